@@ -1,0 +1,17 @@
+"""What every test may use: the shared reference data, where it is at hand."""
+
+import os
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+@pytest.fixture(scope="session")
+def shared_dir() -> Path:
+    """The folder of golden results and photographs, at $SHARED_DIR or beside the project's root."""
+    folder = Path(os.environ.get("SHARED_DIR", ROOT.parent / "shared"))
+    if not folder.is_dir():
+        pytest.skip(f"the shared reference folder is absent: {folder}")
+    return folder
