@@ -1,0 +1,67 @@
+"""The embedding network φ: pixels in [0,1] → points on the unit sphere."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Final
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from models.backbones import BackboneError, build_backbone
+
+IMAGENET_MEAN: Final = (0.485, 0.456, 0.406)
+IMAGENET_STD: Final = (0.229, 0.224, 0.225)
+
+Embed = Callable[[Tensor], Tensor]
+"""What an attack needs of a model: (N,3,H,W) in [0,1] → (N,D) on the unit sphere, differentiable."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Architecture:
+    """All that is needed to build an embedder without its weights."""
+
+    backbone: str = "small-resnet"
+    """`small-resnet` (32 to 96 px), `c2f2` (28 px), a torchvision name (`resnet18`) or `timm/NAME`."""
+    dimension: int = 512
+    """D, the number of coordinates of an embedding."""
+    image_size: int = 64
+    """H = W of the input, in pixels."""
+
+
+class Embedder(nn.Module):
+    """φ: (N,3,H,W) float pixels in [0,1] → (N,D) on the unit sphere (method: Setting).
+
+    Normalisation with the ImageNet constants is part of the network, so that a perturbation lives in pixel space.
+    """
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(self, backbone: nn.Module, features: int, architecture: Architecture) -> None:
+        super().__init__()
+        self.architecture = architecture
+        self.backbone = backbone
+        self.head = nn.Linear(features, architecture.dimension)
+        self.register_buffer("mean", torch.tensor(IMAGENET_MEAN).view(1, 3, 1, 1), persistent=False)
+        self.register_buffer("std", torch.tensor(IMAGENET_STD).view(1, 3, 1, 1), persistent=False)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Embed `images` (N,3,H,W) in [0,1] → (N,D), each row of norm 1."""
+        return F.normalize(self.head(self.backbone((images - self.mean) / self.std)), dim=1)
+
+
+def build_embedder(architecture: Architecture, *, imagenet: bool = False) -> Embedder:
+    """Build φ with random weights, or with ImageNet weights in the backbone when `imagenet`.
+
+    Raises `BackboneError` for an unknown backbone, or weights that cannot be had.
+    """
+    if architecture.dimension < 1 or architecture.image_size < 8:
+        raise BackboneError(
+            f"an embedder needs dimension ≥ 1 and image_size ≥ 8 px, not {architecture.dimension} and "
+            f"{architecture.image_size}"
+        )
+    backbone, features = build_backbone(
+        architecture.backbone, image_size=architecture.image_size, imagenet=imagenet
+    )
+    return Embedder(backbone, features, architecture)

@@ -1,0 +1,103 @@
+"""A frozen twin of an embedder for gradients with respect to pixels: the fast path of every attack."""
+
+import copy
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, fx, nn
+from torch.nn import functional as F
+from torch.nn.utils.fusion import fuse_conv_bn_weights
+
+from models.embedder import Embedder
+
+
+@dataclass(frozen=True)
+class _Pair:
+    """A convolution and the batch norm that alone consumes its output, by module path."""
+
+    conv: str
+    norm: str
+
+
+class FoldedEmbedder(nn.Module):
+    """φ in evaluation mode with batch norm folded into the convolutions, channels-last, without parameter gradients.
+
+    The same function as `embedder.eval()` up to rounding; with `dtype=torch.bfloat16` the backbone runs in bf16,
+    normalisation and head stay in float32. `refresh()` takes over the weights of `embedder` after an update,
+    without tracing again.
+    """
+
+    def __init__(self, embedder: Embedder, *, dtype: torch.dtype | None = None) -> None:
+        super().__init__()
+        self._source = [embedder]  # in a list: the source is not a submodule of its twin
+        self._dtype = dtype or embedder.head.weight.dtype
+        twin = copy.deepcopy(embedder.backbone).eval().requires_grad_(False)
+        self._pairs: list[_Pair] = []
+        try:
+            traced = fx.symbolic_trace(twin)
+        except Exception:  # control flow that depends on data: such a backbone runs unfolded, merely slower
+            self.backbone: nn.Module = twin
+        else:
+            self._pairs = _fold_graph(traced)
+            self.backbone = traced
+        device = embedder.head.weight.device
+        self.backbone.to(device=device, dtype=self._dtype, memory_format=torch.channels_last)
+        self.head = copy.deepcopy(embedder.head).requires_grad_(False)
+        self.register_buffer("mean", embedder.mean.clone(), persistent=False)
+        self.register_buffer("std", embedder.std.clone(), persistent=False)
+        self.mean: Tensor
+        self.std: Tensor
+        self.refresh()
+
+    def forward(self, images: Tensor) -> Tensor:
+        """(N,3,H,W) in [0,1] → (N,D) on the unit sphere, in the head's precision."""
+        pixels = ((images - self.mean) / self.std).to(self._dtype, memory_format=torch.channels_last)
+        return F.normalize(self.head(self.backbone(pixels).to(self.head.weight.dtype)), dim=1)
+
+    @torch.no_grad()
+    def refresh(self) -> None:
+        """Copy the source's present weights and statistics, folding batch norm again."""
+        source = self._source[0]
+        folded = {pair.conv for pair in self._pairs}
+        norms = {pair.norm for pair in self._pairs}
+        own = dict(self.backbone.named_parameters()) | dict(self.backbone.named_buffers())
+        for name, value in (*source.backbone.named_parameters(), *source.backbone.named_buffers()):
+            owner = name.rpartition(".")[0]
+            if owner not in folded and owner not in norms:
+                own[name].copy_(value)
+        for pair in self._pairs:
+            conv, norm = source.backbone.get_submodule(pair.conv), source.backbone.get_submodule(pair.norm)
+            assert isinstance(conv, nn.Conv2d)
+            assert isinstance(norm, nn.BatchNorm2d)
+            assert norm.running_mean is not None
+            assert norm.running_var is not None
+            weight, bias = fuse_conv_bn_weights(
+                conv.weight, conv.bias, norm.running_mean, norm.running_var, norm.eps, norm.weight, norm.bias
+            )
+            own[f"{pair.conv}.weight"].copy_(weight)
+            own[f"{pair.conv}.bias"].copy_(bias)
+        self.head.load_state_dict(source.head.state_dict())
+
+
+def _fold_graph(traced: fx.GraphModule) -> list[_Pair]:
+    """Remove each batch norm that follows a convolution from the graph; give the convolution a bias."""
+    modules = dict(traced.named_modules())
+    pairs = []
+    for node in list(traced.graph.nodes):
+        before = node.args[0] if node.args else None
+        if node.op != "call_module" or type(modules.get(str(node.target))) is not nn.BatchNorm2d:
+            continue
+        if not isinstance(before, fx.Node) or before.op != "call_module" or len(before.users) != 1:
+            continue
+        conv, norm = modules.get(str(before.target)), modules[str(node.target)]
+        if type(conv) is not nn.Conv2d or not norm.track_running_stats:
+            continue
+        if conv.bias is None:
+            conv.bias = nn.Parameter(torch.zeros(conv.out_channels), requires_grad=False)
+        pairs.append(_Pair(str(before.target), str(node.target)))
+        node.replace_all_uses_with(before)
+        traced.graph.erase_node(node)
+    traced.delete_all_unused_submodules()
+    traced.recompile()
+    return pairs
+

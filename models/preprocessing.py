@@ -1,0 +1,285 @@
+"""From the bytes of an image file to pixels: the one definition that training, evaluation and serving share.
+
+bytes → `decode` (RGB image) → `to_square` (uint8 (3,R,R)) → `centre_crop` (uint8 (3,C,C)) → `to_unit` (float32 in [0,1]).
+Whatever bytes come in, `decode` gives an image or raises `UndecodableImageError`; nothing else escapes it.
+"""
+
+import io
+import re
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import Any, Self, TypeVar
+
+import numpy as np
+import numpy.typing as npt
+from PIL import ExifTags, Image, UnidentifiedImageError
+
+from models.errors import HardrankError
+
+FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF")
+"""The only decoders that are ever tried (Pillow's names)."""
+
+MAX_RESIZE = 4096
+"""Pixels. Cards come from elsewhere: a larger square is a mistake or an attempt to fill the memory."""
+
+Scalar = TypeVar("Scalar", bound=np.generic)
+
+_TRANSPOSITIONS: Mapping[int, Image.Transpose] = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+_WHITE = (255, 255, 255, 255)
+# A JPEG marker that is neither a stuffed byte, a restart marker nor fill.
+_JPEG_MARKER = re.compile(rb"\xff[^\x00\x01\xd0-\xd7\xff]", re.DOTALL)
+_JPEG_START, _JPEG_END, _JPEG_SCAN = 0xD8, 0xD9, 0xDA
+
+
+def _is_positive_integer(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value >= 1
+
+
+class PreprocessingError(HardrankError):
+    """The sizes or limits of the preprocessing contradict each other."""
+
+
+class UndecodableImageError(HardrankError):
+    """The bytes are no image that can be decoded within the limits."""
+
+
+class ImageTooLargeError(UndecodableImageError):
+    """The image is over one of the `DecodeLimits`."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Preprocessing:
+    """Sizes, as they lie in a model's card. Raises `PreprocessingError` unless 1 ≤ crop ≤ resize ≤ 4096."""
+
+    resize: int
+    """Pixels. Side of the square that every image is resized to, whatever its aspect ratio (antialiased bilinear)."""
+    crop: int
+    """Pixels. Side of the square cut from it: the network's input (the centre in evaluation, at random in training)."""
+
+    def __post_init__(self) -> None:
+        for name, value in self.to_dict().items():
+            if not _is_positive_integer(value):
+                raise PreprocessingError(f"{name} is {value!r}; give a positive whole number of pixels.")
+        if self.crop > self.resize:
+            raise PreprocessingError(
+                f"crop ({self.crop}) is larger than resize ({self.resize}); make crop at most resize."
+            )
+        if self.resize > MAX_RESIZE:
+            raise PreprocessingError(f"resize is {self.resize}; give at most {MAX_RESIZE} pixels.")
+
+    def to_dict(self) -> dict[str, int]:
+        """Return `{"resize": …, "crop": …}`, ready for JSON; `from_dict` reads it back."""
+        return asdict(self)
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> Self:
+        """Read what `to_dict` gave. Raises `PreprocessingError` naming unknown, missing or wrong fields."""
+        known = {field.name for field in fields(cls)}
+        if set(values) != known:
+            raise PreprocessingError(
+                f"The preprocessing has the fields {sorted(map(str, values))}; it needs exactly {sorted(known)}."
+            )
+        return cls(**values)
+
+
+@dataclass(frozen=True, kw_only=True)
+class DecodeLimits:
+    """What an image may cost; all are checked before any pixel is decoded. Pillow's own guard (179 Mpx) stays on."""
+
+    max_bytes: int = 32 * 2**20
+    """Bytes of the file."""
+    max_pixels: int = 50_000_000
+    """Width × height, pixels."""
+    max_side: int = 16_384
+    """The longer side, pixels."""
+    max_scans: int = 100
+    """Scans of a progressive JPEG (cameras and editors write about ten; each costs a pass over the whole image)."""
+
+    def __post_init__(self) -> None:
+        for name, value in asdict(self).items():
+            if not _is_positive_integer(value):
+                raise PreprocessingError(f"{name} is {value!r}; give a positive whole number.")
+
+
+DEFAULT_LIMITS = DecodeLimits()
+
+
+def decode(data: bytes, *, limits: DecodeLimits = DEFAULT_LIMITS) -> Image.Image:
+    """Decode the first frame of a JPEG, PNG, WebP, GIF, BMP or TIFF file into an RGB image without metadata.
+
+    The EXIF orientation is applied, transparency lies on white, grey, palette, CMYK and deeper pixels become 8-bit RGB.
+    Raises `ImageTooLargeError` over the limits, `UndecodableImageError` for anything else that is wrong with the bytes.
+    """
+    if not data:
+        raise UndecodableImageError("The image is empty (0 bytes); send the whole file.")
+    if len(data) > limits.max_bytes:
+        raise ImageTooLargeError(
+            f"The image has {len(data)} bytes, above the limit of {limits.max_bytes}; send a smaller file."
+        )
+    try:
+        return _decode(data, limits)
+    except HardrankError:
+        raise
+    except UnidentifiedImageError as error:
+        # Pillow's own message holds the address of the buffer, which tells a caller nothing.
+        raise UndecodableImageError(
+            f"The bytes are no image of a known format; send one of {', '.join(FORMATS)}."
+        ) from error
+    except (Image.DecompressionBombError, MemoryError) as error:
+        raise ImageTooLargeError(
+            f"The image is too large to decode ({_cause(error)}); send a smaller one."
+        ) from error
+    except Exception as error:
+        # Decoders of malformed files raise nearly anything: OSError, SyntaxError, ValueError, struct.error, zlib.error,
+        # OverflowError, EOFError, IndexError, KeyError, TypeError … All mean the same to whoever sent the file.
+        raise UndecodableImageError(
+            f"The image is damaged or truncated ({_cause(error)}); send an intact file."
+        ) from error
+
+
+def read_bytes(path: Path, *, limits: DecodeLimits = DEFAULT_LIMITS) -> bytes:
+    """Read an image file, never more than the limit allows.
+
+    Raises `ImageTooLargeError` above `limits.max_bytes`, `UndecodableImageError` where the file cannot be read.
+    """
+    try:
+        with path.open("rb") as file:
+            data = file.read(limits.max_bytes + 1)
+    except (OSError, ValueError) as error:
+        raise UndecodableImageError(
+            f"The file cannot be read ({_cause(error)}); check its path and rights."
+        ) from error
+    if len(data) > limits.max_bytes:
+        raise ImageTooLargeError(f"The file has more than {limits.max_bytes} bytes; use a smaller one.")
+    return data
+
+
+def to_rgb(image: Image.Image) -> Image.Image:
+    """Turn an image of any mode into RGB: transparency on white, deep pixels scaled to 8 bits.
+
+    16-bit grey keeps its upper byte, as Pillow does with 16-bit colour. 32-bit integers and floats carry no white level:
+    it is the smallest of 1, 255, 65535 and the largest value that no pixel exceeds. Negative and non-finite values are
+    black. Raises `UndecodableImageError` for a mode without a conversion (LAB).
+    """
+    if image.mode.startswith("I") or image.mode == "F":
+        image = Image.fromarray(_to_eight_bits(np.asarray(image)))
+    if image.has_transparency_data:
+        image = image.convert("RGBA")
+        image = Image.alpha_composite(Image.new("RGBA", image.size, _WHITE), image)
+    if image.mode == "RGB":
+        return image
+    try:
+        return image.convert("RGB")
+    except ValueError as error:
+        raise UndecodableImageError(
+            f"The colour mode {image.mode} cannot be turned into RGB; save the image as RGB."
+        ) from error
+
+
+def to_square(image: Image.Image, resize: int) -> npt.NDArray[np.uint8]:
+    """Resize an RGB image to uint8 (3,R,R) with R = `resize` pixels, antialiased bilinear, aspect ratio not kept."""
+    square = to_rgb(image).resize((resize, resize), Image.Resampling.BILINEAR)
+    return np.ascontiguousarray(np.asarray(square, dtype=np.uint8).transpose(2, 0, 1))
+
+
+def centre_crop(array: npt.NDArray[Scalar], crop: int) -> npt.NDArray[Scalar]:
+    """Return the central (…,C,C) of an array (…,R,R), C = `crop` ≤ R, as a view; an odd rest lies right and below."""
+    side = array.shape[-1]
+    if array.shape[-2] != side or not 1 <= crop <= side:
+        raise PreprocessingError(f"No {crop}×{crop} pixels can be cut from an array of shape {array.shape}.")
+    start = (side - crop) // 2
+    return array[..., start : start + crop, start : start + crop]
+
+
+def to_unit(array: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
+    """Return pixels 0 … 255 as float32 in [0,1], of the same shape: value / 255."""
+    return np.divide(array, np.float32(255), dtype=np.float32)
+
+
+def prepare_image(image: Image.Image, pre: Preprocessing) -> npt.NDArray[np.float32]:
+    """Turn a decoded image into the network's input: float32 (3,crop,crop) in [0,1]."""
+    return to_unit(centre_crop(to_square(image, pre.resize), pre.crop))
+
+
+def prepare(
+    data: bytes, pre: Preprocessing, *, limits: DecodeLimits = DEFAULT_LIMITS
+) -> npt.NDArray[np.float32]:
+    """Turn the bytes of a file into the network's input: float32 (3,crop,crop) in [0,1]. Raises what `decode` raises."""
+    return prepare_image(decode(data, limits=limits), pre)
+
+
+def _decode(data: bytes, limits: DecodeLimits) -> Image.Image:
+    with Image.open(io.BytesIO(data), formats=FORMATS) as image:
+        _check_size(image.size, limits)
+        if data.startswith(b"\xff\xd8"):
+            _check_scans(data, limits)
+        # No draft mode: it would decode a JPEG at a fraction of its size and change the pixels.
+        image.load()
+        orientation = _orientation(image)
+        result = to_rgb(image).copy()
+    if orientation in _TRANSPOSITIONS:
+        result = result.transpose(_TRANSPOSITIONS[orientation])
+    # Left in, the orientation would be applied a second time by whoever asks for it.
+    result.info.clear()
+    return result
+
+
+def _check_size(size: tuple[int, int], limits: DecodeLimits) -> None:
+    width, height = size
+    if width < 1 or height < 1:
+        raise UndecodableImageError(f"The image has {width}×{height} pixels; send one with at least 1×1.")
+    if max(size) > limits.max_side:
+        raise ImageTooLargeError(
+            f"The image has {width}×{height} pixels, above the limit of {limits.max_side} a side; send a smaller one."
+        )
+    if width * height > limits.max_pixels:
+        raise ImageTooLargeError(
+            f"The image has {width}×{height} pixels, above the limit of {limits.max_pixels} in all; send a smaller one."
+        )
+
+
+def _check_scans(data: bytes, limits: DecodeLimits) -> None:
+    """Refuse a JPEG whose scans, each a few bytes that touch every pixel, would keep the decoder busy for hours."""
+    scans, position = 0, 2
+    while match := _JPEG_MARKER.search(data, position):
+        marker = match.group()[1]
+        if marker == _JPEG_END:
+            return
+        scans += marker == _JPEG_SCAN
+        if scans > limits.max_scans:
+            raise ImageTooLargeError(
+                f"The JPEG has more than {limits.max_scans} scans; save it again as a baseline JPEG."
+            )
+        # A second start marker is the only one here without a length after it.
+        length = 0 if marker == _JPEG_START else int.from_bytes(data[match.end() : match.end() + 2], "big")
+        position = match.end() + length
+
+
+def _orientation(image: Image.Image) -> int:
+    """Return the EXIF orientation 1 … 8; damaged metadata says nothing about sound pixels and counts as 1."""
+    try:
+        return int(image.getexif().get(ExifTags.Base.Orientation, 1))
+    except Exception:  # the metadata parsers raise as many kinds as the decoders do
+        return 1
+
+
+def _to_eight_bits(values: npt.NDArray[Any]) -> npt.NDArray[np.uint8]:
+    if values.dtype.kind == "u" and values.dtype.itemsize == 2:
+        return (values >> 8).astype(np.uint8)
+    levels = np.nan_to_num(values.astype(np.float64), nan=0.0, posinf=0.0, neginf=0.0).clip(min=0)
+    peak = float(levels.max(initial=0))
+    white = next((level for level in (1.0, 255.0, 65535.0) if peak <= level), peak)
+    return np.rint(levels / white * 255).astype(np.uint8)
+
+
+def _cause(error: BaseException) -> str:
+    return str(error).strip().rstrip(".") or type(error).__name__

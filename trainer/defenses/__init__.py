@@ -1,0 +1,51 @@
+"""The defenses by the names of the paper: `regular[S]`, `ACT[R]`, `HM[S,g_LGA]&ICS` …"""
+
+from collections.abc import Callable
+from typing import Final
+
+from trainer.defenses.act import AntiCollapseTriplet
+from trainer.defenses.defense import Conditions, Defense, DefenseError, Outcome
+from trainer.defenses.hm import HardnessManipulation
+from trainer.defenses.notation import Notation, parse_destination, parse_notation, parse_sampler
+from trainer.defenses.regular import Regular
+from trainer.hardness import MARGIN
+
+__all__ = ["Conditions", "Defense", "DefenseError", "Outcome", "parse_defense"]
+
+
+def _regular(notation: Notation, margin: float) -> Defense:
+    return Regular(sampler=parse_sampler(notation.argument(0, of=1)))
+
+
+def _act(notation: Notation, margin: float) -> Defense:
+    return AntiCollapseTriplet(sampler=parse_sampler(notation.argument(0, of=1)))
+
+
+def _hm(notation: Notation, margin: float) -> Defense:
+    destination = parse_destination(
+        notation.argument(1, of=2), margin=margin, u=notation.option("u", None), xi=notation.option("xi", 0.1)
+    )
+    ics = notation.option("lambda", 0.5) if notation.ics else 0.0
+    return HardnessManipulation(
+        source=parse_sampler(notation.argument(0, of=2)), destination=destination, ics=ics or 0.0
+    )
+
+
+DEFENSES: Final[dict[str, Callable[[Notation, float], Defense]]] = {
+    "regular": _regular,
+    "N/A": _regular,
+    "ACT": _act,
+    "HM": _hm,
+}
+"""Family name → how to make it of its notation. A new defense is one file and one line here."""
+
+
+def parse_defense(name: str, *, margin: float = MARGIN) -> Defense:
+    """Make the defense that `name` writes in the notation of the paper.
+
+    Raises `DefenseError` for what cannot be read, with the names there are.
+    """
+    notation = parse_notation(name)
+    if notation.family not in DEFENSES:
+        raise DefenseError(f"no defense is called {notation.family!r} (in {name!r}); there are {', '.join(DEFENSES)}")
+    return DEFENSES[notation.family](notation, margin)

@@ -1,0 +1,67 @@
+"""What a defense is: one training batch → the loss whose gradient updates the network."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from models.embedder import Embed
+from models.errors import HardrankError
+from trainer.attacks.pgd import PGDOptions
+from trainer.hardness import MARGIN
+
+
+class DefenseError(HardrankError):
+    """A defense that does not exist, or whose options do not fit together."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Conditions:
+    """What a defense works with at an iteration; the training loop owns all of it."""
+
+    network: Callable[[Tensor], Tensor]
+    """φ in training mode, for the update."""
+    frozen: Embed
+    """φ in evaluation mode with the same weights, without parameter gradients, for the perturbation."""
+    attack: PGDOptions
+    """ε, α and η of training."""
+    previous_loss: float
+    """l, the triplet part of the loss before (2 before the first)."""
+    margin: float = MARGIN
+    """γ of the triplet loss."""
+    generator: torch.Generator | None = None
+    """For the draws of the samplers; on the CPU."""
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What came of a batch."""
+
+    loss: Tensor
+    """Scalar, with gradient: what the update minimises."""
+    triplet_loss: Tensor
+    """Scalar, detached: its triplet part alone, the l of the next iteration."""
+    measures: Mapping[str, float] = field(default_factory=dict)
+    """For the log: mean hardness before and after, destination, share of steps done …"""
+
+
+class Defense(Protocol):
+    """A frozen value with a name, called once for each batch."""
+
+    @property
+    def name(self) -> str:
+        """The paper's notation, as `parse_defense` reads it."""
+
+    def __call__(self, images: Tensor, labels: Tensor, conditions: Conditions) -> Outcome | None:
+        """Give the loss of an SPC-2 batch, `images` (2T,3,H,W) in [0,1] and `labels` (2T,).
+
+        None where the batch holds no triplet (a single class): the loop then leaves it out.
+        """
+
+
+@torch.no_grad()
+def embed_benign(images: Tensor, conditions: Conditions) -> Tensor:
+    """The benign batch (2T,3,H,W) in evaluation mode (2T,D): what the samplers see."""
+    return conditions.frozen(images)

@@ -1,0 +1,86 @@
+"""Hardness manipulation HM[H_S, H_D], with the intra-class structure loss ICS where asked for."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from trainer.attacks.pgd import pgd
+from trainer.defenses.defense import Conditions, Outcome, embed_benign
+from trainer.destinations import Destination, Gradual, Moment
+from trainer.hardness import hardness, ics_loss, triplet_loss
+from trainer.triplets import Sampler, draw_triplets
+
+
+@dataclass(frozen=True)
+class TowardsHardness:
+    """The objective Σ max(0, H_D − H̃_S)² over triplets (method: Hardness manipulation)."""
+
+    destination: Tensor
+    """H_D (T,)."""
+
+    def __call__(self, embeddings: Tensor, rows: Tensor, step: int) -> Tensor:
+        """Embeddings (G,3,D) of anchors, positives, negatives → (G,)."""
+        return (self.destination[rows] - hardness(*embeddings.unbind(1))).clamp_min(0).square()
+
+
+@dataclass(frozen=True, kw_only=True)
+class HardnessManipulation:
+    """HM[source, destination] & ICS."""
+
+    source: Sampler = Sampler.SOFTHARD
+    """The sampler of the triplets that are perturbed."""
+    destination: Destination = Gradual()
+    """H_D."""
+    ics: float = 0.0
+    """λ of ICS; 0 leaves it out. The paper: 0.5 for CUB and Cars, 0.05 for SOP."""
+
+    @property
+    def name(self) -> str:
+        """`HM[S,g_LGA]&ICS`, with λ where it is not 0.5 and u where it is not γ."""
+        text = f"HM[{self.source},{self.destination.name}]"
+        if self.ics:
+            text += "&ICS" if self.ics == 0.5 else f"&ICS(lambda={self.ics:g})"
+        u = getattr(self.destination, "u", None)
+        return text if u is None else f"{text}(u={u:g})"
+
+    def __call__(self, images: Tensor, labels: Tensor, conditions: Conditions) -> Outcome | None:
+        """L_T of the triplets moved to their destination, + λ·L_ICS."""
+        benign = embed_benign(images, conditions)
+        triplets = draw_triplets(
+            self.source, benign, labels, generator=conditions.generator, margin=conditions.margin
+        )
+        if len(triplets) == 0:
+            return None
+        moment = Moment(
+            embeddings=benign,
+            labels=labels,
+            previous_loss=conditions.previous_loss,
+            margin=conditions.margin,
+            generator=conditions.generator,
+        )
+        destination = self.destination(moment)
+        before = hardness(*triplets.gather(benign))
+        perturbed = pgd(
+            conditions.frozen,
+            torch.stack(triplets.gather(images), dim=1),
+            TowardsHardness(destination),
+            conditions.attack,
+            moving=before < destination,
+        )
+        # One forward pass for all: anchors, positives, negatives as perturbed, then the benign ones of ICS.
+        adversarial = perturbed.transpose(0, 1).flatten(0, 1)
+        extra = [images[triplets.anchor], images[triplets.positive]] if self.ics else []
+        embedded = conditions.network(torch.cat([adversarial, *extra])).split(len(triplets))
+        loss = triplet_loss(embedded[0], embedded[1], embedded[2], margin=conditions.margin)
+        total = loss
+        if self.ics:
+            total = loss + self.ics * ics_loss(anchor=embedded[3], adversarial_anchor=embedded[0], positive=embedded[4])
+        measures = {
+            "hardness": before.mean().item(),
+            "destination": destination.mean().item(),
+            "hardness_reached": hardness(embedded[0], embedded[1], embedded[2]).detach().mean().item(),
+        }
+        return Outcome(total, loss.detach(), measures)
+
+

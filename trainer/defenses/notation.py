@@ -1,0 +1,90 @@
+"""Reading the paper's notation: FAMILY[ARGUMENT,…]&ICS (option=value, …)."""
+
+import re
+from dataclasses import dataclass
+from typing import Final, overload
+
+from trainer.defenses.defense import DefenseError
+from trainer.destinations import SYMBOLIC_CONSTANTS, Balanced, BenignTriplet, Constant, Destination, Gradual, Growth
+from trainer.triplets import Sampler
+
+_NAME: Final = re.compile(
+    r"(?P<family>[^\[\]&\s]+) (?:\[(?P<arguments>[^\[\]]*)\])? (?P<ics>\s*&\s*ICS)? \s*(?P<options>(?:\([^()]*\)\s*)*)",
+    re.VERBOSE,
+)
+_OPTION: Final = re.compile(r"\s*([A-Za-z]+)\s*=\s*([^,\s]+)\s*")
+
+
+@dataclass(frozen=True)
+class Notation:
+    """A name, taken apart."""
+
+    text: str
+    family: str
+    arguments: tuple[str, ...]
+    ics: bool
+    options: dict[str, float]
+
+    def argument(self, index: int, *, of: int) -> str:
+        """The argument at `index` where exactly `of` are wanted; `DefenseError` for another number."""
+        if len(self.arguments) != of:
+            raise DefenseError(f"{self.text!r}: {self.family} takes {of} arguments in brackets, not {len(self.arguments)}")
+        return self.arguments[index]
+
+    @overload
+    def option(self, name: str, default: float) -> float: ...
+    @overload
+    def option(self, name: str, default: None) -> float | None: ...
+    def option(self, name: str, default: float | None) -> float | None:
+        """The value of an option, or `default`."""
+        return self.options.get(name, default)
+
+
+def parse_notation(text: str) -> Notation:
+    """Take a name apart; raises `DefenseError` with an example where it cannot be read."""
+    match = _NAME.fullmatch(text.strip())
+    if match is None:
+        raise DefenseError(f"cannot read the defense {text!r}; write it as in HM[S,g_LGA]&ICS, ACT[R] or regular[S]")
+    arguments = tuple(part.strip() for part in (match["arguments"] or "").split(",") if part.strip())
+    options = dict(_option(part, text) for part in re.split(r"[(),]", match["options"]) if part.strip())
+    unknown = sorted(set(options) - {"u", "xi", "lambda"})
+    if unknown:
+        raise DefenseError(f"{text!r} has the unknown option {unknown[0]!r}; there are u, xi and lambda")
+    return Notation(text, match["family"], arguments, match["ics"] is not None, options)
+
+
+def _option(part: str, text: str) -> tuple[str, float]:
+    match = _OPTION.fullmatch(part)
+    try:
+        return (match[1], float(match[2])) if match else ("", float("nan") / 0)
+    except (ValueError, ZeroDivisionError):
+        raise DefenseError(f"cannot read the option {part.strip()!r} of {text!r}; write (u=2.2)") from None
+
+
+def parse_sampler(letter: str) -> Sampler:
+    """One of R M S D H; `DefenseError` for another."""
+    try:
+        return Sampler(letter)
+    except ValueError:
+        known = ", ".join(f"{sampler} ({sampler.name.lower()})" for sampler in Sampler)
+        raise DefenseError(f"no sampler is called {letter!r}; there are {known}") from None
+
+
+def parse_destination(text: str, *, margin: float, u: float | None, xi: float) -> Destination:
+    """A number, a sampler's letter, g_LGA, g_2, g_1/2, g_B(…), -gamma or -gamma/2."""
+    if match := re.fullmatch(r"g_B\((.*)\)", text):
+        return Balanced(parse_destination(match[1], margin=margin, u=None, xi=xi), xi=xi, u=u)
+    plain = text.replace("γ", "gamma").replace("−", "-")
+    if plain in SYMBOLIC_CONSTANTS:
+        return Constant(SYMBOLIC_CONSTANTS[plain](margin), plain)
+    if text in set(Growth):
+        return Gradual(growth=Growth(text), u=u)
+    if text in set(Sampler):
+        return BenignTriplet(Sampler(text))
+    try:
+        return Constant(float(plain))
+    except ValueError:
+        raise DefenseError(
+            f"no destination is called {text!r}; give a hardness from -2 to 2, a sampler (R M S D H), -gamma, "
+            f"-gamma/2, {', '.join(Growth)} or g_B(…)"
+        ) from None

@@ -1,0 +1,33 @@
+"""Regular training: the triplet loss of benign images."""
+
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from trainer.defenses.defense import Conditions, Outcome, embed_benign
+from trainer.hardness import hardness, triplet_loss
+from trainer.triplets import Sampler, draw_triplets
+
+
+@dataclass(frozen=True, kw_only=True)
+class Regular:
+    """N/A[sampler] of the tables: no defense."""
+
+    sampler: Sampler = Sampler.SOFTHARD
+
+    @property
+    def name(self) -> str:
+        """`regular[S]`."""
+        return f"regular[{self.sampler}]"
+
+    def __call__(self, images: Tensor, labels: Tensor, conditions: Conditions) -> Outcome | None:
+        """L_T of the drawn triplets; the batch is embedded once and its rows shared among triplets."""
+        benign = embed_benign(images, conditions)
+        triplets = draw_triplets(
+            self.sampler, benign, labels, generator=conditions.generator, margin=conditions.margin
+        )
+        if len(triplets) == 0:
+            return None
+        loss = triplet_loss(*triplets.gather(conditions.network(images)), margin=conditions.margin)
+        before = hardness(*triplets.gather(benign)).mean().item()
+        return Outcome(loss, loss.detach(), {"hardness": before})

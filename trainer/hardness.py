@@ -1,0 +1,30 @@
+"""Hardness of triplets and the destinations towards which it is moved (method: Hardness manipulation)."""
+
+from torch import Tensor
+from torch.nn import functional as F
+
+MARGIN = 0.2
+"""γ, the margin of the triplet loss in all published settings."""
+
+PAIRWISE_EPS = 1e-6
+"""Added to each coordinate difference, as the reference implementation's distance does."""
+
+
+def distance(x: Tensor, y: Tensor) -> Tensor:
+    """Euclidean distance of the rows of `x` and `y` (…,D), in [0,2] on the sphere."""
+    return F.pairwise_distance(x, y, eps=PAIRWISE_EPS)
+
+
+def hardness(anchor: Tensor, positive: Tensor, negative: Tensor) -> Tensor:
+    """H(A,P,N) = d(A,P) − d(A,N) of embeddings (…,D), in [−2,2]."""
+    return distance(anchor, positive) - distance(anchor, negative)
+
+
+def triplet_loss(anchor: Tensor, positive: Tensor, negative: Tensor, *, margin: float = MARGIN) -> Tensor:
+    """L_T = mean max(0, H + γ) of embeddings (T,D); margin 0 is allowed, as ICS needs."""
+    return (hardness(anchor, positive, negative) + margin).clamp_min(0).mean()
+
+
+def ics_loss(anchor: Tensor, adversarial_anchor: Tensor, positive: Tensor) -> Tensor:
+    """Intra-class structure: mean max(0, d(a,ã) − d(a,p)), before its weight λ (method: ICS)."""
+    return triplet_loss(anchor, adversarial_anchor, positive, margin=0.0)
