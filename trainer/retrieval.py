@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from typing import Any, Final
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -71,9 +72,8 @@ def pairwise_distances(points: Tensor, gallery: Tensor) -> Tensor:
     One matrix product: d² = |q|² − 2q·x + |x|². Rounding in d² is bounded by a floor, at which the gradient
     is zero: below it the distance is noise, and its gradient could be longer than a unit vector.
     """
-    squared = (
-        torch.addmm(gallery.square().sum(1), points, gallery.T, alpha=-2) + points.square().sum(1)[:, None]
-    )
+    squared = torch.addmm(gallery.square().sum(1), points, gallery.T, alpha=-2)
+    squared = squared + points.square().sum(1)[:, None]
     return squared.clamp_min(8 * torch.finfo(points.dtype).eps).sqrt()
 
 
@@ -89,7 +89,7 @@ def leave_out(distances: Tensor, own: Tensor) -> Tensor:
 
 
 def nearest(points: Tensor, gallery: Tensor, own: Tensor, k: int) -> Tensor:
-    """Find the `k` rows of `gallery` (N,D) nearest to each of `points` (Q,D), itself left out → (Q,k), in order.
+    """Find the `k` rows of `gallery` (N,D) nearest to each of `points` (Q,D), itself left out → (Q,k).
 
     Raises `RetrievalError` when fewer than `k` others exist.
     """
@@ -112,7 +112,7 @@ def distance_chunks(points: Tensor, gallery: Tensor) -> Iterator[tuple[slice, Te
 
 
 def recall_at_1(points: Tensor, gallery: Tensor, labels: Tensor, own: Tensor, wanted: Tensor) -> Tensor:
-    """Say of each of `points` (Q,D) whether its nearest item, itself left out, is of `wanted` (Q,) → bool (Q,)."""
+    """Say whether the item nearest to each of `points` (Q,D), itself left out, is of `wanted` (Q,) → bool."""
     return labels[nearest(points, gallery, own, 1).squeeze(1)].eq(wanted)
 
 
@@ -121,16 +121,16 @@ def evaluate(embeddings: Tensor, labels: Tensor, *, seed: int = 0, nmi: bool = T
     """Measure `embeddings` (N,D) on the sphere with `labels` (N,), each image a query against all others.
 
     `seed` draws the start of k-means and the random pairs; without `nmi` that figure is NaN. Images alone in
-    their class have nothing to find: they are left out as queries, and stay in the gallery. No N × N matrix is
-    kept. Raises `RetrievalError` for embeddings off the sphere, labels of another length, or no class with two
-    images.
+    their class have nothing to find: they are left out as queries, and stay in the gallery. No N × N matrix
+    is kept. Raises `RetrievalError` for embeddings off the sphere, labels of another length, or no class with
+    two images.
     """
     check_sphere(embeddings)
     if labels.shape != (len(embeddings),):
         raise RetrievalError(f"{len(embeddings)} embeddings need as many labels, not {tuple(labels.shape)}")
-    labels = labels.to(embeddings.device)
-    _, classes, sizes = labels.unique(return_inverse=True, return_counts=True)
-    relevant = sizes[classes] - 1
+    _, inverse, sizes = np.unique(labels.cpu().numpy(), return_inverse=True, return_counts=True)
+    classes = torch.from_numpy(inverse).to(embeddings.device)
+    relevant = torch.from_numpy(sizes).to(embeddings.device)[classes] - 1
     counted = relevant.gt(0).nonzero().squeeze(1)
     if counted.numel() == 0:
         raise RetrievalError("no class has two images, so no query has anything to find")
@@ -154,7 +154,7 @@ def evaluate(embeddings: Tensor, labels: Tensor, *, seed: int = 0, nmi: bool = T
 
 
 def _sums(hits: Tensor, relevant: Tensor) -> Tensor:
-    """Sum Recall@1, Recall@2, AP and AP@R over queries: `hits` (Q,N−1) by rank, `relevant` (Q,) items, ≥ 1."""
+    """Sum Recall@1, Recall@2, AP and AP@R over queries; `hits` (Q,N−1) by rank, `relevant` (Q,) ≥ 1."""
     position = torch.arange(1, hits.shape[1] + 1, device=hits.device)
     gain = torch.where(hits, hits.cumsum(1, dtype=torch.int32) / position, 0.0)
     within_r = gain * (position <= relevant[:, None])
@@ -174,10 +174,9 @@ def cluster_nmi(embeddings: Tensor, classes: Tensor, *, seed: int) -> float:
     from sklearn.metrics import normalized_mutual_info_score
 
     truth = classes.cpu().numpy()
-    clusters = int(classes.unique().numel())
-    found = KMeans(clusters, n_init=1, max_iter=100, random_state=seed).fit_predict(
-        embeddings.float().cpu().numpy()
-    )
+    clusters = len(np.unique(truth))
+    kmeans = KMeans(clusters, n_init=1, max_iter=100, random_state=seed)
+    found = kmeans.fit_predict(embeddings.float().cpu().numpy())
     return float(normalized_mutual_info_score(truth, found))
 
 
@@ -194,7 +193,7 @@ def mean_cosine(embeddings: Tensor, *, seed: int, pairs: int = 100_000) -> float
     first = torch.randint(count, (pairs,), generator=generator)
     second = (first + torch.randint(1, count, (pairs,), generator=generator)) % count
     total = 0.0
-    for a, b in zip(first.split(8192), second.split(8192), strict=True):
-        rows = a.to(embeddings.device), b.to(embeddings.device)
-        total += float((embeddings[rows[0]] * embeddings[rows[1]]).sum(dtype=torch.float64))
+    for start in range(0, pairs, 8192):
+        a, b = (rows[start : start + 8192].to(embeddings.device) for rows in (first, second))
+        total += float((embeddings[a] * embeddings[b]).sum(dtype=torch.float64))
     return total / pairs
