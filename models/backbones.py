@@ -1,5 +1,7 @@
 """Backbones by name: images (N,3,H,W) → features (N,F)."""
 
+import difflib
+import warnings
 from collections.abc import Callable
 from typing import Any, Final
 
@@ -143,7 +145,7 @@ def _timm(name: str, imagenet: bool) -> nn.Module:
     import timm
 
     if not timm.is_model(name):
-        near = ", ".join(timm.list_models(f"*{name[:6]}*")[:5])
+        near = ", ".join(difflib.get_close_matches(name, timm.list_models(), n=4))
         raise BackboneError(f"timm has no model {name!r}" + (f"; near: {near}" if near else ""))
     return _fetched(name, lambda: timm.create_model(name, pretrained=imagenet, num_classes=0))
 
@@ -157,11 +159,15 @@ def _torchvision(name: str, imagenet: bool) -> nn.Module:
             f"no backbone is called {name!r}: give one of {', '.join(OWN)}, timm/NAME, or a torchvision name "
             f"({', '.join(known[:3])}, …)"
         )
-    make: Callable[[], nn.Module] = lambda: torchvision.models.get_model(  # noqa: E731
-        name, weights="DEFAULT" if imagenet else None
-    )
-    model = _fetched(name, make) if imagenet else make()
-    return _without_classifier(model, name)
+
+    def make() -> nn.Module:
+        # Without weights, Inception and GoogLeNet warn that they will initialise themselves differently one day.
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", FutureWarning)
+            model: nn.Module = torchvision.models.get_model(name, weights="DEFAULT" if imagenet else None)
+        return model
+
+    return _without_classifier(_fetched(name, make) if imagenet else make(), name)
 
 
 def _without_classifier(model: nn.Module, name: str) -> nn.Module:

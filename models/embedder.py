@@ -46,9 +46,18 @@ class Embedder(nn.Module):
         self.register_buffer("mean", torch.tensor(IMAGENET_MEAN).view(1, 3, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(IMAGENET_STD).view(1, 3, 1, 1), persistent=False)
 
+    def features(self, images: Tensor) -> Tensor:
+        """(N,3,H,W) in [0,1] → the backbone's features (N,F)."""
+        features: Tensor = self.backbone((images - self.mean) / self.std)
+        return features
+
+    def project(self, features: Tensor) -> Tensor:
+        """Features (N,F) → (N,D) on the unit sphere; apart from `features`, so that it can stay in float32."""
+        return F.normalize(self.head(features), dim=1)
+
     def forward(self, images: Tensor) -> Tensor:
         """Embed `images` (N,3,H,W) in [0,1] → (N,D), each row of norm 1."""
-        return F.normalize(self.head(self.backbone((images - self.mean) / self.std)), dim=1)
+        return self.project(self.features(images))
 
 
 def build_embedder(architecture: Architecture, *, imagenet: bool = False) -> Embedder:

@@ -5,7 +5,6 @@ Whatever bytes come in, `decode` gives an image or raises `UndecodableImageError
 """
 
 import io
-import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
@@ -13,9 +12,10 @@ from typing import Any, Self, TypeVar
 
 import numpy as np
 import numpy.typing as npt
-from PIL import ExifTags, Image, UnidentifiedImageError
+from PIL import Image, UnidentifiedImageError
 
 from models.errors import HardrankError
+from models.image_files import orientation, slim
 
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF")
 """The only decoders that are ever tried (Pillow's names)."""
@@ -35,9 +35,6 @@ _TRANSPOSITIONS: Mapping[int, Image.Transpose] = {
     8: Image.Transpose.ROTATE_90,
 }
 _WHITE = (255, 255, 255, 255)
-# A JPEG marker that is neither a stuffed byte, a restart marker nor fill.
-_JPEG_MARKER = re.compile(rb"\xff[^\x00\x01\xd0-\xd7\xff]", re.DOTALL)
-_JPEG_START, _JPEG_END, _JPEG_SCAN = 0xD8, 0xD9, 0xDA
 
 
 def _is_positive_integer(value: object) -> bool:
@@ -218,16 +215,20 @@ def prepare(
 
 
 def _decode(data: bytes, limits: DecodeLimits) -> Image.Image:
-    with Image.open(io.BytesIO(data), formats=FORMATS) as image:
+    file = slim(data)
+    if file.scans > limits.max_scans:
+        raise ImageTooLargeError(
+            f"The JPEG has {file.scans} scans, above the limit of {limits.max_scans}; save it as a baseline JPEG."
+        )
+    with Image.open(io.BytesIO(file.data), formats=FORMATS) as image:
         _check_size(image.size, limits)
-        if data.startswith(b"\xff\xd8"):
-            _check_scans(data, limits)
         # No draft mode: it would decode a JPEG at a fraction of its size and change the pixels.
         image.load()
-        orientation = _orientation(image)
+        # TIFF is turned upright by Pillow itself and leaves no EXIF behind.
+        turn = _TRANSPOSITIONS.get(orientation(file.exif or image.info.get("exif", b"")))
         result = to_rgb(image).copy()
-    if orientation in _TRANSPOSITIONS:
-        result = result.transpose(_TRANSPOSITIONS[orientation])
+    if turn is not None:
+        result = result.transpose(turn)
     # Left in, the orientation would be applied a second time by whoever asks for it.
     result.info.clear()
     return result
@@ -245,31 +246,6 @@ def _check_size(size: tuple[int, int], limits: DecodeLimits) -> None:
         raise ImageTooLargeError(
             f"The image has {width}×{height} pixels, above the limit of {limits.max_pixels} in all; send a smaller one."
         )
-
-
-def _check_scans(data: bytes, limits: DecodeLimits) -> None:
-    """Refuse a JPEG whose scans, each a few bytes that touch every pixel, would keep the decoder busy for hours."""
-    scans, position = 0, 2
-    while match := _JPEG_MARKER.search(data, position):
-        marker = match.group()[1]
-        if marker == _JPEG_END:
-            return
-        scans += marker == _JPEG_SCAN
-        if scans > limits.max_scans:
-            raise ImageTooLargeError(
-                f"The JPEG has more than {limits.max_scans} scans; save it again as a baseline JPEG."
-            )
-        # A second start marker is the only one here without a length after it.
-        length = 0 if marker == _JPEG_START else int.from_bytes(data[match.end() : match.end() + 2], "big")
-        position = match.end() + length
-
-
-def _orientation(image: Image.Image) -> int:
-    """Return the EXIF orientation 1 … 8; damaged metadata says nothing about sound pixels and counts as 1."""
-    try:
-        return int(image.getexif().get(ExifTags.Base.Orientation, 1))
-    except Exception:  # the metadata parsers raise as many kinds as the decoders do
-        return 1
 
 
 def _to_eight_bits(values: npt.NDArray[Any]) -> npt.NDArray[np.uint8]:

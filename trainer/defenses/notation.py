@@ -72,7 +72,8 @@ def parse_sampler(letter: str) -> Sampler:
 
 def parse_destination(text: str, *, margin: float, u: float | None, xi: float) -> Destination:
     """A number, a sampler's letter, g_LGA, g_2, g_1/2, g_B(…), -gamma or -gamma/2."""
-    if match := re.fullmatch(r"g_B\((.*)\)", text):
+    if match := re.fullmatch(r"g_B\(([^;]*)(?:;xi=([0-9.]+))?\)", text):
+        xi = float(match[2]) if match[2] else xi
         return Balanced(parse_destination(match[1], margin=margin, u=None, xi=xi), xi=xi, u=u)
     plain = text.replace("γ", "gamma").replace("−", "-")
     if plain in SYMBOLIC_CONSTANTS:

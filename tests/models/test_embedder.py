@@ -1,0 +1,120 @@
+"""Embedders: shapes, the sphere, backbones by name, and the folded twin against the network itself."""
+
+import copy
+
+import pytest
+import torch
+from torch import nn
+
+from models.backbones import BackboneError
+from models.embedder import IMAGENET_MEAN, IMAGENET_STD, Architecture, Embedder, build_embedder
+from models.folded import FoldedEmbedder
+
+
+def _trained_like(architecture: Architecture) -> Embedder:
+    """Statistics and scales as after training: folding a fresh batch norm (0, 1) would prove nothing."""
+    torch.manual_seed(0)
+    embedder = build_embedder(architecture)
+    for module in embedder.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            assert module.running_mean is not None
+            assert module.running_var is not None
+            nn.init.normal_(module.running_mean, std=0.3)
+            nn.init.uniform_(module.running_var, 0.5, 2.0)
+            nn.init.uniform_(module.weight, 0.5, 1.5)
+            nn.init.normal_(module.bias, std=0.3)
+    return embedder.double().eval()
+
+
+@pytest.mark.parametrize(
+    ("backbone", "size"),
+    [("small-resnet", 32), ("small-resnet", 64), ("c2f2", 28), ("resnet18", 64), ("mobilenet_v3_small", 64)],
+)
+def test_embeddings_lie_on_the_sphere(backbone: str, size: int) -> None:
+    embedder = build_embedder(Architecture(backbone=backbone, dimension=24, image_size=size)).eval()
+    embeddings = embedder(torch.rand(3, 3, size, size))
+    assert embeddings.shape == (3, 24)
+    torch.testing.assert_close(embeddings.norm(dim=1), torch.ones(3))
+
+
+def test_normalisation_lives_inside() -> None:
+    embedder = build_embedder(Architecture(dimension=8, image_size=32)).eval()
+    images = torch.rand(2, 3, 32, 32)
+    by_hand = torch.stack([(images[:, c] - IMAGENET_MEAN[c]) / IMAGENET_STD[c] for c in range(3)], dim=1)
+    expected = nn.functional.normalize(embedder.head(embedder.backbone(by_hand)), dim=1)
+    torch.testing.assert_close(embedder(images), expected)
+
+
+@pytest.mark.parametrize("backbone", ["small-resnet", "resnet18", "timm/resnet10t", "c2f2", "vgg11_bn"])
+def test_the_folded_twin_computes_the_same_and_its_gradient(backbone: str) -> None:
+    size = 28 if backbone == "c2f2" else 64
+    embedder = _trained_like(Architecture(backbone=backbone, dimension=16, image_size=size))
+    twin = FoldedEmbedder(embedder)
+    images = torch.rand(2, 3, size, size, dtype=torch.float64)
+    weights = torch.randn(2, 16, dtype=torch.float64)
+    results = []
+    for network in (embedder, twin):
+        x = images.clone().requires_grad_(True)
+        embeddings = network(x)
+        (gradient,) = torch.autograd.grad((embeddings * weights).sum(), x)
+        results.append((embeddings.detach(), gradient))
+    torch.testing.assert_close(results[1][0], results[0][0], rtol=0, atol=1e-10)
+    torch.testing.assert_close(results[1][1], results[0][1], rtol=1e-7, atol=1e-10)
+    assert not any(parameter.requires_grad for parameter in twin.parameters())
+
+
+def test_batch_norm_is_really_folded() -> None:
+    twin = FoldedEmbedder(build_embedder(Architecture(backbone="resnet18", dimension=8, image_size=64)))
+    assert not [module for module in twin.modules() if isinstance(module, nn.BatchNorm2d)]
+
+
+def test_refresh_takes_over_an_update() -> None:
+    embedder = _trained_like(Architecture(dimension=8, image_size=32))
+    twin = FoldedEmbedder(embedder)
+    images = torch.rand(2, 3, 32, 32, dtype=torch.float64)
+    before = twin(images)
+    with torch.no_grad():
+        for value in embedder.state_dict().values():
+            if value.is_floating_point():
+                value.mul_(1.1)
+    assert not torch.allclose(embedder(images), before, atol=1e-4)
+    twin.refresh()
+    torch.testing.assert_close(twin(images), embedder(images), rtol=0, atol=1e-10)
+
+
+def test_bf16_stays_near_and_leaves_the_source_alone() -> None:
+    embedder = _trained_like(Architecture(dimension=32, image_size=32)).float()
+    weights = copy.deepcopy(embedder.state_dict())
+    images = torch.rand(4, 3, 32, 32)
+    embeddings = FoldedEmbedder(embedder, dtype=torch.bfloat16)(images)
+    assert embeddings.dtype is torch.float32
+    assert (embeddings * embedder(images)).sum(1).min() > 0.999
+    for name, value in embedder.state_dict().items():
+        assert torch.equal(value, weights[name])
+
+
+@pytest.mark.parametrize(
+    ("architecture", "imagenet", "message"),
+    [
+        (Architecture(backbone="resnet81", image_size=64), False, "no backbone is called 'resnet81'"),
+        (Architecture(backbone="timm/resnet10x", image_size=64), False, "timm has no model 'resnet10x'; near: .*resnet10t"),
+        (Architecture(backbone="c2f2", image_size=64), False, "28 px, not 64"),
+        (Architecture(image_size=224), False, "32 to 96 px, not 224"),
+        (Architecture(image_size=64), True, "no ImageNet weights for small-resnet"),
+        (Architecture(backbone="inception_v3", image_size=32), False, "cannot take images of 32 px"),
+        (Architecture(dimension=0), False, "dimension ≥ 1"),
+    ],
+)
+def test_what_cannot_be_built_is_said(architecture: Architecture, imagenet: bool, message: str) -> None:
+    with pytest.raises(BackboneError, match=message):
+        build_embedder(architecture, imagenet=imagenet)
+
+
+def test_weights_that_cannot_be_fetched_name_the_alternatives(monkeypatch: pytest.MonkeyPatch) -> None:
+    def unreachable(*arguments: object, **options: object) -> None:
+        raise OSError("no network")
+
+    monkeypatch.setattr(torch.hub, "load_state_dict_from_url", unreachable)
+    monkeypatch.setattr("torchvision.models._api.load_state_dict_from_url", unreachable)
+    with pytest.raises(BackboneError, match=r"cannot be had.*no network.*warmup"):
+        build_embedder(Architecture(backbone="resnet18", image_size=64), imagenet=True)

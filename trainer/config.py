@@ -1,0 +1,216 @@
+"""The whole configuration of a run, typed; a recipe is a YAML file of these fields."""
+
+import difflib
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, fields, is_dataclass
+from enum import StrEnum
+from pathlib import Path
+from typing import Any, Final
+
+import yaml
+from pydantic import ConfigDict, TypeAdapter, ValidationError
+
+from models.embedder import Architecture
+from models.errors import HardrankError
+from models.preprocessing import Preprocessing
+from trainer.data.dataset import DataOptions
+
+RECIPES: Final = Path(__file__).parent / "recipes"
+
+
+class ConfigError(HardrankError):
+    """A recipe or option that does not exist or has a value that cannot be."""
+
+
+class Schedule(StrEnum):
+    """How the learning rate runs over a stage."""
+
+    CONSTANT = "constant"
+    COSINE = "cosine"
+
+
+@dataclass(frozen=True, kw_only=True)
+class WarmupOptions:
+    """The classification stage that makes a start for triplets, with `initialisation: warmup`."""
+
+    epochs: float = 40.0
+    """Passes over the training images."""
+    batch_size: int = 128
+    """Images in a batch."""
+    learning_rate: float = 1e-3
+    """Of Adam, at its highest."""
+    weight_decay: float = 4e-4
+    """Of Adam (L2)."""
+    scale: float = 16.0
+    """Factor of the cosines in the softmax."""
+    label_smoothing: float = 0.1
+    """Share of the target spread over all classes, from 0 to 1."""
+
+    def __post_init__(self) -> None:
+        _positive(self, "epochs", "batch_size", "learning_rate", "scale")
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainingOptions:
+    """Training with triplets: the benign model and the robust one differ in their defense."""
+
+    warmup_epsilon: float = 0.0
+    """ε of the single-step perturbation in the warm-up that this model starts from, pixels in [0,1]; 0: benign images.
+    Models with the same value share a warm-up."""
+    defense: str = "regular[S]"
+    """In the paper's notation: regular[S], ACT[R], HM[S,g_LGA]&ICS, HM[S,-gamma/2], …"""
+    epochs: float = 10.0
+    """Passes in which every training image is an anchor once."""
+    pairs: int = 56
+    """Pairs in an SPC-2 batch, over all processes; a batch has twice as many images."""
+    learning_rate: float = 1e-3
+    """Of Adam, at its highest."""
+    weight_decay: float = 4e-4
+    """Of Adam (L2)."""
+    schedule: Schedule = Schedule.COSINE
+    """Of the learning rate; the paper's is constant."""
+    margin: float = 0.2
+    """γ of the triplet loss."""
+    epsilon: float = 8 / 255
+    """ε of the perturbation, pixels in [0,1]."""
+    alpha: float = 1 / 255
+    """α, the step of the perturbation, pixels in [0,1]."""
+    steps: int = 8
+    """η, the most PGD steps for a triplet."""
+    averaging: float = 0.0
+    """Decay of the exponential moving average of the weights that is kept as the result; 0: the last weights."""
+
+    def __post_init__(self) -> None:
+        _positive(self, "epochs", "pairs", "learning_rate", "margin")
+        if not 0 <= self.averaging < 1:
+            raise ConfigError(f"averaging is a decay from 0 to below 1, not {self.averaging}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvaluationOptions:
+    """How the ten attacks measure a model (evaluation: Ten attack results)."""
+
+    attacked: int | None = 500
+    """Test images that are attacked, a seeded sample; null: all of them."""
+    epsilon: float = 8 / 255
+    """ε of the attacks, pixels in [0,1]."""
+    alpha: float = 3 / 255
+    """α of the attacks, pixels in [0,1]."""
+    steps: int = 32
+    """Steps of the attacks."""
+    batch: int = 128
+    """Images attacked at a time."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Config:
+    """Everything that decides what a run computes."""
+
+    name: str = "demo"
+    """Bundles are called NAME-benign and NAME-robust."""
+    seed: int = 0
+    """Of weights, batches, draws and attacks."""
+    data: DataOptions
+    """Images and their split by class."""
+    preprocessing: Preprocessing
+    """From files to squares of pixels, the same in training, evaluation and serving."""
+    architecture: Architecture = field(default_factory=Architecture)
+    """The network."""
+    initialisation: str = "warmup"
+    """`warmup` (from scratch), `imagenet` (pretrained backbone), or the folder of a bundle."""
+    freeze_batch_norm: bool | None = None
+    """Keep the statistics of batch norm in triplet training; null: yes, as the stage starts from trained ones."""
+    warmup: WarmupOptions = field(default_factory=WarmupOptions)
+    """Used with `initialisation: warmup`."""
+    benign: TrainingOptions = field(default_factory=TrainingOptions)
+    """Training of the benign model."""
+    robust: TrainingOptions = field(default_factory=lambda: TrainingOptions(defense="HM[S,g_LGA]&ICS"))
+    """Training of the robust model."""
+    evaluation: EvaluationOptions = field(default_factory=EvaluationOptions)
+    """Measurement of both."""
+
+    def __post_init__(self) -> None:
+        if not self.name or set(self.name) & set("/\\ \0") or self.name.startswith("."):
+            raise ConfigError(f"the name of a run becomes that of folders, so {self.name!r} will not do; use letters, digits, - and _")
+        if self.preprocessing.crop != self.architecture.image_size:
+            raise ConfigError(
+                f"preprocessing.crop ({self.preprocessing.crop}) and architecture.image_size "
+                f"({self.architecture.image_size}) must be the same number of pixels"
+            )
+
+
+def _positive(options: object, *names: str) -> None:
+    for name in names:
+        if not getattr(options, name) > 0:
+            raise ConfigError(f"{name} must be above 0, not {getattr(options, name)}")
+
+
+def recipe_names() -> list[str]:
+    """Give the recipes that come with hardrank, in alphabetical order."""
+    return sorted(path.stem for path in RECIPES.glob("*.yaml"))
+
+
+def load_recipe(recipe: str | Path) -> Config:
+    """Read a recipe by name, or a YAML file by path.
+
+    Raises `ConfigError` for a missing file, unknown fields (with the nearest known one) and values of a wrong type.
+    """
+    path = RECIPES / f"{recipe}.yaml" if str(recipe) in recipe_names() else Path(recipe)
+    if path.suffix not in {".yaml", ".yml"} or not path.is_file():
+        raise ConfigError(f"no recipe is called {str(recipe)!r}; there are {', '.join(recipe_names())}, or give a .yaml file")
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path} is not YAML: {error}") from error
+    return parse_config(content, source=str(path))
+
+
+def parse_config(content: object, *, source: str) -> Config:
+    """Make a `Config` of plain values; `source` says in errors where they came from."""
+    if not isinstance(content, Mapping):
+        raise ConfigError(f"{source} must hold fields of the configuration (name, data, …), not {type(content).__name__}")
+    try:
+        return TypeAdapter(Config, config=ConfigDict(extra="forbid")).validate_python(dict(content))
+    except ValidationError as error:
+        problems = "; ".join(_problem(entry) for entry in error.errors())
+        raise ConfigError(f"{source}: {problems}") from error
+
+
+def _problem(entry: Mapping[str, Any]) -> str:
+    where = ".".join(str(part) for part in entry["loc"])
+    if entry["type"] in {"unexpected_keyword_argument", "extra_forbidden"}:
+        near = difflib.get_close_matches(str(entry["loc"][-1]), _field_names(Config), n=1)
+        return f"{where} is no option" + (f"; is {near[0]} meant?" if near else "")
+    return f"{where}: {entry['msg']}"
+
+
+def _field_names(owner: type) -> list[str]:
+    assert is_dataclass(owner)
+    names = []
+    for entry in fields(owner):
+        names.append(entry.name)
+        if isinstance(entry.type, type) and is_dataclass(entry.type):
+            names += _field_names(entry.type)
+    return names
+
+
+def config_to_json(config: Config) -> dict[str, Any]:
+    """Give the configuration as JSON values, as a card holds it; `parse_config` reads it back."""
+    plain: dict[str, Any] = TypeAdapter(Config).dump_python(config, mode="json")
+    return plain
+
+
+def changed_fields(one: Config, other: Config) -> list[str]:
+    """Name the fields, dotted, in which two configurations differ."""
+    return _changed(asdict(one), asdict(other), "")
+
+
+def _changed(one: Mapping[str, Any], other: Mapping[str, Any], prefix: str) -> list[str]:
+    names = []
+    for key in one:
+        a, b = one[key], other[key]
+        if isinstance(a, Mapping) and isinstance(b, Mapping):
+            names += _changed(a, b, f"{prefix}{key}.")
+        elif a != b:
+            names.append(prefix + key)
+    return names

@@ -1,0 +1,163 @@
+"""From a trained embedder to model.onnx, with a gate that both compute the same."""
+
+import io
+import logging
+import warnings
+from collections.abc import Callable
+from contextlib import redirect_stderr, redirect_stdout
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+import torch
+from safetensors.torch import save_file
+from torch import Tensor
+
+from models.bundle import ONNX, WEIGHTS
+from models.embedder import Embedder
+from models.errors import HardrankError
+from trainer.retrieval import nearest, recall_at_1
+
+INPUT: Final = "images"
+OUTPUT: Final = "embeddings"
+LARGEST_DIFFERENCE: Final = 1e-4
+SAME_TOP10: Final = 0.999
+_TIED: Final = 2e-6
+"""Cosines nearer than this are rounding apart in float32, and either order of such items is right."""
+
+
+class ExportError(HardrankError):
+    """An export that fails, or whose result differs from the network."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Parity:
+    """How well ONNX Runtime agrees with PyTorch on the CPU in float32."""
+
+    largest_difference: float
+    """Largest |Δ| of an embedding's coordinate, over all images, at batches of 1, 7 and more."""
+    recall_at_1_torch: float
+    """Recall@1 of PyTorch's embeddings, 0 to 1."""
+    recall_at_1_onnx: float
+    """Recall@1 of ONNX Runtime's embeddings, 0 to 1."""
+    same_top10: float
+    """Share of the queries with the same ten nearest items in the same order, ties apart, 0 to 1."""
+
+    def failures(self) -> list[str]:
+        """Say which limits are not held; empty where all are. NaN fails."""
+        failed = []
+        if not self.largest_difference <= LARGEST_DIFFERENCE:
+            failed.append(f"embeddings differ by up to {self.largest_difference:.1e} (limit {LARGEST_DIFFERENCE:g})")
+        if self.recall_at_1_torch != self.recall_at_1_onnx:
+            failed.append(f"Recall@1 is {self.recall_at_1_torch} in PyTorch and {self.recall_at_1_onnx} in ONNX Runtime")
+        if not self.same_top10 >= SAME_TOP10:
+            failed.append(f"only {self.same_top10:.2%} of the top-10 lists agree (limit {SAME_TOP10:.1%})")
+        return failed
+
+    def as_dict(self) -> dict[str, float]:
+        """Give plain values for the card."""
+        return asdict(self)
+
+
+def export_onnx(embedder: Embedder, path: Path) -> None:
+    """Write `embedder` as ONNX: float pixels in [0,1] (batch,3,H,W) → (batch,D), any batch size.
+
+    Raises `ExportError` where the network cannot be exported or the result is no valid ONNX.
+    """
+    import onnx
+
+    size = embedder.architecture.image_size
+    example = torch.rand(2, 3, size, size)
+    quiet = io.StringIO()
+    logging.getLogger("torch.onnx").setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings(), redirect_stdout(quiet), redirect_stderr(quiet):
+            warnings.simplefilter("ignore")
+            program = torch.onnx.export(
+                embedder.cpu().float().eval(),
+                (example,),
+                dynamo=True,
+                input_names=[INPUT],
+                output_names=[OUTPUT],
+                dynamic_shapes=({0: torch.export.Dim("batch")},),
+                verbose=False,
+            )
+        assert program is not None
+        program.save(str(path))
+        onnx.checker.check_model(str(path), full_check=True)
+    except Exception as error:  # the exporter raises errors of its own and of everything below it
+        raise ExportError(f"{embedder.architecture.backbone} cannot be exported to ONNX: {error}") from error
+
+
+def save_weights(embedder: Embedder, path: Path) -> None:
+    """Write the plain state dict as safetensors."""
+    save_file({name: value.detach().cpu().contiguous() for name, value in embedder.state_dict().items()}, path)
+
+
+def measure_parity(
+    embedder: Embedder, path: Path, images: Callable[[slice], Tensor], labels: Tensor, *, batch: int = 64
+) -> Parity:
+    """Embed images with PyTorch and with ONNX Runtime, on the CPU, and compare (N ≥ 2; see `Parity`).
+
+    `images` gives a slice of the (N,3,H,W) floats in [0,1]; `labels` (N,).
+    """
+    session = _session(path)
+    embedder = embedder.cpu().float().eval()
+    by_torch: list[Tensor] = []
+    by_onnx: list[Tensor] = []
+    largest = 0.0
+    for start in range(0, len(labels), batch):
+        chunk = images(slice(start, start + batch))
+        with torch.no_grad():
+            by_torch.append(embedder(chunk))
+        by_onnx.append(_run(session, chunk))
+        if start == 0:
+            for size in (1, 7):
+                largest = max(largest, _largest(_run(session, chunk[:size]), by_torch[0][:size]))
+    one, other = torch.cat(by_torch), torch.cat(by_onnx)
+    return Parity(
+        largest_difference=max(largest, _largest(one, other)),
+        recall_at_1_torch=_recall_at_1(one, labels),
+        recall_at_1_onnx=_recall_at_1(other, labels),
+        same_top10=_same_top(one, other, k=min(10, len(labels) - 1)),
+    )
+
+
+def export(embedder: Embedder, folder: Path, images: Callable[[slice], Tensor], labels: Tensor) -> Parity:
+    """Write model.onnx and weights.safetensors to `folder`; raises `ExportError` unless both agree (see `Parity`)."""
+    export_onnx(embedder, folder / ONNX)
+    save_weights(embedder, folder / WEIGHTS)
+    parity = measure_parity(embedder, folder / ONNX, images, labels)
+    if failures := parity.failures():
+        raise ExportError(f"PyTorch and ONNX Runtime disagree on {embedder.architecture.backbone}: {'; '.join(failures)}")
+    return parity
+
+
+def _session(path: Path) -> Any:
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 3
+    return onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+
+
+def _run(session: Any, images: Tensor) -> Tensor:
+    return torch.from_numpy(np.asarray(session.run([OUTPUT], {INPUT: images.numpy()})[0]))
+
+
+def _largest(one: Tensor, other: Tensor) -> float:
+    return float((one - other).abs().max())
+
+
+def _recall_at_1(embeddings: Tensor, labels: Tensor) -> float:
+    itself = torch.arange(len(labels))
+    return float(recall_at_1(embeddings, embeddings, labels, itself, labels).float().mean())
+
+
+def _same_top(one: Tensor, other: Tensor, *, k: int) -> float:
+    """Lists are the same when the items differ only where the distances are tied to within rounding."""
+    itself = torch.arange(len(one))
+    first, second = nearest(one, one, itself, k), nearest(other, other, itself, k)
+    same = [bool(((one[first[q]] - one[second[q]]) @ one[q]).abs().le(_TIED).all()) for q in range(len(one))]
+    return sum(same) / len(same)

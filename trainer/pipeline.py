@@ -1,0 +1,279 @@
+"""The main job: images → a benign and a robust embedder → measured → exported as bundles."""
+
+from collections.abc import Callable
+from contextlib import nullcontext
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime
+from enum import StrEnum
+from pathlib import Path
+from typing import Any, Final
+
+import lightning as L
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from models.bundle import (
+    ArchitectureEntry,
+    Card,
+    FileEntry,
+    PreprocessingEntry,
+    check_replaceable,
+    load_card,
+    load_embedder,
+    save_bundle,
+)
+from models.embedder import Embedder, build_embedder
+from models.errors import HardrankError
+from models.folded import FoldedEmbedder
+from trainer.config import Config, TrainingOptions, config_to_json
+from trainer.data import load_dataset
+from trainer.data.dataset import Dataset
+from trainer.data.store import ImageStore
+from trainer.defenses import parse_defense
+from trainer.environment import gains_from_bf16, hardware, versions
+from trainer.export import Parity, export
+from trainer.logs import MetricsLog
+from trainer.retrieval import RetrievalMetrics, evaluate
+from trainer.runs import Run, open_run
+from trainer.stages import CosineClassifier, Source, TripletStage, Warmup
+from trainer.training import LoopOptions, Progress, Report, run_stage
+
+ROOT: Final = Path(__file__).resolve().parents[1]
+BENIGN: Final = "benign"
+ROBUST: Final = "robust"
+
+
+class LaunchError(HardrankError):
+    """A device or number of processes that is not there."""
+
+
+class Precision(StrEnum):
+    """Precision of the backbone; heads, distances and losses are always float32."""
+
+    AUTO = "auto"
+    FLOAT32 = "float32"
+    BF16 = "bf16"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Launch:
+    """How and where a run is carried out; nothing here changes what is asked of it."""
+
+    resume: bool = False
+    """Continue the run of this name where it stopped."""
+    overwrite: bool = False
+    """Start anew, replacing the run and the bundles of this name."""
+    runs: Path = ROOT / "runs"
+    """Folder of checkpoints and logs; the run gets a folder of its name in it."""
+    zoo: Path = ROOT / "models" / "zoo"
+    """Folder where the bundles land."""
+    device: str = "auto"
+    """auto (a GPU where there is one), cpu or cuda."""
+    processes: int = 1
+    """Processes that train together, on one GPU each or on the CPU; torchrun sets this itself."""
+    precision: Precision = Precision.AUTO
+    """auto takes bf16 where the hardware gains from it."""
+    checkpoint_every: int = 50
+    """Iterations between checkpoints."""
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a run leaves."""
+
+    folder: Path
+    """The run's folder."""
+    bundles: dict[str, Path] = field(default_factory=dict)
+    """`benign` and `robust` → the bundle's folder; empty in processes other than the first."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Job:
+    """What all parts of the main job share."""
+
+    config: Config
+    launch: Launch
+    run: Run
+    fabric: L.Fabric
+    recipe: str
+    low_precision: bool
+    dataset: Dataset
+    test_store: ImageStore
+    source: Source
+    report: Report
+
+    def test_images(self, rows: Rows) -> Tensor:
+        """Centre crops of the test images `rows` (n,) → (n,3,H,W) in [0,1]."""
+        pixels = self.test_store.centre(rows, self.config.preprocessing.crop)
+        return torch.from_numpy(to_unit(pixels))
+
+
+def make_fabric(launch: Launch) -> L.Fabric:
+    """Set up the processes and the device; raises `LaunchError` where they cannot be had."""
+    if launch.device not in {"auto", "cpu", "cuda"}:
+        raise LaunchError(f"device is auto, cpu or cuda, not {launch.device!r}")
+    if launch.device == "cuda" and not torch.cuda.is_available():
+        raise LaunchError("no CUDA device is at hand: leave --device at auto, or check the driver with nvidia-smi")
+    accelerator = "cuda" if launch.device != "cpu" and torch.cuda.is_available() else "cpu"
+    world = processes(launch)
+    if accelerator == "cuda" and world > torch.cuda.device_count():
+        raise LaunchError(f"{world} processes need as many GPUs; there are {torch.cuda.device_count()}")
+    fabric = L.Fabric(accelerator=accelerator, devices=world, strategy="ddp" if world > 1 else "auto")
+    fabric.launch()
+    return fabric
+
+
+def processes(launch: Launch) -> int:
+    """Number of processes on this machine: torchrun's, or the launch's."""
+    import os
+
+    return int(os.environ.get("LOCAL_WORLD_SIZE", launch.processes))
+
+
+def run_main_job(config: Config, launch: Launch, *, recipe: str, report: Report) -> Outcome:
+    """Train, evaluate and export both models. Raises subclasses of `HardrankError`; see `Launch` for resuming."""
+    for model in (config.benign, config.robust):
+        parse_defense(model.defense, margin=model.margin)  # before an hour is spent
+    fabric = make_fabric(launch)
+    folder = launch.runs / config.name
+    if fabric.is_global_zero:
+        open_run(folder, config, resume=launch.resume, overwrite=launch.overwrite)
+    fabric.barrier()
+    run = open_run(folder, config, resume=True, overwrite=False)
+    for kind in (BENIGN, ROBUST):
+        check_replaceable(_bundle(config, launch, kind), run.run_id, overwrite=launch.overwrite)
+    job = _prepare(config, launch, run, fabric, recipe, report if fabric.is_global_zero else _silent)
+    bundles = {}
+    for kind, options in ((BENIGN, config.benign), (ROBUST, config.robust)):
+        embedder = _train(job, _initial(job, options.warmup_epsilon), kind, options)
+        if fabric.is_global_zero:
+            bundles[kind] = _finish(job, embedder, kind, options)
+        fabric.barrier()
+    return Outcome(folder, bundles)
+
+
+def _silent(progress: Progress) -> None:
+    """Other processes leave the talking to the first."""
+
+
+def _bundle(config: Config, launch: Launch, kind: str) -> Path:
+    return launch.zoo / f"{config.name}-{kind}"
+
+
+def _prepare(
+    config: Config, launch: Launch, run: Run, fabric: L.Fabric, recipe: str, report: Report
+) -> _Job:
+    """Read the images; the first process goes ahead, for it may have to write them."""
+
+    def at(stage: str) -> Callable[[int, int], None]:
+        return lambda done, total: report(Progress(stage=stage, done=done, total=total))
+
+    with run.timed("data") if fabric.is_global_zero else nullcontext():
+        if fabric.is_global_zero:
+            load_dataset(config.data, progress=at("data"))
+        fabric.barrier()
+        dataset = load_dataset(config.data)
+        resize, crop = config.preprocessing.resize, config.preprocessing.crop
+        train_store = ImageStore(dataset.train, resize, progress=at("training images"))
+        test_store = ImageStore(dataset.test, resize, progress=at("test images"))
+    return _Job(
+        config=config,
+        launch=launch,
+        run=run,
+        fabric=fabric,
+        recipe=recipe,
+        low_precision=launch.precision is Precision.BF16
+        or (launch.precision is Precision.AUTO and gains_from_bf16(fabric.device)),
+        dataset=dataset,
+        test_store=test_store,
+        source=Source(store=train_store, labels=dataset.train.labels, crop=crop, seed=config.seed),
+        report=report,
+    )
+
+
+def _initial(job: _Job, warmup_epsilon: float) -> Embedder:
+    """The weights that a model starts from; a warm-up that is done already is read from its checkpoint."""
+    config = job.config
+    torch.manual_seed(config.seed)
+    if config.initialisation not in {"warmup", "imagenet"}:
+        return _from_bundle(Path(config.initialisation), config)
+    embedder = build_embedder(config.architecture, imagenet=config.initialisation == "imagenet")
+    if config.initialisation == "imagenet":
+        return embedder
+    classifier = CosineClassifier(
+        len(job.dataset.train.classes), config.architecture.dimension, config.warmup.scale
+    )
+    stage = Warmup(source=job.source, options=config.warmup, classifier=classifier, epsilon=warmup_epsilon)
+    options = _loop(job, config.warmup.learning_rate, config.warmup.weight_decay, Schedule.COSINE)
+    return _run(job, stage, embedder, classifier, options)
+
+
+def _from_bundle(folder: Path, config: Config) -> Embedder:
+    embedder = load_embedder(folder)
+    if embedder.architecture != config.architecture:
+        raise LaunchError(
+            f"the bundle {folder} has the architecture {embedder.architecture}, the configuration {config.architecture}; "
+            "make them the same to start from it"
+        )
+    return embedder
+
+
+def _train(job: _Job, start: Embedder, kind: str, options: TrainingOptions) -> Embedder:
+    stage = TripletStage(
+        name=kind,
+        source=job.source,
+        options=options,
+        defense=parse_defense(options.defense, margin=options.margin),
+    )
+    freeze = job.config.freeze_batch_norm
+    loop = _loop(job, options.learning_rate, options.weight_decay, options.schedule)
+    loop = replace(loop, averaging=options.averaging, freeze_batch_norm=freeze is None or freeze)
+    return _run(job, stage, start, None, loop)
+
+
+def _loop(job: _Job, learning_rate: float, weight_decay: float, schedule: Schedule) -> LoopOptions:
+    return LoopOptions(
+        learning_rate=learning_rate,
+        weight_decay=weight_decay,
+        schedule=schedule,
+        low_precision=job.low_precision,
+        seed=job.config.seed,
+        checkpoint_every=job.launch.checkpoint_every,
+    )
+
+
+def _run(job: _Job, stage: Stage, embedder: Embedder, extra: nn.Module | None, options: LoopOptions) -> Embedder:
+    folder = job.run.folder
+    with job.run.timed(stage.name) if job.fabric.is_global_zero else nullcontext():
+        return run_stage(
+            stage,
+            embedder,
+            extra,
+            fabric=job.fabric,
+            options=options,
+            checkpoint=folder / "checkpoints" / f"{stage.name}.ckpt",
+            log=MetricsLog(folder / "logs", stage.name),
+            report=job.report,
+        )
+
+
+def _finish(job: _Job, embedder: Embedder, kind: str, options: TrainingOptions) -> Path:
+    """Evaluate and export a model, unless its bundle is there already."""
+    folder = _bundle(job.config, job.launch, kind)
+    if not job.launch.overwrite and folder.exists() and load_card(folder).run_id == job.run.run_id:
+        return folder
+    with job.run.timed(f"{kind} evaluation"):
+        measured = measure(job, embedder, kind)
+    labels = torch.from_numpy(job.dataset.test.labels)
+    parities: list[Parity] = []
+
+    def write(unfinished: Path) -> None:
+        parities.append(export(embedder, unfinished, lambda rows: job.test_images(np.arange(len(labels))[rows]), labels))
+
+    def card(files: dict[str, FileEntry]) -> Card:
+        return _card(job, kind, options, measured, parities[0], files)
+
+    with job.run.timed(f"{kind} export"):
+        save_bundle(folder, card, write, overwrite=job.launch.overwrite)
+    return folder

@@ -1,0 +1,104 @@
+"""The folder of a run: who it is, what it was asked, how long its stages took."""
+
+import shlex
+import sys
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from time import monotonic
+
+import json
+
+from models.errors import HardrankError
+from models.files import write_json
+from trainer.config import Config, changed_fields, config_to_json, parse_config
+
+_MANIFEST = "run.json"
+_DURATIONS = "durations.json"
+
+
+class RunError(HardrankError):
+    """A run folder that belongs to another run, or is damaged."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Run:
+    """An open run folder."""
+
+    folder: Path
+    run_id: str
+    command: str
+    created: str
+
+    @contextmanager
+    def timed(self, stage: str) -> Iterator[None]:
+        """Add the seconds that the block takes to those of `stage`, also when it is interrupted by an error."""
+        began = monotonic()
+        try:
+            yield
+        finally:
+            seconds = self.durations()
+            seconds[stage] = round(seconds.get(stage, 0.0) + monotonic() - began, 1)
+            write_json(self.folder / _DURATIONS, seconds)
+
+    def durations(self) -> dict[str, float]:
+        """Give seconds by stage, of all sittings that ended by themselves."""
+        path = self.folder / _DURATIONS
+        return dict(json.loads(path.read_text(encoding="utf-8"))) if path.exists() else {}
+
+
+def open_run(folder: Path, config: Config, *, resume: bool, overwrite: bool) -> Run:
+    """Open the folder of a run for `config`.
+
+    A new folder is made. One that exists is continued with `resume` when it was asked the same, or emptied with
+    `overwrite`; raises `RunError` otherwise.
+    """
+    manifest = folder / _MANIFEST
+    if manifest.exists() and not overwrite:
+        if not resume:
+            raise RunError(f"{folder} holds a run already: --resume continues it, --overwrite starts it anew, --name makes another")
+        return _read(manifest, config)
+    if overwrite and manifest.exists():
+        _clear(folder)
+    run = Run(
+        folder=folder,
+        run_id=uuid.uuid4().hex,
+        command=" ".join(["python", *map(shlex.quote, sys.argv)]),
+        created=datetime.now(UTC).isoformat(timespec="seconds"),
+    )
+    content = {"run_id": run.run_id, "command": run.command, "created": run.created, "config": config_to_json(config)}
+    write_json(manifest, content)
+    return run
+
+
+def _read(manifest: Path, config: Config) -> Run:
+    try:
+        content = json.loads(manifest.read_text(encoding="utf-8"))
+        former = parse_config(content["config"], source=str(manifest))
+        run = Run(
+            folder=manifest.parent,
+            run_id=content["run_id"],
+            command=content["command"],
+            created=content["created"],
+        )
+    except (json.JSONDecodeError, KeyError, TypeError) as error:
+        raise RunError(f"{manifest} is damaged ({error}); --overwrite starts the run anew") from error
+    if changed := changed_fields(former, config):
+        raise RunError(
+            f"{manifest.parent} was started with other values of {', '.join(changed)}: give the same to --resume, "
+            "or --name for another run, or --overwrite to start anew"
+        )
+    return run
+
+
+def _clear(folder: Path) -> None:
+    """Remove what runs write, and nothing else that may lie there."""
+    import shutil
+
+    for name in (_MANIFEST, _DURATIONS):
+        (folder / name).unlink(missing_ok=True)
+    for name in ("checkpoints", "logs", "evaluation"):
+        shutil.rmtree(folder / name, ignore_errors=True)

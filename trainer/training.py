@@ -1,0 +1,303 @@
+"""The training loop. It owns the state (weights, optimiser, previous loss, average) and checkpoints all of it.
+
+Batches, crops and draws are functions of (seed, stage, iteration) alone, so the state is small and a run that was
+killed continues to the same weights.
+"""
+
+import copy
+import math
+import time
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Final, Protocol, cast
+
+import lightning as L
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from models.embedder import Embedder
+from models.errors import HardrankError
+from models.files import atomic_path
+from models.folded import FoldedEmbedder
+from trainer.config import Schedule
+
+_RAMP: Final = 20
+"""Iterations over which the learning rate rises, for Adam's moments start at nothing."""
+
+
+class TrainingError(HardrankError):
+    """A training that cannot go on: a checkpoint of another run, a loss that is not a number."""
+
+
+@dataclass
+class State:
+    """What changes during a stage."""
+
+    step: int = 0
+    """Updates done."""
+    previous_loss: float = 2.0
+    """l of the gradual adversary: the last triplet loss; 2 before the first."""
+    totals: dict[str, float] = field(default_factory=dict)
+    """Sums of measures since the last line of the log."""
+    counted: int = 0
+    """Updates in `totals`."""
+    seconds: float = 0.0
+    """Time spent on the stage, before interruptions too."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Progress:
+    """Where a stage stands, for who shows it."""
+
+    stage: str
+    done: int
+    total: int
+    measures: Mapping[str, float] = field(default_factory=dict)
+
+
+Report = Callable[[Progress], None]
+
+
+class Log(Protocol):
+    """Where the measures of training go."""
+
+    def resume(self, step: int) -> None:
+        """Called once, before the first line: the stage goes on after `step` updates."""
+
+    def write(self, step: int, measures: Mapping[str, float]) -> None:
+        """Add a line for `step`."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class StepContext:
+    """What a stage computes its loss with."""
+
+    network: Callable[[Tensor], Tensor]
+    """φ in training mode, in the precision of training."""
+    frozen: FoldedEmbedder
+    """φ in evaluation mode, with the weights of now."""
+    state: State
+    generator: torch.Generator
+    """For the draws of this iteration, on the CPU."""
+
+
+@dataclass(frozen=True)
+class StepLoss:
+    """What a stage gives for a batch."""
+
+    loss: Tensor
+    """Scalar, with gradient."""
+    previous_loss: float
+    """The `previous_loss` of the next iteration."""
+    measures: Mapping[str, float]
+
+
+class Stage(Protocol):
+    """A part of training: what it iterates over, and its loss."""
+
+    @property
+    def name(self) -> str:
+        """Names the checkpoint and the log."""
+
+    @property
+    def iterations(self) -> int:
+        """Updates in all."""
+
+    def batches(self, start: int, rank: int, world_size: int) -> Iterator[tuple[Tensor, Tensor]]:
+        """Images (B,3,H,W) in [0,1] and labels (B,) of the updates from `start` on, without an end."""
+
+    def loss(self, images: Tensor, labels: Tensor, context: StepContext) -> StepLoss:
+        """The loss of a batch."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class LoopOptions:
+    """How a stage is run."""
+
+    learning_rate: float
+    weight_decay: float
+    schedule: Schedule
+    averaging: float = 0.0
+    freeze_batch_norm: bool = False
+    low_precision: bool = False
+    """Backbone in bf16; head, distances and losses stay in float32."""
+    seed: int = 0
+    log_every: int = 10
+    """Iterations that a line of the log averages over."""
+    checkpoint_every: int = 50
+    """Iterations between checkpoints."""
+
+
+class _MixedPrecision(nn.Module):
+    """φ whose backbone runs under autocast and whose head does not: distances need more than bf16's 8 bits."""
+
+    def __init__(self, embedder: Embedder, *, enabled: bool) -> None:
+        super().__init__()
+        self.embedder = embedder
+        self.enabled = enabled
+
+    def forward(self, images: Tensor) -> Tensor:
+        """(N,3,H,W) in [0,1] → (N,D)."""
+        with torch.autocast(images.device.type, torch.bfloat16, enabled=self.enabled):
+            features = self.embedder.features(images)
+        return self.embedder.project(features.to(self.embedder.head.weight.dtype))
+
+
+def run_stage(
+    stage: Stage,
+    embedder: Embedder,
+    extra: nn.Module | None,
+    *,
+    fabric: L.Fabric,
+    options: LoopOptions,
+    checkpoint: Path,
+    log: Log,
+    report: Report,
+) -> Embedder:
+    """Train `embedder` in place through a stage and give it back, or its average where `options.averaging`.
+
+    `extra` holds parameters of the stage itself (the class weights of warm-up). Continues from `checkpoint` where
+    it exists. Raises `TrainingError` when the loss is no longer finite.
+    """
+    embedder.to(device=fabric.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    whole = nn.ModuleDict({"embedder": embedder})
+    if extra is not None:
+        whole["extra"] = extra.to(fabric.device)
+    optimiser = torch.optim.Adam(whole.parameters(), lr=options.learning_rate, weight_decay=options.weight_decay)
+    average = copy.deepcopy(embedder).requires_grad_(False) if options.averaging else None
+    state = _restore(checkpoint, whole, optimiser, average)
+    if state.step >= stage.iterations:
+        return (average or embedder).eval()
+    mixed = _MixedPrecision(embedder, enabled=options.low_precision)
+    network = fabric.setup_module(mixed)
+    if extra is not None:
+        fabric.setup_module(extra)
+    frozen = FoldedEmbedder(embedder, dtype=torch.bfloat16 if options.low_precision else None)
+    if fabric.is_global_zero:
+        log.resume(state.step)
+    clock = time.monotonic()
+    batches = stage.batches(state.step, fabric.global_rank, fabric.world_size)
+    for step in range(state.step, stage.iterations):
+        _training_mode(embedder, freeze_batch_norm=options.freeze_batch_norm)
+        _set_rate(optimiser, options, step, stage.iterations)
+        images, labels = next(batches)
+        context = StepContext(
+            network=network,
+            frozen=frozen,
+            state=state,
+            generator=step_generator(options.seed, stage.name, step, fabric.global_rank),
+        )
+        outcome = stage.loss(
+            images.to(fabric.device, memory_format=torch.channels_last), labels.to(fabric.device), context
+        )
+        if not bool(torch.isfinite(outcome.loss.detach())):
+            raise TrainingError(
+                f"the loss of {stage.name} is {outcome.loss.item()} at iteration {step}: lower the learning rate "
+                f"({options.learning_rate:g}); the last checkpoint is {checkpoint}"
+            )
+        optimiser.zero_grad(set_to_none=True)
+        fabric.backward(outcome.loss)
+        optimiser.step()
+        frozen.refresh()
+        if average is not None:
+            _average(average, embedder, _decay(options.averaging, step))
+        state.previous_loss = _mean_over_processes(fabric, outcome.previous_loss)
+        _count(state, {**outcome.measures, "loss": float(outcome.loss.detach())})
+        state.step = step + 1
+        now = time.monotonic()
+        state.seconds, clock = state.seconds + now - clock, now
+        last = state.step == stage.iterations
+        if fabric.is_global_zero:
+            if last or state.step % options.log_every == 0:
+                measures = _take_means(state)
+                log.write(state.step, measures)
+                report(Progress(stage=stage.name, done=state.step, total=stage.iterations, measures=measures))
+            if last or state.step % options.checkpoint_every == 0:
+                _save(checkpoint, whole, optimiser, average, state)
+    fabric.barrier()
+    return (average or embedder).eval()
+
+
+def step_generator(seed: int, stage: str, step: int, rank: int) -> torch.Generator:
+    """Give the generator of an iteration's draws; the same for the same arguments."""
+    words = np.random.SeedSequence([seed, *stage.encode(), step, rank]).generate_state(2, np.uint32)
+    return torch.Generator().manual_seed(int(words[0]) << 31 ^ int(words[1]))
+
+
+def _training_mode(embedder: Embedder, *, freeze_batch_norm: bool) -> None:
+    embedder.train()
+    if freeze_batch_norm:
+        for module in embedder.modules():
+            if isinstance(module, nn.modules.batchnorm._BatchNorm):
+                module.eval()
+
+
+def _set_rate(optimiser: torch.optim.Optimizer, options: LoopOptions, step: int, total: int) -> None:
+    factor = min(1.0, (step + 1) / _RAMP)
+    if options.schedule is Schedule.COSINE:
+        factor *= 0.5 * (1 + math.cos(math.pi * step / total))
+    for group in optimiser.param_groups:
+        group["lr"] = options.learning_rate * factor
+
+
+def _decay(averaging: float, step: int) -> float:
+    """A shorter memory in the first iterations, so that the average does not remember the start."""
+    return min(averaging, (1 + step) / (10 + step))
+
+
+@torch.no_grad()
+def _average(average: Embedder, embedder: Embedder, decay: float) -> None:
+    for mean, value in zip(average.state_dict().values(), embedder.state_dict().values(), strict=True):
+        if mean.dtype.is_floating_point:
+            mean.lerp_(value, 1 - decay)
+        else:
+            mean.copy_(value)
+
+
+def _mean_over_processes(fabric: L.Fabric, value: float) -> float:
+    if fabric.world_size == 1:
+        return value
+    return float(cast(Tensor, fabric.all_reduce(torch.tensor(value, device=fabric.device), reduce_op="mean")))
+
+
+def _count(state: State, measures: Mapping[str, float]) -> None:
+    for name, value in measures.items():
+        state.totals[name] = state.totals.get(name, 0.0) + value
+    state.counted += 1
+
+
+def _take_means(state: State) -> dict[str, float]:
+    means = {name: total / state.counted for name, total in state.totals.items()}
+    state.totals, state.counted = {}, 0
+    return means
+
+
+def _save(
+    path: Path, whole: nn.Module, optimiser: torch.optim.Optimizer, average: Embedder | None, state: State
+) -> None:
+    content: dict[str, Any] = {
+        "weights": whole.state_dict(),
+        "optimiser": optimiser.state_dict(),
+        "average": average.state_dict() if average is not None else None,
+        "state": vars(state),
+    }
+    with atomic_path(path) as unfinished:
+        torch.save(content, unfinished)
+
+
+def _restore(
+    path: Path, whole: nn.Module, optimiser: torch.optim.Optimizer, average: Embedder | None
+) -> State:
+    if not path.exists():
+        return State()
+    try:
+        content = torch.load(path, weights_only=True, map_location="cpu")
+        whole.load_state_dict(content["weights"])
+        optimiser.load_state_dict(content["optimiser"])
+        if average is not None:
+            average.load_state_dict(content["average"])
+        return State(**content["state"])
+    except Exception as error:  # torch.load raises anything, from KeyError to UnpicklingError
+        raise TrainingError(f"the checkpoint {path} is damaged or of another configuration ({error}); delete it to train this stage anew") from error
