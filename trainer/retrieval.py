@@ -69,9 +69,9 @@ def check_sphere(embeddings: Tensor, *, what: str = "embeddings") -> None:
 def pairwise_distances(points: Tensor, gallery: Tensor, *, squares: Tensor | None = None) -> Tensor:
     """Euclidean d of each of `points` (Q,D) to each of `gallery` (N,D) → (Q,N), differentiable in `points`.
 
-    One matrix product: d² = |q|² − 2q·x + |x|², where `squares` (N,) gives |x|² to who has it already. Rounding in
-    d² is bounded by a floor, at which the gradient is zero: below it the distance is noise, and its gradient could
-    be longer than a unit vector.
+    One matrix product: d² = |q|² − 2q·x + |x|², where `squares` (N,) gives |x|² to who has it already.
+    Rounding in d² is bounded by a floor, at which the gradient is zero: below it the distance is noise, and
+    its gradient could be longer than a unit vector.
     """
     of_gallery = gallery.square().sum(1) if squares is None else squares
     squared = torch.addmm(of_gallery, points, gallery.T, alpha=-2) + points.square().sum(1)[:, None]
@@ -79,7 +79,7 @@ def pairwise_distances(points: Tensor, gallery: Tensor, *, squares: Tensor | Non
 
 
 def row_distances(points: Tensor, items: Tensor) -> Tensor:
-    """Euclidean d of each of `points` (Q,D) to its row of `items` (Q,D) → (Q,), with the floor of the above."""
+    """Euclidean d of each of `points` (Q,D) to its row of `items` (Q,D) → (Q,), with the same floor."""
     return _floored_root((points - items).square().sum(1))
 
 

@@ -1,0 +1,1 @@
+"""Attacks on rankings: engines, objectives, and the registry that names them."""

@@ -1,4 +1,4 @@
-"""The one PGD engine: attacks propose an objective, the engine moves, projects, judges and drops what is finished."""
+"""The one PGD engine: attacks propose an objective, the engine moves, projects, drops what is finished."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -9,11 +9,8 @@ import torch
 from torch import Tensor
 
 from models.embedder import Embed
-from models.errors import HardrankError
-
-
-class AttackError(HardrankError):
-    """Options or inputs with which an attack cannot be run."""
+from trainer.attacks.options import AttackError as AttackError
+from trainer.attacks.options import check_ranges, option
 
 
 class Norm(StrEnum):
@@ -25,22 +22,20 @@ class Norm(StrEnum):
 
 @dataclass(frozen=True, kw_only=True)
 class PGDOptions:
-    """How far, how fast and how long the engine moves."""
+    """How far, how fast and how long an engine moves."""
 
-    epsilon: float = 8 / 255
-    """ε, the budget: the largest norm of the perturbation, in units of pixels in [0,1]."""
-    alpha: float = 3 / 255
-    """α, the length of a step, in the same unit."""
-    steps: int = 32
-    """η, the number of steps."""
-    norm: Norm = Norm.LINF
-    """The norm of the budget."""
+    epsilon: float = option(
+        8 / 255,
+        minimum=0,
+        unit="of pixels in [0,1]",
+        help="ε, the budget: the largest norm of the perturbation",
+    )
+    alpha: float = option(3 / 255, minimum=0, unit="of pixels in [0,1]", help="α, the length of a step")
+    steps: int = option(32, minimum=0, unit="steps", help="η, the number of steps")
+    norm: Norm = option(Norm.LINF, help="the norm of the budget")  # noqa: RUF009
 
     def __post_init__(self) -> None:
-        if not self.epsilon >= 0 or not self.alpha >= 0 or self.steps < 0:
-            raise AttackError(
-                f"ε, α and steps must not be negative: ε = {self.epsilon}, α = {self.alpha}, steps = {self.steps}"
-            )
+        check_ranges(self)
 
 
 class Objective(Protocol):
@@ -64,48 +59,103 @@ class Step:
     images: Tensor
     """(G,K,3,H,W): the images as perturbed so far."""
     losses: Tensor
-    """(G,): each group's loss, seen by this step's forward pass, that is, before the step; NaN where it was left out."""
+    """(G,): each group's loss in this step's forward pass, that is, before the step; NaN where left out."""
     moving: int
     """How many groups this step moved."""
+    embeddings: Tensor
+    """(G,K,D): the embeddings that each group's last forward pass gave, before the step."""
+    blind: Tensor
+    """(G,) bool: the loss still pulls at the embedding but no pixel has a gradient: the group cannot move."""
 
 
 def pgd_steps(
-    embed: Embed, images: Tensor, objective: Objective, options: PGDOptions, *, moving: Tensor | None = None
+    embed: Embed,
+    images: Tensor,
+    objective: Objective,
+    options: PGDOptions,
+    *,
+    moving: Tensor | None = None,
+    start: Tensor | None = None,
 ) -> Iterator[Step]:
     """Minimise `objective` over perturbations of `images` (G,K,3,H,W) in [0,1], a step at a time.
 
     The K images of a group share a loss and stop together: a group whose loss has no gradient (its hinge is
     satisfied) leaves the batch for the remaining steps, which changes nothing else since the network is in
-    evaluation mode. `moving` (G,) bool leaves out groups known to be finished. Stop by not asking for more.
+    evaluation mode. `moving` (G,) bool leaves out groups known to be finished. `start` (G,K,3,H,W), within
+    the budget, is where to begin instead of at the images. Stop by not asking for more.
     """
     groups, members = images.shape[:2]
-    origin = images.flatten(0, 1).contiguous(memory_format=torch.channels_last)
-    current = origin.clone(memory_format=torch.preserve_format)
+    layout = memory_format(images.dtype)
+    origin = images.flatten(0, 1).contiguous(memory_format=layout)
+    begin = origin if start is None else start.flatten(0, 1)
+    current = begin.clone(memory_format=layout)
     active = torch.arange(groups, device=images.device)
     if moving is not None:
         active = active[moving]
+    seen: Tensor | None = None
     for step in range(options.steps):
         if active.numel() == 0:
             return
         whole = active.numel() == groups
         flat = (active[:, None] * members + torch.arange(members, device=images.device)).flatten()
-        x = (current if whole else current[flat]).detach().requires_grad_(True)
-        embeddings = embed(x)
-        leaf = embeddings.detach().requires_grad_(True)
-        loss = objective(leaf.view(active.numel(), members, -1), active, step)
-        (pull,) = torch.autograd.grad(loss.sum(), leaf)
-        alive = pull.view(active.numel(), -1).ne(0).any(dim=1)
-        losses = loss.new_full((groups,), torch.nan)
-        losses[active] = loss.detach()
-        if bool(alive.any()):
-            (gradient,) = torch.autograd.grad(embeddings, x, pull)
-            moved = _step(x.detach(), gradient, origin if whole else origin[flat], options)
+        look = look_at(embed, current if whole else current[flat], objective, active, step)
+        losses = look.losses.new_full((groups,), torch.nan)
+        losses[active] = look.losses
+        if seen is None:
+            seen = look.embeddings.new_full((groups, *look.embeddings.shape[1:]), torch.nan)
+        seen = look.embeddings if whole else seen.index_copy(0, active, look.embeddings)
+        blind = torch.zeros(groups, dtype=torch.bool, device=images.device)
+        if look.gradient is not None:
+            blind[active] = look.alive & look.gradient.reshape(active.numel(), -1).any(1).logical_not()
+            place = current if whole else current[flat]
+            moved = descend(place, look.gradient, origin if whole else origin[flat], options)
             if whole:
                 current = moved
             else:
                 current[flat] = moved
-        active = active[alive]
-        yield Step(step + 1, current.unflatten(0, (groups, members)), losses, int(active.numel()))
+        active = active[look.alive]
+        yield Step(
+            step + 1,
+            current.view(groups, members, *current.shape[1:]),
+            losses,
+            int(active.numel()),
+            seen,
+            blind,
+        )
+
+
+def memory_format(dtype: torch.dtype) -> torch.memory_format:
+    """Give the layout in which convolutions of `dtype` run fast: channels-last, but for float64."""
+    return torch.contiguous_format if dtype is torch.float64 else torch.channels_last
+
+
+@dataclass(frozen=True)
+class Look:
+    """What one forward and input-gradient pass shows."""
+
+    losses: Tensor
+    """(G,)."""
+    embeddings: Tensor
+    """(G,K,D)."""
+    alive: Tensor
+    """(G,) bool: the loss pulls at the embedding."""
+    gradient: Tensor | None
+    """(G·K,3,H,W); None when no group is alive."""
+
+
+def look_at(embed: Embed, images: Tensor, objective: Objective, rows: Tensor, step: int) -> Look:
+    """Embed `images` (G·K,3,H,W); give the losses of groups `rows` (G,) and their gradient in the pixels."""
+    groups = rows.numel()
+    x = images.detach().requires_grad_(True)
+    embeddings = embed(x)
+    leaf = embeddings.detach().requires_grad_(True)
+    losses = objective(leaf.view(groups, -1, leaf.shape[1]), rows, step)
+    (pull,) = torch.autograd.grad(losses.sum(), leaf)
+    alive = pull.view(groups, -1).ne(0).any(dim=1)
+    gradient = None
+    if bool(alive.any()):
+        (gradient,) = torch.autograd.grad(embeddings, x, pull)
+    return Look(losses.detach(), leaf.detach().view(groups, -1, leaf.shape[1]), alive, gradient)
 
 
 def pgd(
@@ -118,23 +168,25 @@ def pgd(
     return perturbed
 
 
-def _step(x: Tensor, gradient: Tensor, origin: Tensor, options: PGDOptions) -> Tensor:
+def descend(x: Tensor, gradient: Tensor, origin: Tensor, options: PGDOptions) -> Tensor:
+    """Take a step of α from `x` against `gradient` (N,3,H,W), which it may overwrite, within the budget."""
     if options.norm is Norm.LINF:
         moved = torch.add(x, gradient.sign_(), alpha=-options.alpha)
     else:
-        moved = x - options.alpha * gradient / _l2(gradient).clamp_min(1e-12)
+        moved = x - options.alpha * gradient / l2_norms(gradient).clamp_min(1e-12)
     return project(moved, origin, epsilon=options.epsilon, norm=options.norm)
 
 
 def project(images: Tensor, origin: Tensor, *, epsilon: float, norm: Norm) -> Tensor:
-    """Bring `images` (N,3,H,W) back within ε of `origin`, then into [0,1] (which cannot leave the ball again)."""
+    """Bring `images` (N,3,H,W) back within ε of `origin`, then into [0,1], which cannot leave the ball."""
     if norm is Norm.LINF:
         bounded = torch.minimum(torch.maximum(images, origin - epsilon), origin + epsilon)
     else:
         r = images - origin
-        bounded = origin + r * (epsilon / _l2(r).clamp_min(1e-12)).clamp_max(1.0)
+        bounded = origin + r * (epsilon / l2_norms(r).clamp_min(1e-12)).clamp_max(1.0)
     return bounded.clamp_(0.0, 1.0)
 
 
-def _l2(x: Tensor) -> Tensor:
-    return x.flatten(1).norm(dim=1).view(-1, 1, 1, 1)
+def l2_norms(x: Tensor) -> Tensor:
+    """Length of each of `x` (N,3,H,W) → (N,1,1,1)."""
+    return x.square().sum((1, 2, 3), keepdim=True).sqrt()

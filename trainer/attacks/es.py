@@ -1,0 +1,69 @@
+"""ES, embedding shift: a query is moved as far as possible from where it was."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from trainer.attacks.attack import (
+    Figure,
+    Gallery,
+    Victims,
+    measure_recall,
+    no_targets,
+    recall_figure,
+)
+from trainer.hardness import distance
+
+
+@dataclass(frozen=True)
+class _ShiftObjective:
+    """−d(q̃, q). The 1e-6 that `distance` adds gives the first step, from q̃ = q, a direction."""
+
+    benign: Tensor
+    """(G,D)."""
+
+    def __call__(self, embeddings: Tensor, rows: Tensor, step: int) -> Tensor:
+        """Embeddings (G,1,D) → (G,)."""
+        return -distance(embeddings[:, 0], self.benign[rows])
+
+
+@dataclass(frozen=True, kw_only=True)
+class EmbeddingShift:
+    """ES, with its two results ES:D and ES:R (evaluation: Ten attack results)."""
+
+    @property
+    def name(self) -> str:
+        """`ES`."""
+        return "ES"
+
+    @property
+    def figures(self) -> tuple[Figure, ...]:
+        """The distance moved, and Recall@1."""
+        shift = Figure(
+            key="ES:D", unit="", help="distance from the benign embedding", attacked=2.0, resisted=0.0
+        )
+        return (shift, recall_figure("ES:R"))
+
+    @property
+    def target_count(self) -> int:
+        """None: the image alone."""
+        return 0
+
+    @property
+    def width(self) -> int:
+        """The ranking is only measured."""
+        return 1
+
+    def draw(self, victims: Victims, gallery: Gallery, *, seed: int) -> Tensor:
+        """Nothing to draw: (G,0)."""
+        return no_targets(victims)
+
+    def objective(self, victims: Victims, gallery: Gallery, targets: Tensor) -> _ShiftObjective:
+        """See `_ShiftObjective`."""
+        return _ShiftObjective(victims.embeddings)
+
+    def measure(self, embeddings: Tensor, victims: Victims, gallery: Gallery, targets: Tensor) -> Tensor:
+        """d(q̃, q) and Recall@1 in % → (G,2)."""
+        shift = (embeddings - victims.embeddings).norm(dim=1, keepdim=True)
+        return torch.cat([shift, measure_recall(embeddings, victims, gallery)], dim=1)

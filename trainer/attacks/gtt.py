@@ -1,0 +1,63 @@
+"""GTT, greedy top-1 translocation: the top-1 item is pushed out of the head of the ranking."""
+
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from trainer.attacks.attack import Figure, Gallery, Victims
+from trainer.attacks.direction import Direction
+from trainer.attacks.options import check_ranges, option
+from trainer.attacks.qa import RankObjective
+from trainer.retrieval import leave_out, nearest
+
+
+@dataclass(frozen=True, kw_only=True)
+class GreedyTopTranslocation:
+    """GTT (evaluation: Ten attack results): mean over x of max(0, d(q̃,x) − d(q̃,t))."""
+
+    first: int = option(4, minimum=1, unit="items", help="the item counts as retained among so many first")
+
+    def __post_init__(self) -> None:
+        check_ranges(self)
+
+    @property
+    def name(self) -> str:
+        """`GTT`."""
+        return "GTT"
+
+    @property
+    def figures(self) -> tuple[Figure, ...]:
+        """Whether t is retained."""
+        return (
+            Figure(
+                key="GTT",
+                unit="%",
+                help=f"queries with the former top-1 item still among the first {self.first}",
+                attacked=0.0,
+                resisted=100.0,
+            ),
+        )
+
+    @property
+    def target_count(self) -> int:
+        """One: t."""
+        return 1
+
+    @property
+    def width(self) -> int:
+        """Distances and a hinge."""
+        return 2
+
+    def draw(self, victims: Victims, gallery: Gallery, *, seed: int) -> Tensor:
+        """Find t, the nearest item: nothing is random."""
+        return nearest(victims.embeddings, gallery.embeddings, victims.own, 1)
+
+    def objective(self, victims: Victims, gallery: Gallery, targets: Tensor) -> RankObjective:
+        """Lower t, as QA− with one candidate does."""
+        return RankObjective(gallery, targets, Direction.LOWER)
+
+    def measure(self, embeddings: Tensor, victims: Victims, gallery: Gallery, targets: Tensor) -> Tensor:
+        """Give 100 where fewer than `first` items, the own copy left out, are nearer than t → (G,1)."""
+        d = leave_out(gallery.distances(embeddings), victims.own)
+        ahead = (d < d.gather(1, targets)).sum(1, keepdim=True)
+        return 100.0 * (ahead < self.first).to(embeddings.dtype)

@@ -1,0 +1,79 @@
+"""LTM, learning to misrank: every unmatched item is to be nearer to the query than every matched one."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from trainer.attacks.attack import (
+    Figure,
+    Gallery,
+    Victims,
+    measure_recall,
+    no_targets,
+    recall_figure,
+    require_two_classes,
+)
+from trainer.attacks.options import AttackError
+from trainer.retrieval import row_distances
+
+
+@dataclass(frozen=True)
+class _MisrankObjective:
+    """max over unmatched x of d(q̃,x) − min over matched of d(q̃,x), floored at 0; the own copy is matched."""
+
+    gallery: Gallery
+    matched: Tensor
+    """(G,N) bool."""
+
+    def __call__(self, embeddings: Tensor, rows: Tensor, step: int) -> Tensor:
+        """Embeddings (G,1,D) → (G,)."""
+        points = embeddings[:, 0]
+        with torch.no_grad():  # only the two extremes have a gradient, so only they need a graph
+            d, matched = self.gallery.distances(points), self.matched[rows]
+            farthest = d.masked_fill(matched, -torch.inf).argmax(1)
+            closest = d.masked_fill_(matched.logical_not(), torch.inf).argmin(1)
+        items = self.gallery.embeddings
+        return torch.relu(row_distances(points, items[farthest]) - row_distances(points, items[closest]))
+
+
+@dataclass(frozen=True, kw_only=True)
+class LearningToMisrank:
+    """LTM (evaluation: Ten attack results)."""
+
+    @property
+    def name(self) -> str:
+        """`LTM`."""
+        return "LTM"
+
+    @property
+    def figures(self) -> tuple[Figure, ...]:
+        """Recall@1."""
+        return (recall_figure("LTM"),)
+
+    @property
+    def target_count(self) -> int:
+        """None: labels decide."""
+        return 0
+
+    @property
+    def width(self) -> int:
+        """Distances, masked twice."""
+        return 3
+
+    def draw(self, victims: Victims, gallery: Gallery, *, seed: int) -> Tensor:
+        """Nothing to draw: (G,0). Raises `AttackError` for a gallery of one class."""
+        require_two_classes(gallery, "LTM")
+        return no_targets(victims)
+
+    def objective(self, victims: Victims, gallery: Gallery, targets: Tensor) -> _MisrankObjective:
+        """See `_MisrankObjective`; raises `AttackError` for a query whose class the gallery lacks."""
+        matched = gallery.labels == victims.labels[:, None]
+        if not bool(matched.any(1).all()):
+            missing = victims.labels[matched.any(1).logical_not()][0]
+            raise AttackError(f"LTM: the gallery has no item of the query's class {int(missing)}")
+        return _MisrankObjective(gallery, matched)
+
+    def measure(self, embeddings: Tensor, victims: Victims, gallery: Gallery, targets: Tensor) -> Tensor:
+        """Recall@1 in % → (G,1)."""
+        return measure_recall(embeddings, victims, gallery)

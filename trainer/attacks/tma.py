@@ -1,0 +1,58 @@
+"""TMA, targeted mismatch: a query is moved onto the embedding of another image."""
+
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from trainer.attacks.attack import Figure, Gallery, Victims, draw_uniform
+
+
+@dataclass(frozen=True)
+class _MismatchObjective:
+    """1 − cos(q̃, t)."""
+
+    targets: Tensor
+    """(G,D), on the unit sphere."""
+
+    def __call__(self, embeddings: Tensor, rows: Tensor, step: int) -> Tensor:
+        """Embeddings (G,1,D) → (G,)."""
+        return 1 - (embeddings[:, 0] * self.targets[rows]).sum(1)
+
+
+@dataclass(frozen=True, kw_only=True)
+class TargetedMismatch:
+    """TMA (evaluation: Ten attack results)."""
+
+    @property
+    def name(self) -> str:
+        """`TMA`."""
+        return "TMA"
+
+    @property
+    def figures(self) -> tuple[Figure, ...]:
+        """The cosine reached."""
+        return (
+            Figure(key="TMA", unit="", help="mean cosine of query and target", attacked=1.0, resisted=0.0),
+        )
+
+    @property
+    def target_count(self) -> int:
+        """One target."""
+        return 1
+
+    @property
+    def width(self) -> int:
+        """The gallery plays no part."""
+        return 0
+
+    def draw(self, victims: Victims, gallery: Gallery, *, seed: int) -> Tensor:
+        """Uniform from the gallery."""
+        return draw_uniform(victims, gallery, seed=seed, attack="TMA", count=1)
+
+    def objective(self, victims: Victims, gallery: Gallery, targets: Tensor) -> _MismatchObjective:
+        """See `_MismatchObjective`."""
+        return _MismatchObjective(gallery.embeddings[targets[:, 0]])
+
+    def measure(self, embeddings: Tensor, victims: Victims, gallery: Gallery, targets: Tensor) -> Tensor:
+        """cos(q̃, t) → (G,1)."""
+        return (embeddings * gallery.embeddings[targets[:, 0]]).sum(1, keepdim=True)
