@@ -101,7 +101,7 @@ class PerImage:
     labels: np.ndarray
     """(n,)."""
     columns: Mapping[str, np.ndarray]
-    """`KEY`, `KEY before`, `KEY noise` of each figure (n,); `ATTACK targets` (n,T), `ATTACK first loss`, …"""
+    """`KEY`, `KEY before`, `KEY noise` of each figure (n,); `ATTACK targets` (n,T), …; `R@1`."""
 
     def write_csv(self, path: Path) -> None:
         """Write the table, a line for each query."""
@@ -114,14 +114,15 @@ class PerImage:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Scorecard:
-    """What the attacks did, in figures that a reviewer can check."""
+class Summary:
+    """The figures of a table of results."""
 
     figures: Mapping[str, FigureResult]
     ers: float
     """Empirical Robustness Score, 0 … 100, higher is more robust; NaN unless all ten results are there."""
     ers_low: float
     ers_high: float
+    """Ends of its 95 % bootstrap interval."""
     ars: float
     """100 − the mean success of the attacks relative to the benign ranking."""
     worst_recall: float
@@ -130,16 +131,28 @@ class Scorecard:
     """Mean over queries of the smallest of their scores, 0 … 100."""
     recall_at_1: float
     """Recall@1 of the benign queries, in %."""
+    n: int
+    """How many queries."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Scorecard(Summary):
+    """What the attacks did, in figures that a reviewer can check."""
+
     mean_cosine: float
     """Of random pairs of the gallery: near 1 the model has collapsed, and ERS means nothing."""
     checks: tuple[Check, ...]
-    n: int
     gallery: int
-    seed: int
+    """How many items it has."""
+    seeds: tuple[int, ...]
+    """The seed of the draws, and that of the check with another one."""
     options: Mapping[str, Any]
     attacks: Mapping[str, Mapping[str, Any]]
+    """Each attack's options."""
     passes: int
     """Images that went forward and back through the network."""
+    scales: Mapping[str, Figure]
+    """What the figures mean."""
     per_image: PerImage
 
     @property
@@ -214,21 +227,37 @@ def measure_robustness(
         raise AttackError(
             f"there is nothing to attack: {len(victims)} queries, {len(attacks)} attacks, batch {batch}"
         )
+    if len(set(victims.own.tolist())) < len(victims):
+        raise AttackError("a query is named twice; name each gallery row once")
     task = _Task(embed, judge or embed, images, store, attacks, options, batch, progress, cancel)
-    done: dict[str, dict[int, Columns]] = {name: {} for name in attacks}
+    done = {name: _Results(victims) for name in attacks}
     if resume is not None:
         resume.open(_settings(task, seed), _probe(gallery))
-        done = {name: resume.load(name) for name in attacks}
+        for name in attacks:
+            for rows, columns in resume.load(name):
+                done[name].put(rows, columns)
     steady = _check_network(task, victims[:batch])
     passes = _attack_all(task, victims, done, seed=seed, resume=resume)
     table = _table(task, victims, done)
     checks = [*steady, *_trust(task, table), *_collapse(store, seed)]
     if options.seed_check:
         some = victims[: options.seed_check]
-        again: dict[str, dict[int, Columns]] = {name: {} for name in attacks}
+        again = {name: _Results(some) for name in attacks}
         passes += _attack_all(replace(task, progress=None), some, again, seed=seed + 1, resume=None)
         checks += compare_seeds([_head(table, len(some)), _table(task, some, again)], _figures(attacks))
-    return _scorecard(task, table, checks, seed=seed, passes=passes)
+    figures = _figures(attacks)
+    return Scorecard(
+        **vars(summarise(table, figures, seed=seed, resamples=options.bootstrap)),
+        mean_cosine=mean_cosine(gallery, seed=seed),
+        checks=tuple(checks),
+        gallery=len(store),
+        seeds=(seed, seed + 1) if options.seed_check else (seed,),
+        options=asdict(options),
+        attacks={name: _described(attack) for name, attack in attacks.items()},
+        passes=passes,
+        scales=figures,
+        per_image=table,
+    )
 
 
 @dataclass(frozen=True)
@@ -242,6 +271,26 @@ class _Task:
     batch: int
     progress: Callable[[EvaluationProgress], None] | None
     cancel: Callable[[], bool]
+
+
+class _Results:
+    """The columns of one attack, filled block by block; a row for each victim."""
+
+    def __init__(self, victims: Victims) -> None:
+        self._places = {row: i for i, row in enumerate(victims.own.tolist())}
+        self.finished = np.zeros(len(victims), dtype=bool)
+        self.columns: dict[str, np.ndarray] = {}
+
+    def put(self, rows: np.ndarray, columns: Columns) -> None:
+        """Fill in the gallery rows `rows` (n,), as far as they are among the victims."""
+        known = np.array([row in self._places for row in rows.tolist()], dtype=bool)
+        places = [self._places[row] for row in rows[known].tolist()]
+        for name, values in columns.items():
+            whole = self.columns.setdefault(
+                name, np.zeros((len(self.finished), *values.shape[1:]), values.dtype)
+            )
+            whole[places] = values[known]
+        self.finished[places] = True
 
 
 def _figures(attacks: Mapping[str, Attack]) -> dict[str, Figure]:
@@ -288,14 +337,15 @@ def _check_network(task: _Task, victims: Victims) -> list[Check]:
 
 
 def _attack_all(
-    task: _Task, victims: Victims, done: dict[str, dict[int, Columns]], *, seed: int, resume: Journal | None
+    task: _Task, victims: Victims, done: Mapping[str, _Results], *, seed: int, resume: Journal | None
 ) -> int:
     """Fill `done` with the results of every attack on every victim; gives the number of passes."""
     passes = 0
     for begin in range(0, len(victims), task.batch):
         block = victims[begin : begin + task.batch]
-        rows = block.own.tolist()
-        missing = [name for name in task.attacks if any(row not in done[name] for row in rows)]
+        part = slice(begin, begin + task.batch)
+        rows = block.own.cpu().numpy()
+        missing = [name for name in task.attacks if not done[name].finished[part].all()]
         if not missing:
             continue
         images = task.images(block.own)
@@ -306,9 +356,9 @@ def _attack_all(
             report = partial(_report, task, name, place, begin, len(victims))
             columns, used = _attack_block(task, name, images, noisy, block, seed=seed, report=report)
             passes += used
-            done[name].update({row: {k: v[i] for k, v in columns.items()} for i, row in enumerate(rows)})
+            done[name].put(rows, columns)
             if resume is not None:
-                resume.record(name, np.asarray(rows), columns)
+                resume.record(name, rows, columns)
     return passes
 
 
@@ -370,18 +420,20 @@ def _attack_block(
     return {k: torch.cat([part[k] for part in parts]).cpu().numpy() for k in parts[0]}, passes
 
 
-def _table(task: _Task, victims: Victims, done: Mapping[str, Mapping[int, Columns]]) -> PerImage:
+def _table(task: _Task, victims: Victims, done: Mapping[str, _Results]) -> PerImage:
     """Gather results by query into columns."""
-    rows = victims.own.tolist()
     columns: dict[str, np.ndarray] = {}
     for name, attack in task.attacks.items():
-        gathered = {k: np.stack([done[name][row][k] for row in rows]) for k in done[name][rows[0]]}
+        gathered = done[name].columns
         for i, figure in enumerate(attack.figures):
             for kind, suffix in (("after", ""), ("before", " before"), ("noise", " noise")):
                 columns[figure.key + suffix] = gathered[kind][:, i].astype(np.float64)
         for k in ("targets", "first loss", "late loss", "end loss", "blind", "restart"):
             columns[f"{name} {k}"] = gathered[k]
-    return PerImage(rows=np.asarray(rows), labels=victims.labels.cpu().numpy(), columns=columns)
+    points, labels = task.gallery.embeddings, task.gallery.labels
+    benign = recall_at_1(victims.embeddings, points, labels, victims.own, victims.labels)
+    columns["R@1"] = 100.0 * benign.double().cpu().numpy()
+    return PerImage(rows=victims.own.cpu().numpy(), labels=victims.labels.cpu().numpy(), columns=columns)
 
 
 def _head(table: PerImage, count: int) -> PerImage:
@@ -479,17 +531,18 @@ def bootstrap_interval(values: np.ndarray, *, seed: int, resamples: int) -> tupl
     return low, high
 
 
-def _scorecard(task: _Task, table: PerImage, checks: Sequence[Check], *, seed: int, passes: int) -> Scorecard:
-    figures = _figures(task.attacks)
+def summarise(table: PerImage, figures: Mapping[str, Figure], *, seed: int, resamples: int) -> Summary:
+    """Average a table of results: the figures, ERS, their intervals, and the worst cases per image."""
     scores = _scores(table, figures)
     complete = set(ERS_KEYS) <= set(figures)
     whole = scores[:, [list(figures).index(key) for key in ERS_KEYS]].mean(axis=1) if complete else None
+    nan = float("nan")
     values = np.stack([table.columns[key] for key in figures], axis=1)
-    stacked = values if whole is None else np.column_stack([values, whole])
-    low, high = bootstrap_interval(stacked, seed=seed, resamples=task.options.bootstrap)
+    stacked = np.column_stack([values, np.full(len(values), nan) if whole is None else whole])
+    low, high = bootstrap_interval(stacked, seed=seed, resamples=resamples)
     results = {
         key: FigureResult(
-            value=float(table.columns[key].mean()),
+            value=float(values[:, i].mean()),
             low=float(low[i]),
             high=float(high[i]),
             before=float(table.columns[key + " before"].mean()),
@@ -499,29 +552,50 @@ def _scorecard(task: _Task, table: PerImage, checks: Sequence[Check], *, seed: i
         )
         for i, (key, figure) in enumerate(figures.items())
     }
-    own = torch.from_numpy(table.rows).to(task.gallery.labels.device)
-    labels, points = task.gallery.labels[own], task.gallery.embeddings
-    benign = recall_at_1(points[own], points, task.gallery.labels, own, labels).cpu().numpy()
-    recalls = [table.columns[key] for key in RECALL_KEYS if key in figures]
-    nan = float("nan")
-    return Scorecard(
+    recalls = [table.columns[key] for key in ("R@1", *RECALL_KEYS) if key in table.columns]
+    return Summary(
         figures=results,
         ers=nan if whole is None else float(whole.mean()),
-        ers_low=nan if whole is None else float(low[-1]),
-        ers_high=nan if whole is None else float(high[-1]),
+        ers_low=float(low[-1]),
+        ers_high=float(high[-1]),
         ars=100 - float(np.nanmean([result.success for result in results.values()])),
-        worst_recall=float(np.min([100.0 * benign, *recalls], axis=0).mean()),
+        worst_recall=float(np.min(recalls, axis=0).mean()),
         worst_score=float(np.clip(scores, 0, 100).min(axis=1).mean()),
-        recall_at_1=100 * float(benign.mean()),
-        mean_cosine=mean_cosine(task.gallery.embeddings, seed=seed),
-        checks=tuple(checks),
+        recall_at_1=float(table.columns["R@1"].mean()),
         n=len(table.rows),
-        gallery=len(task.gallery),
-        seed=seed,
-        options=asdict(task.options),
-        attacks={name: _described(attack) for name, attack in task.attacks.items()},
-        passes=passes,
+    )
+
+
+def worst_case(scorecards: Sequence[Scorecard]) -> Scorecard:
+    """Give the scorecard in which each image meets the worst of several evaluations, figure by figure.
+
+    They must have attacked the same queries with the same targets, as with other engines, starts or budgets.
+    Raises `AttackError` otherwise.
+    """
+    first = scorecards[0]
+    columns = dict(first.per_image.columns)
+    for other in scorecards[1:]:
+        theirs = other.per_image.columns
+        same = other.scales == first.scales and np.array_equal(other.per_image.rows, first.per_image.rows)
+        aims = [name for name in columns if name.endswith(" targets")]
+        if not same or any(not np.array_equal(columns[name], theirs[name]) for name in aims):
+            raise AttackError(
+                "a worst case is taken over evaluations of the same queries, targets and figures; these differ: "
+                "use one seed and one set of attacks"
+            )
+        for key, figure in first.scales.items():
+            ours, worse = (figure.score(torch.from_numpy(c[key])).numpy() for c in (columns, theirs))
+            columns[key] = np.where(worse < ours, theirs[key], columns[key])
+    table = replace(first.per_image, columns=columns)
+    summary = summarise(table, first.scales, seed=first.seeds[0], resamples=int(first.options["bootstrap"]))
+    found = [check for card in scorecards for check in card.checks]
+    return replace(
+        first,
+        **vars(summary),
         per_image=table,
+        checks=tuple(dict.fromkeys(found)),
+        passes=sum(card.passes for card in scorecards),
+        options={**first.options, "worst of": [dict(card.options) for card in scorecards]},
     )
 
 

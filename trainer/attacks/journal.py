@@ -4,9 +4,11 @@ import json
 import os
 import re
 import tempfile
-from collections.abc import Mapping
+import zlib
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
+from zipfile import BadZipFile
 
 import numpy as np
 
@@ -53,24 +55,25 @@ class Journal:
                 "or remove it"
             )
 
-    def load(self, attack: str) -> dict[int, Columns]:
-        """Give what is recorded of `attack`, by query row. Raises `JournalError` for a damaged file."""
-        found: dict[int, Columns] = {}
+    def load(self, attack: str) -> Iterator[tuple[np.ndarray, Columns]]:
+        """Yield what is recorded of `attack`: blocks of query rows (n,) and their columns.
+
+        Raises `JournalError` for a damaged file.
+        """
         for path in sorted(self._folder.glob(f"{_slug(attack)}.*.npz")):
             try:
                 with np.load(path) as block:
                     columns = {name: block[name] for name in block.files}
-            except (OSError, ValueError, KeyError) as error:
+                rows = columns.pop("rows")
+            except (OSError, ValueError, KeyError, BadZipFile) as error:
                 raise JournalError(
                     f"the journal's file {path} is damaged; remove it, and its part runs anew"
                 ) from error
-            for i, row in enumerate(columns.pop("rows").tolist()):
-                found[row] = {name: values[i] for name, values in columns.items()}
-        return found
+            yield rows, columns
 
     def record(self, attack: str, rows: np.ndarray, columns: Columns) -> None:
         """Keep the results of `rows` (n,) of queries, each of `columns` with n rows."""
-        name = f"{_slug(attack)}.{int(rows.min())}-{int(rows.max())}-{len(rows)}.npz"
+        name = f"{_slug(attack)}.{int(rows[0])}-{zlib.crc32(rows.tobytes()):08x}.npz"
         arrays: dict[str, Any] = {"rows": rows, **columns}
         _write(self._folder / name, lambda file: np.savez(file, **arrays))
 

@@ -101,9 +101,7 @@ def pgd_steps(
         look = look_at(embed, current if whole else current[flat], objective, active, step)
         losses = look.losses.new_full((groups,), torch.nan)
         losses[active] = look.losses
-        if seen is None:
-            seen = look.embeddings.new_full((groups, *look.embeddings.shape[1:]), torch.nan)
-        seen = look.embeddings if whole else seen.index_copy(0, active, look.embeddings)
+        seen = look.embeddings if whole else put_rows(seen, active, look.embeddings, groups)
         blind = torch.zeros(groups, dtype=torch.bool, device=images.device)
         if look.gradient is not None:
             blind[active] = look.alive & look.gradient.reshape(active.numel(), -1).any(1).logical_not()
@@ -156,6 +154,13 @@ def look_at(embed: Embed, images: Tensor, objective: Objective, rows: Tensor, st
     if bool(alive.any()):
         (gradient,) = torch.autograd.grad(embeddings, x, pull)
     return Look(losses.detach(), leaf.detach().view(groups, -1, leaf.shape[1]), alive, gradient)
+
+
+def put_rows(whole: Tensor | None, rows: Tensor, values: Tensor, groups: int) -> Tensor:
+    """Put `values` (R,…) at `rows` (R,) of a copy of `whole` (`groups`,…), at first all NaN."""
+    if whole is None:
+        whole = values.new_full((groups, *values.shape[1:]), torch.nan)
+    return whole.index_copy(0, rows, values)
 
 
 def pgd(

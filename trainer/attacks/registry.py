@@ -1,7 +1,7 @@
 """The attacks by name. Adding one is a file and a line here."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Final
 
 from trainer.attacks.attack import Attack
@@ -12,7 +12,9 @@ from trainer.attacks.gtm import GreedyTopMisranking
 from trainer.attacks.gtt import GreedyTopTranslocation
 from trainer.attacks.ltm import LearningToMisrank
 from trainer.attacks.options import AttackError, Option, check_names, declared_options
+from trainer.attacks.order import OrderAttack
 from trainer.attacks.qa import QueryAttack
+from trainer.attacks.spqa import SemanticsPreservingQueryAttack
 from trainer.attacks.tma import TargetedMismatch
 
 
@@ -26,11 +28,17 @@ class Kind:
     """The attack's dataclass."""
     fixed: Mapping[str, Any] = field(default_factory=dict)
     """What the name decides, as the direction."""
+    defaults: Mapping[str, Any] = field(default_factory=dict)
+    """Defaults of its own."""
 
     @property
     def options(self) -> tuple[Option, ...]:
         """The options it declares: name, type, range, unit, help."""
-        return tuple(o for o in declared_options(self.build) if o.name not in self.fixed)
+        return tuple(
+            replace(o, default=self.defaults.get(o.name, o.default))
+            for o in declared_options(self.build)
+            if o.name not in self.fixed
+        )
 
 
 _UP: Final = {"direction": Direction.RAISE}
@@ -46,6 +54,14 @@ ATTACKS: Final[Mapping[str, Kind]] = {
     "LTM": Kind("items of other classes rank before items of the query's class", LearningToMisrank),
     "GTM": Kind("the query moves to an item of another class", GreedyTopMisranking),
     "GTT": Kind("the top-1 item leaves the head of the ranking", GreedyTopTranslocation),
+    "SPQA+": Kind("as QA+, the query's top matches kept in place", SemanticsPreservingQueryAttack, _UP),
+    "SPQA-": Kind(
+        "as QA-, the query's top matches kept in place",
+        SemanticsPreservingQueryAttack,
+        _DOWN,
+        {"weight": 100.0},
+    ),
+    "ORDER": Kind("the first k items appear in a chosen order", OrderAttack),
 }
 
 SCORECARD: Final = ("CA+", "CA-", "QA+", "QA-", "TMA", "ES", "LTM", "GTM", "GTT")
@@ -58,7 +74,7 @@ def make_attack(name: str, **options: Any) -> Attack:
         raise AttackError(f"there is no attack {name!r}; there are {', '.join(ATTACKS)}")
     kind = ATTACKS[name]
     check_names(kind.build, options)
-    attack: Attack = kind.build(**kind.fixed, **options)
+    attack: Attack = kind.build(**{**kind.defaults, **options, **kind.fixed})
     return attack
 
 

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from models.embedder import Embed
+from trainer.attacks.apgd import apgd_steps
 from trainer.attacks.attack import Attack, Gallery, Victims, check_targets
 from trainer.attacks.options import AttackError, option
 from trainer.attacks.pgd import Objective, PGDOptions, Step, pgd_steps
@@ -19,6 +20,9 @@ class Engine(StrEnum):
     """What minimises the objective."""
 
     PGD = "pgd"
+    """Plain PGD, as published."""
+    APGD = "apgd"
+    """Momentum, step halving, the best point kept."""
 
 
 class StepFunction(Protocol):
@@ -39,6 +43,7 @@ class StepFunction(Protocol):
 
 ENGINES: Final[Mapping[Engine, StepFunction]] = {
     Engine.PGD: pgd_steps,
+    Engine.APGD: apgd_steps,
 }
 
 

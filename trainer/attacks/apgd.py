@@ -1,0 +1,129 @@
+"""APGD: PGD with momentum, whose step is halved where progress stops; the best point found is kept.
+
+After Croce and Hein, *Reliable evaluation of adversarial robustness with an ensemble of diverse
+parameter-free attacks*, ICML 2020, section 3.
+"""
+
+import math
+from collections.abc import Iterator
+from typing import Final
+
+import torch
+from torch import Tensor
+
+from models.embedder import Embed
+from trainer.attacks.pgd import Norm, Objective, PGDOptions, Step, l2_norms, look_at, project, put_rows
+
+_FRESH: Final = 0.75
+"""The share of the new step; the rest carries on the previous one."""
+_SUCCESS: Final = 0.75
+"""A step is halved when a smaller share of the steps since the last checkpoint lowered the loss."""
+
+
+def checkpoints(steps: int) -> frozenset[int]:
+    """Steps before which the step length is reconsidered: at 22 % of all, then ever closer, down to 6 %."""
+    found, previous, place = set(), 0.0, 0.22
+    while place < 1:
+        found.add(math.ceil(place * steps))
+        previous, place = place, place + max(place - previous - 0.03, 0.06)
+    return frozenset(found)
+
+
+def apgd_steps(
+    embed: Embed,
+    images: Tensor,
+    objective: Objective,
+    options: PGDOptions,
+    *,
+    moving: Tensor | None = None,
+    start: Tensor | None = None,
+) -> Iterator[Step]:
+    """Minimise `objective` as `pgd_steps` does, with its arguments; α plays no part, the first step is 2ε.
+
+    The images and embeddings of each `Step` are the best found so far, those with the lowest loss; `losses`
+    are those of the last iterate. One forward pass more than there are steps judges the last iterate.
+    """
+    groups = len(images)
+    x = (images if start is None else start).clone()
+    before, best, slope = x.clone(), x.clone(), torch.zeros_like(x)
+    length = images.new_full((groups, 1, 1, 1, 1), 2 * options.epsilon)
+    lowest, last = (images.new_full((groups,), torch.inf, dtype=torch.float64) for _ in range(2))
+    noted = lowest.clone()
+    halved = torch.zeros(groups, dtype=torch.bool, device=images.device)
+    fallen = torch.zeros(groups, dtype=torch.long, device=images.device)
+    active = torch.arange(groups, device=images.device)
+    if moving is not None:
+        active = active[moving]
+    embeddings: Tensor | None = None
+    turning, since = checkpoints(options.steps), 0
+    for step in range(options.steps):
+        if active.numel() == 0:
+            return
+        look = look_at(embed, x[active].flatten(0, 1), objective, active, step)
+        losses = look.losses.double()
+        direction = torch.zeros_like(x[active])
+        if look.gradient is not None:
+            direction = _downhill(look.gradient, options.norm).reshape(direction.shape)
+        if step == 0:
+            noted[active] = losses
+        better = losses < lowest[active]
+        won = active[better]
+        lowest[won], best[won], slope[won] = losses[better], x[won], direction[better]
+        embeddings = put_rows(embeddings, won, look.embeddings[better], groups)
+        fallen[active] += losses < last[active]
+        last[active] = losses
+        if step in turning:
+            stuck = fallen[active] < _SUCCESS * since
+            stuck |= halved[active].logical_not() & (lowest[active] >= noted[active])
+            back = active[stuck]
+            x[back], before[back], direction[stuck] = best[back], best[back], slope[back]
+            length[back] /= 2
+            halved[active], noted[active] = stuck, lowest[active]
+            fallen.zero_()
+            since = 0
+        since += 1
+        move = active[look.alive]
+        here, origin = x[move], images[move]
+        ahead = _within(here - length[move] * direction[look.alive], origin, options)
+        if step > 0:
+            ahead = here + _FRESH * (ahead - here) + (1 - _FRESH) * (here - before[move])
+            ahead = _within(ahead, origin, options)
+        before[move], x[move] = here, ahead
+        seen = images.new_full((groups,), torch.nan, dtype=look.losses.dtype)
+        seen[active] = look.losses
+        blind = torch.zeros(groups, dtype=torch.bool, device=images.device)
+        blind[active] = look.alive & direction.flatten(1).any(1).logical_not()
+        active = move
+        if step + 1 == options.steps and active.numel():
+            embeddings = _judge_last(embed, objective, x, active, lowest, best, embeddings, options.steps)
+        yield Step(step + 1, best.clone(), seen, int(active.numel()), embeddings, blind)
+
+
+@torch.no_grad()
+def _judge_last(
+    embed: Embed,
+    objective: Objective,
+    x: Tensor,
+    active: Tensor,
+    lowest: Tensor,
+    best: Tensor,
+    embeddings: Tensor,
+    step: int,
+) -> Tensor:
+    """Take the last iterates of `active` groups into `best` where they are; gives its embeddings."""
+    members = x.shape[1]
+    reached = embed(x[active].flatten(0, 1)).view(active.numel(), members, -1)
+    better = objective(reached, active, step).double() < lowest[active]
+    best[active[better]] = x[active[better]]
+    return put_rows(embeddings, active[better], reached[better], len(x))
+
+
+def _downhill(gradient: Tensor, norm: Norm) -> Tensor:
+    """Give the direction (N,3,H,W) to subtract: of length 1 in `norm`, or 0 where the gradient is."""
+    return gradient.sign() if norm is Norm.LINF else gradient / l2_norms(gradient).clamp_min(1e-12)
+
+
+def _within(x: Tensor, origin: Tensor, options: PGDOptions) -> Tensor:
+    """Project groups of images (G,K,3,H,W) to their budgets."""
+    flat = project(x.flatten(0, 1), origin.flatten(0, 1), epsilon=options.epsilon, norm=options.norm)
+    return flat.reshape(x.shape)
