@@ -91,7 +91,9 @@ def _small_resnet(image_size: int) -> nn.Module:
 
 def _c2f2(image_size: int) -> nn.Module:
     if image_size != 28:
-        raise BackboneError(f"c2f2 takes images of 28 px, not {image_size}; set image_size: 28 or use small-resnet")
+        raise BackboneError(
+            f"c2f2 takes images of 28 px, not {image_size}; set image_size: 28 or use small-resnet"
+        )
     return C2F2()
 
 
@@ -126,7 +128,9 @@ def _feature_width(backbone: nn.Module, name: str, image_size: int) -> int:
     finally:
         backbone.train(was_training)
     if features.ndim != 2:
-        raise BackboneError(f"{name} gives features of shape {tuple(features.shape)}, not (N,F); it is no backbone")
+        raise BackboneError(
+            f"{name} gives features of shape {tuple(features.shape)}, not (N,F); it is no backbone"
+        )
     return int(features.shape[1])
 
 

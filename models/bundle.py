@@ -62,7 +62,9 @@ class Card(_Strict):
     command: str = Field(description="what was typed")
     defense: str = Field(description="in the paper's notation")
     recipe: str = Field(description="name or file of the recipe")
-    config: dict[str, Any] = Field(description="the full configuration; `trainer.config` documents its fields")
+    config: dict[str, Any] = Field(
+        description="the full configuration; `trainer.config` documents its fields"
+    )
     seeds: dict[str, int] = Field(description="seeds by what they decide")
     architecture: ArchitectureEntry
     preprocessing: PreprocessingEntry
@@ -70,9 +72,15 @@ class Card(_Strict):
     metrics: dict[str, float] = Field(
         description="on benign images of unseen classes: recall@1, recall@2, map, map@r, nmi (0 to 1), collapse (mean cosine of random pairs)"
     )
-    robustness: dict[str, Any] | None = Field(description="scorecard of the ten attacks, ERS, n, intervals; null: not measured")
-    parity: dict[str, float] = Field(description="agreement of PyTorch and ONNX Runtime, as measured at export")
-    training: dict[str, Any] = Field(default_factory=dict, description="iterations, last measures of the training log")
+    robustness: dict[str, Any] | None = Field(
+        description="scorecard of the ten attacks, ERS, n, intervals; null: not measured"
+    )
+    parity: dict[str, float] = Field(
+        description="agreement of PyTorch and ONNX Runtime, as measured at export"
+    )
+    training: dict[str, Any] = Field(
+        default_factory=dict, description="iterations, last measures of the training log"
+    )
     versions: dict[str, str] = Field(description="of Python and the libraries that computed it")
     hardware: dict[str, str] = Field(description="processor, cores, memory, accelerator, precision")
     durations: dict[str, float] = Field(description="seconds of each stage")
@@ -80,7 +88,11 @@ class Card(_Strict):
 
 
 def save_bundle(
-    folder: Path, card: Callable[[dict[str, FileEntry]], Card], write: Callable[[Path], None], *, overwrite: bool = False
+    folder: Path,
+    card: Callable[[dict[str, FileEntry]], Card],
+    write: Callable[[Path], None],
+    *,
+    overwrite: bool = False,
 ) -> Card:
     """Make the bundle `folder` whole or not at all: `write` puts model.onnx and weights.safetensors in a folder.
 
@@ -88,7 +100,12 @@ def save_bundle(
     """
     with atomic_folder(folder) as unfinished:
         write(unfinished)
-        made = card({path.name: FileEntry(sha256=sha256(path), bytes=path.stat().st_size) for path in sorted(unfinished.iterdir())})
+        made = card(
+            {
+                path.name: FileEntry(sha256=sha256(path), bytes=path.stat().st_size)
+                for path in sorted(unfinished.iterdir())
+            }
+        )
         check_replaceable(folder, made.run_id, overwrite=overwrite)
         write_json(unfinished / CARD, made.model_dump(mode="json"))
     return made
@@ -116,7 +133,9 @@ def load_card(folder: Path) -> Card:
             raise BundleError(f"{path} is larger than {_LARGEST_CARD >> 20} MiB, so it is no card")
         content = json.loads(path.read_text(encoding="utf-8"))
     except (FileNotFoundError, NotADirectoryError) as error:
-        raise BundleError(f"{folder} is no bundle: it has no {CARD}; train one with `python trainer/run.py`") from error
+        raise BundleError(
+            f"{folder} is no bundle: it has no {CARD}; train one with `python trainer/run.py`"
+        ) from error
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
         raise BundleError(f"{path} is damaged: {error}") from error
     version = content.get("schema_version") if isinstance(content, dict) else None
@@ -141,7 +160,9 @@ def verify_bundle(folder: Path) -> Card:
         if Path(name).name != name or not path.is_file():
             raise BundleError(f"{folder} lacks {name}, which its card lists")
         if path.stat().st_size != entry.bytes or sha256(path) != entry.sha256:
-            raise BundleError(f"{path} is not the file that the card describes (size or SHA-256 differ); fetch or train the bundle again")
+            raise BundleError(
+                f"{path} is not the file that the card describes (size or SHA-256 differ); fetch or train the bundle again"
+            )
     return card
 
 

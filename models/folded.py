@@ -100,4 +100,3 @@ def _fold_graph(traced: fx.GraphModule) -> list[_Pair]:
     traced.delete_all_unused_submodules()
     traced.recompile()
     return pairs
-

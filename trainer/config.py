@@ -5,10 +5,11 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields, is_dataclass
 from enum import StrEnum
 from pathlib import Path
-from typing import Any, Final
+from typing import Annotated, Any, Final
 
+import tyro
 import yaml
-from pydantic import ConfigDict, TypeAdapter, ValidationError
+from pydantic import BeforeValidator, ConfigDict, TypeAdapter, ValidationError
 
 from models.embedder import Architecture
 from models.errors import HardrankError
@@ -20,6 +21,28 @@ RECIPES: Final = Path(__file__).parent / "recipes"
 
 class ConfigError(HardrankError):
     """A recipe or option that does not exist or has a value that cannot be."""
+
+
+def pixels(text: str | float) -> float:
+    """Read a budget: a number, or a fraction as `8/255`. Raises `ValueError` for anything else."""
+    if not isinstance(text, str):
+        return text
+    numerator, slash, denominator = text.partition("/")
+    return float(numerator) / float(denominator) if slash else float(text)
+
+
+Pixels = Annotated[
+    float,
+    BeforeValidator(pixels),
+    tyro.constructors.PrimitiveConstructorSpec(
+        nargs=1,
+        metavar="N/255",
+        instance_from_str=lambda texts: pixels(texts[0]),
+        is_instance=lambda value: isinstance(value, float),
+        str_from_instance=lambda value: [f"{255 * value:g}/255"],
+    ),
+]
+"""A length in units of pixels in [0,1], which may be written `8/255`."""
 
 
 class Schedule(StrEnum):
@@ -54,7 +77,7 @@ class WarmupOptions:
 class TrainingOptions:
     """Training with triplets: the benign model and the robust one differ in their defense."""
 
-    warmup_epsilon: float = 0.0
+    warmup_epsilon: Pixels = 0.0
     """ε of the single-step perturbation in the warm-up that this model starts from, pixels in [0,1]; 0: benign images.
     Models with the same value share a warm-up."""
     defense: str = "regular[S]"
@@ -71,9 +94,9 @@ class TrainingOptions:
     """Of the learning rate; the paper's is constant."""
     margin: float = 0.2
     """γ of the triplet loss."""
-    epsilon: float = 8 / 255
+    epsilon: Pixels = 8 / 255
     """ε of the perturbation, pixels in [0,1]."""
-    alpha: float = 1 / 255
+    alpha: Pixels = 1 / 255
     """α, the step of the perturbation, pixels in [0,1]."""
     steps: int = 8
     """η, the most PGD steps for a triplet."""
@@ -92,9 +115,9 @@ class EvaluationOptions:
 
     attacked: int | None = 500
     """Test images that are attacked, a seeded sample; null: all of them."""
-    epsilon: float = 8 / 255
+    epsilon: Pixels = 8 / 255
     """ε of the attacks, pixels in [0,1]."""
-    alpha: float = 3 / 255
+    alpha: Pixels = 3 / 255
     """α of the attacks, pixels in [0,1]."""
     steps: int = 32
     """Steps of the attacks."""
@@ -105,6 +128,9 @@ class EvaluationOptions:
 @dataclass(frozen=True, kw_only=True)
 class Config:
     """Everything that decides what a run computes."""
+
+    # Of the nested options too: a field that does not exist is an error, not a silence.
+    __pydantic_config__ = ConfigDict(extra="forbid")
 
     name: str = "demo"
     """Bundles are called NAME-benign and NAME-robust."""
@@ -131,7 +157,9 @@ class Config:
 
     def __post_init__(self) -> None:
         if not self.name or set(self.name) & set("/\\ \0") or self.name.startswith("."):
-            raise ConfigError(f"the name of a run becomes that of folders, so {self.name!r} will not do; use letters, digits, - and _")
+            raise ConfigError(
+                f"the name of a run becomes that of folders, so {self.name!r} will not do; use letters, digits, - and _"
+            )
         if self.preprocessing.crop != self.architecture.image_size:
             raise ConfigError(
                 f"preprocessing.crop ({self.preprocessing.crop}) and architecture.image_size "
@@ -157,7 +185,9 @@ def load_recipe(recipe: str | Path) -> Config:
     """
     path = RECIPES / f"{recipe}.yaml" if str(recipe) in recipe_names() else Path(recipe)
     if path.suffix not in {".yaml", ".yml"} or not path.is_file():
-        raise ConfigError(f"no recipe is called {str(recipe)!r}; there are {', '.join(recipe_names())}, or give a .yaml file")
+        raise ConfigError(
+            f"no recipe is called {str(recipe)!r}; there are {', '.join(recipe_names())}, or give a .yaml file"
+        )
     try:
         content = yaml.safe_load(path.read_text(encoding="utf-8"))
     except (yaml.YAMLError, UnicodeDecodeError) as error:
@@ -168,9 +198,11 @@ def load_recipe(recipe: str | Path) -> Config:
 def parse_config(content: object, *, source: str) -> Config:
     """Make a `Config` of plain values; `source` says in errors where they came from."""
     if not isinstance(content, Mapping):
-        raise ConfigError(f"{source} must hold fields of the configuration (name, data, …), not {type(content).__name__}")
+        raise ConfigError(
+            f"{source} must hold fields of the configuration (name, data, …), not {type(content).__name__}"
+        )
     try:
-        return TypeAdapter(Config, config=ConfigDict(extra="forbid")).validate_python(dict(content))
+        return TypeAdapter(Config).validate_python(dict(content))
     except ValidationError as error:
         problems = "; ".join(_problem(entry) for entry in error.errors())
         raise ConfigError(f"{source}: {problems}") from error

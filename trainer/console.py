@@ -6,7 +6,14 @@ from types import TracebackType
 from typing import Self
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    TaskID,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
 from rich.progress import Progress as Bars
 
 from trainer.training import Progress
@@ -50,8 +57,12 @@ class ConsoleProgress:
             self._line(progress, text)
             return
         if progress.stage not in self._tasks:
-            self._tasks[progress.stage] = self._bars.add_task(progress.stage, total=progress.total, measures="")
-        self._bars.update(self._tasks[progress.stage], completed=progress.done, total=progress.total, measures=text)
+            self._tasks[progress.stage] = self._bars.add_task(
+                progress.stage, total=progress.total, measures=""
+            )
+        self._bars.update(
+            self._tasks[progress.stage], completed=progress.done, total=progress.total, measures=text
+        )
 
     def _line(self, progress: Progress, text: str) -> None:
         now = time.monotonic()
@@ -63,4 +74,8 @@ class ConsoleProgress:
         done = progress.done - first
         left = f"{(now - began) / done * (progress.total - progress.done):.0f} s left" if done else "…"
         ending = f"done in {now - began:.0f} s" if finished else left
-        print(f"{progress.stage:<22} {progress.done}/{progress.total}  {ending}  {text}".rstrip(), file=sys.stdout, flush=True)
+        print(
+            f"{progress.stage:<22} {progress.done}/{progress.total}  {ending}  {text}".rstrip(),
+            file=sys.stdout,
+            flush=True,
+        )

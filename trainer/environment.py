@@ -9,7 +9,18 @@ from typing import Final
 
 import torch
 
-_PACKAGES: Final = ("hardrank", "torch", "torchvision", "timm", "lightning", "onnx", "onnxruntime", "onnxruntime-gpu", "numpy", "pillow")
+_PACKAGES: Final = (
+    "hardrank",
+    "torch",
+    "torchvision",
+    "timm",
+    "lightning",
+    "onnx",
+    "onnxruntime",
+    "onnxruntime-gpu",
+    "numpy",
+    "pillow",
+)
 
 
 def versions() -> dict[str, str]:

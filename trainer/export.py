@@ -48,9 +48,13 @@ class Parity:
         """Say which limits are not held; empty where all are. NaN fails."""
         failed = []
         if not self.largest_difference <= LARGEST_DIFFERENCE:
-            failed.append(f"embeddings differ by up to {self.largest_difference:.1e} (limit {LARGEST_DIFFERENCE:g})")
+            failed.append(
+                f"embeddings differ by up to {self.largest_difference:.1e} (limit {LARGEST_DIFFERENCE:g})"
+            )
         if self.recall_at_1_torch != self.recall_at_1_onnx:
-            failed.append(f"Recall@1 is {self.recall_at_1_torch} in PyTorch and {self.recall_at_1_onnx} in ONNX Runtime")
+            failed.append(
+                f"Recall@1 is {self.recall_at_1_torch} in PyTorch and {self.recall_at_1_onnx} in ONNX Runtime"
+            )
         if not self.same_top10 >= SAME_TOP10:
             failed.append(f"only {self.same_top10:.2%} of the top-10 lists agree (limit {SAME_TOP10:.1%})")
         return failed
@@ -92,7 +96,9 @@ def export_onnx(embedder: Embedder, path: Path) -> None:
 
 def save_weights(embedder: Embedder, path: Path) -> None:
     """Write the plain state dict as safetensors."""
-    save_file({name: value.detach().cpu().contiguous() for name, value in embedder.state_dict().items()}, path)
+    save_file(
+        {name: value.detach().cpu().contiguous() for name, value in embedder.state_dict().items()}, path
+    )
 
 
 def measure_parity(
@@ -130,7 +136,9 @@ def export(embedder: Embedder, folder: Path, images: Callable[[slice], Tensor], 
     save_weights(embedder, folder / WEIGHTS)
     parity = measure_parity(embedder, folder / ONNX, images, labels)
     if failures := parity.failures():
-        raise ExportError(f"PyTorch and ONNX Runtime disagree on {embedder.architecture.backbone}: {'; '.join(failures)}")
+        raise ExportError(
+            f"PyTorch and ONNX Runtime disagree on {embedder.architecture.backbone}: {'; '.join(failures)}"
+        )
     return parity
 
 

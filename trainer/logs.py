@@ -30,7 +30,10 @@ class MetricsLog:
         """Add a line; the file is whole at any time."""
         self._rows.append({"step": step, **{name: f"{value:.6g}" for name, value in measures.items()}})
         names = list(dict.fromkeys(name for row in self._rows for name in row))
-        with atomic_path(self._csv) as unfinished, unfinished.open("w", encoding="utf-8", newline="") as stream:
+        with (
+            atomic_path(self._csv) as unfinished,
+            unfinished.open("w", encoding="utf-8", newline="") as stream,
+        ):
             writer = csv.DictWriter(stream, names)
             writer.writeheader()
             writer.writerows(self._rows)
@@ -38,7 +41,10 @@ class MetricsLog:
             self._board.add_scalar(name, value, step)
         self._board.flush()
 
-    def last(self) -> dict[str, float]:
-        """Give the newest measures, empty where there are none."""
-        row = self._rows[-1] if self._rows else {}
-        return {name: float(value) for name, value in row.items() if value not in {None, ""}}
+    def read_last(self) -> dict[str, float]:
+        """Give the newest measures on disk, empty where there are none."""
+        if not self._csv.exists():
+            return {}
+        with self._csv.open(encoding="utf-8", newline="") as stream:
+            rows = list(csv.DictReader(stream))
+        return {name: float(value) for name, value in rows[-1].items() if value} if rows else {}

@@ -1,5 +1,7 @@
 """The main job: images → a benign and a robust embedder → measured → exported as bundles."""
 
+import math
+import os
 from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
@@ -25,8 +27,11 @@ from models.bundle import (
 )
 from models.embedder import Embedder, build_embedder
 from models.errors import HardrankError
+from models.files import atomic_path
 from models.folded import FoldedEmbedder
-from trainer.config import Config, TrainingOptions, config_to_json
+from models.preprocessing import to_unit
+from trainer.attacks.journal import Journal
+from trainer.config import Config, Schedule, TrainingOptions, config_to_json
 from trainer.data import load_dataset
 from trainer.data.dataset import Dataset
 from trainer.data.store import ImageStore
@@ -35,9 +40,10 @@ from trainer.environment import gains_from_bf16, hardware, versions
 from trainer.export import Parity, export
 from trainer.logs import MetricsLog
 from trainer.retrieval import RetrievalMetrics, evaluate
+from trainer.robustness import EvaluationProgress, RobustnessOptions, Scorecard, measure_robustness
 from trainer.runs import Run, open_run
-from trainer.stages import CosineClassifier, Source, TripletStage, Warmup
-from trainer.training import LoopOptions, Progress, Report, run_stage
+from trainer.stages import CosineClassifier, Rows, Source, TripletStage, Warmup
+from trainer.training import LoopOptions, Progress, Report, Stage, run_stage
 
 ROOT: Final = Path(__file__).resolve().parents[1]
 BENIGN: Final = "benign"
@@ -114,7 +120,9 @@ def make_fabric(launch: Launch) -> L.Fabric:
     if launch.device not in {"auto", "cpu", "cuda"}:
         raise LaunchError(f"device is auto, cpu or cuda, not {launch.device!r}")
     if launch.device == "cuda" and not torch.cuda.is_available():
-        raise LaunchError("no CUDA device is at hand: leave --device at auto, or check the driver with nvidia-smi")
+        raise LaunchError(
+            "no CUDA device is at hand: leave --device at auto, or check the driver with nvidia-smi"
+        )
     accelerator = "cuda" if launch.device != "cpu" and torch.cuda.is_available() else "cpu"
     world = processes(launch)
     if accelerator == "cuda" and world > torch.cuda.device_count():
@@ -126,8 +134,6 @@ def make_fabric(launch: Launch) -> L.Fabric:
 
 def processes(launch: Launch) -> int:
     """Number of processes on this machine: torchrun's, or the launch's."""
-    import os
-
     return int(os.environ.get("LOCAL_WORLD_SIZE", launch.processes))
 
 
@@ -161,9 +167,7 @@ def _bundle(config: Config, launch: Launch, kind: str) -> Path:
     return launch.zoo / f"{config.name}-{kind}"
 
 
-def _prepare(
-    config: Config, launch: Launch, run: Run, fabric: L.Fabric, recipe: str, report: Report
-) -> _Job:
+def _prepare(config: Config, launch: Launch, run: Run, fabric: L.Fabric, recipe: str, report: Report) -> _Job:
     """Read the images; the first process goes ahead, for it may have to write them."""
 
     def at(stage: str) -> Callable[[int, int], None]:
@@ -243,7 +247,9 @@ def _loop(job: _Job, learning_rate: float, weight_decay: float, schedule: Schedu
     )
 
 
-def _run(job: _Job, stage: Stage, embedder: Embedder, extra: nn.Module | None, options: LoopOptions) -> Embedder:
+def _run(
+    job: _Job, stage: Stage, embedder: Embedder, extra: nn.Module | None, options: LoopOptions
+) -> Embedder:
     folder = job.run.folder
     with job.run.timed(stage.name) if job.fabric.is_global_zero else nullcontext():
         return run_stage(
@@ -264,12 +270,14 @@ def _finish(job: _Job, embedder: Embedder, kind: str, options: TrainingOptions) 
     if not job.launch.overwrite and folder.exists() and load_card(folder).run_id == job.run.run_id:
         return folder
     with job.run.timed(f"{kind} evaluation"):
-        measured = measure(job, embedder, kind)
+        measured = _measure(job, embedder, kind)
     labels = torch.from_numpy(job.dataset.test.labels)
     parities: list[Parity] = []
 
     def write(unfinished: Path) -> None:
-        parities.append(export(embedder, unfinished, lambda rows: job.test_images(np.arange(len(labels))[rows]), labels))
+        parities.append(
+            export(embedder, unfinished, lambda rows: job.test_images(np.arange(len(labels))[rows]), labels)
+        )
 
     def card(files: dict[str, FileEntry]) -> Card:
         return _card(job, kind, options, measured, parities[0], files)
@@ -277,3 +285,104 @@ def _finish(job: _Job, embedder: Embedder, kind: str, options: TrainingOptions) 
     with job.run.timed(f"{kind} export"):
         save_bundle(folder, card, write, overwrite=job.launch.overwrite)
     return folder
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Measured:
+    metrics: RetrievalMetrics
+    robustness: Scorecard
+
+
+def _measure(job: _Job, embedder: Embedder, kind: str) -> _Measured:
+    """Recall and the rest on all unseen classes, the ten attacks on a seeded sample of their images."""
+    config, device = job.config, job.fabric.device
+    embedder.eval()
+    exact = FoldedEmbedder(embedder)
+    swift = FoldedEmbedder(embedder, dtype=torch.bfloat16) if job.low_precision else exact
+    labels = torch.from_numpy(job.dataset.test.labels).to(device)
+    embeddings = _embed_all(job, exact)
+    queries = sample_queries(len(labels), config.evaluation.attacked, seed=config.seed)
+
+    def report(progress: EvaluationProgress) -> None:
+        steps = progress.inside.step / config.evaluation.steps
+        block = min(config.evaluation.batch, progress.queries - progress.queries_done)
+        share = (progress.attacks_done + steps) / progress.attacks
+        done = round(progress.queries_done + share * block)
+        job.report(Progress(stage=f"attacks on {kind}", done=done, total=progress.queries))
+
+    card = measure_robustness(
+        swift,
+        lambda rows: job.test_images(rows.cpu().numpy()).to(device, memory_format=torch.channels_last),
+        embeddings,
+        labels,
+        queries.to(device),
+        options=RobustnessOptions(
+            epsilon=config.evaluation.epsilon, alpha=config.evaluation.alpha, steps=config.evaluation.steps
+        ),
+        seed=config.seed,
+        batch=config.evaluation.batch,
+        judge=exact,
+        progress=report,
+        resume=Journal(job.run.folder / "evaluation" / kind),
+    )
+    metrics = evaluate(embeddings, labels, seed=config.seed)
+    with atomic_path(job.run.folder / "evaluation" / f"{kind}.csv") as unfinished:
+        card.per_image.write_csv(unfinished)
+    return _Measured(metrics=metrics, robustness=card)
+
+
+def sample_queries(count: int, wanted: int | None, *, seed: int) -> Tensor:
+    """Rows of the test set that are attacked, sorted (n,): all of them, or a seeded sample without replacement."""
+    if wanted is None or wanted >= count:
+        return torch.arange(count)
+    drawn = np.random.default_rng([seed, count]).permutation(count)[:wanted]
+    return torch.from_numpy(np.sort(drawn))
+
+
+@torch.no_grad()
+def _embed_all(job: _Job, embedder: FoldedEmbedder, batch: int = 256) -> Tensor:
+    rows = np.arange(len(job.dataset.test))
+    chunks = (rows[start : start + batch] for start in range(0, len(rows), batch))
+    return torch.cat([embedder(job.test_images(chunk).to(job.fabric.device)) for chunk in chunks])
+
+
+def _card(
+    job: _Job,
+    kind: str,
+    options: TrainingOptions,
+    measured: _Measured,
+    parity: Parity,
+    files: dict[str, FileEntry],
+) -> Card:
+    config = job.config
+    log = MetricsLog(job.run.folder / "logs", kind)
+    return Card(
+        name=f"{config.name}-{kind}",
+        run_id=job.run.run_id,
+        created=datetime.now(UTC),
+        command=job.run.command,
+        defense=parse_defense(options.defense, margin=options.margin).name,
+        recipe=job.recipe,
+        config=config_to_json(config),
+        seeds={"run": config.seed, "data": config.data.seed, "attacks": config.seed},
+        architecture=ArchitectureEntry(**vars(config.architecture)),
+        preprocessing=PreprocessingEntry(**config.preprocessing.to_dict()),
+        data=job.dataset.summary(),
+        metrics={name: float(value) for name, value in measured.metrics.to_dict().items()},
+        robustness=finite(measured.robustness.to_dict()),
+        parity=parity.as_dict(),
+        training=log.read_last(),
+        versions=versions(),
+        hardware=hardware(job.fabric.device, low_precision=job.low_precision),
+        durations=job.run.durations(),
+        files=files,
+    )
+
+
+def finite(value: Any) -> Any:
+    """The same JSON value with null for numbers that are not finite, which JSON does not have."""
+    if isinstance(value, dict):
+        return {key: finite(entry) for key, entry in value.items()}
+    if isinstance(value, list | tuple):
+        return [finite(entry) for entry in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value

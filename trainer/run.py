@@ -24,6 +24,7 @@ from models.errors import HardrankError
 from trainer.config import Config, load_recipe, recipe_names
 from trainer.console import ConsoleProgress
 from trainer.pipeline import Launch, Outcome, run_main_job
+from trainer.robustness import ERS_KEYS
 
 _DEFAULT_RECIPE = "demo"
 
@@ -86,8 +87,71 @@ def _conclude(console: Console, outcome: Outcome) -> None:
     console.print(_table(cards))
     benign, robust = (_shown(folder) for folder in outcome.bundles.values())
     console.print("Bundles:", benign, robust, sep="\n  ", highlight=False, soft_wrap=True)
-    console.print(f"Log:  tensorboard --logdir {_shown(outcome.folder / 'logs')}", highlight=False, soft_wrap=True)
-    console.print(f"Load: from models.bundle import load_embedder; load_embedder(Path({robust!r}))", highlight=False, soft_wrap=True)
+    console.print(
+        f"Log:  tensorboard --logdir {_shown(outcome.folder / 'logs')}", highlight=False, soft_wrap=True
+    )
+    console.print(
+        f"Load: from models.bundle import load_embedder; load_embedder(Path({robust!r}))",
+        highlight=False,
+        soft_wrap=True,
+    )
+
+
+def _table(cards: dict[str, Card]) -> Table:
+    """Benign beside robust: retrieval on unseen classes, then what the attacks leave of it."""
+    first = next(iter(cards.values()))
+    attacked = (first.robustness or {}).get("n", 0)
+    table = Table(
+        title=f"{first.data['test']['images']} images of {first.data['test']['classes']} unseen classes"
+    )
+    table.add_column("")
+    for kind, card in cards.items():
+        table.add_column(f"{kind}\n{card.defense}", justify="right")
+    for label, key in _METRICS.items():
+        table.add_row(label, *(f"{card.metrics[key]:.3f}" for card in cards.values()))
+    table.add_section()
+    for key in ERS_KEYS:
+        table.add_row(f"{key} {_WISH[key]}", *(_figure(card, key) for card in cards.values()))
+    table.add_section()
+    table.add_row(
+        f"[bold]ERS ↑[/]  {attacked} images attacked, 95 %", *(_ers(card) for card in cards.values())
+    )
+    return table
+
+
+_METRICS = {
+    "Recall@1 ↑": "recall_at_1",
+    "Recall@2 ↑": "recall_at_2",
+    "mAP ↑": "mean_ap",
+    "mAP@R ↑": "map_at_r",
+    "NMI ↑": "nmi",
+    "mean cosine of random pairs": "mean_cosine",
+}
+_WISH = {
+    "CA+": "↑",
+    "CA-": "↓",
+    "QA+": "↑",
+    "QA-": "↓",
+    "TMA": "↓",
+    "ES:D": "↓",
+    "ES:R": "↑",
+    "LTM": "↑",
+    "GTM": "↑",
+    "GTT": "↑",
+}
+"""Which way a robust model's figures lie."""
+
+
+def _figure(card: Card, key: str) -> str:
+    robustness = card.robustness or {}
+    return f"{robustness['figures'][key]['value']:.3g}" if robustness else "–"
+
+
+def _ers(card: Card) -> str:
+    robustness = card.robustness or {}
+    if not robustness:
+        return "–"
+    return f"[bold]{robustness['ers']:.1f}[/]  [{robustness['ers_low']:.1f}, {robustness['ers_high']:.1f}]"
 
 
 def _shown(path: Path) -> str:

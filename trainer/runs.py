@@ -1,5 +1,6 @@
 """The folder of a run: who it is, what it was asked, how long its stages took."""
 
+import json
 import shlex
 import sys
 import uuid
@@ -9,8 +10,6 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from time import monotonic
-
-import json
 
 from models.errors import HardrankError
 from models.files import write_json
@@ -59,7 +58,9 @@ def open_run(folder: Path, config: Config, *, resume: bool, overwrite: bool) -> 
     manifest = folder / _MANIFEST
     if manifest.exists() and not overwrite:
         if not resume:
-            raise RunError(f"{folder} holds a run already: --resume continues it, --overwrite starts it anew, --name makes another")
+            raise RunError(
+                f"{folder} holds a run already: --resume continues it, --overwrite starts it anew, --name makes another"
+            )
         return _read(manifest, config)
     if overwrite and manifest.exists():
         _clear(folder)
@@ -69,7 +70,12 @@ def open_run(folder: Path, config: Config, *, resume: bool, overwrite: bool) -> 
         command=" ".join(["python", *map(shlex.quote, sys.argv)]),
         created=datetime.now(UTC).isoformat(timespec="seconds"),
     )
-    content = {"run_id": run.run_id, "command": run.command, "created": run.created, "config": config_to_json(config)}
+    content = {
+        "run_id": run.run_id,
+        "command": run.command,
+        "created": run.created,
+        "config": config_to_json(config),
+    }
     write_json(manifest, content)
     return run
 

@@ -10,13 +10,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from trainer.attacks.pgd import PGDOptions, project, Norm
+from trainer.attacks.pgd import Norm, PGDOptions, project
 from trainer.config import TrainingOptions, WarmupOptions
 from trainer.data.batches import spc2_batches
 from trainer.data.store import ImageStore
 from trainer.defenses import Conditions, Defense
 from trainer.training import StepContext, StepLoss
-
 
 Rows = np.ndarray[tuple[int], np.dtype[np.int64]]
 """Row numbers or labels, (N,) int64."""
@@ -86,7 +85,9 @@ class Warmup:
         size = self.options.batch_size
         for step in itertools.count(start):
             epoch, index = divmod(step, self._batches_per_epoch)
-            order = np.random.default_rng([self.source.seed, *self.name.encode(), epoch]).permutation(len(self.source.labels))
+            order = np.random.default_rng([self.source.seed, *self.name.encode(), epoch]).permutation(
+                len(self.source.labels)
+            )
             rows = order[index * size : (index + 1) * size][rank::world_size]
             yield self.source.images(rows, self.name, step, rank), torch.from_numpy(self.source.labels[rows])
 
@@ -128,14 +129,22 @@ class TripletStage:
         step = start
         for epoch in itertools.count(first):
             for rows in self._epoch(epoch, rank, world_size)[skipped:]:
-                yield self.source.images(rows, self.name, step, rank), torch.from_numpy(self.source.labels[rows])
+                yield (
+                    self.source.images(rows, self.name, step, rank),
+                    torch.from_numpy(self.source.labels[rows]),
+                )
                 step += 1
             skipped = 0
 
     def _epoch(self, epoch: int, rank: int, world_size: int) -> list[Rows]:
         pairs = max(2, self.options.pairs // world_size)
         return spc2_batches(
-            self.source.labels, pairs=pairs, epoch=epoch, seed=self.source.seed, rank=rank, world_size=world_size
+            self.source.labels,
+            pairs=pairs,
+            epoch=epoch,
+            seed=self.source.seed,
+            rank=rank,
+            world_size=world_size,
         )
 
     def loss(self, images: Tensor, labels: Tensor, context: StepContext) -> StepLoss:
@@ -143,7 +152,9 @@ class TripletStage:
         conditions = Conditions(
             network=context.network,
             frozen=context.frozen,
-            attack=PGDOptions(epsilon=self.options.epsilon, alpha=self.options.alpha, steps=self.options.steps),
+            attack=PGDOptions(
+                epsilon=self.options.epsilon, alpha=self.options.alpha, steps=self.options.steps
+            ),
             previous_loss=context.state.previous_loss,
             margin=self.options.margin,
             generator=context.generator,

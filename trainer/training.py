@@ -130,7 +130,7 @@ class LoopOptions:
     """Iterations between checkpoints."""
 
 
-class _MixedPrecision(nn.Module):
+class MixedPrecision(nn.Module):
     """φ whose backbone runs under autocast and whose head does not: distances need more than bf16's 8 bits."""
 
     def __init__(self, embedder: Embedder, *, enabled: bool) -> None:
@@ -165,12 +165,14 @@ def run_stage(
     whole = nn.ModuleDict({"embedder": embedder})
     if extra is not None:
         whole["extra"] = extra.to(fabric.device)
-    optimiser = torch.optim.Adam(whole.parameters(), lr=options.learning_rate, weight_decay=options.weight_decay)
+    optimiser = torch.optim.Adam(
+        whole.parameters(), lr=options.learning_rate, weight_decay=options.weight_decay
+    )
     average = copy.deepcopy(embedder).requires_grad_(False) if options.averaging else None
     state = _restore(checkpoint, whole, optimiser, average)
     if state.step >= stage.iterations:
         return (average or embedder).eval()
-    mixed = _MixedPrecision(embedder, enabled=options.low_precision)
+    mixed = MixedPrecision(embedder, enabled=options.low_precision)
     network = fabric.setup_module(mixed)
     if extra is not None:
         fabric.setup_module(extra)
@@ -300,4 +302,6 @@ def _restore(
             average.load_state_dict(content["average"])
         return State(**content["state"])
     except Exception as error:  # torch.load raises anything, from KeyError to UnpicklingError
-        raise TrainingError(f"the checkpoint {path} is damaged or of another configuration ({error}); delete it to train this stage anew") from error
+        raise TrainingError(
+            f"the checkpoint {path} is damaged or of another configuration ({error}); delete it to train this stage anew"
+        ) from error

@@ -97,7 +97,11 @@ def test_bf16_stays_near_and_leaves_the_source_alone() -> None:
     ("architecture", "imagenet", "message"),
     [
         (Architecture(backbone="resnet81", image_size=64), False, "no backbone is called 'resnet81'"),
-        (Architecture(backbone="timm/resnet10x", image_size=64), False, "timm has no model 'resnet10x'; near: .*resnet10t"),
+        (
+            Architecture(backbone="timm/resnet10x", image_size=64),
+            False,
+            "timm has no model 'resnet10x'; near: .*resnet10t",
+        ),
         (Architecture(backbone="c2f2", image_size=64), False, "28 px, not 64"),
         (Architecture(image_size=224), False, "32 to 96 px, not 224"),
         (Architecture(image_size=64), True, "no ImageNet weights for small-resnet"),

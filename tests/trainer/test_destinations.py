@@ -13,13 +13,18 @@ from trainer.triplets import Sampler, draw_triplets
 
 
 def _sphere(n: int, seed: int = 0) -> Tensor:
-    return F.normalize(torch.randn(n, 8, generator=torch.Generator().manual_seed(seed), dtype=torch.float64), dim=1)
+    return F.normalize(
+        torch.randn(n, 8, generator=torch.Generator().manual_seed(seed), dtype=torch.float64), dim=1
+    )
 
 
 def _moment(previous_loss: float) -> Moment:
     labels = torch.arange(4).repeat_interleave(2)
     return Moment(
-        embeddings=_sphere(8), labels=labels, previous_loss=previous_loss, generator=torch.Generator().manual_seed(0)
+        embeddings=_sphere(8),
+        labels=labels,
+        previous_loss=previous_loss,
+        generator=torch.Generator().manual_seed(0),
     )
 
 
@@ -33,7 +38,9 @@ def test_losses_against_loops() -> None:
         expected.append(max(0.0, d_ap - d_an + 0.2))
         structure.append(max(0.0, d_an - d_ap))
     assert triplet_loss(a, p, n).item() == pytest.approx(sum(expected) / 5, abs=1e-12)
-    assert ics_loss(anchor=a, adversarial_anchor=n, positive=p).item() == pytest.approx(sum(structure) / 5, abs=1e-12)
+    assert ics_loss(anchor=a, adversarial_anchor=n, positive=p).item() == pytest.approx(
+        sum(structure) / 5, abs=1e-12
+    )
 
 
 @pytest.mark.parametrize(

@@ -36,7 +36,9 @@ class AntiCollapseTriplet:
         if len(triplets) == 0:
             return None
         anchors, positives, negatives = triplets.gather(images)
-        pair = pgd(conditions.frozen, torch.stack([positives, negatives], dim=1), collapse_pair, conditions.attack)
+        pair = pgd(
+            conditions.frozen, torch.stack([positives, negatives], dim=1), collapse_pair, conditions.attack
+        )
         embedded = conditions.network(torch.cat([anchors, pair[:, 0], pair[:, 1]])).chunk(3)
         loss = triplet_loss(*embedded, margin=conditions.margin)
         measures = {

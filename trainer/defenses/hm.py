@@ -75,12 +75,12 @@ class HardnessManipulation:
         loss = triplet_loss(embedded[0], embedded[1], embedded[2], margin=conditions.margin)
         total = loss
         if self.ics:
-            total = loss + self.ics * ics_loss(anchor=embedded[3], adversarial_anchor=embedded[0], positive=embedded[4])
+            total = loss + self.ics * ics_loss(
+                anchor=embedded[3], adversarial_anchor=embedded[0], positive=embedded[4]
+            )
         measures = {
             "hardness": before.mean().item(),
             "destination": destination.mean().item(),
             "hardness_reached": hardness(embedded[0], embedded[1], embedded[2]).detach().mean().item(),
         }
         return Outcome(total, loss.detach(), measures)
-
-

@@ -5,7 +5,15 @@ from dataclasses import dataclass
 from typing import Final, overload
 
 from trainer.defenses.defense import DefenseError
-from trainer.destinations import SYMBOLIC_CONSTANTS, Balanced, BenignTriplet, Constant, Destination, Gradual, Growth
+from trainer.destinations import (
+    SYMBOLIC_CONSTANTS,
+    Balanced,
+    BenignTriplet,
+    Constant,
+    Destination,
+    Gradual,
+    Growth,
+)
 from trainer.triplets import Sampler
 
 _NAME: Final = re.compile(
@@ -28,7 +36,9 @@ class Notation:
     def argument(self, index: int, *, of: int) -> str:
         """The argument at `index` where exactly `of` are wanted; `DefenseError` for another number."""
         if len(self.arguments) != of:
-            raise DefenseError(f"{self.text!r}: {self.family} takes {of} arguments in brackets, not {len(self.arguments)}")
+            raise DefenseError(
+                f"{self.text!r}: {self.family} takes {of} arguments in brackets, not {len(self.arguments)}"
+            )
         return self.arguments[index]
 
     @overload
@@ -44,7 +54,9 @@ def parse_notation(text: str) -> Notation:
     """Take a name apart; raises `DefenseError` with an example where it cannot be read."""
     match = _NAME.fullmatch(text.strip())
     if match is None:
-        raise DefenseError(f"cannot read the defense {text!r}; write it as in HM[S,g_LGA]&ICS, ACT[R] or regular[S]")
+        raise DefenseError(
+            f"cannot read the defense {text!r}; write it as in HM[S,g_LGA]&ICS, ACT[R] or regular[S]"
+        )
     arguments = tuple(part.strip() for part in (match["arguments"] or "").split(",") if part.strip())
     options = dict(_option(part, text) for part in re.split(r"[(),]", match["options"]) if part.strip())
     unknown = sorted(set(options) - {"u", "xi", "lambda"})

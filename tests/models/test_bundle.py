@@ -1,0 +1,166 @@
+"""Bundles: written whole, verified by hash, refused with a reason."""
+
+import json
+from collections.abc import Callable
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from models.bundle import (
+    ONNX,
+    WEIGHTS,
+    ArchitectureEntry,
+    BundleError,
+    Card,
+    FileEntry,
+    PreprocessingEntry,
+    load_card,
+    load_embedder,
+    preprocessing_of,
+    save_bundle,
+    verify_bundle,
+)
+from models.embedder import Architecture, Embedder, build_embedder
+from models.preprocessing import Preprocessing
+from trainer.export import export_onnx, save_weights
+
+SMALL = Architecture(backbone="small-resnet", dimension=8, image_size=32)
+
+
+def make_card(files: dict[str, FileEntry], *, run_id: str = "one") -> Card:
+    return Card(
+        name="test",
+        run_id=run_id,
+        created=datetime(2026, 1, 1, tzinfo=UTC),
+        command="python trainer/run.py",
+        defense="regular[S]",
+        recipe="demo",
+        config={},
+        seeds={"seed": 0},
+        architecture=ArchitectureEntry(
+            backbone=SMALL.backbone, dimension=SMALL.dimension, image_size=SMALL.image_size
+        ),
+        preprocessing=PreprocessingEntry(resize=36, crop=32),
+        data={},
+        metrics={"recall@1": 0.5},
+        robustness=None,
+        parity={},
+        versions={},
+        hardware={},
+        durations={},
+        files=files,
+    )
+
+
+def write_into(embedder: Embedder) -> Callable[[Path], None]:
+    def write(folder: Path) -> None:
+        export_onnx(embedder, folder / ONNX)
+        save_weights(embedder, folder / WEIGHTS)
+
+    return write
+
+
+@pytest.fixture(scope="module")
+def embedder() -> Embedder:
+    torch.manual_seed(0)
+    return build_embedder(SMALL).eval()
+
+
+@pytest.fixture
+def bundle(tmp_path: Path, embedder: Embedder) -> Path:
+    folder = tmp_path / "zoo" / "test"
+    save_bundle(folder, make_card, write_into(embedder))
+    return folder
+
+
+def test_what_is_saved_comes_back(bundle: Path, embedder: Embedder) -> None:
+    assert sorted(path.name for path in bundle.iterdir()) == ["card.json", ONNX, WEIGHTS]
+    assert verify_bundle(bundle).files.keys() == {ONNX, WEIGHTS}
+    assert preprocessing_of(load_card(bundle)) == Preprocessing(resize=36, crop=32)
+    images = torch.rand(3, 3, 32, 32)
+    assert torch.equal(load_embedder(bundle)(images), embedder(images))
+
+
+def test_no_half_bundle_is_left_when_writing_fails(tmp_path: Path, embedder: Embedder) -> None:
+    def fail(folder: Path) -> None:
+        (folder / ONNX).write_bytes(b"half")
+        raise OSError("disk full")
+
+    with pytest.raises(OSError, match="disk full"):
+        save_bundle(tmp_path / "test", make_card, fail)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_another_runs_bundle_is_kept_unless_told(bundle: Path, embedder: Embedder) -> None:
+    def other(files: dict[str, FileEntry]) -> Card:
+        return make_card(files, run_id="two")
+
+    with pytest.raises(BundleError, match=r"another run; give --overwrite"):
+        save_bundle(bundle, other, write_into(embedder))
+    assert load_card(bundle).run_id == "one"
+    save_bundle(bundle, make_card, write_into(embedder))  # its own run replaces it
+    save_bundle(bundle, other, write_into(embedder), overwrite=True)
+    assert load_card(bundle).run_id == "two"
+    assert len(list(bundle.parent.iterdir())) == 1
+
+
+@pytest.mark.parametrize("name", [ONNX, WEIGHTS])
+def test_a_changed_file_is_noticed(bundle: Path, name: str) -> None:
+    content = bytearray((bundle / name).read_bytes())
+    content[len(content) // 2] ^= 1
+    (bundle / name).write_bytes(content)
+    with pytest.raises(BundleError, match=f"{name} is not the file"):
+        verify_bundle(bundle)
+    with pytest.raises(BundleError, match="not the file"):
+        load_embedder(bundle)
+
+
+def _edit(bundle: Path, change: Callable[[dict[str, Any]], object]) -> None:
+    card = json.loads((bundle / "card.json").read_text(encoding="utf-8"))
+    change(card)
+    (bundle / "card.json").write_text(json.dumps(card), encoding="utf-8")
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (lambda bundle: (bundle / "card.json").unlink(), "is no bundle"),
+        (lambda bundle: (bundle / "card.json").write_text("{"), "is damaged"),
+        (lambda bundle: (bundle / "card.json").write_text("[]"), "has the schema None"),
+        (
+            lambda bundle: _edit(bundle, lambda card: card.update(schema_version="hardrank.card/9")),
+            "hardrank.card/9",
+        ),
+        (lambda bundle: _edit(bundle, lambda card: card.update(extra=1)), "does not fit its schema: extra"),
+        (lambda bundle: _edit(bundle, lambda card: card.pop("defense")), "does not fit its schema: defense"),
+        (lambda bundle: _edit(bundle, lambda card: card["files"].pop(ONNX)), f"does not list {ONNX}"),
+        (lambda bundle: (bundle / WEIGHTS).unlink(), f"lacks {WEIGHTS}"),
+        (
+            lambda bundle: _edit(bundle, lambda card: card["files"].update({"../x": card["files"][ONNX]})),
+            r"lacks \.\./x",
+        ),
+    ],
+)
+def test_a_damaged_bundle_is_refused_with_the_reason(
+    bundle: Path, damage: Callable[[Path], object], message: str
+) -> None:
+    damage(bundle)
+    with pytest.raises(BundleError, match=message):
+        verify_bundle(bundle)
+
+
+def test_weights_of_another_architecture_are_refused(bundle: Path) -> None:
+    _edit(bundle, lambda card: card["architecture"].update(dimension=9))
+    with pytest.raises(BundleError, match="do not fit its architecture"):
+        load_embedder(bundle)
+
+
+def test_reading_a_card_needs_no_torch() -> None:
+    import subprocess
+    import sys
+
+    code = "import sys, models.bundle, models.preprocessing; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

@@ -1,0 +1,73 @@
+"""The exported graph computes what the network computes, and the gate notices when it does not."""
+
+from pathlib import Path
+
+import numpy as np
+import onnxruntime
+import pytest
+import torch
+from torch import Tensor, nn
+
+from models.embedder import Architecture, Embedder, build_embedder
+from trainer.export import ExportError, Parity, export, export_onnx, measure_parity
+
+GOOD = Parity(largest_difference=1e-6, recall_at_1_torch=0.5, recall_at_1_onnx=0.5, same_top10=1.0)
+
+
+def _embedder(backbone: str = "small-resnet", size: int = 32) -> Embedder:
+    torch.manual_seed(0)
+    return build_embedder(Architecture(backbone=backbone, dimension=16, image_size=size)).eval()
+
+
+@pytest.mark.parametrize(("backbone", "size"), [("small-resnet", 32), ("c2f2", 28), ("resnet18", 64)])
+def test_export_agrees_at_any_batch_size(tmp_path: Path, backbone: str, size: int) -> None:
+    embedder, images = _embedder(backbone, size), torch.rand(30, 3, size, size)
+    labels = torch.arange(30) % 5
+    parity = export(embedder, tmp_path, lambda rows: images[rows], labels)
+    assert parity.failures() == []
+    session = onnxruntime.InferenceSession(str(tmp_path / "model.onnx"), providers=["CPUExecutionProvider"])
+    (declared,) = session.get_inputs()
+    assert declared.name == "images"
+    assert declared.shape[1:] == [3, size, size]
+    assert isinstance(declared.shape[0], str)
+    for batch in (1, 2, 7, 30):
+        (found,) = session.run(None, {"images": images[:batch].numpy()})
+        np.testing.assert_allclose(found, embedder(images[:batch]).detach().numpy(), atol=1e-5)
+
+
+def test_the_gate_notices_a_different_network(tmp_path: Path) -> None:
+    embedder, images = _embedder(), torch.rand(40, 3, 32, 32)
+    export_onnx(embedder, tmp_path / "model.onnx")
+    with torch.no_grad():
+        embedder.head.weight.add_(0.05 * torch.randn_like(embedder.head.weight))
+    parity = measure_parity(
+        embedder, tmp_path / "model.onnx", lambda rows: images[rows], torch.arange(40) % 4
+    )
+    failures = " ".join(parity.failures())
+    assert "embeddings differ" in failures
+    assert "top-10" in failures
+
+
+@pytest.mark.parametrize(
+    ("parity", "message"),
+    [
+        (GOOD.__class__(**{**vars(GOOD), "largest_difference": 2e-4}), "embeddings differ by up to 2.0e-04"),
+        (GOOD.__class__(**{**vars(GOOD), "largest_difference": float("nan")}), "embeddings differ"),
+        (GOOD.__class__(**{**vars(GOOD), "recall_at_1_onnx": 0.51}), "Recall@1 is 0.5 in PyTorch"),
+        (GOOD.__class__(**{**vars(GOOD), "same_top10": 0.99}), "top-10 lists"),
+    ],
+)
+def test_each_limit_of_the_gate(parity: Parity, message: str) -> None:
+    assert GOOD.failures() == []
+    assert message in "; ".join(parity.failures())
+
+
+def test_a_network_that_cannot_be_exported_is_named(tmp_path: Path) -> None:
+    class Stubborn(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            mean = x.mean(dim=(2, 3))
+            return mean if mean.sum() > 0 else -mean  # a branch that depends on the data has no one graph
+
+    embedder = Embedder(Stubborn(), 3, Architecture(backbone="stubborn", dimension=4, image_size=32))
+    with pytest.raises(ExportError, match="stubborn cannot be exported"):
+        export_onnx(embedder, tmp_path / "model.onnx")

@@ -1,0 +1,185 @@
+"""What the demo set holds: the attributes, and the classes made of them."""
+
+from dataclasses import asdict, dataclass
+from enum import StrEnum, unique
+
+from trainer.data.demo.errors import DemoOptionError
+
+
+@unique
+class Shape(StrEnum):
+    """The outline and relief of an object; neighbours two by two are kin (see `classes`)."""
+
+    VASE = "vase"
+    BOTTLE = "bottle"
+    TEAPOT = "teapot"
+    MUG = "mug"
+    BOWL = "bowl"
+    LAMP = "lamp"
+    CUSHION = "cushion"
+    KITE = "kite"
+    BUTTON = "button"
+    SHELL = "shell"
+    FISH = "fish"
+    BUTTERFLY = "butterfly"
+    MUSHROOM = "mushroom"
+    PEAR = "pear"
+    BALLOON = "balloon"
+    SAILBOAT = "sailboat"
+
+
+@unique
+class Pattern(StrEnum):
+    """How the colours of a palette are laid over an object."""
+
+    DRIP = "drip"
+    STRIPES = "stripes"
+    DOTS = "dots"
+    GINGHAM = "gingham"
+    CHEVRONS = "chevrons"
+    TERRAZZO = "terrazzo"
+    FLOWERS = "flowers"
+    MARBLE = "marble"
+
+
+@unique
+class Palette(StrEnum):
+    """Three colours that go together; `palettes.COLOURS` holds them."""
+
+    INDIGO = "indigo"
+    CORAL = "coral"
+    SAGE = "sage"
+    MUSTARD = "mustard"
+    PLUM = "plum"
+    TEAL = "teal"
+    TERRACOTTA = "terracotta"
+    MIDNIGHT = "midnight"
+
+
+@unique
+class Material(StrEnum):
+    """How a surface answers light."""
+
+    GLAZED = "glazed"
+    MATTE = "matte"
+    LUSTRE = "lustre"
+    GLASS = "glass"
+
+
+@unique
+class Half(StrEnum):
+    """The side of the zero-shot split that a class is on; also the folder that it lies in."""
+
+    TRAIN = "train"
+    TEST = "test"
+
+
+@dataclass(frozen=True, kw_only=True)
+class DemoClass:
+    """One class: a shape in a pattern, a palette and a material."""
+
+    shape: Shape
+    palette: Palette
+    pattern: Pattern
+    material: Material
+    half: Half
+
+    @property
+    def name(self) -> str:
+        """A name that a person can read, such as `teapot-teal-dots-glazed`."""
+        return f"{self.shape}-{self.palette}-{self.pattern}-{self.material}"
+
+
+def classes() -> tuple[DemoClass, ...]:
+    """All 64 classes, sorted by name; 32 in each half.
+
+    The shapes go in eight pairs of kin. In each half a pair makes four classes, of which
+
+    - two differ in shape alone (same pattern, palette and material),
+    - two of the first shape differ in palette and material but not in pattern,
+    - two of the second shape differ in pattern and material but not in palette,
+
+    so that no single attribute tells the classes of a half apart. Each half has every shape twice and every
+    pattern, palette and material; for a given shape the patterns and palettes of the two halves are disjoint, so
+    that the test half asks for combinations that training has never shown.
+    """
+    made = [one for half in Half for pair in range(len(Shape) // 2) for one in _pair_classes(pair, half)]
+    return tuple(sorted(made, key=lambda one: one.name))
+
+
+def _pair_classes(pair: int, half: Half) -> list[DemoClass]:
+    shapes, patterns, palettes, materials = list(Shape), list(Pattern), list(Palette), list(Material)
+    first, second = shapes[2 * pair], shapes[2 * pair + 1]
+    shift = 0 if half is Half.TRAIN else 4
+
+    def make(shape: Shape, pattern_step: int, palette_step: int, material_step: int) -> DemoClass:
+        # 1 and 3 are coprime with 8: as the pair runs, every pattern and every palette has its turn.
+        return DemoClass(
+            shape=shape,
+            pattern=patterns[(pair + shift + pattern_step) % len(patterns)],
+            palette=palettes[(3 * pair + shift + palette_step) % len(palettes)],
+            material=materials[(pair + shift // 2 + material_step) % len(materials)],
+            half=half,
+        )
+
+    return [make(first, 0, 0, 0), make(second, 0, 0, 0), make(first, 0, 3, 1), make(second, 3, 0, 2)]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Nuisance:
+    """How strongly the images of one class vary. All zero (and `mirror` false) gives a catalogue, not a data set."""
+
+    rotation: float = 9.0
+    """Largest turn of a standing object in the image plane, degrees; objects lying or aloft turn up to 3 times more."""
+    scale: float = 0.16
+    """Largest relative change of size, in [0, 1)."""
+    translation: float = 0.12
+    """Largest shift of the object's centre, as a share of half the image's side."""
+    shear: float = 0.09
+    """Largest shear, dimensionless."""
+    perspective: float = 0.08
+    """Largest keystone: relative change of magnification from the centre to the rim."""
+    form: float = 1.0
+    """Strength of the differences in form, spin and camera height; 1 is the designed range."""
+    mirror: bool = True
+    """Whether half of the objects are mirrored."""
+    hue: float = 10.0
+    """Largest turn of an object's hues, degrees."""
+    tone: float = 0.16
+    """Largest relative change of an object's saturation and lightness."""
+    exposure: float = 0.55
+    """Largest change of exposure, stops (factor 2**exposure)."""
+    warmth: float = 0.26
+    """Largest relative change between the red and the blue of the light."""
+    light: float = 60.0
+    """Largest turn of the key light away from above, degrees."""
+    texture: float = 0.14
+    """Largest relative change of a pattern's size; its phase is free when this is above 0."""
+    scene: float = 1.0
+    """Strength of the background's texture and colour, in [0, 1]."""
+    grain: float = 0.008
+    """Standard deviation of the film grain, in units of full scale."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class DemoOptions:
+    """All that the bytes of a demo set depend on, besides the generator's version."""
+
+    seed: int = 0
+    """Seed of every random choice, ≥ 0."""
+    images_per_class: int = 26
+    """Images of each class, ≥ 1."""
+    side: int = 64
+    """Side of the square images, pixels, ≥ 16."""
+    nuisance: Nuisance = Nuisance()
+    """How strongly the images of a class vary."""
+
+    def __post_init__(self) -> None:
+        """Refuse numbers that cannot make a set."""
+        for name, least in (("seed", 0), ("images_per_class", 1), ("side", 16)):
+            if getattr(self, name) < least:
+                raise DemoOptionError(f"demo option {name} is {getattr(self, name)}; give at least {least}.")
+
+    def as_dict(self) -> dict[str, object]:
+        """Plain values, for the manifest."""
+        return asdict(self)

@@ -1,0 +1,203 @@
+"""A demo set on disk: written whole or not at all, known by its manifest, checked file by file.
+
+<root>/manifest.json
+<root>/train/<class>/00.png …
+<root>/test/<class>/00.png …
+"""
+
+import hashlib
+import io
+import json
+import shutil
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from trainer.data.demo.errors import DemoDamagedError, DemoForeignError
+from trainer.data.demo.picture import picture
+from trainer.data.demo.specification import DemoOptions, Half, classes
+
+GENERATOR_VERSION = "1"
+"""Raised whenever the same options would give other pictures."""
+MANIFEST = "manifest.json"
+_KIND = "hardrank demo set"
+_ABANDONED_AFTER = 3600.0  # seconds
+
+
+def ignore_progress(done: int, total: int) -> None:
+    """A progress callback that does nothing."""
+
+
+def manifest_of(options: DemoOptions, files: dict[str, str]) -> dict[str, Any]:
+    """The manifest of a set: everything but `files` follows from the options."""
+    specified = classes()
+    half_classes = {half: sum(one.half is half for one in specified) for half in Half}
+    return {
+        "kind": _KIND,
+        "generator_version": GENERATOR_VERSION,
+        # Through JSON and back, so that what is compared is what was written.
+        "options": json.loads(json.dumps(options.as_dict())),
+        "seed": options.seed,
+        "classes": [
+            {
+                "name": one.name,
+                "half": one.half.value,
+                "shape": one.shape.value,
+                "pattern": one.pattern.value,
+                "palette": one.palette.value,
+                "material": one.material.value,
+            }
+            for one in specified
+        ],
+        "counts": {
+            "classes": len(specified),
+            "images": len(specified) * options.images_per_class,
+            **{f"{half}_classes": n for half, n in half_classes.items()},
+            **{f"{half}_images": n * options.images_per_class for half, n in half_classes.items()},
+        },
+        "files": files,
+    }
+
+
+def generate(
+    root: Path, options: DemoOptions | None = None, *, progress: Callable[[int, int], None] = ignore_progress
+) -> dict[str, Any]:
+    """Write the set to the folder `root` and return its manifest.
+
+    The same options give the same bytes (with the same versions of numpy and Pillow). The set is drawn into a hidden
+    folder beside `root` and renamed when complete; whatever stops it before, `root` is not touched. A set of our own
+    that is already there is replaced; `progress(done, total)` is called after each image.
+
+    Raises `DemoForeignError` where `root` holds anything that is not a demo set.
+    """
+    options = options or DemoOptions()
+    _refuse_foreign(root)
+    root.parent.mkdir(parents=True, exist_ok=True)
+    _sweep(root)
+    work = Path(tempfile.mkdtemp(prefix=f".{root.name}.partial-", dir=root.parent))
+    try:
+        # mkdtemp is private to its owner; a data set is as open as any other folder.
+        fresh = work / "set"
+        fresh.mkdir()
+        manifest = manifest_of(options, _draw(fresh, options, progress))
+        (fresh / MANIFEST).write_text(json.dumps(manifest, indent=1) + "\n", encoding="utf-8")
+        if root.exists():
+            root.rename(work / "old")
+        fresh.rename(root)
+    finally:
+        shutil.rmtree(work, ignore_errors=True)
+    return manifest
+
+
+def ensure(
+    root: Path, options: DemoOptions | None = None, *, progress: Callable[[int, int], None] = ignore_progress
+) -> dict[str, Any]:
+    """The manifest of the set at `root`, which is generated where absent, or reused where it is the one asked for.
+
+    A set made with other options or by another version of the generator is replaced. Raises `DemoDamagedError` where
+    files of the right set are missing, changed or too many, and `DemoForeignError` where `root` holds something else.
+    """
+    options = options or DemoOptions()
+    _refuse_foreign(root)
+    if not _is_set(root):
+        try:
+            return generate(root, options, progress=progress)
+        except OSError:
+            # Somebody else may have finished the same set in the meantime: theirs is as good.
+            if not _is_set(root):
+                raise
+    found = read_manifest(root)
+    if {**found, "files": {}} != manifest_of(options, {}):
+        return generate(root, options, progress=progress)
+    verify(root)
+    return found
+
+
+def read_manifest(root: Path) -> dict[str, Any]:
+    """The manifest at `root`; raises `DemoDamagedError` where there is none or it is not one of ours."""
+    path = root / MANIFEST
+    try:
+        manifest = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise DemoDamagedError(f"{path} cannot be read ({error}); delete {root} to make it anew.") from error
+    if (
+        not isinstance(manifest, dict)
+        or manifest.get("kind") != _KIND
+        or not isinstance(manifest.get("files"), dict)
+    ):
+        raise DemoDamagedError(f"{path} is no manifest of a demo set; delete {root} to make it anew.")
+    return manifest
+
+
+def verify(root: Path) -> None:
+    """Compare every file at `root` with the manifest; raises `DemoDamagedError` naming what differs."""
+    recorded: dict[str, str] = read_manifest(root)["files"]
+    present = {path.relative_to(root).as_posix() for path in root.rglob("*.png")}
+    missing = sorted(recorded.keys() - present)
+    extra = sorted(present - recorded.keys())
+    changed = sorted(
+        name for name in recorded.keys() & present if _sha256((root / name).read_bytes()) != recorded[name]
+    )
+    found = [f"{len(names)} {what} ({names[0]})" for what, names in
+             (("missing", missing), ("changed", changed), ("not in the manifest", extra)) if names]  # fmt: skip
+    if found:
+        raise DemoDamagedError(
+            f"the demo set at {root} is damaged: {', '.join(found)}; delete it to make it anew."
+        )
+
+
+def _draw(folder: Path, options: DemoOptions, progress: Callable[[int, int], None]) -> dict[str, str]:
+    """Draw every image of the set; SHA-256 by relative path."""
+    files: dict[str, str] = {}
+    specified = classes()
+    total = len(specified) * options.images_per_class
+    for index, which in enumerate(specified):
+        home = folder / which.half / which.name
+        home.mkdir(parents=True)
+        for number in range(options.images_per_class):
+            # A stream for each image: a picture does not depend on how many others are made.
+            rng = np.random.default_rng([options.seed, index, number])
+            pixels = picture(which, side=options.side, nuisance=options.nuisance, rng=rng)
+            data = _png(pixels)
+            path = home / f"{number:02d}.png"
+            path.write_bytes(data)
+            files[path.relative_to(folder).as_posix()] = _sha256(data)
+            progress(len(files), total)
+    return files
+
+
+def _png(pixels: np.ndarray[Any, np.dtype[np.uint8]]) -> bytes:
+    buffer = io.BytesIO()
+    Image.fromarray(pixels).save(buffer, "PNG", compress_level=4)
+    return buffer.getvalue()
+
+
+def _sha256(data: bytes) -> str:
+    return hashlib.sha256(data).hexdigest()
+
+
+def _is_set(root: Path) -> bool:
+    return (root / MANIFEST).is_file()
+
+
+def _refuse_foreign(root: Path) -> None:
+    if root.is_symlink() or (root.exists() and not root.is_dir()):
+        raise DemoForeignError(f"{root} is not a folder; give the demo set another root.")
+    if root.is_dir() and any(root.iterdir()):
+        if not _is_set(root):
+            raise DemoForeignError(
+                f"{root} holds files but no demo set; give another root, or empty the folder."
+            )
+        read_manifest(root)
+
+
+def _sweep(root: Path) -> None:
+    """Remove what generations that were killed outright left beside `root` (not those that may still run)."""
+    for left in root.parent.glob(f".{root.name}.partial-*"):
+        if time.time() - left.stat().st_mtime > _ABANDONED_AFTER:
+            shutil.rmtree(left, ignore_errors=True)

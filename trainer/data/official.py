@@ -1,0 +1,34 @@
+"""What the readers of official archives share: finding the root, reading their tables."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+from trainer.data.dataset import DataOptions, DatasetError
+
+
+def needed_root(options: DataOptions, archive: str, *files: str) -> Path:
+    """Give `root` (or the archive's own folder in it) once one of `files` lies there; raises `DatasetError` otherwise."""
+    if options.root is None:
+        raise DatasetError(f"give the unpacked {archive}: --data.root FOLDER")
+    root = options.root.expanduser()
+    for folder in (root, root / archive):
+        if any((folder / name).is_file() for name in files):
+            return folder
+    raise DatasetError(f"{root} is no {archive} as unpacked: it has no {' and no '.join(files)}")
+
+
+def read_table(path: Path, *, columns: int, skip: int = 0) -> Iterator[list[str]]:
+    """Yield the fields of each line, separated by blanks; raises `DatasetError` for a line with too few."""
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise DatasetError(f"cannot read {path}: {error}") from error
+    for number, line in enumerate(lines[skip:], start=skip + 1):
+        fields = line.split(maxsplit=columns - 1)
+        if not fields:
+            continue
+        if len(fields) < columns or not fields[0].isdecimal():
+            raise DatasetError(
+                f"{path}, line {number}: {columns} fields are expected, the first a number, not {line!r}"
+            )
+        yield fields

@@ -1,0 +1,65 @@
+"""Images of a split as squares of pixels, in memory where they fit, decoded when asked for where they do not."""
+
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from models.preprocessing import centre_crop, decode, read_bytes, to_square
+from trainer.data.dataset import ShowProgress, Split
+
+CACHE_BYTES = 4 * 2**30
+"""Splits up to this size as uint8 are kept in memory."""
+
+
+class ImageStore:
+    """`store[rows]` gives uint8 (n,3,R,R); raises `UndecodableImageError` for a file that changed under it."""
+
+    def __init__(
+        self,
+        split: Split,
+        resize: int,
+        *,
+        cache_bytes: int = CACHE_BYTES,
+        progress: ShowProgress | None = None,
+    ) -> None:
+        self._paths = split.paths
+        self._resize = resize
+        self._pool = ThreadPoolExecutor()
+        self._cache: npt.NDArray[np.uint8] | None = None
+        if len(split) * 3 * resize**2 <= cache_bytes:
+            self._cache = np.empty((len(split), 3, resize, resize), dtype=np.uint8)
+            for row, pixels in enumerate(self._pool.map(self._read, self._paths, chunksize=16)):
+                self._cache[row] = pixels
+                if progress is not None:
+                    progress(row + 1, len(split))
+
+    def __len__(self) -> int:
+        return len(self._paths)
+
+    def __getitem__(self, rows: npt.NDArray[np.int64]) -> npt.NDArray[np.uint8]:
+        if self._cache is not None:
+            return self._cache[rows]
+        return np.stack(list(self._pool.map(self._read, [self._paths[row] for row in rows])))
+
+    def centre(self, rows: npt.NDArray[np.int64], crop: int) -> npt.NDArray[np.uint8]:
+        """Centre crops (n,3,crop,crop), as evaluation and serving see the images."""
+        return np.ascontiguousarray(centre_crop(self[rows], crop))
+
+    def augmented(
+        self, rows: npt.NDArray[np.int64], crop: int, generator: np.random.Generator
+    ) -> npt.NDArray[np.uint8]:
+        """Random crops (n,3,crop,crop), mirrored with probability ½; the same for the same generator."""
+        images = self[rows]
+        room = images.shape[-1] - crop + 1
+        tops, lefts = generator.integers(0, room, (2, len(rows)))
+        mirrored = generator.random(len(rows)) < 0.5
+        crops = np.empty((len(rows), 3, crop, crop), dtype=np.uint8)
+        for out, image, top, left, mirror in zip(crops, images, tops, lefts, mirrored, strict=True):
+            part = image[:, top : top + crop, left : left + crop]
+            out[...] = part[:, :, ::-1] if mirror else part
+        return crops
+
+    def _read(self, path: Path) -> npt.NDArray[np.uint8]:
+        return to_square(decode(read_bytes(path)), self._resize)
