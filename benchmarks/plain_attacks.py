@@ -1,7 +1,7 @@
-"""The ten attacks written plainly, as the protocol reads: the yardstick of the benchmark and the oracle of the tests.
+"""The ten attacks written plainly, as the protocol reads: yardstick and oracle.
 
-A loop over images for every loss, the gallery compared item by item, parameter gradients kept, no folding, and no
-image that leaves the batch. Slow on purpose.
+A loop over images for every loss, the gallery compared item by item, parameter gradients kept, no folding,
+and no image that leaves the batch. Slow on purpose.
 """
 
 from collections.abc import Callable
@@ -43,9 +43,7 @@ def candidate_loss(sign: int) -> Callable[[Tensor, Scene], Tensor]:
     def loss(c: Tensor, scene: Scene) -> Tensor:
         return _mean(
             [
-                (sign * ((scene.gallery[q] - c).norm() - _to_all(scene.gallery[q], scene)))
-                .clamp(min=0)
-                .mean()
+                (sign * ((scene.gallery[q] - c).norm() - _to_all(scene.gallery[q], scene))).clamp(min=0).mean()
                 for q in scene.targets
             ]
         )
@@ -56,8 +54,7 @@ def candidate_loss(sign: int) -> Callable[[Tensor, Scene], Tensor]:
 def candidate_rank(c: Tensor, scene: Scene) -> list[float]:
     """Mean over q of the share of x with d(q,x) < d(q,c̃), in %."""
     shares = [
-        (_to_all(scene.gallery[q], scene) < (scene.gallery[q] - c).norm()).double().mean().item()
-        for q in scene.targets
+        (_to_all(scene.gallery[q], scene) < (scene.gallery[q] - c).norm()).double().mean().item() for q in scene.targets
     ]
     return [100 * sum(shares) / len(shares)]
 
@@ -154,7 +151,7 @@ def plain_attack(
         network.zero_grad()
         embeddings = network(x)
         loss = torch.stack([loss_of(z, scene) for z, scene in zip(embeddings, scenes, strict=True)]).mean()
-        loss.backward()
+        torch.autograd.backward(loss)
         assert x.grad is not None
         moved = x.detach() - alpha * x.grad.sign()
         x = torch.min(torch.max(moved, images - epsilon), images + epsilon).clamp(0, 1)

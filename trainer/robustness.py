@@ -224,9 +224,7 @@ def measure_robustness(
     store = Gallery(gallery, labels.to(gallery.device))
     victims = victims_in(store, queries)
     if len(victims) == 0 or batch < 1 or not attacks:
-        raise AttackError(
-            f"there is nothing to attack: {len(victims)} queries, {len(attacks)} attacks, batch {batch}"
-        )
+        raise AttackError(f"there is nothing to attack: {len(victims)} queries, {len(attacks)} attacks, batch {batch}")
     if len(set(victims.own.tolist())) < len(victims):
         raise AttackError("a query is named twice; name each gallery row once")
     task = _Task(embed, judge or embed, images, store, attacks, options, batch, progress, cancel)
@@ -286,9 +284,7 @@ class _Results:
         known = np.array([row in self._places for row in rows.tolist()], dtype=bool)
         places = [self._places[row] for row in rows[known].tolist()]
         for name, values in columns.items():
-            whole = self.columns.setdefault(
-                name, np.zeros((len(self.finished), *values.shape[1:]), values.dtype)
-            )
+            whole = self.columns.setdefault(name, np.zeros((len(self.finished), *values.shape[1:]), values.dtype))
             whole[places] = values[known]
         self.finished[places] = True
 
@@ -398,9 +394,7 @@ def _attack_block(
             cancel=task.cancel,
         )
         if result.cancelled:
-            raise CancelledError(
-                "the evaluation was stopped; finished blocks are in its journal, if it has one"
-            )
+            raise CancelledError("the evaluation was stopped; finished blocks are in its journal, if it has one")
         passes += result.passes
         with torch.no_grad():
             noise = attack.measure(noisy[part], victims, task.gallery, result.targets)

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from models.embedder import Embed
-from trainer.attacks.pgd import Norm, Objective, PGDOptions, Step, l2_norms, look_at, project, put_rows
+from trainer.attacks.pgd import Ball, Objective, PGDOptions, Step, ball_around, look_at, put_rows
 
 _FRESH: Final = 0.75
 """The share of the new step; the rest carries on the previous one."""
@@ -43,7 +43,9 @@ def apgd_steps(
     The images and embeddings of each `Step` are the best found so far, those with the lowest loss; `losses`
     are those of the last iterate. One forward pass more than there are steps judges the last iterate.
     """
-    groups = len(images)
+    groups, members = images.shape[:2]
+    whole = ball_around(images.flatten(0, 1), epsilon=options.epsilon, norm=options.norm)
+    place = torch.arange(members, device=images.device)
     x = (images if start is None else start).clone()
     before, best, slope = x.clone(), x.clone(), torch.zeros_like(x)
     length = images.new_full((groups, 1, 1, 1, 1), 2 * options.epsilon)
@@ -63,7 +65,7 @@ def apgd_steps(
         losses = look.losses.double()
         direction = torch.zeros_like(x[active])
         if look.gradient is not None:
-            direction = _downhill(look.gradient, options.norm).reshape(direction.shape)
+            direction = whole.direction(look.gradient).reshape(direction.shape)
         if step == 0:
             noted[active] = losses
         better = losses < lowest[active]
@@ -83,11 +85,11 @@ def apgd_steps(
             since = 0
         since += 1
         move = active[look.alive]
-        here, origin = x[move], images[move]
-        ahead = _within(here - length[move] * direction[look.alive], origin, options)
+        here, ball = x[move], whole.take((move[:, None] * members + place).flatten())
+        ahead = _within(ball, here - length[move] * direction[look.alive])
         if step > 0:
             ahead = here + _FRESH * (ahead - here) + (1 - _FRESH) * (here - before[move])
-            ahead = _within(ahead, origin, options)
+            ahead = _within(ball, ahead)
         before[move], x[move] = here, ahead
         seen = images.new_full((groups,), torch.nan, dtype=look.losses.dtype)
         seen[active] = look.losses
@@ -118,12 +120,6 @@ def _judge_last(
     return put_rows(embeddings, active[better], reached[better], len(x))
 
 
-def _downhill(gradient: Tensor, norm: Norm) -> Tensor:
-    """Give the direction (N,3,H,W) to subtract: of length 1 in `norm`, or 0 where the gradient is."""
-    return gradient.sign() if norm is Norm.LINF else gradient / l2_norms(gradient).clamp_min(1e-12)
-
-
-def _within(x: Tensor, origin: Tensor, options: PGDOptions) -> Tensor:
+def _within(ball: Ball, x: Tensor) -> Tensor:
     """Project groups of images (G,K,3,H,W) to their budgets."""
-    flat = project(x.flatten(0, 1), origin.flatten(0, 1), epsilon=options.epsilon, norm=options.norm)
-    return flat.reshape(x.shape)
+    return ball.project(x.flatten(0, 1)).reshape(x.shape)

@@ -26,9 +26,7 @@ class Gallery:
     def __post_init__(self) -> None:
         check_sphere(self.embeddings, what="gallery embeddings")
         if len(self.embeddings) < 2:
-            raise AttackError(
-                f"a gallery of {len(self.embeddings)} items has no ranking to attack; give two or more"
-            )
+            raise AttackError(f"a gallery of {len(self.embeddings)} items has no ranking to attack; give two or more")
         if self.labels.shape != (len(self.embeddings),):
             raise AttackError(
                 f"{len(self.embeddings)} gallery items need as many labels, not {tuple(self.labels.shape)}"
@@ -69,9 +67,7 @@ class Victims:
 def victims_in(gallery: Gallery, rows: Tensor) -> Victims:
     """Take the gallery's own images `rows` (G,) as victims; raises `AttackError` for other rows."""
     if rows.ndim != 1 or rows.is_floating_point() or bool(((rows < 0) | (rows >= len(gallery))).any()):
-        raise AttackError(
-            f"queries must be rows 0 … {len(gallery) - 1} of the gallery, given as integers (n,)"
-        )
+        raise AttackError(f"queries must be rows 0 … {len(gallery) - 1} of the gallery, given as integers (n,)")
     rows = rows.to(gallery.labels.device, torch.long)
     return Victims(gallery.embeddings[rows], gallery.labels[rows], rows, rows)
 
@@ -173,8 +169,7 @@ def check_targets(targets: Tensor, victims: Victims, gallery: Gallery, count: in
     shaped = targets[:, None] if targets.ndim == 1 else targets
     if shaped.shape != (len(victims), count) or shaped.is_floating_point():
         raise AttackError(
-            f"targets must be integers of shape ({len(victims)}, {count}), not {shaped.dtype} "
-            f"{tuple(targets.shape)}"
+            f"targets must be integers of shape ({len(victims)}, {count}), not {shaped.dtype} {tuple(targets.shape)}"
         )
     if bool(((shaped < 0) | (shaped >= len(gallery))).any()):
         raise AttackError(f"targets must be rows 0 … {len(gallery) - 1} of the gallery")
@@ -188,9 +183,7 @@ def no_targets(victims: Victims) -> Tensor:
 
 def recall_figure(key: str) -> Figure:
     """Declare Recall@1 as a result."""
-    return Figure(
-        key=key, unit="%", help="Recall@1, the image's own copy left out", attacked=0.0, resisted=100.0
-    )
+    return Figure(key=key, unit="%", help="Recall@1, the image's own copy left out", attacked=0.0, resisted=100.0)
 
 
 def measure_recall(embeddings: Tensor, victims: Victims, gallery: Gallery) -> Tensor:

@@ -28,12 +28,10 @@ class _CandidateObjective:
         others, sums = self.others[rows], self.sums[rows]
         size = others.shape[2]
         nearer = torch.searchsorted(others, d.detach()[..., None])
-        below = sums.gather(2, nearer).squeeze(2)
-        nearer = nearer.squeeze(2)
-        if self.direction is Direction.RAISE:
-            hinge = nearer * d - below
-        else:
-            hinge = (sums[..., -1] - below) - (size - nearer) * d
+        below, nearer = sums.gather(2, nearer).squeeze(2), nearer.squeeze(2)
+        hinge = nearer * d.double() - below
+        if self.direction is Direction.LOWER:
+            hinge = hinge + sums[..., -1] - size * d.double()
         mean: Tensor = hinge.mean(1).to(d.dtype) / size
         return mean
 

@@ -22,9 +22,7 @@ class Direction(StrEnum):
     def figure(self, key: str, help: str) -> Figure:
         """Declare a rank in % that this direction drives to 0 or 100."""
         rise = self is Direction.RAISE
-        return Figure(
-            key=key, unit="%", help=help, attacked=0.0 if rise else 100.0, resisted=50.0 if rise else 0.0
-        )
+        return Figure(key=key, unit="%", help=help, attacked=0.0 if rise else 100.0, resisted=50.0 if rise else 0.0)
 
 
 def rank_hinge(distances: Tensor, targets: Tensor, direction: Direction) -> Tensor:

@@ -40,9 +40,7 @@ class EmbeddingShift:
     @property
     def figures(self) -> tuple[Figure, ...]:
         """The distance moved, and Recall@1."""
-        shift = Figure(
-            key="ES:D", unit="", help="distance from the benign embedding", attacked=2.0, resisted=0.0
-        )
+        shift = Figure(key="ES:D", unit="", help="distance from the benign embedding", attacked=2.0, resisted=0.0)
         return (shift, recall_figure("ES:R"))
 
     @property

@@ -51,8 +51,7 @@ class Journal:
         before = np.load(self._folder / "gallery.npy")
         if before.shape != probe.shape or not np.allclose(before, probe, atol=1e-3):
             raise JournalError(
-                f"the journal {self._folder} was begun with other gallery embeddings; name another folder, "
-                "or remove it"
+                f"the journal {self._folder} was begun with other gallery embeddings; name another folder, or remove it"
             )
 
     def load(self, attack: str) -> Iterator[tuple[np.ndarray, Columns]]:

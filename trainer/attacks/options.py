@@ -71,6 +71,4 @@ def check_names(owner: type, values: Mapping[str, Any]) -> None:
     known = [declared.name for declared in declared_options(owner)]
     unknown = sorted(set(values) - set(known))
     if unknown:
-        raise AttackError(
-            f"{owner.__name__} has no option {', '.join(unknown)}; it has {', '.join(known) or 'none'}"
-        )
+        raise AttackError(f"{owner.__name__} has no option {', '.join(unknown)}; it has {', '.join(known) or 'none'}")

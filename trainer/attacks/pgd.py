@@ -1,9 +1,9 @@
 """The one PGD engine: attacks propose an objective, the engine moves, projects, drops what is finished."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import Protocol
+from typing import Final, Protocol
 
 import torch
 from torch import Tensor
@@ -89,6 +89,7 @@ def pgd_steps(
     origin = images.flatten(0, 1).contiguous(memory_format=layout)
     begin = origin if start is None else start.flatten(0, 1)
     current = begin.clone(memory_format=layout)
+    ball = ball_around(origin, epsilon=options.epsilon, norm=options.norm)
     active = torch.arange(groups, device=images.device)
     if moving is not None:
         active = active[moving]
@@ -104,13 +105,12 @@ def pgd_steps(
         seen = look.embeddings if whole else put_rows(seen, active, look.embeddings, groups)
         blind = torch.zeros(groups, dtype=torch.bool, device=images.device)
         if look.gradient is not None:
-            blind[active] = look.alive & look.gradient.reshape(active.numel(), -1).any(1).logical_not()
-            place = current if whole else current[flat]
-            moved = descend(place, look.gradient, origin if whole else origin[flat], options)
-            if whole:
-                current = moved
-            else:
-                current[flat] = moved
+            felt = look.gradient.any(dim=(1, 2, 3)).view(-1, members).any(1)
+            blind[active] = look.alive & felt.logical_not()
+            direction = ball.direction(look.gradient)
+            moved = torch.sub(current if whole else current[flat], direction, alpha=options.alpha)
+            moved = (ball if whole else ball.take(flat)).project(moved)
+            current = moved if whole else current.index_copy(0, flat, moved)
         active = active[look.alive]
         yield Step(
             step + 1,
@@ -173,25 +173,78 @@ def pgd(
     return perturbed
 
 
-def descend(x: Tensor, gradient: Tensor, origin: Tensor, options: PGDOptions) -> Tensor:
-    """Take a step of α from `x` against `gradient` (N,3,H,W), which it may overwrite, within the budget."""
-    if options.norm is Norm.LINF:
-        moved = torch.add(x, gradient.sign_(), alpha=-options.alpha)
-    else:
-        moved = x - options.alpha * gradient / l2_norms(gradient).clamp_min(1e-12)
-    return project(moved, origin, epsilon=options.epsilon, norm=options.norm)
+class Ball(Protocol):
+    """The budgets of a batch of images."""
+
+    def take(self, rows: Tensor) -> "Ball":
+        """Give the budgets of some of the images."""
+
+    def project(self, x: Tensor) -> Tensor:
+        """Bring `x` (N,3,H,W), which may be overwritten, into the budgets and into [0,1]."""
+
+    def direction(self, gradient: Tensor) -> Tensor:
+        """Give the ascent of length 1 of `gradient` (N,3,H,W), which may be overwritten; 0 where it is."""
+
+
+@dataclass(frozen=True)
+class _Box:
+    """L∞: an interval for each pixel, within [0,1]."""
+
+    low: Tensor
+    high: Tensor
+
+    @classmethod
+    def around(cls, origin: Tensor, epsilon: float) -> "_Box":
+        return cls((origin - epsilon).clamp_min_(0), (origin + epsilon).clamp_max_(1))
+
+    def take(self, rows: Tensor) -> "_Box":
+        return _Box(self.low[rows], self.high[rows])
+
+    def project(self, x: Tensor) -> Tensor:
+        return torch.clamp(x, self.low, self.high, out=x)
+
+    def direction(self, gradient: Tensor) -> Tensor:
+        return gradient.sign_()
+
+
+@dataclass(frozen=True)
+class _Sphere:
+    """L2: the length of the perturbation; cutting to [0,1] afterwards cannot lengthen it."""
+
+    origin: Tensor
+    epsilon: float
+
+    @classmethod
+    def around(cls, origin: Tensor, epsilon: float) -> "_Sphere":
+        return cls(origin, epsilon)
+
+    def take(self, rows: Tensor) -> "_Sphere":
+        return _Sphere(self.origin[rows], self.epsilon)
+
+    def project(self, x: Tensor) -> Tensor:
+        r = x - self.origin
+        return (self.origin + r * (self.epsilon / _lengths(r)).clamp_max(1.0)).clamp_(0.0, 1.0)
+
+    def direction(self, gradient: Tensor) -> Tensor:
+        return gradient / _lengths(gradient)
+
+
+_BALLS: Final[Mapping[Norm, Callable[[Tensor, float], Ball]]] = {
+    Norm.LINF: _Box.around,
+    Norm.L2: _Sphere.around,
+}
+
+
+def ball_around(origin: Tensor, *, epsilon: float, norm: Norm) -> Ball:
+    """Give the budgets ε of the images `origin` (N,3,H,W)."""
+    return _BALLS[norm](origin, epsilon)
 
 
 def project(images: Tensor, origin: Tensor, *, epsilon: float, norm: Norm) -> Tensor:
     """Bring `images` (N,3,H,W) back within ε of `origin`, then into [0,1], which cannot leave the ball."""
-    if norm is Norm.LINF:
-        bounded = torch.minimum(torch.maximum(images, origin - epsilon), origin + epsilon)
-    else:
-        r = images - origin
-        bounded = origin + r * (epsilon / l2_norms(r).clamp_min(1e-12)).clamp_max(1.0)
-    return bounded.clamp_(0.0, 1.0)
+    return ball_around(origin, epsilon=epsilon, norm=norm).project(images.clone())
 
 
-def l2_norms(x: Tensor) -> Tensor:
-    """Length of each of `x` (N,3,H,W) → (N,1,1,1)."""
-    return x.square().sum((1, 2, 3), keepdim=True).sqrt()
+def _lengths(x: Tensor) -> Tensor:
+    length: Tensor = torch.linalg.vector_norm(x, dim=(1, 2, 3), keepdim=True)
+    return length.clamp_min(1e-12)

@@ -45,11 +45,7 @@ class QueryAttack:
     @property
     def figures(self) -> tuple[Figure, ...]:
         """The candidates' rank."""
-        return (
-            self.direction.figure(
-                self.name, "mean rank of the candidates in the query's ranking; 50 at random"
-            ),
-        )
+        return (self.direction.figure(self.name, "mean rank of the candidates in the query's ranking; 50 at random"),)
 
     @property
     def target_count(self) -> int:

@@ -209,9 +209,7 @@ def run_attack(
 def check_images(images: Tensor, victims: Victims) -> None:
     """Raise `AttackError` unless `images` (G,3,H,W) are the victims' finite pixels in [0,1]."""
     if images.ndim != 4 or images.shape[1] != 3 or not images.is_floating_point():
-        raise AttackError(
-            f"images must be floats of shape (G,3,H,W), not {images.dtype} {tuple(images.shape)}"
-        )
+        raise AttackError(f"images must be floats of shape (G,3,H,W), not {images.dtype} {tuple(images.shape)}")
     if len(images) != len(victims):
         raise AttackError(f"{len(images)} images were given for {len(victims)} victims")
     wrong = ((images >= 0) & (images <= 1)).flatten(1).all(1).logical_not()  # also true for NaN

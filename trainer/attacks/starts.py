@@ -4,7 +4,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from trainer.attacks.pgd import Norm, PGDOptions, l2_norms, project
+from trainer.attacks.pgd import Norm, PGDOptions, ball_around
 
 
 def random_starts(images: Tensor, options: PGDOptions, ids: Tensor, *, seed: int, restart: int) -> Tensor:
@@ -12,20 +12,20 @@ def random_starts(images: Tensor, options: PGDOptions, ids: Tensor, *, seed: int
 
     `ids` (G,) are the numbers that draws depend on, besides `seed` and `restart`.
     """
-    noise = _each(images, ids, seed=seed, stream=restart, normal=options.norm is Norm.L2)
+    ball = ball_around(images, epsilon=options.epsilon, norm=options.norm)
     if options.norm is Norm.LINF:
-        moved = images + options.epsilon * (2 * noise - 1)
+        offset = 2 * _each(images, ids, seed=seed, stream=restart, normal=False) - 1
     else:
         radius = _each(images[:, :1, :1, :1], ids, seed=seed, stream=restart + 1_000_003, normal=False)
-        moved = images + options.epsilon * radius * noise / _lengths(noise)
-    return project(moved, images, epsilon=options.epsilon, norm=options.norm)
+        offset = radius * ball.direction(_each(images, ids, seed=seed, stream=restart, normal=True))
+    return ball.project(images + options.epsilon * offset)
 
 
 def random_noise(images: Tensor, options: PGDOptions, ids: Tensor, *, seed: int) -> Tensor:
     """Move each image (G,3,H,W) to a random edge of its budget: the baseline that an attack must beat."""
-    noise = _each(images, ids, seed=seed, stream=2_000_003, normal=True)
-    step = noise.sign() if options.norm is Norm.LINF else noise / _lengths(noise)
-    return project(images + options.epsilon * step, images, epsilon=options.epsilon, norm=options.norm)
+    ball = ball_around(images, epsilon=options.epsilon, norm=options.norm)
+    direction = ball.direction(_each(images, ids, seed=seed, stream=2_000_003, normal=True))
+    return ball.project(images + options.epsilon * direction)
 
 
 def _each(images: Tensor, ids: Tensor, *, seed: int, stream: int, normal: bool) -> Tensor:
@@ -34,11 +34,5 @@ def _each(images: Tensor, ids: Tensor, *, seed: int, stream: int, normal: bool) 
     drawn = np.empty(images.shape, dtype=np.float32)
     for i, number in enumerate(ids.tolist()):
         rng = np.random.default_rng([seed, stream, int(number)])
-        drawn[i] = (
-            rng.standard_normal(shape, dtype=np.float32) if normal else rng.random(shape, dtype=np.float32)
-        )
+        drawn[i] = rng.standard_normal(shape, dtype=np.float32) if normal else rng.random(shape, dtype=np.float32)
     return torch.from_numpy(drawn).to(images.device, images.dtype)
-
-
-def _lengths(x: Tensor) -> Tensor:
-    return l2_norms(x).clamp_min(1e-12)

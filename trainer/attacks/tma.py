@@ -31,9 +31,7 @@ class TargetedMismatch:
     @property
     def figures(self) -> tuple[Figure, ...]:
         """The cosine reached."""
-        return (
-            Figure(key="TMA", unit="", help="mean cosine of query and target", attacked=1.0, resisted=0.0),
-        )
+        return (Figure(key="TMA", unit="", help="mean cosine of query and target", attacked=1.0, resisted=0.0),)
 
     @property
     def target_count(self) -> int:
