@@ -1,27 +1,45 @@
-"""The embedded data set: a small collection of painted objects that the project draws itself.
+"""The embedded data set: a little collection of things in clay, glass and cloth, drawn when first asked for.
 
-Sixty-four classes, each a shape × pattern × palette × material; an image of one differs by pose, light and background.
+64 classes (shape × palette × pattern × material) of 26 pictures each, 64 pixels square, drawn by numpy and
+Pillow alone.
 """
 
-from pathlib import Path
-from typing import Final
+from trainer.data.demo.errors import DemoDamagedError, DemoForeignError, DemoOptionError
+from trainer.data.demo.picture import picture
+from trainer.data.demo.reader import load
+from trainer.data.demo.sheet import contact_sheet
+from trainer.data.demo.specification import (
+    DemoClass,
+    DemoOptions,
+    Half,
+    Material,
+    Nuisance,
+    Palette,
+    Pattern,
+    Shape,
+    classes,
+)
+from trainer.data.demo.store import GENERATOR_VERSION, ensure, generate, read_manifest, verify
 
-from trainer.data.dataset import DataOptions, Dataset, DatasetError, ShowProgress, assemble
-from trainer.data.demo.specification import DemoOptions
-from trainer.data.demo.store import ensure, ignore_progress
-from trainer.data.folder import list_folder
-
-DEFAULT_ROOT: Final = Path(__file__).resolve().parents[3] / "data" / "demo"
-"""Below the project's root; ignored by git."""
-
-
-def load(options: DataOptions, progress: ShowProgress | None = None) -> Dataset:
-    """Give the set at `root`, drawing it first where it is absent (some twenty seconds).
-
-    Raises `DatasetError` when another split is asked for, and what `ensure` raises for a damaged or foreign folder.
-    """
-    if options.train_classes is not None or options.split_seed is not None:
-        raise DatasetError("the demo set has its own split; leave data.train_classes and data.split_seed out")
-    root = (options.root or DEFAULT_ROOT).expanduser()
-    ensure(root, DemoOptions(seed=options.seed), progress=progress or ignore_progress)
-    return assemble("demo", root, list_folder(root, options), options)
+__all__ = [
+    "GENERATOR_VERSION",
+    "DemoClass",
+    "DemoDamagedError",
+    "DemoForeignError",
+    "DemoOptionError",
+    "DemoOptions",
+    "Half",
+    "Material",
+    "Nuisance",
+    "Palette",
+    "Pattern",
+    "Shape",
+    "classes",
+    "contact_sheet",
+    "ensure",
+    "generate",
+    "load",
+    "picture",
+    "read_manifest",
+    "verify",
+]

@@ -31,9 +31,7 @@ def plane(side: int) -> tuple[Field, Field]:
 
 def _pick(codes: tuple[str, ...], rng: np.random.Generator) -> Field:
     rgb = np.array(linear(codes[rng.integers(len(codes))]), dtype=np.float32)
-    return graded(
-        rgb, hue=rng.uniform(-10, 10), saturation=rng.uniform(0.7, 1.2), lightness=rng.uniform(0.8, 1.1)
-    )
+    return graded(rgb, hue=rng.uniform(-10, 10), saturation=rng.uniform(0.7, 1.2), lightness=rng.uniform(0.8, 1.1))
 
 
 def _toned(rgb: Field, tone: Field) -> Field:
@@ -65,9 +63,7 @@ def _cloth(x: Field, y: Field, rng: np.random.Generator) -> Field:
     x, y = _turned(x, y, rng.uniform(-0.6, 0.6))
     fold = noise(x * 0.8 + rng.uniform(0, 8), y * 0.5 + rng.uniform(0, 8))
     weave = np.sin(x * 62) * np.sin(y * 62)
-    bands = smooth(np.abs(np.sin(x * rng.uniform(2, 4) + rng.uniform(0, 3))) * 6 - 5) * rng.choice(
-        [0.0, 0.25]
-    )
+    bands = smooth(np.abs(np.sin(x * rng.uniform(2, 4) + rng.uniform(0, 3))) * 6 - 5) * rng.choice([0.0, 0.25])
     cloth = _toned(_pick(BACKDROPS, rng), 0.62 + 0.62 * fold + 0.07 * weave)
     return mix(cloth, 0.75, np.asarray(bands, dtype=np.float32)[None])
 
@@ -85,9 +81,7 @@ def _tabletop(x: Field, y: Field, rng: np.random.Generator) -> Field:
     horizon = rng.uniform(-0.42, 0.05)
     slope = rng.uniform(-0.04, 0.04)
     below = smooth((horizon + slope * x - y) * 16 + 0.5)
-    wall = _toned(
-        _pick(BACKDROPS, rng), 0.75 + 0.3 * smooth(1 - np.hypot(x - rng.uniform(-0.8, 0.8), y - 0.6) * 0.6)
-    )
+    wall = _toned(_pick(BACKDROPS, rng), 0.75 + 0.3 * smooth(1 - np.hypot(x - rng.uniform(-0.8, 0.8), y - 0.6) * 0.6))
     depth = 1 / np.maximum(horizon + 0.35 - y, 0.12)
     grain = noise(x * depth * 0.5 + rng.uniform(0, 8), depth * 9)
     table = _pick(WOODS, rng) if rng.random() < 0.65 else _pick(BACKDROPS, rng)
@@ -107,9 +101,7 @@ def _bokeh(x: Field, y: Field, rng: np.random.Generator) -> Field:
 
 
 def _sky(x: Field, y: Field, rng: np.random.Generator) -> Field:
-    cloud = smooth(
-        (noise(x * 0.9 + rng.uniform(0, 8), y * 1.7 + rng.uniform(0, 8)) - rng.uniform(0.4, 0.55)) * 3.2
-    )
+    cloud = smooth((noise(x * 0.9 + rng.uniform(0, 8), y * 1.7 + rng.uniform(0, 8)) - rng.uniform(0.4, 0.55)) * 3.2)
     blue = _toned(_pick(SKIES, rng), 0.92 - 0.22 * y)
     return mix(blue, 0.9, 0.85 * cloud[None] * np.clip(0.9 - 0.3 * y, 0, 1))
 

@@ -1,15 +1,15 @@
 """What can be wrong with a demo set or with what is asked of it."""
 
-from models.errors import HardrankError
+from trainer.data.dataset import DatasetError
 
 
-class DemoOptionError(HardrankError):
+class DemoOptionError(DatasetError):
     """An option of the demo set is out of its range."""
 
 
-class DemoDamagedError(HardrankError):
+class DemoDamagedError(DatasetError):
     """Files of a demo set on disk are missing, changed or too many."""
 
 
-class DemoForeignError(HardrankError):
+class DemoForeignError(DatasetError):
     """The folder asked for holds something else; it is never overwritten."""

@@ -14,7 +14,8 @@ _NOISE_SIDE = 256
 
 def soft(x: Field, width: float) -> Field:
     """A step from 0 to 1 at x = 0, `width` wide."""
-    return np.clip(x * (1 / width) + 0.5, 0, 1)
+    step: Field = np.clip(x * (1 / width) + 0.5, 0, 1)
+    return step
 
 
 def smooth(x: Field) -> Field:

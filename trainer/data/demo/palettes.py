@@ -53,4 +53,5 @@ def graded(rgb: Field, *, hue: float, saturation: float, lightness: float) -> Fi
     turn += across * np.array([[0, -1, 1], [1, 0, -1], [-1, 1, 0]], dtype=np.float32)
     turned = rgb @ turn.T
     grey = turned.mean(axis=-1, keepdims=True)
-    return np.clip((grey + (turned - grey) * saturation) * lightness, 0.004, 0.98)
+    clipped: Field = np.clip((grey + (turned - grey) * saturation) * lightness, 0.004, 0.98)
+    return clipped

@@ -20,9 +20,7 @@ def _drip(s: Field, t: Field) -> Coverage:
     # Only the place around the surface is free: a glaze always runs from the top.
     level = 0.34 - 0.75 * noise(s * 2.6, 0 * s + 3.3) + 0.07 * np.sin(s * 9)
     above = t - level
-    return smooth(above * 14 + 0.5), 0.9 * smooth(1 - np.abs(above + 0.02) * 16) + 0.25 * smooth(
-        (t - 0.45) * 2.2
-    )
+    return smooth(above * 14 + 0.5), 0.9 * smooth(1 - np.abs(above + 0.02) * 16) + 0.25 * smooth((t - 0.45) * 2.2)
 
 
 def _stripes(s: Field, t: Field) -> Coverage:
@@ -31,9 +29,8 @@ def _stripes(s: Field, t: Field) -> Coverage:
 
 
 def _dots(s: Field, t: Field) -> Coverage:
-    x, y, row = _staggered(s, t, 0.33)
+    x, y, odd = _staggered(s, t, 0.33)
     inside = soft(0.35 - np.hypot(x, y), _EDGE)
-    odd = (row & 1).astype(np.float32)
     return inside * (1 - odd), inside * odd
 
 
@@ -52,9 +49,10 @@ def _chevrons(s: Field, t: Field) -> Coverage:
 def _terrazzo(s: Field, t: Field) -> Coverage:
     cell = 1 / 0.23
     s, t = s * cell, t * cell
-    columns, rows = np.floor(s).astype(np.int32), np.floor(t).astype(np.int32)
-    x = s - columns - 0.35 - 0.3 * scatter(rows, columns, 0)
-    y = t - rows - 0.35 - 0.3 * scatter(rows, columns, 1)
+    left, foot = np.floor(s), np.floor(t)
+    columns, rows = left.astype(np.int32), foot.astype(np.int32)
+    x = s - left - 0.35 - 0.3 * scatter(rows, columns, 0)
+    y = t - foot - 0.35 - 0.3 * scatter(rows, columns, 1)
     slant = 2 * scatter(rows, columns, 2) - 1
     size = 0.2 + 0.24 * scatter(rows, columns, 3)
     x, y = x + slant * y, y - slant * x
@@ -74,17 +72,16 @@ def _marble(s: Field, t: Field) -> Coverage:
     cloud = noise(s * 1.7, t * 1.7)
     vein = 1 - np.abs(np.sin(3.6 * (0.6 * s + t) + 9 * cloud))
     thread = 1 - np.abs(np.sin(4.1 * (s - 0.4 * t) + 8 * noise(t * 1.3 + 4, s * 1.3)))
-    return np.clip(smooth((vein - 0.42) * 2.4) + 0.35 * smooth((cloud - 0.5) * 3), 0, 1), smooth(
-        (thread - 0.82) * 8
-    )
+    return np.clip(smooth((vein - 0.42) * 2.4) + 0.35 * smooth((cloud - 0.5) * 3), 0, 1), smooth((thread - 0.82) * 8)
 
 
-def _staggered(s: Field, t: Field, cell: float) -> tuple[Field, Field, np.ndarray]:
-    """Coordinates from the centre of each cell of a brickwork grid, in [-0.5,0.5], and the rows' numbers."""
+def _staggered(s: Field, t: Field, cell: float) -> tuple[Field, Field, Field]:
+    """Coordinates from the centre of each cell of a brickwork grid, in [-0.5,0.5], and 1 in its odd rows, else 0."""
     t = t * (1 / cell)
-    rows = np.floor(t).astype(np.int32)
-    s = s * (1 / cell) + 0.5 * (rows & 1).astype(np.float32)
-    return s - np.floor(s) - 0.5, t - rows - 0.5, rows
+    rows = np.floor(t)
+    odd = rows - 2 * np.floor(rows * 0.5)
+    s = s * (1 / cell) + 0.5 * odd
+    return s - np.floor(s) - 0.5, t - rows - 0.5, odd
 
 
 PATTERNS: Mapping[Pattern, Callable[[Field, Field], Coverage]] = {

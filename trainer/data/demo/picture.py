@@ -42,9 +42,7 @@ _SCENES: Mapping[Shape, tuple[Background, ...]] = {
 _PLAIN: Mapping[Paint, str] = {Paint.WOOD: "8a5a34", Paint.INK: "2a2326", Paint.IVORY: "f4ead6"}
 
 
-def picture(
-    which: DemoClass, *, side: int, nuisance: Nuisance, rng: np.random.Generator
-) -> npt.NDArray[np.uint8]:
+def picture(which: DemoClass, *, side: int, nuisance: Nuisance, rng: np.random.Generator) -> npt.NDArray[np.uint8]:
     """One sRGB image (side, side, 3) of a class; all chance comes from `rng`."""
     scenes = _SCENES.get(which.shape, _STANDING)
     standing = scenes is _STANDING
@@ -53,10 +51,7 @@ def picture(
     rgb, alpha = _object(which, looked, nuisance, light, rng)
     rgb, alpha = _averaged(rgb, side), _averaged(alpha[None], side)[0]
     behind = scene(scenes[rng.integers(len(scenes))], side, nuisance.scene, rng)
-    behind = (
-        behind
-        * (np.array(light.colour, dtype=np.float32) * 0.7 + np.array(light.ambient) * 0.6)[:, None, None]
-    )
+    behind = behind * (np.array(light.colour, dtype=np.float32) * 0.7 + np.array(light.ambient) * 0.6)[:, None, None]
     behind = behind * (1 - _shadow(alpha, light, standing, rng))[None]
     return _developed(rgb + behind * (1 - alpha), nuisance, rng)
 
@@ -142,7 +137,7 @@ def _object(
 
 
 def _box(cover: Field) -> tuple[slice, slice]:
-    """The rows and columns in which anything is covered; most parts are small, and the rest need not be painted."""
+    """The rows and columns in which anything is covered; most parts are small, and the rest is not painted."""
     rows, columns = np.flatnonzero(cover.max(axis=1)), np.flatnonzero(cover.max(axis=0))
     if not len(rows):
         return slice(0, 0), slice(0, 0)
@@ -159,9 +154,7 @@ def _patterned(
 ) -> Field:
     # The glaze that drips from the top must start there, wherever its drops fall.
     rise = 0.06 * (phase[1] - 2) if pattern is Pattern.DRIP else phase[1]
-    second, third = PATTERNS[pattern](
-        part.s[box] * (1 / size) + phase[0] + 8, part.t[box] * (1 / size) + rise
-    )
+    second, third = PATTERNS[pattern](part.s[box] * (1 / size) + phase[0] + 8, part.t[box] * (1 / size) + rise)
     base, two, three_ = three[:, :, None, None]
     colour: Field = base + (two - base) * second
     colour += (three_ - colour) * third
@@ -169,7 +162,8 @@ def _patterned(
 
 
 def _averaged(samples: Field, side: int) -> Field:
-    return samples.reshape(len(samples), side, SUPERSAMPLING, side, SUPERSAMPLING).mean(axis=(2, 4))
+    averaged: Field = samples.reshape(len(samples), side, SUPERSAMPLING, side, SUPERSAMPLING).mean(axis=(2, 4))
+    return averaged
 
 
 def _shadow(alpha: Field, light: Light, standing: bool, rng: np.random.Generator) -> Field:
@@ -208,4 +202,5 @@ def _developed(light: Field, nuisance: Nuisance, rng: np.random.Generator) -> np
     light = np.where(light > 0.7, 0.7 + 0.3 * np.tanh((light - 0.7) * (1 / 0.5)), np.maximum(light, 0))
     tone = np.where(light > 0.0031308, 1.055 * np.maximum(light, 0.001) ** (1 / 2.4) - 0.055, 12.92 * light)
     tone = tone + rng.standard_normal((1, side, side), dtype=np.float32) * nuisance.grain
-    return (np.clip(tone, 0, 1) * 255 + 0.5).astype(np.uint8).transpose(1, 2, 0)
+    developed: npt.NDArray[np.uint8] = (np.clip(tone, 0, 1) * 255 + 0.5).astype(np.uint8).transpose(1, 2, 0)
+    return developed

@@ -39,9 +39,7 @@ class Form:
     """Second freedom of the shape, [-1,1]."""
 
 
-def _mouth(
-    f: Frame, form: Form, *, radius: float, height: float, inside: Paint, wall: float = 0.86
-) -> Iterator[Part]:
+def _mouth(f: Frame, form: Form, *, radius: float, height: float, inside: Paint, wall: float = 0.86) -> Iterator[Part]:
     """The opening of a vessel: a lip and, within it, the far wall fading into the dark."""
     v = f.v - height
     lip = inflated(f, ellipse(f.u, v, radius, radius * form.tilt), radius=0.05, paint=Paint.BASE)
@@ -151,9 +149,7 @@ def _cushion(f: Frame, form: Form) -> Iterator[Part]:
 
 def _kite(f: Frame, form: Form) -> Iterator[Part]:
     sway = f.u - 0.13 * np.sin(7.5 * f.v + 1.6 + 1.2 * form.a) * np.clip(-0.45 - f.v, 0, 0.3) * (1 / 0.3)
-    yield inflated(
-        f, np.maximum(np.abs(sway) - 0.022, np.abs(f.v + 0.75) - 0.25), radius=0.03, paint=Paint.INK
-    )
+    yield inflated(f, np.maximum(np.abs(sway) - 0.022, np.abs(f.v + 0.75) - 0.25), radius=0.03, paint=Paint.INK)
     for height, paint in ((-0.72, Paint.SECOND), (-0.92, Paint.THIRD)):
         at = 0.13 * math.sin(7.5 * height + 1.6 + 1.2 * form.a) * min(-0.45 - height, 0.3) / 0.3
         bow = np.abs(f.v - height) - 0.035 - 0.45 * np.abs(f.u - at)
@@ -177,9 +173,7 @@ def _button(f: Frame, form: Form) -> Iterator[Part]:
     gap = 0.17 + 0.02 * form.b
     u, v = np.abs(f.u) - gap, np.abs(f.v) - gap
     yield inflated(f, disc(u, v, 0.1), radius=0.02, paint=Paint.INK)
-    cross = np.minimum(
-        capsule(f, (-gap, -gap), (gap, gap), 0.045), capsule(f, (-gap, gap), (gap, -gap), 0.045)
-    )
+    cross = np.minimum(capsule(f, (-gap, -gap), (gap, gap), 0.045), capsule(f, (-gap, gap), (gap, -gap), 0.045))
     yield inflated(f, cross, radius=0.05, paint=Paint.THIRD)
 
 
@@ -214,9 +208,7 @@ def _fish(f: Frame, form: Form) -> Iterator[Part]:
     yield inflated(g, body, radius=high, paint=Paint.PATTERN)
     face = np.maximum(body + 0.005, 0.43 - g.u - 0.35 * g.v * g.v)
     yield replace(inflated(g, body, radius=high, paint=Paint.BASE), cover=np.clip(0.5 - face / f.pixel, 0, 1))
-    yield inflated(
-        g, ellipse(g.u - 0.2, g.v + 0.06 + 0.3 * (g.u - 0.2), 0.15, 0.08), radius=0.08, paint=Paint.THIRD
-    )
+    yield inflated(g, ellipse(g.u - 0.2, g.v + 0.06 + 0.3 * (g.u - 0.2), 0.15, 0.08), radius=0.08, paint=Paint.THIRD)
     yield inflated(g, disc(g.u - 0.6, g.v - 0.1, 0.1), radius=0.1, paint=Paint.IVORY)
     yield inflated(g, disc(g.u - 0.62, g.v - 0.1, 0.06), radius=0.06, paint=Paint.INK)
 
@@ -257,9 +249,7 @@ def _mushroom(f: Frame, form: Form) -> Iterator[Part]:
 
 
 def _pear(f: Frame, form: Form) -> Iterator[Part]:
-    yield inflated(
-        f, capsule(f, (0.0, 0.6), (0.1 + 0.06 * form.a, 0.96), 0.045, 0.06), radius=0.05, paint=Paint.WOOD
-    )
+    yield inflated(f, capsule(f, (0.0, 0.6), (0.1 + 0.06 * form.a, 0.96), 0.045, 0.06), radius=0.05, paint=Paint.WOOD)
     leaf = ellipse(*_turned(f.u - 0.32, f.v - 0.76, 24 + 8 * form.b), 0.28, 0.12)
     yield inflated(f, leaf, radius=0.16, paint=Paint.SECOND)
     wide = 0.65 + 0.04 * form.b
@@ -278,9 +268,7 @@ def _pear(f: Frame, form: Form) -> Iterator[Part]:
 
 def _balloon(f: Frame, form: Form) -> Iterator[Part]:
     for side in (-1.0, 1.0):
-        yield inflated(
-            f, capsule(f, (side * 0.12, -0.74), (side * 0.2, -0.28), 0.016), radius=0.02, paint=Paint.INK
-        )
+        yield inflated(f, capsule(f, (side * 0.12, -0.74), (side * 0.2, -0.28), 0.016), radius=0.02, paint=Paint.INK)
     basket = np.maximum(np.abs(f.u) - 0.15 - 0.15 * (f.v + 0.84), np.abs(f.v + 0.84) - 0.12)
     weave = 0.8 + 0.2 * np.sign(np.sin(48 * f.u) * np.sin(48 * f.v))
     yield replace(inflated(f, basket, radius=0.1, paint=Paint.WOOD), shade=weave)

@@ -21,8 +21,8 @@ def contact_sheet(
 ) -> Image.Image:
     """An RGB image with a row for each class and `images` columns, of the set at `root`.
 
-    `half` chooses one half of the split (both without); `classes` takes that many, evenly spread over the sorted
-    names (all without); `zoom` is a whole magnification; `gap` is the space between pictures, pixels.
+    `half` chooses one half of the split (both without); `classes` takes that many, evenly spread over the
+    sorted names (all without); `zoom` is a whole magnification; `gap` is the space between pictures, pixels.
     Raises `DemoDamagedError` where there is no set.
     """
     manifest = read_manifest(root)

@@ -100,8 +100,8 @@ def classes() -> tuple[DemoClass, ...]:
     - two of the second shape differ in pattern and material but not in palette,
 
     so that no single attribute tells the classes of a half apart. Each half has every shape twice and every
-    pattern, palette and material; for a given shape the patterns and palettes of the two halves are disjoint, so
-    that the test half asks for combinations that training has never shown.
+    pattern, palette and material; for a given shape the patterns and palettes of the two halves are disjoint,
+    so that the test half asks for combinations that training has never shown.
     """
     made = [one for half in Half for pair in range(len(Shape) // 2) for one in _pair_classes(pair, half)]
     return tuple(sorted(made, key=lambda one: one.name))
@@ -127,27 +127,27 @@ def _pair_classes(pair: int, half: Half) -> list[DemoClass]:
 
 @dataclass(frozen=True, kw_only=True)
 class Nuisance:
-    """How strongly the images of one class vary. All zero (and `mirror` false) gives a catalogue, not a data set."""
+    """How strongly the images of one class vary. With all zero there is one pose and one light."""
 
     rotation: float = 9.0
-    """Largest turn of a standing object in the image plane, degrees; objects lying or aloft turn up to 3 times more."""
+    """Largest turn of a standing object in the image plane, degrees; objects lying or aloft turn thrice as far."""
     scale: float = 0.16
     """Largest relative change of size, in [0, 1)."""
-    translation: float = 0.12
+    translation: float = 0.1
     """Largest shift of the object's centre, as a share of half the image's side."""
-    shear: float = 0.09
+    shear: float = 0.07
     """Largest shear, dimensionless."""
-    perspective: float = 0.08
+    perspective: float = 0.07
     """Largest keystone: relative change of magnification from the centre to the rim."""
     form: float = 1.0
     """Strength of the differences in form, spin and camera height; 1 is the designed range."""
     mirror: bool = True
     """Whether half of the objects are mirrored."""
-    hue: float = 10.0
+    hue: float = 8.0
     """Largest turn of an object's hues, degrees."""
     tone: float = 0.16
     """Largest relative change of an object's saturation and lightness."""
-    exposure: float = 0.55
+    exposure: float = 0.5
     """Largest change of exposure, stops (factor 2**exposure)."""
     warmth: float = 0.26
     """Largest relative change between the red and the blue of the light."""

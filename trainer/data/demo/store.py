@@ -12,6 +12,7 @@ import shutil
 import tempfile
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -69,9 +70,9 @@ def generate(
 ) -> dict[str, Any]:
     """Write the set to the folder `root` and return its manifest.
 
-    The same options give the same bytes (with the same versions of numpy and Pillow). The set is drawn into a hidden
-    folder beside `root` and renamed when complete; whatever stops it before, `root` is not touched. A set of our own
-    that is already there is replaced; `progress(done, total)` is called after each image.
+    The same options give the same bytes (with the same versions of numpy and Pillow). The set is drawn into a
+    hidden folder beside `root` and renamed when complete; whatever stops it before, `root` is not touched. A demo
+    set that is already there is replaced; `progress(done, total)` is called after each image.
 
     Raises `DemoForeignError` where `root` holds anything that is not a demo set.
     """
@@ -86,9 +87,7 @@ def generate(
         fresh.mkdir()
         manifest = manifest_of(options, _draw(fresh, options, progress))
         (fresh / MANIFEST).write_text(json.dumps(manifest, indent=1) + "\n", encoding="utf-8")
-        if root.exists():
-            root.rename(work / "old")
-        fresh.rename(root)
+        _settle(fresh, root, work / "old")
     finally:
         shutil.rmtree(work, ignore_errors=True)
     return manifest
@@ -97,10 +96,11 @@ def generate(
 def ensure(
     root: Path, options: DemoOptions | None = None, *, progress: Callable[[int, int], None] = ignore_progress
 ) -> dict[str, Any]:
-    """The manifest of the set at `root`, which is generated where absent, or reused where it is the one asked for.
+    """The manifest of the set at `root`, which is generated where absent and reused where it is the right one.
 
-    A set made with other options or by another version of the generator is replaced. Raises `DemoDamagedError` where
-    files of the right set are missing, changed or too many, and `DemoForeignError` where `root` holds something else.
+    A set made with other options or by another version of the generator is replaced. Raises `DemoDamagedError`
+    where files of the right set are missing, changed or too many, and `DemoForeignError` where `root` holds
+    something else.
     """
     options = options or DemoOptions()
     _refuse_foreign(root)
@@ -125,11 +125,7 @@ def read_manifest(root: Path) -> dict[str, Any]:
         manifest = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise DemoDamagedError(f"{path} cannot be read ({error}); delete {root} to make it anew.") from error
-    if (
-        not isinstance(manifest, dict)
-        or manifest.get("kind") != _KIND
-        or not isinstance(manifest.get("files"), dict)
-    ):
+    if not isinstance(manifest, dict) or manifest.get("kind") != _KIND or not isinstance(manifest.get("files"), dict):
         raise DemoDamagedError(f"{path} is no manifest of a demo set; delete {root} to make it anew.")
     return manifest
 
@@ -143,12 +139,10 @@ def verify(root: Path) -> None:
     changed = sorted(
         name for name in recorded.keys() & present if _sha256((root / name).read_bytes()) != recorded[name]
     )
-    found = [f"{len(names)} {what} ({names[0]})" for what, names in
-             (("missing", missing), ("changed", changed), ("not in the manifest", extra)) if names]  # fmt: skip
+    kinds = {"missing": missing, "changed": changed, "not in the manifest": extra}
+    found = [f"{len(names)} {kind} ({names[0]})" for kind, names in kinds.items() if names]
     if found:
-        raise DemoDamagedError(
-            f"the demo set at {root} is damaged: {', '.join(found)}; delete it to make it anew."
-        )
+        raise DemoDamagedError(f"the demo set at {root} is damaged: {', '.join(found)}; delete it to make it anew.")
 
 
 def _draw(folder: Path, options: DemoOptions, progress: Callable[[int, int], None]) -> dict[str, str]:
@@ -171,6 +165,23 @@ def _draw(folder: Path, options: DemoOptions, progress: Callable[[int, int], Non
     return files
 
 
+def _settle(fresh: Path, root: Path, aside: Path) -> None:
+    """Put the finished set in its place, unless somebody else has finished the same one meanwhile."""
+    if _is_set(root):
+        with suppress(DemoDamagedError):
+            if read_manifest(root) == read_manifest(fresh):
+                verify(root)
+                return
+    if root.exists():
+        root.rename(aside)
+    try:
+        fresh.rename(root)
+    except OSError:
+        if aside.exists() and not root.exists():
+            aside.rename(root)
+        raise
+
+
 def _png(pixels: np.ndarray[Any, np.dtype[np.uint8]]) -> bytes:
     buffer = io.BytesIO()
     Image.fromarray(pixels).save(buffer, "PNG", compress_level=4)
@@ -190,9 +201,7 @@ def _refuse_foreign(root: Path) -> None:
         raise DemoForeignError(f"{root} is not a folder; give the demo set another root.")
     if root.is_dir() and any(root.iterdir()):
         if not _is_set(root):
-            raise DemoForeignError(
-                f"{root} holds files but no demo set; give another root, or empty the folder."
-            )
+            raise DemoForeignError(f"{root} holds files but no demo set; give another root, or empty the folder.")
         read_manifest(root)
 
 

@@ -51,7 +51,8 @@ def disc(u: Field, v: Field, radius: float) -> Field:
 
 def ellipse(u: Field, v: Field, a: float, b: float) -> Field:
     """About the distance to an ellipse with half axes a and b; exact on the outline only."""
-    return (np.hypot(u * (1 / a), v * (1 / b)) - 1) * min(a, b)
+    distance: Field = (np.hypot(u * (1 / a), v * (1 / b)) - 1) * min(a, b)
+    return distance
 
 
 def capsule(
@@ -123,8 +124,8 @@ def lathe(
 ) -> Part:
     """A surface of revolution about the line u = centre.
 
-    `profile` are (height, radius) pairs, lowest first, joined smoothly. The camera looks down by the angle whose
-    sine is `tilt`: a point at height y and depth z is seen at v = y - tilt · z, which is solved for y here.
+    `profile` are (height, radius) pairs, lowest first, joined smoothly. The camera looks down by the angle
+    whose sine is `tilt`: a point at height y and depth z is seen at v = y - tilt · z, which is solved for y here.
     `spin` turns the surface about its axis (in units of the object at the widest place).
     """
     heights, radii = np.array(profile, dtype=np.float64).T
