@@ -1,0 +1,1 @@
+"""Live attacks on models, and audits."""

@@ -1,0 +1,1 @@
+"""Measured comparisons, and the plainly written code that they compare with."""

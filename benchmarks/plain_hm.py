@@ -71,7 +71,7 @@ def hm_step(
     margin: float,
     ics: float,
 ) -> PlainStep:
-    """Perturb the triplets of a batch (2T,3,H,W) and give the loss of the update; batch norm stays in evaluation mode."""
+    """Perturb the triplets of a batch (2T,3,H,W) and give the loss of the update, with batch norm frozen."""
     adversarial = perturb(
         network,
         torch.cat([images[rows] for rows in triplets]),

@@ -27,9 +27,7 @@ class ResidualBlock(nn.Module):
         self.bn2 = nn.BatchNorm2d(outputs)
         self.shortcut: nn.Module = nn.Identity()
         if stride != 1 or inputs != outputs:
-            self.shortcut = nn.Sequential(
-                nn.Conv2d(inputs, outputs, 1, stride, bias=False), nn.BatchNorm2d(outputs)
-            )
+            self.shortcut = nn.Sequential(nn.Conv2d(inputs, outputs, 1, stride, bias=False), nn.BatchNorm2d(outputs))
 
     def forward(self, x: Tensor) -> Tensor:
         """(N,inputs,H,W) → (N,outputs,H/stride,W/stride)."""
@@ -91,9 +89,7 @@ def _small_resnet(image_size: int) -> nn.Module:
 
 def _c2f2(image_size: int) -> nn.Module:
     if image_size != 28:
-        raise BackboneError(
-            f"c2f2 takes images of 28 px, not {image_size}; set image_size: 28 or use small-resnet"
-        )
+        raise BackboneError(f"c2f2 takes images of 28 px, not {image_size}; set image_size: 28 or use small-resnet")
     return C2F2()
 
 
@@ -108,7 +104,8 @@ def build_backbone(name: str, *, image_size: int, imagenet: bool) -> tuple[nn.Mo
     if name in OWN:
         if imagenet:
             raise BackboneError(
-                f"there are no ImageNet weights for {name}; use initialisation `warmup`, or a torchvision or timm backbone"
+                f"there are no ImageNet weights for {name}; use initialisation `warmup`, or a torchvision or "
+                "timm backbone"
             )
         backbone = OWN[name](image_size)
     elif name.startswith("timm/"):
@@ -128,9 +125,7 @@ def _feature_width(backbone: nn.Module, name: str, image_size: int) -> int:
     finally:
         backbone.train(was_training)
     if features.ndim != 2:
-        raise BackboneError(
-            f"{name} gives features of shape {tuple(features.shape)}, not (N,F); it is no backbone"
-        )
+        raise BackboneError(f"{name} gives features of shape {tuple(features.shape)}, not (N,F); it is no backbone")
     return int(features.shape[1])
 
 

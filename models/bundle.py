@@ -1,4 +1,7 @@
-"""A trained model on disk: model.onnx, weights.safetensors and card.json. Nothing here needs torch until weights are loaded."""
+"""A trained model on disk: model.onnx, weights.safetensors and card.json.
+
+Nothing here needs torch until weights are loaded.
+"""
 
 import json
 from collections.abc import Callable
@@ -62,25 +65,20 @@ class Card(_Strict):
     command: str = Field(description="what was typed")
     defense: str = Field(description="in the paper's notation")
     recipe: str = Field(description="name or file of the recipe")
-    config: dict[str, Any] = Field(
-        description="the full configuration; `trainer.config` documents its fields"
-    )
+    config: dict[str, Any] = Field(description="the full configuration; `trainer.config` documents its fields")
     seeds: dict[str, int] = Field(description="seeds by what they decide")
     architecture: ArchitectureEntry
     preprocessing: PreprocessingEntry
     data: dict[str, Any] = Field(description="name, counts, SHA-256 and problems of the data set")
     metrics: dict[str, float] = Field(
-        description="on benign images of unseen classes: recall@1, recall@2, map, map@r, nmi (0 to 1), collapse (mean cosine of random pairs)"
+        description="on benign images of unseen classes: recall_at_1, recall_at_2, mean_ap, map_at_r, nmi (0 to 1), "
+        "mean_cosine of random pairs (near 1: collapsed), number of queries"
     )
     robustness: dict[str, Any] | None = Field(
         description="scorecard of the ten attacks, ERS, n, intervals; null: not measured"
     )
-    parity: dict[str, float] = Field(
-        description="agreement of PyTorch and ONNX Runtime, as measured at export"
-    )
-    training: dict[str, Any] = Field(
-        default_factory=dict, description="iterations, last measures of the training log"
-    )
+    parity: dict[str, float] = Field(description="agreement of PyTorch and ONNX Runtime, as measured at export")
+    training: dict[str, Any] = Field(default_factory=dict, description="iterations, last measures of the training log")
     versions: dict[str, str] = Field(description="of Python and the libraries that computed it")
     hardware: dict[str, str] = Field(description="processor, cores, memory, accelerator, precision")
     durations: dict[str, float] = Field(description="seconds of each stage")
@@ -133,9 +131,7 @@ def load_card(folder: Path) -> Card:
             raise BundleError(f"{path} is larger than {_LARGEST_CARD >> 20} MiB, so it is no card")
         content = json.loads(path.read_text(encoding="utf-8"))
     except (FileNotFoundError, NotADirectoryError) as error:
-        raise BundleError(
-            f"{folder} is no bundle: it has no {CARD}; train one with `python trainer/run.py`"
-        ) from error
+        raise BundleError(f"{folder} is no bundle: it has no {CARD}; train one with `python trainer/run.py`") from error
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
         raise BundleError(f"{path} is damaged: {error}") from error
     version = content.get("schema_version") if isinstance(content, dict) else None
@@ -161,7 +157,8 @@ def verify_bundle(folder: Path) -> Card:
             raise BundleError(f"{folder} lacks {name}, which its card lists")
         if path.stat().st_size != entry.bytes or sha256(path) != entry.sha256:
             raise BundleError(
-                f"{path} is not the file that the card describes (size or SHA-256 differ); fetch or train the bundle again"
+                f"{path} is not the file that the card describes (size or SHA-256 differ); "
+                "fetch or train the bundle again"
             )
     return card
 
@@ -185,3 +182,7 @@ def load_embedder(folder: Path, *, verify: bool = True) -> "Embedder":
     except (RuntimeError, SafetensorError) as error:
         raise BundleError(f"the weights of {folder} do not fit its architecture: {error}") from error
     return embedder.eval()
+
+
+if __name__ == "__main__":  # the machine-readable schema, as docs/ holds it
+    print(json.dumps(Card.model_json_schema(), indent=2))

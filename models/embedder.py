@@ -70,7 +70,5 @@ def build_embedder(architecture: Architecture, *, imagenet: bool = False) -> Emb
             f"an embedder needs dimension ≥ 1 and image_size ≥ 8 px, not {architecture.dimension} and "
             f"{architecture.image_size}"
         )
-    backbone, features = build_backbone(
-        architecture.backbone, image_size=architecture.image_size, imagenet=imagenet
-    )
+    backbone, features = build_backbone(architecture.backbone, image_size=architecture.image_size, imagenet=imagenet)
     return Embedder(backbone, features, architecture)

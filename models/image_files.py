@@ -2,7 +2,8 @@
 
 A decoder's metadata parsers are its softest side. Comments of a GIF are gathered in quadratic time, the tags of a TIFF
 (and of EXIF, which is a TIFF inside other files) may all point at the same megabytes. Nothing here decodes pixels, and
-everything runs in time linear in the length of the file. Malformed files raise `ValueError` or pass for the decoder to judge.
+everything runs in time linear in the length of the file. Malformed files raise `ValueError` or pass for the
+decoder to judge.
 """
 
 import re

@@ -132,9 +132,7 @@ def decode(data: bytes, *, limits: DecodeLimits = DEFAULT_LIMITS) -> Image.Image
             f"The bytes are no image of a known format; send one of {', '.join(FORMATS)}."
         ) from error
     except (Image.DecompressionBombError, MemoryError) as error:
-        raise ImageTooLargeError(
-            f"The image is too large to decode ({_cause(error)}); send a smaller one."
-        ) from error
+        raise ImageTooLargeError(f"The image is too large to decode ({_cause(error)}); send a smaller one.") from error
     except Exception as error:
         # Decoders of malformed files raise nearly anything: OSError, SyntaxError, ValueError, struct.error, zlib.error,
         # OverflowError, EOFError, IndexError, KeyError, TypeError … All mean the same to whoever sent the file.
@@ -152,9 +150,7 @@ def read_bytes(path: Path, *, limits: DecodeLimits = DEFAULT_LIMITS) -> bytes:
         with path.open("rb") as file:
             data = file.read(limits.max_bytes + 1)
     except (OSError, ValueError) as error:
-        raise UndecodableImageError(
-            f"The file cannot be read ({_cause(error)}); check its path and rights."
-        ) from error
+        raise UndecodableImageError(f"The file cannot be read ({_cause(error)}); check its path and rights.") from error
     if len(data) > limits.max_bytes:
         raise ImageTooLargeError(f"The file has more than {limits.max_bytes} bytes; use a smaller one.")
     return data
@@ -163,8 +159,8 @@ def read_bytes(path: Path, *, limits: DecodeLimits = DEFAULT_LIMITS) -> bytes:
 def to_rgb(image: Image.Image) -> Image.Image:
     """Turn an image of any mode into RGB: transparency on white, deep pixels scaled to 8 bits.
 
-    16-bit grey keeps its upper byte, as Pillow does with 16-bit colour. 32-bit integers and floats carry no white level:
-    it is the smallest of 1, 255, 65535 and the largest value that no pixel exceeds. Negative and non-finite values are
+    16-bit grey keeps its upper byte, as Pillow does with 16-bit colour. 32-bit integers and floats carry no white
+    level: it is the smallest of 1, 255, 65535 and the largest value that no pixel exceeds. Negative and non-finite values are
     black. Raises `UndecodableImageError` for a mode without a conversion (LAB).
     """
     if image.mode.startswith("I") or image.mode == "F":
@@ -207,10 +203,8 @@ def prepare_image(image: Image.Image, pre: Preprocessing) -> npt.NDArray[np.floa
     return to_unit(centre_crop(to_square(image, pre.resize), pre.crop))
 
 
-def prepare(
-    data: bytes, pre: Preprocessing, *, limits: DecodeLimits = DEFAULT_LIMITS
-) -> npt.NDArray[np.float32]:
-    """Turn the bytes of a file into the network's input: float32 (3,crop,crop) in [0,1]. Raises what `decode` raises."""
+def prepare(data: bytes, pre: Preprocessing, *, limits: DecodeLimits = DEFAULT_LIMITS) -> npt.NDArray[np.float32]:
+    """Turn the bytes of a file into the network's input: float32 (3,crop,crop) in [0,1]; raises as `decode`."""
     return prepare_image(decode(data, limits=limits), pre)
 
 

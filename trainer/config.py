@@ -206,6 +206,8 @@ def parse_config(content: object, *, source: str) -> Config:
     except ValidationError as error:
         problems = "; ".join(_problem(entry) for entry in error.errors())
         raise ConfigError(f"{source}: {problems}") from error
+    except HardrankError as error:
+        raise ConfigError(f"{source}: {error}") from error
 
 
 def _problem(entry: Mapping[str, Any]) -> str:

@@ -57,12 +57,8 @@ class ConsoleProgress:
             self._line(progress, text)
             return
         if progress.stage not in self._tasks:
-            self._tasks[progress.stage] = self._bars.add_task(
-                progress.stage, total=progress.total, measures=""
-            )
-        self._bars.update(
-            self._tasks[progress.stage], completed=progress.done, total=progress.total, measures=text
-        )
+            self._tasks[progress.stage] = self._bars.add_task(progress.stage, total=progress.total, measures="")
+        self._bars.update(self._tasks[progress.stage], completed=progress.done, total=progress.total, measures=text)
 
     def _line(self, progress: Progress, text: str) -> None:
         now = time.monotonic()

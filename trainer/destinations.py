@@ -132,9 +132,7 @@ class Balanced:
 
     def __call__(self, moment: Moment) -> Tensor:
         """H_D of the base, moved by ξ·(1 − l̄)."""
-        return self.base(moment) + self.xi * (
-            1 - normalised_loss(moment.previous_loss, self.u or moment.margin)
-        )
+        return self.base(moment) + self.xi * (1 - normalised_loss(moment.previous_loss, self.u or moment.margin))
 
 
 def _constant(value: float, moment: Moment) -> Tensor:

@@ -48,9 +48,7 @@ class Parity:
         """Say which limits are not held; empty where all are. NaN fails."""
         failed = []
         if not self.largest_difference <= LARGEST_DIFFERENCE:
-            failed.append(
-                f"embeddings differ by up to {self.largest_difference:.1e} (limit {LARGEST_DIFFERENCE:g})"
-            )
+            failed.append(f"embeddings differ by up to {self.largest_difference:.1e} (limit {LARGEST_DIFFERENCE:g})")
         if self.recall_at_1_torch != self.recall_at_1_onnx:
             failed.append(
                 f"Recall@1 is {self.recall_at_1_torch} in PyTorch and {self.recall_at_1_onnx} in ONNX Runtime"
@@ -96,9 +94,7 @@ def export_onnx(embedder: Embedder, path: Path) -> None:
 
 def save_weights(embedder: Embedder, path: Path) -> None:
     """Write the plain state dict as safetensors."""
-    save_file(
-        {name: value.detach().cpu().contiguous() for name, value in embedder.state_dict().items()}, path
-    )
+    save_file({name: value.detach().cpu().contiguous() for name, value in embedder.state_dict().items()}, path)
 
 
 def measure_parity(

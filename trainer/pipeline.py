@@ -120,9 +120,7 @@ def make_fabric(launch: Launch) -> L.Fabric:
     if launch.device not in {"auto", "cpu", "cuda"}:
         raise LaunchError(f"device is auto, cpu or cuda, not {launch.device!r}")
     if launch.device == "cuda" and not torch.cuda.is_available():
-        raise LaunchError(
-            "no CUDA device is at hand: leave --device at auto, or check the driver with nvidia-smi"
-        )
+        raise LaunchError("no CUDA device is at hand: leave --device at auto, or check the driver with nvidia-smi")
     accelerator = "cuda" if launch.device != "cpu" and torch.cuda.is_available() else "cpu"
     world = processes(launch)
     if accelerator == "cuda" and world > torch.cuda.device_count():
@@ -205,9 +203,7 @@ def _initial(job: _Job, warmup_epsilon: float) -> Embedder:
     embedder = build_embedder(config.architecture, imagenet=config.initialisation == "imagenet")
     if config.initialisation == "imagenet":
         return embedder
-    classifier = CosineClassifier(
-        len(job.dataset.train.classes), config.architecture.dimension, config.warmup.scale
-    )
+    classifier = CosineClassifier(len(job.dataset.train.classes), config.architecture.dimension, config.warmup.scale)
     stage = Warmup(source=job.source, options=config.warmup, classifier=classifier, epsilon=warmup_epsilon)
     options = _loop(job, config.warmup.learning_rate, config.warmup.weight_decay, Schedule.COSINE)
     return _run(job, stage, embedder, classifier, options)
@@ -217,8 +213,8 @@ def _from_bundle(folder: Path, config: Config) -> Embedder:
     embedder = load_embedder(folder)
     if embedder.architecture != config.architecture:
         raise LaunchError(
-            f"the bundle {folder} has the architecture {embedder.architecture}, the configuration {config.architecture}; "
-            "make them the same to start from it"
+            f"the bundle {folder} has the architecture {embedder.architecture}, the configuration "
+            f"{config.architecture}; make them the same to start from it"
         )
     return embedder
 
@@ -247,9 +243,7 @@ def _loop(job: _Job, learning_rate: float, weight_decay: float, schedule: Schedu
     )
 
 
-def _run(
-    job: _Job, stage: Stage, embedder: Embedder, extra: nn.Module | None, options: LoopOptions
-) -> Embedder:
+def _run(job: _Job, stage: Stage, embedder: Embedder, extra: nn.Module | None, options: LoopOptions) -> Embedder:
     folder = job.run.folder
     with job.run.timed(stage.name) if job.fabric.is_global_zero else nullcontext():
         return run_stage(

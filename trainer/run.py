@@ -87,9 +87,7 @@ def _conclude(console: Console, outcome: Outcome) -> None:
     console.print(_table(cards))
     benign, robust = (_shown(folder) for folder in outcome.bundles.values())
     console.print("Bundles:", benign, robust, sep="\n  ", highlight=False, soft_wrap=True)
-    console.print(
-        f"Log:  tensorboard --logdir {_shown(outcome.folder / 'logs')}", highlight=False, soft_wrap=True
-    )
+    console.print(f"Log:  tensorboard --logdir {_shown(outcome.folder / 'logs')}", highlight=False, soft_wrap=True)
     console.print(
         f"Load: from models.bundle import load_embedder; load_embedder(Path({robust!r}))",
         highlight=False,
@@ -101,9 +99,7 @@ def _table(cards: dict[str, Card]) -> Table:
     """Benign beside robust: retrieval on unseen classes, then what the attacks leave of it."""
     first = next(iter(cards.values()))
     attacked = (first.robustness or {}).get("n", 0)
-    table = Table(
-        title=f"{first.data['test']['images']} images of {first.data['test']['classes']} unseen classes"
-    )
+    table = Table(title=f"{first.data['test']['images']} images of {first.data['test']['classes']} unseen classes")
     table.add_column("")
     for kind, card in cards.items():
         table.add_column(f"{kind}\n{card.defense}", justify="right")
@@ -113,9 +109,7 @@ def _table(cards: dict[str, Card]) -> Table:
     for key in ERS_KEYS:
         table.add_row(f"{key} {_WISH[key]}", *(_figure(card, key) for card in cards.values()))
     table.add_section()
-    table.add_row(
-        f"[bold]ERS ↑[/]  {attacked} images attacked, 95 %", *(_ers(card) for card in cards.values())
-    )
+    table.add_row(f"[bold]ERS ↑[/]  {attacked} images attacked, 95 %", *(_ers(card) for card in cards.values()))
     return table
 
 

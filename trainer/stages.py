@@ -152,9 +152,7 @@ class TripletStage:
         conditions = Conditions(
             network=context.network,
             frozen=context.frozen,
-            attack=PGDOptions(
-                epsilon=self.options.epsilon, alpha=self.options.alpha, steps=self.options.steps
-            ),
+            attack=PGDOptions(epsilon=self.options.epsilon, alpha=self.options.alpha, steps=self.options.steps),
             previous_loss=context.state.previous_loss,
             margin=self.options.margin,
             generator=context.generator,
@@ -162,4 +160,5 @@ class TripletStage:
         outcome = self.defense(images, labels, conditions)
         if outcome is None:  # keeps every process in step: the others wait for this gradient
             return StepLoss(0.0 * context.network(images).sum(), context.state.previous_loss, {})
-        return StepLoss(outcome.loss, float(outcome.triplet_loss), outcome.measures)
+        triplet_loss = float(outcome.triplet_loss)
+        return StepLoss(outcome.loss, triplet_loss, {**outcome.measures, "triplet_loss": triplet_loss})

@@ -165,17 +165,13 @@ def run_stage(
     whole = nn.ModuleDict({"embedder": embedder})
     if extra is not None:
         whole["extra"] = extra.to(fabric.device)
-    optimiser = torch.optim.Adam(
-        whole.parameters(), lr=options.learning_rate, weight_decay=options.weight_decay
-    )
+    optimiser = torch.optim.Adam(whole.parameters(), lr=options.learning_rate, weight_decay=options.weight_decay)
     average = copy.deepcopy(embedder).requires_grad_(False) if options.averaging else None
     state = _restore(checkpoint, whole, optimiser, average)
     if state.step >= stage.iterations:
         return (average or embedder).eval()
     mixed = MixedPrecision(embedder, enabled=options.low_precision)
     network = fabric.setup_module(mixed)
-    if extra is not None:
-        fabric.setup_module(extra)
     frozen = FoldedEmbedder(embedder, dtype=torch.bfloat16 if options.low_precision else None)
     if fabric.is_global_zero:
         log.resume(state.step)
@@ -201,6 +197,7 @@ def run_stage(
             )
         optimiser.zero_grad(set_to_none=True)
         fabric.backward(outcome.loss)
+        _share_gradients(fabric, extra)
         optimiser.step()
         frozen.refresh()
         if average is not None:
@@ -264,6 +261,15 @@ def _mean_over_processes(fabric: L.Fabric, value: float) -> float:
     return float(cast(Tensor, fabric.all_reduce(torch.tensor(value, device=fabric.device), reduce_op="mean")))
 
 
+def _share_gradients(fabric: L.Fabric, extra: nn.Module | None) -> None:
+    """Average the gradients of what stands outside the network, as DDP does inside it."""
+    if fabric.world_size == 1 or extra is None:
+        return
+    for parameter in extra.parameters():
+        if parameter.grad is not None:
+            parameter.grad.copy_(cast(Tensor, fabric.all_reduce(parameter.grad, reduce_op="mean")))
+
+
 def _count(state: State, measures: Mapping[str, float]) -> None:
     for name, value in measures.items():
         state.totals[name] = state.totals.get(name, 0.0) + value
@@ -289,9 +295,7 @@ def _save(
         torch.save(content, unfinished)
 
 
-def _restore(
-    path: Path, whole: nn.Module, optimiser: torch.optim.Optimizer, average: Embedder | None
-) -> State:
+def _restore(path: Path, whole: nn.Module, optimiser: torch.optim.Optimizer, average: Embedder | None) -> State:
     if not path.exists():
         return State()
     try:
@@ -303,5 +307,6 @@ def _restore(
         return State(**content["state"])
     except Exception as error:  # torch.load raises anything, from KeyError to UnpicklingError
         raise TrainingError(
-            f"the checkpoint {path} is damaged or of another configuration ({error}); delete it to train this stage anew"
+            f"the checkpoint {path} is damaged or of another configuration ({error}); "
+            "delete it to train this stage anew"
         ) from error

@@ -79,9 +79,7 @@ def draw_triplets(
     Raises `TripletError` unless the rows are pairs of the same class.
     """
     if embeddings.shape[0] % 2 or not torch.equal(labels[0::2], labels[1::2]):
-        raise TripletError(
-            "an SPC-2 batch holds pairs: an even number of rows, each odd row of the class before it"
-        )
+        raise TripletError("an SPC-2 batch holds pairs: an even number of rows, each odd row of the class before it")
     rows = torch.arange(embeddings.shape[0], device=embeddings.device)
     anchors = rows[0::2]
     same = labels[anchors, None] == labels[None, :]
@@ -121,9 +119,7 @@ def _random(batch: _Batch, generator: torch.Generator | None) -> tuple[Tensor, T
 def _semihard(batch: _Batch, generator: torch.Generator | None) -> tuple[Tensor, Tensor]:
     """Negatives with d(a,p) < d(a,n) < d(a,p) + γ."""
     d, near = batch.distances, batch.to_partner
-    return batch.partner, _uniform(
-        ~batch.same & (d > near) & (d < near + batch.margin), ~batch.same, generator
-    )
+    return batch.partner, _uniform(~batch.same & (d > near) & (d < near + batch.margin), ~batch.same, generator)
 
 
 def _softhard(batch: _Batch, generator: torch.Generator | None) -> tuple[Tensor, Tensor]:
@@ -142,9 +138,9 @@ def _distance_weighted(batch: _Batch, generator: torch.Generator | None) -> tupl
     for there the weights would be all noise.
     """
     d = batch.distances.clamp_min(0.5)
-    log_density = (batch.dimension - 2) * d.log() + (batch.dimension - 3) / 2 * (
-        1 - d.square() / 4
-    ).clamp_min(1e-8).log()
+    log_density = (batch.dimension - 2) * d.log() + (batch.dimension - 3) / 2 * (1 - d.square() / 4).clamp_min(
+        1e-8
+    ).log()
     allowed = ~batch.same & (d < 1.4)
     allowed = torch.where(allowed.any(dim=1, keepdim=True), allowed, ~batch.same)
     log_weight = (-log_density).masked_fill(~allowed, -math.inf)

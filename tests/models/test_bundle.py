@@ -40,9 +40,7 @@ def make_card(files: dict[str, FileEntry], *, run_id: str = "one") -> Card:
         recipe="demo",
         config={},
         seeds={"seed": 0},
-        architecture=ArchitectureEntry(
-            backbone=SMALL.backbone, dimension=SMALL.dimension, image_size=SMALL.image_size
-        ),
+        architecture=ArchitectureEntry(backbone=SMALL.backbone, dimension=SMALL.dimension, image_size=SMALL.image_size),
         preprocessing=PreprocessingEntry(resize=36, crop=32),
         data={},
         metrics={"recall@1": 0.5},
@@ -164,3 +162,9 @@ def test_reading_a_card_needs_no_torch() -> None:
 
     code = "import sys, models.bundle, models.preprocessing; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_the_documented_schema_is_the_one_in_force() -> None:
+    """`python -m models.bundle > docs/card.schema.json` writes it."""
+    documented = Path(__file__).parents[2] / "docs" / "card.schema.json"
+    assert json.loads(documented.read_text(encoding="utf-8")) == Card.model_json_schema()

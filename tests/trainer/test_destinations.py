@@ -13,9 +13,7 @@ from trainer.triplets import Sampler, draw_triplets
 
 
 def _sphere(n: int, seed: int = 0) -> Tensor:
-    return F.normalize(
-        torch.randn(n, 8, generator=torch.Generator().manual_seed(seed), dtype=torch.float64), dim=1
-    )
+    return F.normalize(torch.randn(n, 8, generator=torch.Generator().manual_seed(seed), dtype=torch.float64), dim=1)
 
 
 def _moment(previous_loss: float) -> Moment:
@@ -38,9 +36,7 @@ def test_losses_against_loops() -> None:
         expected.append(max(0.0, d_ap - d_an + 0.2))
         structure.append(max(0.0, d_an - d_ap))
     assert triplet_loss(a, p, n).item() == pytest.approx(sum(expected) / 5, abs=1e-12)
-    assert ics_loss(anchor=a, adversarial_anchor=n, positive=p).item() == pytest.approx(
-        sum(structure) / 5, abs=1e-12
-    )
+    assert ics_loss(anchor=a, adversarial_anchor=n, positive=p).item() == pytest.approx(sum(structure) / 5, abs=1e-12)
 
 
 @pytest.mark.parametrize(
@@ -67,7 +63,5 @@ def test_destinations_follow_their_equation(destination: Destination, loss: floa
 def test_a_benign_triplet_gives_the_hardness_of_what_its_sampler_draws(sampler: Sampler) -> None:
     moment = _moment(0.1)
     found = BenignTriplet(sampler)(moment)
-    again = draw_triplets(
-        sampler, moment.embeddings, moment.labels, generator=torch.Generator().manual_seed(0)
-    )
+    again = draw_triplets(sampler, moment.embeddings, moment.labels, generator=torch.Generator().manual_seed(0))
     torch.testing.assert_close(found, hardness(*again.gather(moment.embeddings)))

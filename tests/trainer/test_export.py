@@ -40,9 +40,7 @@ def test_the_gate_notices_a_different_network(tmp_path: Path) -> None:
     export_onnx(embedder, tmp_path / "model.onnx")
     with torch.no_grad():
         embedder.head.weight.add_(0.05 * torch.randn_like(embedder.head.weight))
-    parity = measure_parity(
-        embedder, tmp_path / "model.onnx", lambda rows: images[rows], torch.arange(40) % 4
-    )
+    parity = measure_parity(embedder, tmp_path / "model.onnx", lambda rows: images[rows], torch.arange(40) % 4)
     failures = " ".join(parity.failures())
     assert "embeddings differ" in failures
     assert "top-10" in failures

@@ -41,9 +41,7 @@ def _allowed(sampler: Sampler, d: Tensor, labels: Tensor, anchor: int) -> tuple[
 
 
 @pytest.mark.parametrize("sampler", list(Sampler))
-@pytest.mark.parametrize(
-    ("pairs", "classes", "spread"), [(12, 4, 1.0), (6, 5, 0.1), (9, 2, 3.0), (2, 2, 1.0)]
-)
+@pytest.mark.parametrize(("pairs", "classes", "spread"), [(12, 4, 1.0), (6, 5, 0.1), (9, 2, 3.0), (2, 2, 1.0)])
 def test_draws_exactly_the_allowed_rows(sampler: Sampler, pairs: int, classes: int, spread: float) -> None:
     embeddings, labels = _batch(pairs, classes, seed=pairs, spread=spread)
     if labels.unique().numel() == 1:
@@ -94,9 +92,7 @@ def test_samplers_are_ordered_by_mean_hardness() -> None:
     means = {}
     for sampler in Sampler:
         values = [
-            hardness(
-                *draw_triplets(sampler, embeddings, labels, generator=generator).gather(embeddings)
-            ).mean()
+            hardness(*draw_triplets(sampler, embeddings, labels, generator=generator).gather(embeddings)).mean()
             for _ in range(20)
         ]
         means[sampler] = torch.stack(values).mean().item()

@@ -47,7 +47,5 @@ def parse_defense(name: str, *, margin: float = MARGIN) -> Defense:
     """
     notation = parse_notation(name)
     if notation.family not in DEFENSES:
-        raise DefenseError(
-            f"no defense is called {notation.family!r} (in {name!r}); there are {', '.join(DEFENSES)}"
-        )
+        raise DefenseError(f"no defense is called {notation.family!r} (in {name!r}); there are {', '.join(DEFENSES)}")
     return DEFENSES[notation.family](notation, margin)

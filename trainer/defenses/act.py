@@ -30,15 +30,11 @@ class AntiCollapseTriplet:
     def __call__(self, images: Tensor, labels: Tensor, conditions: Conditions) -> Outcome | None:
         """L_T(a, p̃, ñ) with the anchor benign."""
         benign = embed_benign(images, conditions)
-        triplets = draw_triplets(
-            self.sampler, benign, labels, generator=conditions.generator, margin=conditions.margin
-        )
+        triplets = draw_triplets(self.sampler, benign, labels, generator=conditions.generator, margin=conditions.margin)
         if len(triplets) == 0:
             return None
         anchors, positives, negatives = triplets.gather(images)
-        pair = pgd(
-            conditions.frozen, torch.stack([positives, negatives], dim=1), collapse_pair, conditions.attack
-        )
+        pair = pgd(conditions.frozen, torch.stack([positives, negatives], dim=1), collapse_pair, conditions.attack)
         embedded = conditions.network(torch.cat([anchors, pair[:, 0], pair[:, 1]])).chunk(3)
         loss = triplet_loss(*embedded, margin=conditions.margin)
         measures = {

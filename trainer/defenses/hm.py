@@ -1,6 +1,6 @@
 """Hardness manipulation HM[H_S, H_D], with the intra-class structure loss ICS where asked for."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
@@ -30,7 +30,7 @@ class HardnessManipulation:
 
     source: Sampler = Sampler.SOFTHARD
     """The sampler of the triplets that are perturbed."""
-    destination: Destination = Gradual()
+    destination: Destination = field(default_factory=Gradual)
     """H_D."""
     ics: float = 0.0
     """λ of ICS; 0 leaves it out. The paper: 0.5 for CUB and Cars, 0.05 for SOP."""
@@ -47,9 +47,7 @@ class HardnessManipulation:
     def __call__(self, images: Tensor, labels: Tensor, conditions: Conditions) -> Outcome | None:
         """L_T of the triplets moved to their destination, + λ·L_ICS."""
         benign = embed_benign(images, conditions)
-        triplets = draw_triplets(
-            self.source, benign, labels, generator=conditions.generator, margin=conditions.margin
-        )
+        triplets = draw_triplets(self.source, benign, labels, generator=conditions.generator, margin=conditions.margin)
         if len(triplets) == 0:
             return None
         moment = Moment(
@@ -75,9 +73,7 @@ class HardnessManipulation:
         loss = triplet_loss(embedded[0], embedded[1], embedded[2], margin=conditions.margin)
         total = loss
         if self.ics:
-            total = loss + self.ics * ics_loss(
-                anchor=embedded[3], adversarial_anchor=embedded[0], positive=embedded[4]
-            )
+            total = loss + self.ics * ics_loss(anchor=embedded[3], adversarial_anchor=embedded[0], positive=embedded[4])
         measures = {
             "hardness": before.mean().item(),
             "destination": destination.mean().item(),

@@ -54,9 +54,7 @@ def parse_notation(text: str) -> Notation:
     """Take a name apart; raises `DefenseError` with an example where it cannot be read."""
     match = _NAME.fullmatch(text.strip())
     if match is None:
-        raise DefenseError(
-            f"cannot read the defense {text!r}; write it as in HM[S,g_LGA]&ICS, ACT[R] or regular[S]"
-        )
+        raise DefenseError(f"cannot read the defense {text!r}; write it as in HM[S,g_LGA]&ICS, ACT[R] or regular[S]")
     arguments = tuple(part.strip() for part in (match["arguments"] or "").split(",") if part.strip())
     options = dict(_option(part, text) for part in re.split(r"[(),]", match["options"]) if part.strip())
     unknown = sorted(set(options) - {"u", "xi", "lambda"})

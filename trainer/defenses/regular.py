@@ -23,9 +23,7 @@ class Regular:
     def __call__(self, images: Tensor, labels: Tensor, conditions: Conditions) -> Outcome | None:
         """L_T of the drawn triplets; the batch is embedded once and its rows shared among triplets."""
         benign = embed_benign(images, conditions)
-        triplets = draw_triplets(
-            self.sampler, benign, labels, generator=conditions.generator, margin=conditions.margin
-        )
+        triplets = draw_triplets(self.sampler, benign, labels, generator=conditions.generator, margin=conditions.margin)
         if len(triplets) == 0:
             return None
         loss = triplet_loss(*triplets.gather(conditions.network(images)), margin=conditions.margin)

@@ -36,9 +36,7 @@ def test_hm_reproduces_every_pixel(golden_hm: Golden, case: str, leave_out_finis
     torch.testing.assert_close(destination[0].item(), facts["destination_hardness"])
     torch.testing.assert_close(before, golden_hm.tensor(f"{case}.hardness_before"), rtol=0, atol=1e-9)
     torch.testing.assert_close(adversarial, golden_hm.tensor(f"{case}.adversarial"), rtol=0, atol=1e-9)
-    torch.testing.assert_close(
-        hardness(*embedded), golden_hm.tensor(f"{case}.hardness_after"), rtol=0, atol=1e-9
-    )
+    torch.testing.assert_close(hardness(*embedded), golden_hm.tensor(f"{case}.hardness_after"), rtol=0, atol=1e-9)
     assert triplet_loss(*embedded).item() == pytest.approx(facts["triplet_loss_margin_0.2"], abs=1e-9)
     ics = ics_loss(anchor=benign[rows[0]], adversarial_anchor=embedded[0], positive=benign[rows[1]])
     assert ics.item() == pytest.approx(facts["ics_loss_margin_0_lambda_1"], abs=1e-9)

@@ -126,9 +126,5 @@ def test_act_leaves_the_anchor_and_draws_the_others_together(scene: Scene) -> No
     regular = scene.run(parse_defense("regular[S]"), scene.conditions())
     assert act.loss.item() != pytest.approx(regular.loss.item(), abs=1e-6)
     embeddings = scene.embedder(scene.images)
-    triplets = draw_triplets(
-        Sampler.SOFTHARD, embeddings, scene.labels, generator=torch.Generator().manual_seed(3)
-    )
-    assert regular.measures["hardness"] == pytest.approx(
-        hardness(*triplets.gather(embeddings)).mean().item(), abs=1e-9
-    )
+    triplets = draw_triplets(Sampler.SOFTHARD, embeddings, scene.labels, generator=torch.Generator().manual_seed(3))
+    assert regular.measures["hardness"] == pytest.approx(hardness(*triplets.gather(embeddings)).mean().item(), abs=1e-9)

@@ -43,9 +43,7 @@ def test_parts_of_a_name() -> None:
     assert defense == HardnessManipulation(
         source=Sampler.DISTANCE, destination=Balanced(BenignTriplet(Sampler.SEMIHARD), xi=0.3), ics=0.5
     )
-    assert parse_defense("HM[S,−γ/2]", margin=0.4) == HardnessManipulation(
-        destination=Constant(-0.2, "-gamma/2")
-    )
+    assert parse_defense("HM[S,−γ/2]", margin=0.4) == HardnessManipulation(destination=Constant(-0.2, "-gamma/2"))
     assert parse_defense("HM[S,g_LGA]").name == HardnessManipulation(destination=Gradual()).name
 
 

@@ -1,0 +1,104 @@
+"""Recipes read, options override, and what cannot be is named."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from trainer.config import (
+    Config,
+    ConfigError,
+    changed_fields,
+    config_to_json,
+    load_recipe,
+    parse_config,
+    pixels,
+    recipe_names,
+)
+from trainer.defenses import parse_defense
+
+SMALL = {
+    "name": "small",
+    "data": {"name": "demo"},
+    "preprocessing": {"resize": 36, "crop": 32},
+    "architecture": {"image_size": 32},
+}
+
+
+@pytest.mark.parametrize("name", recipe_names())
+def test_every_recipe_reads_and_its_defenses_parse(name: str) -> None:
+    config = load_recipe(name)
+    for model in (config.benign, config.robust):
+        parse_defense(model.defense, margin=model.margin)
+    first = (Path(__file__).parents[2] / "trainer" / "recipes" / f"{name}.yaml").read_text(encoding="utf-8")
+    assert first.startswith("# python trainer/run.py"), "a recipe opens with its command"
+
+
+def test_the_recipes_of_the_paper_have_its_settings() -> None:
+    for name, ics in (("cub", "&ICS"), ("cars", "&ICS"), ("sop", "&ICS(lambda=0.05)")):
+        config = load_recipe(name)
+        assert (config.architecture.backbone, config.architecture.dimension) == ("resnet18", 512)
+        assert (config.preprocessing.resize, config.preprocessing.crop) == (256, 224)
+        assert config.initialisation == "imagenet"
+        assert config.robust.defense == f"HM[S,g_LGA]{ics}"
+        robust = config.robust
+        assert (robust.epochs, robust.pairs, robust.steps, robust.margin) == (75, 56, 8, 0.2)
+        assert (robust.learning_rate, robust.weight_decay, robust.schedule) == (1e-5, 4e-4, "constant")
+        assert (robust.epsilon, robust.alpha) == (pytest.approx(8 / 255), pytest.approx(1 / 255))
+        assert config.evaluation.attacked is None
+
+
+def test_a_configuration_survives_json() -> None:
+    config = parse_config(SMALL, source="test")
+    again = parse_config(json.loads(json.dumps(config_to_json(config))), source="test")
+    assert again == config
+
+
+def test_a_yaml_file_by_path(tmp_path: Path) -> None:
+    path = tmp_path / "mine.yaml"
+    path.write_text(json.dumps(SMALL | {"robust": {"epsilon": "4/255"}}), encoding="utf-8")
+    assert load_recipe(path).robust.epsilon == pytest.approx(4 / 255)
+
+
+@pytest.mark.parametrize(("text", "value"), [("8/255", 8 / 255), (0.5, 0.5), ("0.5", 0.5), ("2 / 4", 0.5)])
+def test_budgets_may_be_fractions(text: str | float, value: float) -> None:
+    assert pixels(text) == pytest.approx(value)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"robust": {"epcohs": 3}}, "robust.epcohs is no option; is epochs meant"),
+        ({"colour": 1}, "colour is no option"),
+        ({"robust": {"epochs": "many"}}, "robust.epochs: .*number"),
+        ({"robust": {"epochs": 0}}, "epochs must be above 0"),
+        ({"robust": {"averaging": 1.0}}, "averaging is a decay"),
+        ({"robust": {"epsilon": "8/x"}}, "robust.epsilon"),
+        ({"name": "../up"}, "name of a run becomes that of folders"),
+        ({"preprocessing": {"resize": 72, "crop": 64}}, r"crop \(64\) and architecture.image_size \(32\)"),
+        ({"preprocessing": {"resize": 30, "crop": 32}}, "resize"),
+        ({"robust": {"schedule": "sinus"}}, "robust.schedule"),
+    ],
+)
+def test_what_cannot_be_is_named(change: dict[str, object], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        parse_config(SMALL | change, source="test")
+
+
+@pytest.mark.parametrize(
+    ("content", "message"), [("{", "is not YAML"), ("- 1", "must hold fields"), (None, "no recipe is called .*demo")]
+)
+def test_a_file_that_is_no_recipe(tmp_path: Path, content: str | None, message: str) -> None:
+    path = tmp_path / "mine.yaml"
+    if content is not None:
+        path.write_text(content, encoding="utf-8")
+    with pytest.raises(ConfigError, match=message):
+        load_recipe(path)
+
+
+def test_changed_fields_are_named_with_their_path() -> None:
+    one = parse_config(SMALL, source="test")
+    other = parse_config(SMALL | {"seed": 3, "robust": {"defense": "ACT[R]"}}, source="test")
+    assert changed_fields(one, other) == ["seed", "robust.defense"]
+    assert changed_fields(one, one) == []
+    assert isinstance(one, Config)

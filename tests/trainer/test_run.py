@@ -1,0 +1,249 @@
+"""The command as a user runs it: to the end, interrupted and resumed, in two processes, and wrongly."""
+
+import csv
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnxruntime
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from models.bundle import load_card, load_embedder, verify_bundle
+from tests.trainer.tiny import write_images, write_recipe
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+class Place:
+    """A folder with images, a recipe, and the run and bundles that come of it."""
+
+    def __init__(self, folder: Path, **changes: Any) -> None:
+        self.folder = folder
+        if not (folder / "images").exists():
+            write_images(folder / "images")
+        self.recipe = write_recipe(folder / "tiny.yaml", folder / "images", **changes)
+        self.zoo, self.runs = folder / "zoo", folder / "runs"
+
+    def command(self, *options: str) -> list[str]:
+        return [
+            sys.executable,
+            str(ROOT / "trainer" / "run.py"),
+            str(self.recipe),
+            "--zoo",
+            str(self.zoo),
+            "--runs",
+            str(self.runs),
+            "--device",
+            "cpu",
+            "--checkpoint-every",
+            "2",
+            *options,
+        ]
+
+    def run(self, *options: str, expect: int = 0) -> str:
+        done = subprocess.run(
+            self.command(*options), cwd=self.folder, env=_environment(), capture_output=True, text=True, check=False
+        )
+        assert done.returncode == expect, done.stdout + done.stderr
+        assert "Traceback" not in done.stderr
+        return done.stdout + done.stderr
+
+    def weights(self, kind: str) -> dict[str, torch.Tensor]:
+        return load_file(self.zoo / f"tiny-{kind}" / "weights.safetensors")
+
+
+def _environment() -> dict[str, str]:
+    return os.environ | {"OMP_NUM_THREADS": "1", "COLUMNS": "160"}
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> tuple[Place, str]:
+    """An uninterrupted run, and what it printed."""
+    place = Place(tmp_path_factory.mktemp("finished"))
+    return place, place.run()
+
+
+def test_a_run_leaves_two_bundles_that_agree_with_their_onnx(finished: tuple[Place, str]) -> None:
+    place, _ = finished
+    for kind, defense in (("benign", "regular[S]"), ("robust", "HM[S,g_LGA]&ICS")):
+        card = verify_bundle(place.zoo / f"tiny-{kind}")
+        assert card.defense == defense
+        assert card.parity["largest_difference"] <= 1e-4
+        assert card.parity["same_top10"] >= 0.999
+        assert card.data["train"]["classes"] == card.data["test"]["classes"] == 4
+        assert len(card.data["sha256"]) == 64
+        assert 0 <= card.metrics["recall_at_1"] <= 1
+        assert card.robustness is not None
+        assert card.robustness["n"] == 6
+        assert card.robustness["ers_low"] <= card.robustness["ers"] <= card.robustness["ers_high"]
+        assert {"warmup", f"{kind}", f"{kind} evaluation"} <= card.durations.keys() | {"warmup"}
+        images = torch.rand(5, 3, 32, 32)
+        session = onnxruntime.InferenceSession(
+            str(place.zoo / f"tiny-{kind}" / "model.onnx"), providers=["CPUExecutionProvider"]
+        )
+        found = session.run(None, {"images": images.numpy()})[0]
+        with torch.no_grad():
+            expected = load_embedder(place.zoo / f"tiny-{kind}")(images).numpy()
+        np.testing.assert_allclose(found, expected, atol=1e-4)
+
+
+def test_the_run_ends_with_a_table_and_what_to_type_next(finished: tuple[Place, str]) -> None:
+    place, printed = finished
+    for expected in ("Recall@1", "ERS", "benign", "robust", "regular[S]", "HM[S,g_LGA]&ICS", "tensorboard --logdir"):
+        assert expected in printed
+    card = load_card(place.zoo / "tiny-robust")
+    assert f"{card.metrics['recall_at_1']:.3f}" in printed
+
+
+def test_progress_tells_the_time_left(finished: tuple[Place, str]) -> None:
+    _, printed = finished
+    for stage in ("warmup", "benign", "warmup-2", "robust", "attacks on benign", "attacks on robust"):
+        assert any(line.startswith(stage + " ") for line in printed.splitlines()), stage
+    assert "done in" in printed
+
+
+def test_the_log_is_csv_and_tensorboard(finished: tuple[Place, str]) -> None:
+    place, _ = finished
+    logs = place.runs / "tiny" / "logs"
+    with (logs / "robust.csv").open(encoding="utf-8") as stream:
+        rows = list(csv.DictReader(stream))
+    assert [int(row["step"]) for row in rows] == [10, 12]
+    assert {"loss", "triplet_loss", "hardness", "destination", "hardness_reached"} <= rows[0].keys()
+    assert list((logs / "tensorboard" / "robust").glob("events.*"))
+
+
+def test_what_was_attacked_is_a_table(finished: tuple[Place, str]) -> None:
+    place, _ = finished
+    with (place.runs / "tiny" / "evaluation" / "robust.csv").open(encoding="utf-8") as stream:
+        rows = list(csv.DictReader(stream))
+    assert len(rows) == 6
+    assert {"row", "label", "CA+", "GTT"} <= rows[0].keys()
+
+
+@pytest.mark.parametrize("moment", ["warmup", "benign", "attacks on benign", "robust"])
+def test_a_killed_run_resumes_to_the_same_weights(
+    finished: tuple[Place, str], tmp_path: Path, moment: str
+) -> None:
+    uninterrupted, _ = finished
+    place = Place(tmp_path)
+    process = subprocess.Popen(
+        place.command(), cwd=tmp_path, env=_environment(), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    )
+    assert process.stdout is not None
+    for line in process.stdout:
+        if line.startswith(moment + " "):
+            break
+    time.sleep(0.2)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    place.run("--resume")
+    for kind in ("benign", "robust"):
+        one, other = uninterrupted.weights(kind), place.weights(kind)
+        assert one.keys() == other.keys()
+        for name in one:
+            assert torch.equal(one[name], other[name]), f"{kind}: {name}"
+        first, second = (load_card(p.zoo / f"tiny-{kind}") for p in (uninterrupted, place))
+        assert first.metrics == second.metrics
+        assert first.robustness is not None
+        assert second.robustness is not None
+        assert first.robustness["figures"] == second.robustness["figures"]
+    with (place.runs / "tiny" / "logs" / "robust.csv").open(encoding="utf-8") as stream:
+        assert [int(row["step"]) for row in csv.DictReader(stream)] == [10, 12]
+
+
+def test_a_finished_run_resumes_to_its_table_without_work(finished: tuple[Place, str]) -> None:
+    place, printed = finished
+    before = (place.zoo / "tiny-robust" / "card.json").stat().st_mtime_ns
+    again = place.run("--resume")
+    assert (place.zoo / "tiny-robust" / "card.json").stat().st_mtime_ns == before
+    assert printed.split("unseen classes")[1] == again.split("unseen classes")[1]
+
+
+def test_nothing_is_overwritten_unless_told(finished: tuple[Place, str], tmp_path: Path) -> None:
+    place, _ = finished
+    weights = (place.zoo / "tiny-benign" / "weights.safetensors").read_bytes()
+    assert "holds a run already: --resume continues it" in place.run(expect=2)
+    assert "started with other values of seed" in place.run("--resume", "--seed", "5", expect=2)
+    assert "was made by another run; give --overwrite" in place.run("--runs", str(tmp_path), expect=2)
+    assert (place.zoo / "tiny-benign" / "weights.safetensors").read_bytes() == weights
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (("--robust.defense", "HM[S,hard]"), "no destination is called 'hard'"),
+        (("--data.root", "nowhere"), "nowhere"),
+        (("--initialisation", "imagenet"), "no ImageNet weights for small-resnet"),
+        (("--initialisation", "no/bundle"), "no/bundle is no bundle"),
+        (("--device", "tpu"), "device is auto, cpu or cuda"),
+        (("--robust.epochs", "0"), "epochs must be above 0"),
+        (("--robust.epsilon", "8/x"), "8/x"),
+        (("--robust.epcohs", "1"), "epcohs"),
+        (("--name", "a/b"), "name of a run"),
+    ],
+)
+def test_a_mistake_is_answered_in_a_sentence(tmp_path: Path, options: tuple[str, ...], message: str) -> None:
+    printed = Place(tmp_path).run(*options, expect=2)
+    assert message in " ".join(printed.split())
+
+
+def test_an_unknown_recipe_lists_those_there_are() -> None:
+    done = subprocess.run(
+        [sys.executable, str(ROOT / "trainer" / "run.py"), "dmeo"], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 2
+    assert "no recipe is called 'dmeo'; there are caltech101, cars, cub, demo, folder, sop" in done.stderr
+
+
+def test_help_teaches_every_option() -> None:
+    done = subprocess.run(
+        [sys.executable, str(ROOT / "trainer" / "run.py"), "caltech101", "--help"],
+        capture_output=True,
+        text=True,
+        check=True,
+        env=_environment(),
+    )
+    for expected in ("--resume", "--robust.defense", "8/255", "python trainer/run.py", "pixels in [0,1]", "caltech101"):
+        assert expected in done.stdout
+
+
+def test_training_goes_on_from_a_bundle(finished: tuple[Place, str], tmp_path: Path) -> None:
+    trained, _ = finished
+    place = Place(tmp_path, initialisation=str(trained.zoo / "tiny-benign"))
+    place.run()
+    assert not (place.runs / "tiny" / "checkpoints" / "warmup.ckpt").exists()
+    card = load_card(place.zoo / "tiny-robust")
+    assert card.config["initialisation"] == str(trained.zoo / "tiny-benign")
+
+
+def test_two_processes_train_the_same_network(tmp_path: Path) -> None:
+    place = Place(tmp_path)
+    place.run("--processes", "2")
+    for kind in ("benign", "robust"):
+        verify_bundle(place.zoo / f"tiny-{kind}")
+    content = json.loads((place.runs / "tiny" / "run.json").read_text(encoding="utf-8"))
+    assert load_card(place.zoo / "tiny-benign").run_id == content["run_id"]
+
+
+def test_torchrun_starts_it_too(tmp_path: Path) -> None:
+    place = Place(tmp_path)
+    command = place.command()
+    done = subprocess.run(
+        [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", *command[1:]],
+        cwd=tmp_path,
+        env=_environment(),
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    verify_bundle(place.zoo / "tiny-robust")
+    assert done.stdout.count("unseen classes") == 1
