@@ -1,6 +1,7 @@
 """From the bytes of an image file to pixels: the one definition that training, evaluation and serving share.
 
-bytes → `decode` (RGB image) → `to_square` (uint8 (3,R,R)) → `centre_crop` (uint8 (3,C,C)) → `to_unit` (float32 in [0,1]).
+bytes → `decode` (RGB image) → `to_square` (uint8 (3,R,R)) → `centre_crop` (uint8 (3,C,C)) → `to_unit` (float32
+in [0,1]).
 Whatever bytes come in, `decode` gives an image or raises `UndecodableImageError`; nothing else escapes it.
 """
 
@@ -160,18 +161,16 @@ def to_rgb(image: Image.Image) -> Image.Image:
     """Turn an image of any mode into RGB: transparency on white, deep pixels scaled to 8 bits.
 
     16-bit grey keeps its upper byte, as Pillow does with 16-bit colour. 32-bit integers and floats carry no white
-    level: it is the smallest of 1, 255, 65535 and the largest value that no pixel exceeds. Negative and non-finite values are
-    black. Raises `UndecodableImageError` for a mode without a conversion (LAB).
+    level: it is the smallest of 1, 255, 65535 and the largest value that no pixel exceeds. Negative and non-finite
+    values are black. Raises `UndecodableImageError` for a mode without a conversion.
     """
     if image.mode.startswith("I") or image.mode == "F":
         image = Image.fromarray(_to_eight_bits(np.asarray(image)))
-    if image.has_transparency_data:
-        image = image.convert("RGBA")
-        image = Image.alpha_composite(Image.new("RGBA", image.size, _WHITE), image)
-    if image.mode == "RGB":
-        return image
     try:
-        return image.convert("RGB")
+        if image.has_transparency_data:
+            image = image.convert("RGBA")
+            image = Image.alpha_composite(Image.new("RGBA", image.size, _WHITE), image)
+        return image if image.mode == "RGB" else image.convert("RGB")
     except ValueError as error:
         raise UndecodableImageError(
             f"The colour mode {image.mode} cannot be turned into RGB; save the image as RGB."

@@ -23,7 +23,5 @@ def load_dataset(options: DataOptions, *, progress: ShowProgress | None = None) 
         raise DatasetError(f"no data set is called {options.name!r}; there are {', '.join(DATASETS)}")
     if options.root is not None and not options.root.expanduser().is_dir() and options.name != "demo":
         raise DatasetError(f"data.root {options.root} is no folder")
-    load = cast(
-        Callable[[DataOptions, ShowProgress | None], Dataset], import_module(DATASETS[options.name]).load
-    )
+    load = cast(Callable[[DataOptions, ShowProgress | None], Dataset], import_module(DATASETS[options.name]).load)
     return load(options, progress)

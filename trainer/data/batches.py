@@ -8,22 +8,22 @@ from trainer.data.dataset import DatasetError
 Rows = npt.NDArray[np.int64]
 
 
-def spc2_batches(
-    labels: Rows, *, pairs: int, epoch: int, seed: int, rank: int = 0, world_size: int = 1
-) -> list[Rows]:
+def spc2_batches(labels: Rows, *, pairs: int, epoch: int, seed: int, rank: int = 0, world_size: int = 1) -> list[Rows]:
     """Give the batches of an epoch for one of several processes, each (2P,) rows: anchors even, partners odd.
 
     Every image is an anchor once in an epoch; its partner is another random image of its class. The last batch is
     smaller, and is left out with fewer than two pairs. All processes get as many batches of the same sizes: the anchors
     are dealt out in turn, and the first ones again where they do not come out even. Only the arguments decide.
 
-    Raises `DatasetError` for a class of one image, which has no partner.
+    Raises `DatasetError` for a class of one image, which has no partner, and for a single pair, which has no negative.
     """
+    if pairs < 2:
+        raise DatasetError(f"a batch of {pairs} pairs has no negatives; give at least 2 pairs for each process")
     generator = np.random.default_rng([seed, epoch])
     partners = draw_partners(labels, generator)
     anchors = generator.permutation(len(labels))
     missing = -len(anchors) % world_size
-    anchors = np.concatenate([anchors, anchors[:missing]])[rank::world_size]
+    anchors = np.concatenate([anchors, np.resize(anchors, missing)])[rank::world_size]
     batches = [
         np.stack([part, partners[part]], axis=1).reshape(-1)
         for part in (anchors[start : start + pairs] for start in range(0, len(anchors), pairs))

@@ -2,7 +2,9 @@
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
+
+import numpy as np
 
 from trainer.data.dataset import DataOptions, Dataset, DatasetError, Entry, Listing, ShowProgress, assemble
 from trainer.data.official import needed_root
@@ -25,21 +27,24 @@ def load(options: DataOptions, progress: ShowProgress | None = None) -> Dataset:
 
 
 def _single(root: Path) -> Iterator[tuple[Path, int]]:
-    for row in _annotations(root / "cars_annos.mat"):
-        yield root / str(row["relative_im_path"]), int(row["class"])
+    for name, label in _annotations(root / "cars_annos.mat", "relative_im_path"):
+        yield root / name, label
 
 
 def _two_part(root: Path) -> Iterator[tuple[Path, int]]:
     for folder, table in _SPLIT_LAYOUT:
-        for row in _annotations(root / table):
-            yield root / folder / str(row["fname"]), int(row["class"])
+        for name, label in _annotations(root / table, "fname"):
+            yield root / folder / name, label
 
 
-def _annotations(path: Path) -> Iterator[Any]:
+def _annotations(path: Path, name: str) -> list[tuple[str, int]]:
     from scipy.io import loadmat
 
     try:
-        table = loadmat(path, squeeze_me=True)["annotations"]
-        yield from table.reshape(-1)
-    except (OSError, ValueError, KeyError, TypeError, NotImplementedError) as error:
-        raise DatasetError(f"cannot read the annotations of {path}: {error}") from error
+        table = np.atleast_1d(loadmat(path, squeeze_me=True)["annotations"])
+        return [(str(row[name]), int(row["class"])) for row in table]
+    except Exception as error:  # SciPy raises errors of its own, of struct and of zlib for a damaged file
+        raise DatasetError(
+            f"cannot read the fields {name} and class of the annotations in {path} ({error}); unpack it again "
+            "(of the test half, the file with labels)"
+        ) from error

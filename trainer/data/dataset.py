@@ -53,6 +53,7 @@ class ProblemKind(StrEnum):
     DUPLICATE = "duplicate name"
     NOT_AN_IMAGE = "not an image"
     BAD_ROW = "bad row"
+    OUTSIDE = "folder beside train and test"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -167,9 +168,7 @@ def assemble(
     """
     problems = list(listing.problems)
     entries = [*listing.train, *listing.test]
-    checks = _check_all(
-        [entry.path for entry in entries], decode_them=options.decode_check, progress=progress
-    )
+    checks = _check_all([entry.path for entry in entries], decode_them=options.decode_check, progress=progress)
     problems += [check for check in checks if isinstance(check, Problem)]
     digests = {e.path: check for e, check in zip(entries, checks, strict=True) if isinstance(check, str)}
     splits = []
@@ -191,9 +190,7 @@ def assemble(
     )
 
 
-def _check_all(
-    paths: Sequence[Path], *, decode_them: bool, progress: ShowProgress | None
-) -> list[str | Problem]:
+def _check_all(paths: Sequence[Path], *, decode_them: bool, progress: ShowProgress | None) -> list[str | Problem]:
     """The SHA-256 of each file, or what is wrong with it."""
     found: list[str | Problem] = []
     with ThreadPoolExecutor() as pool:
@@ -205,9 +202,9 @@ def _check_all(
 
 
 def _check(path: Path, *, decode_them: bool) -> str | Problem:
-    if not path.is_file():
-        return Problem(path=path, kind=ProblemKind.MISSING)
     try:
+        if not path.is_file():
+            return Problem(path=path, kind=ProblemKind.MISSING)
         data = read_bytes(path)
         if decode_them:
             decode(data)

@@ -26,8 +26,10 @@ _HALVES: Final = ("train", "test")
 def load(options: DataOptions, progress: ShowProgress | None = None) -> Dataset:
     """Read class folders below `root`, or the rows of `csv`.
 
-    With folders `train` and `test` at the top (and nothing else), these are the split; else the first half of the
-    classes trains, or `train_classes`. A CSV with a column `split` decides by it. Raises `DatasetError`.
+    With folders `train` and `test` at the top, these are the split, and folders beside them are left out; else the
+    first half of the classes trains, or `train_classes`. A CSV with a column `split` decides by it.
+
+    Raises `DatasetError` where no split by class can be made of it.
     """
     if options.csv is not None:
         path = options.csv.expanduser()
@@ -43,7 +45,8 @@ def load(options: DataOptions, progress: ShowProgress | None = None) -> Dataset:
 def list_folder(root: Path, options: DataOptions) -> Listing:
     """List the images of class folders; a folder's name is its class."""
     top = {child.name for child in root.iterdir() if child.is_dir() and not child.name.startswith(".")}
-    if top == set(_HALVES):
+    if top >= set(_HALVES):
+        beside = [Problem(path=root / name, kind=ProblemKind.OUTSIDE) for name in sorted(top - set(_HALVES))]
         train, test = (_class_folders(root / half) for half in _HALVES)
         shared = sorted({e.label for e in train.train} & {e.label for e in test.train})
         if shared:
@@ -51,7 +54,7 @@ def list_folder(root: Path, options: DataOptions) -> Listing:
                 f"{root}: the class {shared[0]!r} stands in both train and test; retrieval is tested on classes that "
                 "were not trained"
             )
-        return Listing(train.train, test.train, [*train.problems, *test.problems])
+        return Listing(train.train, test.train, [*beside, *train.problems, *test.problems])
     found = _class_folders(root)
     if len({entry.label for entry in found.train}) < 4:
         raise DatasetError(
@@ -65,21 +68,15 @@ def list_folder(root: Path, options: DataOptions) -> Listing:
 def _class_folders(root: Path) -> Listing:
     entries: list[Entry] = []
     problems: list[Problem] = []
-    for folder in sorted(
-        child for child in root.iterdir() if child.is_dir() and not child.name.startswith(".")
-    ):
+    for folder in sorted(child for child in root.iterdir() if child.is_dir() and not child.name.startswith(".")):
         images: dict[str, Path] = {}
         for path in _files(folder):
             if path.suffix.lower() not in SUFFIXES:
                 problems.append(
-                    Problem(
-                        path=path, kind=ProblemKind.NOT_AN_IMAGE, detail=f"not one of {', '.join(FORMATS)}"
-                    )
+                    Problem(path=path, kind=ProblemKind.NOT_AN_IMAGE, detail=f"not one of {', '.join(FORMATS)}")
                 )
             elif path.name in images:
-                problems.append(
-                    Problem(path=path, kind=ProblemKind.DUPLICATE, detail=f"as {images[path.name]}")
-                )
+                problems.append(Problem(path=path, kind=ProblemKind.DUPLICATE, detail=f"as {images[path.name]}"))
             else:
                 images[path.name] = path
         if not images:

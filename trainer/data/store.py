@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from models.preprocessing import centre_crop, decode, read_bytes, to_square
+from models.preprocessing import UndecodableImageError, centre_crop, decode, read_bytes, to_square
 from trainer.data.dataset import ShowProgress, Split
 
 CACHE_BYTES = 4 * 2**30
@@ -14,7 +14,7 @@ CACHE_BYTES = 4 * 2**30
 
 
 class ImageStore:
-    """`store[rows]` gives uint8 (n,3,R,R); raises `UndecodableImageError` for a file that changed under it."""
+    """`store[rows]` gives uint8 (n,3,R,R); raises `UndecodableImageError`, with its path, for a damaged file."""
 
     def __init__(
         self,
@@ -41,7 +41,10 @@ class ImageStore:
     def __getitem__(self, rows: npt.NDArray[np.int64]) -> npt.NDArray[np.uint8]:
         if self._cache is not None:
             return self._cache[rows]
-        return np.stack(list(self._pool.map(self._read, [self._paths[row] for row in rows])))
+        images = np.empty((len(rows), 3, self._resize, self._resize), dtype=np.uint8)
+        for image, pixels in zip(images, self._pool.map(self._read, [self._paths[row] for row in rows]), strict=True):
+            image[...] = pixels
+        return images
 
     def centre(self, rows: npt.NDArray[np.int64], crop: int) -> npt.NDArray[np.uint8]:
         """Centre crops (n,3,crop,crop), as evaluation and serving see the images."""
@@ -62,4 +65,7 @@ class ImageStore:
         return crops
 
     def _read(self, path: Path) -> npt.NDArray[np.uint8]:
-        return to_square(decode(read_bytes(path)), self._resize)
+        try:
+            return to_square(decode(read_bytes(path)), self._resize)
+        except UndecodableImageError as error:
+            raise UndecodableImageError(f"{path}: {error}") from error
