@@ -102,6 +102,8 @@ class TrainingOptions:
     """η, the most PGD steps for a triplet."""
     averaging: float = 0.0
     """Decay of the exponential moving average of the weights that is kept as the result; 0: the last weights."""
+    stop_on_collapse: bool = False
+    """Stop when all embeddings become alike, rather than warn and go on."""
 
     def __post_init__(self) -> None:
         _positive(self, "epochs", "pairs", "learning_rate", "margin")

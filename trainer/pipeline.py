@@ -228,7 +228,12 @@ def _train(job: _Job, start: Embedder, kind: str, options: TrainingOptions) -> E
     )
     freeze = job.config.freeze_batch_norm
     loop = _loop(job, options.learning_rate, options.weight_decay, options.schedule)
-    loop = replace(loop, averaging=options.averaging, freeze_batch_norm=freeze is None or freeze)
+    loop = replace(
+        loop,
+        averaging=options.averaging,
+        freeze_batch_norm=freeze is None or freeze,
+        stop_on_collapse=options.stop_on_collapse,
+    )
     return _run(job, stage, start, None, loop)
 
 

@@ -4,6 +4,7 @@ import itertools
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 import torch
@@ -118,7 +119,7 @@ class TripletStage:
     options: TrainingOptions
     defense: Defense
 
-    @property
+    @cached_property  # it is asked for at every update, and takes drawing an epoch
     def iterations(self) -> int:
         """Updates in all."""
         return max(1, round(self.options.epochs * len(self._epoch(0, 0, 1))))
@@ -156,6 +157,8 @@ class TripletStage:
             previous_loss=context.state.previous_loss,
             margin=self.options.margin,
             generator=context.generator,
+            iteration=context.state.step,
+            progress=context.state.step / self.iterations,
         )
         outcome = self.defense(images, labels, conditions)
         if outcome is None:  # keeps every process in step: the others wait for this gradient

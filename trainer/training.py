@@ -5,6 +5,7 @@ killed continues to the same weights.
 """
 
 import copy
+import logging
 import math
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -21,7 +22,10 @@ from models.embedder import Embedder
 from models.errors import HardrankError
 from models.files import atomic_path
 from models.folded import FoldedEmbedder
+from trainer.collapse import CollapseError, Reading, Watch, observe
 from trainer.config import Schedule
+
+_logger: Final = logging.getLogger(__name__)
 
 _RAMP: Final = 20
 """Iterations over which the learning rate rises, for Adam's moments start at nothing."""
@@ -45,6 +49,10 @@ class State:
     """Updates in `totals`."""
     seconds: float = 0.0
     """Time spent on the stage, before interruptions too."""
+    collapsed: bool = False
+    """The embeddings have collapsed, as the lines of the log until now tell."""
+    contradicted: int = 0
+    """The latest lines of the log that speak against `collapsed`."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -128,6 +136,8 @@ class LoopOptions:
     """Iterations that a line of the log averages over."""
     checkpoint_every: int = 50
     """Iterations between checkpoints."""
+    stop_on_collapse: bool = False
+    """Raise `CollapseError` when the embeddings have collapsed; otherwise it is a warning and a mark in the log."""
 
 
 class MixedPrecision(nn.Module):
@@ -159,7 +169,7 @@ def run_stage(
     """Train `embedder` in place through a stage and give it back, or its average where `options.averaging`.
 
     `extra` holds parameters of the stage itself (the class weights of warm-up). Continues from `checkpoint` where
-    it exists. Raises `TrainingError` when the loss is no longer finite.
+    it exists. Raises `TrainingError` when the loss is no longer finite, and `CollapseError` where asked to.
     """
     embedder.to(device=fabric.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     whole = nn.ModuleDict({"embedder": embedder})
@@ -208,13 +218,19 @@ def run_stage(
         now = time.monotonic()
         state.seconds, clock = state.seconds + now - clock, now
         last = state.step == stage.iterations
-        if fabric.is_global_zero:
-            if last or state.step % options.log_every == 0:
-                measures = _take_means(state)
-                log.write(state.step, measures)
-                report(Progress(stage=stage.name, done=state.step, total=stage.iterations, measures=measures))
-            if last or state.step % options.checkpoint_every == 0:
-                _save(checkpoint, whole, optimiser, average, state)
+        line_due = last or state.step % options.log_every == 0
+        if fabric.is_global_zero and line_due:
+            queries = state.counted * len(images)
+            measures = _watch(state, _take_means(state), queries=queries, stage=stage.name)
+            log.write(state.step, measures)
+            report(Progress(stage=stage.name, done=state.step, total=stage.iterations, measures=measures))
+        if line_due and options.stop_on_collapse and fabric.broadcast(state.collapsed):
+            raise CollapseError(
+                f"{stage.name} was stopped at iteration {state.step}, for its embeddings have collapsed: take a weaker "
+                "adversary (a smaller epsilon, or HM[S,g_LGA] in place of min-max) or a lower learning rate"
+            )
+        if fabric.is_global_zero and (last or state.step % options.checkpoint_every == 0):
+            _save(checkpoint, whole, optimiser, average, state)
     fabric.barrier()
     return (average or embedder).eval()
 
@@ -280,6 +296,21 @@ def _take_means(state: State) -> dict[str, float]:
     means = {name: total / state.counted for name, total in state.totals.items()}
     state.totals, state.counted = {}, 0
     return means
+
+
+def _watch(state: State, means: dict[str, float], *, queries: int, stage: str) -> dict[str, float]:
+    """Look for a collapse in a line of the log; a collapsed stage gets `collapsed` added to its measures."""
+    if not {"cosine", "recall", "chance"} <= means.keys():
+        return means
+    reading = Reading(cosine=means["cosine"], recall=means["recall"], chance=means["chance"])
+    watch = observe(Watch(state.collapsed, state.contradicted), reading, queries=queries)
+    if watch.collapsed and not state.collapsed:
+        _logger.warning(
+            "%s has collapsed by iteration %d: cosine of different classes %.3f, recall %.3f (chance %.3f)",
+            *(stage, state.step, reading.cosine, reading.recall, reading.chance),
+        )
+    state.collapsed, state.contradicted = watch.collapsed, watch.streak
+    return {**means, "collapsed": 1.0} if watch.collapsed else means
 
 
 def _save(

@@ -5,20 +5,42 @@ from typing import Final
 
 from trainer.defenses.act import AntiCollapseTriplet
 from trainer.defenses.defense import Conditions, Defense, DefenseError, Outcome
+from trainer.defenses.est import EmbeddingShifted
 from trainer.defenses.hm import HardnessManipulation
+from trainer.defenses.minmax import MinMax
 from trainer.defenses.notation import Notation, parse_destination, parse_notation, parse_sampler
 from trainer.defenses.regular import Regular
+from trainer.defenses.tride import TripletDecoupling
 from trainer.hardness import MARGIN
 
 __all__ = ["Conditions", "Defense", "DefenseError", "Outcome", "parse_defense"]
 
 
 def _regular(notation: Notation, margin: float) -> Defense:
+    notation.allow()
     return Regular(sampler=parse_sampler(notation.argument(0, of=1)))
 
 
 def _act(notation: Notation, margin: float) -> Defense:
+    notation.allow()
     return AntiCollapseTriplet(sampler=parse_sampler(notation.argument(0, of=1)))
+
+
+def _est(notation: Notation, margin: float) -> Defense:
+    notation.allow()
+    return EmbeddingShifted(sampler=parse_sampler(notation.argument(0, of=1)))
+
+
+def _minmax(notation: Notation, margin: float) -> Defense:
+    notation.allow()
+    return MinMax(sampler=parse_sampler(notation.argument(0, of=1)))
+
+
+def _tride(notation: Notation, margin: float) -> Defense:
+    notation.allow("lambda")
+    return TripletDecoupling(
+        sampler=parse_sampler(notation.argument(0, of=1)), temperature=notation.option("lambda", 10.0)
+    )
 
 
 def _hm(notation: Notation, margin: float) -> Defense:
@@ -36,6 +58,10 @@ DEFENSES: Final[dict[str, Callable[[Notation, float], Defense]]] = {
     "N/A": _regular,
     "ACT": _act,
     "HM": _hm,
+    "EST": _est,
+    "minmax": _minmax,
+    "min-max": _minmax,
+    "TRIDE": _tride,
 }
 """Family name → how to make it of its notation. A new defense is one file and one line here."""
 

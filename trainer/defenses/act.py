@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from trainer.attacks.pgd import pgd
-from trainer.defenses.defense import Conditions, Outcome, embed_benign
+from trainer.defenses.defense import Conditions, Outcome, benign_measures, embed_benign
 from trainer.hardness import distance, hardness, triplet_loss
 from trainer.triplets import Sampler, draw_triplets
 
@@ -38,7 +38,7 @@ class AntiCollapseTriplet:
         embedded = conditions.network(torch.cat([anchors, pair[:, 0], pair[:, 1]])).chunk(3)
         loss = triplet_loss(*embedded, margin=conditions.margin)
         measures = {
-            "hardness": hardness(*triplets.gather(benign)).mean().item(),
+            **benign_measures(benign, labels, triplets),
             "hardness_reached": hardness(*embedded).detach().mean().item(),
         }
         return Outcome(loss, loss.detach(), measures)

@@ -10,7 +10,9 @@ from torch import Tensor
 from models.embedder import Embed
 from models.errors import HardrankError
 from trainer.attacks.pgd import PGDOptions
-from trainer.hardness import MARGIN
+from trainer.collapse import read_collapse
+from trainer.hardness import MARGIN, hardness
+from trainer.triplets import Triplets
 
 
 class DefenseError(HardrankError):
@@ -33,6 +35,10 @@ class Conditions:
     """γ of the triplet loss."""
     generator: torch.Generator | None = None
     """For the draws of the samplers; on the CPU."""
+    iteration: int = 0
+    """Updates of the stage that are done, for defenses that take turns."""
+    progress: float = 0.0
+    """Share of the stage that is done, 0 … 1."""
 
 
 @dataclass(frozen=True)
@@ -65,3 +71,12 @@ class Defense(Protocol):
 def embed_benign(images: Tensor, conditions: Conditions) -> Tensor:
     """The benign batch (2T,3,H,W) in evaluation mode (2T,D): what the samplers see."""
     return conditions.frozen(images)
+
+
+def benign_measures(benign: Tensor, labels: Tensor, triplets: Triplets) -> dict[str, float]:
+    """Measure what every defense logs of the batch (2T,D) in evaluation mode and of its triplets before it moves them.
+
+    That is their mean `hardness`, and `cosine`, `recall` and `chance`, by which a collapse is seen.
+    """
+    before = hardness(*triplets.gather(benign)).mean().item()
+    return {"hardness": before, **read_collapse(benign, labels).as_measures()}

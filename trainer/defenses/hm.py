@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from trainer.attacks.pgd import pgd
-from trainer.defenses.defense import Conditions, Outcome, embed_benign
+from trainer.defenses.defense import Conditions, Outcome, benign_measures, embed_benign
 from trainer.destinations import Destination, Gradual, Moment
 from trainer.hardness import hardness, ics_loss, triplet_loss
 from trainer.triplets import Sampler, draw_triplets
@@ -75,7 +75,7 @@ class HardnessManipulation:
         if self.ics:
             total = loss + self.ics * ics_loss(anchor=embedded[3], adversarial_anchor=embedded[0], positive=embedded[4])
         measures = {
-            "hardness": before.mean().item(),
+            **benign_measures(benign, labels, triplets),
             "destination": destination.mean().item(),
             "hardness_reached": hardness(embedded[0], embedded[1], embedded[2]).detach().mean().item(),
         }

@@ -49,6 +49,13 @@ class Notation:
         """The value of an option, or `default`."""
         return self.options.get(name, default)
 
+    def allow(self, *options: str, ics: bool = False) -> None:
+        """Refuse with `DefenseError` what the family does not understand: other options, &ICS."""
+        if self.ics and not ics:
+            raise DefenseError(f"{self.text!r}: {self.family} goes without &ICS")
+        if others := sorted(set(self.options) - set(options)):
+            raise DefenseError(f"{self.text!r}: {self.family} has no option {others[0]!r}")
+
 
 def parse_notation(text: str) -> Notation:
     """Take a name apart; raises `DefenseError` with an example where it cannot be read."""

@@ -4,8 +4,8 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from trainer.defenses.defense import Conditions, Outcome, embed_benign
-from trainer.hardness import hardness, triplet_loss
+from trainer.defenses.defense import Conditions, Outcome, benign_measures, embed_benign
+from trainer.hardness import triplet_loss
 from trainer.triplets import Sampler, draw_triplets
 
 
@@ -27,5 +27,4 @@ class Regular:
         if len(triplets) == 0:
             return None
         loss = triplet_loss(*triplets.gather(conditions.network(images)), margin=conditions.margin)
-        before = hardness(*triplets.gather(benign)).mean().item()
-        return Outcome(loss, loss.detach(), {"hardness": before})
+        return Outcome(loss, loss.detach(), benign_measures(benign, labels, triplets))

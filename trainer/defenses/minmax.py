@@ -1,0 +1,45 @@
+"""Min-max training: the triplet loss at its worst within the budget (method: Baselines). It tends to collapse."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from trainer.attacks.pgd import pgd
+from trainer.defenses.defense import Conditions, Outcome, benign_measures, embed_benign
+from trainer.hardness import hardness, triplet_loss
+from trainer.triplets import Sampler, draw_triplets
+
+
+def ease(embeddings: Tensor, rows: Tensor, step: int) -> Tensor:
+    """The objective −H of anchors, positives and negatives (G,3,D) → (G,).
+
+    L_T = max(0, H + γ) grows with H, so what maximises H maximises L_T. Ascending L_T itself would leave the easy
+    triplets, H < −γ, where they are: its gradient is zero there.
+    """
+    return -hardness(*embeddings.unbind(1))
+
+
+@dataclass(frozen=True, kw_only=True)
+class MinMax:
+    """minmax[sampler]: min over the weights of max over the perturbations of L_T. The same as HM[sampler,2]."""
+
+    sampler: Sampler = Sampler.SOFTHARD
+
+    @property
+    def name(self) -> str:
+        """`minmax[S]`."""
+        return f"minmax[{self.sampler}]"
+
+    def __call__(self, images: Tensor, labels: Tensor, conditions: Conditions) -> Outcome | None:
+        """L_T(ã, p̃, ñ) with all three perturbed to be as hard as can be."""
+        benign = embed_benign(images, conditions)
+        triplets = draw_triplets(self.sampler, benign, labels, generator=conditions.generator, margin=conditions.margin)
+        if len(triplets) == 0:
+            return None
+        hardest = pgd(conditions.frozen, torch.stack(triplets.gather(images), dim=1), ease, conditions.attack)
+        embedded = conditions.network(hardest.transpose(0, 1).flatten(0, 1)).chunk(3)
+        loss = triplet_loss(*embedded, margin=conditions.margin)
+        reached = hardness(*embedded).detach().mean().item()
+        measures = {**benign_measures(benign, labels, triplets), "hardness_reached": reached}
+        return Outcome(loss, loss.detach(), measures)
