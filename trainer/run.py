@@ -49,6 +49,7 @@ def main(arguments: list[str] | None = None) -> int:
             description=_description(recipe),
             args=options,
             default=Command(load_recipe(recipe)),
+            config=(tyro.conf.EnumChoicesFromValues,),
         )
         console = Console()
         with ConsoleProgress(console) as report:

@@ -148,9 +148,10 @@ def draw_from_top(
 ) -> Tensor:
     """Draw `count` of the int(share·N) items nearest to each victim after itself → (G,count).
 
+    In a gallery too small for one such item (N < 100 for 1 %), the nearest one is the top.
     `after` leaves out the first few of those. Raises `AttackError` when too few remain.
     """
-    top = int(share * len(gallery))
+    top = max(int(share * len(gallery)), 1 if share > 0 else 0)
     room = top - after
     if count > (len(gallery) if replace else room) or room < 1:
         raise AttackError(

@@ -7,7 +7,7 @@ from trainer.data.dataset import DataOptions, DatasetError
 
 
 def needed_root(options: DataOptions, archive: str, *files: str) -> Path:
-    """Give `root` (or the archive's own folder in it) once one of `files` lies there; raises `DatasetError` otherwise."""
+    """Give `root` (or the archive's own folder in it) where one of `files` lies; raises `DatasetError` otherwise."""
     if options.root is None:
         raise DatasetError(f"give the unpacked {archive}: --data.root FOLDER")
     root = options.root.expanduser()
