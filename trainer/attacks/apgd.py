@@ -94,7 +94,8 @@ def apgd_steps(
         seen = images.new_full((groups,), torch.nan, dtype=look.losses.dtype)
         seen[active] = look.losses
         blind = torch.zeros(groups, dtype=torch.bool, device=images.device)
-        blind[active] = look.alive & direction.flatten(1).any(1).logical_not()
+        if step == 0:
+            blind[active] = look.alive & direction.flatten(1).any(1).logical_not()
         active = move
         if step + 1 == options.steps and active.numel():
             embeddings = _judge_last(embed, objective, x, active, lowest, best, embeddings, options.steps)

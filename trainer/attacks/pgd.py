@@ -65,7 +65,7 @@ class Step:
     embeddings: Tensor
     """(G,K,D): the embeddings that each group's last forward pass gave, before the step."""
     blind: Tensor
-    """(G,) bool: the loss still pulls at the embedding but no pixel has a gradient: the group cannot move."""
+    """(G,) bool, told by the first step: the loss pulls at the embedding, but no pixel has a gradient."""
 
 
 def pgd_steps(
@@ -105,8 +105,9 @@ def pgd_steps(
         seen = look.embeddings if whole else put_rows(seen, active, look.embeddings, groups)
         blind = torch.zeros(groups, dtype=torch.bool, device=images.device)
         if look.gradient is not None:
-            felt = look.gradient.any(dim=(1, 2, 3)).view(-1, members).any(1)
-            blind[active] = look.alive & felt.logical_not()
+            if step == 0:
+                felt = look.gradient.any(dim=(1, 2, 3)).view(-1, members).any(1)
+                blind[active] = look.alive & felt.logical_not()
             direction = ball.direction(look.gradient)
             moved = torch.sub(current if whole else current[flat], direction, alpha=options.alpha)
             moved = (ball if whole else ball.take(flat)).project(moved)

@@ -1,0 +1,127 @@
+"""Losses, their gradients and figures against loops over images and items."""
+
+import itertools
+
+import pytest
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from benchmarks.plain_attacks import PLAIN, Scene
+from trainer.attacks.attack import Attack, Gallery, Victims, victims_in
+from trainer.attacks.registry import make_attack
+from trainer.attacks.spqa import SemanticsPreservingQueryAttack
+from trainer.retrieval import ABSENT, nearest
+
+
+def scene(seed: int = 0, count: int = 60, dtype: torch.dtype = torch.float64) -> tuple[Gallery, Victims, Tensor]:
+    """A gallery, five victims of it, and where they were moved to."""
+    generator = torch.Generator().manual_seed(seed)
+    embeddings = F.normalize(torch.randn(count, 6, generator=generator, dtype=torch.float64), dim=1).to(dtype)
+    gallery = Gallery(embeddings, torch.arange(count) % 5)
+    rows = torch.tensor([3, 17, 0, 59, 30])
+    noise = torch.randn(5, 6, generator=generator, dtype=torch.float64).to(dtype)
+    return gallery, victims_in(gallery, rows), F.normalize(embeddings[rows] + 0.3 * noise, dim=1)
+
+
+def loss_and_gradient(
+    attack: Attack, gallery: Gallery, victims: Victims, moved: Tensor, targets: Tensor
+) -> tuple[Tensor, Tensor]:
+    leaf = moved[:, None].clone().requires_grad_(True)
+    losses = attack.objective(victims, gallery, targets)(leaf, torch.arange(len(moved)), 0)
+    return losses.detach(), torch.autograd.grad(losses.sum(), leaf)[0][:, 0]
+
+
+OPTIONS = {"CA+": {"w": 3}, "CA-": {"w": 3, "share": 0.2}, "QA+": {"m": 4}, "QA-": {"m": 4, "share": 0.2}}
+
+
+@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float64, 1e-12), (torch.float32, 2e-5)])
+@pytest.mark.parametrize("name", PLAIN)
+def test_loss_gradient_and_figures_equal_the_plain_ones(name: str, dtype: torch.dtype, tolerance: float) -> None:
+    gallery, victims, moved = scene(dtype=dtype)
+    attack = make_attack(name, **OPTIONS.get(name, {}))
+    targets = attack.draw(victims, gallery, seed=1)
+    losses, gradients = loss_and_gradient(attack, gallery, victims, moved, targets)
+    figures = attack.measure(moved, victims, gallery, targets)
+    loss_of, figures_of = PLAIN[name]
+    for i, row in enumerate(victims.own.tolist()):
+        plain = Scene(gallery.embeddings, gallery.labels, row, targets[i].tolist())
+        point = moved[i].clone().requires_grad_(True)
+        loss = loss_of(point, plain)
+        (gradient,) = torch.autograd.grad(loss, point)
+        # Only the part along the sphere reaches the pixels.
+        along = [g - (g @ moved[i]) * moved[i] for g in (gradients[i], gradient)]
+        # d² of an item to itself is rounding: 1e-16, the distance 1e-8.
+        assert losses[i].item() == pytest.approx(loss.item(), abs=max(tolerance, 1e-8))
+        torch.testing.assert_close(along[0], along[1], rtol=0, atol=10 * tolerance)
+        assert figures[i].tolist() == pytest.approx(figures_of(moved[i], plain), abs=1e-9 if tolerance < 1e-9 else 2)
+
+
+def test_a_subset_of_rows_has_the_losses_of_the_whole() -> None:
+    gallery, victims, moved = scene()
+    rows = torch.tensor([4, 1])
+    for name in (*PLAIN, "SPQA+", "ORDER"):
+        attack = make_attack(name, **({"share": 0.2} if name[-1] == "-" else {}))
+        objective = attack.objective(victims, gallery, attack.draw(victims, gallery, seed=0))
+        whole = objective(moved[:, None], torch.arange(5), 0)
+        torch.testing.assert_close(objective(moved[rows][:, None], rows, 0), whole[rows], rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize(("name", "sign"), [("SPQA+", 1), ("SPQA-", -1)])
+def test_semantics_preserving_loss_and_ranks(name: str, sign: int) -> None:
+    gallery, victims, moved = scene()
+    attack = make_attack(name, m=2, kept=3, weight=7.0, share=0.3)
+    targets = attack.draw(victims, gallery, seed=0)
+    losses, _ = loss_and_gradient(attack, gallery, victims, moved, targets)
+    figures = attack.measure(moved, victims, gallery, targets)
+    kept = nearest(victims.embeddings, gallery.embeddings, victims.own, 3)
+    assert not set(targets[0].tolist()) & set(kept[0].tolist()) or sign > 0
+    for i in range(5):
+        d = (gallery.embeddings - moved[i]).norm(dim=1).tolist()
+
+        def hinge(items: list[int], sign: int, d: list[float] = d) -> float:
+            pairs = list(itertools.product(items, range(60)))
+            return sum(max(0.0, sign * (d[c] - d[x])) for c, x in pairs) / len(pairs)
+
+        expected = hinge(targets[i].tolist(), sign) + 7 * hinge(kept[i].tolist(), 1)
+        assert losses[i].item() == pytest.approx(expected, abs=1e-12)
+        ranks = [sorted(range(60), key=d.__getitem__).index(x) for x in (*targets[i].tolist(), *kept[i].tolist())]
+        assert figures[i].tolist() == pytest.approx([100 * sum(ranks[:2]) / 120, 100 * sum(ranks[2:]) / 180])
+
+
+def test_the_weight_of_what_stays_depends_on_the_direction() -> None:
+    weights = [make_attack(name) for name in ("SPQA+", "SPQA-")]
+    assert [a.weight for a in weights if isinstance(a, SemanticsPreservingQueryAttack)] == [1.0, 100.0]
+
+
+def test_order_loss_and_kendall_tau() -> None:
+    gallery, victims, moved = scene()
+    attack = make_attack("ORDER", k=4, weight=0.5)
+    targets = attack.draw(victims, gallery, seed=0)
+    losses, _ = loss_and_gradient(attack, gallery, victims, moved, targets)
+    figures = attack.measure(moved, victims, gallery, targets)
+    for i in range(5):
+        d = (gallery.embeddings - moved[i]).norm(dim=1).tolist()
+        wished = [d[t] for t in targets[i].tolist()]
+        pairs = list(itertools.combinations(wished, 2))
+        disorder = sum(max(0.0, a - b) for a, b in pairs) / len(pairs)
+        raised = sum(max(0.0, c - x) for c, x in itertools.product(wished, d)) / (4 * 60)
+        assert losses[i].item() == pytest.approx(disorder + 0.5 * raised, abs=1e-12)
+        assert figures[i, 0].item() == pytest.approx(sum((a < b) - (a > b) for a, b in pairs) / len(pairs))
+
+
+def test_embedding_shift_has_a_direction_where_it_begins() -> None:
+    gallery, victims, _ = scene()
+    attack = make_attack("ES")
+    _, gradient = loss_and_gradient(attack, gallery, victims, victims.embeddings, attack.draw(victims, gallery, seed=0))
+    assert gradient.norm(dim=1).min() > 0.5
+
+
+def test_an_outside_image_has_no_copy_to_leave_out() -> None:
+    gallery, inside, moved = scene()
+    absent = torch.full((5,), ABSENT)
+    outside = Victims(inside.embeddings, inside.labels, absent, torch.arange(5))
+    top = make_attack("GTT").draw(outside, gallery, seed=0)
+    assert top[:, 0].tolist() == inside.own.tolist()  # their own copies are ordinary items now
+    figures = make_attack("ES").measure(inside.embeddings, outside, gallery, absent[:, None][:, :0])
+    assert figures[:, 1].tolist() == [100.0] * 5
