@@ -53,7 +53,7 @@ class CandidatesTogether:
     def __call__(self, embeddings: Tensor, rows: Tensor, step: int) -> Tensor:
         """Embeddings (G,2T,D), the positives and then the negatives of a batch → (G,)."""
         positives, negatives = embeddings.chunk(2, dim=1)
-        to_positive, to_negative = distance(positives, self.anchors), distance(negatives, self.anchors)
+        to_positive, to_negative = distance(self.anchors, positives), distance(self.anchors, negatives)
         return (-collapseness(to_positive, to_negative, self.temperature)).clamp_min(0)
 
 

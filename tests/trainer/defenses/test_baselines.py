@@ -1,0 +1,282 @@
+"""EST and min-max against plain loops, and what both must hold."""
+
+import re
+from dataclasses import dataclass, replace
+from pathlib import Path
+from textwrap import dedent
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from models.embedder import Architecture, Embedder, build_embedder
+from models.folded import FoldedEmbedder
+from trainer.attacks.pgd import PGDOptions
+from trainer.collapse import read_collapse
+from trainer.defenses import Conditions, Defense, DefenseError, Outcome, parse_defense
+from trainer.defenses.est import AwayFromItself, EmbeddingShifted
+from trainer.defenses.minmax import MinMax, ease
+from trainer.hardness import hardness, triplet_loss
+from trainer.triplets import Sampler, Triplets, draw_triplets
+
+EPSILON, ALPHA, STEPS = 8 / 255, 1 / 255, 4
+ATTACK = PGDOptions(epsilon=EPSILON, alpha=ALPHA, steps=STEPS)
+SEED = 3
+
+
+@dataclass(frozen=True)
+class Scene:
+    """A network in float64 and an SPC-2 batch, in evaluation mode throughout, so that passes can be compared."""
+
+    embedder: Embedder
+    images: Tensor
+    labels: Tensor
+    seen: list[Tensor]
+    """What the network was given for the updates."""
+
+    def conditions(self, *, attack: PGDOptions = ATTACK, iteration: int = 0, progress: float = 0.0) -> Conditions:
+        def network(images: Tensor) -> Tensor:
+            self.seen.append(images.detach())
+            return self.embedder(images)  # type: ignore[no-any-return]
+
+        return Conditions(
+            network=network,
+            frozen=FoldedEmbedder(self.embedder),
+            attack=attack,
+            previous_loss=0.05,
+            generator=torch.Generator().manual_seed(SEED),
+            iteration=iteration,
+            progress=progress,
+        )
+
+    def run(self, name: str, conditions: Conditions | None = None) -> Outcome:
+        outcome = parse_defense(name)(self.images, self.labels, conditions or self.conditions())
+        assert outcome is not None
+        return outcome
+
+    def benign(self) -> Tensor:
+        with torch.no_grad():
+            return self.embedder(self.images)  # type: ignore[no-any-return]
+
+    def triplets(self, sampler: Sampler) -> Triplets:
+        generator = torch.Generator().manual_seed(SEED)
+        return draw_triplets(sampler, self.benign(), self.labels, generator=generator)
+
+
+def make_scene() -> Scene:
+    torch.manual_seed(0)
+    embedder = build_embedder(Architecture(dimension=16, image_size=32)).double().eval()
+    labels = torch.tensor([0, 1, 2, 0, 1, 3]).repeat_interleave(2)
+    base = torch.rand(4, 3, 8, 8, dtype=torch.float64)
+    images = F.interpolate(base[labels] * 0.9 + 0.2 * torch.rand(12, 3, 8, 8) - 0.05, size=32).clamp(0, 1)
+    return Scene(embedder, images, labels, [])
+
+
+@pytest.fixture
+def scene() -> Scene:
+    return make_scene()
+
+
+def plain_step(x: Tensor, origin: Tensor, gradient: Tensor) -> Tensor:
+    """One descent of one image, as written in the method."""
+    moved = x.detach() - ALPHA * gradient.sign()
+    return torch.clamp(origin + (moved - origin).clamp(-EPSILON, EPSILON), 0, 1)
+
+
+def plain_shifted(scene: Scene) -> Tensor:
+    """EST's perturbation, an image at a time."""
+    shifted = []
+    for image in scene.images:
+        with torch.no_grad():
+            own = scene.embedder(image[None])[0]
+        x = image
+        for _ in range(STEPS):
+            x = x.detach().clone().requires_grad_(True)
+            shift = (scene.embedder(x[None])[0] - own + 1e-6).square().sum().sqrt()
+            (gradient,) = torch.autograd.grad(-shift, x)
+            x = plain_step(x, image, gradient)
+        shifted.append(x)
+    return torch.stack(shifted)
+
+
+def plain_hardest(scene: Scene, triplets: Triplets) -> Tensor:
+    """Min-max's perturbation, a triplet at a time (T,3,3,H,W)."""
+    hardest = []
+    for group in torch.stack(triplets.gather(scene.images), dim=1):
+        x = group
+        for _ in range(STEPS):
+            x = x.detach().clone().requires_grad_(True)
+            a, p, n = scene.embedder(x)
+            (gradient,) = torch.autograd.grad((a - n + 1e-6).norm() - (a - p + 1e-6).norm(), x)
+            x = plain_step(x, group, gradient)
+        hardest.append(x)
+    return torch.stack(hardest)
+
+
+@pytest.mark.parametrize("sampler", ["R", "S"])
+def test_est_agrees_with_a_loop_over_images(scene: Scene, sampler: str) -> None:
+    outcome = scene.run(f"EST[{sampler}]")
+    shifted = plain_shifted(scene)
+    # The folded network differs by rounding, which may decide the sign of a gradient that is all but zero.
+    agreeing = ((scene.seen[-1] - shifted).abs() < 1e-9).double().mean()
+    assert agreeing > 0.999
+    expected = triplet_loss(*scene.triplets(Sampler(sampler)).gather(scene.embedder(shifted)))
+    assert outcome.loss.item() == pytest.approx(expected.item(), abs=1e-4)
+    assert outcome.triplet_loss.item() == outcome.loss.item()
+
+
+@pytest.mark.parametrize("sampler", ["R", "S", "D"])
+def test_minmax_agrees_with_a_loop_over_triplets(scene: Scene, sampler: str) -> None:
+    outcome = scene.run(f"minmax[{sampler}]")
+    hardest = plain_hardest(scene, scene.triplets(Sampler(sampler)))
+    flat = hardest.transpose(0, 1).flatten(0, 1)
+    assert ((scene.seen[-1] - flat).abs() < 1e-9).double().mean() > 0.999
+    assert outcome.loss.item() == pytest.approx(triplet_loss(*scene.embedder(flat).chunk(3)).item(), abs=1e-4)
+
+
+def test_minmax_is_hardness_manipulation_towards_2(scene: Scene) -> None:
+    """Boundary case HM[H_S, 2] of the method."""
+    assert scene.run("minmax[S]").loss.item() == pytest.approx(scene.run("HM[S,2]").loss.item(), abs=1e-12)
+
+
+def test_minmax_moves_easy_triplets_too(scene: Scene) -> None:
+    """Those whose triplet loss is zero, with a zero gradient."""
+    conditions = replace(scene.conditions(), margin=-2.0)
+    defense = parse_defense("minmax[R]")
+    outcome = defense(scene.images, scene.labels, conditions)
+    assert outcome is not None
+    assert outcome.loss.item() == 0
+    assert outcome.measures["hardness_reached"] > outcome.measures["hardness"] + 0.01
+
+
+def test_objectives_point_the_right_way() -> None:
+    own = F.normalize(torch.randn(3, 4), dim=1)
+    objective = AwayFromItself(own)
+    rows = torch.tensor([2, 0])
+    assert (objective(-own[rows][:, None], rows, 0) < objective(own[rows][:, None], rows, 0)).all()
+    here = own[rows][:, None].requires_grad_(True)
+    (gradient,) = torch.autograd.grad(objective(here, rows, 0).sum(), here)
+    assert gradient.isfinite().all()
+    assert gradient.abs().amin() > 0
+    triplets = F.normalize(torch.randn(5, 3, 4), dim=2)
+    torch.testing.assert_close(ease(triplets, torch.arange(5), 0), -hardness(*triplets.unbind(1)))
+
+
+def test_est_moves_embeddings_and_says_how_far(scene: Scene) -> None:
+    outcome = scene.run("EST[R]")
+    with torch.no_grad():
+        shift = (scene.embedder(scene.seen[-1]) - scene.benign()).norm(dim=1)
+    assert shift.min() > 0
+    assert outcome.measures["shift"] == pytest.approx(shift.mean().item(), abs=1e-4)
+
+
+NAMES = ("EST[R]", "minmax[R]", "TRIDE[R]")
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("iteration", [0, 1])
+def test_perturbations_stay_within_the_budget_and_the_range_of_pixels(scene: Scene, name: str, iteration: int) -> None:
+    attack = PGDOptions(epsilon=2 / 255, alpha=1.5 / 255, steps=3)
+    scene.run(name, scene.conditions(attack=attack, iteration=iteration, progress=1.0))
+    triplets = scene.triplets(Sampler.RANDOM)
+    origin = scene.images if name == "EST[R]" else torch.cat(triplets.gather(scene.images))
+    given = scene.seen[-1]
+    assert 0 < (given - origin).abs().amax() <= 2 / 255 + 1e-12
+    assert given.min() >= 0
+    assert given.max() <= 1
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("iteration", [0, 1])
+def test_without_a_budget_they_are_regular_training_on_the_same_triplets(
+    scene: Scene, name: str, iteration: int
+) -> None:
+    for attack in (replace(ATTACK, epsilon=0.0), replace(ATTACK, steps=0)):
+        conditions = scene.conditions(attack=attack, iteration=iteration, progress=0.5)
+        loss = scene.run(name, conditions).loss
+        assert loss.item() == pytest.approx(scene.run("regular[R]").loss.item(), abs=1e-12)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_batch_of_one_class_teaches_nothing(scene: Scene, name: str) -> None:
+    assert parse_defense(name)(scene.images, torch.zeros_like(scene.labels), scene.conditions()) is None
+
+
+@pytest.mark.parametrize("name", [*NAMES, "regular[R]", "ACT[R]", "HM[R,g_LGA]&ICS"])
+def test_every_defense_logs_what_shows_a_collapse(scene: Scene, name: str) -> None:
+    measures = scene.run(name).measures
+    reading = read_collapse(scene.benign(), scene.labels)
+    assert measures["cosine"] == pytest.approx(reading.cosine, abs=1e-6)
+    assert (measures["recall"], measures["chance"]) == (reading.recall, reading.chance)
+    before = hardness(*scene.triplets(Sampler.RANDOM).gather(scene.benign())).mean().item()
+    assert measures["hardness"] == pytest.approx(before, abs=1e-6)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_the_loss_has_gradients_for_all_weights(scene: Scene, name: str) -> None:
+    gradients = torch.autograd.grad(
+        scene.run(name).loss, list(scene.embedder.parameters())
+    )  # raises where one is unused
+    assert all(gradient.any() for gradient in gradients)
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("EST[R]", EmbeddingShifted(sampler=Sampler.RANDOM)),
+        ("EST[D]", EmbeddingShifted(sampler=Sampler.DISTANCE)),
+        ("minmax[S]", MinMax(sampler=Sampler.SOFTHARD)),
+        ("minmax[H]", MinMax(sampler=Sampler.HARDEST)),
+    ],
+)
+def test_names_parse_and_print(name: str, expected: Defense) -> None:
+    assert parse_defense(name) == expected
+    assert parse_defense(name).name == name
+
+
+def test_min_max_may_be_written_with_a_hyphen() -> None:
+    assert parse_defense("min-max[S]") == parse_defense("minmax[S]")
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("EST", "EST takes 1 arguments"),
+        ("EST[R,S]", "EST takes 1 arguments"),
+        ("minmax[X]", "no sampler is called 'X'"),
+        ("EST[R]&ICS", "EST goes without &ICS"),
+        ("regular[R]&ICS", "regular goes without &ICS"),
+        ("minmax[R](lambda=2)", "minmax has no option 'lambda'"),
+        ("ACT[R](u=2)", "ACT has no option 'u'"),
+    ],
+)
+def test_what_a_defense_does_not_understand_is_refused(name: str, message: str) -> None:
+    with pytest.raises(DefenseError, match=message):
+        parse_defense(name)
+
+
+def test_the_defense_of_the_documentation_works(scene: Scene) -> None:
+    """docs/defenses.md, Adding a defense: its objective and its class, as they stand there."""
+    page = (Path(__file__).parents[3] / "docs" / "defenses.md").read_text(encoding="utf-8")
+    blocks = [dedent(block) for block in re.findall(r"```python\n(.*?)```", page, flags=re.DOTALL)]
+    header = """
+from dataclasses import dataclass
+import torch
+from torch import Tensor
+from trainer.attacks.pgd import pgd
+from trainer.defenses.defense import Conditions, Outcome, benign_measures, embed_benign
+from trainer.hardness import distance, triplet_loss
+from trainer.triplets import Sampler, draw_triplets
+"""
+    made: dict[str, Any] = {}
+    exec("\n".join([header, *blocks[:2]]), made)
+    defense: Defense = made["NearNegative"](sampler=Sampler.SOFTHARD)
+    outcome = defense(scene.images, scene.labels, scene.conditions())
+    assert outcome is not None
+    assert defense.name == "NEG[S]"
+    assert outcome.loss.item() > scene.run("regular[S]").loss.item()
+    still = defense(scene.images, scene.labels, scene.conditions(attack=replace(ATTACK, epsilon=0.0)))
+    assert still is not None
+    assert still.loss.item() == pytest.approx(scene.run("regular[S]").loss.item(), abs=1e-12)
