@@ -1,6 +1,7 @@
 """From attacks to a scorecard: ERS and its ten parts with intervals, and whether it can be trusted."""
 
 import csv
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from enum import StrEnum
@@ -161,10 +162,11 @@ class Scorecard(Summary):
         return not self.checks
 
     def to_dict(self) -> dict[str, Any]:
-        """Give all but the table, ready for JSON."""
+        """Give all but the table, ready for JSON; what is not a number is None."""
         whole = asdict(replace(self, per_image=PerImage(rows=np.empty(0), labels=np.empty(0), columns={})))
         del whole["per_image"]
-        return whole
+        found: dict[str, Any] = _without_nan(whole)
+        return found
 
 
 @dataclass(frozen=True)
@@ -180,6 +182,15 @@ class EvaluationProgress:
     queries: int
     inside: Progress
     """The running attack."""
+
+
+def _without_nan(content: Any) -> Any:
+    """Replace NaN, of which JSON has none, by None."""
+    if isinstance(content, Mapping):
+        return {key: _without_nan(value) for key, value in content.items()}
+    if isinstance(content, list | tuple):
+        return [_without_nan(value) for value in content]
+    return None if isinstance(content, float) and math.isnan(content) else content
 
 
 def ers(values: Mapping[str, float], figures: Mapping[str, Figure] | None = None) -> float:

@@ -24,7 +24,7 @@ def checkpoints(steps: int) -> frozenset[int]:
     """Steps before which the step length is reconsidered: at 22 % of all, then ever closer, down to 6 %."""
     found, previous, place = set(), 0.0, 0.22
     while place < 1:
-        found.add(math.ceil(place * steps))
+        found.add(math.ceil(round(place * steps, 6)))
         previous, place = place, place + max(place - previous - 0.03, 0.06)
     return frozenset(found)
 

@@ -140,7 +140,7 @@ def test_targets_that_cannot_be(targets: Tensor, says: str) -> None:
 
 def test_galleries_and_queries_that_cannot_be() -> None:
     gallery = gallery_of(50)
-    with pytest.raises(RetrievalError, match="gallery embeddings.*unit sphere"):
+    with pytest.raises(RetrievalError, match=r"gallery embeddings.*unit sphere"):
         Gallery(3 * gallery.embeddings, gallery.labels)
     with pytest.raises(AttackError, match="as many labels"):
         Gallery(gallery.embeddings, gallery.labels[:-1])

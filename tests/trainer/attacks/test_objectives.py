@@ -118,7 +118,7 @@ def test_embedding_shift_has_a_direction_where_it_begins() -> None:
 
 
 def test_an_outside_image_has_no_copy_to_leave_out() -> None:
-    gallery, inside, moved = scene()
+    gallery, inside, _ = scene()
     absent = torch.full((5,), ABSENT)
     outside = Victims(inside.embeddings, inside.labels, absent, torch.arange(5))
     top = make_attack("GTT").draw(outside, gallery, seed=0)
