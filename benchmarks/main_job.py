@@ -6,7 +6,6 @@ Reads the cards in models/zoo, writes the figures to benchmarks/results/main_job
 """
 
 import argparse
-import json
 import re
 import sys
 from pathlib import Path
@@ -66,15 +65,16 @@ def table(result: dict[str, Any]) -> str:
             ers = model["ers"]
             lines.append(
                 f"| `{run['command']}` | {kind}, {model['defense']} | {model['metrics']['recall_at_1']:.3f} "
-                f"| {model['metrics']['mean_ap']:.3f} | {ers['ers']:.1f} ({ers['ers_low']:.1f} – {ers['ers_high']:.1f}) "
+                f"| {model['metrics']['mean_ap']:.3f} | {ers['ers']:.1f} "
+                f"({ers['ers_low']:.1f} – {ers['ers_high']:.1f}) "
                 f"| {model['attacked']} | {run['minutes']} |"
             )
     one = next(iter(result["runs"].values()))["hardware"]
     lines += [
         "",
         f"Unseen classes; seed 0; {one['processor']}, {one['cores']} cores, {one['precision']}. ERS is the Empirical "
-        "Robustness Score of the paper, 0 … 100, over ten white-box attacks with ε = 8/255 and 32 steps. The figures lie in "
-        "[main_job.json](benchmarks/results/main_job.json).",
+        "Robustness Score of the paper, 0 … 100, over ten white-box attacks with ε = 8/255 and 32 steps. The figures "
+        "lie in [main_job.json](benchmarks/results/main_job.json).",
     ]
     return "\n".join(lines)
 

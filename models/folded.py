@@ -41,7 +41,7 @@ class FoldedEmbedder(nn.Module):
             self._pairs = _fold_graph(traced)
             self.backbone = traced
         device = embedder.head.weight.device
-        self.backbone.to(device=device, dtype=self._dtype, memory_format=torch.channels_last)
+        self.backbone.to(device, self._dtype).to(memory_format=torch.channels_last)
         self.head = copy.deepcopy(embedder.head).requires_grad_(False)
         self.register_buffer("mean", embedder.mean.clone(), persistent=False)
         self.register_buffer("std", embedder.std.clone(), persistent=False)

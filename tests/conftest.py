@@ -5,6 +5,9 @@ from pathlib import Path
 
 import pytest
 
+# Two workers share the machine: a second thread in each would only wait. Set before torch is imported.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 ROOT = Path(__file__).resolve().parents[1]
 
 

@@ -28,7 +28,10 @@ def pixels(text: str | float) -> float:
     if not isinstance(text, str):
         return text
     numerator, slash, denominator = text.partition("/")
-    return float(numerator) / float(denominator) if slash else float(text)
+    try:
+        return float(numerator) / float(denominator) if slash else float(text)
+    except (ValueError, ZeroDivisionError):
+        raise ValueError(f"{text!r} is no number and no fraction as 8/255") from None
 
 
 Pixels = Annotated[

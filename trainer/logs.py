@@ -24,7 +24,7 @@ class MetricsLog:
         if self._csv.exists():
             with self._csv.open(encoding="utf-8", newline="") as stream:
                 self._rows = [row for row in csv.DictReader(stream) if int(row["step"]) <= step]
-        self._board = SummaryWriter(str(self._events), purge_step=step + 1)  # type: ignore[no-untyped-call]
+        self._board = SummaryWriter(str(self._events), purge_step=step + 1)
 
     def write(self, step: int, measures: Mapping[str, float]) -> None:
         """Add a line; the file is whole at any time."""

@@ -7,11 +7,10 @@ killed continues to the same weights.
 import copy
 import logging
 import math
-import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Final, Protocol, cast
+from typing import Any, Final, Protocol, Self, cast
 
 import lightning as L
 import numpy as np
@@ -47,8 +46,6 @@ class State:
     """Sums of measures since the last line of the log."""
     counted: int = 0
     """Updates in `totals`."""
-    seconds: float = 0.0
-    """Time spent on the stage, before interruptions too."""
     collapsed: bool = False
     """The embeddings have collapsed, as the lines of the log until now tell."""
     contradicted: int = 0
@@ -171,68 +168,133 @@ def run_stage(
     `extra` holds parameters of the stage itself (the class weights of warm-up). Continues from `checkpoint` where
     it exists. Raises `TrainingError` when the loss is no longer finite, and `CollapseError` where asked to.
     """
-    embedder.to(device=fabric.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-    whole = nn.ModuleDict({"embedder": embedder})
-    if extra is not None:
-        whole["extra"] = extra.to(fabric.device)
-    optimiser = torch.optim.Adam(whole.parameters(), lr=options.learning_rate, weight_decay=options.weight_decay)
-    average = copy.deepcopy(embedder).requires_grad_(False) if options.averaging else None
-    state = _restore(checkpoint, whole, optimiser, average)
-    if state.step >= stage.iterations:
-        return (average or embedder).eval()
-    mixed = MixedPrecision(embedder, enabled=options.low_precision)
-    network = fabric.setup_module(mixed)
-    frozen = FoldedEmbedder(embedder, dtype=torch.bfloat16 if options.low_precision else None)
+    loop = _Loop.set_up(stage, embedder, extra, fabric=fabric, options=options, checkpoint=checkpoint)
+    if loop.finished:
+        return loop.result
     if fabric.is_global_zero:
-        log.resume(state.step)
-    clock = time.monotonic()
-    batches = stage.batches(state.step, fabric.global_rank, fabric.world_size)
-    for step in range(state.step, stage.iterations):
-        _training_mode(embedder, freeze_batch_norm=options.freeze_batch_norm)
-        _set_rate(optimiser, options, step, stage.iterations)
+        log.resume(loop.state.step)
+    batches = stage.batches(loop.state.step, fabric.global_rank, fabric.world_size)
+    for _ in range(loop.state.step, stage.iterations):
         images, labels = next(batches)
-        context = StepContext(
-            network=network,
-            frozen=frozen,
+        loop.update(images, labels)
+        if loop.line_due:
+            loop.tell(log, report, queries=loop.state.counted * len(images))
+        loop.keep()
+    fabric.barrier()
+    return loop.result
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Loop:
+    """A stage under way: its parts stay, `state` and the weights change."""
+
+    stage: Stage
+    embedder: Embedder
+    extra: nn.Module | None
+    whole: nn.ModuleDict
+    """All that is trained."""
+    average: Embedder | None
+    """The moving average of the embedder's weights, where one is kept."""
+    network: Callable[[Tensor], Tensor]
+    frozen: FoldedEmbedder
+    optimiser: torch.optim.Optimizer
+    fabric: L.Fabric
+    options: LoopOptions
+    checkpoint: Path
+    state: State
+
+    @classmethod
+    def set_up(
+        cls,
+        stage: Stage,
+        embedder: Embedder,
+        extra: nn.Module | None,
+        *,
+        fabric: L.Fabric,
+        options: LoopOptions,
+        checkpoint: Path,
+    ) -> Self:
+        """Put everything on the device, and restore the checkpoint where there is one."""
+        embedder.to(fabric.device).to(memory_format=torch.channels_last)
+        whole = nn.ModuleDict({"embedder": embedder})
+        if extra is not None:
+            whole["extra"] = extra.to(fabric.device)
+        optimiser = torch.optim.Adam(whole.parameters(), lr=options.learning_rate, weight_decay=options.weight_decay)
+        average = copy.deepcopy(embedder).requires_grad_(False) if options.averaging else None
+        state = _restore(checkpoint, whole, optimiser, average)
+        return cls(
+            stage=stage,
+            embedder=embedder,
+            extra=extra,
+            whole=whole,
+            average=average,
+            network=fabric.setup_module(MixedPrecision(embedder, enabled=options.low_precision)),
+            frozen=FoldedEmbedder(embedder, dtype=torch.bfloat16 if options.low_precision else None),
+            optimiser=optimiser,
+            fabric=fabric,
+            options=options,
+            checkpoint=checkpoint,
             state=state,
-            generator=step_generator(options.seed, stage.name, step, fabric.global_rank),
         )
-        outcome = stage.loss(
-            images.to(fabric.device, memory_format=torch.channels_last), labels.to(fabric.device), context
-        )
-        if not bool(torch.isfinite(outcome.loss.detach())):
+
+    @property
+    def finished(self) -> bool:
+        """Whether all updates are done."""
+        return self.state.step >= self.stage.iterations
+
+    @property
+    def line_due(self) -> bool:
+        """Whether the log gets a line after this update."""
+        return self.finished or self.state.step % self.options.log_every == 0
+
+    @property
+    def result(self) -> Embedder:
+        """The trained embedder, in evaluation mode."""
+        return (self.average or self.embedder).eval()
+
+    def update(self, images: Tensor, labels: Tensor) -> None:
+        """Take one step of the optimiser. Raises `TrainingError` when the loss is no longer finite."""
+        step, options, device = self.state.step, self.options, self.fabric.device
+        _training_mode(self.embedder, freeze_batch_norm=options.freeze_batch_norm)
+        _set_rate(self.optimiser, options, step, self.stage.iterations)
+        generator = step_generator(options.seed, self.stage.name, step, self.fabric.global_rank)
+        context = StepContext(network=self.network, frozen=self.frozen, state=self.state, generator=generator)
+        outcome = self.stage.loss(images.to(device, memory_format=torch.channels_last), labels.to(device), context)
+        loss = float(outcome.loss.detach())
+        if not math.isfinite(loss):
             raise TrainingError(
-                f"the loss of {stage.name} is {outcome.loss.item()} at iteration {step}: lower the learning rate "
-                f"({options.learning_rate:g}); the last checkpoint is {checkpoint}"
+                f"the loss of {self.stage.name} is {loss} at iteration {step}: lower the learning rate "
+                f"({options.learning_rate:g}); the last checkpoint is {self.checkpoint}"
             )
-        optimiser.zero_grad(set_to_none=True)
-        fabric.backward(outcome.loss)
-        _share_gradients(fabric, extra)
-        optimiser.step()
-        frozen.refresh()
-        if average is not None:
-            _average(average, embedder, _decay(options.averaging, step))
-        state.previous_loss = _mean_over_processes(fabric, outcome.previous_loss)
-        _count(state, {**outcome.measures, "loss": float(outcome.loss.detach())})
-        state.step = step + 1
-        now = time.monotonic()
-        state.seconds, clock = state.seconds + now - clock, now
-        last = state.step == stage.iterations
-        line_due = last or state.step % options.log_every == 0
-        if fabric.is_global_zero and line_due:
-            queries = state.counted * len(images)
-            measures = _watch(state, _take_means(state), queries=queries, stage=stage.name)
+        self.optimiser.zero_grad(set_to_none=True)
+        self.fabric.backward(outcome.loss)
+        _share_gradients(self.fabric, self.extra)
+        self.optimiser.step()
+        self.frozen.refresh()
+        if self.average is not None:
+            _average(self.average, self.embedder, _decay(options.averaging, step))
+        self.state.previous_loss = _mean_over_processes(self.fabric, outcome.previous_loss)
+        _count(self.state, {**outcome.measures, "loss": loss})
+        self.state.step = step + 1
+
+    def tell(self, log: Log, report: Report, *, queries: int) -> None:
+        """Write a line of the log and show it; raises `CollapseError` where asked to stop."""
+        name, state = self.stage.name, self.state
+        if self.fabric.is_global_zero:
+            measures = _watch(state, _take_means(state), queries=queries, stage=name)
             log.write(state.step, measures)
-            report(Progress(stage=stage.name, done=state.step, total=stage.iterations, measures=measures))
-        if line_due and options.stop_on_collapse and fabric.broadcast(state.collapsed):
+            report(Progress(stage=name, done=state.step, total=self.stage.iterations, measures=measures))
+        if self.options.stop_on_collapse and self.fabric.broadcast(state.collapsed):
             raise CollapseError(
-                f"{stage.name} was stopped at iteration {state.step}, for its embeddings have collapsed: take a weaker "
+                f"{name} was stopped at iteration {state.step}, for its embeddings have collapsed: take a weaker "
                 "adversary (a smaller epsilon, or HM[S,g_LGA] in place of min-max) or a lower learning rate"
             )
-        if fabric.is_global_zero and (last or state.step % options.checkpoint_every == 0):
-            _save(checkpoint, whole, optimiser, average, state)
-    fabric.barrier()
-    return (average or embedder).eval()
+
+    def keep(self) -> None:
+        """Write the checkpoint where one is due."""
+        due = self.finished or self.state.step % self.options.checkpoint_every == 0
+        if due and self.fabric.is_global_zero:
+            _save(self.checkpoint, self.whole, self.optimiser, self.average, self.state)
 
 
 def step_generator(seed: int, stage: str, step: int, rank: int) -> torch.Generator:
@@ -338,6 +400,6 @@ def _restore(path: Path, whole: nn.Module, optimiser: torch.optim.Optimizer, ave
         return State(**content["state"])
     except Exception as error:  # torch.load raises anything, from KeyError to UnpicklingError
         raise TrainingError(
-            f"the checkpoint {path} is damaged or of another configuration ({error}); "
+            f"the checkpoint {path} is damaged or of another configuration ({type(error).__name__}); "
             "delete it to train this stage anew"
         ) from error

@@ -44,7 +44,8 @@ def test_the_recipes_of_the_paper_have_its_settings() -> None:
         robust = config.robust
         assert (robust.epochs, robust.pairs, robust.steps, robust.margin) == (75, 56, 8, 0.2)
         assert (robust.learning_rate, robust.weight_decay, robust.schedule) == (1e-5, 4e-4, "constant")
-        assert (robust.epsilon, robust.alpha) == (pytest.approx(8 / 255), pytest.approx(1 / 255))
+        assert robust.epsilon == pytest.approx(8 / 255)
+        assert robust.alpha == pytest.approx(1 / 255)
         assert config.evaluation.attacked is None
 
 

@@ -129,9 +129,7 @@ def test_what_was_attacked_is_a_table(finished: tuple[Place, str]) -> None:
 
 
 @pytest.mark.parametrize("moment", ["warmup", "benign", "attacks on benign", "robust"])
-def test_a_killed_run_resumes_to_the_same_weights(
-    finished: tuple[Place, str], tmp_path: Path, moment: str
-) -> None:
+def test_a_killed_run_resumes_to_the_same_weights(finished: tuple[Place, str], tmp_path: Path, moment: str) -> None:
     uninterrupted, _ = finished
     place = Place(tmp_path)
     process = subprocess.Popen(

@@ -4,7 +4,7 @@ import zlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Protocol
+from typing import Final, Protocol
 
 import numpy as np
 import torch
@@ -14,6 +14,9 @@ from torch import Tensor
 from trainer.attacks.options import AttackError
 from trainer.attacks.pgd import Objective
 from trainer.retrieval import check_sphere, leave_out, nearest, pairwise_distances
+
+ROUNDING: Final = 0.03
+"""A distance below this may be no more than the rounding of a bf16 network."""
 
 
 @dataclass(frozen=True)

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from trainer.attacks.attack import (
+    ROUNDING,
     Figure,
     Gallery,
     Victims,
@@ -25,7 +26,14 @@ class _ShiftObjective:
 
     def __call__(self, embeddings: Tensor, rows: Tensor, step: int) -> Tensor:
         """Embeddings (G,1,D) → (G,)."""
-        return -distance(embeddings[:, 0], self.benign[rows])
+        points, benign = embeddings[:, 0], self.benign[rows]
+        if step == 0:
+            # In bf16 the image is embedded a rounding error away from its gallery row. Following that error would
+            # begin elsewhere than exact arithmetic does, so the first step takes q as this network embeds it.
+            here = points.detach()
+            rounding = torch.linalg.vector_norm(here - benign, dim=1, keepdim=True) < ROUNDING
+            benign = torch.where(rounding, here, benign)
+        return -distance(points, benign)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from trainer.attacks.attack import (
+    ROUNDING,
     Figure,
     Gallery,
     Victims,
@@ -34,7 +35,12 @@ class _MisrankObjective:
             farthest = d.masked_fill(matched, -torch.inf).argmax(1)
             closest = d.masked_fill_(matched.logical_not(), torch.inf).argmin(1)
         items = self.gallery.embeddings
-        return torch.relu(row_distances(points, items[farthest]) - row_distances(points, items[closest]))
+        near = row_distances(points, items[closest])
+        if step == 0:
+            # The own copy, from which an exact network is at distance 0 without a gradient, is a rounding error
+            # away in bf16: that error is no direction to begin with.
+            near = torch.where(near < ROUNDING, near.detach(), near)
+        return torch.relu(row_distances(points, items[farthest]) - near)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,7 +1,5 @@
 """The engines: budgets after every step, who moves and who rests, and that APGD searches better."""
 
-from collections.abc import Callable
-
 import pytest
 import torch
 from torch import Tensor
@@ -10,7 +8,7 @@ from models.embedder import Embed
 from tests.trainer.conftest import Small
 from trainer.attacks.apgd import apgd_steps, checkpoints
 from trainer.attacks.options import AttackError
-from trainer.attacks.pgd import Norm, PGDOptions, pgd, pgd_steps, project
+from trainer.attacks.pgd import Norm, Objective, PGDOptions, pgd, pgd_steps, project
 from trainer.attacks.registry import make_attack
 from trainer.attacks.run import ENGINES, Engine, StepFunction
 from trainer.attacks.starts import random_noise, random_starts
@@ -68,14 +66,14 @@ def counted(embed: Embed) -> tuple[Embed, list[int]]:
     return count, seen
 
 
-def descent_to(goal: Tensor) -> Callable[[Tensor, Tensor, int], Tensor]:
+def descent_to(goal: Tensor) -> Objective:
     """The objective max(0, goal − d(q̃, q)) of groups of two images, whose loss ends when they are `goal` apart."""
 
-    def loss(embeddings: Tensor, rows: Tensor, step: int) -> Tensor:
+    def objective(embeddings: Tensor, rows: Tensor, step: int) -> Tensor:
         gap = (embeddings[:, 0] - embeddings[:, 1]).square().sum(1)
         return torch.relu(goal[rows] - gap)
 
-    return loss
+    return objective
 
 
 @ENGINE

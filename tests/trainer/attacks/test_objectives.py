@@ -1,6 +1,7 @@
 """Losses, their gradients and figures against loops over images and items."""
 
 import itertools
+from typing import Any
 
 import pytest
 import torch
@@ -32,7 +33,12 @@ def loss_and_gradient(
     return losses.detach(), torch.autograd.grad(losses.sum(), leaf)[0][:, 0]
 
 
-OPTIONS = {"CA+": {"w": 3}, "CA-": {"w": 3, "share": 0.2}, "QA+": {"m": 4}, "QA-": {"m": 4, "share": 0.2}}
+OPTIONS: dict[str, dict[str, Any]] = {
+    "CA+": {"w": 3},
+    "CA-": {"w": 3, "share": 0.2},
+    "QA+": {"m": 4},
+    "QA-": {"m": 4, "share": 0.2},
+}
 
 
 @pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float64, 1e-12), (torch.float32, 2e-5)])
