@@ -131,3 +131,16 @@ def test_an_outside_image_has_no_copy_to_leave_out() -> None:
     assert top[:, 0].tolist() == inside.own.tolist()  # their own copies are ordinary items now
     figures = make_attack("ES").measure(inside.embeddings, outside, gallery, absent[:, None][:, :0])
     assert figures[:, 1].tolist() == [100.0] * 5
+
+
+@pytest.mark.parametrize("name", ["ES", "LTM"])
+def test_rounding_of_a_bf16_network_is_no_direction_to_begin_with(name: str) -> None:
+    gallery, victims, moved = scene()
+    attack = make_attack(name)
+    targets = attack.draw(victims, gallery, seed=0)
+    exact = loss_and_gradient(attack, gallery, victims, victims.embeddings, targets)[1]
+    rounded = F.normalize(victims.embeddings + 0.005 * (moved - victims.embeddings), dim=1)
+    begun = loss_and_gradient(attack, gallery, victims, rounded, targets)[1]
+    torch.testing.assert_close(begun, exact, rtol=0, atol=0.05)
+    away = loss_and_gradient(attack, gallery, victims, moved, targets)[1]
+    assert (away - exact).norm(dim=1).min() > 0.1

@@ -1,0 +1,318 @@
+"""What does the robustness scorecard cost, against the passes it contains and against the protocol written plainly?
+
+    python benchmarks/attacks.py [--bundle models/zoo/caltech101-robust] [--data-root DIR] [--queries 500]
+
+In one run, block of queries by block of queries and in turns: the scorecard with bf16 network passes (the default
+where the processor gains from them), the scorecard in float32 (`--exact`), bare forward + input-gradient passes of
+either network, and the plain protocol of `plain_attacks.py` (float32, parameter gradients, loops over images) on a
+few images of each block with the same targets. A last part holds a gallery of 60 000 × 512 and measures the memory
+that the attacks take beyond it. The result goes to benchmarks/results/attacks.json.
+"""
+
+import argparse
+import json
+import multiprocessing
+import resource
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT))
+
+from benchmarks.plain_attacks import Scene, plain_attack  # noqa: E402
+from models.bundle import load_card, load_embedder  # noqa: E402
+from models.embedder import Embed, Embedder  # noqa: E402
+from models.files import write_json  # noqa: E402
+from models.folded import FoldedEmbedder  # noqa: E402
+from trainer.attacks.attack import Gallery, victims_in  # noqa: E402
+from trainer.attacks.pgd import memory_format  # noqa: E402
+from trainer.attacks.registry import standard_attacks  # noqa: E402
+from trainer.config import parse_config  # noqa: E402
+from trainer.data import load_dataset  # noqa: E402
+from trainer.data.store import ImageStore  # noqa: E402
+from trainer.environment import gains_from_bf16, hardware, versions  # noqa: E402
+from trainer.robustness import (  # noqa: E402
+    ERS_KEYS,
+    RobustnessOptions,
+    Scorecard,
+    bytes_provider,
+    ers,
+    measure_robustness,
+)
+
+SEED = 0
+BATCH = 125
+
+
+@dataclass(frozen=True)
+class Setting:
+    """What all contenders share."""
+
+    embedder: Embedder
+    pixels: Tensor
+    """uint8 (N,3,H,W)."""
+    labels: Tensor
+    gallery: Tensor
+    """(N,D), in float32."""
+    options: RobustnessOptions
+
+
+@dataclass
+class Tally:
+    """Time and results of a contender."""
+
+    seconds: float = 0.0
+    passes: int = 0
+    figures: list[dict[str, float]] = field(default_factory=list)
+
+    def add(self, seconds: float, passes: int, figures: dict[str, float]) -> None:
+        self.seconds += seconds
+        self.passes += passes
+        self.figures.append(figures)
+
+    @property
+    def per_pass(self) -> float:
+        return self.seconds / self.passes
+
+    def mean(self) -> dict[str, float]:
+        return {key: float(np.mean([figures[key] for figures in self.figures])) for key in ERS_KEYS}
+
+
+def values(card: Scorecard) -> dict[str, float]:
+    """The ten results by name."""
+    return {key: result.value for key, result in card.figures.items()}
+
+
+def timed_scorecard(setting: Setting, embed: Embed, judge: Embed, queries: Tensor) -> tuple[float, Scorecard]:
+    """Seconds of the whole scorecard of some queries, and the scorecard."""
+    began = time.perf_counter()
+    card = measure_robustness(
+        embed,
+        bytes_provider(setting.pixels),
+        setting.gallery,
+        setting.labels,
+        queries,
+        options=setting.options,
+        seed=SEED,
+        batch=BATCH,
+        judge=judge,
+    )
+    return time.perf_counter() - began, card
+
+
+def timed_passes(setting: Setting, embed: Embed, queries: Tensor, count: int) -> tuple[float, int]:
+    """Seconds of bare forward + input-gradient passes of at least `count` images, in the scorecard's batches."""
+    images = bytes_provider(setting.pixels)(queries[:BATCH])
+    images = images.contiguous(memory_format=memory_format(images.dtype))
+    pull = torch.randn(len(images), setting.gallery.shape[1])
+    done, began = 0, time.perf_counter()
+    while done < count:
+        x = images.clone().requires_grad_(True)
+        torch.autograd.grad(embed(x), x, pull)
+        done += len(images)
+    return time.perf_counter() - began, done
+
+
+def timed_plain(setting: Setting, queries: Tensor) -> tuple[float, int, dict[str, float]]:
+    """Seconds, passes and mean results of the plain protocol on `queries`, with the targets of the fast one."""
+    gallery = Gallery(setting.gallery, setting.labels)
+    victims = victims_in(gallery, queries)
+    images = bytes_provider(setting.pixels)(queries)
+    network = setting.embedder
+    found: dict[str, float] = {}
+    seconds = 0.0
+    for name, attack in standard_attacks().items():
+        targets = attack.draw(victims, gallery, seed=SEED).tolist()
+        began = time.perf_counter()
+        scenes = [
+            Scene(setting.gallery, setting.labels, row, drawn)
+            for row, drawn in zip(queries.tolist(), targets, strict=True)
+        ]
+        options = setting.options
+        _, figures = plain_attack(
+            name,
+            network,
+            images,
+            scenes,
+            epsilon=options.epsilon,
+            alpha=options.alpha,
+            steps=options.steps,
+        )
+        seconds += time.perf_counter() - began
+        for figure, column in zip(attack.figures, np.mean(figures, axis=0), strict=True):
+            found[figure.key] = float(column)
+    return seconds, len(queries) * setting.options.steps * len(standard_attacks()), found
+
+
+def load_setting(options: argparse.Namespace) -> Setting:
+    """The bundle's network, and its test images."""
+    card = load_card(options.bundle)
+    content = dict(card.config)
+    if options.data_root:
+        content["data"] = {**content["data"], "root": str(options.data_root)}
+    config = parse_config(content, source=str(options.bundle))
+    test = load_dataset(config.data).test
+    store = ImageStore(test, config.preprocessing.resize)
+    pixels = torch.from_numpy(store.centre(np.arange(len(test.labels)), config.preprocessing.crop))
+    embedder = load_embedder(options.bundle).eval()
+    exact = FoldedEmbedder(embedder)
+    with torch.no_grad():
+        parts = [exact(bytes_provider(pixels)(rows)) for rows in torch.arange(len(pixels)).split(BATCH)]  # type: ignore[no-untyped-call]
+    return Setting(
+        embedder=embedder,
+        pixels=pixels,
+        labels=torch.from_numpy(test.labels),
+        gallery=torch.cat(parts),
+        options=RobustnessOptions(steps=options.steps, seed_check=0),
+    )
+
+
+def compare(setting: Setting, *, queries: int, plain: int, report: Callable[[str], None]) -> dict[str, Any]:
+    """Run all contenders in turns on blocks of queries."""
+    chosen = torch.from_numpy(np.random.default_rng(SEED).permutation(len(setting.pixels))[:queries])
+    exact = FoldedEmbedder(setting.embedder)
+    fast = FoldedEmbedder(setting.embedder, dtype=torch.bfloat16)
+    tallies = {
+        name: Tally() for name in ("bf16", "float32", "bare bf16", "bare float32", "plain", "bf16 of plain's images")
+    }
+    for network in (fast, exact):
+        timed_passes(setting, network, chosen, 2 * BATCH)  # warms up
+    blocks = [chosen[i : i + BATCH] for i in range(0, queries, BATCH)]
+    for index, block in enumerate(blocks):
+        for name, network in (("bf16", fast), ("float32", exact)):
+            before = timed_passes(setting, network, block, 20 * BATCH)
+            seconds, card = timed_scorecard(setting, network, exact, block)
+            after = timed_passes(setting, network, block, 20 * BATCH)
+            tallies[name].add(seconds, card.passes, values(card))
+            for seconds, passes in (before, after):
+                tallies[f"bare {name}"].add(seconds, passes, {})
+            if name == "bf16":
+                some = {key: float(card.per_image.columns[key][:plain].mean()) for key in ERS_KEYS}
+                tallies["bf16 of plain's images"].add(0.0, 0, some)
+            report(f"block {index + 1}/{len(blocks)}: {name} {seconds:.0f} s, ERS {card.ers:.2f}")
+        seconds, passes, figures = timed_plain(setting, block[:plain])
+        tallies["plain"].add(seconds, passes, figures)
+        report(f"block {index + 1}/{len(blocks)}: plain, {plain} images, {seconds:.0f} s")
+    return summary(tallies, queries=queries, plain=plain * len(blocks))
+
+
+def summary(tallies: dict[str, Tally], *, queries: int, plain: int) -> dict[str, Any]:
+    """Ratios and results of all contenders."""
+    whole = tallies["plain"].seconds * queries / plain
+    scores = {name: ers(tallies[name].mean()) for name in ("bf16", "float32", "plain", "bf16 of plain's images")}
+    return {
+        "queries": queries,
+        "plain_images": plain,
+        "plain_seconds_are": f"those of {plain} images, scaled by {queries} / {plain}",
+        "seconds": {
+            "bf16": round(tallies["bf16"].seconds, 1),
+            "float32": round(tallies["float32"].seconds, 1),
+            "plain": round(whole, 1),
+        },
+        "passes": {name: tallies[name].passes for name in ("bf16", "float32")},
+        "images_per_second": {
+            name: round(1 / tallies[name].per_pass, 1)
+            for name in ("bf16", "float32", "bare bf16", "bare float32", "plain")
+        },
+        "cost_over_bare_passes": {
+            name: round(tallies[name].per_pass / tallies[f"bare {name}"].per_pass, 3) for name in ("bf16", "float32")
+        },
+        "plain_over": {name: round(whole / tallies[name].seconds, 2) for name in ("bf16", "float32")},
+        "ers": {name: round(value, 3) for name, value in scores.items()},
+        "ers_difference": {
+            "bf16 − float32": round(scores["bf16"] - scores["float32"], 3),
+            "bf16 − plain, same images": round(scores["bf16 of plain's images"] - scores["plain"], 3),
+        },
+        "figures": {name: tallies[name].mean() for name in ("bf16", "float32")},
+    }
+
+
+def _peak() -> float:
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+
+
+def measure_scale(queue: Any, size: int, queries: int) -> None:
+    """Attack a gallery of `size` × 512 with every attack, in a process of its own; puts GiB beyond the embeddings."""
+    generator = torch.Generator().manual_seed(0)
+    weight = torch.randn(3 * 64, 512, generator=generator)
+    images = torch.randint(256, (size, 3, 8, 8), generator=generator, dtype=torch.uint8)
+
+    def embed(x: Tensor) -> Tensor:
+        return torch.nn.functional.normalize((x - 0.5).flatten(1) @ weight, dim=1)
+
+    provide = bytes_provider(images)
+    gallery = torch.empty(size, 512)
+    for begin in range(0, size, 4096):
+        rows = torch.arange(begin, min(begin + 4096, size))
+        gallery[rows] = embed(provide(rows))
+    before = _peak()
+    measure_robustness(
+        embed,
+        provide,
+        gallery,
+        torch.arange(size) % 1000,
+        torch.arange(queries),
+        options=RobustnessOptions(steps=2, seed_check=0),
+    )
+    queue.put((before, _peak()))
+
+
+def scale(size: int = 60_000, queries: int = 256) -> dict[str, Any]:
+    """Peak memory of the attacks on a large gallery."""
+    context = multiprocessing.get_context("spawn")
+    queue = context.Queue()
+    process = context.Process(target=measure_scale, args=(queue, size, queries))
+    process.start()
+    before, after = queue.get(timeout=1200)
+    process.join()
+    return {
+        "gallery": [size, 512],
+        "queries": queries,
+        "peak_GiB_with_embeddings": round(before, 2),
+        "GiB_beyond": round(after - before, 2),
+    }
+
+
+def main() -> None:
+    """Time all contenders and write the result."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--bundle", type=Path, default=ROOT / "models/zoo/caltech101-robust")
+    parser.add_argument("--data-root", type=Path, help="the images, where they have moved since training")
+    parser.add_argument("--queries", type=int, default=500, help="images attacked (default 500)")
+    parser.add_argument("--steps", type=int, default=32, help="PGD steps (default 32)")
+    parser.add_argument("--plain", type=int, default=8, help="images of each block for the plain protocol (default 8)")
+    parser.add_argument("--result", type=Path, default=ROOT / "benchmarks/results/attacks.json")
+    options = parser.parse_args()
+    setting = load_setting(options)
+    began = time.perf_counter()
+    compared = compare(
+        setting, queries=options.queries, plain=options.plain, report=lambda line: print(line, flush=True)
+    )
+    low = gains_from_bf16(torch.device("cpu"))
+    result = {
+        "command": f"python benchmarks/attacks.py --queries {options.queries} --plain {options.plain}",
+        "what": f"the robustness scorecard: ten results of nine attacks, {options.steps} steps",
+        "bundle": options.bundle.name,
+        "gallery": list(setting.gallery.shape),
+        "seed": SEED,
+        "default_here": "bf16" if low else "float32",
+        **compared,
+        "scale": scale(),
+        "seconds_of_this_run": round(time.perf_counter() - began),
+        "hardware": hardware(torch.device("cpu"), low_precision=low),
+        "versions": versions(),
+    }
+    write_json(options.result, result)
+    print(json.dumps(result, indent=2, ensure_ascii=False))
+
+
+if __name__ == "__main__":
+    main()
