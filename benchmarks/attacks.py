@@ -74,15 +74,18 @@ class Tally:
     figures: list[dict[str, float]] = field(default_factory=list)
 
     def add(self, seconds: float, passes: int, figures: dict[str, float]) -> None:
+        """Count a run: its time in seconds, its passes, its ten results."""
         self.seconds += seconds
         self.passes += passes
         self.figures.append(figures)
 
     @property
     def per_pass(self) -> float:
+        """Seconds of a pass."""
         return self.seconds / self.passes
 
     def mean(self) -> dict[str, float]:
+        """The ten results, averaged over runs."""
         return {key: float(np.mean([figures[key] for figures in self.figures])) for key in ERS_KEYS}
 
 
@@ -165,7 +168,7 @@ def load_setting(options: argparse.Namespace) -> Setting:
     embedder = load_embedder(options.bundle).eval()
     exact = FoldedEmbedder(embedder)
     with torch.no_grad():
-        parts = [exact(bytes_provider(pixels)(rows)) for rows in torch.arange(len(pixels)).split(BATCH)]  # type: ignore[no-untyped-call]
+        parts = [exact(bytes_provider(pixels)(rows)) for rows in torch.arange(len(pixels)).split(BATCH)]
     return Setting(
         embedder=embedder,
         pixels=pixels,

@@ -1,67 +1,18 @@
-"""The command as a user runs it: to the end, interrupted and resumed, in two processes, and wrongly."""
+"""The command as a user runs it: to the end, interrupted and resumed."""
 
 import csv
-import json
-import os
 import signal
 import subprocess
-import sys
 import time
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import onnxruntime
 import pytest
 import torch
-from safetensors.torch import load_file
 
 from models.bundle import load_card, load_embedder, verify_bundle
-from tests.trainer.tiny import write_images, write_recipe
-
-ROOT = Path(__file__).resolve().parents[2]
-
-
-class Place:
-    """A folder with images, a recipe, and the run and bundles that come of it."""
-
-    def __init__(self, folder: Path, **changes: Any) -> None:
-        self.folder = folder
-        if not (folder / "images").exists():
-            write_images(folder / "images")
-        self.recipe = write_recipe(folder / "tiny.yaml", folder / "images", **changes)
-        self.zoo, self.runs = folder / "zoo", folder / "runs"
-
-    def command(self, *options: str) -> list[str]:
-        return [
-            sys.executable,
-            str(ROOT / "trainer" / "run.py"),
-            str(self.recipe),
-            "--zoo",
-            str(self.zoo),
-            "--runs",
-            str(self.runs),
-            "--device",
-            "cpu",
-            "--checkpoint-every",
-            "2",
-            *options,
-        ]
-
-    def run(self, *options: str, expect: int = 0) -> str:
-        done = subprocess.run(
-            self.command(*options), cwd=self.folder, env=_environment(), capture_output=True, text=True, check=False
-        )
-        assert done.returncode == expect, done.stdout + done.stderr
-        assert "Traceback" not in done.stderr
-        return done.stdout + done.stderr
-
-    def weights(self, kind: str) -> dict[str, torch.Tensor]:
-        return load_file(self.zoo / f"tiny-{kind}" / "weights.safetensors")
-
-
-def _environment() -> dict[str, str]:
-    return os.environ | {"OMP_NUM_THREADS": "1", "COLUMNS": "160"}
+from tests.trainer.place import Place, environment
 
 
 @pytest.fixture(scope="module")
@@ -133,7 +84,7 @@ def test_a_killed_run_resumes_to_the_same_weights(finished: tuple[Place, str], t
     uninterrupted, _ = finished
     place = Place(tmp_path)
     process = subprocess.Popen(
-        place.command(), cwd=tmp_path, env=_environment(), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+        place.command(), cwd=tmp_path, env=environment(), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
     )
     assert process.stdout is not None
     for line in process.stdout:
@@ -174,45 +125,6 @@ def test_nothing_is_overwritten_unless_told(finished: tuple[Place, str], tmp_pat
     assert (place.zoo / "tiny-benign" / "weights.safetensors").read_bytes() == weights
 
 
-@pytest.mark.parametrize(
-    ("options", "message"),
-    [
-        (("--robust.defense", "HM[S,hard]"), "no destination is called 'hard'"),
-        (("--data.root", "nowhere"), "nowhere"),
-        (("--initialisation", "imagenet"), "no ImageNet weights for small-resnet"),
-        (("--initialisation", "no/bundle"), "no/bundle is no bundle"),
-        (("--device", "tpu"), "device is auto, cpu or cuda"),
-        (("--robust.epochs", "0"), "epochs must be above 0"),
-        (("--robust.epsilon", "8/x"), "8/x"),
-        (("--robust.epcohs", "1"), "epcohs"),
-        (("--name", "a/b"), "name of a run"),
-    ],
-)
-def test_a_mistake_is_answered_in_a_sentence(tmp_path: Path, options: tuple[str, ...], message: str) -> None:
-    printed = Place(tmp_path).run(*options, expect=2)
-    assert message in " ".join(printed.split())
-
-
-def test_an_unknown_recipe_lists_those_there_are() -> None:
-    done = subprocess.run(
-        [sys.executable, str(ROOT / "trainer" / "run.py"), "dmeo"], capture_output=True, text=True, check=False
-    )
-    assert done.returncode == 2
-    assert "no recipe is called 'dmeo'; there are caltech101, cars, cub, demo, folder, sop" in done.stderr
-
-
-def test_help_teaches_every_option() -> None:
-    done = subprocess.run(
-        [sys.executable, str(ROOT / "trainer" / "run.py"), "caltech101", "--help"],
-        capture_output=True,
-        text=True,
-        check=True,
-        env=_environment(),
-    )
-    for expected in ("--resume", "--robust.defense", "8/255", "python trainer/run.py", "pixels in [0,1]", "caltech101"):
-        assert expected in done.stdout
-
-
 def test_training_goes_on_from_a_bundle(finished: tuple[Place, str], tmp_path: Path) -> None:
     trained, _ = finished
     place = Place(tmp_path, initialisation=str(trained.zoo / "tiny-benign"))
@@ -220,28 +132,3 @@ def test_training_goes_on_from_a_bundle(finished: tuple[Place, str], tmp_path: P
     assert not (place.runs / "tiny" / "checkpoints" / "warmup.ckpt").exists()
     card = load_card(place.zoo / "tiny-robust")
     assert card.config["initialisation"] == str(trained.zoo / "tiny-benign")
-
-
-def test_two_processes_train_the_same_network(tmp_path: Path) -> None:
-    place = Place(tmp_path)
-    place.run("--processes", "2")
-    for kind in ("benign", "robust"):
-        verify_bundle(place.zoo / f"tiny-{kind}")
-    content = json.loads((place.runs / "tiny" / "run.json").read_text(encoding="utf-8"))
-    assert load_card(place.zoo / "tiny-benign").run_id == content["run_id"]
-
-
-def test_torchrun_starts_it_too(tmp_path: Path) -> None:
-    place = Place(tmp_path)
-    command = place.command()
-    done = subprocess.run(
-        [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", *command[1:]],
-        cwd=tmp_path,
-        env=_environment(),
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == 0, done.stdout + done.stderr
-    verify_bundle(place.zoo / "tiny-robust")
-    assert done.stdout.count("unseen classes") == 1

@@ -1,0 +1,75 @@
+"""The command wrongly used, its help, and several processes."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from models.bundle import load_card, verify_bundle
+from tests.trainer.place import ROOT, Place, environment
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (("--robust.defense", "HM[S,hard]"), "no destination is called 'hard'"),
+        (("--data.root", "nowhere"), "nowhere"),
+        (("--initialisation", "imagenet"), "no ImageNet weights for small-resnet"),
+        (("--initialisation", "no/bundle"), "no/bundle is no bundle"),
+        (("--device", "tpu"), "device is auto, cpu or cuda"),
+        (("--robust.epochs", "0"), "epochs must be above 0"),
+        (("--robust.epsilon", "8/x"), "8/x"),
+        (("--robust.epcohs", "1"), "epcohs"),
+        (("--name", "a/b"), "name of a run"),
+    ],
+)
+def test_a_mistake_is_answered_in_a_sentence(tmp_path: Path, options: tuple[str, ...], message: str) -> None:
+    printed = Place(tmp_path).run(*options, expect=2)
+    assert message in " ".join(printed.split())
+
+
+def test_an_unknown_recipe_lists_those_there_are() -> None:
+    done = subprocess.run(
+        [sys.executable, str(ROOT / "trainer" / "run.py"), "dmeo"], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 2
+    assert "no recipe is called 'dmeo'; there are caltech101, cars, cub, demo, folder, sop" in done.stderr
+
+
+def test_help_teaches_every_option() -> None:
+    done = subprocess.run(
+        [sys.executable, str(ROOT / "trainer" / "run.py"), "caltech101", "--help"],
+        capture_output=True,
+        text=True,
+        check=True,
+        env=environment(),
+    )
+    for expected in ("--resume", "--robust.defense", "8/255", "python trainer/run.py", "pixels in [0,1]", "caltech101"):
+        assert expected in done.stdout
+
+
+def test_two_processes_train_the_same_network(tmp_path: Path) -> None:
+    place = Place(tmp_path)
+    place.run("--processes", "2")
+    for kind in ("benign", "robust"):
+        verify_bundle(place.zoo / f"tiny-{kind}")
+    content = json.loads((place.runs / "tiny" / "run.json").read_text(encoding="utf-8"))
+    assert load_card(place.zoo / "tiny-benign").run_id == content["run_id"]
+
+
+def test_torchrun_starts_it_too(tmp_path: Path) -> None:
+    place = Place(tmp_path)
+    command = place.command()
+    done = subprocess.run(
+        [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", *command[1:]],
+        cwd=tmp_path,
+        env=environment(),
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    verify_bundle(place.zoo / "tiny-robust")
+    assert done.stdout.count("unseen classes") == 1
