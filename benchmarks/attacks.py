@@ -81,10 +81,12 @@ class Tally:
 
     @property
     def per_pass(self) -> float:
+        """Seconds for an image to go forward and back."""
         """Seconds of a pass."""
         return self.seconds / self.passes
 
     def mean(self) -> dict[str, float]:
+        """The results over all blocks, which are of one size."""
         """The ten results, averaged over runs."""
         return {key: float(np.mean([figures[key] for figures in self.figures])) for key in ERS_KEYS}
 
