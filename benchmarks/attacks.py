@@ -197,8 +197,8 @@ def compare(setting: Setting, *, queries: int, plain: int, report: Callable[[str
             seconds, card = timed_scorecard(setting, network, exact, block)
             after = timed_passes(setting, network, block, 20 * BATCH)
             tallies[name].add(seconds, card.passes, values(card))
-            for seconds, passes in (before, after):
-                tallies[f"bare {name}"].add(seconds, passes, {})
+            for bare_seconds, passes in (before, after):
+                tallies[f"bare {name}"].add(bare_seconds, passes, {})
             if name == "bf16":
                 some = {key: float(card.per_image.columns[key][:plain].mean()) for key in ERS_KEYS}
                 tallies["bf16 of plain's images"].add(0.0, 0, some)

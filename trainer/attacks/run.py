@@ -14,6 +14,7 @@ from trainer.attacks.attack import Attack, Gallery, Victims, check_targets
 from trainer.attacks.options import AttackError, option
 from trainer.attacks.pgd import Objective, PGDOptions, Step, pgd_steps
 from trainer.attacks.starts import random_starts
+from trainer.retrieval import check_sphere
 
 
 class Engine(StrEnum):
@@ -139,8 +140,10 @@ def run_attack(
 
     `targets` (G,T) are drawn from `seed` unless given. `judge` embeds the final images where it should be
     another network than the one that gives gradients, as the exact twin of a bf16 one. `on_step` sees every
-    step; `cancel` is asked before each. Raises `AttackError` for pixels outside [0,1], and targets that the
-    gallery cannot give.
+    step; `cancel` is asked before each.
+
+    Raises `AttackError` for pixels outside [0,1] and targets that the gallery cannot give, `RetrievalError`
+    for a network whose embeddings leave the unit sphere or are not numbers.
     """
     check_images(images, victims)
     if targets is None:
@@ -183,6 +186,7 @@ def run_attack(
                 )
         with torch.no_grad():
             embeddings = final(current)
+            check_sphere(embeddings, what="the network's embeddings of attacked images")
             after = measure(embeddings)
         summary = trace.summary(victims)
         run = AttackResult(

@@ -9,7 +9,7 @@ from trainer.attacks.attack import Victims
 from trainer.attacks.options import AttackError
 from trainer.attacks.registry import ATTACKS, make_attack
 from trainer.attacks.run import AttackOptions, AttackResult, Engine, Progress, run_attack
-from trainer.retrieval import ABSENT
+from trainer.retrieval import ABSENT, RetrievalError
 
 
 def run(small: Small, name: str, count: int = 40, **options: object) -> AttackResult:
@@ -140,6 +140,19 @@ def test_a_judge_embeds_the_end(small: Small) -> None:
         attack, small.embed, small.images[:3], victims, small.gallery, AttackOptions(steps=2), judge=judge
     )
     torch.testing.assert_close(result.embeddings, -small.embed(result.images))
+
+
+def test_a_network_off_the_sphere_is_refused(small: Small) -> None:
+    for spoil in (lambda z: 3 * z, lambda z: z * torch.nan):
+        with pytest.raises(RetrievalError, match=r"attacked images.*unit sphere"):
+            run_attack(
+                make_attack("ES"),
+                lambda x, spoil=spoil: spoil(small.embed(x)),  # type: ignore[misc]
+                small.images[:2],
+                small.victims(2),
+                small.gallery,
+                AttackOptions(steps=1),
+            )
 
 
 def test_an_image_from_outside_the_gallery(small: Small) -> None:
