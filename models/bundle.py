@@ -111,16 +111,18 @@ def save_bundle(
 
 def check_replaceable(folder: Path, run_id: str, *, overwrite: bool) -> None:
     """Raise `BundleError` when `folder` holds what the run `run_id` did not make, unless `overwrite`."""
-    if not folder.exists() or overwrite:
-        return
-    try:
-        owner = load_card(folder).run_id
-    except BundleError:
-        owner = None
-    if owner != run_id:
+    if folder.exists() and not overwrite and not is_made_by(folder, run_id):
         raise BundleError(
             f"{folder} was made by another run; give --overwrite to replace it, or another --name to keep both"
         )
+
+
+def is_made_by(folder: Path, run_id: str) -> bool:
+    """Whether `folder` is a bundle that the run `run_id` made."""
+    try:
+        return load_card(folder).run_id == run_id
+    except BundleError:
+        return False
 
 
 def load_card(folder: Path) -> Card:

@@ -110,6 +110,7 @@ class TrainingOptions:
 
     def __post_init__(self) -> None:
         _positive(self, "epochs", "pairs", "learning_rate", "margin")
+        _pixels(self, "warmup_epsilon", "epsilon", "alpha")
         if not 0 <= self.averaging < 1:
             raise ConfigError(f"averaging is a decay from 0 to below 1, not {self.averaging}")
 
@@ -128,6 +129,14 @@ class EvaluationOptions:
     """Steps of the attacks."""
     batch: int = 128
     """Images attacked at a time."""
+
+    def __post_init__(self) -> None:
+        _positive(self, "batch")
+        _pixels(self, "epsilon", "alpha")
+        if self.steps < 0 or (self.attacked is not None and self.attacked < 1):
+            raise ConfigError(
+                f"evaluation needs steps ≥ 0 and attacked ≥ 1 (or null for all), not {self.steps} and {self.attacked}"
+            )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -178,6 +187,14 @@ def _positive(options: object, *names: str) -> None:
             raise ConfigError(f"{name} must be above 0, not {getattr(options, name)}")
 
 
+def _pixels(options: object, *names: str) -> None:
+    for name in names:
+        if not 0 <= getattr(options, name) <= 1:
+            raise ConfigError(
+                f"{name} is in units of pixels in [0,1], so it cannot be {getattr(options, name):g}; write 8/255"
+            )
+
+
 def recipe_names() -> list[str]:
     """Give the recipes that come with hardrank, in alphabetical order."""
     return sorted(path.stem for path in RECIPES.glob("*.yaml"))
@@ -189,7 +206,9 @@ def load_recipe(recipe: str | Path) -> Config:
     Raises `ConfigError` for a missing file, unknown fields (with the nearest known one) and values of a wrong type.
     """
     path = RECIPES / f"{recipe}.yaml" if str(recipe) in recipe_names() else Path(recipe)
-    if path.suffix not in {".yaml", ".yml"} or not path.is_file():
+    if path.suffix in {".yaml", ".yml"} and not path.is_file():
+        raise ConfigError(f"there is no file {path}; the recipes by name are {', '.join(recipe_names())}")
+    if path.suffix not in {".yaml", ".yml"}:
         raise ConfigError(
             f"no recipe is called {str(recipe)!r}; there are {', '.join(recipe_names())}, or give a .yaml file"
         )

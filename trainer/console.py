@@ -40,6 +40,7 @@ class ConsoleProgress:
         self._tasks: dict[str, TaskID] = {}
         self._began: dict[str, tuple[float, int]] = {}
         self._spoken: dict[str, float] = {}
+        self._finished: set[str] = set()
 
     def __enter__(self) -> Self:
         self._bars.start()
@@ -64,6 +65,10 @@ class ConsoleProgress:
         now = time.monotonic()
         began, first = self._began.setdefault(progress.stage, (now, progress.done))
         finished = progress.done >= progress.total
+        if progress.stage in self._finished:
+            return
+        if finished:
+            self._finished.add(progress.stage)
         if not finished and now - self._spoken.get(progress.stage, -_PLAIN_EVERY_S) < _PLAIN_EVERY_S:
             return
         self._spoken[progress.stage] = now

@@ -1,5 +1,6 @@
 """The main job: images → a benign and a robust embedder → measured → exported as bundles."""
 
+import logging
 import math
 import os
 from collections.abc import Callable
@@ -21,7 +22,7 @@ from models.bundle import (
     FileEntry,
     PreprocessingEntry,
     check_replaceable,
-    load_card,
+    is_made_by,
     load_embedder,
     save_bundle,
 )
@@ -41,9 +42,11 @@ from trainer.export import Parity, export
 from trainer.logs import MetricsLog
 from trainer.retrieval import RetrievalMetrics, evaluate
 from trainer.robustness import EvaluationProgress, RobustnessOptions, Scorecard, measure_robustness
-from trainer.runs import Run, open_run
+from trainer.runs import CHECKPOINTS, Run, exclusive, open_run, read_run
 from trainer.stages import CosineClassifier, Rows, Source, TripletStage, Warmup
 from trainer.training import LoopOptions, Progress, Report, Stage, run_stage
+
+_logger = logging.getLogger(__name__)
 
 ROOT: Final = Path(__file__).resolve().parents[1]
 BENIGN: Final = "benign"
@@ -140,11 +143,16 @@ def run_main_job(config: Config, launch: Launch, *, recipe: str, report: Report)
     for model in (config.benign, config.robust):
         parse_defense(model.defense, margin=model.margin)  # before an hour is spent
     fabric = make_fabric(launch)
+    with exclusive(launch.runs / config.name) if fabric.is_global_zero else nullcontext():
+        return _run_main_job(config, launch, fabric, recipe=recipe, report=report)
+
+
+def _run_main_job(config: Config, launch: Launch, fabric: L.Fabric, *, recipe: str, report: Report) -> Outcome:
     folder = launch.runs / config.name
     if fabric.is_global_zero:
         open_run(folder, config, resume=launch.resume, overwrite=launch.overwrite)
     fabric.barrier()
-    run = open_run(folder, config, resume=True, overwrite=False)
+    run = read_run(folder, config)
     for kind in (BENIGN, ROBUST):
         check_replaceable(_bundle(config, launch, kind), run.run_id, overwrite=launch.overwrite)
     job = _prepare(config, launch, run, fabric, recipe, report if fabric.is_global_zero else _silent)
@@ -176,6 +184,8 @@ def _prepare(config: Config, launch: Launch, run: Run, fabric: L.Fabric, recipe:
             load_dataset(config.data, progress=at("data"))
         fabric.barrier()
         dataset = load_dataset(config.data)
+        if fabric.is_global_zero:
+            _name_problems(dataset)
         resize, crop = config.preprocessing.resize, config.preprocessing.crop
         train_store = ImageStore(dataset.train, resize, progress=at("training images"))
         test_store = ImageStore(dataset.test, resize, progress=at("test images"))
@@ -192,6 +202,15 @@ def _prepare(config: Config, launch: Launch, run: Run, fabric: L.Fabric, recipe:
         source=Source(store=train_store, labels=dataset.train.labels, crop=crop, seed=config.seed),
         report=report,
     )
+
+
+def _name_problems(dataset: Dataset, most: int = 10) -> None:
+    """Say what was left out, before the training that does without it; the card holds the whole list."""
+    for problem in dataset.problems[:most]:
+        detail = f" ({problem.detail})" if problem.detail else ""
+        _logger.warning("left out: %s: %s%s", problem.path, problem.kind, detail)
+    if len(dataset.problems) > most:
+        _logger.warning("… and %d more, all of which the card will list", len(dataset.problems) - most)
 
 
 def _initial(job: _Job, warmup_epsilon: float) -> Embedder:
@@ -257,7 +276,7 @@ def _run(job: _Job, stage: Stage, embedder: Embedder, extra: nn.Module | None, o
             extra,
             fabric=job.fabric,
             options=options,
-            checkpoint=folder / "checkpoints" / f"{stage.name}.ckpt",
+            checkpoint=folder / CHECKPOINTS / f"{stage.name}.ckpt",
             log=MetricsLog(folder / "logs", stage.name),
             report=job.report,
         )
@@ -266,7 +285,7 @@ def _run(job: _Job, stage: Stage, embedder: Embedder, extra: nn.Module | None, o
 def _finish(job: _Job, embedder: Embedder, kind: str, options: TrainingOptions) -> Path:
     """Evaluate and export a model, unless its bundle is there already."""
     folder = _bundle(job.config, job.launch, kind)
-    if not job.launch.overwrite and folder.exists() and load_card(folder).run_id == job.run.run_id:
+    if is_made_by(folder, job.run.run_id):
         return folder
     with job.run.timed(f"{kind} evaluation"):
         measured = _measure(job, embedder, kind)
@@ -281,8 +300,11 @@ def _finish(job: _Job, embedder: Embedder, kind: str, options: TrainingOptions) 
     def card(files: dict[str, FileEntry]) -> Card:
         return _card(job, kind, options, measured, parities[0], files)
 
-    with job.run.timed(f"{kind} export"):
+    stage = f"{kind} export"
+    job.report(Progress(stage=stage, done=0, total=1))
+    with job.run.timed(stage):
         save_bundle(folder, card, write, overwrite=job.launch.overwrite)
+    job.report(Progress(stage=stage, done=1, total=1))
     return folder
 
 

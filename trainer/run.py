@@ -90,7 +90,7 @@ def _conclude(console: Console, outcome: Outcome) -> None:
     console.print("Bundles:", benign, robust, sep="\n  ", highlight=False, soft_wrap=True)
     console.print(f"Log:  tensorboard --logdir {_shown(outcome.folder / 'logs')}", highlight=False, soft_wrap=True)
     console.print(
-        f"Load: from models.bundle import load_embedder; load_embedder(Path({robust!r}))",
+        f"Load: from pathlib import Path; from models.bundle import load_embedder; load_embedder(Path({robust!r}))",
         highlight=False,
         soft_wrap=True,
     )

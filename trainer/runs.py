@@ -11,9 +11,14 @@ from datetime import UTC, datetime
 from pathlib import Path
 from time import monotonic
 
+from filelock import FileLock, Timeout
+
 from models.errors import HardrankError
 from models.files import write_json
 from trainer.config import Config, changed_fields, config_to_json, parse_config
+
+CHECKPOINTS = "checkpoints"
+"""Where stages keep their state, in a run's folder."""
 
 _MANIFEST = "run.json"
 _DURATIONS = "durations.json"
@@ -49,20 +54,40 @@ class Run:
         return dict(json.loads(path.read_text(encoding="utf-8"))) if path.exists() else {}
 
 
+@contextmanager
+def exclusive(folder: Path) -> Iterator[None]:
+    """Keep other processes out of a run's folder during the block; raises `RunError` where one is at work in it.
+
+    The lock goes with the process that holds it, however that ends.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(folder / ".lock", blocking=False)
+    try:
+        lock.acquire()
+    except Timeout:
+        raise RunError(
+            f"another process is at work on {folder}: wait for it, or give --name for a run beside it"
+        ) from None
+    with lock:
+        yield
+
+
 def open_run(folder: Path, config: Config, *, resume: bool, overwrite: bool) -> Run:
     """Open the folder of a run for `config`.
 
-    A new folder is made. One that exists is continued with `resume` when it was asked the same, or emptied with
-    `overwrite`; raises `RunError` otherwise.
+    A new folder is made, and one without a checkpoint is new too. One with work in it is continued with `resume`
+    when it was asked the same (`overwrite` then speaks of bundles alone), or emptied with `overwrite`; raises
+    `RunError` otherwise.
     """
     manifest = folder / _MANIFEST
-    if manifest.exists() and not overwrite:
+    begun = manifest.exists() and any((folder / CHECKPOINTS).glob("*"))  # a command that failed before leaves nothing
+    if begun and (resume or not overwrite):
         if not resume:
             raise RunError(
                 f"{folder} holds a run already: --resume continues it, --overwrite starts it anew, --name makes another"
             )
-        return _read(manifest, config)
-    if overwrite and manifest.exists():
+        return read_run(folder, config)
+    if manifest.exists():
         _clear(folder)
     run = Run(
         folder=folder,
@@ -80,7 +105,9 @@ def open_run(folder: Path, config: Config, *, resume: bool, overwrite: bool) -> 
     return run
 
 
-def _read(manifest: Path, config: Config) -> Run:
+def read_run(folder: Path, config: Config) -> Run:
+    """Read the folder of a run that was asked `config`; raises `RunError` where it was asked something else."""
+    manifest = folder / _MANIFEST
     try:
         content = json.loads(manifest.read_text(encoding="utf-8"))
         former = parse_config(content["config"], source=str(manifest))
@@ -90,7 +117,7 @@ def _read(manifest: Path, config: Config) -> Run:
             command=content["command"],
             created=content["created"],
         )
-    except (json.JSONDecodeError, KeyError, TypeError) as error:
+    except (OSError, json.JSONDecodeError, KeyError, TypeError) as error:
         raise RunError(f"{manifest} is damaged ({error}); --overwrite starts the run anew") from error
     if changed := changed_fields(former, config):
         raise RunError(
@@ -106,5 +133,5 @@ def _clear(folder: Path) -> None:
 
     for name in (_MANIFEST, _DURATIONS):
         (folder / name).unlink(missing_ok=True)
-    for name in ("checkpoints", "logs", "evaluation"):
+    for name in (CHECKPOINTS, "logs", "evaluation"):
         shutil.rmtree(folder / name, ignore_errors=True)

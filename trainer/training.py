@@ -169,6 +169,8 @@ def run_stage(
     it exists. Raises `TrainingError` when the loss is no longer finite, and `CollapseError` where asked to.
     """
     loop = _Loop.set_up(stage, embedder, extra, fabric=fabric, options=options, checkpoint=checkpoint)
+    if fabric.is_global_zero and loop.state.step:
+        report(Progress(stage=stage.name, done=loop.state.step, total=stage.iterations))
     if loop.finished:
         return loop.result
     if fabric.is_global_zero:

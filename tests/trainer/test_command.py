@@ -73,3 +73,18 @@ def test_torchrun_starts_it_too(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stdout + done.stderr
     verify_bundle(place.zoo / "tiny-robust")
     assert done.stdout.count("unseen classes") == 1
+
+
+def test_a_command_that_failed_does_not_stand_in_the_way_of_the_right_one(tmp_path: Path) -> None:
+    place = Place(tmp_path)
+    assert "nowhere is no folder" in " ".join(place.run("--data.root", "nowhere", expect=2).split())
+    assert "nowhere is no folder" in " ".join(place.run("--data.root", "nowhere", expect=2).split())
+
+
+def test_what_is_left_out_is_named_before_training(tmp_path: Path) -> None:
+    place = Place(tmp_path)
+    (tmp_path / "images" / "class-0" / "broken.png").write_bytes(b"no image")
+    (tmp_path / "images" / "notes").mkdir()
+    printed = " ".join(place.run("--initialisation", "no/bundle", expect=2).split())
+    assert "broken.png: unreadable image" in printed
+    assert "notes: empty class" in printed

@@ -75,6 +75,8 @@ def test_budgets_may_be_fractions(text: str | float, value: float) -> None:
         ({"robust": {"epochs": 0}}, "epochs must be above 0"),
         ({"robust": {"averaging": 1.0}}, "averaging is a decay"),
         ({"robust": {"epsilon": "8/x"}}, "robust.epsilon"),
+        ({"robust": {"epsilon": 8}}, r"epsilon is in units of pixels in \[0,1\], so it cannot be 8; write 8/255"),
+        ({"evaluation": {"attacked": 0}}, "attacked ≥ 1"),
         ({"name": "../up"}, "name of a run becomes that of folders"),
         ({"preprocessing": {"resize": 72, "crop": 64}}, r"crop \(64\) and architecture.image_size \(32\)"),
         ({"preprocessing": {"resize": 30, "crop": 32}}, "resize"),
@@ -87,7 +89,7 @@ def test_what_cannot_be_is_named(change: dict[str, object], message: str) -> Non
 
 
 @pytest.mark.parametrize(
-    ("content", "message"), [("{", "is not YAML"), ("- 1", "must hold fields"), (None, "no recipe is called .*demo")]
+    ("content", "message"), [("{", "is not YAML"), ("- 1", "must hold fields"), (None, "there is no file .*demo")]
 )
 def test_a_file_that_is_no_recipe(tmp_path: Path, content: str | None, message: str) -> None:
     path = tmp_path / "mine.yaml"

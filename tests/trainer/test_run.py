@@ -1,6 +1,8 @@
 """The command as a user runs it: to the end, interrupted and resumed."""
 
 import csv
+import json
+import shutil
 import signal
 import subprocess
 import time
@@ -13,6 +15,7 @@ import torch
 
 from models.bundle import load_card, load_embedder, verify_bundle
 from tests.trainer.place import Place, environment
+from trainer.runs import exclusive
 
 
 @pytest.fixture(scope="module")
@@ -106,6 +109,33 @@ def test_a_killed_run_resumes_to_the_same_weights(finished: tuple[Place, str], t
         assert first.robustness["figures"] == second.robustness["figures"]
     with (place.runs / "tiny" / "logs" / "robust.csv").open(encoding="utf-8") as stream:
         assert [int(row["step"]) for row in csv.DictReader(stream)] == [10, 12]
+
+
+def test_two_commands_do_not_work_on_the_same_run(tmp_path: Path) -> None:
+    place = Place(tmp_path)
+    with exclusive(place.runs / "tiny"):
+        assert "another process is at work" in place.run("--overwrite", expect=2)
+
+
+def test_replacing_a_run_goes_on_after_an_interruption(finished: tuple[Place, str], tmp_path: Path) -> None:
+    """The bundles of the former run stand until the new ones do, and what is done of the new run is kept."""
+    trained, _ = finished
+    place = Place(tmp_path)
+    shutil.copytree(trained.zoo, place.zoo)
+    process = subprocess.Popen(place.command(), cwd=tmp_path, env=environment(), stdout=subprocess.PIPE, text=True)
+    assert process.wait() == 2, "another run's bundles are refused"
+    with subprocess.Popen(
+        place.command("--overwrite"), cwd=tmp_path, env=environment(), stdout=subprocess.PIPE, text=True
+    ) as process:
+        assert process.stdout is not None
+        assert any(line.startswith("benign ") for line in process.stdout)
+        process.kill()
+    verify_bundle(place.zoo / "tiny-benign")
+    printed = place.run("--resume", "--overwrite")
+    (warmup,) = (line for line in printed.splitlines() if line.startswith("warmup "))
+    assert "12/12" in warmup, "the warm-up was done before the interruption, and is read"
+    run_id = json.loads((place.runs / "tiny" / "run.json").read_text(encoding="utf-8"))["run_id"]
+    assert {load_card(place.zoo / f"tiny-{kind}").run_id for kind in ("benign", "robust")} == {run_id}
 
 
 def test_a_finished_run_resumes_to_its_table_without_work(finished: tuple[Place, str]) -> None:
