@@ -1,0 +1,393 @@
+"""An index on disk: search, and change while others search.
+
+What is there is decided by commits to the table of items alone; vectors are on the disk before the commit that owns
+them, and approximate structures may be missing. So whatever moment a process is killed at, all that was acknowledged
+is there when the index is opened again, and nothing else.
+
+Searches work on a snapshot, which never changes; a change makes another one and puts it in its place.
+"""
+
+import hashlib
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import TracebackType
+from typing import Final, Self
+
+import numpy as np
+import numpy.typing as npt
+from filelock import FileLock, Timeout
+
+from models.files import atomic_folder
+from models.preprocessing import UndecodableImageError, read_bytes
+from serving.errors import (
+    IndexBusyError,
+    IndexDamagedError,
+    IndexExistsError,
+    IndexNotFoundError,
+    InvalidSearchError,
+    ReadOnlyIndexError,
+)
+from serving.gallery import (
+    DuplicateItemError,
+    InvalidItemError,
+    Item,
+    Match,
+    NewItem,
+    UnknownItemError,
+    UnknownLabelError,
+    check_vectors,
+)
+from serving.identity import IndexIdentity, read_identity
+from serving.index.backend import Backend, Slots
+from serving.index.faiss_backend import FlatBackend
+from serving.item_table import ItemTable
+from serving.snapshot import Snapshot
+from serving.vector_file import VectorFile, create_volume
+
+_TABLE: Final = "items.sqlite"
+_LOCK: Final = ".writing.lock"
+_WAIT_S: Final = 60.0
+_TRIES: Final = 5
+
+
+@dataclass(frozen=True, kw_only=True)
+class IndexStats:
+    """What an index holds and takes."""
+
+    size: int
+    """Items."""
+    dimension: int
+    """D, coordinates of a vector."""
+    backend: str
+    """As `flat`."""
+    parameters: dict[str, str | int | float] = field(default_factory=dict)
+    """Of the backend."""
+    disk_bytes: int
+    """Bytes of the index's files, as allocated."""
+    vector_bytes: int
+    """Bytes of the vectors, which are mapped from their file and may be dropped from memory."""
+    memory_bytes: int
+    """Bytes that the backend and the snapshot keep in memory."""
+    deleted: int
+    """Deleted items whose vectors still lie in the file; compaction removes them."""
+    generation: int
+    """Commits so far."""
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class _Current:
+    """What a search works with; replaced as a whole."""
+
+    snapshot: Snapshot
+    file: VectorFile
+    backend: Backend
+
+
+class SearchIndex:
+    """An open index; use `create` or `open`. All methods may be called from several threads at once."""
+
+    def __init__(self, folder: Path, identity: IndexIdentity, *, writable: bool) -> None:
+        self.folder = folder
+        self.identity = identity
+        """What the index is: model, dimension, preprocessing, backend."""
+        self.writable = writable
+        self._table = ItemTable(folder / _TABLE)
+        self._changing = threading.RLock()
+        self._lock = FileLock(folder / _LOCK)
+        self._current = self._load()
+
+    @classmethod
+    def create(cls, folder: Path, *, identity: IndexIdentity) -> Self:
+        """Make an empty index in a new folder and open it for writing; raises `IndexExistsError`."""
+        if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+            raise IndexExistsError(f"{folder} is there already; open it, or choose another folder for a new index")
+        with atomic_folder(folder) as unfinished:
+            ItemTable.create(unfinished / _TABLE)
+            create_volume(unfinished, 1)
+            identity.write(unfinished)
+        return cls(folder, identity, writable=True)
+
+    @classmethod
+    def open(cls, folder: Path, *, model_sha256: str | None = None, writable: bool = False) -> Self:
+        """Open an index. Raises `IndexNotFoundError`, `IndexDamagedError`, and `WrongModelError` for another model."""
+        identity = read_identity(folder)
+        if model_sha256 is not None:
+            identity.check_model(folder, model_sha256)
+        return cls(folder, identity, writable=writable)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Let go of files and memory; searches in flight finish."""
+        self._current.backend.close()
+        self._table.close()
+
+    # ------------------------------------------------------------------ reading
+
+    @property
+    def size(self) -> int:
+        """Items."""
+        return self._current.snapshot.size
+
+    @property
+    def generation(self) -> int:
+        """Commits so far, as far as this object has seen them."""
+        return self._current.snapshot.state.generation
+
+    def search(
+        self,
+        queries: npt.NDArray[np.float32],
+        k: int,
+        *,
+        label: str | None = None,
+        exclude: Sequence[str | None] = (),
+    ) -> list[list[Match]]:
+        """Find the k items most similar to each query (Q,D), best first; ties in the order of addition.
+
+        `exclude` names, for each query, an item to leave out (itself, say). Fewer than k are found where the label has
+        fewer items, or one is left out of k. Raises `InvalidSearchError` unless 1 ≤ k ≤ size and queries are of norm 1,
+        `UnknownLabelError` for a label that no item has.
+        """
+        queries = np.asarray(queries, dtype=np.float32)
+        self._check_search(queries, k, label, exclude)
+        for _ in range(_TRIES):
+            current = self._current
+            found = self._found(current, queries, k, label, exclude)
+            items = self._table.items([int(row) for row in {row for rows, _ in found for row in rows}])
+            if all(int(row) in items for rows, _ in found for row in rows):
+                break
+            self.refresh()  # an item was deleted since the snapshot: look again without it
+        return [_matches(rows, scores, items) for rows, scores in found]
+
+    def item(self, id: str) -> Item:
+        """Give an item; raises `UnknownItemError`."""
+        return self._table.item(id)
+
+    def vector(self, id: str) -> npt.NDArray[np.float32]:
+        """Give an item's vector (D,); raises `UnknownItemError`."""
+        row = np.array([self._table.item(id).row])
+        for _ in range(_TRIES):
+            snapshot = self._current.snapshot
+            slot = int(snapshot.slots_of(row)[0])
+            if slot >= 0:
+                return np.array(snapshot.vectors[slot], dtype=np.float32)
+            self.refresh()
+        raise UnknownItemError(f"no item has the id {id!r}")
+
+    def thumbnail(self, id: str) -> bytes:
+        """Give an item's thumbnail, a PNG, empty where it has none; raises `UnknownItemError`."""
+        return self._table.thumbnail(id)
+
+    def original(self, id: str) -> bytes | None:
+        """Give the bytes of the file that an item was made of; None where it is gone, has changed, or is too large."""
+        source = self._table.source(id)
+        if source is None:
+            return None
+        try:
+            data = read_bytes(source.path)
+        except UndecodableImageError:
+            return None
+        return data if hashlib.sha256(data).hexdigest() == source.sha256 else None
+
+    def ids(self, *, start: int = 0, count: int = 100, label: str | None = None) -> list[str]:
+        """Give ids in the order of addition: at most `count` after the first `start`, of a label where one is given."""
+        if start < 0 or count < 0:
+            raise InvalidSearchError(f"start is {start} and count {count}; neither can be negative")
+        return self._table.ids(start=start, count=count, label=label)
+
+    def rows(self, ids: Sequence[str]) -> dict[str, int]:
+        """Give id → row of those ids that are indexed."""
+        return self._table.rows(ids)
+
+    def sources(self, ids: Sequence[str]) -> dict[str, str | None]:
+        """Give id → SHA-256 of the file it was made of, of those ids that are indexed."""
+        return self._table.sources(ids)
+
+    def labels(self) -> dict[str, int]:
+        """Count the items of each label."""
+        return self._table.labels()
+
+    def stats(self) -> IndexStats:
+        """Say what the index holds and takes."""
+        current = self._current
+        snapshot, backend = current.snapshot, current.backend.stats()
+        return IndexStats(
+            size=snapshot.size,
+            dimension=self.identity.dimension,
+            backend=backend.name,
+            parameters=backend.parameters,
+            disk_bytes=_allocated(self.folder),
+            vector_bytes=snapshot.vectors.nbytes,
+            memory_bytes=backend.memory_bytes + snapshot.memory_bytes,
+            deleted=snapshot.dead,
+            generation=snapshot.state.generation,
+        )
+
+    # ------------------------------------------------------------------ changing
+
+    def refresh(self) -> bool:
+        """Take over what other processes committed; says whether there was anything."""
+        with self._changing:
+            before = self._current
+            if self._table.state() == before.snapshot.state:
+                return False
+            changes = self._table.changes(before.snapshot.state)
+            if changes.whole:
+                self._current = self._load()
+            else:
+                snapshot = before.snapshot.advanced(before.file, changes)
+                self._current = _Current(snapshot=snapshot, file=before.file, backend=before.backend)
+            return True
+
+    def add(self, items: Sequence[NewItem]) -> None:
+        """Add items, all or none; they are on the disk, and found, when this returns.
+
+        Raises `DuplicateItemError` for an id that is there, `InvalidItemError` for a vector that does not fit.
+        """
+        if not items:
+            return
+        vectors = self._vectors(items)
+        with self._writing() as current:
+            self._check_new([item.id for item in items])
+            state = current.snapshot.state
+            rows = np.arange(state.next_row, state.next_row + len(items))
+            current.file.write(state.slots, vectors)
+            current.backend.adding(rows, vectors, [item.label for item in items])
+            self._table.add(items)
+            self.refresh()
+
+    def delete(self, ids: Sequence[str]) -> None:
+        """Delete items, all or none; raises `UnknownItemError` naming the first that is not there."""
+        if not ids:
+            return
+        with self._writing() as current:
+            rows = self._table.rows(ids)
+            if missing := [id for id in ids if id not in rows]:
+                raise UnknownItemError(f"no item has the id {missing[0]!r}; nothing was deleted")
+            numbers = sorted(rows.values())
+            self._table.delete(numbers)
+            self.refresh()
+            current.backend.deleted(np.array(numbers, dtype=np.int64))
+
+    # ------------------------------------------------------------------ parts
+
+    def _load(self) -> _Current:
+        """Read everything; a compaction may remove the volume that was just looked up, so look again."""
+        for attempt in range(_TRIES):
+            changes = self._table.changes()
+            file = VectorFile(self.folder, changes.state.volume, self.identity.dimension)
+            try:
+                return _Current(snapshot=Snapshot.load(file, changes), file=file, backend=FlatBackend())
+            except IndexDamagedError:
+                if attempt == _TRIES - 1 or self._table.state().volume == changes.state.volume:
+                    raise
+        raise AssertionError
+
+    def _check_search(
+        self, queries: npt.NDArray[np.float32], k: int, label: str | None, exclude: Sequence[str | None]
+    ) -> None:
+        snapshot = self._current.snapshot
+        if not isinstance(k, int | np.integer) or isinstance(k, bool) or not 1 <= k <= snapshot.size:
+            raise InvalidSearchError(f"k is {k}; give a whole number from 1 to {snapshot.size}, the items of the index")
+        if wrong := check_vectors(queries, self.identity.dimension):
+            raise InvalidSearchError(f"queries: {wrong}")
+        if exclude and len(exclude) != len(queries):
+            raise InvalidSearchError(f"{len(exclude)} items to exclude for {len(queries)} queries; give one each")
+        if label is not None and not len(snapshot.slots_labelled(label)):
+            raise UnknownLabelError(f"no item has the label {label!r}")
+
+    def _found(
+        self,
+        current: _Current,
+        queries: npt.NDArray[np.float32],
+        k: int,
+        label: str | None,
+        exclude: Sequence[str | None],
+    ) -> list[tuple[npt.NDArray[np.int64], npt.NDArray[np.float64]]]:
+        """Give rows and scores of the best, for each query."""
+        snapshot = current.snapshot
+        left_out = self._excluded(snapshot, len(queries), exclude)
+        wanted = min(k + bool(exclude), snapshot.size)
+        slots = current.backend.candidates(snapshot, queries, wanted, label=label)
+        return [
+            _best(snapshot, query, own[(own >= 0) & (own != out)], k)
+            for query, own, out in zip(queries, slots, left_out, strict=True)
+        ]
+
+    def _excluded(self, snapshot: Snapshot, queries: int, exclude: Sequence[str | None]) -> Slots:
+        """Give the slot to leave out for each query; −1: none."""
+        if not exclude:
+            return np.full(queries, -1, dtype=np.int64)
+        rows = self._table.rows([id for id in exclude if id is not None])
+        return snapshot.slots_of(np.array([-1 if id is None else rows.get(id, -1) for id in exclude], dtype=np.int64))
+
+    @contextmanager
+    def _writing(self) -> Iterator[_Current]:
+        """Keep other writers out, of all processes, and begin from the latest state."""
+        if not self.writable:
+            raise ReadOnlyIndexError(f"the index {self.folder} was opened for reading; open it with writable=True")
+        with self._changing:
+            try:
+                self._lock.acquire(timeout=_WAIT_S)
+            except Timeout:
+                raise IndexBusyError(
+                    f"another process has been writing to {self.folder} for {_WAIT_S:.0f} s; wait for it and try again"
+                ) from None
+            try:
+                self.refresh()
+                yield self._current
+            finally:
+                self._lock.release()
+
+    def _vectors(self, items: Sequence[NewItem]) -> npt.NDArray[np.float32]:
+        for item in items:
+            if wrong := check_vectors(np.asarray(item.vector)[None], self.identity.dimension):
+                raise InvalidItemError(f"the item {item.id!r}: {wrong}")
+        return np.stack([np.asarray(item.vector, dtype=np.float32) for item in items])
+
+    def _check_new(self, ids: Sequence[str]) -> None:
+        seen: set[str] = set()
+        for id in ids:
+            if id in seen:
+                raise DuplicateItemError(f"the id {id!r} is given twice; nothing was added")
+            seen.add(id)
+        if there := self._table.rows(ids):
+            raise DuplicateItemError(f"an item has the id {min(there)!r} already; nothing was added")
+
+
+def _best(
+    snapshot: Snapshot, query: npt.NDArray[np.float32], slots: Slots, k: int
+) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.float64]]:
+    """Score candidates exactly and give the rows and scores of the best k; the lower row where scores are equal."""
+    slots = np.sort(slots)  # rows rise with slots, and the file is read forwards
+    scores = snapshot.vectors[slots].astype(np.float64) @ query.astype(np.float64)
+    order = np.argsort(-scores, kind="stable")[:k]
+    return snapshot.rows_of(slots[order]), scores[order].clip(-1, 1)
+
+
+def _matches(rows: npt.NDArray[np.int64], scores: npt.NDArray[np.float64], items: dict[int, Item]) -> list[Match]:
+    found = [(items[int(row)], float(score)) for row, score in zip(rows, scores, strict=True) if int(row) in items]
+    return [Match(item=item, score=score, rank=rank) for rank, (item, score) in enumerate(found, start=1)]
+
+
+def _allocated(folder: Path) -> int:
+    """Bytes of the disk that the files below a folder take."""
+    total = 0
+    for path in folder.rglob("*"):
+        try:
+            total += path.stat().st_blocks * 512
+        except FileNotFoundError:
+            continue  # a file of a write in progress
+    return total
+
+
+__all__ = ["IndexNotFoundError", "IndexStats", "SearchIndex"]

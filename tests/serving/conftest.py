@@ -1,0 +1,75 @@
+"""Bundles and indices of real networks, shared by the tests of serving."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+
+from models.bundle import ArchitectureEntry, PreprocessingEntry
+from serving.engine import Device, Engine
+from serving.gallery import NewItem
+from serving.identity import IndexIdentity
+from serving.index.options import BackendOptions
+from serving.search_index import SearchIndex
+from tests.serving.bundles import DIMENSION, write_bundle
+
+MakeIndex = Callable[..., SearchIndex]
+
+
+@pytest.fixture(scope="session")
+def benign_bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A bundle called tiny-benign: 32 px in, 16 coordinates out."""
+    return write_bundle(tmp_path_factory.mktemp("zoo") / "tiny-benign", seed=0)
+
+
+@pytest.fixture(scope="session")
+def robust_bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Another network of the same shape, called tiny-robust."""
+    return write_bundle(tmp_path_factory.mktemp("zoo") / "tiny-robust", seed=1, defense="HM[S,g_LGA]&ICS")
+
+
+@pytest.fixture(scope="session")
+def engine(benign_bundle: Path) -> Engine:
+    return Engine(benign_bundle, threads=1, device=Device.CPU)
+
+
+@pytest.fixture(scope="session")
+def robust_engine(robust_bundle: Path) -> Engine:
+    return Engine(robust_bundle, threads=1, device=Device.CPU)
+
+
+def unit_vectors(count: int, dimension: int = DIMENSION, *, seed: int = 0) -> npt.NDArray[np.float32]:
+    """Vectors (count,dimension) of norm 1, scattered around a tenth as many centres."""
+    generator = np.random.default_rng(seed)
+    centres = generator.normal(size=(max(1, count // 10), dimension))
+    vectors = centres[generator.integers(0, len(centres), count)] + 0.5 * generator.normal(size=(count, dimension))
+    return (vectors / np.linalg.norm(vectors, axis=1, keepdims=True)).astype(np.float32)
+
+
+def new_items(vectors: npt.NDArray[np.float32], *, start: int = 0, labels: int = 0) -> list[NewItem]:
+    """Items called item-N, with labels label-0 … in turn where `labels` is not 0."""
+    return [
+        NewItem(id=f"item-{number}", vector=vector, label=f"label-{number % labels}" if labels else None)
+        for number, vector in enumerate(vectors, start=start)
+    ]
+
+
+def make_identity(
+    *, dimension: int = DIMENSION, model_sha256: str = "0" * 64, backend: BackendOptions | None = None
+) -> IndexIdentity:
+    """What an index is, of a model that does not matter."""
+    return IndexIdentity(
+        model="tiny-benign",
+        model_sha256=model_sha256,
+        architecture=ArchitectureEntry(backbone="small-resnet", dimension=dimension, image_size=32),
+        preprocessing=PreprocessingEntry(resize=36, crop=32),
+        backend=backend or BackendOptions(),
+    )
+
+
+@pytest.fixture
+def index(tmp_path: Path) -> SearchIndex:
+    """An empty, writable index of vectors with 16 coordinates."""
+    return SearchIndex.create(tmp_path / "index", identity=make_identity())
