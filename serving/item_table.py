@@ -236,7 +236,7 @@ class ItemTable:
                 connection.close()
             if isinstance(error, sqlite3.DatabaseError):
                 raise IndexDamagedError(
-                    f"{self._path} cannot be read or written ({error}); see that it is intact and that the disk has room"
+                    f"{self._path} cannot be read or written ({error}); check the file and the room on the disk"
                 ) from error
             raise
         self._idle.append(connection)

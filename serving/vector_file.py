@@ -50,16 +50,17 @@ class VectorFile:
 
     def write(self, slot: int, vectors: npt.NDArray[np.float32]) -> None:
         """Write vectors (n,D) from `slot` on; they are on the disk when this returns."""
-        data = memoryview(np.ascontiguousarray(vectors, dtype=_FLOAT)).cast("B")
+        data = np.ascontiguousarray(vectors, dtype=_FLOAT).tobytes()
         start = slot * self._dimension * _FLOAT.itemsize
         handle = os.open(self._path, os.O_RDWR)
         try:
             end = start + len(data)
             if end > os.fstat(handle).st_size:
                 os.ftruncate(handle, end + min(end // 4, _MOST_ROOM))
-            while data:
-                written = os.pwrite(handle, data, start)
-                data, start = data[written:], start + written
+            rest = memoryview(data)
+            while rest:
+                written = os.pwrite(handle, rest, start)
+                rest, start = rest[written:], start + written
             os.fsync(handle)
         finally:
             os.close(handle)
@@ -75,7 +76,7 @@ class VectorFile:
         raise IndexDamagedError(f"{self._path} holds {there} vectors of {slots}; build the index again")
 
 
-def create_volume(folder: Path, volume: int, vectors: list[npt.NDArray[np.float32]] | None = None) -> None:
+def create_volume(folder: Path, volume: int) -> None:
     """Write an empty volume."""
     with vectors_path(folder, volume).open("wb") as stream:
         os.fsync(stream.fileno())
