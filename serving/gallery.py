@@ -72,7 +72,7 @@ class NewItem:
     def __post_init__(self) -> None:
         check_id(self.id)
         if self.label is not None:
-            _check_text("label", self.label)
+            check_label(self.label)
         encode_metadata(self.metadata)
         if self.thumbnail and not self.thumbnail.startswith(_PNG):
             raise InvalidItemError(f"the thumbnail of {self.id!r} is no PNG")
@@ -115,6 +115,11 @@ def check_id(text: str) -> None:
     _check_text("id", text)
     if "/" in text or "\\" in text or text in {".", ".."}:
         raise InvalidItemError(f"{text!r} is no id: an id is part of an address, so it has no slash and is not . or ..")
+
+
+def check_label(text: str) -> None:
+    """Raise `InvalidItemError` unless `text` can be a label."""
+    _check_text("label", text)
 
 
 def id_of_path(relative: str) -> str:

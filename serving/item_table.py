@@ -17,7 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from serving.errors import IndexDamagedError
-from serving.gallery import Item, NewItem, UnknownItemError, encode_metadata
+from serving.gallery import Item, NewItem, Scalar, UnknownItemError, encode_metadata
 
 _VERSION: Final = 1
 _BUSY_MS: Final = 30_000
@@ -66,6 +66,16 @@ class Source:
 
     path: Path
     sha256: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Known:
+    """An indexed image, to compare with one at hand."""
+
+    sha256: str | None
+    """Of the file it was made of, hexadecimal."""
+    label: str | None
+    metadata: Mapping[str, Scalar]
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -153,6 +163,14 @@ class ItemTable:
         """Give id → SHA-256 of the file it was made of, of those that are there."""
         return dict(self._among("SELECT id, source_sha256 FROM items WHERE id IN", ids))
 
+    def known(self, ids: Sequence[str]) -> dict[str, Known]:
+        """Give what tells whether an image is indexed as it is now, of those ids that are there."""
+        found = self._among("SELECT id, source_sha256, label, metadata FROM items WHERE id IN", ids)
+        return {
+            id: Known(sha256=digest, label=label, metadata=_read_metadata(metadata))
+            for id, digest, label, metadata in found
+        }
+
     def thumbnail(self, id: str) -> bytes:
         """Give the PNG of an item, empty where it has none; raises `UnknownItemError`."""
         query = "SELECT png FROM items LEFT JOIN thumbnails USING (row) WHERE id = ?"
@@ -178,10 +196,11 @@ class ItemTable:
 
     # ------------------------------------------------------------------ writing
 
-    def add(self, items: Sequence[NewItem]) -> State:
-        """Add items, all or none, in rows from `next_row` on."""
+    def add(self, items: Sequence[NewItem], *, replaced: Sequence[int] = ()) -> State:
+        """Add items, all or none, in rows from `next_row` on, and delete the rows that they replace."""
         with self._writing() as connection:
             first = _state(connection).next_row
+            _delete(connection, replaced)
             rows = range(first, first + len(items))
             connection.executemany(
                 "INSERT INTO items VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
@@ -208,12 +227,8 @@ class ItemTable:
     def delete(self, rows: Sequence[int]) -> State:
         """Delete the items of rows, all or none."""
         with self._writing() as connection:
-            state = _advance(connection)
-            one = [(row,) for row in rows]
-            connection.executemany("DELETE FROM items WHERE row = ?", one)
-            connection.executemany("DELETE FROM thumbnails WHERE row = ?", one)
-            connection.executemany("INSERT INTO deletions VALUES (?, ?)", [(row, state.generation) for row in rows])
-            return state
+            _delete(connection, rows)
+            return _advance(connection)
 
     def adopt(self, **changes: int) -> State:
         """Put another volume of vectors or another structure in force (fields of `State`)."""
@@ -307,6 +322,15 @@ def _advance(connection: sqlite3.Connection, **changes: int) -> State:
     assignments = "".join(f", {name} = ?" for name in changes)
     connection.execute(f"UPDATE state SET generation = generation + 1{assignments}", tuple(changes.values()))
     return _state(connection)
+
+
+def _delete(connection: sqlite3.Connection, rows: Sequence[int]) -> None:
+    """Delete rows as part of the commit that is under way, which is the next generation."""
+    generation = _state(connection).generation + 1
+    one = [(row,) for row in rows]
+    connection.executemany("DELETE FROM items WHERE row = ?", one)
+    connection.executemany("DELETE FROM thumbnails WHERE row = ?", one)
+    connection.executemany("INSERT INTO deletions VALUES (?, ?)", [(row, generation) for row in rows])
 
 
 def _item(found: Sequence[Any]) -> Item:

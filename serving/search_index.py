@@ -9,7 +9,7 @@ Searches work on a snapshot, which never changes; a change makes another one and
 
 import hashlib
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -26,7 +26,6 @@ from serving.errors import (
     IndexBusyError,
     IndexDamagedError,
     IndexExistsError,
-    IndexNotFoundError,
     InvalidSearchError,
     ReadOnlyIndexError,
 )
@@ -43,7 +42,7 @@ from serving.gallery import (
 from serving.identity import IndexIdentity, read_identity
 from serving.index.backend import Backend, Slots
 from serving.index.faiss_backend import FlatBackend
-from serving.item_table import ItemTable
+from serving.item_table import ItemTable, Known
 from serving.snapshot import Snapshot
 from serving.vector_file import VectorFile, create_volume
 
@@ -51,6 +50,10 @@ _TABLE: Final = "items.sqlite"
 _LOCK: Final = ".writing.lock"
 _WAIT_S: Final = 60.0
 _TRIES: Final = 5
+
+
+ShowStage = Callable[[str, int, int], None]
+"""Called with (stage, done, total)."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -212,6 +215,10 @@ class SearchIndex:
         """Give id → SHA-256 of the file it was made of, of those ids that are indexed."""
         return self._table.sources(ids)
 
+    def known(self, ids: Sequence[str]) -> dict[str, Known]:
+        """Give what tells whether an image is indexed as it is now, of those ids that are indexed."""
+        return self._table.known(ids)
+
     def labels(self) -> dict[str, int]:
         """Count the items of each label."""
         return self._table.labels()
@@ -248,22 +255,25 @@ class SearchIndex:
                 self._current = _Current(snapshot=snapshot, file=before.file, backend=before.backend)
             return True
 
-    def add(self, items: Sequence[NewItem]) -> None:
+    def add(self, items: Sequence[NewItem], *, replace: bool = False) -> None:
         """Add items, all or none; they are on the disk, and found, when this returns.
 
-        Raises `DuplicateItemError` for an id that is there, `InvalidItemError` for a vector that does not fit.
+        With `replace` they take the place of items with the same ids. Raises `DuplicateItemError` for an id that is
+        there otherwise, `InvalidItemError` for a vector that does not fit.
         """
         if not items:
             return
         vectors = self._vectors(items)
         with self._writing() as current:
-            self._check_new([item.id for item in items])
+            replaced = sorted(self._check_new([item.id for item in items], replace=replace))
             state = current.snapshot.state
             rows = np.arange(state.next_row, state.next_row + len(items))
             current.file.write(state.slots, vectors)
             current.backend.adding(rows, vectors, [item.label for item in items])
-            self._table.add(items)
+            self._table.add(items, replaced=replaced)
             self.refresh()
+            if replaced:
+                current.backend.deleted(np.array(replaced, dtype=np.int64))
 
     def delete(self, ids: Sequence[str]) -> None:
         """Delete items, all or none; raises `UnknownItemError` naming the first that is not there."""
@@ -277,6 +287,12 @@ class SearchIndex:
             self._table.delete(numbers)
             self.refresh()
             current.backend.deleted(np.array(numbers, dtype=np.int64))
+
+    def settle(self, *, progress: ShowStage | None = None) -> None:
+        """Make the structure that searches use fit what the index holds now; nothing to do while that is exact."""
+
+    def compact(self, *, progress: ShowStage | None = None) -> None:
+        """Rebuild the structure and free the space of deleted items."""
 
     # ------------------------------------------------------------------ parts
 
@@ -354,14 +370,17 @@ class SearchIndex:
                 raise InvalidItemError(f"the item {item.id!r}: {wrong}")
         return np.stack([np.asarray(item.vector, dtype=np.float32) for item in items])
 
-    def _check_new(self, ids: Sequence[str]) -> None:
+    def _check_new(self, ids: Sequence[str], *, replace: bool) -> list[int]:
+        """Give the rows of items that new ones replace."""
         seen: set[str] = set()
         for id in ids:
             if id in seen:
                 raise DuplicateItemError(f"the id {id!r} is given twice; nothing was added")
             seen.add(id)
-        if there := self._table.rows(ids):
+        there = self._table.rows(ids)
+        if there and not replace:
             raise DuplicateItemError(f"an item has the id {min(there)!r} already; nothing was added")
+        return list(there.values())
 
 
 def _best(
@@ -388,6 +407,3 @@ def _allocated(folder: Path) -> int:
         except FileNotFoundError:
             continue  # a file of a write in progress
     return total
-
-
-__all__ = ["IndexNotFoundError", "IndexStats", "SearchIndex"]

@@ -1,0 +1,91 @@
+"""The command: builds, goes on, changes, and says what is wrong in one line."""
+
+import json
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from serving.build import main
+from serving.listing import list_images
+from serving.search_index import SearchIndex
+from tests.serving.pictures import write_gallery, write_picture
+
+SCRIPT = Path(__file__).parents[2] / "serving" / "build.py"
+
+
+@pytest.fixture
+def gallery(tmp_path: Path) -> Path:
+    return write_gallery(tmp_path / "images", labels=4, each=6)
+
+
+def test_building_going_on_deleting(
+    gallery: Path, benign_bundle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "index"
+    build = ["--model", str(benign_bundle), "--images", str(gallery), "--out", str(out), "--threads", "1"]
+    (gallery / "class-0" / "bad.jpg").write_bytes(b"no image")
+    assert main(build) == 0
+    text = capsys.readouterr().out
+    assert "24 added, 0 replaced, 0 indexed already, 1 left out" in text
+    assert "bad.jpg: unreadable image" in text
+    assert "items   24 with 4 labels" in text
+    problems = json.loads((out / "problems.json").read_text())
+    assert problems["counts"] == {"unreadable image": 1}
+    write_picture(gallery / "class-0" / "bad.jpg", seed=7)
+    assert main(build) == 0
+    assert "1 added, 0 replaced, 24 indexed already, 0 left out" in capsys.readouterr().out
+    assert main(["--out", str(out), "--delete", "class-0~bad.jpg", "class-1~1.png"]) == 0
+    assert main(["--out", str(out), "--info"]) == 0
+    assert "items   23 with 4 labels; 2 deleted" in capsys.readouterr().out
+
+
+def test_mistakes_are_one_line(
+    gallery: Path, benign_bundle: Path, robust_bundle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = ["--out", str(tmp_path / "index")]
+    model, images = ["--model", str(benign_bundle)], ["--images", str(gallery)]
+    main([*model, *images, *out, "--threads", "1"])
+    wrong = {
+        "nothing to do": out,
+        "give both --model": [*model, *out],
+        "not both": [*model, *images, "--from-run", "runs/x", *out],
+        "is no bundle": ["--model", str(tmp_path), *images, *out],
+        "neither a folder of images": [*model, "--images", str(tmp_path / "absent"), *out],
+        "was made with the model tiny-benign": ["--model", str(robust_bundle), *images, *out],
+        "other values of structure": [*model, *images, *out, "--structure", "hnsw"],
+        "no item has the id 'absent'": [*out, "--delete", "absent"],
+        "is no index": ["--out", str(tmp_path / "absent"), "--info"],
+        "options of Milvus": [*model, *images, "--out", str(tmp_path / "new"), "--milvus.uri", "x.db"],
+    }
+    for message, arguments in wrong.items():
+        capsys.readouterr()
+        assert main(arguments) == 2, message
+        captured = capsys.readouterr()
+        assert message in captured.err
+        assert captured.err.count("\n") == 1
+
+
+def test_the_script_survives_a_kill_and_needs_no_torch(gallery: Path, benign_bundle: Path, tmp_path: Path) -> None:
+    for number in range(400):
+        write_picture(gallery / "many" / f"{number}.png", seed=number)
+    out = tmp_path / "index"
+    command = [sys.executable, str(SCRIPT), "--model", str(benign_bundle), "--images", str(gallery), "--out", str(out)]
+    process = subprocess.Popen([*command, "--batch", "2"], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    deadline = time.monotonic() + 60
+    while not (out / "items.sqlite").exists() and process.poll() is None and time.monotonic() < deadline:
+        time.sleep(0.005)
+    time.sleep(0.3)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    run = f"import sys; from serving.build import main; status = main({command[2:]!r})"
+    code = f"{run}; sys.exit(status or 'torch' in sys.modules)"
+    finished = subprocess.run(
+        [sys.executable, "-c", code], cwd=SCRIPT.parents[1], capture_output=True, text=True, check=False
+    )
+    assert finished.returncode == 0, finished.stderr
+    with SearchIndex.open(out) as index:
+        assert sorted(index.ids(count=1000)) == sorted(entry.id for entry in list_images(gallery).entries)
