@@ -3,9 +3,10 @@
     python benchmarks/attacks.py [--bundle models/zoo/caltech101-robust] [--data-root DIR] [--queries 500]
 
 In one run, block of queries by block of queries and in turns: the scorecard with bf16 network passes (the default
-where the processor gains from them), the scorecard in float32 (`--exact`), bare forward + input-gradient passes of
-either network, and the plain protocol of `plain_attacks.py` (float32, parameter gradients, loops over images) on a
-few images of each block with the same targets. A last part holds a gallery of 60 000 × 512 and measures the memory
+where the processor gains from them; where it does not, on a few images of each block, for the difference it makes to
+ERS), the scorecard in float32 (`--precision float32` of the trainer), bare forward + input-gradient passes of either
+network, and the plain protocol of `plain_attacks.py` (float32, parameter gradients, loops over images) on a few images
+of each block with the same targets. A last part holds a gallery of 60 000 × 512 and measures the memory
 that the attacks take beyond it. The result goes to benchmarks/results/attacks.json.
 """
 
@@ -71,29 +72,31 @@ class Tally:
 
     seconds: float = 0.0
     passes: int = 0
-    figures: list[dict[str, float]] = field(default_factory=list)
+    images: int = 0
+    blocks: list[dict[str, np.ndarray]] = field(default_factory=list)
+    """The ten results of every image, by block; blocks are of one size."""
 
-    def add(self, seconds: float, passes: int, figures: dict[str, float]) -> None:
-        """Count a run: its time in seconds, its passes, its ten results."""
+    def add(self, seconds: float, passes: int, results: dict[str, np.ndarray] | None = None) -> None:
+        """Count a run: its time in seconds, its passes, its results by image."""
         self.seconds += seconds
         self.passes += passes
-        self.figures.append(figures)
+        if results is not None:
+            self.blocks.append(results)
+            self.images += len(results[ERS_KEYS[0]])
 
     @property
     def per_pass(self) -> float:
         """Seconds for an image to go forward and back."""
-        """Seconds of a pass."""
         return self.seconds / self.passes
 
-    def mean(self) -> dict[str, float]:
-        """The results over all blocks, which are of one size."""
-        """The ten results, averaged over runs."""
-        return {key: float(np.mean([figures[key] for figures in self.figures])) for key in ERS_KEYS}
+    @property
+    def per_image(self) -> float:
+        """Seconds for all attacks on an image."""
+        return self.seconds / self.images
 
-
-def values(card: Scorecard) -> dict[str, float]:
-    """The ten results by name."""
-    return {key: result.value for key, result in card.figures.items()}
+    def mean(self, first: int | None = None) -> dict[str, float]:
+        """The ten results, averaged over the first images of each block."""
+        return {key: float(np.concatenate([block[key][:first] for block in self.blocks]).mean()) for key in ERS_KEYS}
 
 
 def timed_scorecard(setting: Setting, embed: Embed, judge: Embed, queries: Tensor) -> tuple[float, Scorecard]:
@@ -126,13 +129,13 @@ def timed_passes(setting: Setting, embed: Embed, queries: Tensor, count: int) ->
     return time.perf_counter() - began, done
 
 
-def timed_plain(setting: Setting, queries: Tensor) -> tuple[float, int, dict[str, float]]:
-    """Seconds, passes and mean results of the plain protocol on `queries`, with the targets of the fast one."""
+def timed_plain(setting: Setting, queries: Tensor) -> tuple[float, int, dict[str, np.ndarray]]:
+    """Seconds, passes and results by image of the plain protocol on `queries`, with the targets of the fast one."""
     gallery = Gallery(setting.gallery, setting.labels)
     victims = victims_in(gallery, queries)
     images = bytes_provider(setting.pixels)(queries)
     network = setting.embedder
-    found: dict[str, float] = {}
+    found: dict[str, np.ndarray] = {}
     seconds = 0.0
     for name, attack in standard_attacks().items():
         targets = attack.draw(victims, gallery, seed=SEED).tolist()
@@ -152,8 +155,8 @@ def timed_plain(setting: Setting, queries: Tensor) -> tuple[float, int, dict[str
             steps=options.steps,
         )
         seconds += time.perf_counter() - began
-        for figure, column in zip(attack.figures, np.mean(figures, axis=0), strict=True):
-            found[figure.key] = float(column)
+        for figure, column in zip(attack.figures, np.asarray(figures).T, strict=True):
+            found[figure.key] = column
     return seconds, len(queries) * setting.options.steps * len(standard_attacks()), found
 
 
@@ -180,63 +183,61 @@ def load_setting(options: argparse.Namespace) -> Setting:
     )
 
 
-def compare(setting: Setting, *, queries: int, plain: int, report: Callable[[str], None]) -> dict[str, Any]:
-    """Run all contenders in turns on blocks of queries."""
+def compare(setting: Setting, *, queries: int, few: int, low: bool, report: Callable[[str], None]) -> dict[str, Any]:
+    """Run all contenders in turns on blocks of queries; what is slow here runs on the first `few` of each block."""
     chosen = torch.from_numpy(np.random.default_rng(SEED).permutation(len(setting.pixels))[:queries])
     exact = FoldedEmbedder(setting.embedder)
     fast = FoldedEmbedder(setting.embedder, dtype=torch.bfloat16)
-    tallies = {
-        name: Tally() for name in ("bf16", "float32", "bare bf16", "bare float32", "plain", "bf16 of plain's images")
-    }
-    for network in (fast, exact):
-        timed_passes(setting, network, chosen, 2 * BATCH)  # warms up
+    tallies = {name: Tally() for name in ("bf16", "float32", "bare bf16", "bare float32", "plain")}
+    networks = {"bf16": (fast, BATCH if low else few), "float32": (exact, BATCH)}
+    for network, count in networks.values():
+        timed_passes(setting, network, chosen, count)  # warms up
     blocks = [chosen[i : i + BATCH] for i in range(0, queries, BATCH)]
     for index, block in enumerate(blocks):
-        for name, network in (("bf16", fast), ("float32", exact)):
-            before = timed_passes(setting, network, block, 20 * BATCH)
-            seconds, card = timed_scorecard(setting, network, exact, block)
-            after = timed_passes(setting, network, block, 20 * BATCH)
-            tallies[name].add(seconds, card.passes, values(card))
+        for name, (network, count) in networks.items():
+            bare = 20 * BATCH if count == BATCH else BATCH
+            before = timed_passes(setting, network, block[:count], bare)
+            seconds, card = timed_scorecard(setting, network, exact, block[:count])
+            after = timed_passes(setting, network, block[:count], bare)
+            tallies[name].add(seconds, card.passes, {key: card.per_image.columns[key] for key in ERS_KEYS})
             for bare_seconds, passes in (before, after):
-                tallies[f"bare {name}"].add(bare_seconds, passes, {})
-            if name == "bf16":
-                some = {key: float(card.per_image.columns[key][:plain].mean()) for key in ERS_KEYS}
-                tallies["bf16 of plain's images"].add(0.0, 0, some)
-            report(f"block {index + 1}/{len(blocks)}: {name} {seconds:.0f} s, ERS {card.ers:.2f}")
-        seconds, passes, figures = timed_plain(setting, block[:plain])
-        tallies["plain"].add(seconds, passes, figures)
-        report(f"block {index + 1}/{len(blocks)}: plain, {plain} images, {seconds:.0f} s")
-    return summary(tallies, queries=queries, plain=plain * len(blocks))
+                tallies[f"bare {name}"].add(bare_seconds, passes)
+            report(f"block {index + 1}/{len(blocks)}: {name}, {count} images, {seconds:.0f} s, ERS {card.ers:.2f}")
+        seconds, passes, results = timed_plain(setting, block[:few])
+        tallies["plain"].add(seconds, passes, results)
+        report(f"block {index + 1}/{len(blocks)}: plain, {few} images, {seconds:.0f} s")
+    return summary(tallies, few=few)
 
 
-def summary(tallies: dict[str, Tally], *, queries: int, plain: int) -> dict[str, Any]:
+def summary(tallies: dict[str, Tally], *, few: int) -> dict[str, Any]:
     """Ratios and results of all contenders."""
-    whole = tallies["plain"].seconds * queries / plain
-    scores = {name: ers(tallies[name].mean()) for name in ("bf16", "float32", "plain", "bf16 of plain's images")}
+    scored = {name: tallies[name] for name in ("bf16", "float32", "plain")}
+    alike = {name: ers(tally.mean(few)) for name, tally in scored.items()}
     return {
-        "queries": queries,
-        "plain_images": plain,
-        "plain_seconds_are": f"those of {plain} images, scaled by {queries} / {plain}",
-        "seconds": {
-            "bf16": round(tallies["bf16"].seconds, 1),
-            "float32": round(tallies["float32"].seconds, 1),
-            "plain": round(whole, 1),
-        },
-        "passes": {name: tallies[name].passes for name in ("bf16", "float32")},
-        "images_per_second": {
-            name: round(1 / tallies[name].per_pass, 1)
-            for name in ("bf16", "float32", "bare bf16", "bare float32", "plain")
-        },
+        "images": {name: tally.images for name, tally in scored.items()},
+        "seconds": {name: round(tally.seconds, 1) for name, tally in scored.items()},
+        "passes": {name: tally.passes for name, tally in scored.items()},
+        "passes_per_second": {name: round(1 / tally.per_pass, 1) for name, tally in tallies.items()},
         "cost_over_bare_passes": {
             name: round(tallies[name].per_pass / tallies[f"bare {name}"].per_pass, 3) for name in ("bf16", "float32")
         },
-        "plain_over": {name: round(whole / tallies[name].seconds, 2) for name in ("bf16", "float32")},
-        "ers": {name: round(value, 3) for name, value in scores.items()},
-        "ers_difference": {
-            "bf16 − float32": round(scores["bf16"] - scores["float32"], 3),
-            "bf16 − plain, same images": round(scores["bf16 of plain's images"] - scores["plain"], 3),
+        "plain_seconds_over": {
+            name: round(tallies["plain"].per_image / tallies[name].per_image, 2) for name in ("bf16", "float32")
         },
-        "figures": {name: tallies[name].mean() for name in ("bf16", "float32")},
+        "ers": {name: round(ers(scored[name].mean()), 3) for name in ("bf16", "float32")},
+        "ers_of_the_same_images": {name: round(value, 3) for name, value in alike.items()},
+        "bf16_against_float32": _difference(scored["bf16"], scored["float32"]),
+    }
+
+
+def _difference(one: Tally, other: Tally) -> dict[str, Any]:
+    """What bf16 makes of ERS, on the images that both had."""
+    count = min(len(tally.blocks[0][ERS_KEYS[0]]) for tally in (one, other))
+    figures = {"bf16": one.mean(count), "float32": other.mean(count)}
+    return {
+        "images": count * len(one.blocks),
+        "ers_difference": round(ers(figures["bf16"]) - ers(figures["float32"]), 3),
+        "figures": figures,
     }
 
 
@@ -293,17 +294,17 @@ def main() -> None:
     parser.add_argument("--data-root", type=Path, help="the images, where they have moved since training")
     parser.add_argument("--queries", type=int, default=500, help="images attacked (default 500)")
     parser.add_argument("--steps", type=int, default=32, help="PGD steps (default 32)")
-    parser.add_argument("--plain", type=int, default=8, help="images of each block for the plain protocol (default 8)")
+    parser.add_argument("--few", type=int, default=8, help="images of each block for what is slow (default 8)")
     parser.add_argument("--result", type=Path, default=ROOT / "benchmarks/results/attacks.json")
     options = parser.parse_args()
     setting = load_setting(options)
     began = time.perf_counter()
-    compared = compare(
-        setting, queries=options.queries, plain=options.plain, report=lambda line: print(line, flush=True)
-    )
     low = gains_from_bf16(torch.device("cpu"))
+    compared = compare(
+        setting, queries=options.queries, few=options.few, low=low, report=lambda line: print(line, flush=True)
+    )
     result = {
-        "command": f"python benchmarks/attacks.py --queries {options.queries} --plain {options.plain}",
+        "command": f"python benchmarks/attacks.py --queries {options.queries} --few {options.few}",
         "what": f"the robustness scorecard: ten results of nine attacks, {options.steps} steps",
         "bundle": options.bundle.name,
         "gallery": list(setting.gallery.shape),

@@ -23,7 +23,8 @@ from models.bundle import Card, load_card
 from models.errors import HardrankError
 from trainer.config import Config, load_recipe, recipe_names
 from trainer.console import ConsoleProgress
-from trainer.pipeline import Launch, Outcome, run_main_job
+from trainer.launch import Launch
+from trainer.pipeline import Outcome, run_main_job
 from trainer.robustness import ERS_KEYS
 
 _DEFAULT_RECIPE = "demo"

@@ -65,6 +65,16 @@ class Progress:
 Report = Callable[[Progress], None]
 
 
+@dataclass(frozen=True)
+class Milestone:
+    """Looks at a model on its way."""
+
+    every: int
+    """Iterations between looks; there is one before the first iteration and one after the last too."""
+    look: Callable[[int, Embedder], None]
+    """Called with the updates done and the embedder that would be the result now, in evaluation mode."""
+
+
 class Log(Protocol):
     """Where the measures of training go."""
 
@@ -162,6 +172,7 @@ def run_stage(
     checkpoint: Path,
     log: Log,
     report: Report,
+    milestone: Milestone | None = None,
 ) -> Embedder:
     """Train `embedder` in place through a stage and give it back, or its average where `options.averaging`.
 
@@ -176,9 +187,13 @@ def run_stage(
     if fabric.is_global_zero:
         log.resume(loop.state.step)
     batches = stage.batches(loop.state.step, fabric.global_rank, fabric.world_size)
+    if milestone and loop.state.step == 0:
+        milestone.look(0, loop.result)
     for _ in range(loop.state.step, stage.iterations):
         images, labels = next(batches)
         loop.update(images, labels)
+        if milestone and (loop.finished or loop.state.step % milestone.every == 0):
+            milestone.look(loop.state.step, loop.result)
         if loop.line_due:
             loop.tell(log, report, queries=loop.state.counted * len(images))
         loop.keep()

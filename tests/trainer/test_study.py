@@ -1,0 +1,224 @@
+"""The study: rows × seeds are trained and measured once each, go on after an interruption, and end in a table."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+from xml.etree import ElementTree
+
+import numpy as np
+import pytest
+import torch
+import yaml
+
+from models.errors import HardrankError
+from tests.trainer.tiny import write_images, write_recipe
+from trainer.config import ConfigError
+from trainer.hardness import hardness
+from trainer.launch import ROOT, Launch
+from trainer.studies.plan import load_study, merged, study_names, trials
+from trainer.studies.table import markdown, summarise
+from trainer.studies.work import hardness_by_sampler
+from trainer.study import Command, main, run_study
+from trainer.training import Progress
+from trainer.triplets import Sampler, draw_triplets
+
+
+def write_study(folder: Path, **changes: Any) -> Path:
+    """Write a study of two rows, one of them with two seeds, on tiny images."""
+    recipe = write_recipe(folder / "recipe.yaml", write_images(folder / "images"))
+    content = {
+        "name": "small",
+        "recipe": str(recipe),
+        "rows": [{"defense": "regular[R]"}, {"defense": "HM[S,g_LGA]&ICS", "seeds": [0, 1]}],
+        "changes": {"robust": {"epochs": 2}},
+        "curve_epochs": 1,
+        "curve_attacked": 4,
+        "sampler_batches": 5,
+    }
+    path = folder / "study.yaml"
+    path.write_text(yaml.safe_dump(content | changes), encoding="utf-8")
+    return path
+
+
+def command(folder: Path, study: Path, **changes: Any) -> Command:
+    options = {
+        "study": str(study),
+        "results": folder / "results",
+        "launch": Launch(runs=folder / "runs", zoo=folder / "zoo", device="cpu"),
+    }
+    return Command(**(options | changes))
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Command]:
+    folder = tmp_path_factory.mktemp("study")
+    asked = command(folder, write_study(folder))
+    results, missing = run_study(asked, lambda _: None)
+    assert missing == 0
+    return results, asked
+
+
+def test_every_trial_is_a_file_and_the_table_holds_their_means(finished: tuple[Path, Command]) -> None:
+    results, _ = finished
+    files = [json.loads(path.read_text(encoding="utf-8")) for path in sorted((results / "trials").glob("*.json"))]
+    assert [(file["title"], file["seed"]) for file in files] == [
+        ("HM[S,g_LGA]&ICS", 0),
+        ("HM[S,g_LGA]&ICS", 1),
+        ("regular[R]", 0),
+    ]
+    study = json.loads((results / "study.json").read_text(encoding="utf-8"))
+    rows = {row["title"]: row for row in study["rows"]}
+    robust = [file for file in files if file["title"] == "HM[S,g_LGA]&ICS"]
+    assert rows["HM[S,g_LGA]&ICS"]["ers"]["mean"] == pytest.approx(np.mean([f["robustness"]["ers"] for f in robust]))
+    assert rows["HM[S,g_LGA]&ICS"]["cost"] == 3  # η = 2
+    assert rows["regular[R]"]["cost"] == 1
+    assert robust[0]["robustness"]["ers"] != robust[1]["robustness"]["ers"]
+    assert all(file["config"]["data"]["root"] is None for file in files)
+
+
+def test_curves_begin_at_the_shared_start(finished: tuple[Path, Command]) -> None:
+    results, _ = finished
+    files = {
+        (file["title"], file["seed"]): file
+        for file in (json.loads(path.read_text(encoding="utf-8")) for path in (results / "trials").glob("*.json"))
+    }
+    regular, robust = files["regular[R]", 0]["curve"], files["HM[S,g_LGA]&ICS", 0]["curve"]
+    assert [point["epoch"] for point in regular] == [0, 1, 2]
+    assert regular[0] == robust[0]
+    assert regular[-1] != robust[-1]
+    assert len(files["regular[R]", 0]["log"]["triplet_loss"]) > 0
+
+
+def test_the_page_shows_rows_and_plots(finished: tuple[Path, Command]) -> None:
+    results, _ = finished
+    page = (results / "README.md").read_text(encoding="utf-8")
+    assert "| HM[S,g_LGA]&ICS | 3 | 0, 1 |" in page
+    assert "E[H] of the samplers" in page
+    for plot in ("ers_recall.svg", "ers_cost.svg", "curves.svg", "samplers.svg"):
+        assert f"({plot})" in page
+        assert ElementTree.parse(results / plot).getroot().tag.endswith("svg")
+
+
+def test_a_second_run_trains_nothing_and_changes_nothing(finished: tuple[Path, Command]) -> None:
+    results, asked = finished
+    before = {path: path.read_bytes() for path in results.rglob("*") if path.is_file()}
+    heard: list[Progress] = []
+    run_study(asked, heard.append)
+    assert heard == []
+    assert {path: path.read_bytes() for path in results.rglob("*") if path.is_file()} == before
+
+
+def test_a_killed_study_goes_on_and_two_jobs_give_the_same(finished: tuple[Path, Command]) -> None:
+    results, _ = finished
+    folder = results.parent.parent
+    arguments = [
+        sys.executable,
+        str(ROOT / "trainer/study.py"),
+        str(folder / "study.yaml"),
+        *("--results", str(folder / "again"), "--runs", str(folder / "other-runs"), "--device", "cpu"),
+        *("--checkpoint-every", "1", "--jobs", "2"),
+    ]
+    process = subprocess.Popen(arguments, stdout=subprocess.DEVNULL, start_new_session=True)
+    logs = folder / "other-runs"
+    deadline = time.monotonic() + 120
+    while not list(logs.glob("study-small/*/checkpoints/robust.ckpt")) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+    subprocess.run(arguments, check=True, stdout=subprocess.DEVNULL, timeout=200)
+
+    def results_of(place: Path) -> dict[str, Any]:
+        return {
+            path.name: (content["robustness"]["figures"], content["metrics"], content["curve"])
+            for path in sorted((place / "trials").glob("*.json"))
+            for content in [json.loads(path.read_text(encoding="utf-8"))]
+        }
+
+    assert results_of(folder / "again" / "small") == results_of(results)
+
+
+def test_a_training_that_collapses_is_a_result(tmp_path: Path) -> None:
+    rows = [{"defense": "minmax[S]"}, {"defense": "regular[S]"}]
+    lethal = {"robust": {"learning_rate": 1e30, "averaging": 0.0}}
+    study = write_study(tmp_path, rows=[{**rows[0], "changes": lethal}, rows[1]], curve_epochs=0, sampler_batches=0)
+    results, missing = run_study(command(tmp_path, study), lambda _: None)
+    assert missing == 0
+    summary = json.loads((results / "study.json").read_text(encoding="utf-8"))
+    assert "lower the learning rate" in summary["rows"][0]["failures"][0]
+    assert "failed (1)" in (results / "README.md").read_text(encoding="utf-8")
+
+
+def test_rows_share_batches_and_start_and_differ_in_what_they_name() -> None:
+    planned = trials(load_study("caltech101"))
+    assert len({trial.key for trial in planned}) == len(planned)
+    starts = {trial.warmup_key for trial in planned if trial.seed == 0 and not trial.options.warmup_epsilon}
+    assert len(starts) == 1
+    asked = {
+        "regular[R]", "regular[S]", "EST[R]", "ACT[R]", "ACT[S]", "HM[R,M]", "HM[S,M]", "HM[S,g_B(M)]",
+        "HM[S,-gamma/2]", "HM[S,g_LGA]", "HM[S,g_LGA]&ICS", "HM[S,0]", "minmax[S]", "TRIDE[S]",
+    }  # fmt: skip
+    assert asked <= {trial.options.defense for trial in planned}
+
+
+@pytest.mark.parametrize("name", study_names())
+def test_every_study_that_comes_with_it_can_be_planned(name: str) -> None:
+    assert trials(load_study(name))
+
+
+def test_missing_trials_are_named(finished: tuple[Path, Command]) -> None:
+    _, asked = finished
+    study = load_study(asked.study)
+    planned = trials(study)
+    summary = summarise(study, planned, {}, {})
+    assert summary["missing"] == ["regular[R] · seed 0", "HM[S,g_LGA]&ICS · seed 0", "HM[S,g_LGA]&ICS · seed 1"]
+    assert "Not done yet (3 of 3)" in markdown(summary, [])
+
+
+def test_mean_hardness_agrees_with_a_loop_and_samplers_are_ordered() -> None:
+    """On embeddings with class structure: R < M < S < D ≤ H, as the paper measures on its pretrained network."""
+    generator = torch.Generator().manual_seed(0)
+    labels = torch.arange(40).repeat_interleave(12)
+    centres = torch.nn.functional.normalize(torch.randn(40, 64, generator=generator), dim=1)
+    spread = torch.nn.functional.normalize(torch.randn(480, 64, generator=generator), dim=1)
+    embeddings = torch.nn.functional.normalize(0.42 * centres[labels] + spread + 0.9, dim=1)
+    found = hardness_by_sampler(embeddings, labels, pairs=56, batches=60, seed=0, report=lambda *_: None)
+    means = {name: entry["mean"] for name, entry in found.items()}
+    assert means["R"] < means["M"] < means["S"] < means["D"] <= means["H"]
+    triplets = draw_triplets(Sampler.HARDEST, embeddings[:100], labels[:100], generator=generator)
+    loop = [
+        float((embeddings[a] - embeddings[p]).norm() - (embeddings[a] - embeddings[n]).norm())
+        for a, p, n in zip(triplets.anchor, triplets.positive, triplets.negative, strict=True)
+    ]
+    assert float(hardness(*triplets.gather(embeddings[:100])).mean()) == pytest.approx(np.mean(loop), abs=1e-5)
+
+
+def test_nested_changes_are_laid_over_each_other() -> None:
+    assert merged({"a": {"b": 1, "c": 2}}, {"a": {"c": 3}}, {"d": 4}) == {"a": {"b": 1, "c": 3}, "d": 4}
+
+
+@pytest.mark.parametrize(
+    ("changes", "says"),
+    [
+        ({"rows": [{"defense": "HM[S,q]"}]}, "no destination is called 'q'"),
+        ({"rows": []}, "at least one row"),
+        ({"rows": [{"defense": "regular[R]"}, {"defense": "regular[R]"}]}, "twice"),
+        ({"seedz": [1]}, "seedz"),
+        ({"name": "../up"}, "folder"),
+        ({"changes": {"robust": {"epoch": 1}}}, "is epochs meant"),
+    ],
+)
+def test_mistakes_are_named(tmp_path: Path, changes: dict[str, Any], says: str) -> None:
+    with pytest.raises(HardrankError, match=says):
+        trials(load_study(write_study(tmp_path, **changes)))
+
+
+def test_an_unknown_study_is_named(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(ConfigError, match="there are caltech101"):
+        load_study("caltech")
+    assert main(["caltech"]) == 2
+    assert "there is no study" in " ".join(capsys.readouterr().err.split())

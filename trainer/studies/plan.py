@@ -1,0 +1,161 @@
+"""What a study compares: a recipe, the rows that change it, and their seeds. A study is a YAML file of these fields."""
+
+import hashlib
+import json
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, Final
+
+import yaml
+from pydantic import ConfigDict, TypeAdapter, ValidationError
+
+from trainer.config import Config, ConfigError, TrainingOptions, config_to_json, load_recipe, parse_config
+from trainer.defenses import parse_defense
+from trainer.defenses.regular import Regular
+
+STUDIES: Final = Path(__file__).parent
+
+
+@dataclass(frozen=True, kw_only=True)
+class Row:
+    """A line of the table: a defense, and what else it changes."""
+
+    defense: str
+    """In the paper's notation."""
+    title: str = ""
+    """In the table; the defense where empty."""
+    changes: dict[str, Any] = field(default_factory=dict)
+    """Fields of the configuration for this row alone, nested as in a recipe."""
+    seeds: tuple[int, ...] = ()
+    """Its own seeds; those of the study where empty."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Study:
+    """Rows that share a recipe but for what they name."""
+
+    __pydantic_config__ = ConfigDict(extra="forbid")
+
+    name: str
+    """Of the folders of runs and results."""
+    recipe: str
+    """The recipe that all rows start from; its `robust` part is what is trained."""
+    rows: tuple[Row, ...]
+    """In the order of the table."""
+    changes: dict[str, Any] = field(default_factory=dict)
+    """Fields of the configuration for all rows, nested as in a recipe."""
+    seeds: tuple[int, ...] = (0,)
+    """A row is trained and measured with each."""
+    curve_epochs: float = 0.0
+    """Epochs between looks at recall and robustness while training; 0: none."""
+    curve_attacked: int = 32
+    """Test images attacked at each look."""
+    sampler_batches: int = 200
+    """Batches for the mean hardness of each sampler; 0: not measured."""
+
+    def __post_init__(self) -> None:
+        if not re.fullmatch(r"[\w.-]+", self.name):
+            raise ConfigError(f"the name of a study becomes a folder's: letters, digits, - and _, not {self.name!r}")
+        if not self.rows:
+            raise ConfigError("a study needs at least one row")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Trial:
+    """One training and its measurement: a row with a seed."""
+
+    title: str
+    seed: int
+    config: Config
+
+    @property
+    def options(self) -> TrainingOptions:
+        """How its model is trained."""
+        return self.config.robust
+
+    @property
+    def cost(self) -> int:
+        """Forward-backward passes of an iteration as the paper counts them: η + 1, or 1 without an adversary."""
+        defense = parse_defense(self.options.defense, margin=self.options.margin)
+        return 1 if isinstance(defense, Regular) else self.options.steps + 1
+
+    @property
+    def key(self) -> str:
+        """Names its files: a readable part, and a digest of all that decides the result."""
+        readable = re.sub(r"[^A-Za-z0-9]+", "-", self.title).strip("-").lower()
+        return f"{readable}-seed{self.seed}-{digest(trial_content(self))}"
+
+    @property
+    def warmup_key(self) -> str:
+        """Names the start that it shares with other trials."""
+        content = trial_content(self)
+        shared = {name: value for name, value in content.items() if name not in {"benign", "robust", "evaluation"}}
+        epsilon = content["robust"]["warmup_epsilon"]
+        return f"start-{255 * epsilon:g}-seed{self.seed}-{digest({**shared, 'epsilon': epsilon})}"
+
+
+def trial_content(trial: Trial) -> dict[str, Any]:
+    """The configuration as JSON values, without names and places, which decide nothing."""
+    content = config_to_json(trial.config)
+    del content["name"], content["benign"]
+    content["data"] = {name: value for name, value in content["data"].items() if name != "root"}
+    return content
+
+
+def digest(content: Mapping[str, Any]) -> str:
+    """Eight hexadecimal digits of the SHA-256 of JSON values."""
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:8]
+
+
+def study_names() -> list[str]:
+    """Give the studies that come with hardrank, in alphabetical order."""
+    return sorted(path.stem for path in STUDIES.glob("*.yaml"))
+
+
+def load_study(study: str | Path) -> Study:
+    """Read a study by name, or a YAML file by path. Raises `ConfigError` for what cannot be read."""
+    path = STUDIES / f"{study}.yaml" if str(study) in study_names() else Path(study)
+    if not path.is_file():
+        raise ConfigError(
+            f"there is no study {str(study)!r}; there are {', '.join(study_names())}, or give a YAML file"
+        )
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+        return TypeAdapter(Study).validate_python(content)
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path} is not YAML: {error}") from error
+    except ValidationError as error:
+        entry = error.errors()[0]
+        raise ConfigError(f"{path}: {'.'.join(map(str, entry['loc']))}: {entry['msg']}") from error
+
+
+def trials(study: Study, *, data_root: Path | None = None) -> list[Trial]:
+    """All rows with all their seeds, in the order of the table. Raises `ConfigError` and `DefenseError`."""
+    base = config_to_json(load_recipe(study.recipe))
+    place = {"data": {"root": str(data_root)}} if data_root else {}
+    found = []
+    for row in study.rows:
+        content = merged(base, study.changes, row.changes, {"robust": {"defense": row.defense}}, place)
+        config = parse_config(content, source=f"study {study.name}, row {row.title or row.defense}")
+        defense = parse_defense(config.robust.defense, margin=config.robust.margin)
+        title = row.title or defense.name
+        for seed in row.seeds or study.seeds:
+            found.append(Trial(title=title, seed=seed, config=replace(config, seed=seed, name=study.name)))
+    keys = [trial.key for trial in found]
+    if len(set(keys)) < len(keys):
+        twice = next(trial.title for trial in found if keys.count(trial.key) > 1)
+        raise ConfigError(f"study {study.name} names the row {twice!r} twice with the same seed and options")
+    return found
+
+
+def merged(*layers: Mapping[str, Any]) -> dict[str, Any]:
+    """Nested mappings laid over each other, the later ones on top."""
+    result: dict[str, Any] = {}
+    for layer in layers:
+        for name, value in layer.items():
+            below = result.get(name)
+            nested = isinstance(value, Mapping) and isinstance(below, Mapping)
+            result[name] = merged(below, value) if nested else value  # type: ignore[arg-type]
+    return result

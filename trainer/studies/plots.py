@@ -1,0 +1,144 @@
+"""Pictures of a study: ERS against Recall@1 and against cost, curves over epochs, E[H] of the samplers."""
+
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from models.files import atomic_path
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+Content = Mapping[str, Any]
+
+_FAMILIES = {
+    "regular": "#7f7f7f",
+    "EST": "#b07aa1",
+    "ACT": "#f28e2b",
+    "HM": "#4e79a7",
+    "minmax": "#e15759",
+    "TRIDE": "#59a14f",
+}
+"""Colours of the families of defenses, that colour-blind people can tell apart."""
+_MARKERS = {"regular": "o", "EST": "v", "ACT": "s", "HM": "D", "minmax": "X", "TRIDE": "P"}
+
+
+def write_plots(summary: Content, done: Sequence[Content], folder: Path) -> list[str]:
+    """Write the plots as SVG into `folder`; gives the names of those that the results allow."""
+    import matplotlib as mpl
+
+    style = {"svg.hashsalt": "hardrank", "svg.fonttype": "path", "font.size": 9, "axes.spines.top": False}
+    wanted: dict[str, Callable[[Figure], bool]] = {
+        "ers_recall.svg": lambda figure: _ers_recall(figure, summary),
+        "ers_cost.svg": lambda figure: _ers_cost(figure, summary),
+        "curves.svg": lambda figure: _curves(figure, done),
+        "samplers.svg": lambda figure: _samplers(figure, summary["samplers"]),
+    }
+    from matplotlib.figure import Figure as NewFigure
+
+    written = []
+    with mpl.rc_context({**style, "axes.spines.right": False}):
+        for name, draw in wanted.items():
+            figure = NewFigure(figsize=(7, 4.2), layout="constrained")
+            if not draw(figure):
+                continue
+            with atomic_path(folder / name) as unfinished:
+                figure.savefig(unfinished, format="svg", metadata={"Date": None})
+            written.append(name)
+    return written
+
+
+def _family(defense: str) -> str:
+    found = defense.partition("[")[0].replace("N/A", "regular").replace("min-max", "minmax")
+    return found if found in _FAMILIES else "HM"
+
+
+def _points(summary: Content) -> list[Content]:
+    return [row for row in summary["rows"] if row["ers"] is not None]
+
+
+def _ers_recall(figure: "Figure", summary: Content) -> bool:
+    rows = _points(summary)
+    if not rows:
+        return False
+    axes = figure.subplots()
+    for row in rows:
+        recall, ers = (_hundredfold(row["metrics"]["recall_at_1"]), row["ers"])
+        _point(axes, row, recall, ers)
+    axes.set_xlabel("Recall@1 of benign queries, %")
+    axes.set_ylabel("ERS")
+    axes.set_title("Up and right is better", loc="left", fontsize=9, color="0.4")
+    return True
+
+
+def _hundredfold(spread: Content) -> dict[str, float]:
+    return {name: 100 * value for name, value in spread.items()}
+
+
+def _point(axes: "Axes", row: Content, x: Content, y: Content) -> None:
+    family = _family(row["defense"])
+    axes.errorbar(
+        x["mean"],
+        y["mean"],
+        xerr=[[x["mean"] - x["low"]], [x["high"] - x["mean"]]],
+        yerr=[[y["mean"] - y["low"]], [y["high"] - y["mean"]]],
+        color=_FAMILIES[family],
+        marker=_MARKERS[family],
+        markersize=6,
+        linewidth=0.8,
+    )
+    note = " (collapsed)" if row["collapsed"] else ""
+    axes.annotate(row["title"] + note, (x["mean"], y["mean"]), xytext=(6, 3), textcoords="offset points", fontsize=7)
+
+
+def _ers_cost(figure: "Figure", summary: Content) -> bool:
+    rows = _points(summary)
+    if len({row["cost"] for row in rows}) < 2:
+        return False
+    axes = figure.subplots()
+    for row in rows:
+        cost = {"mean": row["cost"], "low": row["cost"], "high": row["cost"]}
+        _point(axes, row, cost, row["ers"])
+    axes.set_xlabel("training cost η + 1, forward-backward passes an iteration")
+    axes.set_ylabel("ERS")
+    axes.margins(x=0.15)
+    return True
+
+
+def _curves(figure: "Figure", done: Sequence[Content]) -> bool:
+    shown = [result for result in done if result["curve"] and result["seed"] == min(r["seed"] for r in done)]
+    if not shown:
+        return False
+    panels = figure.subplots(1, 3)
+    for index, result in enumerate(shown):
+        colour = f"C{index % 10}"
+        style = "-" if index < 10 else "--"
+        epochs = [point["epoch"] for point in result["curve"]]
+        panels[0].plot(epochs, [point["ers"] for point in result["curve"]], style, color=colour, label=result["title"])
+        panels[1].plot(epochs, [100 * point["recall_at_1"] for point in result["curve"]], style, color=colour)
+        log = result["log"]
+        last = max(epochs) or 1.0
+        steps = [step * last / log["step"][-1] for step in log["step"]]
+        panels[2].plot(steps, log["triplet_loss"], style, color=colour, linewidth=0.8)
+    for axes, title in zip(panels, ("ERS, few images", "Recall@1, %", "triplet loss"), strict=True):
+        axes.set_title(title, loc="left")
+        axes.set_xlabel("epoch")
+    figure.legend(loc="outside lower center", ncols=3, fontsize=7, frameon=False)
+    figure.set_size_inches(8.4, 4.4)
+    return True
+
+
+def _samplers(figure: "Figure", samplers: Content) -> bool:
+    if not samplers:
+        return False
+    axes = figure.subplots()
+    names = list(samplers)
+    means = [samplers[name]["mean"] for name in names]
+    spreads = [samplers[name]["variance"] ** 0.5 for name in names]
+    axes.bar(names, means, yerr=spreads, color="#4e79a7", width=0.6, error_kw={"linewidth": 0.8})
+    axes.axhline(0, color="0.3", linewidth=0.8)
+    axes.set_ylabel("E[H], with the standard deviation over batches")
+    axes.set_xlabel("sampler")
+    figure.set_size_inches(5, 3.4)
+    return True

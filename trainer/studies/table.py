@@ -1,0 +1,168 @@
+"""From trials to a table: rows with the mean over their seeds, as JSON and Markdown."""
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from models.files import atomic_path, write_json
+from trainer.robustness import ERS_KEYS
+from trainer.studies.plan import Study, Trial
+
+SCHEMA = "hardrank.study/1"
+
+Content = Mapping[str, Any]
+
+
+def summarise(study: Study, planned: Sequence[Trial], done: Mapping[str, Content], samplers: Content) -> dict[str, Any]:
+    """The table of a study; `done` are the results by key, and rows without one are missing by name."""
+    titles = list(dict.fromkeys(trial.title for trial in planned))
+    by_title = {title: [trial for trial in planned if trial.title == title] for title in titles}
+    rows = [_row(title, [done[trial.key] for trial in by_title[title] if trial.key in done]) for title in titles]
+    return {
+        "schema": SCHEMA,
+        "study": study.name,
+        "command": f"python trainer/study.py {study.name}",
+        "planned": len(planned),
+        "missing": [f"{trial.title} · seed {trial.seed}" for trial in planned if trial.key not in done],
+        "rows": [row for row in rows if row["trials"]],
+        "samplers": samplers,
+        "hardware": _alike([trial["hardware"] for trial in done.values()]),
+        "versions": _alike([trial["versions"] for trial in done.values()]),
+    }
+
+
+def _row(title: str, results: Sequence[Content]) -> dict[str, Any]:
+    measured = [result for result in results if result["failure"] is None]
+    return {
+        "title": title,
+        "defense": results[0]["defense"] if results else None,
+        "cost": results[0]["cost"] if results else None,
+        "trials": [result["key"] for result in results],
+        "seeds": [result["seed"] for result in results],
+        "failures": [result["failure"] for result in results if result["failure"] is not None],
+        "collapsed": sum(_collapsed(result) for result in results),
+        "n": [result["robustness"]["n"] for result in measured],
+        "seconds": {
+            name: _spread([result["seconds"][name] for result in results])
+            for name in (("start", "training") if results else ())
+        },
+        "metrics": {
+            name: _spread([result["metrics"][name] for result in measured])
+            for name in (measured[0]["metrics"] if measured else ())
+        },
+        "ers": _spread([result["robustness"]["ers"] for result in measured]),
+        "ers_intervals": [[result["robustness"]["ers_low"], result["robustness"]["ers_high"]] for result in measured],
+        "figures": {
+            key: _spread([result["robustness"]["figures"][key]["value"] for result in measured])
+            for key in (ERS_KEYS if measured else ())
+        },
+    }
+
+
+def _collapsed(result: Content) -> bool:
+    """Whether the last line of the training log said so."""
+    column = result["log"].get("collapsed") or [None]
+    return bool(column[-1])
+
+
+def _spread(values: Sequence[float]) -> dict[str, float] | None:
+    """Mean, least and largest over seeds."""
+    if not values:
+        return None
+    return {"mean": float(np.mean(values)), "low": float(min(values)), "high": float(max(values))}
+
+
+def _alike(entries: Sequence[Content]) -> list[Content]:
+    """The different ones of them."""
+    return [json.loads(text) for text in dict.fromkeys(json.dumps(entry, sort_keys=True) for entry in entries)]
+
+
+def write_table(summary: Content, folder: Path, plots: Sequence[str]) -> None:
+    """Write `study.json` and `README.md`, the table that people read, which shows the files `plots`."""
+    write_json(folder / "study.json", summary)
+    with atomic_path(folder / "README.md") as unfinished:
+        unfinished.write_text(markdown(summary, plots), encoding="utf-8")
+
+
+def markdown(summary: Content, plots: Sequence[str]) -> str:
+    """The table with its circumstances."""
+    rows = summary["rows"]
+    counts = sorted({n for row in rows for n in row["n"]})
+    lines = [
+        f"# Study: {summary['study']}",
+        "",
+        f"`{summary['command']}`: every row is the same recipe but for what its name says. "
+        f"Attacked images: {', '.join(map(str, counts)) or 'none'}. A row with several seeds shows the mean and, in "
+        "brackets, the least and largest; one with a single seed shows the 95 % bootstrap interval of its ERS over "
+        "attacked images.",
+        "",
+        *_missing(summary),
+        *_markdown_table(rows),
+        "",
+        *_samplers(summary["samplers"]),
+        *(f"![{Path(plot).stem.replace('_', ' ')}]({plot})\n" for plot in plots),
+        *_circumstances(summary),
+    ]
+    return "\n".join(lines).rstrip() + "\n"
+
+
+def _missing(summary: Content) -> list[str]:
+    if not summary["missing"]:
+        return []
+    return [f"Not done yet ({len(summary['missing'])} of {summary['planned']}): {'; '.join(summary['missing'])}.", ""]
+
+
+def _markdown_table(rows: Sequence[Content]) -> list[str]:
+    head = ["defense", "cost η+1", "seeds", "R@1 %", "mAP %", "NMI %", *ERS_KEYS, "ERS", ""]
+    return [
+        f"| {' | '.join(head)} |",
+        f"|{'|'.join(['---'] + ['--:'] * (len(head) - 2) + ['---'])}|",
+        *(f"| {' | '.join(_cells(row))} |" for row in rows),
+    ]
+
+
+def _cells(row: Content) -> list[str]:
+    name = row["title"].replace("|", "\\|")
+    seeds = ", ".join(map(str, row["seeds"]))
+    if row["ers"] is None:
+        return [name, str(row["cost"]), seeds, *["–"] * (len(ERS_KEYS) + 4), _remark(row)]
+    metrics = [_percent(row["metrics"][key]) for key in ("recall_at_1", "mean_ap", "nmi")]
+    figures = [f"{row['figures'][key]['mean']:.3g}" for key in ERS_KEYS]
+    return [name, str(row["cost"]), seeds, *metrics, *figures, _ers(row), _remark(row)]
+
+
+def _percent(spread: Content) -> str:
+    text = f"{100 * spread['mean']:.1f}"
+    wide = spread["high"] > spread["low"]
+    return f"{text} [{100 * spread['low']:.1f}, {100 * spread['high']:.1f}]" if wide else text
+
+
+def _ers(row: Content) -> str:
+    low, high = (row["ers"]["low"], row["ers"]["high"]) if len(row["n"]) > 1 else row["ers_intervals"][0]
+    return f"**{row['ers']['mean']:.1f}** [{low:.1f}, {high:.1f}]"
+
+
+def _remark(row: Content) -> str:
+    if row["failures"]:
+        return f"failed ({len(row['failures'])})"
+    return f"collapsed ({row['collapsed']} of {len(row['seeds'])})" if row["collapsed"] else ""
+
+
+def _samplers(samplers: Content) -> list[str]:
+    if not samplers:
+        return []
+    batches = next(iter(samplers.values()))["batches"]
+    cells = [f"{name} {entry['mean']:.3f} (variance {entry['variance']:.1e})" for name, entry in samplers.items()]
+    return [f"E[H] of the samplers at the start of training, over {batches} batches: {', '.join(cells)}.", ""]
+
+
+def _circumstances(summary: Content) -> list[str]:
+    processors = "; ".join(
+        f"{entry['processor']}, {entry['cores']} cores, accelerator {entry['accelerator']}, {entry['precision']}"
+        for entry in summary["hardware"]
+    )
+    torches = ", ".join(sorted({entry.get("torch", "?") for entry in summary["versions"]}))
+    return [f"Hardware: {processors}. torch {torches}. Every trial's file in `trials/` holds its configuration."]

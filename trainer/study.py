@@ -1,0 +1,168 @@
+"""Compare defenses: train and measure a list of recipes on one data set with the same seeds.
+
+    python trainer/study.py [STUDY] [--options]
+
+STUDY is the name of a study that comes with hardrank (`caltech101` when left out) or a YAML file. Each row of it is
+trained and attacked; results, a table and plots land in docs/results/STUDY. What is finished is kept: the same
+command goes on after an interruption, and trains only what is new when rows are added.
+"""
+
+import json
+import multiprocessing
+import os
+import sys
+from collections.abc import Iterator
+from concurrent.futures import Future, ProcessPoolExecutor, as_completed
+from dataclasses import dataclass, field
+from pathlib import Path
+from queue import Empty, Queue
+from threading import Event, Thread
+from typing import Annotated, Any
+
+# Run as a script, Python puts this folder first on the path, where `config` and `data` would hide other modules.
+if sys.path and Path(sys.path[0]).resolve() == Path(__file__).resolve().parent:
+    sys.path[0] = str(Path(__file__).resolve().parents[1])
+
+import tyro
+from rich.console import Console
+
+from models.errors import HardrankError
+from models.files import write_json
+from trainer.console import ConsoleProgress
+from trainer.launch import ROOT, Launch
+from trainer.runs import exclusive
+from trainer.studies.plan import Trial, load_study, study_names, trials
+from trainer.studies.plots import write_plots
+from trainer.studies.table import summarise, write_table
+from trainer.studies.work import Bench, carry_out, sampler_hardness
+from trainer.training import Progress, Report
+
+_DEFAULT_STUDY = "caltech101"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Command:
+    """Options of the command."""
+
+    study: Annotated[str, tyro.conf.Positional] = _DEFAULT_STUDY
+    """The name of a study, or a YAML file."""
+    jobs: int = 1
+    """Trials at a time, in processes of their own that share the cores; on a GPU leave it at 1."""
+    only: str = ""
+    """Carry out only the rows whose title contains this; the table still shows all that is finished."""
+    data_root: Path | None = None
+    """Folder of the images, where they do not lie at the recipe's place."""
+    results: Path = ROOT / "docs" / "results"
+    """Results get a folder of the study's name in it."""
+    launch: Annotated[Launch, tyro.conf.arg(name="")] = field(default_factory=Launch)
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Carry out the command; gives the exit status: 0 done, 2 a mistake in what was asked, 130 interrupted."""
+    errors = Console(stderr=True)
+    try:
+        command = tyro.cli(
+            Command,
+            prog="python trainer/study.py",
+            description=f"{__doc__}\nStudies: {', '.join(study_names())}.",
+            args=arguments,
+            config=(tyro.conf.EnumChoicesFromValues,),
+        )
+        console = Console()
+        with ConsoleProgress(console) as report:
+            folder, missing = run_study(command, report)
+        console.print((folder / "README.md").read_text(encoding="utf-8"), highlight=False, soft_wrap=True)
+        console.print(f"Written to {folder}" + (f"; {missing} trials are not done yet" if missing else ""))
+    except HardrankError as error:
+        errors.print(f"[bold red]error[/]: {error}", highlight=False, soft_wrap=True)
+        return 2
+    except KeyboardInterrupt:
+        errors.print("interrupted; the same command goes on where it stopped")
+        return 130
+    return 0
+
+
+def run_study(command: Command, report: Report) -> tuple[Path, int]:
+    """Carry out what is not done yet, write the table after each trial; gives its folder and how many are missing.
+
+    Raises subclasses of `HardrankError` for what cannot be carried out.
+    """
+    study = load_study(command.study)
+    planned = trials(study, data_root=command.data_root)
+    threads = max(1, (os.cpu_count() or 1) // command.jobs) if command.jobs > 1 else 0
+    bench = Bench(study=study, launch=command.launch, results=command.results / study.name, threads=threads)
+    with exclusive(command.launch.runs / f"study-{study.name}"):
+        wanted = [trial for trial in planned if command.only in trial.title and not bench.place(trial).exists()]
+        for done, _ in enumerate(_carried_out(bench, wanted, command.jobs, report), start=1):
+            report(Progress(stage=f"study {study.name}", done=done, total=len(wanted)))
+            _conclude(bench, planned)
+        _measure_samplers(bench, planned, report)
+        missing = _conclude(bench, planned)
+    return bench.results, missing
+
+
+def _carried_out(bench: Bench, wanted: list[Trial], jobs: int, report: Report) -> Iterator[dict[str, Any]]:
+    """Results as they come: one after the other here, or several at a time in processes of their own."""
+    if jobs == 1:
+        yield from (carry_out(bench, trial, report) for trial in wanted)
+        return
+    context = multiprocessing.get_context("spawn")
+    with context.Manager() as manager, ProcessPoolExecutor(jobs, mp_context=context) as pool:
+        told = manager.Queue()
+        finished = Event()
+        listener = Thread(target=_listen, args=(told, report, finished), daemon=True)
+        listener.start()
+        futures: list[Future[dict[str, Any]]] = [pool.submit(_work, bench, trial, told) for trial in wanted]
+        try:
+            for future in as_completed(futures):
+                yield future.result()
+        except BaseException:
+            pool.shutdown(wait=False, cancel_futures=True)
+            raise
+        finally:
+            finished.set()
+            listener.join()
+
+
+def _work(bench: Bench, trial: Trial, told: "Queue[Progress]") -> dict[str, Any]:
+    return carry_out(bench, trial, told.put)
+
+
+def _listen(told: "Queue[Progress]", report: Report, finished: Event) -> None:
+    while not finished.is_set():
+        try:
+            report(told.get(timeout=0.5))
+        except Empty:
+            continue
+        except (EOFError, OSError):  # the manager has gone
+            return
+
+
+def _measure_samplers(bench: Bench, planned: list[Trial], report: Report) -> None:
+    """E[H] at the start of the first trial, once."""
+    place = bench.results / "samplers.json"
+    if bench.study.sampler_batches == 0 or place.exists():
+        return
+
+    def show(done: int, total: int) -> None:
+        report(Progress(stage="samplers", done=done, total=total))
+
+    write_json(place, sampler_hardness(bench, planned[0], show))
+
+
+def _conclude(bench: Bench, planned: list[Trial]) -> int:
+    """Write table and plots of what is finished; gives how many trials are missing."""
+    done = {trial.key: _read(bench.place(trial)) for trial in planned if bench.place(trial).exists()}
+    samplers = bench.results / "samplers.json"
+    summary = summarise(bench.study, planned, done, _read(samplers) if samplers.exists() else {})
+    write_table(summary, bench.results, write_plots(summary, list(done.values()), bench.results))
+    return len(summary["missing"])
+
+
+def _read(path: Path) -> dict[str, Any]:
+    content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    return content
+
+
+if __name__ == "__main__":
+    sys.exit(main())
