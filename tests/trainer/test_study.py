@@ -183,9 +183,10 @@ def test_mean_hardness_agrees_with_a_loop_and_samplers_are_ordered() -> None:
     """On embeddings with class structure: R < M < S < D ≤ H, as the paper measures on its pretrained network."""
     generator = torch.Generator().manual_seed(0)
     labels = torch.arange(40).repeat_interleave(12)
-    centres = torch.nn.functional.normalize(torch.randn(40, 64, generator=generator), dim=1)
-    spread = torch.nn.functional.normalize(torch.randn(480, 64, generator=generator), dim=1)
-    embeddings = torch.nn.functional.normalize(0.42 * centres[labels] + spread + 0.9, dim=1)
+    centres, spread, shared = (
+        torch.nn.functional.normalize(torch.randn(rows, 64, generator=generator), dim=1) for rows in (40, 480, 1)
+    )
+    embeddings = torch.nn.functional.normalize(0.8 * centres[labels] + spread + shared, dim=1)
     found = hardness_by_sampler(embeddings, labels, pairs=56, batches=60, seed=0, report=lambda *_: None)
     means = {name: entry["mean"] for name, entry in found.items()}
     assert means["R"] < means["M"] < means["S"] < means["D"] <= means["H"]
