@@ -1,0 +1,139 @@
+"""A small gallery of painted images, indexed by two real networks and served by a real service."""
+
+import hashlib
+import io
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+from starlette.testclient import TestClient
+
+from models.preprocessing import prepare
+from serving.api import create_api
+from serving.engine import Engine
+from serving.gallery import NewItem
+from serving.identity import IndexIdentity
+from serving.search_index import SearchIndex
+from serving.security import Keyring
+from serving.service import SearchService
+from serving.settings import Settings
+from serving.stages import Model
+from serving.thumbnails import make_thumbnail
+from tests.serving.conftest import make_identity
+
+LABELS = ("red", "green", "blue")
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Painted:
+    """An image file of the gallery."""
+
+    id: str
+    label: str
+    data: bytes = field(repr=False)
+    path: Path | None = None
+
+
+def picture(seed: int, *, width: int = 60, height: int = 40) -> Image.Image:
+    """A noisy gradient of a colour that depends on the seed."""
+    generator = np.random.default_rng(seed)
+    y, x = np.mgrid[0:height, 0:width]
+    wave = np.sin(x / generator.uniform(2, 9) + y / generator.uniform(2, 9))[..., None]
+    pixels = 128 + 60 * wave * generator.uniform(-1, 1, 3) + generator.normal(0, 10, (height, width, 3))
+    pixels[..., seed % 3] += 60
+    return Image.fromarray(pixels.clip(0, 255).astype(np.uint8))
+
+
+def encoded(image: Image.Image, format: str = "PNG", **options: object) -> bytes:
+    stream = io.BytesIO()
+    image.save(stream, format=format, **options)
+    return stream.getvalue()
+
+
+def paint(count: int, folder: Path | None = None) -> list[Painted]:
+    """Paint `count` PNG files, into `folder` where one is given."""
+    painted = []
+    for seed in range(count):
+        data = encoded(picture(seed))
+        path = folder / f"{seed}.png" if folder else None
+        if path is not None:
+            path.write_bytes(data)
+        painted.append(Painted(id=f"item-{seed}", label=LABELS[seed % 3], data=data, path=path))
+    return painted
+
+
+def new_item(file: Painted, engine: Engine) -> NewItem:
+    vector = engine.embed(prepare(file.data, engine.preprocessing)[None])[0]
+    return NewItem(
+        id=file.id,
+        vector=vector,
+        label=file.label,
+        source=str(file.path) if file.path else None,
+        source_sha256=hashlib.sha256(file.data).hexdigest(),
+        metadata={"number": int(file.id.rpartition("-")[2])},
+        thumbnail=make_thumbnail(Image.open(io.BytesIO(file.data))),
+        width=60,
+        height=40,
+    )
+
+
+def identity_of(engine: Engine) -> IndexIdentity:
+    return make_identity(dimension=engine.dimension, model_sha256=engine.model_sha256)
+
+
+def build_index(folder: Path, engine: Engine, files: Sequence[Painted]) -> SearchIndex:
+    index = SearchIndex.create(folder, identity=identity_of(engine))
+    index.add([new_item(file, engine) for file in files])
+    return index
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Served:
+    """An application that answers over its real routes, and what it was made of."""
+
+    client: TestClient
+    service: SearchService
+    files: Sequence[Painted]
+
+
+def make_service(
+    folder: Path, engines: Sequence[Engine], files: Sequence[Painted], settings: Settings | None = None
+) -> SearchService:
+    models = [
+        Model(key=key, engine=engine, index=build_index(folder / key, engine, files))
+        for key, engine in zip(("benign", "robust"), engines, strict=False)
+    ]
+    return SearchService(models, settings or Settings())
+
+
+@contextmanager
+def serve(
+    folder: Path,
+    engines: Sequence[Engine],
+    *,
+    count: int = 30,
+    settings: Settings | None = None,
+    keyring: Keyring | None = None,
+    ready: bool = True,
+) -> Iterator[Served]:
+    """Serve `count` images until the block ends."""
+    pictures = folder / "pictures"
+    pictures.mkdir(parents=True)
+    files = paint(count, pictures)
+    service = make_service(folder, engines, files, settings)
+    with TestClient(
+        create_api(service, service.settings, keyring), base_url="http://localhost", raise_server_exceptions=False
+    ) as client:
+        if ready:
+            wait_until_ready(client)
+        yield Served(client=client, service=service, files=files)
+
+
+def wait_until_ready(client: TestClient) -> None:
+    for _ in range(1000):
+        if client.get("/readyz").status_code == 200:
+            return
+    raise AssertionError("the server did not get ready")
