@@ -8,7 +8,7 @@ It is a hint, not a detector. An image unlike anything in the gallery makes the 
 made against both at once need not.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
 from dataclasses import asdict, dataclass, field
 from enum import StrEnum
 from typing import Any, Final, Protocol
@@ -67,8 +67,8 @@ class Searchable(Protocol):
     def ids(self, *, start: int = 0, count: int = 100, label: str | None = None) -> list[str]:
         """Give `count` ids from place `start` on."""
 
-    def item(self, id: str) -> HasId:
-        """Give an item; raises a `HardrankError` for an unknown id."""
+    def rows(self, ids: Sequence[str]) -> Mapping[str, int]:
+        """Give id → row of those ids that are indexed."""
 
     def vector(self, id: str) -> npt.NDArray[np.float32]:
         """Give the stored vector (D,); raises a `HardrankError` for an unknown id."""
@@ -218,14 +218,14 @@ def overlap(
     """
     ids_first, ids_second = ({match.item.id for match in matches} for matches in (of_first, of_second))
     # What both ranked, both hold; only the others need to be looked up.
-    only_first = {id_ for id_ in ids_first - ids_second if not _holds(second, id_)}
-    only_second = {id_ for id_ in ids_second - ids_first if not _holds(first, id_)}
+    only_first = _absent(second, ids_first - ids_second)
+    only_second = _absent(first, ids_second - ids_first)
     return rank_biased_overlap(
         _ranking(of_first, leave_out=only_first), _ranking(of_second, leave_out=only_second), persistence=persistence
     )
 
 
-def _ranking(matches: Sequence[Ranked], *, leave_out: set[str]) -> Ranking:
+def _ranking(matches: Sequence[Ranked], *, leave_out: Set[str]) -> Ranking:
     kept = [match for match in matches if match.item.id not in leave_out]
     return Ranking(ids=tuple(match.item.id for match in kept), scores=tuple(match.score for match in kept))
 
@@ -246,9 +246,5 @@ def _all_ids(index: Searchable) -> set[str]:
     return ids
 
 
-def _holds(index: Searchable, id_: str) -> bool:
-    try:
-        index.item(id_)
-    except HardrankError:
-        return False
-    return True
+def _absent(index: Searchable, ids: Set[str]) -> Set[str]:
+    return ids - index.rows(sorted(ids)).keys() if ids else ids

@@ -3,7 +3,6 @@
 import itertools
 import math
 
-import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -156,8 +155,3 @@ def test_refuses_a_persistence_out_of_range(p: float) -> None:
 def test_refuses_what_is_no_ranking(ids: tuple[str, ...], scores: tuple[float, ...], cause: str) -> None:
     with pytest.raises(RankingError, match=cause):
         Ranking(ids=ids, scores=scores)
-
-
-def test_counts_numpy_scores_as_they_are() -> None:
-    scores = tuple(np.float32([0.9, 0.9, 0.8]).tolist())
-    assert Ranking(ids=("a", "b", "c"), scores=scores).ranks().tolist() == [1, 1, 3]

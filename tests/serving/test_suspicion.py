@@ -7,7 +7,6 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
-from models.errors import HardrankError
 from serving.overlap import Ranking, rank_biased_overlap
 from serving.suspicion import (
     Calibration,
@@ -43,10 +42,8 @@ class Plain:
         assert label is None
         return list(self.vectors)[start : start + min(count, 7)]  # a server may give fewer than asked
 
-    def item(self, id: str) -> Named:
-        if id not in self.vectors:
-            raise HardrankError(f"no {id}")
-        return Named(id)
+    def rows(self, ids: Sequence[str]) -> dict[str, int]:
+        return {id_: row for row, id_ in enumerate(self.vectors) if id_ in ids}
 
     def vector(self, id: str) -> Vectors:
         return self.vectors[id]
