@@ -6,6 +6,7 @@ from contextlib import asynccontextmanager
 from importlib import resources
 from importlib.metadata import PackageNotFoundError, version
 from typing import Annotated, Any, Final, Literal, TypeVar
+from urllib.parse import quote
 
 import orjson
 from fastapi import APIRouter, Depends, FastAPI, Path, Query, Request, Response, Security
@@ -112,7 +113,10 @@ _Id = Annotated[str, Path(max_length=MAX_TEXT, description="1 to 128 printable c
 
 
 def _options(
-    k: Annotated[int, Query(ge=1, le=2**31, description="results for each model, at most the items of its index")] = 10,
+    k: Annotated[
+        int | None,
+        Query(ge=1, le=2**31, description="results for each model, at most the items of its index; 10 unless given"),
+    ] = None,
     model: Annotated[
         list[str] | None, Query(max_length=16, description="keys of the models to ask, as `/v1/stats` names them")
     ] = None,
@@ -342,8 +346,8 @@ class _Routes:
         The header Content-Location tells which of the two it is.
         """
         file = await self._service.image(id)
-        place = "image" if file.original else "thumbnail"
-        return _file(file, {"Content-Location": f"{request.url.path.rpartition('/')[0]}/{place}"})
+        place = f"/v1/items/{quote(id, safe='')}/{'image' if file.original else 'thumbnail'}"
+        return _file(file, {"Content-Location": request.scope.get("root_path", "") + place})
 
     async def thumbnail(self, id: _Id) -> Response:
         """Give a small picture of an item."""

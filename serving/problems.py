@@ -136,9 +136,14 @@ def problem_of(error: BaseException, request_id: str) -> Problem:
         type=f"urn:hardrank:problem:{kind.name}",
         title=kind.title,
         status=kind.status,
-        detail=detail[:1].upper() + detail[1:],
+        detail=_sentence(detail),
         request_id=request_id,
     )
+
+
+def _sentence(text: str) -> str:
+    """Begin with a capital, unless the first word is the name of an option, as k."""
+    return text if len(text.partition(" ")[0]) == 1 else text[:1].upper() + text[1:]
 
 
 def answer_of(error: BaseException, request_id: str) -> Response:

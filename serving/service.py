@@ -33,6 +33,8 @@ from serving.writing import Writer
 Result = TypeVar("Result")
 
 _LOG: Final = logging.getLogger(__name__)
+_RESULTS: Final = 10
+"""Where the caller does not say."""
 _REFRESH_S: Final = 1.0
 """Seconds between looks for what other processes have committed."""
 _IMAGE_TYPES: Final[Mapping[bytes, str]] = {
@@ -84,8 +86,8 @@ Query = ImageQuery | IdQuery
 class SearchOptions:
     """What to search for."""
 
-    k: int = 10
-    """Results for each model, from 1 to the size of its index."""
+    k: int | None = None
+    """Results for each model, from 1 to the size of its index; None: 10, or all where there are fewer."""
     models: tuple[str, ...] | None = None
     """Keys of the models to ask; None: all."""
     label: str | None = None
@@ -121,6 +123,17 @@ class ModelStats:
     device: str
     """Where the network runs."""
     index: IndexStats
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Plan:
+    """Options that fit what is served."""
+
+    keys: tuple[str, ...]
+    """Of the models to ask."""
+    k: int
+    label: str | None
+    hint: bool
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -203,7 +216,7 @@ class SearchService:
         self,
         data: bytes,
         *,
-        k: int = 10,
+        k: int | None = None,
         models: Sequence[str] | None = None,
         label: str | None = None,
         suspicion: bool = True,
@@ -220,7 +233,7 @@ class SearchService:
         self,
         id: str,
         *,
-        k: int = 10,
+        k: int | None = None,
         models: Sequence[str] | None = None,
         label: str | None = None,
         suspicion: bool = True,
@@ -231,37 +244,35 @@ class SearchService:
 
     async def search(self, query: Query, options: SearchOptions) -> SearchAnswer:
         """Answer a query; raises as `search_image` and `search_id`."""
-        keys = self._check(options)
+        plan = self._plan(options)
         with self.admission.enter():
-            return await self._answer(query, options, keys)
+            return await self._answer(query, plan)
 
     async def search_many(self, queries: Sequence[Query], options: SearchOptions) -> list[SearchAnswer | HardrankError]:
         """Answer several queries together. What is wrong with one is its own answer; all are admitted, or none."""
-        keys = self._check(options)
+        plan = self._plan(options)
         if not 1 <= len(queries) <= self.settings.limits.batch_queries:
             raise InvalidSearchError(
                 f"the batch has {len(queries)} queries; give 1 to {self.settings.limits.batch_queries}"
             )
         with self.admission.enter(len(queries)):
-            answers = await asyncio.gather(
-                *(self._answer(query, options, keys) for query in queries), return_exceptions=True
-            )
+            answers = await asyncio.gather(*(self._answer(query, plan) for query in queries), return_exceptions=True)
         for answer in answers:
             if isinstance(answer, BaseException) and not isinstance(answer, HardrankError):
                 raise answer
         return [answer for answer in answers if isinstance(answer, SearchAnswer | HardrankError)]
 
-    async def _answer(self, query: Query, options: SearchOptions, keys: tuple[str, ...]) -> SearchAnswer:
-        hint = options.suspicion and self.hint is not None and self.hint.keys <= set(keys)
+    async def _answer(self, query: Query, plan: _Plan) -> SearchAnswer:
+        keys = plan.keys
         if isinstance(query, IdQuery):
-            job = SearchJob(models=keys, id=query.id, k=options.k, label=options.label, hint=hint)
+            job = SearchJob(models=keys, id=query.id, k=plan.k, label=plan.label, hint=plan.hint)
             return self._told(keys, await self._find(job), decode_s=0.0)
         began = perf_counter()
         with self._embedding.expecting():
             prepared = await self._decode(query.data, keys)
             decode_s = perf_counter() - began
         embedded = await self._embed(prepared, keys)
-        job = SearchJob(models=keys, vectors=embedded.result.vectors, k=options.k, label=options.label, hint=hint)
+        job = SearchJob(models=keys, vectors=embedded.result.vectors, k=plan.k, label=plan.label, hint=plan.hint)
         return self._told(keys, await self._find(job), decode_s=decode_s, embedded=embedded)
 
     async def _decode(self, data: bytes, keys: Sequence[str], *, thumbnail: bool = False) -> _Prepared:
@@ -305,16 +316,18 @@ class SearchService:
         self.metrics.stage(Stage.SEARCH, search_s)
         return SearchAnswer(by_model=by_model, suspicion=result.suspicion)
 
-    def _check(self, options: SearchOptions) -> tuple[str, ...]:
-        """Give the keys of the models that are asked; raises where the options do not fit them."""
+    def _plan(self, options: SearchOptions) -> _Plan:
+        """Fit options to what is served; raises where they do not."""
         self.check_ready()
         keys = self.keys(options.models)
         most = min(self.settings.limits.results, *(self.models[key].index.size for key in keys))
         if not most:
             raise InvalidSearchError("the index is empty; add items to it before searching")
-        if not 1 <= options.k <= most:
-            raise InvalidSearchError(f"k is {options.k}; give a whole number from 1 to {most}")
-        return keys
+        k = min(_RESULTS, most) if options.k is None else options.k
+        if not 1 <= k <= most:
+            raise InvalidSearchError(f"k is {k}; give a whole number from 1 to {most}")
+        hint = options.suspicion and self.hint is not None and self.hint.keys <= set(keys)
+        return _Plan(keys=keys, k=k, label=options.label, hint=hint)
 
     def keys(self, models: Sequence[str] | None) -> tuple[str, ...]:
         """Give the keys of the models that are meant, each once; raises `UnknownModelError`."""
