@@ -1,0 +1,77 @@
+"""The documentation builds without a dead link, asks no other host for anything, and its examples run."""
+
+import os
+import re
+import subprocess
+import sys
+from html.parser import HTMLParser
+from pathlib import Path
+from urllib.parse import unquote, urlsplit
+
+import pytest
+
+from trainer.launch import ROOT
+
+
+@pytest.fixture(scope="module")
+def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("site")
+    command = [sys.executable, "-m", "mkdocs", "build", "--strict", "-f", "docs/site/mkdocs.yml", "-d", str(folder)]
+    environment = {**os.environ, "DISABLE_MKDOCS_2_WARNING": "true", "NO_MKDOCS_2_WARNING": "1"}
+    built = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
+    assert built.returncode == 0, built.stderr[-3000:]
+    return folder
+
+
+class Page(HTMLParser):
+    """What a page links to, what it loads, and the anchors it offers."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.links: list[str] = []
+        self.loads: list[str] = []
+        self.anchors: set[str] = set()
+        self.feed(text)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        found = {name: value or "" for name, value in attrs}
+        self.anchors |= {found[name] for name in ("id", "name") if name in found}
+        if tag == "a" and "href" in found:
+            self.links.append(found["href"])
+        if tag in {"script", "img", "iframe", "source"} and "src" in found:
+            self.loads.append(found["src"])
+        if tag == "link" and {"stylesheet", "icon", "preload"} & set(found.get("rel", "").split()):
+            self.loads.append(found["href"])
+
+
+def test_no_link_is_dead(site: Path) -> None:
+    pages = {path: Page(path.read_text(encoding="utf-8")) for path in site.rglob("*.html") if path.name != "404.html"}
+    dead = []
+    for path, page in pages.items():
+        for link in page.links:
+            parts = urlsplit(link)
+            if parts.scheme or link.startswith("//"):
+                continue
+            target = (path.parent / unquote(parts.path)).resolve() if parts.path else path
+            there = target.exists() and (not parts.fragment or target not in pages or _offers(pages[target], link))
+            dead += [] if there else [f"{path.relative_to(site)}: {link}"]
+    assert not dead
+
+
+def _offers(page: Page, link: str) -> bool:
+    return unquote(urlsplit(link).fragment) in page.anchors
+
+
+def test_no_page_asks_another_host(site: Path) -> None:
+    for path in site.rglob("*.html"):
+        loads = Page(path.read_text(encoding="utf-8")).loads
+        assert not [load for load in loads if urlsplit(load).netloc], path
+    for path in site.rglob("*.css"):
+        assert not re.findall(r"url\([\"']?(?:https?:)?//", path.read_text(encoding="utf-8")), path
+
+
+def test_links_of_the_readme_lead_somewhere() -> None:
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    links = [link for link in re.findall(r"\]\(([^)#\s]+)", text) if not urlsplit(link).scheme]
+    assert links
+    assert not [link for link in links if not (ROOT / link).exists()]
