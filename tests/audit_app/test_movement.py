@@ -96,7 +96,8 @@ def test_a_head_longer_than_the_ranking_is_all_of_it() -> None:
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 def test_shift_on_the_sphere(dtype: type) -> None:
-    a, b = np.array([1, 0, 0], dtype=dtype), np.array([0, 1, 0], dtype=dtype)
+    a: np.ndarray = np.array([1, 0, 0], dtype=dtype)
+    b: np.ndarray = np.array([0, 1, 0], dtype=dtype)
     assert shift(a, b).distance == pytest.approx(np.sqrt(2))
     assert shift(a, b).cosine == pytest.approx(0)
     assert (shift(a, a).distance, shift(a, a).cosine) == (0, 1)

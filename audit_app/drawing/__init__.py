@@ -1,0 +1,1 @@
+"""Figures as SVG and HTML text: pure functions of numbers, without a page around them."""

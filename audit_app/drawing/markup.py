@@ -1,0 +1,48 @@
+"""HTML and SVG as text whose contents are always escaped."""
+
+import base64
+from html import escape
+from typing import Self
+
+
+class Markup(str):
+    """Text that is markup already; any other text is escaped where it goes into an element."""
+
+    __slots__ = ()
+
+    def __add__(self, other: str) -> Self:
+        return type(self)(str.__add__(self, other if isinstance(other, Markup) else escape(other)))
+
+
+def element(name: str, *content: str | float, **attributes: str | float | None) -> Markup:
+    """Give `<name …>content</name>`, escaped; `class_` is class, `stroke_width` is stroke-width, None is left out."""
+    given = "".join(
+        f' {key.rstrip("_").replace("_", "-")}="{escape(_text(value))}"'
+        for key, value in attributes.items()
+        if value is not None
+    )
+    inside = "".join(part if isinstance(part, Markup) else escape(_text(part)) for part in content)
+    return Markup(f"<{name}{given}>{inside}</{name}>")
+
+
+def join(*parts: Markup) -> Markup:
+    """Put pieces of markup one after the other."""
+    return Markup("".join(parts))
+
+
+def svg(width: float, height: float, *content: Markup, label: str) -> Markup:
+    """Give an SVG that scales with the width at hand; `label` says what it shows to who cannot see it."""
+    inner = join(element("title", label), *content)
+    return Markup(
+        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width:g} {height:g}" role="img" '
+        f'aria-label="{escape(label)}" width="100%" style="max-width:{width:g}px;display:block">{inner}</svg>'
+    )
+
+
+def png_uri(data: bytes) -> str:
+    """Give the exact bytes of a PNG as an address that needs no server: nothing on the way re-encodes it."""
+    return "data:image/png;base64," + base64.b64encode(data).decode("ascii")
+
+
+def _text(value: str | float) -> str:
+    return f"{value:.4g}" if isinstance(value, float) else str(value)

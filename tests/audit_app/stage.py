@@ -1,0 +1,36 @@
+"""What the live tests play with: pictures of gratings, two tiny bundles, and both as they are served."""
+
+from pathlib import Path
+
+import numpy as np
+
+from audit_app.collection import from_images
+from audit_app.scene import make_scenes
+from audit_app.served import Served, serve_scene
+from audit_app.subjects import SubjectOptions, load_subjects
+from serving.engine import Device
+from tests.serving.bundles import write_bundle
+from tests.trainer.tiny import write_images
+
+OPTIONS = SubjectOptions(device=Device.CPU, threads=1)
+
+
+def write_zoo(root: Path) -> list[Path]:
+    """Two untrained bundles, tiny-benign and tiny-robust."""
+    return [write_bundle(root / "tiny-benign", seed=0), write_bundle(root / "tiny-robust", seed=1)]
+
+
+def write_gallery(root: Path) -> Path:
+    """Eight classes of eight pictures."""
+    return write_images(root)
+
+
+def served_scenes(bundles: list[Path], gallery: Path) -> list[Served]:
+    """The pictures of a folder, as served by each bundle."""
+    subjects = load_subjects([str(bundle) for bundle in bundles], OPTIONS)
+    return [serve_scene(scene) for scene in make_scenes(subjects, from_images(gallery))]
+
+
+def random_pixels(*shape: int, seed: int = 0) -> np.ndarray:
+    """Noise, uint8."""
+    return np.random.default_rng(seed).integers(0, 256, size=shape, dtype=np.uint8)
