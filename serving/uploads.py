@@ -78,25 +78,28 @@ class Bodies:
         """
         self._check_head(request)
         chunks: list[bytes] = []
+        try:
+            await self._gather(request, chunks)
+            # One chunk, as a small body is, is joined without a copy.
+            yield b"".join(chunks)
+        finally:
+            self.held -= sum(map(len, chunks))
+
+    async def _gather(self, request: Request, chunks: list[bytes]) -> None:
         taken = 0
         try:
             async with asyncio.timeout(self._limits.body_seconds):
                 async for chunk in request.stream():
+                    chunks.append(chunk)
                     taken += len(chunk)
                     self.held += len(chunk)
                     self._check(taken)
-                    chunks.append(chunk)
-            body = b"".join(chunks)
-            chunks.clear()
-            yield body
         except ClientDisconnect as error:
             raise ClientGoneError("The connection was closed before the whole body had come.") from error
         except TimeoutError as error:
             raise BodyTimeoutError(
                 f"The body did not come within {self._limits.body_seconds:g} s; send it again, faster."
             ) from error
-        finally:
-            self.held -= taken
 
     def _check_head(self, request: Request) -> None:
         if request.headers.get("content-encoding", "identity") != "identity":
