@@ -47,6 +47,8 @@ def references(names: tuple[str, ...] | list[str]) -> str:
 
 
 write("index.md", front_page())
-write("configuration.md", f"# Configuration\n\nEvery field of a recipe and of the server.\n\n{references(CONFIGURATION)}")
+write(
+    "configuration.md", f"# Configuration\n\nEvery field of a recipe and of the server.\n\n{references(CONFIGURATION)}"
+)
 for package in PACKAGES:
     write(f"reference/{package}.md", f"# {package}\n\n{references(modules(package))}")

@@ -12,9 +12,9 @@ from trainer.export import export_onnx, save_weights
 DIMENSION = 16
 
 
-def write_bundle(folder: Path, *, seed: int, defense: str = "regular[S]") -> Path:
-    """Export an untrained network as the bundle `folder`: 32 px in, 16 coordinates out."""
-    architecture = Architecture(backbone="small-resnet", dimension=DIMENSION, image_size=32)
+def write_bundle(folder: Path, *, seed: int, defense: str = "regular[S]", size: int = 32) -> Path:
+    """Export an untrained network as the bundle `folder`: `size` px in, 16 coordinates out."""
+    architecture = Architecture(backbone="small-resnet", dimension=DIMENSION, image_size=size)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         embedder = build_embedder(architecture).eval()
@@ -34,7 +34,7 @@ def write_bundle(folder: Path, *, seed: int, defense: str = "regular[S]") -> Pat
             config={"name": folder.name.rpartition("-")[0]},
             seeds={"run": seed},
             architecture=ArchitectureEntry(**vars(architecture)),
-            preprocessing=PreprocessingEntry(resize=36, crop=32),
+            preprocessing=PreprocessingEntry(resize=size + 4, crop=size),
             data={},
             metrics={"recall_at_1": 0.5},
             robustness=None,
