@@ -41,7 +41,7 @@ Search a gallery by image or by example, and change it. Images are decoded from 
 
 def create_api(service: SearchService, settings: Settings, keyring: Keyring | None = None) -> FastAPI:
     """Make the application that answers for `service`, which it starts and closes with itself."""
-    ring = keyring or Keyring()
+    ring = Keyring() if keyring is None else keyring
     rate = RateLimit(rate=settings.access.rate, burst=settings.access.burst)
 
     @asynccontextmanager

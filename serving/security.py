@@ -144,9 +144,6 @@ class Keyring:
         self.anonymous = anonymous
         """What a caller without a key may do."""
 
-    def __len__(self) -> int:
-        return len(self._entries)
-
     def caller(self, key: str | None, address: str) -> Caller:
         """Say who sent `key` from a network address; raises `UnauthenticatedError` for an unknown key."""
         if key is None:

@@ -1,0 +1,228 @@
+"""The command: what it says, whom it lets in, and how it ends."""
+
+import json
+import re
+import signal
+import socket
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from time import sleep
+
+import httpx
+import pytest
+
+from serving import app
+from serving.engine import Engine
+from serving.security import Role, entry_of, new_key, write_keys
+from serving.settings import Access, Anonymous, Network, Settings
+from tests.serving.process import ROOT, running, start
+from tests.serving.served import Painted, build_index, encoded, paint, picture
+
+BYTES = {"Content-Type": "application/octet-stream"}
+
+
+@pytest.fixture(scope="module")
+def files() -> list[Painted]:
+    return paint(20)
+
+
+@pytest.fixture(scope="module")
+def sources(
+    tmp_path_factory: pytest.TempPathFactory,
+    engine: Engine,
+    robust_engine: Engine,
+    benign_bundle: Path,
+    robust_bundle: Path,
+    files: list[Painted],
+) -> list[str]:
+    """What --model takes, for two models."""
+    folder = tmp_path_factory.mktemp("indexes")
+    build_index(folder / "benign", engine, files).close()
+    build_index(folder / "robust", robust_engine, files).close()
+    return [f"{benign_bundle}={folder / 'benign'}", f"{robust_bundle}={folder / 'robust'}"]
+
+
+def test_serving_says_what_and_where_and_ends_in_order(sources: list[str], files: list[Painted]) -> None:
+    with running(sources, "--no-page") as server:
+        assert "benign: tiny-benign (regular[S]), 20 items" in server.said
+        assert "robust: tiny-robust (HM[S,g_LGA]&ICS), 20 items" in server.said
+        assert f"{server.url}/docs" in server.said
+        assert "http://127.0.0.1:" in server.said
+        answer = httpx.post(f"{server.url}/v1/search", content=files[3].data, headers=BYTES)
+        assert answer.json()["models"]["robust"]["matches"][0]["id"] == "item-3"
+        assert server.end(signal.SIGINT) == 0
+        rest = server.process.stdout.read() if server.process.stdout else ""
+        assert "Traceback" not in rest
+
+
+def test_sigterm_answers_what_was_accepted(sources: list[str]) -> None:
+    large = encoded(picture(3, width=1600, height=1200), "JPEG", quality=95)
+    count = 80
+
+    with running(sources, "--no-page", "--rate", "0", "--decoders", "1") as server, ThreadPoolExecutor(count) as pool:
+        futures = [
+            pool.submit(httpx.post, f"{server.url}/v1/search?k=1", content=large, headers=BYTES, timeout=60)
+            for _ in range(count)
+        ]
+        while _accepted(server.url) < count:
+            sleep(0.01)
+        unfinished = sum(not future.done() for future in futures)
+        assert server.end() == 0
+        assert [future.result().status_code for future in futures] == [200] * count
+        assert unfinished > 10  # else nothing was seen
+
+
+def _accepted(url: str) -> int:
+    """Searches that the server has read and admitted, answered or not."""
+    text = httpx.get(f"{url}/metrics").text
+    done = re.search(r'hardrank_requests_total\{method="POST",route="/v1/search",status="200"\} ([\d.]+)', text)
+    pending = re.search(r"^hardrank_pending ([\d.]+)", text, re.MULTILINE)
+    assert pending is not None
+    return int(float(pending[1]) + (float(done[1]) if done else 0))
+
+
+def test_ready_only_after_the_warm_up_and_never_before_an_answer(sources: list[str], files: list[Painted]) -> None:
+    process = start("--model", sources[0], "--port", "0", "--no-page")
+    try:
+        assert process.stdout is not None
+        said = ""
+        while not (match := re.search(r"API +(http://\S+:\d+)/v1/", said)):
+            said += process.stdout.readline()
+        seen: list[tuple[int, int]] = []
+        while not seen or seen[-1][0] != 200:
+            try:
+                ready = httpx.get(f"{match[1]}/readyz").status_code
+                search = httpx.post(f"{match[1]}/v1/search?k=1", content=files[0].data, headers=BYTES).status_code
+                seen.append((ready, search))
+            except httpx.TransportError:
+                sleep(0.001)
+        assert set(seen) <= {(503, 503), (503, 200), (200, 200)}
+        assert seen[-1] == (200, 200)
+    finally:
+        process.kill()
+        process.wait()
+
+
+def test_a_change_by_another_process_is_seen(sources: list[str], engine: Engine, files: list[Painted]) -> None:
+    from serving.search_index import SearchIndex
+    from tests.serving.served import new_item
+
+    newcomer = paint(21)[20]
+    folder = Path(sources[0].partition("=")[2])
+    with running(sources[:1], "--no-page") as server, SearchIndex.open(folder, writable=True) as index:
+        index.add([new_item(newcomer, engine)])
+        for _ in range(100):
+            found = httpx.post(f"{server.url}/v1/search?k=1", content=newcomer.data, headers=BYTES).json()
+            if found["models"]["benign"]["matches"][0]["id"] == newcomer.id:
+                break
+            sleep(0.1)
+        assert found["models"]["benign"]["matches"][0]["id"] == newcomer.id
+        index.delete([newcomer.id])
+
+
+def test_a_read_only_server_changes_nothing(sources: list[str]) -> None:
+    with running(sources[:1], "--no-page", "--read-only") as server:
+        answer = httpx.put(f"{server.url}/v1/items/new", files={"image": ("x", encoded(picture(1)))})
+        assert answer.status_code == 403
+        assert answer.json()["type"] == "urn:hardrank:problem:read-only"
+        assert str(ROOT.parent) not in answer.text
+
+
+def test_keys_from_file_and_environment(sources: list[str], tmp_path: Path) -> None:
+    reader, writer = new_key(), new_key()
+    write_keys(tmp_path / "keys.json", [entry_of("anna", Role.READ, reader)])
+    with running(
+        sources[:1],
+        "--no-page",
+        "--api-keys",
+        str(tmp_path / "keys.json"),
+        environment={"HARDRANK_WRITE_KEYS": writer},
+    ) as server:
+        statuses = [
+            httpx.get(f"{server.url}/v1/stats", headers=headers).status_code
+            for headers in ({}, {"X-API-Key": reader}, {"Authorization": f"Bearer {writer}"})
+        ]
+        assert statuses == [401, 200, 200]
+
+
+def test_beyond_the_loopback_without_keys_it_warns_and_nobody_writes(sources: list[str]) -> None:
+    with running(sources[:1], "--no-page", "--host", "0.0.0.0") as server:
+        url = server.url.replace("0.0.0.0", "127.0.0.1")
+        assert httpx.get(f"{url}/v1/stats", headers={"Host": "any.example"}).status_code == 200
+        assert httpx.delete(f"{url}/v1/items/item-1").status_code == 401
+        server.process.terminate()
+        assert server.process.stdout is not None
+        assert "warning" in server.said + server.process.stdout.read()
+
+
+@pytest.mark.parametrize(
+    ("network", "access", "role"),
+    [
+        (Network(), Access(), Role.WRITE),
+        (Network(host="localhost"), Access(), Role.WRITE),
+        (Network(host="::1"), Access(), Role.WRITE),
+        (Network(host="0.0.0.0"), Access(), Role.READ),
+        (Network(host="::"), Access(), Role.READ),
+        (Network(host="example.org"), Access(), Role.READ),
+        (Network(host="0.0.0.0"), Access(anonymous=Anonymous.WRITE), Role.WRITE),
+        (Network(), Access(anonymous=Anonymous.NOTHING), Role.NOTHING),
+    ],
+)
+def test_what_callers_without_a_key_may_do(network: Network, access: Access, role: Role) -> None:
+    assert app.keyring_of(Settings(network=network, access=access)).anonymous is role
+
+
+def test_with_keys_callers_without_one_may_do_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HARDRANK_READ_KEYS", new_key())
+    assert app.keyring_of(Settings()).anonymous is Role.NOTHING
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        (["--model", "nothing"], "BUNDLE=INDEX"),
+        (["--model", "nothing=nowhere"], "no bundle"),
+        (["--model", "{0}", "--model", "{0}"], "names that differ"),
+        (["--model", "{0}", "--api-keys", "nothing.json"], "keys.py add"),
+        (["--model", "{wrong}"], "model"),
+        (["--model", "{bundle}=nowhere"], "nowhere"),
+        (["--model", "{0}", "--port", "70000"], "65535"),
+        (["--model", "{0}", "--batch", "0"], "batch"),
+        (["--model", "{0}", "--body-bytes", "0"], "body_bytes"),
+        (["--model", "{0}", "--rate", "nan"], "rate"),
+    ],
+)
+def test_mistakes_are_told_without_a_trace(
+    sources: list[str], capsys: pytest.CaptureFixture[str], arguments: list[str], told: str
+) -> None:
+    bundles, indexes = zip(*(source.split("=") for source in sources), strict=True)
+    values = {"wrong": f"{bundles[0]}={indexes[1]}", "bundle": bundles[0]}
+    assert app.main([argument.format(*sources, **values) for argument in [*arguments, "--no-page"]]) == 2
+    captured = capsys.readouterr()
+    assert told in captured.err
+    assert "Traceback" not in captured.err
+
+
+def test_a_taken_port_is_named(sources: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        assert app.main(["--model", sources[0], "--no-page", "--port", str(port)]) == 2
+    assert str(port) in capsys.readouterr().err
+
+
+def test_the_help_teaches() -> None:
+    told = subprocess.run(
+        [sys.executable, "serving/app.py", "--help"], cwd=ROOT, capture_output=True, text=True, check=True
+    ).stdout
+    for words in ("Examples:", "--model", "--host", "--api-keys", "curl", "429"):
+        assert words in told
+
+
+def test_serving_imports_no_torch() -> None:
+    code = "import json, sys, serving.app, serving.build, serving.ui; print(json.dumps(sorted(sys.modules)))"
+    told = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    assert not [name for name in json.loads(told.splitlines()[-1]) if name.partition(".")[0] == "torch"]
