@@ -111,6 +111,7 @@ class ItemTable:
     def create(path: Path) -> None:
         """Write an empty table to a new file."""
         with closing(sqlite3.connect(path)) as connection:
+            connection.execute("PRAGMA auto_vacuum=INCREMENTAL")
             connection.execute("PRAGMA journal_mode=WAL")
             connection.executescript(f"BEGIN; {_SCHEMA} PRAGMA user_version={_VERSION}; COMMIT;")
 
@@ -236,6 +237,12 @@ class ItemTable:
             if "volume" in changes:
                 connection.execute("DELETE FROM deletions")
             return _advance(connection, **changes)
+
+    def free_space(self) -> None:
+        """Give the space of deleted items back to the disk."""
+        with self._connection() as connection:
+            connection.execute("PRAGMA incremental_vacuum").fetchall()
+            connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
 
     # ------------------------------------------------------------------ connections
 

@@ -8,10 +8,11 @@ Searches work on a snapshot, which never changes; a change makes another one and
 """
 
 import hashlib
+import logging
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import TracebackType
 from typing import Final, Self
@@ -40,20 +41,19 @@ from serving.gallery import (
     check_vectors,
 )
 from serving.identity import IndexIdentity, read_identity
-from serving.index.backend import Backend, Slots
-from serving.index.faiss_backend import FlatBackend
-from serving.item_table import ItemTable, Known
+from serving.index.backend import Backend, ShowStage, Slots, Task
+from serving.index.opening import open_backend
+from serving.index.record import remove_other_structures
+from serving.item_table import ItemTable, Known, State
 from serving.snapshot import Snapshot
-from serving.vector_file import VectorFile, create_volume
+from serving.vector_file import VectorFile, create_volume, remove_other_volumes, write_volume
 
+_LOG: Final = logging.getLogger(__name__)
 _TABLE: Final = "items.sqlite"
 _LOCK: Final = ".writing.lock"
+_UPKEEP_LOCK: Final = ".upkeep.lock"
 _WAIT_S: Final = 60.0
 _TRIES: Final = 5
-
-
-ShowStage = Callable[[str, int, int], None]
-"""Called with (stage, done, total)."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -87,39 +87,49 @@ class _Current:
     snapshot: Snapshot
     file: VectorFile
     backend: Backend
+    structure: int
+    """The saved structure that the backend is, or comes from; 0: none."""
 
 
 class SearchIndex:
     """An open index; use `create` or `open`. All methods may be called from several threads at once."""
 
-    def __init__(self, folder: Path, identity: IndexIdentity, *, writable: bool) -> None:
+    def __init__(self, folder: Path, identity: IndexIdentity, *, writable: bool, upkeep: bool) -> None:
         self.folder = folder
         self.identity = identity
         """What the index is: model, dimension, preprocessing, backend."""
         self.writable = writable
         self._table = ItemTable(folder / _TABLE)
         self._changing = threading.RLock()
+        self._upkeep = threading.Lock()
         self._lock = FileLock(folder / _LOCK)
         self._current = self._load()
+        self._tending = upkeep
+        self._tend()
 
     @classmethod
-    def create(cls, folder: Path, *, identity: IndexIdentity) -> Self:
-        """Make an empty index in a new folder and open it for writing; raises `IndexExistsError`."""
+    def create(cls, folder: Path, *, identity: IndexIdentity, upkeep: bool = True) -> Self:
+        """Make an empty index in a new folder and open it for writing (see `open`); raises `IndexExistsError`."""
         if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
             raise IndexExistsError(f"{folder} is there already; open it, or choose another folder for a new index")
         with atomic_folder(folder) as unfinished:
             ItemTable.create(unfinished / _TABLE)
             create_volume(unfinished, 1)
             identity.write(unfinished)
-        return cls(folder, identity, writable=True)
+        return cls(folder, identity, writable=True, upkeep=upkeep)
 
     @classmethod
-    def open(cls, folder: Path, *, model_sha256: str | None = None, writable: bool = False) -> Self:
-        """Open an index. Raises `IndexNotFoundError`, `IndexDamagedError`, and `WrongModelError` for another model."""
+    def open(
+        cls, folder: Path, *, model_sha256: str | None = None, writable: bool = False, upkeep: bool = True
+    ) -> Self:
+        """Open an index. With `upkeep`, a thread settles whenever that is due (see `settle`); else nobody does unasked.
+
+        Raises `IndexNotFoundError`, `IndexDamagedError`, and `WrongModelError` for another model than `model_sha256`.
+        """
         identity = read_identity(folder)
         if model_sha256 is not None:
             identity.check_model(folder, model_sha256)
-        return cls(folder, identity, writable=writable)
+        return cls(folder, identity, writable=writable, upkeep=upkeep)
 
     def __enter__(self) -> Self:
         return self
@@ -248,12 +258,12 @@ class SearchIndex:
             if self._table.state() == before.snapshot.state:
                 return False
             changes = self._table.changes(before.snapshot.state)
-            if changes.whole:
+            if changes.whole or changes.state.structure != before.structure:
                 self._current = self._load()
             else:
-                snapshot = before.snapshot.advanced(before.file, changes)
-                self._current = _Current(snapshot=snapshot, file=before.file, backend=before.backend)
-            return True
+                self._current = replace(before, snapshot=before.snapshot.advanced(before.file, changes))
+        self._tend()
+        return True
 
     def add(self, items: Sequence[NewItem], *, replace: bool = False) -> None:
         """Add items, all or none; they are on the disk, and found, when this returns.
@@ -288,25 +298,127 @@ class SearchIndex:
             self.refresh()
             current.backend.deleted(np.array(numbers, dtype=np.int64))
 
-    def settle(self, *, progress: ShowStage | None = None) -> None:
-        """Make the structure that searches use fit what the index holds now; nothing to do while that is exact."""
+    def settle(self, *, threads: int = 0, progress: ShowStage | None = None) -> None:
+        """Make the structure that searches use fit what the index holds; returns at once where nothing is due.
 
-    def compact(self, *, progress: ShowStage | None = None) -> None:
-        """Rebuild the structure and free the space of deleted items."""
+        Building one may take minutes; searches, additions and deletions go on meanwhile. `threads`: 0 for one a core.
+        """
+        with self._upkeep:
+            current = self._current
+            if current.backend.is_due(current.snapshot):
+                backend = current.backend.settled(current.snapshot, Task(threads=threads, progress=progress))
+                self._put(current.file, backend)
+            if self.writable:
+                with self._alone(wait=False) as alone:
+                    if alone:
+                        self._save()
+
+    def compact(self, *, threads: int = 0, progress: ShowStage | None = None) -> None:
+        """Free the space of deleted items and build anew what searches use; the rest goes on meanwhile."""
+        self._check_writable()
+        task = Task(anew=True, threads=threads, progress=progress)
+        with self._upkeep, self._alone(wait=True):
+            self.refresh()
+            current = self._current
+            if current.snapshot.dead:
+                self._move(current, task)
+            else:
+                self._put(current.file, current.backend.settled(current.snapshot, task))
+                self._save()
+            remove_other_volumes(self.folder, self._current.file.volume)
+            self._table.free_space()
+
+    # ------------------------------------------------------------------ upkeep
+
+    def _put(self, file: VectorFile, backend: Backend) -> None:
+        """Let searches use another backend, unless the vectors have moved meanwhile."""
+        with self._changing:
+            if self._current.file is file:
+                self._current = replace(self._current, backend=backend)
+
+    def _save(self) -> None:
+        """Write the structure, where it has changed enough, and put it in force."""
+        current = self._current
+        number = self._table.state().structure + 1
+        if not current.backend.save(self.folder, number):
+            return
+        with self._writing() as latest:
+            if latest.file is current.file:
+                self._current = replace(latest, structure=number)
+                self._table.adopt(structure=number)
+                self.refresh()
+        remove_other_structures(self.folder, number)
+
+    def _move(self, current: _Current, task: Task) -> None:
+        """Write a volume without the vectors of deleted items, and what searches it, and put both in force."""
+        former, state = current.snapshot, current.snapshot.state
+        volume, live = state.volume + 1, former.live_slots()
+        write_volume(self.folder, volume, former.vectors, live, former.rows_of(live), task.at("moving vectors"))
+        file = VectorFile(self.folder, volume, self.identity.dimension)
+        moved = replace(state, volume=volume, base_slots=len(live), base_row=state.next_row)
+        backend = current.backend.settled(former.compacted(file, moved), task)
+        number = state.structure + 1
+        structure = number if backend.save(self.folder, number) else 0
+        with self._writing() as latest:
+            # What was added meanwhile follows, dead or alive; what was deleted meanwhile is dead in the new volume too.
+            file.write(len(live), latest.snapshot.vectors[former.slots :])
+            self._table.adopt(volume=volume, base_slots=len(live), base_row=state.next_row, structure=structure)
+            snapshot = Snapshot.load(file, self._table.changes())
+            self._current = _Current(snapshot=snapshot, file=file, backend=backend, structure=structure)
+        remove_other_structures(self.folder, structure)
+
+    def _tend(self) -> None:
+        """Settle in a thread of its own, where that is due and nobody does it already."""
+        current = self._current
+        if not self._tending or self._upkeep.locked() or not current.backend.is_due(current.snapshot):
+            return
+        threading.Thread(target=self._tended, name="index upkeep", daemon=True).start()
+
+    def _tended(self) -> None:
+        try:
+            self.settle(threads=1)
+        except Exception:
+            # Searches still work, exactly or with the former structure; whoever runs the server must know why.
+            _LOG.exception("the upkeep of %s failed", self.folder)
+
+    @contextmanager
+    def _alone(self, *, wait: bool) -> Iterator[bool]:
+        """Keep other processes from saving structures and volumes; gives whether that could be had."""
+        lock = FileLock(self.folder / _UPKEEP_LOCK)
+        try:
+            lock.acquire(timeout=_WAIT_S if wait else 0)
+        except Timeout:
+            if wait:
+                raise IndexBusyError(f"another process is compacting {self.folder}; wait for it") from None
+            yield False
+            return
+        try:
+            yield True
+        finally:
+            lock.release()
 
     # ------------------------------------------------------------------ parts
 
     def _load(self) -> _Current:
-        """Read everything; a compaction may remove the volume that was just looked up, so look again."""
-        for attempt in range(_TRIES):
+        """Read everything. A compaction may remove what was just looked up: then look again."""
+        while True:
             changes = self._table.changes()
-            file = VectorFile(self.folder, changes.state.volume, self.identity.dimension)
+            state = changes.state
+            file = VectorFile(self.folder, state.volume, self.identity.dimension)
             try:
-                return _Current(snapshot=Snapshot.load(file, changes), file=file, backend=FlatBackend())
+                snapshot = Snapshot.load(file, changes)
+                backend = open_backend(self.folder, self.identity, state, writable=self.writable)
             except IndexDamagedError:
-                if attempt == _TRIES - 1 or self._table.state().volume == changes.state.volume:
+                if self._is_in_force(state):
                     raise
-        raise AssertionError
+                continue
+            if self._is_in_force(state):
+                return _Current(snapshot=snapshot, file=file, backend=backend, structure=state.structure)
+
+    def _is_in_force(self, state: State) -> bool:
+        """Whether the volume and structure of a state are still those that count."""
+        now = self._table.state()
+        return (now.volume, now.structure) == (state.volume, state.structure)
 
     def _check_search(
         self, queries: npt.NDArray[np.float32], k: int, label: str | None, exclude: Sequence[str | None]
@@ -349,8 +461,7 @@ class SearchIndex:
     @contextmanager
     def _writing(self) -> Iterator[_Current]:
         """Keep other writers out, of all processes, and begin from the latest state."""
-        if not self.writable:
-            raise ReadOnlyIndexError(f"the index {self.folder} was opened for reading; open it with writable=True")
+        self._check_writable()
         with self._changing:
             try:
                 self._lock.acquire(timeout=_WAIT_S)
@@ -363,6 +474,10 @@ class SearchIndex:
                 yield self._current
             finally:
                 self._lock.release()
+
+    def _check_writable(self) -> None:
+        if not self.writable:
+            raise ReadOnlyIndexError(f"the index {self.folder} was opened for reading; open it with writable=True")
 
     def _vectors(self, items: Sequence[NewItem]) -> npt.NDArray[np.float32]:
         for item in items:

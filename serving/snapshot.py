@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Self
 
 import numpy as np
@@ -62,6 +63,18 @@ class Snapshot:
         alive[grown.slots_of(changes.deleted)] = False
         return grown._with_items(changes)
 
+    def compacted(self, file: VectorFile, state: State) -> Self:
+        """Make the snapshot of a volume that holds the living vectors of this one alone, in their order."""
+        live = self.live_slots()
+        return replace(
+            self,
+            state=state,
+            base_rows=self.rows_of(live),
+            vectors=file.view(len(live)),
+            labels=self.labels[live],
+            alive=np.ones(len(live), dtype=np.bool_),
+        )
+
     @property
     def slots(self) -> int:
         """S, of deleted items too."""
@@ -96,6 +109,11 @@ class Snapshot:
         if code is None:
             return np.empty(0, dtype=np.int64)
         return np.flatnonzero((self.labels == code) & self.alive)
+
+    @cached_property
+    def alive_bits(self) -> npt.NDArray[np.uint8]:
+        """A bit for each slot, the lowest first: whether it belongs to an item."""
+        return np.packbits(self.alive, bitorder="little")
 
     @property
     def memory_bytes(self) -> int:

@@ -5,16 +5,19 @@ append goes over it.
 """
 
 import os
+from collections.abc import Callable
 from pathlib import Path
 from typing import Final
 
 import numpy as np
 import numpy.typing as npt
 
+from models.files import atomic_path
 from serving.errors import IndexDamagedError
 
 _FLOAT: Final = np.dtype("<f4")
 _ROW: Final = np.dtype("<i8")
+_BLOCK: Final = 16_384
 _MOST_ROOM: Final = 64 * 2**20
 """Bytes that a file grows by beyond what it needs, so that readers seldom map it anew."""
 
@@ -80,6 +83,32 @@ def create_volume(folder: Path, volume: int) -> None:
     """Write an empty volume."""
     with vectors_path(folder, volume).open("wb") as stream:
         os.fsync(stream.fileno())
+
+
+def write_volume(
+    folder: Path,
+    volume: int,
+    vectors: npt.NDArray[np.float32],
+    slots: npt.NDArray[np.int64],
+    rows: npt.NDArray[np.int64],
+    advance: Callable[[int, int], None],
+) -> None:
+    """Write a volume of the vectors at `slots` (n,), which belong to `rows` (n,); `advance` is told how far it is."""
+    with atomic_path(_rows_path(folder, volume)) as unfinished:
+        rows.astype(_ROW).tofile(unfinished)
+    with atomic_path(vectors_path(folder, volume)) as unfinished, unfinished.open("wb") as stream:
+        for start in range(0, len(slots), _BLOCK):
+            part = slots[start : start + _BLOCK]
+            vectors[part].astype(_FLOAT, copy=False).tofile(stream)
+            advance(start + len(part), len(slots))
+
+
+def remove_other_volumes(folder: Path, volume: int) -> None:
+    """Remove what compactions replaced or left unfinished; those who still read it keep what they have open."""
+    kept = {vectors_path(folder, volume), _rows_path(folder, volume)}
+    for path in [*folder.glob("vectors*.f32"), *folder.glob("vectors*.rows"), *folder.glob(".vectors*.unfinished")]:
+        if path not in kept:
+            path.unlink(missing_ok=True)
 
 
 def vectors_path(folder: Path, volume: int) -> Path:

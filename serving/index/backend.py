@@ -1,7 +1,8 @@
 """What every backend does: name candidates for a query among the vectors of a snapshot."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Protocol
 
 import numpy as np
@@ -11,6 +12,8 @@ from serving.snapshot import Snapshot
 
 Vectors = npt.NDArray[np.float32]
 Slots = npt.NDArray[np.int64]
+ShowStage = Callable[[str, int, int], None]
+"""Called with (stage, done, total)."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -25,10 +28,29 @@ class BackendStats:
     """Bytes of its own in this process, the vectors' file apart."""
 
 
+@dataclass(frozen=True, kw_only=True)
+class Task:
+    """How to settle."""
+
+    anew: bool = False
+    """Whether to build again what would still do."""
+    threads: int = 0
+    """Threads to work with; 0: one for each core."""
+    progress: ShowStage | None = None
+    """Called as it goes on."""
+
+    def at(self, stage: str) -> Callable[[int, int], None]:
+        """Give what reports a stage, called with (done, total)."""
+        progress = self.progress
+        return (
+            (lambda done, total: progress(stage, done, total)) if progress is not None else (lambda done, total: None)
+        )
+
+
 class Backend(Protocol):
     """Finds candidates; the index scores them exactly from the vectors' file, so a backend may approximate.
 
-    `candidates` is called by many threads at once. The other calls come one at a time, from the writer.
+    `candidates` is called by many threads at once. The other calls come one at a time.
     """
 
     def candidates(self, snapshot: Snapshot, queries: Vectors, count: int, *, label: str | None = None) -> Slots:
@@ -46,6 +68,15 @@ class Backend(Protocol):
 
     def deleted(self, rows: Slots) -> None:
         """Let go of the vectors of items that were deleted."""
+
+    def is_due(self, snapshot: Snapshot) -> bool:
+        """Whether `settled` has something to do."""
+
+    def settled(self, snapshot: Snapshot, task: Task) -> "Backend":
+        """Give a backend that fits what the snapshot holds; may take minutes. This one goes on searching meanwhile."""
+
+    def save(self, folder: Path, number: int) -> bool:
+        """Write what `settled` made to `folder` under a number, where there is something unsaved; says whether."""
 
     def stats(self) -> BackendStats:
         """Say what this is and what it takes."""

@@ -3,6 +3,7 @@
 from typing import Final
 
 import numpy as np
+import numpy.typing as npt
 
 from serving.index.backend import Slots, Vectors
 
@@ -14,7 +15,7 @@ place must not."""
 
 
 def nearest_in_range(
-    queries: Vectors, vectors: Vectors, count: int, *, start: int, alive: np.typing.NDArray[np.bool_]
+    queries: Vectors, vectors: Vectors, count: int, *, start: int, alive: npt.NDArray[np.bool_]
 ) -> Slots:
     """Give the living slots ≥ `start` with the largest inner products (Q,C), C ≤ count + 8; −1 fills a row."""
     best = _Best(queries, count + _SPARE)
@@ -34,6 +35,21 @@ def nearest_among(queries: Vectors, vectors: Vectors, count: int, *, slots: Slot
         part = slots[first : first + _BLOCK]
         best.offer(queries @ vectors[part].T, part)
     return best.slots
+
+
+def completed(
+    slots: Slots, queries: Vectors, vectors: Vectors, count: int, *, alive: npt.NDArray[np.bool_], there: int
+) -> Slots:
+    """Search exactly for the queries whose candidates (Q,C) are fewer than `count` and than the items `there` are."""
+    few = np.flatnonzero((slots >= 0).sum(axis=1) < min(count, there))
+    if not len(few):
+        return slots
+    exact = nearest_in_range(queries[few], vectors, count, start=0, alive=alive)
+    whole = np.full((len(slots), max(slots.shape[1], exact.shape[1])), -1, dtype=np.int64)
+    whole[:, : slots.shape[1]] = slots
+    whole[few] = -1
+    whole[few, : exact.shape[1]] = exact
+    return whole
 
 
 class _Best:
