@@ -19,7 +19,7 @@ from trainer.attacks.attack import Attack, Figure, Gallery, Victims, victims_in
 from trainer.attacks.journal import Columns, Journal
 from trainer.attacks.options import AttackError, option
 from trainer.attacks.registry import standard_attacks
-from trainer.attacks.run import AttackOptions, Progress, check_images, never, run_attack
+from trainer.attacks.run import AttackOptions, Method, Progress, check_images, never, run_attack
 from trainer.attacks.starts import random_noise
 from trainer.retrieval import mean_cosine, recall_at_1
 
@@ -217,6 +217,7 @@ def measure_robustness(
     seed: int = 0,
     batch: int = 128,
     judge: Embed | None = None,
+    method: Method | None = None,
     progress: Callable[[EvaluationProgress], None] | None = None,
     cancel: Callable[[], bool] = never,
     resume: Journal | None = None,
@@ -225,7 +226,8 @@ def measure_robustness(
 
     `gallery` (N,D) are the benign embeddings of all images, on the unit sphere, with `labels` (N,); `images`
     gives pixels by gallery row, `batch` at a time. `embed` gives gradients; `judge`, where given, embeds the
-    final images in its stead, so that a bf16 `embed` is judged in float32. What is drawn depends on `seed`,
+    final images in its stead, so that a bf16 `embed` is judged in float32. `method`, where given, searches in the
+    place of gradient descent; `embed` then needs no gradient. What is drawn depends on `seed`,
     attack, gallery and query alone, so neither `batch` nor an interruption changes it. With `resume` the
     finished blocks are kept, and a later call goes on from there. Raises `AttackError` for input that cannot
     be attacked, `CancelledError` when `cancel` says so.
@@ -238,7 +240,7 @@ def measure_robustness(
         raise AttackError(f"there is nothing to attack: {len(victims)} queries, {len(attacks)} attacks, batch {batch}")
     if len(set(victims.own.tolist())) < len(victims):
         raise AttackError("a query is named twice; name each gallery row once")
-    task = _Task(embed, judge or embed, images, store, attacks, options, batch, progress, cancel)
+    task = _Task(embed, judge or embed, images, store, attacks, options, batch, progress, cancel, method)
     done = {name: _Results(victims) for name in attacks}
     if resume is not None:
         resume.open(_settings(task, seed), _probe(gallery))
@@ -261,7 +263,7 @@ def measure_robustness(
         checks=tuple(checks),
         gallery=len(store),
         seeds=(seed, seed + 1) if options.seed_check else (seed,),
-        options=asdict(options),
+        options={**asdict(options), **_method(task)},
         attacks={name: _described(attack) for name, attack in attacks.items()},
         passes=passes,
         scales=figures,
@@ -280,6 +282,7 @@ class _Task:
     batch: int
     progress: Callable[[EvaluationProgress], None] | None
     cancel: Callable[[], bool]
+    method: Method | None
 
 
 class _Results:
@@ -311,7 +314,13 @@ def _settings(task: _Task, seed: int) -> dict[str, Any]:
         "gallery": list(task.gallery.embeddings.shape),
         "options": {k: v for k, v in asdict(task.options).items() if k not in ignored},
         "attacks": {name: repr(attack) for name, attack in task.attacks.items()},
+        **_method(task),
     }
+
+
+def _method(task: _Task) -> dict[str, Any]:
+    """What searches, where it is not gradient descent."""
+    return {} if task.method is None else {"method": task.method.describe()}
 
 
 def _probe(gallery: Tensor) -> np.ndarray:
@@ -392,7 +401,7 @@ def _attack_block(
     for begin in range(0, len(block), size):
         part = slice(begin, begin + size)
         victims = block[part]
-        result = run_attack(
+        result = (task.method or run_attack)(
             attack,
             task.embed,
             images[part],
@@ -409,19 +418,7 @@ def _attack_block(
         passes += result.passes
         with torch.no_grad():
             noise = attack.measure(noisy[part], victims, task.gallery, result.targets)
-        parts.append(
-            {
-                "after": result.after,
-                "before": result.before,
-                "noise": noise,
-                "targets": result.targets,
-                "first loss": result.first_loss,
-                "late loss": result.late_loss,
-                "end loss": result.end_loss,
-                "blind": result.blind,
-                "restart": result.restart,
-            }
-        )
+        parts.append({"noise": noise, **result.columns()})
     return {k: torch.cat([part[k] for part in parts]).cpu().numpy() for k in parts[0]}, passes
 
 
@@ -433,8 +430,7 @@ def _table(task: _Task, victims: Victims, done: Mapping[str, _Results]) -> PerIm
         for i, figure in enumerate(attack.figures):
             for kind, suffix in (("after", ""), ("before", " before"), ("noise", " noise")):
                 columns[figure.key + suffix] = gathered[kind][:, i].astype(np.float64)
-        for k in ("targets", "first loss", "late loss", "end loss", "blind", "restart"):
-            columns[f"{name} {k}"] = gathered[k]
+        columns |= {f"{name} {k}": gathered[k] for k in gathered if k not in {"after", "before", "noise"}}
     points, labels = task.gallery.embeddings, task.gallery.labels
     benign = recall_at_1(victims.embeddings, points, labels, victims.own, victims.labels)
     columns["R@1"] = 100.0 * benign.double().cpu().numpy()

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import Final, Protocol
+from typing import Any, Final, Protocol
 
 import torch
 from torch import Tensor
@@ -81,6 +81,8 @@ class Progress:
     moving: int
     """How many images the step moved."""
     measure: Callable[[Tensor], Tensor]
+    queries: Tensor | None = None
+    """(G,): how often the model was asked about each image so far, by attacks that only may ask."""
 
     def figures(self) -> Tensor:
         """Measure the attack's figures (G,F) so far, as the ranks stood before the step."""
@@ -115,6 +117,43 @@ class AttackResult:
     """Images that went forward and back through the network, over all steps."""
     cancelled: bool
     """Whether `cancel` ended it early; the rest is what was reached by then."""
+
+    def columns(self) -> dict[str, Tensor]:
+        """Give what is kept of each image (G,…), by name."""
+        return {
+            "after": self.after,
+            "before": self.before,
+            "targets": self.targets,
+            "first loss": self.first_loss,
+            "late loss": self.late_loss,
+            "end loss": self.end_loss,
+            "blind": self.blind,
+            "restart": self.restart,
+        }
+
+
+class Method(Protocol):
+    """Another way to search than `run_attack`, as one that only may ask the model."""
+
+    def __call__(
+        self,
+        attack: Attack,
+        embed: Embed,
+        images: Tensor,
+        victims: Victims,
+        gallery: Gallery,
+        options: AttackOptions,
+        *,
+        seed: int = 0,
+        targets: Tensor | None = None,
+        judge: Embed | None = None,
+        on_step: Callable[[Progress], None] | None = None,
+        cancel: Callable[[], bool] = ...,
+    ) -> AttackResult:
+        """See `run_attack`."""
+
+    def describe(self) -> dict[str, Any]:
+        """Give its name and options, ready for JSON; results of the same description are alike."""
 
 
 def never() -> bool:

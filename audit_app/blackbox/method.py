@@ -1,0 +1,189 @@
+"""What black-box searches share: a budget of queries, the best image kept, results as those of white-box attacks."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass
+from typing import Any, ClassVar, Final
+
+import torch
+from torch import Tensor
+
+from audit_app.blackbox.oracle import Oracle
+from models.embedder import Embed
+from trainer.attacks.attack import Attack, Gallery, Victims, check_targets
+from trainer.attacks.options import check_ranges, option
+from trainer.attacks.pgd import ball_around
+from trainer.attacks.run import AttackOptions, AttackResult, Progress, check_images, never
+from trainer.retrieval import check_sphere
+
+_ELEMENTS: Final = 1 << 22
+"""How many distances an objective may hold at once."""
+_CHUNK: Final = 256
+
+
+@dataclass(frozen=True)
+class BlackBoxResult(AttackResult):
+    """As of a white-box attack, and what it cost. `passes` are the queries of all images together."""
+
+    queries: Tensor
+    """(G,): how often the model was asked about each image. The auditor's own look at the result is not counted."""
+
+    def columns(self) -> dict[str, Tensor]:
+        """Give what is kept of each image (G,…), by name."""
+        return {**super().columns(), "queries": self.queries}
+
+
+@dataclass(frozen=True)
+class Found:
+    """Where a search stands after a step; a row for each image."""
+
+    images: Tensor
+    """(G,3,S,S): the best so far."""
+    losses: Tensor
+    """(G,): theirs."""
+    embeddings: Tensor
+    """(G,D): theirs."""
+    moving: int
+    """How many images are still searched for."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Task:
+    """What a search has to do."""
+
+    oracle: Oracle
+    images: Tensor
+    """(G,3,S,S) in [0,1], untouched."""
+    ids: Tensor
+    """(G,): numbers that draws depend on, besides the seed."""
+    budget: AttackOptions
+    """ε and the norm."""
+    seed: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Search(ABC):
+    """A black-box attack with its options; frozen. What it draws depends on seed and image alone, not on the batch."""
+
+    NAME: ClassVar[str]
+
+    queries: int = option(
+        1000, minimum=1, maximum=1_000_000, unit="queries an image", help="the budget of questions to the model"
+    )
+
+    def __post_init__(self) -> None:
+        check_ranges(self)
+
+    @abstractmethod
+    def steps(self, task: Task) -> Iterator[Found]:
+        """Search, a step at a time, within the budget of pixels and of queries. Stop by not asking for more."""
+
+    def describe(self) -> dict[str, Any]:
+        """Give its name and options, ready for JSON."""
+        return {"name": self.NAME, **asdict(self)}
+
+    def __call__(
+        self,
+        attack: Attack,
+        embed: Embed,
+        images: Tensor,
+        victims: Victims,
+        gallery: Gallery,
+        options: AttackOptions,
+        *,
+        seed: int = 0,
+        targets: Tensor | None = None,
+        judge: Embed | None = None,
+        on_step: Callable[[Progress], None] | None = None,
+        cancel: Callable[[], bool] = never,
+    ) -> BlackBoxResult:
+        """Attack `images` (G,3,S,S) as `run_attack` does, asking `embed`, which needs no gradient.
+
+        Of `options` only ε and the norm count. `judge`, where given, embeds the final images; those are not counted
+        as queries. Raises `AttackError` for pixels outside [0,1] and targets that the gallery cannot give.
+        """
+        check_images(images, victims)
+        if targets is None:
+            targets = attack.draw(victims, gallery, seed=seed)
+        else:
+            targets = check_targets(targets, victims, gallery, attack.target_count)
+        chosen = targets
+
+        def measure(embeddings: Tensor) -> Tensor:
+            return attack.measure(embeddings, victims, gallery, chosen)
+
+        oracle = Oracle(
+            embed,
+            attack.objective(victims, gallery, chosen),
+            images=len(images),
+            chunk=min(_CHUNK, _ELEMENTS // max(1, attack.width * len(gallery))),
+            device=images.device,
+        )
+        task = Task(oracle=oracle, images=images, ids=victims.ids, budget=options, seed=seed)
+        history = _History(self.queries)
+        steps, best, stopped = self.steps(task), images, False
+        while not (stopped := cancel()) and (found := next(steps, None)) is not None:
+            best = found.images
+            history.add(found.losses, oracle.queries)
+            if on_step is not None:
+                on_step(
+                    Progress(
+                        0,
+                        len(history),
+                        found.losses,
+                        found.images,
+                        found.embeddings,
+                        found.moving,
+                        measure,
+                        oracle.queries.clone(),
+                    )
+                )
+        best = ball_around(images, epsilon=options.epsilon, norm=options.norm).project(best.clone())
+        with torch.no_grad():
+            embeddings = (judge or embed)(best)
+            check_sphere(embeddings, what="the model's embeddings of attacked images")
+            before, after = measure(victims.embeddings), measure(embeddings)
+        first, late, end = history.summary(embeddings.new_full((len(images),), torch.nan))
+        return BlackBoxResult(
+            images=best,
+            embeddings=embeddings,
+            targets=targets,
+            before=before,
+            after=after,
+            first_loss=first,
+            late_loss=late,
+            end_loss=end,
+            blind=torch.zeros(len(images), dtype=torch.bool, device=images.device),
+            restart=torch.zeros_like(victims.own),
+            passes=int(oracle.queries.sum()),
+            cancelled=stopped,
+            queries=oracle.queries.clone(),
+        )
+
+
+class _History:
+    """Each image's best loss at the start, in the third and in the last quarter of the budget of queries."""
+
+    def __init__(self, budget: int) -> None:
+        self._budget = budget
+        self._losses: list[Tensor] = []
+        self._spent: list[float] = []
+
+    def __len__(self) -> int:
+        return len(self._losses)
+
+    def add(self, losses: Tensor, queries: Tensor) -> None:
+        self._losses.append(losses.clone())
+        self._spent.append(float(queries.max()) / self._budget)
+
+    def summary(self, nothing: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        if not self._losses:
+            return nothing, nothing, nothing
+        late, end = (self._mean(low, high) for low, high in ((0.5, 0.75), (0.75, 1.0)))
+        return self._losses[0], late, end
+
+    def _mean(self, low: float, high: float) -> Tensor:
+        """Mean over the steps that ended in a part of the budget; the last step before it where there is none."""
+        within = [loss for loss, at in zip(self._losses, self._spent, strict=True) if low < at <= high]
+        before = [loss for loss, at in zip(self._losses, self._spent, strict=True) if at <= high]
+        return torch.stack(within or before[-1:] or self._losses[:1]).mean(0)
