@@ -1,0 +1,68 @@
+"""Where the images of an audit come from, as one types it: an index, a run or bundle, a folder, a CSV."""
+
+from dataclasses import dataclass
+from enum import StrEnum
+from pathlib import Path
+from typing import Any, Self
+
+from audit_app.collection import Collection, from_images, from_index, from_run
+from audit_app.errors import SceneError
+from models.bundle import CARD
+from serving.identity import MANIFEST
+from serving.listing import RUN
+
+
+class SourceKind(StrEnum):
+    """What a place holds."""
+
+    INDEX = "index"
+    RUN = "run"
+    """A run's folder, or the bundle that a run made: its test images."""
+    IMAGES = "images"
+    """A folder, whose folders are classes, or a CSV of path[,id][,label]."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class GallerySource:
+    """A place on this machine with images."""
+
+    kind: SourceKind
+    paths: tuple[str, ...]
+    """One; further ones are indexes of the same images made with other models."""
+
+    @classmethod
+    def at(cls, *texts: str) -> Self:
+        """Look what is at these paths; raises `SceneError` where nothing is, or several that are no indexes."""
+        kinds = {_kind(Path(text).expanduser()) for text in texts}
+        if not texts or (len(texts) > 1 and kinds != {SourceKind.INDEX}):
+            raise SceneError("give one gallery; several paths must all be indexes of the same images")
+        return cls(kind=kinds.pop(), paths=texts)
+
+    def open(self) -> Collection:
+        """Read what is there; raises what `audit_app.collection` raises."""
+        first, *others = (Path(path).expanduser() for path in self.paths)
+        if self.kind is SourceKind.INDEX:
+            return from_index(first, *others)
+        return from_run(first) if self.kind is SourceKind.RUN else from_images(first)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Give it ready for JSON; `from_dict` reads it back."""
+        return {"kind": str(self.kind), "paths": list(self.paths)}
+
+    @classmethod
+    def from_dict(cls, content: dict[str, Any]) -> Self:
+        """Read what `to_dict` gave; raises `SceneError`."""
+        try:
+            return cls(kind=SourceKind(content["kind"]), paths=tuple(str(path) for path in content["paths"]))
+        except (KeyError, TypeError, ValueError) as error:
+            raise SceneError(f"the gallery is described as {content!r}; give kind and paths") from error
+
+
+def _kind(place: Path) -> SourceKind:
+    if not place.exists():
+        raise SceneError(f"{place} is not there; give an index, a run, a bundle, a folder of images or a CSV")
+    if (place / MANIFEST).is_file():
+        return SourceKind.INDEX
+    if (place / RUN).is_file() or (place / CARD).is_file():
+        return SourceKind.RUN
+    return SourceKind.IMAGES

@@ -1,0 +1,276 @@
+"""A live attack as JSON, from which it can be run again to the same pixels.
+
+    python audit_app/replay.py FILE [--models BUNDLE …] [--gallery PLACE] [--out DIR]
+
+gives the exit status 0 when the same adversarial images and rankings come out, 1 when others do, 2 for a file or a
+place that cannot be read.
+"""
+
+import argparse
+import base64
+import binascii
+import hashlib
+import json
+import sys
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, Final
+
+# Run as a script, Python puts this folder first on the path, where `live` and `errors` would hide other modules.
+if sys.path and Path(sys.path[0]).resolve() == Path(__file__).resolve().parent:
+    sys.path[0] = str(Path(__file__).resolve().parents[1])
+
+from pydantic import TypeAdapter, ValidationError
+
+from audit_app.errors import AuditError
+from audit_app.gallery_source import GallerySource
+from audit_app.live import LiveAttack, LiveOptions, Phase
+from audit_app.live_result import LiveResult, SubjectResult
+from audit_app.outcome import Outcome
+from audit_app.scene import make_scenes
+from audit_app.served import serve_scene
+from audit_app.subjects import Subject, SubjectOptions, load_subject
+from audit_app.treatments import TreatmentOptions
+from audit_app.victim import Victim
+from models.errors import HardrankError
+from models.files import atomic_path
+from trainer.attacks.run import AttackOptions
+from trainer.environment import versions
+
+SCHEMA: Final = "hardrank.live/1"
+_LARGEST: Final = 64 * 2**20
+
+
+class ReplayError(AuditError):
+    """A record that cannot be read, or that belongs to other models or another gallery."""
+
+
+def record(live: LiveAttack, result: LiveResult, source: GallerySource) -> dict[str, Any]:
+    """Describe a finished attack so that `replay` can repeat it, and what it came to; ready for JSON."""
+    options, collection = live.options, live.scenes[0].scene.collection
+    return {
+        "schema_version": SCHEMA,
+        "created": datetime.now(UTC).isoformat(timespec="seconds"),
+        "models": [_model(served.scene.subject) for served in live.scenes],
+        "gallery": {
+            **source.to_dict(),
+            "name": collection.name,
+            "size": len(collection),
+            "sha256": collection.digest(),
+        },
+        "image": _image(live.victim),
+        "attack": {"name": options.attack, "settings": _plain(dict(options.settings))},
+        "engine": _plain(asdict(options.engine)),
+        "targets": None if options.targets is None else list(options.targets),
+        "seed": options.seed,
+        "k": options.k,
+        "treatment": asdict(options.treatment),
+        "threads": options.threads,
+        "stopped": result.stopped,
+        "results": {name: _found(found, live) for name, found in result.subjects.items()},
+        "transfer": [
+            {"from": source_name, "to": target, **_outcome(outcome)}
+            for (source_name, target), outcome in result.transfer.items()
+            if source_name != target
+        ],
+        "versions": versions(),
+    }
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Replayed:
+    """An attack that was run again."""
+
+    live: LiveAttack
+    result: LiveResult
+    differences: tuple[str, ...]
+    """What came out otherwise than recorded; empty: nothing."""
+
+
+def replay(content: dict[str, Any], *, models: Sequence[str] = (), gallery: GallerySource | None = None) -> Replayed:
+    """Run a recorded attack again and compare.
+
+    `models` and `gallery` say where they lie now, where they have moved. Raises `ReplayError` for a record that
+    cannot be read, was stopped by hand, or whose models or gallery are others now.
+    """
+    _check(content)
+    sources = list(models) or [str(model["source"]) for model in content["models"]]
+    subjects = [load_subject(text, SubjectOptions(threads=1)) for text in sources]
+    _check_models(content, subjects)
+    collection = (gallery or GallerySource.from_dict(content["gallery"])).open()
+    scenes = make_scenes(subjects, collection)
+    if scenes[0].collection.digest() != content["gallery"]["sha256"]:
+        raise ReplayError(
+            f"{collection.name} does not hold the images of the record; name the gallery it was made with"
+        )
+    live = LiveAttack([serve_scene(scene) for scene in scenes], _victim(content), _options(content))
+    live.start()
+    status = live.wait()
+    if status.phase is not Phase.DONE or status.result is None:
+        raise ReplayError(status.message)
+    return Replayed(live=live, result=status.result, differences=_differences(content, live, status.result))
+
+
+def read_record(data: bytes) -> dict[str, Any]:
+    """Read a record's JSON; raises `ReplayError`."""
+    try:
+        content = json.loads(data)
+    except (ValueError, UnicodeDecodeError) as error:
+        raise ReplayError(f"the record is no JSON: {error}") from error
+    _check(content)
+    found: dict[str, Any] = content
+    return found
+
+
+def _check(content: Any) -> None:
+    version = content.get("schema_version") if isinstance(content, dict) else None
+    if version != SCHEMA:
+        raise ReplayError(f"the record has the schema {version!r}; this version reads {SCHEMA}")
+    if missing := {"models", "gallery", "image", "attack", "engine", "seed", "k", "results"} - set(content):
+        raise ReplayError(f"the record lacks {', '.join(sorted(missing))}; take it as it was downloaded")
+    if content.get("stopped"):
+        raise ReplayError(
+            "the attack of this record was stopped by hand, so it cannot be repeated; let one run to its end"
+        )
+
+
+def _check_models(content: dict[str, Any], subjects: Sequence[Subject]) -> None:
+    wanted = content["models"]
+    if len(wanted) != len(subjects):
+        raise ReplayError(f"the record has {len(wanted)} models; {len(subjects)} were given")
+    for model, subject in zip(wanted, subjects, strict=True):
+        if model["sha256"] != subject.sha256:
+            raise ReplayError(
+                f"{subject.source} is not the model {model['name']} of the record (SHA-256 {subject.sha256[:12]}…, not "
+                f"{str(model['sha256'])[:12]}…)"
+            )
+
+
+def _model(subject: Subject) -> dict[str, Any]:
+    return {"name": subject.name, "source": subject.source, "sha256": subject.sha256, "precision": subject.precision}
+
+
+def _image(victim: Victim) -> dict[str, Any]:
+    if victim.data is None:
+        return {"id": victim.id}
+    return {"data": base64.b64encode(victim.data).decode("ascii"), "label": victim.label}
+
+
+def _victim(content: dict[str, Any]) -> Victim:
+    image = content["image"]
+    try:
+        data = base64.b64decode(image["data"], validate=True) if "data" in image else None
+        return Victim(id=image.get("id"), data=data, label=image.get("label"))
+    except (TypeError, ValueError, binascii.Error) as error:
+        raise ReplayError(f"the record's image cannot be read: {error}") from error
+
+
+def _options(content: dict[str, Any]) -> LiveOptions:
+    try:
+        return LiveOptions(
+            attack=content["attack"]["name"],
+            settings=content["attack"]["settings"],
+            engine=TypeAdapter(AttackOptions).validate_python(content["engine"]),
+            targets=None if content.get("targets") is None else tuple(content["targets"]),
+            seed=content["seed"],
+            k=content["k"],
+            treatment=TypeAdapter(TreatmentOptions).validate_python(content.get("treatment", {})),
+            threads=content.get("threads", 1),
+        )
+    except (ValidationError, KeyError, TypeError) as error:
+        raise ReplayError(f"the record's options cannot be read: {error}") from error
+
+
+def _found(found: SubjectResult, live: LiveAttack) -> dict[str, Any]:
+    ids = live.scenes[0].scene.collection.ids
+
+    def named(row: int | None) -> str:
+        return ids[row] if row is not None and row < len(ids) else "the attacked image"
+
+    return {
+        "prepared_sha256": found.prepared_sha256,
+        "png_sha256": hashlib.sha256(found.png).hexdigest(),
+        "targets": [ids[row] for row in found.targets],
+        "tracked": [{"query": named(query), "item": named(item)} for query, item in found.tracked],
+        "change_255ths": found.change,
+        **_outcome(found.outcome),
+        "figures_before": dict(found.before),
+        "survival": {key: _outcome(one.outcome) for key, one in found.survival.items()},
+    }
+
+
+def _outcome(outcome: Outcome) -> dict[str, Any]:
+    return {
+        "ranks_before": list(outcome.ranks_before),
+        "ranks_after": list(outcome.ranks_after),
+        "top_k_overlap": outcome.overlap,
+        "distance": outcome.shift.distance,
+        "cosine": outcome.shift.cosine,
+        "figures": dict(outcome.figures),
+    }
+
+
+def _differences(content: dict[str, Any], live: LiveAttack, result: LiveResult) -> tuple[str, ...]:
+    """Compare what must be equal to the bit: pixels, files, targets, ranks."""
+    told = []
+    # Models may have been renamed since, so results are matched by their place.
+    for (name, was), found in zip(content["results"].items(), result.subjects.values(), strict=True):
+        now = _found(found, live)
+        for key in ("targets", "prepared_sha256", "png_sha256", "ranks_before", "ranks_after"):
+            if was.get(key) != now[key]:
+                told.append(f"{name}: {key} was {was.get(key)}, is {now[key]}")
+    return tuple(told)
+
+
+def _plain(values: dict[str, Any]) -> dict[str, Any]:
+    """Make enums their values, which validation reads back."""
+    plain: dict[str, Any] = json.loads(json.dumps(values, default=str))
+    return plain
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Carry out the command; gives the exit status."""
+    parser = argparse.ArgumentParser(prog="python audit_app/replay.py", description="run a recorded live attack again")
+    parser.add_argument("file", type=Path, help="the JSON that the page gave")
+    parser.add_argument("--models", nargs="+", default=(), help="where the models lie now, in the record's order")
+    parser.add_argument("--gallery", nargs="+", help="where the gallery lies now")
+    parser.add_argument("--out", type=Path, help="folder to write the adversarial PNGs to")
+    options = parser.parse_args(arguments)
+    try:
+        content = read_record(_read(options.file))
+        again = replay(
+            content, models=options.models, gallery=GallerySource.at(*options.gallery) if options.gallery else None
+        )
+        if options.out is not None:
+            _write(again.result, options.out)
+    except HardrankError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    for name, found in again.result.subjects.items():
+        print(
+            f"{name}: ranks {list(found.outcome.ranks_before)} → {list(found.outcome.ranks_after)}, "
+            f"pixels {found.prepared_sha256}"
+        )
+    print("\n".join(again.differences) or "the same images and rankings as recorded")
+    return 1 if again.differences else 0
+
+
+def _read(path: Path) -> bytes:
+    try:
+        if path.stat().st_size > _LARGEST:
+            raise ReplayError(f"{path} is larger than {_LARGEST >> 20} MiB, so it is no record of an attack")
+        return path.read_bytes()
+    except OSError as error:
+        raise ReplayError(f"{path} cannot be read: {error.strerror or error}") from error
+
+
+def _write(result: LiveResult, folder: Path) -> None:
+    for name, found in result.subjects.items():
+        with atomic_path(folder / f"{name}.png") as unfinished:
+            unfinished.write_bytes(found.png)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
