@@ -25,7 +25,8 @@ class Record(BaseModel):
         description="inverted lists that a search looks into (IVF), or nodes that it keeps in view (HNSW)"
     )
     fetch: int = Field(description="candidates that are scored exactly, for ten results")
-    recall: float = Field(description="recall@10 against exact search, as measured")
+    recall_items: float = Field(description="recall@10 against exact search of queries that are items, as measured")
+    recall_between: float = Field(description="the same of queries that lie between two items")
     p50_ms: float = Field(description="median time of one query on one thread, milliseconds, as measured")
     items: int = Field(description="items that it was built and measured with")
     seconds: float = Field(description="time to build and measure everything")
