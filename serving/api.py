@@ -10,10 +10,14 @@ from urllib.parse import quote
 
 import orjson
 from fastapi import APIRouter, Depends, FastAPI, Path, Query, Request, Response, Security
+from fastapi.exceptions import HTTPException
 from fastapi.openapi.docs import get_swagger_ui_html
+from fastapi.routing import APIRoute
 from fastapi.security import APIKeyHeader, HTTPBearer
 from starlette.middleware import Middleware
 from starlette.middleware.cors import CORSMiddleware
+from starlette.routing import Match, Route
+from starlette.types import Receive, Scope, Send
 
 from models.errors import HardrankError
 from serving import encoding
@@ -65,10 +69,30 @@ def create_api(service: SearchService, settings: Settings, keyring: Keyring | No
     )  # fmt: skip
     install(app)
     routes = _Routes(service, settings, _Guard(ring, rate))
-    app.include_router(routes.versioned())
+    versioned = routes.versioned()
+    app.include_router(versioned)
     app.include_router(routes.plain())
     app.include_router(_docs(app))
+    app.router.routes.append(Route("/v1/{rest:path}", _Nowhere(versioned), include_in_schema=False))
     return app
+
+
+class _Nowhere:
+    """Answers what no route of the API does: 405 with all methods of the address, or 404.
+
+    Without it, the page at / would answer, which takes whatever is left.
+    """
+
+    def __init__(self, router: APIRouter) -> None:
+        self._routes = [route for route in router.routes if isinstance(route, APIRoute)]
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Raise what the framework raises."""
+        near = [route for route in self._routes if route.matches(scope)[0] is Match.PARTIAL]
+        if not near:
+            raise HTTPException(404)
+        methods = sorted({method for route in near for method in route.methods or ()})
+        raise HTTPException(405, headers={"Allow": ", ".join(methods)})
 
 
 class _Guard:

@@ -290,6 +290,11 @@ def test_ids_that_cannot_be(served: Served, id: str) -> None:
     assert answer.status_code in {404, 405, 422}  # a client may resolve the dots before it asks
 
 
+def test_a_wrong_method_is_told_all_right_ones(served: Served) -> None:
+    assert served.client.post("/v1/items/item-1").headers["allow"] == "DELETE, GET, PUT"
+    assert served.client.patch("/v1/search").headers["allow"] == "GET, POST"
+
+
 def test_forms_in_place_of_images_and_the_reverse(served: Served) -> None:
     _check_problem(served.client.put("/v1/items/new", content=served.files[0].data, headers=BYTES), 415)
     _check_problem(served.client.post("/v1/search/batch", content=served.files[0].data, headers=BYTES), 415)
