@@ -3,15 +3,17 @@
 import json
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Final, Self
+from typing import TYPE_CHECKING, Final, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from models.bundle import ArchitectureEntry, PreprocessingEntry
 from models.files import write_json
-from serving.engine import Engine
 from serving.errors import IndexDamagedError, IndexNotFoundError, WrongModelError
 from serving.index.options import BackendOptions
+
+if TYPE_CHECKING:
+    from serving.engine import Engine
 
 SCHEMA: Final = "hardrank.index/1"
 MANIFEST: Final = "index.json"
@@ -33,7 +35,7 @@ class IndexIdentity(BaseModel):
     command: str = Field(default="", description="what was typed")
 
     @classmethod
-    def of(cls, engine: Engine, *, backend: BackendOptions | None = None, command: str = "") -> Self:
+    def of(cls, engine: "Engine", *, backend: BackendOptions | None = None, command: str = "") -> Self:
         """Describe an index of the engine's model."""
         card = engine.card
         return cls(
