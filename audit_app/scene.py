@@ -25,7 +25,7 @@ from models.preprocessing import (
 )
 from serving.errors import WrongModelError
 from trainer.attacks.attack import Gallery
-from trainer.training import Progress, Report
+from trainer.progress import Progress, Report
 
 Bytes = npt.NDArray[np.uint8]
 Rows = npt.NDArray[np.int64]

@@ -16,7 +16,7 @@ from rich.progress import (
 )
 from rich.progress import Progress as Bars
 
-from trainer.training import Progress
+from trainer.progress import Progress
 
 _PLAIN_EVERY_S = 10.0
 

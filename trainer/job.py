@@ -25,7 +25,13 @@ from trainer.defenses import parse_defense
 from trainer.launch import LaunchError
 from trainer.logs import MetricsLog
 from trainer.retrieval import RetrievalMetrics, evaluate
-from trainer.robustness import EvaluationProgress, RobustnessOptions, Scorecard, measure_robustness
+from trainer.robustness import (
+    EvaluationProgress,
+    RobustnessOptions,
+    Scorecard,
+    measure_robustness,
+    sample_queries,
+)
 from trainer.runs import CHECKPOINTS, Run
 from trainer.stages import CosineClassifier, Rows, Source, TripletStage, Warmup
 from trainer.training import LoopOptions, Milestone, Progress, Report, Stage, run_stage
@@ -243,14 +249,6 @@ def take_measure(
         resume=resume,
     )
     return Measured(metrics=evaluate(embeddings, labels, seed=config.seed, nmi=nmi), robustness=card)
-
-
-def sample_queries(count: int, wanted: int | None, *, seed: int) -> Tensor:
-    """Rows of the test set that are attacked, sorted (n,): all of them, or a seeded sample without replacement."""
-    if wanted is None or wanted >= count:
-        return torch.arange(count)
-    drawn = np.random.default_rng([seed, count]).permutation(count)[:wanted]
-    return torch.from_numpy(np.sort(drawn))
 
 
 @torch.no_grad()

@@ -271,6 +271,14 @@ def measure_robustness(
     )
 
 
+def sample_queries(count: int, wanted: int | None, *, seed: int) -> Tensor:
+    """Rows of a gallery of `count` images that are attacked, sorted (n,): all, or a seeded sample without replacement."""
+    if wanted is None or wanted >= count:
+        return torch.arange(count)
+    drawn = np.random.default_rng([seed, count]).permutation(count)[:wanted]
+    return torch.from_numpy(np.sort(drawn))
+
+
 @dataclass(frozen=True)
 class _Task:
     embed: Embed

@@ -23,6 +23,8 @@ from models.files import atomic_path
 from models.folded import FoldedEmbedder
 from trainer.collapse import CollapseError, Reading, Watch, observe
 from trainer.config import Schedule
+from trainer.progress import Progress as Progress
+from trainer.progress import Report as Report
 
 _logger: Final = logging.getLogger(__name__)
 
@@ -50,19 +52,6 @@ class State:
     """The embeddings have collapsed, as the lines of the log until now tell."""
     contradicted: int = 0
     """The latest lines of the log that speak against `collapsed`."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Progress:
-    """Where a stage stands, for who shows it."""
-
-    stage: str
-    done: int
-    total: int
-    measures: Mapping[str, float] = field(default_factory=dict)
-
-
-Report = Callable[[Progress], None]
 
 
 @dataclass(frozen=True)

@@ -14,8 +14,8 @@ from audit_app.subjects import Subject
 from models.embedder import Embed
 from trainer.attacks.attack import Attack, Gallery, Victims, check_targets
 from trainer.attacks.run import AttackOptions, Progress, never, run_attack
-from trainer.training import Progress as StageProgress
-from trainer.training import Report
+from trainer.progress import Progress as StageProgress
+from trainer.progress import Report
 
 _BATCH: Final = 256
 
