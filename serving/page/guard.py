@@ -1,16 +1,15 @@
 """What reaches Gradio: the routes that the page uses, and of them nothing that makes the server fetch or read at will.
 
 Gradio serves more than a page needs: it fetches addresses for callers, runs functions past its queue, and lets anybody
-fill the disk. Here everything but an allow-list is answered 404, and answers carry a policy by which the browser talks
-to this server alone.
+fill the disk. Here everything but an allow-list is answered 404.
 """
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import PurePath
 from typing import Any, Final
 
-from starlette.datastructures import Headers, MutableHeaders
+from starlette.datastructures import Headers
 from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -42,31 +41,6 @@ _READ: Final = frozenset(
 _READ_BELOW: Final = ("/assets/", "/static/", "/svelte/", "/gradio_api/heartbeat/")
 _WRITE: Final = frozenset({_CALL, _UPLOAD, "/gradio_api/cancel", "/gradio_api/reset", "/login"})
 
-_POLICY: Final = "; ".join(
-    (
-        "default-src 'self'",
-        # Gradio's start-up script is inline, and its templates are compiled in the browser.
-        "script-src 'self' 'unsafe-inline' 'unsafe-eval'",
-        "style-src 'self' 'unsafe-inline'",
-        "img-src 'self' data: blob:",
-        "media-src 'self' blob:",
-        "font-src 'self' data:",
-        "connect-src 'self' data: blob:",
-        "worker-src 'self' blob:",
-        "object-src 'none'",
-        "base-uri 'self'",
-        "form-action 'self'",
-        "frame-ancestors 'self'",
-    )
-)
-_HEADERS: Final[Mapping[str, str]] = {
-    "Content-Security-Policy": _POLICY,
-    "Cross-Origin-Opener-Policy": "same-origin",
-    "Permissions-Policy": "camera=(self), clipboard-read=(self), geolocation=(), microphone=()",
-    "Referrer-Policy": "no-referrer",
-    "X-Content-Type-Options": "nosniff",
-}
-
 
 class _RefusedError(Exception):
     """A request that is not let through."""
@@ -93,19 +67,18 @@ class PageGuard:
             return
         began = False
 
-        async def send_guarded(message: Message) -> None:
+        async def send_noting(message: Message) -> None:
             nonlocal began
             if message["type"] == "http.response.start":
                 began = True
-                MutableHeaders(scope=message).update(_HEADERS)
             await send(message)
 
         try:
-            await self._app(scope, await self._checked(scope, receive), send_guarded)
+            await self._app(scope, await self._checked(scope, receive), send_noting)
         except _RefusedError as error:
             if began:
                 raise
-            await _refusal(error)(scope, receive, send_guarded)
+            await _refusal(error, scope)(scope, receive, send)
 
     async def _checked(self, scope: Scope, receive: Receive) -> Receive:
         """Give what the app may receive; raises `_RefusedError`."""
@@ -204,9 +177,13 @@ def _replay(body: bytes, receive: Receive) -> Receive:
     return replay
 
 
-def _refusal(error: _RefusedError) -> ASGIApp:
-    return JSONResponse(
-        {"title": "Not possible", "status": error.status, "detail": error.detail},
-        status_code=error.status,
-        media_type="application/problem+json",
-    )
+def _refusal(error: _RefusedError, scope: Scope) -> ASGIApp:
+    """Answer as the API does."""
+    problem = {
+        "type": "about:blank",
+        "title": "The page does not do this",
+        "status": error.status,
+        "detail": error.detail,
+        "request_id": scope.get("state", {}).get("id", ""),
+    }
+    return JSONResponse(problem, status_code=error.status, media_type="application/problem+json")

@@ -1,6 +1,6 @@
 """The plot of the scores by rank, as inline SVG that grows with its place and follows the page's colours."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from html import escape
 from itertools import pairwise
 from typing import Final
@@ -13,17 +13,20 @@ _RIGHT: Final = 97.0
 _MOST_TICKS: Final = 10
 _STEPS: Final = (0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0)
 
+Line = tuple[str, Sequence[float]]
+"""A model's title and its scores."""
 
-def score_plot(scores: Mapping[str, Sequence[float]]) -> str:
-    """Draw the scores of each model, by its title, the best first, as an SVG element; empty text without scores.
+
+def score_plot(lines: Sequence[Line]) -> str:
+    """Draw each model's title and scores, the best first, as an SVG element; empty text without scores.
 
     Widths are in percent and heights in pixels, so that text keeps its size on a narrow screen.
     """
-    drawn = {title: values for title, values in scores.items() if values}
+    drawn = [(title, values) for title, values in lines if values]
     if not drawn:
         return ""
-    low, high, step = _range([value for values in drawn.values() for value in values])
-    most = max(len(values) for values in drawn.values())
+    low, high, step = _range([value for _, values in drawn for value in values])
+    most = max(len(values) for _, values in drawn)
 
     def x(rank: int) -> float:
         return (_LEFT + _RIGHT) / 2 if most == 1 else _LEFT + (_RIGHT - _LEFT) * (rank - 1) / (most - 1)
@@ -33,7 +36,7 @@ def score_plot(scores: Mapping[str, Sequence[float]]) -> str:
 
     parts = [_horizontal(low + step * tick, y(low + step * tick)) for tick in range(round((high - low) / step) + 1)]
     parts += [_tick(rank, x(rank)) for rank in _ticks(most)]
-    for number, values in enumerate(drawn.values()):
+    for number, (_, values) in enumerate(drawn):
         points = [(x(rank), y(score)) for rank, score in enumerate(values, start=1)]
         parts += [f'<g class="hr-line hr-line-{number}">', *_line(points), "</g>"]
     summary = escape(_summary(drawn), quote=True)
@@ -86,6 +89,6 @@ def _line(points: Sequence[tuple[float, float]]) -> list[str]:
     return parts + [f'<circle cx="{x:.2f}%" cy="{y:.1f}" r="3.5"/>' for x, y in points]
 
 
-def _summary(scores: Mapping[str, Sequence[float]]) -> str:
-    parts = (f"{title}: from {values[0]:.3f} to {values[-1]:.3f}" for title, values in scores.items())
+def _summary(lines: Sequence[Line]) -> str:
+    parts = (f"{title}: from {values[0]:.3f} to {values[-1]:.3f}" for title, values in lines)
     return "Scores by rank. " + "; ".join(parts)

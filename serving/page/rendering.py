@@ -176,7 +176,7 @@ def _card(match: Match, answer: Results, others: Sequence[tuple[str, Mapping[str
 
 
 def _scores(columns: Sequence[Column]) -> str:
-    plot = score_plot({column.title: [match.score for match in column.matches] for column in columns})
+    plot = score_plot([(column.title, [match.score for match in column.matches]) for column in columns])
     if not plot:
         return ""
     return (

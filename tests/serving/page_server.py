@@ -1,0 +1,79 @@
+"""A real server with the page, on the loopback, in a thread of the test; and what reached its service."""
+
+import asyncio
+import socket
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from time import monotonic, sleep
+
+import httpx
+import uvicorn
+
+from models.errors import HardrankError
+from serving.answers import SearchAnswer
+from serving.app import create_app
+from serving.security import Keyring
+from serving.service import ImageQuery, Query, SearchOptions, SearchService
+from serving.settings import Settings
+from serving.stages import Model
+
+
+class RecordingService(SearchService):
+    """A service that remembers what it was asked, and fails on demand."""
+
+    def __init__(self, models: Sequence[Model], settings: Settings) -> None:
+        super().__init__(models, settings)
+        self.asked: list[tuple[Query, SearchOptions]] = []
+        self.failure: BaseException | None = None
+
+    async def search(self, query: Query, options: SearchOptions) -> SearchAnswer:
+        self.asked.append((query, options))
+        if self.failure is not None:
+            raise self.failure
+        return await super().search(query, options)
+
+    def images(self) -> list[bytes]:
+        """The bytes of all images that were searched with."""
+        return [query.data for query, _ in self.asked if isinstance(query, ImageQuery)]
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class PageServer:
+    url: str
+    service: RecordingService
+
+
+@contextmanager
+def page_server(
+    models: Sequence[Model], settings: Settings | None = None, keyring: Keyring | None = None
+) -> Iterator[PageServer]:
+    """Serve API and page until the block ends."""
+    service = RecordingService(models, settings or Settings())
+    app = create_app(service, service.settings, keyring or Keyring())
+    listener = socket.create_server(("127.0.0.1", 0))
+    server = uvicorn.Server(uvicorn.Config(app, log_config=None, ws="none", timeout_graceful_shutdown=1))
+    thread = threading.Thread(target=lambda: asyncio.run(server.serve(sockets=[listener])), daemon=True)
+    thread.start()
+    url = f"http://127.0.0.1:{listener.getsockname()[1]}"
+    try:
+        _wait(url, service)
+        yield PageServer(url=url, service=service)
+    finally:
+        server.should_exit = True
+        thread.join(timeout=20)
+        listener.close()
+
+
+def _wait(url: str, service: SearchService) -> None:
+    """Wait until the server is ready, and knows what agreement is usual where there are two models."""
+    deadline = monotonic() + 60
+    while monotonic() < deadline:
+        try:
+            if httpx.get(f"{url}/readyz").status_code == 200 and (service.hint is None or not service.hint.stale):
+                return
+        except httpx.TransportError:
+            pass
+        sleep(0.05)
+    raise HardrankError("the server did not get ready")
