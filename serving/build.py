@@ -47,7 +47,7 @@ class Milvus:
     uri: str | None = None
     """A file for Milvus Lite on this machine, or http://HOST:19530 of a cluster."""
     collection: str = "hardrank"
-    """Name of the collection; each index needs one of its own."""
+    """What the collection's name begins with; the rest tells indexes apart."""
     token_variable: str | None = None
     """Environment variable that holds user:password or an API key."""
 

@@ -503,7 +503,8 @@ def _best(
 ) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.float64]]:
     """Score candidates exactly and give the rows and scores of the best k; the lower row where scores are equal."""
     slots = np.sort(slots)  # rows rise with slots, and the file is read forwards
-    scores = snapshot.vectors[slots].astype(np.float64) @ query.astype(np.float64)
+    # Row by row, so that an item's score does not depend on which other candidates there are, as in a matrix product.
+    scores = (snapshot.vectors[slots].astype(np.float64) * query).sum(axis=1)
     order = np.argsort(-scores, kind="stable")[:k]
     return snapshot.rows_of(slots[order]), scores[order].clip(-1, 1)
 

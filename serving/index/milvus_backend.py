@@ -30,6 +30,7 @@ _SENT: Final = 1000
 _SPARE: Final = 8
 _MOST: Final = 16_384
 """Results that Milvus gives at most."""
+_RANGE: Final = 10_000
 _METRIC: Final = "COSINE"
 _LISTS: Final = 1024
 
@@ -52,9 +53,10 @@ _EFFORTS: Final[Mapping[Structure, Callable[[int], dict[str, int]]]] = {
 class MilvusBackend:
     """See `Backend`."""
 
-    def __init__(self, client: Any, options: BackendOptions, place: str, *, writable: bool) -> None:
+    def __init__(self, client: Any, identity: IndexIdentity, place: str, *, writable: bool) -> None:
         self._client = client
-        self._options = options
+        self._options = identity.backend
+        self._collection = _collection(identity)
         self._place = place
         self._unsure = writable
         """Whether the collection may differ from the table, and is to be compared with it."""
@@ -62,12 +64,11 @@ class MilvusBackend:
     @classmethod
     def open(cls, folder: Path, identity: IndexIdentity, *, writable: bool) -> "MilvusBackend":
         """Connect, and make the collection where it is not there; raises `BackendError`."""
-        options = identity.backend
-        place = _place(folder, options.uri)
-        client = _connect(place, options)
-        backend = cls(client, options, place, writable=writable)
+        place = _place(folder, identity.backend.uri)
+        client = _connect(place, identity.backend)
+        backend = cls(client, identity, place, writable=writable)
         with backend._asking():
-            backend._claim(identity, writable)
+            backend._make_ready(identity, writable)
         return backend
 
     def candidates(self, snapshot: Snapshot, queries: Vectors, count: int, *, label: str | None = None) -> Slots:
@@ -90,7 +91,7 @@ class MilvusBackend:
                     {"row": int(row), "vector": vector, "label": _number(label)}
                     for row, vector, label in zip(rows[part], vectors[part], labels[part], strict=True)
                 ]
-                self._client.upsert(self._options.collection, data)
+                self._client.upsert(self._collection, data)
 
     def deleted(self, rows: Slots) -> None:
         """See `Backend`."""
@@ -105,10 +106,10 @@ class MilvusBackend:
     def settled(self, snapshot: Snapshot, task: Task) -> "MilvusBackend":
         """Make the collection hold what the snapshot does: after a crash, or in a Milvus that is new to the index."""
         with self._asking():
-            until = f"row < {snapshot.state.next_row}"
-            found = self._client.query(self._options.collection, filter=until, output_fields=["count(*)"])
+            known = f"row < {snapshot.state.next_row}"
+            found = self._client.query(self._collection, filter=known, output_fields=["count(*)"])
             if found[0]["count(*)"] != snapshot.size or task.anew:
-                self._reconcile(snapshot, until, task)
+                self._reconcile(snapshot, task)
         self._unsure = False
         return self
 
@@ -119,44 +120,40 @@ class MilvusBackend:
     def stats(self) -> BackendStats:
         """See `Backend`."""
         index, _ = _INDEXES[self._options.structure]
-        return BackendStats(name="milvus", parameters={"index": index, "collection": self._options.collection})
+        return BackendStats(name="milvus", parameters={"index": index, "collection": self._collection})
 
     def close(self) -> None:
         """Close the connection."""
         self._client.close()
 
-    def _claim(self, identity: IndexIdentity, writable: bool) -> None:
-        """See that the collection is this index's own, and ready."""
-        name, mark = self._options.collection, _mark(identity)
-        if not self._client.has_collection(name):
+    def _make_ready(self, identity: IndexIdentity, writable: bool) -> None:
+        """See that the collection is there and can be searched."""
+        if not self._client.has_collection(self._collection):
             if not writable:
-                raise BackendError(f"{self._place} has no collection {name}; open the index for writing to fill it")
-            self._create(identity, mark)
-        elif self._client.describe_collection(name).get("description") != mark:
-            raise BackendError(
-                f"the collection {name} of {self._place} belongs to another index; give another --milvus.collection"
-            )
-        self._client.load_collection(name)
+                raise BackendError(
+                    f"{self._place} has no collection {self._collection}; open the index for writing to fill it"
+                )
+            self._create(identity)
+        self._client.load_collection(self._collection)
 
-    def _create(self, identity: IndexIdentity, mark: str) -> None:
+    def _create(self, identity: IndexIdentity) -> None:
         from pymilvus import DataType
 
-        name, dimension = self._options.collection, identity.dimension
-        schema = self._client.create_schema(auto_id=False, enable_dynamic_field=False, description=mark)
+        schema = self._client.create_schema(auto_id=False, enable_dynamic_field=False)
         schema.add_field("row", DataType.INT64, is_primary=True)
         schema.add_field("label", DataType.INT64)
-        schema.add_field("vector", DataType.FLOAT_VECTOR, dim=dimension)
+        schema.add_field("vector", DataType.FLOAT_VECTOR, dim=identity.dimension)
         kind, parameters = _INDEXES[self._options.structure]
         index = self._client.prepare_index_params()
-        index.add_index("vector", index_type=kind, metric_type=_METRIC, params=parameters(dimension))
-        self._client.create_collection(name, schema=schema, index_params=index, consistency_level="Strong")
+        index.add_index("vector", index_type=kind, metric_type=_METRIC, params=parameters(identity.dimension))
+        self._client.create_collection(self._collection, schema=schema, index_params=index, consistency_level="Strong")
 
     def _search(self, snapshot: Snapshot, queries: Vectors, count: int, label: str | None) -> Slots:
         """Give rows (Q,count), −1 where there are fewer."""
         among = f"row < {snapshot.state.next_row}" + ("" if label is None else f" and label == {_number(label)}")
         with self._asking():
             found = self._client.search(
-                self._options.collection,
+                self._collection,
                 data=list(queries),
                 anns_field="vector",
                 limit=count,
@@ -170,9 +167,9 @@ class MilvusBackend:
             own[: len(hits)] = [hit["row"] for hit in hits]
         return rows
 
-    def _reconcile(self, snapshot: Snapshot, until: str, task: Task) -> None:
+    def _reconcile(self, snapshot: Snapshot, task: Task) -> None:
         """Remove vectors of nobody and add those that are missing, of the rows that the snapshot speaks of."""
-        held = np.array(sorted(self._rows(until)), dtype=np.int64)
+        held = np.array(sorted(self._rows(snapshot.state.next_row)), dtype=np.int64)
         slots = snapshot.slots_of(held)
         self._remove(held[(slots < 0) | ~snapshot.alive[slots]])
         live = snapshot.live_slots()
@@ -185,20 +182,17 @@ class MilvusBackend:
             self.adding(snapshot.rows_of(part), snapshot.vectors[part], labels)
             advance(start + len(part), len(missing))
 
-    def _rows(self, among: str) -> Iterator[int]:
-        rows = self._client.query_iterator(
-            self._options.collection, filter=among, output_fields=["row"], batch_size=10_000
-        )
-        try:
-            while found := rows.next():
-                yield from (one["row"] for one in found)
-        finally:
-            rows.close()
+    def _rows(self, until: int) -> Iterator[int]:
+        """Give the rows below `until` that the collection holds; in ranges, for one answer holds so many at most."""
+        for start in range(0, until, _RANGE):
+            among = f"row >= {start} and row < {min(until, start + _RANGE)}"
+            found = self._client.query(self._collection, filter=among, output_fields=["row"])
+            yield from (one["row"] for one in found)
 
     def _remove(self, rows: Slots) -> None:
         with self._asking():
             for start in range(0, len(rows), _SENT):
-                self._client.delete(self._options.collection, ids=[int(row) for row in rows[start : start + _SENT]])
+                self._client.delete(self._collection, ids=[int(row) for row in rows[start : start + _SENT]])
 
     @contextmanager
     def _asking(self) -> Iterator[None]:
@@ -234,9 +228,10 @@ def _place(folder: Path, uri: str | None) -> str:
     return str(folder.resolve() / (uri or LITE_FILE))
 
 
-def _mark(identity: IndexIdentity) -> str:
-    """Say whose a collection is."""
-    return f"hardrank index of {identity.model_sha256}, {identity.created.isoformat()}"
+def _collection(identity: IndexIdentity) -> str:
+    """Name the collection of an index: no other index has the same model and moment of creation."""
+    mark = f"{identity.model_sha256} {identity.created.isoformat()}"
+    return f"{identity.backend.collection}_{hashlib.sha256(mark.encode()).hexdigest()[:12]}"
 
 
 def _number(label: str | None) -> int:

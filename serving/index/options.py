@@ -51,7 +51,7 @@ class BackendOptions(BaseModel):
         "folded into it"
     )  # fmt: skip
     uri: str | None = Field(default=None, description="Milvus: a local file for Milvus Lite, or http://HOST:19530")
-    collection: str = Field(default=DEFAULT_COLLECTION, description="Milvus: name of the collection")
+    collection: str = Field(default=DEFAULT_COLLECTION, description="Milvus: what the collection's name begins with")
     token_variable: str | None = Field(
         default=None, description="Milvus: the environment variable that holds user:password or an API key"
     )
