@@ -275,20 +275,24 @@ class _Page:
             **quiet,
         )
         # What the gallery holds may have changed since the server started.
-        blocks.load(self.open, outputs=[shown, examples, controls[2]], api_visibility="private", show_progress="hidden")
+        blocks.load(
+            self.open, outputs=[shown, examples, *controls[1:]], api_visibility="private", show_progress="hidden"
+        )
 
     # ------------------------------------------------------------------ events
 
-    async def open(self) -> tuple[str, str, gr.Dropdown]:
+    async def open(self) -> tuple[str, str, gr.Slider, gr.Dropdown]:
         """Fill a page that was just opened."""
         labels, items = await asyncio.gather(self._service.labels(), asyncio.to_thread(self._examples))
         frequent = sorted(sorted(labels, key=lambda label: -labels[label])[:_MOST_LABELS])
         choices = [("All labels", _ALL), *((f"{label} ({labels[label]})", label) for label in frequent)]
         thumbnails = await asyncio.to_thread(self._thumbnails, items)
-        size = max(model.index.size for model in self._service.models.values())
+        sizes = [model.index.size for model in self._service.models.values()]
+        most = max(1, min(self._most, *sizes))
         return (
-            rendering.welcome(size=size, models=self._keys),
+            rendering.welcome(size=max(sizes), models=self._keys),
             rendering.examples(items, thumbnails),
+            gr.Slider(maximum=most, value=min(_RESULTS, most)),
             gr.Dropdown(choices=choices),
         )
 

@@ -16,6 +16,7 @@ from PIL import Image
 
 from serving.batching import OverloadedError
 from serving.engine import Engine
+from serving.errors import InvalidSearchError
 from serving.gallery import NewItem
 from serving.service import NotReadyError
 from serving.settings import Limits, Settings
@@ -126,7 +127,7 @@ def opened(browser: Any, server: PageServer, *, query: str = "", width: int = 12
     broken: list[str] = []
     page.on("request", lambda request: asked.append(request.url))
     page.on("pageerror", lambda error: broken.append(str(error)))
-    page.on("dialog", lambda dialog: (broken.append(f"dialog {dialog.message}"), dialog.dismiss()))
+    page.on("dialog", lambda dialog: broken.append(f"dialog {dialog.message}"))
     page.on("console", lambda line: broken.append(line.text) if line.type == "error" else None)
     server.service.asked.clear()
     server.service.failure = None
@@ -317,13 +318,20 @@ def test_failures_of_the_service_are_told_in_words(page: Any, server: PageServer
     assert len(seen(page)[0]) == 12
 
 
-def test_k_above_the_gallery_is_refused_in_words(page: Any, server: PageServer) -> None:
+def test_k_out_of_range_is_refused_in_words(page: Any, server: PageServer) -> None:
     with answered(page):
         page.click(".hr-example >> nth=0")
+    page.fill("#count input[type=number]", "500")
+    page.press("#count input[type=number]", "Tab")
+    page.wait_for_selector("text=/500 is greater than maximum value 41/")
+    assert len(seen(page)[0]) == 12, "the answer stays"
+
+
+def test_a_gallery_that_has_shrunk_is_told_of(page: Any, server: PageServer) -> None:
+    server.service.failure = InvalidSearchError("k is 12; give a whole number from 1 to 7")
     with answered(page):
-        page.fill("#count input[type=number]", "48")
-        page.press("#count input[type=number]", "Tab")
-    assert "k is 48; give a whole number from 1 to 41" in page.inner_text("#results [role=alert]")
+        page.click(".hr-example >> nth=0")
+    assert "k is 12; give a whole number from 1 to 7" in page.inner_text("#results [role=alert]")
 
 
 def test_texts_of_the_gallery_are_shown_and_never_run(page: Any) -> None:
