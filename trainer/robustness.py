@@ -272,7 +272,7 @@ def measure_robustness(
 
 
 def sample_queries(count: int, wanted: int | None, *, seed: int) -> Tensor:
-    """Rows of a gallery of `count` images that are attacked, sorted (n,): all, or a seeded sample without replacement."""
+    """Rows of a gallery of `count` images that are attacked, sorted (n,): all, or a seeded sample of different ones."""
     if wanted is None or wanted >= count:
         return torch.arange(count)
     drawn = np.random.default_rng([seed, count]).permutation(count)[:wanted]
