@@ -11,7 +11,7 @@ import shutil
 import tempfile
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path, PurePath
+from pathlib import Path
 from typing import Any, Final, TypeVar
 
 import gradio as gr
@@ -135,7 +135,13 @@ def mount_page(
             "redoc_url": None,
             "openapi_url": None,
             "middleware": [
-                Middleware(PageGuard, folder=PurePath(folder), upload_bytes=settings.limits.body_bytes),
+                Middleware(
+                    PageGuard,
+                    folder=folder,
+                    upload_bytes=settings.limits.body_bytes,
+                    kept_bytes=settings.limits.held_bytes,
+                    kept_s=_CACHE_S[1],
+                ),
             ],
         },
         auth=auth,
@@ -153,13 +159,13 @@ def mount_page(
     )
 
 
-def _own_folder() -> str:
+def _own_folder() -> Path:
     """Give a folder for uploads that no other program and no other user reads; Gradio knows it by its variable."""
     if _FOLDER_VARIABLE not in os.environ:
         folder = tempfile.mkdtemp(prefix="hardrank-page-")
         os.environ[_FOLDER_VARIABLE] = folder
         atexit.register(shutil.rmtree, folder, ignore_errors=True)
-    return str(Path(os.environ[_FOLDER_VARIABLE]).resolve())
+    return Path(os.environ[_FOLDER_VARIABLE]).resolve()
 
 
 def _theme() -> gr.themes.Base:

@@ -6,16 +6,20 @@ fill the disk. Here everything but an allow-list is answered 404.
 
 import json
 from collections.abc import Iterator
-from pathlib import PurePath
+from pathlib import Path, PurePath
 from typing import Any, Final
 
 from starlette.datastructures import Headers
 from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from serving.page.room import NoRoomError, Room
+
 _MIB: Final = 2**20
 _LARGEST_CALL: Final = _MIB
 """Bytes of a call of one of the page's functions: options and the path of an upload."""
+_RETRY_S: Final = 60
+"""Seconds after which uploads that were kept may have gone."""
 
 _FILE: Final = "/gradio_api/file="
 _UPLOAD: Final = "/gradio_api/upload"
@@ -54,11 +58,15 @@ class _RefusedError(Exception):
 class PageGuard:
     """ASGI middleware around the Gradio app."""
 
-    def __init__(self, app: ASGIApp, *, folder: PurePath, upload_bytes: int) -> None:
-        """Let through files below `folder`, where Gradio keeps uploads, and uploads of at most `upload_bytes`."""
+    def __init__(self, app: ASGIApp, *, folder: Path, upload_bytes: int, kept_bytes: int, kept_s: float) -> None:
+        """Let through files below `folder`, where Gradio keeps uploads for `kept_s` seconds.
+
+        One upload has at most `upload_bytes`, all that are kept at most `kept_bytes`.
+        """
         self._app = app
         self._folder = folder
         self._upload_bytes = upload_bytes
+        self._room = Room(folder, limit=kept_bytes, age_s=kept_s)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Pass a request on, or refuse it."""
@@ -90,10 +98,19 @@ class PageGuard:
         if scope["method"] != "POST" or path not in _WRITE:
             raise _RefusedError(404, "There is nothing at this address.")
         limit = self._upload_bytes if path == _UPLOAD else _LARGEST_CALL
-        if _length(scope) > limit:
+        announced = _length(scope)
+        if announced is not None and announced > limit:
             raise _RefusedError(413, f"The request has more than {limit} bytes; send less.")
+        if path == _UPLOAD:
+            await self._admit(limit if announced is None else announced)
         bounded = _bounded(receive, limit)
         return _replay(self._call(await _body(bounded)), receive) if path == _CALL else bounded
+
+    async def _admit(self, size: int) -> None:
+        try:
+            await self._room.admit(size)
+        except NoRoomError as error:
+            raise _RefusedError(429, str(error)) from error
 
     def _is_readable(self, path: str) -> bool:
         if path.startswith(_FILE):
@@ -134,8 +151,10 @@ def _paths(content: Any) -> Iterator[Any]:
             rest.extend(value)
 
 
-def _length(scope: Scope) -> int:
-    text = Headers(scope=scope).get("content-length", "0")
+def _length(scope: Scope) -> int | None:
+    text = Headers(scope=scope).get("content-length")
+    if text is None:
+        return None
     if not (text.isascii() and text.isdigit()):
         raise _RefusedError(400, "The Content-Length is no number.")
     return int(text)
@@ -186,4 +205,5 @@ def _refusal(error: _RefusedError, scope: Scope) -> ASGIApp:
         "detail": error.detail,
         "request_id": scope.get("state", {}).get("id", ""),
     }
-    return JSONResponse(problem, status_code=error.status, media_type="application/problem+json")
+    headers = {"Retry-After": str(_RETRY_S)} if error.status == 429 else None
+    return JSONResponse(problem, status_code=error.status, headers=headers, media_type="application/problem+json")

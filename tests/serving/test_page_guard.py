@@ -2,6 +2,7 @@
 
 import json
 import os
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -126,6 +127,15 @@ def test_uploads_are_bounded_one_by_one_and_together(server: PageServer) -> None
     assert httpx.post(f"{server.url}/gradio_api/queue/join", content=b" " * (2**20 + 1)).status_code == 413
 
 
+def test_uploads_are_bounded_in_all(model: Model) -> None:
+    limits = Limits(image_bytes=50_000, body_bytes=60_000, held_bytes=1)
+    with page_server([model], Settings(limits=limits)) as server:
+        answer = upload(server, bytes(100))
+        assert answer.status_code == 429
+        assert int(answer.headers["retry-after"]) > 0
+        assert "try again" in answer.json()["detail"]
+
+
 def test_the_browser_is_told_to_talk_to_this_server_alone(server: PageServer) -> None:
     answer = httpx.get(f"{server.url}/")
     assert answer.status_code == 200
@@ -143,6 +153,23 @@ def test_the_configuration_names_no_path_of_the_server(server: PageServer) -> No
     assert config["analytics_enabled"] is False
     for secret in (os.environ["GRADIO_TEMP_DIR"], str(Path(__file__).parents[2]), "/tmp"):
         assert secret not in text
+
+
+def test_the_server_itself_calls_nobody(model: Model) -> None:
+    called: list[str] = []
+
+    def note(event: str, arguments: tuple[object, ...]) -> None:
+        if event == "socket.connect":
+            called.append(str(arguments[1]))
+        elif event in {"socket.getaddrinfo", "socket.gethostbyname"}:
+            called.append(str(arguments[0]))
+
+    sys.addaudithook(note)
+    with page_server([model]) as server:
+        upload(server, encoded(picture(2))).raise_for_status()
+        httpx.get(f"{server.url}/").raise_for_status()
+    assert called, "the test's own requests"
+    assert not [host for host in called if "127.0.0.1" not in host and host not in {"localhost", "None"}]
 
 
 def test_with_keys_the_page_asks_for_one(model: Model) -> None:
