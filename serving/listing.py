@@ -16,10 +16,10 @@ from serving.gallery import InvalidItemError, Scalar, check_id, check_label, enc
 SUFFIXES: Final = frozenset({".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff"})
 RUN: Final = "run.json"
 TEST_IMAGES: Final = "test_images.csv"
-"""Where a run lists the images that it was tested with: path, id, label."""
+"""Where a run lists the images that it was tested with."""
 
 _RUNS: Final = Path(__file__).resolve().parents[1] / "runs"
-_OWN_COLUMNS: Final = frozenset({"path", "id", "label"})
+_OWN_COLUMNS: Final = frozenset({"path", "relative_path", "id", "label"})
 
 
 class ListingError(HardrankError):
@@ -124,7 +124,10 @@ def _of_folder(root: Path) -> Iterator[Entry | Problem]:
 
 
 def _of_csv(path: Path) -> Iterator[Entry | Problem]:
-    """Read path[,id][,label][,more …]; paths are relative to the CSV, other columns become metadata."""
+    """Read path[,id][,label][,more …]; paths are relative to the CSV, other columns become metadata.
+
+    Where there is no id, it is made of relative_path, or else of the path.
+    """
     for line, row in enumerate(_rows(path), start=2):
         name = (row.get("path") or "").strip()
         if not name or None in row:  # csv puts what is beyond the header under None
@@ -133,10 +136,14 @@ def _of_csv(path: Path) -> Iterator[Entry | Problem]:
             continue
         yield Entry(
             path=path.parent / Path(name).expanduser(),
-            id=(row.get("id") or "").strip() or id_of_path(Path(name).as_posix().lstrip("/")),
+            id=(row.get("id") or "").strip() or id_of_path(_relative(row.get("relative_path") or name)),
             label=(row.get("label") or "").strip() or None,
             metadata={column: value for column, value in row.items() if column not in _OWN_COLUMNS and value},
         )
+
+
+def _relative(name: str) -> str:
+    return Path(name.strip()).as_posix().lstrip("/")
 
 
 def _rows(path: Path) -> list[dict[str, Any]]:

@@ -54,6 +54,8 @@ _LOCK: Final = ".writing.lock"
 _UPKEEP_LOCK: Final = ".upkeep.lock"
 _WAIT_S: Final = 60.0
 _TRIES: Final = 5
+_ROUGH: Final = 1e-5
+"""Sums of float32 in another order differ by less, for vectors of norm 1."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -89,6 +91,16 @@ class _Current:
     backend: Backend
     structure: int
     """The saved structure that the backend is, or comes from; 0: none."""
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class _Found:
+    """The best of a query's candidates."""
+
+    rows: npt.NDArray[np.int64]
+    scores: npt.NDArray[np.float64]
+    tied: bool
+    """Whether all candidates beyond are as good as the last, so that there may be others with a better claim."""
 
 
 class SearchIndex:
@@ -175,11 +187,12 @@ class SearchIndex:
         for _ in range(_TRIES):
             current = self._current
             found = self._found(current, queries, k, label, exclude)
-            items = self._table.items([int(row) for row in {row for rows, _ in found for row in rows}])
-            if all(int(row) in items for rows, _ in found for row in rows):
+            rows = {int(row) for one in found for row in one.rows}
+            items = self._table.items(sorted(rows))
+            if len(items) == len(rows):
                 break
             self.refresh()  # an item was deleted since the snapshot: look again without it
-        return [_matches(rows, scores, items) for rows, scores in found]
+        return [_matches(one, items) for one in found]
 
     def item(self, id: str) -> Item:
         """Give an item; raises `UnknownItemError`."""
@@ -440,16 +453,21 @@ class SearchIndex:
         k: int,
         label: str | None,
         exclude: Sequence[str | None],
-    ) -> list[tuple[npt.NDArray[np.int64], npt.NDArray[np.float64]]]:
-        """Give rows and scores of the best, for each query."""
+    ) -> list[_Found]:
+        """Find the best for each query."""
         snapshot = current.snapshot
         left_out = self._excluded(snapshot, len(queries), exclude)
         wanted = min(k + bool(exclude), snapshot.size)
-        slots = current.backend.candidates(snapshot, queries, wanted, label=label)
-        return [
-            _best(snapshot, query, own[(own >= 0) & (own != out)], k)
-            for query, own, out in zip(queries, slots, left_out, strict=True)
-        ]
+        while True:
+            slots = current.backend.candidates(snapshot, queries, wanted, label=label)
+            found = [
+                _best(snapshot, query, own[(own >= 0) & (own != out)], k)
+                for query, own, out in zip(queries, slots, left_out, strict=True)
+            ]
+            full = (slots >= 0).sum(axis=1) >= wanted
+            if wanted == snapshot.size or not any(one.tied and more for one, more in zip(found, full, strict=True)):
+                return found
+            wanted = min(4 * wanted, snapshot.size)  # which of many equal items come first is only known from all
 
     def _excluded(self, snapshot: Snapshot, queries: int, exclude: Sequence[str | None]) -> Slots:
         """Give the slot to leave out for each query; −1: none."""
@@ -498,20 +516,29 @@ class SearchIndex:
         return list(there.values())
 
 
-def _best(
-    snapshot: Snapshot, query: npt.NDArray[np.float32], slots: Slots, k: int
-) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.float64]]:
-    """Score candidates exactly and give the rows and scores of the best k; the lower row where scores are equal."""
+def _best(snapshot: Snapshot, query: npt.NDArray[np.float32], slots: Slots, k: int) -> _Found:
+    """Score candidates exactly and keep the best k; the lower row where scores are equal."""
     slots = np.sort(slots)  # rows rise with slots, and the file is read forwards
+    vectors = snapshot.vectors[slots]
+    rough = vectors @ query
+    lowest = rough.min(initial=np.inf)
+    if len(slots) > k:
+        near = rough >= np.partition(rough, -k)[-k] - _ROUGH
+        slots, vectors = slots[near], vectors[near]
     # Row by row, so that an item's score does not depend on which other candidates there are, as in a matrix product.
-    scores = (snapshot.vectors[slots].astype(np.float64) * query).sum(axis=1)
+    scores = (vectors.astype(np.float64) * query).sum(axis=1)
     order = np.argsort(-scores, kind="stable")[:k]
-    return snapshot.rows_of(slots[order]), scores[order].clip(-1, 1)
+    tied = len(order) == k and bool(lowest >= scores[order[-1]] - _ROUGH)
+    return _Found(rows=snapshot.rows_of(slots[order]), scores=scores[order].clip(-1, 1), tied=tied)
 
 
-def _matches(rows: npt.NDArray[np.int64], scores: npt.NDArray[np.float64], items: dict[int, Item]) -> list[Match]:
-    found = [(items[int(row)], float(score)) for row, score in zip(rows, scores, strict=True) if int(row) in items]
-    return [Match(item=item, score=score, rank=rank) for rank, (item, score) in enumerate(found, start=1)]
+def _matches(found: _Found, items: dict[int, Item]) -> list[Match]:
+    there = [
+        (items[int(row)], float(score))
+        for row, score in zip(found.rows, found.scores, strict=True)
+        if int(row) in items
+    ]
+    return [Match(item=item, score=score, rank=rank) for rank, (item, score) in enumerate(there, start=1)]
 
 
 def _allocated(folder: Path) -> int:

@@ -22,6 +22,7 @@ from models.bundle import (
 )
 from models.embedder import Embedder
 from trainer.config import Config, TrainingOptions, config_to_json
+from trainer.data.listing import TEST_IMAGES, write_test_images
 from trainer.defenses import parse_defense
 from trainer.environment import hardware, versions
 from trainer.export import Parity, export
@@ -78,6 +79,8 @@ def _run_main_job(config: Config, launch: Launch, fabric: L.Fabric, *, recipe: s
     report = report if fabric.is_global_zero else _silent
     with run.timed("data") if fabric.is_global_zero else nullcontext():
         images = read_images(config, fabric, report)
+        if fabric.is_global_zero:
+            write_test_images(images.dataset, folder / TEST_IMAGES)
     job = Job(
         config=config,
         run=run,

@@ -16,6 +16,7 @@ from filelock import FileLock, Timeout
 from models.errors import HardrankError
 from models.files import write_json
 from trainer.config import Config, changed_fields, config_to_json, parse_config
+from trainer.data.listing import TEST_IMAGES
 
 CHECKPOINTS = "checkpoints"
 """Where stages keep their state, in a run's folder."""
@@ -131,7 +132,7 @@ def _clear(folder: Path) -> None:
     """Remove what runs write, and nothing else that may lie there."""
     import shutil
 
-    for name in (_MANIFEST, _DURATIONS):
+    for name in (_MANIFEST, _DURATIONS, TEST_IMAGES):
         (folder / name).unlink(missing_ok=True)
     for name in (CHECKPOINTS, "logs", "evaluation"):
         shutil.rmtree(folder / name, ignore_errors=True)

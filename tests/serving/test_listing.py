@@ -101,7 +101,7 @@ def test_a_run_lists_its_test_images(tmp_path: Path, benign_bundle: Path) -> Non
     with pytest.raises(ListingError, match="--resume, writes the list"):
         list_run(run)
     image = write_picture(tmp_path / "images" / "1.png", seed=0)
-    (run / "test_images.csv").write_text(f"path,id,label\n{image},c~1.png,c\n")
+    (run / "test_images.csv").write_text(f"path,relative_path,label\n{image},c/1.png,c\n")
     for place in (run, bundle):
         (entry,) = list_run(place).entries
         assert (entry.path, entry.id, entry.label) == (image, "c~1.png", "c")

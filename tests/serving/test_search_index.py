@@ -47,7 +47,10 @@ def test_search_is_what_sorting_all_gives(index: SearchIndex, queries: int, k: i
 def test_equal_scores_keep_the_order_of_addition(index: SearchIndex) -> None:
     vector = unit_vectors(1)[0]
     index.add([NewItem(id=f"twin-{number}", vector=vector) for number in range(40)])
-    assert _ids(index, vector[None], 40) == [[f"twin-{number}" for number in range(40)]]
+    index.add(new_items(unit_vectors(200, seed=1)))
+    for k in (1, 7, 40):
+        assert _ids(index, vector[None], k) == [[f"twin-{number}" for number in range(k)]]
+        assert _ids(index, vector[None], k, exclude=["twin-0"])[0][0] == "twin-1"
 
 
 def test_search_within_a_label_and_without_the_query_itself(index: SearchIndex) -> None:

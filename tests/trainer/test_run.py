@@ -14,6 +14,7 @@ import pytest
 import torch
 
 from models.bundle import load_card, load_embedder, verify_bundle
+from serving.listing import list_run
 from tests.trainer.place import Place, environment
 from trainer.runs import exclusive
 
@@ -144,6 +145,12 @@ def test_a_finished_run_resumes_to_its_table_without_work(finished: tuple[Place,
     again = place.run("--resume")
     assert (place.zoo / "tiny-robust" / "card.json").stat().st_mtime_ns == before
     assert printed.split("unseen classes")[1] == again.split("unseen classes")[1]
+
+
+def test_a_run_lists_its_test_images_for_an_index(finished: tuple[Place, str]) -> None:
+    listing = list_run(finished[0].zoo / "tiny-benign")
+    assert {entry.label for entry in listing.entries} == {f"class-{number}" for number in range(4, 8)}
+    assert all(entry.path.is_file() for entry in listing.entries)
 
 
 def test_nothing_is_overwritten_unless_told(finished: tuple[Place, str], tmp_path: Path) -> None:
