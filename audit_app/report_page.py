@@ -36,7 +36,7 @@ WANTED: Final[Mapping[str, str]] = {
     "QA-": "sink a candidate of the top 1 % by changing the query",
     "TMA": "give the query the embedding of another image",
     "ES:D": "move the query far from its own embedding",
-    "ES:R": "the same attack: does the query still find its class?",
+    "ES:R": "the same attack: whether the query still finds its class",
     "LTM": "let items of other classes rank before those of the query's",
     "GTM": "move the query to the nearest item of another class",
     "GTT": "push the top item out of the first four",
@@ -255,7 +255,7 @@ def _case(case: WorstCase, pictures: _Pictures, model: ModelResult) -> Case:
     def strip(title: str, rows: Sequence[int]) -> Strip:
         found = []
         for rank, one in enumerate(rows, start=1):
-            style = "aim" if one in case.tracked else ("same" if collection.labels[one] == label else "")
+            style = "aim" if case.aimed and one in case.tracked else ("same" if collection.labels[one] == label else "")
             found.append(pictures.of(one, caption=str(rank), style=style))
         return Strip(title, found)
 
@@ -263,12 +263,13 @@ def _case(case: WorstCase, pictures: _Pictures, model: ModelResult) -> Case:
     moves = [
         f"from rank {before} to {after}" for before, after in zip(case.tracked_before, case.tracked_after, strict=True)
     ]
-    aim = f"What it aims at moves {', '.join(moves)} of {case.ranked}. " if case.tracked else ""
+    what = "What it aims at" if case.aimed else "The former first item"
     wanted = WANTED.get(case.query.weakest, "")
+    moved = f"{what} moves {', '.join(moves)} of {case.ranked}."
     return Case(
         title=pictures.name(row),
         detail=f"mean score {case.query.score:.1f}; weakest {case.query.weakest}",
-        story=f"{case.attack}: {wanted}. {aim}The embedding moves by {case.moved:.2f} (of 2).",
+        story=f"{case.attack}: {wanted}. {moved} The embedding moves by {case.moved:.2f} (of 2).",
         trio=trio,
         strips=[strip(f"ranking{whose} before", case.before), strip("after", case.after)],
     )
@@ -283,5 +284,5 @@ def _classes(model: ModelResult, pictures: _Pictures) -> list[ClassCase]:
     return found
 
 
-def _short(name: str, most: int = 18) -> str:
+def _short(name: str, most: int = 16) -> str:
     return name if len(name) <= most else name[: most - 1] + "…"

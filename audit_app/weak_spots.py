@@ -24,7 +24,7 @@ class WeakQuery:
     score: float
     """Mean of its scores, each cut to 0 … 100."""
     weakest: str
-    """Key of the figure with the least score; of several, the first."""
+    """Key of the figure with the least score; where several have it, images take them in turn."""
     recall_before: bool
     """Whether the nearest other item was of its class, untouched."""
 
@@ -58,11 +58,17 @@ def worst_queries(card: Scorecard, count: int) -> list[WeakQuery]:
         WeakQuery(
             row=int(table.rows[i]),
             score=float(scores[i].mean()),
-            weakest=keys[int(scores[i].argmin())],
+            weakest=keys[_weakest(scores[i], place)],
             recall_before=bool(table.columns["R@1"][i] > 0),
         )
-        for i in order
+        for place, i in enumerate(order)
     ]
+
+
+def _weakest(scores: npt.NDArray[np.float64], place: int) -> int:
+    """Choose among the least scores of an image by its place: else the first attack alone would be seen."""
+    least = np.flatnonzero(scores == scores.min())
+    return int(least[place % len(least)])
 
 
 def worst_classes(card: Scorecard, count: int) -> list[WeakClass]:

@@ -38,7 +38,9 @@ class WorstCase:
     """Gallery rows of the ranking's head, the first first."""
     after: tuple[int, ...]
     tracked: tuple[int, ...]
-    """Rows that the attack is about."""
+    """Rows that the attack is about; the former first item where it aims at none."""
+    aimed: bool
+    """Whether it aims at those."""
     tracked_before: tuple[int, ...]
     """Their ranks, 1 for the first."""
     tracked_after: tuple[int, ...]
@@ -94,6 +96,7 @@ def worst_case(
         before=tuple(movement.top_before.tolist()),
         after=tuple(movement.top_after.tolist()),
         tracked=tracked,
+        aimed=bool(aims),
         tracked_before=tuple(int(movement.before[row]) for row in tracked),
         tracked_after=tuple(int(movement.after[row]) for row in tracked),
         ranked=movement.ranked,

@@ -6,9 +6,9 @@ from typing import Final
 
 from audit_app.drawing.markup import Markup, element, join, svg
 
-_WIDTH: Final = 560.0
-_LEFT: Final = 120.0
-_RIGHT: Final = 46.0
+_WIDTH: Final = 440.0
+_LEFT: Final = 106.0
+_RIGHT: Final = 40.0
 _BAR: Final = 13.0
 _BETWEEN: Final = 10.0
 _TOP: Final = 8.0
