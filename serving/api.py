@@ -136,7 +136,7 @@ class _Guard:
 _Id = Annotated[str, Path(max_length=MAX_TEXT, description="1 to 128 printable characters without slashes")]
 
 
-def _options(
+async def _options(
     k: Annotated[
         int | None,
         Query(ge=1, le=2**31, description="results for each model, at most the items of its index; 10 unless given"),

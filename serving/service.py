@@ -5,6 +5,7 @@ the queries of all callers together). No stage blocks the event loop.
 """
 
 import asyncio
+import gc
 import hashlib
 import logging
 from collections.abc import Callable, Mapping, Sequence
@@ -168,7 +169,7 @@ class SearchService:
         self._writing = ThreadPoolExecutor(1, "write")
         self._writer = Writer({key: model.index for key, model in self.models.items()})
         self._embedding = Batcher[EmbedJob, Embedded](
-            EmbedStage(self.models),
+            EmbedStage(self.models, chunk=settings.batching.chunk),
             name="embed",
             batch=settings.batching.batch,
             wait_s=settings.batching.wait_ms / 1000,
@@ -452,6 +453,9 @@ class SearchService:
                 jobs = [EmbedJob(models=keys, pixels=_grey(self.models)) for _ in range(size)]
                 done = await asyncio.gather(*(self._embedding.submit(job) for job in jobs))
                 await self._warm_search(done[0].result.vectors)
+            # What is there now stays: the collector need not look at it again and again, with requests waiting.
+            gc.collect()
+            gc.freeze()
             self.ready = True
         except Exception:
             _LOG.exception("the warm-up failed; the server stays unready")

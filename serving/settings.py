@@ -72,7 +72,10 @@ class Batching:
     """How requests of all callers share the network. Raises `SettingsError` for values out of range."""
 
     batch: int = 32
-    """Images embedded at once, at most."""
+    """Images of all callers that are taken together, at most."""
+    chunk: int = 0
+    """Images that pass the network together; 0: 8 on a processor, whose caches more of them overflow, and the whole
+    batch on a GPU."""
     wait_ms: float = 2.0
     """Milliseconds that an idle network waits for images that are being decoded; alone, a query never waits."""
     pending: int = 256
