@@ -14,6 +14,7 @@ import sys
 from collections.abc import Iterator
 from concurrent.futures import Future, ProcessPoolExecutor, as_completed
 from dataclasses import dataclass, field
+from multiprocessing.managers import SyncManager
 from pathlib import Path
 from queue import Empty, Queue
 from threading import Event, Thread
@@ -107,7 +108,9 @@ def _carried_out(bench: Bench, wanted: list[Trial], jobs: int, report: Report) -
         yield from (carry_out(bench, trial, report) for trial in wanted)
         return
     context = multiprocessing.get_context("spawn")
-    with context.Manager() as manager, ProcessPoolExecutor(jobs, mp_context=context) as pool:
+    manager = SyncManager(ctx=context)
+    manager.start(_end_with_parent)
+    with manager, ProcessPoolExecutor(jobs, mp_context=context, initializer=_end_with_parent) as pool:
         told = manager.Queue()
         finished = Event()
         listener = Thread(target=_listen, args=(told, report, finished), daemon=True)
@@ -122,6 +125,18 @@ def _carried_out(bench: Bench, wanted: list[Trial], jobs: int, report: Report) -
         finally:
             finished.set()
             listener.join()
+
+
+def _end_with_parent() -> None:
+    """A worker whose parent is killed must not train on alone: the next start would do the same work beside it."""
+    parent = multiprocessing.parent_process()
+
+    def wait() -> None:
+        if parent is not None:
+            parent.join()
+            os._exit(1)
+
+    Thread(target=wait, daemon=True).start()
 
 
 def _work(bench: Bench, trial: Trial, told: "Queue[Progress]") -> dict[str, Any]:

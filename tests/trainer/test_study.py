@@ -11,6 +11,7 @@ from typing import Any
 from xml.etree import ElementTree
 
 import numpy as np
+import psutil
 import pytest
 import torch
 import yaml
@@ -123,13 +124,16 @@ def test_a_killed_study_goes_on_and_two_jobs_give_the_same(finished: tuple[Path,
         *("--results", str(folder / "again"), "--runs", str(folder / "other-runs"), "--device", "cpu"),
         *("--checkpoint-every", "1", "--jobs", "2"),
     ]
-    process = subprocess.Popen(arguments, stdout=subprocess.DEVNULL, start_new_session=True)
+    process = subprocess.Popen(arguments, stdout=subprocess.DEVNULL)
     logs = folder / "other-runs"
     deadline = time.monotonic() + 120
     while not list(logs.glob("study-small/*/checkpoints/robust.ckpt")) and time.monotonic() < deadline:
         time.sleep(0.05)
-    os.killpg(process.pid, signal.SIGKILL)
+    workers = psutil.Process(process.pid).children(recursive=True)
+    os.kill(process.pid, signal.SIGKILL)
     process.wait()
+    _, alive = psutil.wait_procs(workers, timeout=60)
+    assert not alive  # nobody trains on alone
     subprocess.run(arguments, check=True, stdout=subprocess.DEVNULL, timeout=200)
 
     def results_of(place: Path) -> dict[str, Any]:
