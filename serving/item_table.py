@@ -6,8 +6,9 @@ any thread or process see the state before or after it.
 
 import json
 import sqlite3
+from array import array
 from collections import deque
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +20,7 @@ import numpy.typing as npt
 from serving.errors import IndexDamagedError
 from serving.gallery import Item, NewItem, Scalar, UnknownItemError, encode_metadata
 
+NO_LABEL: Final = -1
 _VERSION: Final = 1
 _BUSY_MS: Final = 30_000
 _MOST_PARAMETERS: Final = 10_000
@@ -87,8 +89,9 @@ class Changes:
     """Whether these are all items, and not only what changed."""
     rows: npt.NDArray[np.int64]
     """Rows of items, ascending: all, or those added since."""
-    labels: Sequence[str | None]
-    """Their labels."""
+    labels: npt.NDArray[np.int32]
+    """Their labels, as indices into `names`; −1: none."""
+    names: Sequence[str]
     deleted: npt.NDArray[np.int64]
     """Rows that were deleted since (none where `whole`)."""
 
@@ -134,7 +137,8 @@ class ItemTable:
             state = _state(connection)
             whole = since is None or since.volume != state.volume
             first = 0 if since is None or whole else since.next_row
-            found = connection.execute("SELECT row, label FROM items WHERE row >= ? ORDER BY row", (first,)).fetchall()
+            found = connection.execute("SELECT row, label FROM items WHERE row >= ? ORDER BY row", (first,))
+            rows, labels, names = _columns(found)
             gone: list[tuple[int]] = []
             if since is not None and not whole:
                 gone = connection.execute(
@@ -143,8 +147,9 @@ class ItemTable:
         return Changes(
             state=state,
             whole=whole,
-            rows=np.array([row for row, _ in found], dtype=np.int64),
-            labels=[label for _, label in found],
+            rows=rows,
+            labels=labels,
+            names=names,
             deleted=np.array([row for (row,) in gone], dtype=np.int64),
         )
 
@@ -317,6 +322,15 @@ def _reading(connection: sqlite3.Connection) -> Iterator[None]:
         yield
     finally:
         connection.execute("COMMIT")
+
+
+def _columns(found: Iterable[tuple[int, str | None]]) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int32], list[str]]:
+    """Give rows, label numbers and label names; never holding a million of Python's objects at once."""
+    rows, labels, numbers = array("q"), array("i"), dict[str, int]()
+    for row, label in found:
+        rows.append(row)
+        labels.append(NO_LABEL if label is None else numbers.setdefault(label, len(numbers)))
+    return np.array(rows, dtype=np.int64), np.array(labels, dtype=np.int32), list(numbers)
 
 
 def _state(connection: sqlite3.Connection) -> State:

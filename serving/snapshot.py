@@ -8,10 +8,8 @@ from typing import Self
 import numpy as np
 import numpy.typing as npt
 
-from serving.item_table import Changes, State
+from serving.item_table import NO_LABEL, Changes, State
 from serving.vector_file import VectorFile
-
-_NO_LABEL = -1
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -40,7 +38,7 @@ class Snapshot:
             state=state,
             base_rows=file.base_rows(state.base_slots),
             vectors=file.view(slots),
-            labels=np.full(slots, _NO_LABEL, dtype=np.int32),
+            labels=np.full(slots, NO_LABEL, dtype=np.int32),
             label_codes={},
             alive=np.zeros(slots, dtype=np.bool_),
             size=0,
@@ -56,7 +54,7 @@ class Snapshot:
             self,
             state=state,
             vectors=file.view(state.slots),
-            labels=np.concatenate([self.labels, np.full(more, _NO_LABEL, dtype=np.int32)]) if more else self.labels,
+            labels=np.concatenate([self.labels, np.full(more, NO_LABEL, dtype=np.int32)]) if more else self.labels,
             alive=alive,
             size=self.size - len(changes.deleted),
         )
@@ -127,9 +125,9 @@ class Snapshot:
     def _with_items(self, changes: Changes) -> Self:
         """Fill in added items; called before anybody else sees this snapshot."""
         codes = dict(self.label_codes)
+        numbers = [codes.setdefault(name, len(codes)) for name in changes.names]
         slots = self.slots_of(changes.rows)
         self.alive[slots] = True
-        self.labels[slots] = [
-            _NO_LABEL if label is None else codes.setdefault(label, len(codes)) for label in changes.labels
-        ]
+        # The last place of `numbers` answers to −1, no label.
+        self.labels[slots] = np.array([*numbers, NO_LABEL], dtype=np.int32)[changes.labels]
         return replace(self, label_codes=codes, size=self.size + len(slots))

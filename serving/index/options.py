@@ -47,7 +47,7 @@ class BackendOptions(BaseModel):
         description="recall@10 against exact search that a structure should reach",
     )
     tail: int = Field(
-        default=8192, ge=1, description="items added since the structure was built that are searched exactly; more are "
+        default=4096, ge=1, description="items added since the structure was built that are searched exactly; more are "
         "folded into it"
     )  # fmt: skip
     uri: str | None = Field(default=None, description="Milvus: a local file for Milvus Lite, or http://HOST:19530")

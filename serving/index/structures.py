@@ -79,7 +79,7 @@ class Kind(ABC):
 
 class _Hnsw(Kind):
     removes = False
-    largest = 150_000
+    largest = 60_000
     widths = (16, 32, 64, 128, 256)
     fetches = (16, 32, 64)
 

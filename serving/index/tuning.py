@@ -19,7 +19,7 @@ from serving.index.exact import nearest_among
 from serving.index.structures import KINDS, Effort
 
 K: Final = 10
-QUERIES: Final = 256
+QUERIES: Final = 512
 _SEED: Final = 4321
 
 
@@ -87,7 +87,7 @@ class Trial:
         shares: list[float] = []
         for number, query in enumerate(self._queries):
             began = perf_counter()
-            found = candidate.search(query[None], K + 1)
+            found = candidate.search(query[None], K)
             nearest = self._best(query[None], self._own[number : number + 1], found)
             times.append(perf_counter() - began)
             shares.append(len(np.intersect1d(nearest[0], self._true[number])) / K)
