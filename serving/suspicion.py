@@ -25,6 +25,9 @@ FEWEST_ITEMS: Final = 20
 _CHUNK: Final = 256
 """Queries searched at once while calibrating."""
 
+_NEARLY_ALL: Final = 0.9
+"""Shares above it are told with a decimal."""
+
 _PAGE: Final = 10_000
 """Ids read at once."""
 
@@ -150,7 +153,8 @@ class Calibration:
         as_little = int(np.searchsorted(self.overlaps, rbo, side="right"))
         share = (as_little + 1) / (len(self.overlaps) + 1)
         level = self._level(share)
-        text = _SENTENCES[level].format(rbo=rbo, less=1 - as_little / len(self.overlaps))
+        count = len(self.overlaps)
+        text = _SENTENCES[level].format(rbo=rbo, less=_share(count - as_little, count), more=_share(as_little, count))
         return Suspicion(rbo=rbo, percentile=100 * share, level=level, text=text)
 
     def _level(self, share: float) -> Level:
@@ -161,18 +165,25 @@ class Calibration:
 _SENTENCES: Final[Mapping[Level, str]] = {
     Level.USUAL: (
         "Nothing unusual: the two models agree on this image about as they do on the gallery’s own "
-        "(overlap {rbo:.2f}, more disagreement than for {less:.0%} of them)."
+        "(overlap {rbo:.2f}, more than for {more} of them)."
     ),
     Level.UNUSUAL: (
-        "Unusual: the two models disagree on this image more than on {less:.1%} of the gallery’s own "
+        "Unusual: the two models agree on this image less than on {less} of the gallery’s own "
         "(overlap {rbo:.2f}); it may be unlike anything here, or altered to mislead one of them."
     ),
     Level.SUSPICIOUS: (
-        "Suspicious: the two models disagree on this image more than on {less:.1%} of the gallery’s own "
+        "Suspicious: the two models agree on this image less than on {less} of the gallery’s own "
         "(overlap {rbo:.2f}), as they do on images altered to mislead one of them; an image unlike "
         "anything here can look the same."
     ),
 }
+
+
+def _share(count: int, total: int) -> str:
+    """A share of the sample in words; all of it only where it is all of it."""
+    if count == total:
+        return "all"
+    return f"{100 * count / total:.1f}%" if count / total > _NEARLY_ALL else f"{count / total:.0%}"
 
 
 def calibrate(first: Searchable, second: Searchable, *, options: SuspicionOptions | None = None) -> Calibration:
