@@ -5,6 +5,7 @@ any thread or process see the state before or after it.
 """
 
 import json
+import os
 import sqlite3
 from array import array
 from collections import deque
@@ -103,8 +104,11 @@ class ItemTable:
         self._path = path
         self._idle: deque[sqlite3.Connection] = deque()
         self._closed = False
+        self._frozen = is_read_only(path.parent)
         if not path.is_file():
             raise IndexDamagedError(f"{path} is missing: the index cannot be read without it; build it again")
+        if self._frozen:
+            _check_whole(path)
         with self._connection() as connection:
             version = connection.execute("PRAGMA user_version").fetchone()[0]
         if version != _VERSION:
@@ -278,7 +282,8 @@ class ItemTable:
 
     def _connect(self) -> sqlite3.Connection:
         # Each connection is used by one thread at a time, though not always by the same.
-        connection = sqlite3.connect(self._path, isolation_level=None, check_same_thread=False)
+        address = f"{self._path.resolve().as_uri()}{'?mode=ro&immutable=1' if self._frozen else ''}"
+        connection = sqlite3.connect(address, uri=True, isolation_level=None, check_same_thread=False)
         try:
             connection.execute(f"PRAGMA busy_timeout={_BUSY_MS}")
             connection.execute("PRAGMA synchronous=FULL")
@@ -312,6 +317,21 @@ class ItemTable:
                 part = list(values[start : start + _MOST_PARAMETERS])
                 found += connection.execute(f"{query} ({','.join('?' * len(part))})", part).fetchall()
         return found
+
+
+def is_read_only(folder: Path) -> bool:
+    """Whether nothing can be written in a folder: a read-only mount, or somebody else's."""
+    return bool(os.statvfs(folder).f_flag & os.ST_RDONLY) or not os.access(folder, os.W_OK)
+
+
+def _check_whole(path: Path) -> None:
+    """Raise `IndexDamagedError` where part of the table still lies in its log, which cannot be read without writing."""
+    log = path.with_name(f"{path.name}-wal")
+    if log.exists() and log.stat().st_size:
+        raise IndexDamagedError(
+            f"{log} holds what is not in {path.name} yet, and nothing can be written there: open the index once where "
+            "it can be written, or let the server that uses it stop, and copy it again"
+        )
 
 
 @contextmanager

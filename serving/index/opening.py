@@ -17,8 +17,9 @@ def open_backend(folder: Path, identity: IndexIdentity, state: State, *, writabl
 
 def _faiss(folder: Path, identity: IndexIdentity, state: State, writable: bool) -> Backend:
     from serving.index.faiss_backend import FaissBackend
+    from serving.index.gpu_backend import on_gpu
 
-    return FaissBackend.load(folder, identity.backend, state)
+    return on_gpu(FaissBackend.load(folder, identity.backend, state), identity.backend)
 
 
 def _milvus(folder: Path, identity: IndexIdentity, state: State, writable: bool) -> Backend:

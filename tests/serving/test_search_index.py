@@ -220,3 +220,17 @@ def test_damage_is_named(index: SearchIndex, name: str, damage: str) -> None:
     else:
         with pytest.raises(IndexDamagedError, match=name):
             SearchIndex.open(index.folder)
+
+
+def test_an_index_that_cannot_be_written_can_be_read(index: SearchIndex, monkeypatch: pytest.MonkeyPatch) -> None:
+    vectors = unit_vectors(20)
+    index.add(new_items(vectors))
+    monkeypatch.setattr("serving.item_table.is_read_only", lambda folder: True)
+    with pytest.raises(IndexDamagedError, match=r"items.sqlite-wal holds what is not in items.sqlite yet"):
+        SearchIndex.open(index.folder)
+    index.close()
+    before = sorted(path.name for path in index.folder.iterdir())
+    with SearchIndex.open(index.folder) as reader:
+        assert _ids(reader, vectors[:1], 1) == [["item-0"]]
+        assert not reader.refresh()
+        assert sorted(path.name for path in index.folder.iterdir()) == before

@@ -1,0 +1,78 @@
+"""The engine computes what the network computes, and says what is wrong with a bundle, a device or pixels."""
+
+import shutil
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from models.bundle import BundleError, load_embedder
+from models.preprocessing import UndecodableImageError
+from serving.engine import Device, Engine, EngineError
+from tests.serving.bundles import DIMENSION
+from tests.serving.pictures import write_picture
+
+
+def test_embeddings_are_the_networks(engine: Engine, benign_bundle: Path) -> None:
+    pixels = np.random.default_rng(0).random((5, *engine.input_shape), dtype=np.float32)
+    with torch.no_grad():
+        expected = load_embedder(benign_bundle)(torch.from_numpy(pixels)).numpy()
+    found = engine.embed(pixels)
+    assert found.dtype == np.float32
+    np.testing.assert_allclose(found, expected, atol=1e-5)
+    np.testing.assert_allclose(np.linalg.norm(found, axis=1), 1, atol=1e-5)
+    np.testing.assert_allclose(engine.embed(pixels[:1]), found[:1], atol=1e-5)
+    assert (engine.dimension, engine.name, engine.device) == (DIMENSION, "tiny-benign", Device.CPU)
+
+
+def test_threads_share_an_engine(engine: Engine) -> None:
+    pixels = np.random.default_rng(0).random((16, *engine.input_shape), dtype=np.float32)
+    alone = engine.embed(pixels)
+    with ThreadPoolExecutor(4) as pool:
+        together = list(pool.map(lambda row: engine.embed(pixels[row : row + 1])[0], list(range(16)) * 4))
+    np.testing.assert_allclose(np.stack(together), np.tile(alone, (4, 1)), atol=1e-5)
+
+
+def test_files_become_pixels(engine: Engine, tmp_path: Path) -> None:
+    pixels = engine.prepare(write_picture(tmp_path / "a.jpg", seed=0).read_bytes())
+    assert pixels.shape == engine.input_shape
+    assert 0 <= pixels.min() <= pixels.max() <= 1
+    with pytest.raises(UndecodableImageError):
+        engine.prepare(b"no image")
+
+
+@pytest.mark.parametrize("shape", [(3, 32, 32), (0, 3, 32, 32), (1, 3, 31, 32), (1, 1, 32, 32), (1, 3, 224, 224)])
+def test_pixels_that_do_not_fit_are_refused(engine: Engine, shape: tuple[int, ...]) -> None:
+    with pytest.raises(EngineError, match=r"tiny-benign needs \(N,3,32,32\)"):
+        engine.embed(np.zeros(shape, dtype=np.float32))
+
+
+def test_what_cannot_be_loaded_is_named(benign_bundle: Path, tmp_path: Path) -> None:
+    with pytest.raises(BundleError, match="is no bundle"):
+        Engine(tmp_path)
+    with pytest.raises(EngineError, match="threads is -1"):
+        Engine(benign_bundle, threads=-1)
+    damaged = tmp_path / "tiny-benign"
+    shutil.copytree(benign_bundle, damaged)
+    (damaged / "model.onnx").write_bytes(b"no model")
+    with pytest.raises(BundleError, match=r"model.onnx is not the file"):
+        Engine(damaged)
+
+
+@pytest.mark.skipif(Path("/dev/nvidiactl").exists(), reason="there is a GPU")
+def test_a_gpu_that_is_not_there_is_named(benign_bundle: Path) -> None:
+    with pytest.raises(EngineError, match="no CUDA device is at hand"):
+        Engine(benign_bundle, device=Device.CUDA)
+
+
+def test_an_engine_and_an_index_need_no_torch(benign_bundle: Path) -> None:
+    code = (
+        "import sys, serving.search_index, serving.filling, serving.index.faiss_backend, serving.index.gpu_backend\n"
+        f"from serving.engine import Engine; from pathlib import Path; Engine(Path({str(benign_bundle)!r}))\n"
+        "sys.exit('torch' in sys.modules)"
+    )
+    assert subprocess.run([sys.executable, "-c", code], cwd=Path(__file__).parents[2], check=False).returncode == 0
