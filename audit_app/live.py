@@ -12,11 +12,16 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from audit_app.blackbox import make_search
+from audit_app.blackbox.method import Search
+from audit_app.blackbox.transfer import Transfer
 from audit_app.errors import AuditError
 from audit_app.exact_png import Pixels
 from audit_app.live_result import LiveResult, SubjectResult, conclude, transfers
+from audit_app.options import SearchMethod, search_name
 from audit_app.outcome import Bench
 from audit_app.served import Served
+from audit_app.subjects import check_names_differ
 from audit_app.treatments import TreatmentOptions
 from audit_app.turnstile import Turnstile
 from audit_app.victim import Prepared, Victim, prepare_victim
@@ -24,7 +29,7 @@ from models.errors import HardrankError
 from models.preprocessing import to_unit
 from trainer.attacks.attack import Attack
 from trainer.attacks.registry import make_attack
-from trainer.attacks.run import AttackOptions, AttackResult, Engine, Progress, run_attack
+from trainer.attacks.run import AttackOptions, AttackResult, Engine, Method, Progress, run_attack
 
 _logger = logging.getLogger(__name__)
 
@@ -50,6 +55,10 @@ class LiveOptions:
     """How many items the head of a ranking has."""
     treatment: TreatmentOptions = field(default_factory=TreatmentOptions)
     """What the adversarial image is put through afterwards."""
+    method: SearchMethod = SearchMethod.AUTO
+    """How adversarial images are found."""
+    search: Mapping[str, Any] = field(default_factory=dict)
+    """Options of the black-box search, as it declares them."""
     threads: int = 1
     """Of PyTorch, for each model; results may differ in the last digits between numbers of threads."""
     pace: float | None = None
@@ -63,10 +72,17 @@ class LiveOptions:
         if self.pace is not None and not self.pace > 0:
             raise AuditError(f"the pace is {self.pace} steps a second; give a number above 0, or none")
         self.build()
+        if self.search:
+            make_search(self.searched, **self.search)
 
     def build(self) -> Attack:
         """Make the attack; raises `AttackError` for unknown names and values."""
         return make_attack(self.attack, **self.settings)
+
+    @property
+    def searched(self) -> str:
+        """Name of the black-box search for models without gradients."""
+        return search_name(self.method, self.engine.norm)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -75,6 +91,8 @@ class Point:
 
     step: int
     """Steps done, from 0; of all restarts."""
+    queries: int = 0
+    """Questions asked so far, by a search that may only ask."""
     loss: float
     """Of the image at that step; NaN where it was not asked for."""
     ranks: tuple[int, ...]
@@ -92,6 +110,20 @@ class Frame:
     """(3,S,S)."""
     change: npt.NDArray[np.float32]
     """(3,S,S): the perturbation, of pixels in [0,1]."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Budget:
+    """How long the attack on a model may go on."""
+
+    most: int
+    """Steps over all restarts, or questions."""
+    asks: bool
+    """Whether questions to the model are counted, not steps."""
+
+    def spent(self, point: Point) -> int:
+        """How much of it was spent at a point."""
+        return point.queries if self.asks else point.step
 
 
 class Phase(StrEnum):
@@ -120,10 +152,10 @@ class Status:
     phase: Phase
     ahead: int
     """How many attacks have to end before this one begins."""
-    steps: int
-    """How many there will be at most, over all restarts."""
     names: tuple[str, ...]
     """Of the models."""
+    budgets: Mapping[str, Budget]
+    """By model."""
     curves: Mapping[str, tuple[Point, ...]]
     """By model, a point for each step so far."""
     frames: Mapping[str, Frame]
@@ -137,6 +169,25 @@ class Status:
     result: LiveResult | None
 
 
+def _method(served: Served, options: LiveOptions, transfers: Mapping[str, Transfer]) -> Method | None:
+    """Choose how a model is attacked; None: by its gradients."""
+    subject = served.scene.subject
+    if options.method is SearchMethod.TRANSFER:
+        if served.name not in transfers:
+            raise AuditError(f"a transfer attack on {served.name} needs a surrogate: choose a model with gradients")
+        return transfers[served.name]
+    if options.method is SearchMethod.WHITE_BOX or (options.method is SearchMethod.AUTO and subject.white_box):
+        _ = subject.gradients  # raises, and names the model, where there are none
+        return None
+    return make_search(options.searched, **options.search)
+
+
+def _budget(method: Method | None, options: LiveOptions) -> Budget:
+    if isinstance(method, Search):
+        return Budget(most=method.queries, asks=True)
+    return Budget(most=options.engine.steps * options.engine.restarts, asks=False)
+
+
 class LiveAttack:
     """An attack on one image, against several models at once; `start` it and look at its `status`.
 
@@ -145,22 +196,32 @@ class LiveAttack:
     """
 
     def __init__(
-        self, scenes: Sequence[Served], victim: Victim, options: LiveOptions, *, turnstile: Turnstile | None = None
+        self,
+        scenes: Sequence[Served],
+        victim: Victim,
+        options: LiveOptions,
+        *,
+        transfers: Mapping[str, Transfer] | None = None,
+        turnstile: Turnstile | None = None,
     ) -> None:
-        """Prepare; raises `AuditError` for no model or one without gradients."""
+        """Prepare; `transfers`, by model, are the methods where `options` ask for transfer.
+
+        Raises `AuditError` for no model, `SubjectError` for one that does not give what the method needs.
+        """
         if not scenes:
             raise AuditError("choose at least one model to attack")
-        for served in scenes:
-            _ = served.scene.subject.gradients  # raises, and names the model, where there are none
+        check_names_differ([served.scene.subject for served in scenes])
         self.scenes = tuple(scenes)
         self.victim = victim
         self.options = options
         self.attack = options.build()
+        self.methods = {served.name: _method(served, options, transfers or {}) for served in scenes}
+        self._budgets = {name: _budget(method, options) for name, method in self.methods.items()}
         self._turnstile = turnstile or Turnstile(1)
         self._stop, self._gone = threading.Event(), threading.Event()
         self._lock = threading.Lock()
         self._phase, self._message = Phase.WAITING, ""
-        self._traces = {served.name: _Trace(options.engine.steps * options.engine.restarts) for served in scenes}
+        self._traces = {name: _Trace(budget) for name, budget in self._budgets.items()}
         self._began: float | None = None
         self._ended: float | None = None
         self._result: LiveResult | None = None
@@ -191,8 +252,8 @@ class LiveAttack:
             return Status(
                 phase=self._phase,
                 ahead=self._turnstile.ahead(self) if self._phase is Phase.WAITING else 0,
-                steps=self.options.engine.steps * self.options.engine.restarts,
                 names=tuple(self._traces),
+                budgets=self._budgets,
                 curves={name: trace.points for name, trace in self._traces.items()},
                 frames={name: trace.latest for name, trace in self._traces.items() if trace.latest},
                 message=self._message,
@@ -275,10 +336,11 @@ class LiveAttack:
         images = torch.from_numpy(to_unit(prepared.pixels))[None].to(
             scene.subject.device, memory_format=torch.channels_last
         )
-        watch = _Watch(bench, prepared, self._traces[served.name], self.options, self._stop)
-        result = run_attack(
+        method = self.methods[served.name]
+        watch = _Watch(bench, prepared, self._traces[served.name], self.options, self._stop, method)
+        result = (method or run_attack)(
             self.attack,
-            scene.subject.gradients,
+            scene.subject.gradients if method is None else scene.subject.judge,
             images,
             victims,
             scene.gallery,
@@ -317,6 +379,7 @@ class LiveAttack:
                 Frame(
                     point=Point(
                         step=ended[-1].step + 1 if ended else 0,
+                        queries=found.queries or 0,
                         loss=float("nan"),
                         ranks=found.outcome.ranks_after,
                         overlap=found.outcome.overlap,
@@ -351,8 +414,9 @@ class _AbandonedError(Exception):
 class _Trace:
     """What was published of one model; one thread writes, others read."""
 
-    def __init__(self, steps: int) -> None:
-        self._every = max(1, -(-steps // _KEYFRAMES))
+    def __init__(self, budget: Budget) -> None:
+        self._budget = budget
+        self._every = max(1, -(-budget.most // _KEYFRAMES))
         self.points: tuple[Point, ...] = ()
         self.latest: Frame | None = None
         self.kept: tuple[Frame, ...] = ()
@@ -361,7 +425,8 @@ class _Trace:
         """Publish a frame; tuples are replaced as a whole, so that readers need no lock."""
         self.points = (*self.points, frame.point)
         self.latest = frame
-        if frame.point.step % self._every == 0:
+        place = self._budget.spent(frame.point) // self._every
+        if not self.kept or place > self._budget.spent(self.kept[-1].point) // self._every:
             self.kept = (*self.kept, frame)
 
 
@@ -369,15 +434,22 @@ class _Watch:
     """Turns the steps of an engine into frames, and keeps the pace."""
 
     def __init__(
-        self, bench: Bench, prepared: Prepared, trace: _Trace, options: LiveOptions, stop: threading.Event
+        self,
+        bench: Bench,
+        prepared: Prepared,
+        trace: _Trace,
+        options: LiveOptions,
+        stop: threading.Event,
+        method: Method | None,
     ) -> None:
         self._bench = bench
         self._benign = to_unit(prepared.pixels)
         self._trace = trace
         self._options = options
         self._stop = stop
-        # PGD tells the loss and embedding of an image with the next one; APGD tells those of the best so far with it.
-        self._lags = options.engine.engine is Engine.PGD
+        # PGD tells the loss and embedding of an image with the next one; APGD and searches those of the best with it.
+        self._lags = options.engine.engine is Engine.PGD and not isinstance(method, Search)
+        self._elsewhere = isinstance(method, Transfer)
         self._before = self._benign if not options.engine.random_start else None
         self._next = time.perf_counter()
         self._steps = 0
@@ -387,11 +459,16 @@ class _Watch:
         now = progress.images[0].detach().float().cpu().numpy().copy()
         shown = self._before if self._lags and self._before is not None else now
         self._before = now
-        point = progress.embeddings[0].detach().float().cpu().numpy()
+        # The embeddings of a transfer attack are those of its surrogate.
+        if self._elsewhere:
+            point = self._bench.served.embed_floats(shown)
+        else:
+            point = progress.embeddings[0].detach().float().cpu().numpy()
         self._trace.add(
             Frame(
                 point=Point(
                     step=self._steps,
+                    queries=0 if progress.queries is None else int(progress.queries[0]),
                     loss=float(progress.losses[0]),
                     ranks=self._bench.ranks(point),
                     overlap=self._bench.overlap(point),

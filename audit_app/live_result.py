@@ -6,6 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
+from audit_app.blackbox.method import BlackBoxResult
 from audit_app.exact_png import Pixels, exact_png, pixels_hash
 from audit_app.outcome import Bench, Outcome
 from audit_app.rounding import largest_change, to_eight_bits
@@ -62,7 +63,9 @@ class SubjectResult:
     change: float
     """Norm of the perturbation of the PNG, in 255ths."""
     passes: int
-    """Images that went forward and back through the network."""
+    """Images that went through the network, forward and back where it gives gradients."""
+    queries: int | None
+    """Questions to the model about the image, by an attack that may only ask; None for gradients."""
     seconds: float
     """Of the attack on this model, side by side with the others."""
 
@@ -113,6 +116,7 @@ def conclude(
         prepared_sha256=pixels_hash(pixels),
         change=largest_change(pixels, prepared.pixels, norm=engine.norm),
         passes=result.passes,
+        queries=int(result.queries[0]) if isinstance(result, BlackBoxResult) else None,
         seconds=seconds,
     )
 

@@ -8,6 +8,7 @@ from typing import Any
 from audit_app.blackbox import make_search
 from audit_app.errors import AuditError
 from trainer.attacks.attack import Attack
+from trainer.attacks.pgd import Norm
 from trainer.attacks.registry import ATTACKS, SCORECARD, make_attack
 from trainer.robustness import RobustnessOptions
 
@@ -23,6 +24,13 @@ class SearchMethod(StrEnum):
     SQUARE = "square"
     TRANSFER = "transfer"
     """White-box on a surrogate, judged on the model."""
+
+
+def search_name(method: SearchMethod, norm: Norm) -> str:
+    """Name the black-box search for models without gradients: the one asked for, else what suits the norm."""
+    if method in {SearchMethod.NES, SearchMethod.SPSA, SearchMethod.SQUARE}:
+        return str(method)
+    return "square" if norm is Norm.LINF else "nes"
 
 
 class CurveParameter(StrEnum):
@@ -92,10 +100,7 @@ class AuditOptions:
     @property
     def searched(self) -> str:
         """Name of the black-box search for models without gradients."""
-        named = {SearchMethod.NES, SearchMethod.SPSA, SearchMethod.SQUARE}
-        if self.method in named:
-            return str(self.method)
-        return "square" if self.robustness.norm == "linf" else "nes"
+        return search_name(self.method, self.robustness.norm)
 
     def build(self) -> dict[str, Attack]:
         """Make the attacks; raises `AttackError` for unknown names."""

@@ -24,12 +24,14 @@ if sys.path and Path(sys.path[0]).resolve() == Path(__file__).resolve().parent:
 
 from pydantic import TypeAdapter, ValidationError
 
+from audit_app.blackbox.transfer import Transfer, transfer_from
 from audit_app.errors import AuditError
 from audit_app.gallery_source import GallerySource
 from audit_app.live import LiveAttack, LiveOptions, Phase
 from audit_app.live_result import LiveResult, SubjectResult
+from audit_app.options import SearchMethod
 from audit_app.outcome import Outcome
-from audit_app.scene import make_scenes
+from audit_app.scene import Scene, make_scenes
 from audit_app.served import serve_scene
 from audit_app.subjects import Subject, SubjectOptions, load_subject
 from audit_app.treatments import TreatmentOptions
@@ -47,13 +49,19 @@ class ReplayError(AuditError):
     """A record that cannot be read, or that belongs to other models or another gallery."""
 
 
-def record(live: LiveAttack, result: LiveResult, source: GallerySource) -> dict[str, Any]:
-    """Describe a finished attack so that `replay` can repeat it, and what it came to; ready for JSON."""
+def record(
+    live: LiveAttack, result: LiveResult, source: GallerySource, *, loading: SubjectOptions | None = None
+) -> dict[str, Any]:
+    """Describe a finished attack so that `replay` can repeat it, and what it came to; ready for JSON.
+
+    `loading` is how its models were loaded, where not by default.
+    """
     options, collection = live.options, live.scenes[0].scene.collection
     return {
         "schema_version": SCHEMA,
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
         "models": [_model(served.scene.subject) for served in live.scenes],
+        "loading": _plain(asdict(loading or SubjectOptions())),
         "gallery": {
             **source.to_dict(),
             "name": collection.name,
@@ -68,6 +76,7 @@ def record(live: LiveAttack, result: LiveResult, source: GallerySource) -> dict[
         "k": options.k,
         "treatment": asdict(options.treatment),
         "threads": options.threads,
+        "method": {"name": str(options.method), "search": _plain(dict(options.search)), "surrogate": _surrogate(live)},
         "stopped": result.stopped,
         "results": {name: _found(found, live) for name, found in result.subjects.items()},
         "transfer": [
@@ -97,7 +106,8 @@ def replay(content: dict[str, Any], *, models: Sequence[str] = (), gallery: Gall
     """
     _check(content)
     sources = list(models) or [str(model["source"]) for model in content["models"]]
-    subjects = [load_subject(text, SubjectOptions(threads=1)) for text in sources]
+    loading = _loading(content)
+    subjects = [load_subject(text, loading) for text in sources]
     _check_models(content, subjects)
     collection = (gallery or GallerySource.from_dict(content["gallery"])).open()
     scenes = make_scenes(subjects, collection)
@@ -105,12 +115,32 @@ def replay(content: dict[str, Any], *, models: Sequence[str] = (), gallery: Gall
         raise ReplayError(
             f"{collection.name} does not hold the images of the record; name the gallery it was made with"
         )
-    live = LiveAttack([serve_scene(scene) for scene in scenes], _victim(content), _options(content))
+    transfers = _transfers(content, scenes)
+    served = [serve_scene(scene) for scene in scenes]
+    live = LiveAttack(served, _victim(content), _options(content), transfers=transfers)
     live.start()
     status = live.wait()
     if status.phase is not Phase.DONE or status.result is None:
         raise ReplayError(status.message)
     return Replayed(live=live, result=status.result, differences=_differences(content, live, status.result))
+
+
+def _surrogate(live: LiveAttack) -> dict[str, Any] | None:
+    """Describe the model that a transfer attack was made on."""
+    for method in live.methods.values():
+        if isinstance(method, Transfer):
+            return _model(method.surrogate)
+    return None
+
+
+def _transfers(content: dict[str, Any], scenes: Sequence[Scene]) -> dict[str, Transfer]:
+    wanted = content.get("method", {}).get("surrogate")
+    if wanted is None:
+        return {}
+    surrogate = load_subject(str(wanted["source"]), _loading(content))
+    if surrogate.sha256 != wanted["sha256"]:
+        raise ReplayError(f"{surrogate.source} is not the surrogate {wanted['name']} of the record")
+    return {scene.subject.name: transfer_from(surrogate, scene) for scene in scenes}
 
 
 def read_record(data: bytes) -> dict[str, Any]:
@@ -158,6 +188,13 @@ def _image(victim: Victim) -> dict[str, Any]:
     return {"data": base64.b64encode(victim.data).decode("ascii"), "label": victim.label}
 
 
+def _loading(content: dict[str, Any]) -> SubjectOptions:
+    try:
+        return TypeAdapter(SubjectOptions).validate_python(content.get("loading", {}))
+    except ValidationError as error:
+        raise ReplayError(f"how the record's models were loaded cannot be read: {error}") from error
+
+
 def _victim(content: dict[str, Any]) -> Victim:
     image = content["image"]
     try:
@@ -178,8 +215,10 @@ def _options(content: dict[str, Any]) -> LiveOptions:
             k=content["k"],
             treatment=TypeAdapter(TreatmentOptions).validate_python(content.get("treatment", {})),
             threads=content.get("threads", 1),
+            method=SearchMethod(content.get("method", {}).get("name", SearchMethod.AUTO)),
+            search=content.get("method", {}).get("search", {}),
         )
-    except (ValidationError, KeyError, TypeError) as error:
+    except (ValidationError, KeyError, TypeError, ValueError) as error:
         raise ReplayError(f"the record's options cannot be read: {error}") from error
 
 
@@ -195,6 +234,7 @@ def _found(found: SubjectResult, live: LiveAttack) -> dict[str, Any]:
         "targets": [ids[row] for row in found.targets],
         "tracked": [{"query": named(query), "item": named(item)} for query, item in found.tracked],
         "change_255ths": found.change,
+        "queries": found.queries,
         **_outcome(found.outcome),
         "figures_before": dict(found.before),
         "survival": {key: _outcome(one.outcome) for key, one in found.survival.items()},

@@ -10,7 +10,7 @@ from audit_app.drawing.markup import Markup, element, join, svg
 
 _WIDTH: Final = 400.0
 _HEIGHT: Final = 150.0
-_LEFT, _RIGHT, _TOP, _BOTTOM = 46.0, 10.0, 24.0, 22.0
+_LEFT, _RIGHT, _TOP, _BOTTOM = 54.0, 10.0, 24.0, 22.0
 
 
 class Scale(StrEnum):

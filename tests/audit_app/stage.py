@@ -1,5 +1,6 @@
 """What the live tests play with: pictures of gratings, two tiny bundles, and both as they are served."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -25,9 +26,9 @@ def write_gallery(root: Path) -> Path:
     return write_images(root)
 
 
-def served_scenes(bundles: list[Path], gallery: Path) -> list[Served]:
-    """The pictures of a folder, as served by each bundle."""
-    subjects = load_subjects([str(bundle) for bundle in bundles], OPTIONS)
+def served_scenes(models: list[Path], gallery: Path, *, resize: int | None = None) -> list[Served]:
+    """The pictures of a folder, as served by each model."""
+    subjects = load_subjects([str(model) for model in models], replace(OPTIONS, resize=resize))
     return [serve_scene(scene) for scene in make_scenes(subjects, from_images(gallery))]
 
 

@@ -10,15 +10,17 @@ import numpy as np
 import pytest
 import torch
 
-from audit_app.errors import AuditError
+from audit_app.blackbox.transfer import transfer_from
+from audit_app.errors import AuditError, SubjectError
 from audit_app.exact_png import encode_png, pixels_hash
-from audit_app.live import LiveAttack, LiveOptions, Phase, Status
+from audit_app.live import Budget, LiveAttack, LiveOptions, Phase, Status
+from audit_app.options import SearchMethod
 from audit_app.served import Served
 from audit_app.turnstile import Turnstile
 from audit_app.victim import Victim
 from models.preprocessing import to_unit
 from serving.engine import Device, Engine
-from tests.audit_app.stage import random_pixels
+from tests.audit_app.stage import random_pixels, served_scenes
 from trainer.attacks.attack import victims_in
 from trainer.attacks.options import AttackError
 from trainer.attacks.pgd import Norm
@@ -100,7 +102,7 @@ def test_engines_and_restarts_are_followed(served: list[Served], minimiser: Mini
     live = attack(served[:1], attack="ES", engine=engine)
     status = finished(live)
     assert [point.step for point in status.curves[served[0].name]] == list(range(7))
-    assert status.steps == 6
+    assert status.budgets[served[0].name] == Budget(most=6, asks=False)
 
 
 def test_the_png_gives_the_result_of_the_page_on_the_serving_side(served: list[Served], tiny_zoo: list[Path]) -> None:
@@ -184,6 +186,53 @@ def test_l2_budget_holds_in_the_file(served: list[Served]) -> None:
     assert status.result
     (found,) = status.result.subjects.values()
     assert 0 < found.change <= 0.5 * 255
+
+
+@pytest.fixture(scope="module")
+def stranger(tiny_zoo: list[Path], gratings: Path, tmp_path_factory: pytest.TempPathFactory) -> Served:
+    """The robust bundle's ONNX file without its bundle: no gradients."""
+    file = tmp_path_factory.mktemp("onnx") / "stranger.onnx"
+    file.write_bytes((tiny_zoo[1] / "model.onnx").read_bytes())
+    return served_scenes([file], gratings, resize=36)[0]
+
+
+@pytest.mark.parametrize("method", [SearchMethod.AUTO, SearchMethod.NES, SearchMethod.SPSA, SearchMethod.SQUARE])
+def test_a_model_without_gradients_is_asked_and_questions_are_counted(stranger: Served, method: SearchMethod) -> None:
+    options = LiveOptions(attack="ES", method=method, search={"queries": 60}, k=5)
+    live = LiveAttack([stranger], Victim(id=stranger.scene.collection.ids[3]), options)
+    status = finished(live)
+    assert status.result
+    found = status.result.subjects["stranger"]
+    assert found.queries is not None
+    assert 0 < found.queries <= 60
+    assert status.budgets["stranger"] == Budget(most=60, asks=True)
+    counts = [point.queries for point in status.curves["stranger"]]
+    assert counts == sorted(counts)
+    assert counts[-1] == found.queries
+    first, *_, last = live.status().curves["stranger"][:-1]
+    assert last.loss < first.loss
+    assert found.change <= 8
+
+
+def test_a_transfer_attack_shows_the_target_and_asks_it_nothing(served: list[Served], stranger: Served) -> None:
+    transfer = transfer_from(served[1].scene.subject, stranger.scene)
+    options = LiveOptions(attack="ES", method=SearchMethod.TRANSFER, engine=AttackOptions(steps=5), k=5)
+    victim = Victim(id=stranger.scene.collection.ids[3])
+    live = LiveAttack([stranger], victim, options, transfers={"stranger": transfer})
+    result = finished(live).result
+    white_box = finished(attack(served[1:], attack="ES", engine=AttackOptions(steps=5))).result
+    assert result
+    assert white_box
+    found = result.subjects["stranger"]
+    assert found.queries == 0
+    # The surrogate is the very model, so transfer is as good as knowing the gradients, but for rounding.
+    distance = white_box.subjects["tiny-robust"].outcome.shift.distance
+    assert found.outcome.shift.distance == pytest.approx(distance, rel=0.1)
+    assert live.keyframes("stranger")[-2].point.ranks[0] >= 1
+    with pytest.raises(AuditError, match="needs a surrogate"):
+        LiveAttack([stranger], victim, options)
+    with pytest.raises(SubjectError, match="gives no gradients"):
+        LiveAttack([stranger], victim, LiveOptions(method=SearchMethod.WHITE_BOX))
 
 
 def test_no_budget_changes_nothing(served: list[Served]) -> None:

@@ -4,6 +4,7 @@ import hashlib
 import json
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ from audit_app.replay import ReplayError, read_record, record, replay
 from audit_app.served import Served
 from audit_app.treatments import TreatmentOptions
 from audit_app.victim import Victim
-from tests.audit_app.stage import random_pixels
+from tests.audit_app.stage import OPTIONS, random_pixels, served_scenes
 from trainer.attacks.run import AttackOptions, Engine
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -58,6 +59,21 @@ def test_the_same_pixels_and_ranks_come_out(served: list[Served], gratings: Path
     for name, found in first.subjects.items():
         assert again.result.subjects[name].png == found.png
         assert content["results"][name]["png_sha256"] == hashlib.sha256(found.png).hexdigest()
+
+
+def test_a_black_box_attack_asks_the_same_questions(tiny_zoo: list[Path], gratings: Path, tmp_path: Path) -> None:
+    file = tmp_path / "stranger.onnx"
+    file.write_bytes((tiny_zoo[1] / "model.onnx").read_bytes())
+    (stranger,) = served_scenes([file], gratings, resize=40)
+    victim = Victim(id=stranger.scene.collection.ids[7])
+    live = LiveAttack([stranger], victim, LiveOptions(attack="ES", search={"queries": 30}, k=5))
+    live.start()
+    result = live.wait(120).result
+    assert result
+    content = record(live, result, GallerySource.at(str(gratings)), loading=replace(OPTIONS, resize=40))
+    again = replay(read_record(json.dumps(content).encode()))
+    assert again.differences == ()
+    assert again.result.subjects["stranger"].queries == result.subjects["stranger"].queries
 
 
 def test_what_came_out_otherwise_is_named(served: list[Served], gratings: Path) -> None:

@@ -1,0 +1,1 @@
+"""What the pages of the app share: state, resources, forms. Streamlit is imported here and in the pages alone."""

@@ -1,0 +1,29 @@
+// Shows markup that the server made, and changes only what differs, so that a picture that is redrawn does not blink.
+function same(a, b) {
+  return a.nodeType === b.nodeType && a.nodeName === b.nodeName;
+}
+
+function morph(old, fresh) {
+  if (old.nodeType === Node.TEXT_NODE) {
+    if (old.nodeValue !== fresh.nodeValue) old.nodeValue = fresh.nodeValue;
+    return;
+  }
+  for (const { name } of [...old.attributes]) if (!fresh.hasAttribute(name)) old.removeAttribute(name);
+  for (const { name, value } of fresh.attributes) if (old.getAttribute(name) !== value) old.setAttribute(name, value);
+  const before = [...old.childNodes];
+  const after = [...fresh.childNodes];
+  after.forEach((node, i) => {
+    if (i >= before.length) old.appendChild(node);
+    else if (same(before[i], node)) morph(before[i], node);
+    else old.replaceChild(node, before[i]);
+  });
+  before.slice(after.length).forEach((node) => node.remove());
+}
+
+export default function ({ data, parentElement }) {
+  const root = parentElement.querySelector(".panel");
+  const fresh = document.createElement("div");
+  fresh.className = "panel";
+  fresh.innerHTML = data.markup;
+  morph(root, fresh);
+}
