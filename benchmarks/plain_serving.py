@@ -60,7 +60,7 @@ def pixels_of(image: Image.Image, resize: int, crop: int) -> npt.NDArray[np.floa
     square = image.resize((resize, resize), Image.Resampling.BILINEAR)
     start = (resize - crop) // 2
     cut = np.asarray(square)[start : start + crop, start : start + crop]
-    return np.ascontiguousarray(cut.transpose(2, 0, 1)[None], dtype=np.float32) / 255
+    return np.ascontiguousarray(cut.transpose(2, 0, 1)[None], dtype=np.float32) / np.float32(255)
 
 
 def carry_out(task: dict[str, Any], embed: Embed, size: tuple[int, int]) -> dict[str, float]:

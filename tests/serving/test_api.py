@@ -5,6 +5,7 @@ import json
 import re
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -144,7 +145,11 @@ def test_an_items_image_is_its_file_byte_by_byte_and_the_thumbnail_once_that_is_
 
 def test_adding_finding_repeating_and_deleting(served: Served) -> None:
     data = encoded(picture(77), "JPEG")
-    form = {"image": ("x.jpg", data), "label": (None, "new"), "metadata": (None, '{"price": 3.5, "sold": false}')}
+    form: dict[str, Any] = {
+        "image": ("x.jpg", data),
+        "label": (None, "new"),
+        "metadata": (None, '{"price": 3.5, "sold": false}'),
+    }
     added = served.client.put("/v1/items/späte Blüte", files=form)
     assert added.status_code == 201
     assert added.json() == {
@@ -277,8 +282,8 @@ def test_bodies_that_are_no_image(served: Served, content: bytes, kind: str, sta
         ({"image": ("x", b"no image")}, "image"),
     ],
 )
-def test_items_that_cannot_be(served: Served, form: dict[str, object], told: str) -> None:
-    answer = served.client.put("/v1/items/new", files=form)  # type: ignore[arg-type]
+def test_items_that_cannot_be(served: Served, form: dict[str, Any], told: str) -> None:
+    answer = served.client.put("/v1/items/new", files=form)
     _check_problem(answer, 422)
     assert told in answer.json()["detail"]
     assert served.client.get("/v1/items/new").status_code == 404
@@ -370,8 +375,8 @@ def test_limits(tmp_path: Path, engine: Engine) -> None:
     with serve(tmp_path, (engine,), settings=Settings(limits=limits)) as served:
         client, small = served.client, served.files[0].data
 
-        def search(content: object) -> object:
-            return client.post("/v1/search?k=1", content=content, headers=BYTES)  # type: ignore[arg-type]
+        def search(content: Any) -> Any:
+            return client.post("/v1/search?k=1", content=content, headers=BYTES)
 
         _check_problem(search(b"x" * 20_001), 413)
         _check_problem(search(b"x" * 1000 for _ in range(30)), 413)  # streamed, without Content-Length
@@ -462,12 +467,12 @@ def test_cors_is_off_unless_told(tmp_path: Path, engine: Engine) -> None:
         assert "access-control-allow-origin" not in other.headers
 
 
-def _check_problem(answer: object, status: int) -> None:
+def _check_problem(answer: Any, status: int) -> None:
     """An error is a problem detail with a cause, and without a path."""
-    assert answer.status_code == status, answer.text  # type: ignore[attr-defined]
-    assert answer.headers["content-type"] == "application/problem+json"  # type: ignore[attr-defined]
-    problem = answer.json()  # type: ignore[attr-defined]
+    assert answer.status_code == status, answer.text
+    assert answer.headers["content-type"] == "application/problem+json"
+    problem = answer.json()
     assert problem["status"] == status
-    assert problem["request_id"] == answer.headers["x-request-id"]  # type: ignore[attr-defined]
+    assert problem["request_id"] == answer.headers["x-request-id"]
     assert len(problem["detail"]) > 20
     assert not re.search(r"/(work|tmp|home|usr|root|var)/", problem["detail"])

@@ -4,6 +4,7 @@ import json
 import os
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import schemathesis
@@ -38,7 +39,7 @@ def url(tmp_path_factory: pytest.TempPathFactory, engine: Engine, benign_bundle:
 
 @schema.parametrize()
 @settings(max_examples=EXAMPLES, deadline=None, suppress_health_check=list(HealthCheck), derandomize=True)
-def test_generated_requests(case: schemathesis.Case, url: str, key: str) -> None:
+def test_generated_requests(case: schemathesis.Case[Any], url: str, key: str) -> None:
     """No request breaks the server or the promises of the document.
 
     That valid requests succeed is not promised: bytes of any kind fit the schema of an image, and ids may be unknown.
