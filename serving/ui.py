@@ -244,7 +244,7 @@ class _Page:
     def _controls(self) -> list[gr.components.Component]:
         titles = [(key.capitalize(), key) for key in self._keys]
         models = gr.Radio(
-            [("Both", _ALL), *titles] if len(titles) > 1 else titles,
+            [("Both" if len(titles) == 2 else "All", _ALL), *titles] if len(titles) > 1 else titles,
             value=_ALL if len(titles) > 1 else self._keys[0],
             label="Models",
             visible=len(titles) > 1,
@@ -304,7 +304,7 @@ class _Page:
 
     async def choose(self, event: gr.EventData, models: str, count: float, label: str | None) -> tuple[Any, ...]:
         """Search with an item of the gallery."""
-        asked = _Chosen(id=str(event._data.get("id", "")) if isinstance(event._data, dict) else "")
+        asked = _Chosen(id=str(getattr(event, "id", "")))
         return await self._answer(asked, models, count, label), asked, None
 
     async def upload(

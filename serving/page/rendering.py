@@ -81,7 +81,12 @@ def failure(title: str, detail: str) -> str:
 
 def welcome(*, size: int, models: Sequence[str]) -> str:
     """Show what to do, before there is an answer."""
-    both = len(models) > 1
+    if not size:
+        return (
+            '<div class="hr-welcome"><h2>The gallery is empty.</h2>'
+            "<p>Add images through the API, or with the build command; then open this page again.</p></div>"
+        )
+    both = len(models) == 2
     answer = (
         "Both models answer side by side: the same query, two rankings."
         if both

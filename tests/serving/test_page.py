@@ -300,6 +300,13 @@ def test_what_is_no_image_is_said_so(page: Any, name: str, data: bytes, cause: s
     assert seen(page), "the page goes on"
 
 
+def test_a_file_over_the_limit_is_refused_in_words(page: Any, server: PageServer) -> None:
+    large = {"name": "large.png", "mimeType": "image/png", "buffer": bytes(2**20 + 1)}
+    page.set_input_files("#query input[type=file]", large)
+    page.wait_for_selector("text=/maximum allowed size/i")
+    assert not server.service.asked
+
+
 def test_failures_of_the_service_are_told_in_words(page: Any, server: PageServer) -> None:
     for failure, words in (
         (OverloadedError("256 requests are waiting, and no more may; try again in 1 s"), "256 requests are waiting"),

@@ -14,6 +14,7 @@ from serving.engine import Engine
 from serving.security import Keyring, Role, entry_of
 from serving.settings import Limits, Settings
 from serving.stages import Model
+from serving.ui import create_page
 from tests.serving.page_server import PageServer, page_server
 from tests.serving.served import build_index, encoded, paint, picture
 
@@ -134,6 +135,14 @@ def test_uploads_are_bounded_in_all(model: Model) -> None:
         assert answer.status_code == 429
         assert int(answer.headers["retry-after"]) > 0
         assert "try again" in answer.json()["detail"]
+
+
+def test_the_queue_is_bounded(server: PageServer) -> None:
+    queue = create_page(server.service, server.service.settings)._queue
+    assert queue.max_size is not None
+    assert 0 < queue.max_size <= 100
+    assert isinstance(queue.default_concurrency_limit, int)
+    assert 0 < queue.default_concurrency_limit <= queue.max_size
 
 
 def test_the_browser_is_told_to_talk_to_this_server_alone(server: PageServer) -> None:

@@ -129,6 +129,7 @@ def test_nothing_found_and_an_empty_gallery_are_said() -> None:
     assert "empty" in examples([], {})
     assert "1,234 images" in welcome(size=1234, models=["a", "b"])
     assert "hint" not in welcome(size=1, models=["a"])
+    assert "empty" in welcome(size=0, models=["a"])
 
 
 @given(st.lists(st.floats(-1, 1), min_size=1, max_size=60), st.lists(st.floats(-1, 1), max_size=60))
