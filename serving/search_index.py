@@ -44,7 +44,7 @@ from serving.identity import IndexIdentity, read_identity
 from serving.index.backend import Backend, ShowStage, Slots, Task
 from serving.index.opening import open_backend
 from serving.index.record import remove_other_structures
-from serving.item_table import ItemTable, Known, State
+from serving.item_table import ItemTable, Known, State, is_read_only
 from serving.snapshot import Snapshot
 from serving.vector_file import VectorFile, create_volume, remove_other_volumes, write_volume
 
@@ -107,6 +107,8 @@ class SearchIndex:
     """An open index; use `create` or `open`. All methods may be called from several threads at once."""
 
     def __init__(self, folder: Path, identity: IndexIdentity, *, writable: bool, upkeep: bool) -> None:
+        if writable and is_read_only(folder):
+            raise ReadOnlyIndexError(f"nothing can be written in {folder}; open the index for reading, or give rights")
         self.folder = folder
         self.identity = identity
         """What the index is: model, dimension, preprocessing, backend."""

@@ -234,3 +234,6 @@ def test_an_index_that_cannot_be_written_can_be_read(index: SearchIndex, monkeyp
         assert _ids(reader, vectors[:1], 1) == [["item-0"]]
         assert not reader.refresh()
         assert sorted(path.name for path in index.folder.iterdir()) == before
+    monkeypatch.setattr("serving.search_index.is_read_only", lambda folder: True)
+    with pytest.raises(ReadOnlyIndexError, match="nothing can be written in"):
+        SearchIndex.open(index.folder, writable=True)

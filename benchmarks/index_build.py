@@ -1,0 +1,126 @@
+"""How fast is an index built, against the network alone?
+
+    python benchmarks/index_build.py [--images 512] [--rounds 3]
+
+ResNet-18 at 224 px, random weights; JPEG files of 300×200. A round embeds as many images, decoded beforehand, in
+batches with the same engine and nothing else (the bare rate), then builds an index of the files: reading, hashing,
+decoding, thumbnails, embedding, commits to the disk. The ratio is that of the median rates. The result goes to
+benchmarks/results/index_build.json.
+"""
+
+import argparse
+import statistics
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from datetime import UTC, datetime
+from functools import partial
+from pathlib import Path
+from typing import Any, Final
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT))
+
+import numpy as np  # noqa: E402
+import torch  # noqa: E402
+from PIL import Image, ImageFilter  # noqa: E402
+
+from benchmarks.serving import write_bundle  # noqa: E402
+from models.files import write_json  # noqa: E402
+from serving.engine import Engine  # noqa: E402
+from serving.filling import FillOptions, fill  # noqa: E402
+from serving.identity import IndexIdentity  # noqa: E402
+from serving.listing import list_images  # noqa: E402
+from serving.search_index import SearchIndex  # noqa: E402
+from trainer.environment import hardware, versions  # noqa: E402
+
+RESULT: Final = ROOT / "benchmarks" / "results" / "index_build.json"
+TARGET: Final = 0.85
+CLASSES: Final = 16
+
+
+def write_images(root: Path, count: int) -> Path:
+    """Write JPEGs of 300×200 that are as rich as photographs: smooth shapes, edges and grain; some 20 KB each."""
+    generator = np.random.default_rng(0)
+    for number in range(count):
+        coarse = generator.integers(0, 256, (8, 12, 3), dtype=np.uint8)
+        image = Image.fromarray(coarse).resize((300, 200), Image.Resampling.BICUBIC)
+        blocks = generator.integers(0, 256, (25, 38, 3), dtype=np.uint8)
+        edges = Image.fromarray(blocks).resize((300, 200), Image.Resampling.NEAREST)
+        image = Image.blend(image, edges.filter(ImageFilter.GaussianBlur(1)), 0.35)
+        grain = generator.normal(0, 5, (200, 300, 1))
+        pixels = (np.asarray(image, dtype=np.float32) + grain).clip(0, 255).astype(np.uint8)
+        path = root / f"class-{number % CLASSES}" / f"{number}.jpg"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(pixels).save(path, quality=88)
+    return root
+
+
+def timed(work: Callable[[], object]) -> float:
+    """Give the seconds that something takes."""
+    began = time.perf_counter()
+    work()
+    return time.perf_counter() - began
+
+
+def run(folder: Path, options: argparse.Namespace) -> dict[str, Any]:
+    """Measure both, turn by turn."""
+    engine = Engine(write_bundle(folder / "resnet18"))
+    listing = list_images(write_images(folder / "images", options.images))
+    chosen = FillOptions()
+    some = [engine.prepare(entry.path.read_bytes()) for entry in listing.entries[: 2 * chosen.batch]]
+    batch = np.stack(some[: chosen.batch])
+    for _ in range(3):
+        engine.embed(batch)
+
+    def embed() -> None:
+        for start in range(0, options.images, chosen.batch):
+            engine.embed(batch[: min(chosen.batch, options.images - start)])
+
+    def build(index: SearchIndex) -> None:
+        fill(index, engine, listing, options=chosen)
+        index.settle()
+
+    rounds: list[dict[str, float]] = []
+    for number in range(options.rounds):
+        bare = options.images / timed(embed)
+        with SearchIndex.create(folder / f"index-{number}", identity=IndexIdentity.of(engine), upkeep=False) as index:
+            built = options.images / timed(partial(build, index))
+            assert index.size == options.images
+        rounds.append({"bare_per_s": round(bare, 2), "built_per_s": round(built, 2), "ratio": round(built / bare, 4)})
+        print(rounds[-1], flush=True)
+    rates = {key: statistics.median(one[key] for one in rounds) for key in ("bare_per_s", "built_per_s")}
+    ratio = rates["built_per_s"] / rates["bare_per_s"]
+    return {
+        "created": datetime.now(UTC).isoformat(timespec="seconds"),
+        "command": "python " + " ".join(sys.argv),
+        "network": "resnet18 at 224 px, D = 512",
+        "images": options.images,
+        "mean_file_bytes": round(statistics.mean(entry.path.stat().st_size for entry in listing.entries)),
+        "batch": chosen.batch,
+        **rates,
+        "ratio": round(ratio, 4),
+        "wanted": TARGET,
+        "reached": ratio >= TARGET,
+        "rounds": rounds,
+        "hardware": hardware(torch.device("cpu"), low_precision=False),
+        "versions": versions(),
+    }
+
+
+def main() -> None:
+    """Run and write the result."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--images", type=int, default=512)
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--out", type=Path, default=RESULT)
+    options = parser.parse_args()
+    with tempfile.TemporaryDirectory() as folder:
+        result = run(Path(folder), options)
+    write_json(options.out, result)
+    print(f"ratio {result['ratio']}, written to {options.out}")
+
+
+if __name__ == "__main__":
+    main()
