@@ -117,6 +117,11 @@ def main(arguments: list[str] | None = None) -> int:
     except HardrankError as error:
         errors.print(f"[bold red]error[/]: {error}", highlight=False, soft_wrap=True)
         return 2
+    except OSError as error:
+        errors.print(
+            f"[bold red]error[/]: {error}; check the path, its rights and the room", highlight=False, soft_wrap=True
+        )
+        return 2
     except KeyboardInterrupt:
         errors.print("interrupted; what was indexed so far stays, and the same command goes on from there")
         return 130

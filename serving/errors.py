@@ -19,6 +19,10 @@ class IndexDamagedError(IndexingError):
     """A file of the index is missing, damaged or of another version; the message names it."""
 
 
+class IndexWriteError(IndexingError):
+    """The disk is full, or refuses to be written; nothing was changed."""
+
+
 class IndexBusyError(IndexingError):
     """Another process writes to the index for longer than one waits."""
 

@@ -85,6 +85,8 @@ class _Decoded:
     thumbnail: bytes
     size: tuple[int, int]
     """Width and height of the original, pixels."""
+    replaces: bool
+    """Whether its id is in the index, for another file, label or metadata."""
 
 
 class _Unchanged:
@@ -127,9 +129,8 @@ class _Work:
         self._decoders = ThreadPoolExecutor(options.decoders or os.cpu_count() or 1, thread_name_prefix="decode")
         self._writer = ThreadPoolExecutor(1, thread_name_prefix="write")
         self._written: Future[None] | None = None
-        self._known: dict[str, Known] = {}
         self._waiting: list[_Decoded] = []
-        self._embedded: list[NewItem] = []
+        self._embedded: list[tuple[NewItem, bool]] = []
         self._added = self._replaced = self._unchanged = 0
 
     def __enter__(self) -> "_Work":
@@ -143,8 +144,8 @@ class _Work:
         """Decode ahead, in order: as much as a few batches, so that memory is bounded."""
         pre, limits = self._engine.preprocessing, self._options.limits
 
-        def read(entry: Entry) -> _Decoded | Problem | _Unchanged:
-            return _read(entry, self._known.get(entry.id), pre, limits)
+        def read(given: tuple[Entry, Known | None]) -> _Decoded | Problem | _Unchanged:
+            return _read(*given, pre, limits)
 
         return _ahead(self._decoders, read, self._looked_up(entries), 4 * self._options.batch)
 
@@ -173,29 +174,31 @@ class _Work:
             added=self._added, replaced=self._replaced, unchanged=self._unchanged, problems=tuple(self._problems)
         )
 
-    def _looked_up(self, entries: Sequence[Entry], count: int = 1024) -> Iterator[Entry]:
-        """Ask the index, some at a time, which images it has."""
+    def _looked_up(self, entries: Sequence[Entry], count: int = 1024) -> Iterator[tuple[Entry, Known | None]]:
+        """Ask the index, some at a time, what it knows of the images."""
         for start in range(0, len(entries), count):
             part = entries[start : start + count]
-            self._known |= self._index.known([entry.id for entry in part])
-            yield from part
+            known = self._index.known([entry.id for entry in part])
+            yield from ((entry, known.get(entry.id)) for entry in part)
 
     def _embed(self) -> None:
         if not self._waiting:
             return
         vectors = self._engine.embed(to_unit(np.stack([one.pixels for one in self._waiting])))
-        self._embedded += [_item(one, vector) for one, vector in zip(self._waiting, vectors, strict=True)]
+        self._embedded += [
+            (_item(one, vector), one.replaces) for one, vector in zip(self._waiting, vectors, strict=True)
+        ]
         self._waiting = []
 
     def _write(self) -> None:
         """Hand over to the thread that writes; one commit is under way at a time."""
         self._wait()
-        items, self._embedded = self._embedded, []
-        if items:
-            replaced = sum(self._known.pop(item.id, None) is not None for item in items)
+        embedded, self._embedded = self._embedded, []
+        if embedded:
+            replaced = sum(replaces for _, replaces in embedded)
             self._replaced += replaced
-            self._added += len(items) - replaced
-            self._written = self._writer.submit(self._index.add, items, replace=True)
+            self._added += len(embedded) - replaced
+            self._written = self._writer.submit(self._index.add, [item for item, _ in embedded], replace=True)
 
     def _wait(self) -> None:
         if self._written is not None:
@@ -235,6 +238,7 @@ def _read(
         pixels=centre_crop(to_square(image, pre.resize), pre.crop),
         thumbnail=make_thumbnail(image),
         size=image.size,
+        replaces=known is not None,
     )
 
 

@@ -18,7 +18,7 @@ from typing import Any, Final
 import numpy as np
 import numpy.typing as npt
 
-from serving.errors import IndexDamagedError
+from serving.errors import IndexBusyError, IndexDamagedError, IndexingError, IndexWriteError
 from serving.gallery import Item, NewItem, Scalar, UnknownItemError, encode_metadata
 
 NO_LABEL: Final = -1
@@ -266,9 +266,7 @@ class ItemTable:
             if connection is not None:
                 connection.close()
             if isinstance(error, sqlite3.DatabaseError):
-                raise IndexDamagedError(
-                    f"{self._path} cannot be read or written ({error}); check the file and the room on the disk"
-                ) from error
+                raise _as_ours(error, self._path) from error
             raise
         self._idle.append(connection)
         if self._closed:
@@ -299,7 +297,8 @@ class ItemTable:
             try:
                 yield connection
             except BaseException:
-                connection.execute("ROLLBACK")
+                if connection.in_transaction:  # SQLite takes some back by itself, as on a full disk
+                    connection.execute("ROLLBACK")
                 raise
             connection.execute("COMMIT")
 
@@ -351,6 +350,16 @@ def _columns(found: Iterable[tuple[int, str | None]]) -> tuple[npt.NDArray[np.in
         rows.append(row)
         labels.append(NO_LABEL if label is None else numbers.setdefault(label, len(numbers)))
     return np.array(rows, dtype=np.int64), np.array(labels, dtype=np.int32), list(numbers)
+
+
+def _as_ours(error: sqlite3.DatabaseError, path: Path) -> IndexingError:
+    """Give the error of an index that an error of SQLite is; the lowest byte of its code is the kind."""
+    kind = getattr(error, "sqlite_errorcode", sqlite3.SQLITE_CORRUPT) & 0xFF
+    if kind in {sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED}:
+        return IndexBusyError(f"another process has kept {path} locked for {_BUSY_MS // 1000} s; try again")
+    if kind in {sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR, sqlite3.SQLITE_READONLY}:
+        return IndexWriteError(f"{path} cannot be written ({error}); make room on the disk, and check its rights")
+    return IndexDamagedError(f"{path} cannot be read ({error}); build the index again, or put a copy in its place")
 
 
 def _state(connection: sqlite3.Connection) -> State:

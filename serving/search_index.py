@@ -119,6 +119,7 @@ class SearchIndex:
         self._lock = FileLock(folder / _LOCK)
         self._current = self._load()
         self._tending = upkeep
+        self._closed = False
         self._tend()
 
     @classmethod
@@ -154,7 +155,8 @@ class SearchIndex:
         self.close()
 
     def close(self) -> None:
-        """Let go of files and memory; searches in flight finish."""
+        """Let go of files and memory; searches in flight finish, and upkeep that is under way saves nothing."""
+        self._closed = True
         self._current.backend.close()
         self._table.close()
 
@@ -323,7 +325,7 @@ class SearchIndex:
             if current.backend.is_due(current.snapshot):
                 backend = current.backend.settled(current.snapshot, Task(threads=threads, progress=progress))
                 self._put(current.file, backend)
-            if self.writable:
+            if self.writable and not self._closed:
                 with self._alone(wait=False) as alone:
                     if alone:
                         self._save()
@@ -385,7 +387,7 @@ class SearchIndex:
     def _tend(self) -> None:
         """Settle in a thread of its own, where that is due and nobody does it already."""
         current = self._current
-        if not self._tending or self._upkeep.locked() or not current.backend.is_due(current.snapshot):
+        if not self._tending or self._closed or self._upkeep.locked() or not current.backend.is_due(current.snapshot):
             return
         threading.Thread(target=self._tended, name="index upkeep", daemon=True).start()
 
@@ -393,6 +395,8 @@ class SearchIndex:
         try:
             self.settle(threads=1)
         except Exception:
+            if self._closed:
+                return
             # Searches still work, exactly or with the former structure; whoever runs the server must know why.
             _LOG.exception("the upkeep of %s failed", self.folder)
 

@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from models.files import atomic_path
-from serving.errors import IndexDamagedError
+from serving.errors import IndexDamagedError, IndexWriteError
 
 _FLOAT: Final = np.dtype("<f4")
 _ROW: Final = np.dtype("<i8")
@@ -52,9 +52,16 @@ class VectorFile:
         return rows.astype(np.int64, copy=False)
 
     def write(self, slot: int, vectors: npt.NDArray[np.float32]) -> None:
-        """Write vectors (n,D) from `slot` on; they are on the disk when this returns."""
+        """Write vectors (n,D) from `slot` on; they are on the disk when this returns. Raises `IndexWriteError`."""
         data = np.ascontiguousarray(vectors, dtype=_FLOAT).tobytes()
-        start = slot * self._dimension * _FLOAT.itemsize
+        try:
+            self._write(slot * self._dimension * _FLOAT.itemsize, data)
+        except OSError as error:
+            raise IndexWriteError(
+                f"{self._path} cannot be written ({error.strerror}); make room on the disk, and check its rights"
+            ) from error
+
+    def _write(self, start: int, data: bytes) -> None:
         handle = os.open(self._path, os.O_RDWR)
         try:
             end = start + len(data)

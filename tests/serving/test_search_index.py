@@ -1,5 +1,7 @@
 """An index finds what a plain comparison finds, and keeps what was acknowledged."""
 
+import errno
+import os
 from pathlib import Path
 
 import numpy as np
@@ -7,9 +9,11 @@ import numpy.typing as npt
 import pytest
 
 from serving.errors import (
+    IndexBusyError,
     IndexDamagedError,
     IndexExistsError,
     IndexNotFoundError,
+    IndexWriteError,
     InvalidSearchError,
     ReadOnlyIndexError,
     WrongModelError,
@@ -237,3 +241,46 @@ def test_an_index_that_cannot_be_written_can_be_read(index: SearchIndex, monkeyp
     monkeypatch.setattr("serving.search_index.is_read_only", lambda folder: True)
     with pytest.raises(ReadOnlyIndexError, match="nothing can be written in"):
         SearchIndex.open(index.folder, writable=True)
+
+
+def test_a_full_disk_changes_nothing(index: SearchIndex, monkeypatch: pytest.MonkeyPatch) -> None:
+    vectors = unit_vectors(40)
+    index.add(new_items(vectors[:10]))
+
+    def full(*_: object) -> int:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    with monkeypatch.context() as patch:
+        patch.setattr("serving.vector_file.os.pwrite", full)
+        with pytest.raises(IndexWriteError, match=r"vectors.f32 cannot be written \(No space"):
+            index.add(new_items(vectors[10:], start=10))
+    with index._table._connection() as connection:
+        pages = connection.execute("PRAGMA page_count").fetchone()[0]
+        connection.execute(f"PRAGMA max_page_count={pages}").fetchone()
+    big = [NewItem(id=f"big-{n}", vector=vectors[10], metadata={"text": "x" * 15_000}) for n in range(20)]
+    with pytest.raises(IndexWriteError, match=r"items.sqlite cannot be written \(database or disk is full\)"):
+        index.add(big)
+    assert (index.size, index.generation) == (10, 1)
+    index.add(new_items(vectors[10:], start=10))
+    with SearchIndex.open(index.folder) as reader:
+        for number in range(40):
+            assert np.array_equal(reader.vector(f"item-{number}"), vectors[number])
+
+
+def test_a_table_that_stays_locked_is_named(index: SearchIndex, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("serving.item_table._BUSY_MS", 20)
+    with SearchIndex.open(index.folder, writable=True) as other, other._table._connection() as connection:
+        connection.execute("BEGIN IMMEDIATE")
+        with pytest.raises(IndexBusyError, match="locked"):
+            SearchIndex.open(index.folder, writable=True).add(new_items(unit_vectors(1)))
+        connection.execute("ROLLBACK")
+
+
+def test_another_writer_is_waited_for(index: SearchIndex, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("serving.search_index._WAIT_S", 0.05)
+    with SearchIndex.open(index.folder, writable=True) as other:
+        with other._writing(), pytest.raises(IndexBusyError, match="another process has been writing"):
+            index.add(new_items(unit_vectors(1)))
+        index.add(new_items(unit_vectors(1)))
+        with pytest.raises(DuplicateItemError):
+            other.add(new_items(unit_vectors(1)))
