@@ -43,10 +43,22 @@ Search a gallery by image or by example, and change it. Images are decoded from 
 """
 
 
-def create_api(service: SearchService, settings: Settings, keyring: Keyring | None = None) -> FastAPI:
-    """Make the application that answers for `service`, which it starts and closes with itself."""
+def create_api(
+    service: SearchService, settings: Settings, keyring: Keyring | None = None, *, ending: asyncio.Event | None = None
+) -> FastAPI:
+    """Make the application that answers for `service`, which it starts and closes with itself.
+
+    Set `ending` when no more requests are taken: streams that would go on for ever are cut then.
+    """
     ring = Keyring() if keyring is None else keyring
     rate = RateLimit(rate=settings.access.rate, burst=settings.access.burst)
+    envelope = EnvelopeOptions(
+        metrics=service.metrics,
+        keyring=ring,
+        rate=rate,
+        hosts=_hosts(settings),
+        ending=ending or asyncio.Event(),
+    )
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
@@ -63,10 +75,8 @@ def create_api(service: SearchService, settings: Settings, keyring: Keyring | No
         docs_url=None,
         redoc_url=None,
         lifespan=lifespan,
-        middleware=_middleware(settings, EnvelopeOptions(
-            metrics=service.metrics, keyring=ring, rate=rate, hosts=_hosts(settings)
-        )),
-    )  # fmt: skip
+        middleware=_middleware(settings, envelope),
+    )
     install(app)
     routes = _Routes(service, settings, _Guard(ring, rate))
     versioned = routes.versioned()

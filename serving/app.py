@@ -6,6 +6,7 @@ BUNDLE is a trained model (models/zoo/NAME-robust), INDEX what `python serving/b
 `benign` or `robust` where the bundle's name ends so, else by the bundle's name; KEY:BUNDLE=INDEX calls it KEY.
 """
 
+import asyncio
 import logging
 import os
 import re
@@ -112,9 +113,11 @@ def main(arguments: list[str] | None = None) -> int:
     return 0
 
 
-def create_app(service: SearchService, settings: Settings, keyring: Keyring) -> FastAPI:
-    """Make the whole application: the API, and the page unless it is switched off."""
-    app = create_api(service, settings, keyring)
+def create_app(
+    service: SearchService, settings: Settings, keyring: Keyring, *, ending: asyncio.Event | None = None
+) -> FastAPI:
+    """Make the whole application: the API, and the page unless it is switched off (`ending`: see `create_api`)."""
+    app = create_api(service, settings, keyring, ending=ending)
     if settings.page:
         # Gradio takes seconds to import, and asks its makers' host for news unless it is told not to.
         os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
@@ -155,15 +158,29 @@ def _serve(command: Command, console: Console, errors: Console) -> None:
         for source in command.model
     ]
     service = SearchService(models, settings)
-    app = create_app(service, settings, keyring)
+    ending = asyncio.Event()
+    app = create_app(service, settings, keyring, ending=ending)
     with _listen(settings.network) as listener:
         _announce(console, service, settings, listener)
         _warn(errors, settings, keyring)
-        _run(_server(app, settings, command.log_level), listener)
+        _run(_server(app, settings, command.log_level, ending), listener)
 
 
-def _server(app: FastAPI, settings: Settings, log_level: str) -> uvicorn.Server:
-    return uvicorn.Server(
+class _Server(uvicorn.Server):
+    """Tells the application when no more requests are taken."""
+
+    def __init__(self, config: uvicorn.Config, ending: asyncio.Event) -> None:
+        super().__init__(config)
+        self._ending = ending
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """Wait for what was accepted, but not for streams that have no end."""
+        self._ending.set()
+        await super().shutdown(sockets)
+
+
+def _server(app: FastAPI, settings: Settings, log_level: str, ending: asyncio.Event) -> uvicorn.Server:
+    return _Server(
         uvicorn.Config(
             app,
             log_config=None,
@@ -174,7 +191,8 @@ def _server(app: FastAPI, settings: Settings, log_level: str) -> uvicorn.Server:
             forwarded_allow_ips=list(settings.access.proxies),
             timeout_graceful_shutdown=max(1, round(settings.network.drain_seconds)),
             ws="none",
-        )
+        ),
+        ending,
     )
 
 

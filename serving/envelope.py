@@ -1,9 +1,10 @@
 """What every request and every answer go through, whatever is asked."""
 
+import asyncio
 import re
 import secrets
 from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from time import perf_counter
 from typing import Final
 
@@ -17,6 +18,8 @@ from serving.security import Keyring, RateLimit
 
 API: Final = "/v1/"
 DOCS: Final = "/docs"
+_ENDLESS: Final = "/gradio_api/heartbeat/"
+"""The page holds this stream open as long as somebody looks at it."""
 _PLAIN_ROUTES: Final = ("/healthz", "/readyz", "/metrics", "/openapi.json")
 _REQUEST_ID: Final = re.compile(r"[A-Za-z0-9._\-]{1,64}")
 _HEADERS: Final = (
@@ -44,6 +47,8 @@ class EnvelopeOptions:
     rate: RateLimit
     hosts: Sequence[str] = ()
     """Names under which the server may be reached; none: any."""
+    ending: asyncio.Event = field(default_factory=asyncio.Event)
+    """Set when the server is about to end: streams that have no end of their own are cut then."""
 
 
 class Envelope:
@@ -67,12 +72,28 @@ class Envelope:
         try:
             self._check_host(headers.get(b"host", b""))
             self._check_rate(scope)
-            await self._app(scope, receive, sent)
+            await self._carry_out(scope, receive, sent)
         except Exception as error:
             if sent.status:  # half an answer is out; only closing the connection tells the caller
                 raise
             await self._answer(error, request_id)(scope, receive, sent)
         self._count(scope, sent.status, perf_counter() - began)
+
+    async def _carry_out(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if not scope["path"].startswith(_ENDLESS):
+            await self._app(scope, receive, send)
+            return
+        stream = asyncio.ensure_future(self._app(scope, receive, send))
+        ending = asyncio.create_task(self._options.ending.wait())
+        try:
+            await asyncio.wait({stream, ending}, return_when=asyncio.FIRST_COMPLETED)
+            if stream.done():
+                stream.result()
+            else:
+                await send({"type": "http.response.body", "body": b""})
+        finally:
+            ending.cancel()
+            stream.cancel()
 
     def _answer(self, error: Exception, request_id: str) -> Response:
         if (reason := kind_of(error).rejection) is not None:

@@ -8,7 +8,7 @@ import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from time import sleep
+from time import monotonic, sleep
 
 import httpx
 import pytest
@@ -58,8 +58,8 @@ def test_serving_says_what_and_where_and_ends_in_order(sources: list[str], files
 
 
 def test_sigterm_answers_what_was_accepted(sources: list[str]) -> None:
-    large = encoded(picture(3, width=1600, height=1200), "JPEG", quality=95)
-    count = 80
+    large = encoded(picture(3, width=1300, height=1000), "JPEG", quality=95)
+    count = 50
 
     with running(sources, "--no-page", "--rate", "0", "--decoders", "1") as server, ThreadPoolExecutor(count) as pool:
         futures = [
@@ -72,6 +72,32 @@ def test_sigterm_answers_what_was_accepted(sources: list[str]) -> None:
         assert server.end() == 0
         assert [future.result().status_code for future in futures] == [200] * count
         assert unfinished > 10  # else nothing was seen
+
+
+def test_the_page_asks_for_a_key_where_the_api_does_and_does_not_keep_the_server_from_ending(
+    sources: list[str],
+) -> None:
+    key = new_key()
+    with (
+        running(sources, environment={"HARDRANK_READ_KEYS": key}) as server,
+        httpx.Client(base_url=server.url) as client,
+    ):
+        assert "page  http://127.0.0.1:" in server.said
+        assert client.get("/").status_code == 200
+        assert client.get("/config").status_code == 401
+        assert client.post("/login", data={"username": "anna", "password": "guess"}).status_code == 400
+        assert client.post("/login", data={"username": "anna", "password": key}).status_code == 200
+        token = next(value for name, value in client.cookies.items() if "unsecure" in name)
+        name = next(name for name in client.cookies if "unsecure" in name)
+        seen = httpx.get(f"{server.url}/config", headers={"Cookie": f"{name}={token}"})
+        assert seen.status_code == 200
+        assert client.get("/v1/nothing").headers["content-type"] == "application/problem+json"
+        headers = {"Cookie": f"{name}={token}"}
+        with httpx.stream("GET", f"{server.url}/gradio_api/heartbeat/abc", headers=headers, timeout=60) as stream:
+            assert stream.status_code == 200
+            began = monotonic()
+            assert server.end() == 0
+            assert monotonic() - began < 20  # not the thirty seconds that answers may take
 
 
 def _accepted(url: str) -> int:

@@ -1,0 +1,69 @@
+"""What is usual is measured when it is needed, and not said where it cannot be known."""
+
+from pathlib import Path
+
+import pytest
+
+from serving.gallery import NewItem
+from serving.hints import Hint
+from serving.search_index import SearchIndex
+from serving.suspicion import SuspicionOptions
+from tests.serving.conftest import make_identity, new_items, unit_vectors
+
+OPTIONS = SuspicionOptions(sample=20, depth=10)
+
+
+@pytest.fixture
+def pair(tmp_path: Path) -> dict[str, SearchIndex]:
+    """Two models that see forty images in much the same way."""
+    made = {key: SearchIndex.create(tmp_path / key, identity=make_identity()) for key in ("one", "other")}
+    for index in made.values():
+        index.add(new_items(unit_vectors(40)))
+    return made
+
+
+def test_nothing_is_said_before_it_is_measured(pair: dict[str, SearchIndex]) -> None:
+    hint = Hint(pair, OPTIONS)
+    assert hint.judge is None
+    assert hint.stale
+    hint.calibrate()
+    assert not hint.stale
+    assert hint.judge is not None
+    assert hint.judge.depth("one") == 10
+
+
+def test_models_that_agree_are_usual_and_one_that_was_fooled_is_not(pair: dict[str, SearchIndex]) -> None:
+    hint = Hint(pair, OPTIONS)
+    hint.calibrate()
+    judge = hint.judge
+    assert judge is not None
+    query, elsewhere = unit_vectors(1, seed=5), unit_vectors(1, seed=6)
+    agreed = judge({key: index.search(query, 10)[0] for key, index in pair.items()})
+    fooled = judge({"one": pair["one"].search(query, 10)[0], "other": pair["other"].search(elsewhere, 10)[0]})
+    assert agreed.rbo == pytest.approx(1)
+    assert agreed.level.value == "usual"
+    assert fooled.rbo < agreed.rbo
+    assert fooled.percentile < agreed.percentile
+
+
+def test_a_tenth_of_change_makes_it_stale(pair: dict[str, SearchIndex]) -> None:
+    hint = Hint(pair, OPTIONS)
+    hint.calibrate()
+    vectors = unit_vectors(5, seed=9)
+    for number in range(4):
+        pair["one"].add([NewItem(id=f"new-{number}", vector=vectors[number])])
+    assert not hint.stale
+    pair["one"].add([NewItem(id="new-4", vector=vectors[4])])
+    assert hint.stale
+    hint.calibrate()
+    assert not hint.stale
+
+
+def test_too_few_items_give_no_hint_and_are_not_measured_again_and_again(pair: dict[str, SearchIndex]) -> None:
+    hint = Hint(pair, OPTIONS)
+    hint.calibrate()
+    pair["other"].delete([f"item-{number}" for number in range(25)])
+    assert hint.stale
+    hint.calibrate()
+    assert hint.judge is None
+    assert not hint.stale
