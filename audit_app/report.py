@@ -183,9 +183,8 @@ def cautions(settings: Settings, models: Sequence[ModelEntry]) -> list[str]:
     if settings.gallery.left_out:
         named = "; ".join(settings.gallery.left_out[:_NAMED])
         more = len(settings.gallery.left_out) - _NAMED
-        said.append(
-            f"{len(settings.gallery.left_out)} files were left out: {named}{f'; and {more} more' if more > 0 else ''}."
-        )
+        files = "1 file was" if len(settings.gallery.left_out) == 1 else f"{len(settings.gallery.left_out)} files were"
+        said.append(f"{files} left out: {named}{f'; and {more} more' if more > 0 else ''}.")
     return said
 
 

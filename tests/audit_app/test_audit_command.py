@@ -1,0 +1,156 @@
+"""The headless command: what it writes, says and returns."""
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from audit_app.run import main
+from audit_app.schema import read_report
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+@pytest.fixture(scope="module")
+def base(tiny_zoo: list[Path], gratings: Path) -> list[str]:
+    """A quick audit of the robust bundle, without where it goes."""
+    return [
+        *("--models", str(tiny_zoo[1])),
+        *("--images", str(gratings)),
+        *("--attacks", "TMA", "ES", "--attacked", "6", "--steps", "2", "--seed-check", "0", "--bootstrap", "20"),
+        *("--worst", "1", "--device", "cpu", "--threads", "1"),
+    ]
+
+
+@pytest.fixture(scope="module")
+def earlier(base: list[str], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of an audit that was done."""
+    out = tmp_path_factory.mktemp("earlier")
+    assert main([*base, "--out", str(out)]) == 0
+    return out
+
+
+def test_it_writes_and_says_where(base: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([*base, "--out", str(tmp_path), "--epsilon", "4/255", "--curve", "epsilon", "1/255", "8/255"]) == 0
+    names = {path.name for path in tmp_path.iterdir()}
+    assert {"report.json", "report.html", "tiny-robust.csv", "journal"} <= names
+    said = capsys.readouterr()
+    assert "6 of 64 images attacked" in said.out
+    assert "attacks on tiny-robust" in said.out
+    assert str(tmp_path / "report.html") in said.out
+    report = read_report(tmp_path)
+    assert report.settings.epsilon == 4 / 255
+    assert report.command.startswith("python audit_app/run.py --models")
+    assert [point.at for point in report.models[0].curves[0].points] == [1 / 255, 8 / 255]
+
+
+def test_limits_decide_the_exit_status(base: list[str], earlier: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out = ["--out", str(earlier)]
+    assert main([*base, *out, "--fail-under", "R@1=0.1", "score=0"]) == 0
+    assert "passed tiny-robust: R@1 is" in capsys.readouterr().out
+    assert main([*base, *out, "--fail-under", "R@1=0.1", "TMA=99"]) == 1
+    said = capsys.readouterr().out
+    assert "FAILED tiny-robust: TMA is" in said
+    assert ", under 99" in said
+    baseline = ["--baseline", str(earlier / "report.json")]
+    assert main([*base, *out, "--fail-drop", "score=0", *baseline]) == 0
+
+
+def test_mistakes_exit_with_2_and_name_cause_and_mend(
+    base: list[str],
+    earlier: Path,
+    gratings: Path,
+    tiny_zoo: list[Path],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    def refused(*arguments: str) -> str:
+        assert main([*arguments]) == 2
+        said = capsys.readouterr()
+        assert "Traceback" not in said.err
+        assert said.err.startswith("error: ")
+        return said.err
+
+    out = ["--out", str(tmp_path / "out")]
+    models, images = ["--models", str(tiny_zoo[1])], ["--images", str(gratings)]
+    assert "required: --models, --out" in refused("--images", "x")
+    assert "one of the arguments --index --run --images is required" in refused(*models, *out)
+    assert "not allowed with argument" in refused(*models, *images, "--run", "x", *out)
+    assert "--help shows examples" in refused(*base, *out, "--stepz", "3")
+    assert "outside its range" in refused(*base, *out, "--epsilon", "-1")
+    assert "no number and no fraction" in refused(*base, *out, "--epsilon", "8/x")
+    assert "no attack 'XX'" in refused(*models, *images, *out, "--attacks", "XX")
+    assert "is not there" in refused("--models", "./nowhere", *images, *out)
+    assert "is neither a folder" in refused(*models, "--images", str(tmp_path / "absent"), *out)
+    assert "is no index" in refused(*models, "--index", str(gratings), *out)
+    assert "neither the folder of a run" in refused(*models, "--run", str(gratings), *out)
+    assert "nothing is called 'ERZ'" in refused(*base, *out, "--fail-under", "ERZ=3")
+    assert "is no limit" in refused(*base, *out, "--fail-under", "30")
+    assert "name it with --baseline" in refused(*base, *out, "--fail-drop", "2")
+    assert "there is no report" in refused(*base, *out, "--fail-drop", "2", "--baseline", str(tmp_path))
+    differing = refused(
+        *base, *out, "--seed", "7", "--fail-drop", "score=2", "--baseline", str(earlier / "report.json")
+    )
+    assert "seed (0 → 7)" in differing
+    assert not (tmp_path / "out").exists()  # before anything is attacked
+    assert "no curve runs over 'time'" in refused(*base, *out, "--curve", "time", "3")
+    assert "is no option of the search square" in refused(*base, *out, "--search", "sigma=3")
+    assert "needs a surrogate" in refused(*base, *out, "--method", "transfer")
+    damaged = shutil.copytree(tiny_zoo[1], tmp_path / "damaged")
+    (damaged / "model.onnx").write_bytes(b"x")
+    assert "SHA-256 differ" in refused("--models", str(damaged), *images, *out)
+    one = tmp_path / "one"
+    one.mkdir()
+    shutil.copy(gratings / "class-0" / "0.png", one)
+    assert "two or more" in refused(*models, "--images", str(one), *out)
+    assert "has one class" in refused(*models, "--images", str(gratings / "class-0"), *out)
+    assert "attacks, options differ; name another folder" in refused(*models, *images, "--attacks", "TMA", "--out", str(earlier))
+
+
+def run_command(*arguments: str) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        [sys.executable, str(ROOT / "audit_app" / "run.py"), *arguments],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        cwd="/",
+        env={**os.environ, "OMP_NUM_THREADS": "1", "COLUMNS": "120"},
+    )
+
+
+def test_help_teaches_with_examples() -> None:
+    with run_command("--help") as process:
+        said, complaints = process.communicate(timeout=120)
+    assert process.returncode == 0, complaints
+    for wanted in ("Examples:", "--fail-under ERS=30 R@1=0.4", "--curve epsilon 1/255", "--method transfer", "8/255"):
+        assert wanted in said
+    for option in ("--epsilon", "--restarts", "--random-start", "--surrogate", "--baseline", "--attacked", "--scale"):
+        assert option in said
+
+
+def test_ctrl_c_leaves_what_the_same_command_goes_on_from(base: list[str], tmp_path: Path) -> None:
+    longer = [*base, "--steps", "40", "--batch", "2", "--attacked", "20"]
+    interrupted, straight = tmp_path / "interrupted", tmp_path / "straight"
+    with run_command(*longer, "--out", str(interrupted)) as process:
+        deadline = time.monotonic() + 200
+        while not any(interrupted.rglob("*.npz")) and process.poll() is None and time.monotonic() < deadline:
+            time.sleep(0.02)
+        process.send_signal(signal.SIGINT)
+        _, complaints = process.communicate(timeout=100)
+    assert process.returncode == 130, complaints
+    assert "the same command goes on from there" in complaints
+    assert "Traceback" not in complaints
+    assert not (interrupted / "report.json").exists()
+    kept = {path: path.stat().st_mtime_ns for path in interrupted.rglob("*.npz")}
+    assert 0 < len(kept) < 20
+    for out in (interrupted, straight):
+        assert main([*longer, "--out", str(out)]) == 0
+    assert {path: path.stat().st_mtime_ns for path in kept} == kept
+    one, other = read_report(interrupted), read_report(straight)
+    assert one.models == other.models
+    assert (interrupted / "tiny-robust.csv").read_bytes() == (straight / "tiny-robust.csv").read_bytes()
