@@ -108,7 +108,8 @@ def attacked(scene: Scene, models: tuple[str, ...], attack: str, *, steps: int) 
     sides = [scene.sides[name] for name in models]
 
     def embed(images: Tensor) -> Tensor:
-        return torch.cat([side.network(images) for side in sides], dim=1) / len(sides) ** 0.5
+        parts: list[Tensor] = [side.network(images) for side in sides]
+        return torch.cat(parts, dim=1).mul(len(sides) ** -0.5)
 
     together = np.concatenate([side.gallery for side in sides], axis=1) / len(sides) ** 0.5
     gallery = Gallery(torch.from_numpy(together.astype(np.float32)), scene.labels)

@@ -45,7 +45,8 @@ def unit_vectors(count: int, dimension: int = DIMENSION, *, seed: int = 0) -> np
     generator = np.random.default_rng(seed)
     centres = generator.normal(size=(max(1, count // 10), dimension))
     vectors = centres[generator.integers(0, len(centres), count)] + 0.5 * generator.normal(size=(count, dimension))
-    return (vectors / np.linalg.norm(vectors, axis=1, keepdims=True)).astype(np.float32)
+    unit: npt.NDArray[np.float32] = (vectors / np.linalg.norm(vectors, axis=1, keepdims=True)).astype(np.float32)
+    return unit
 
 
 def new_items(vectors: npt.NDArray[np.float32], *, start: int = 0, labels: int = 0) -> list[NewItem]:

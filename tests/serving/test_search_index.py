@@ -20,7 +20,8 @@ from serving.errors import (
 )
 from serving.gallery import DuplicateItemError, InvalidItemError, NewItem, UnknownItemError, UnknownLabelError
 from serving.search_index import SearchIndex
-from tests.serving.conftest import DIMENSION, make_identity, new_items, unit_vectors
+from tests.serving.bundles import DIMENSION
+from tests.serving.conftest import make_identity, new_items, unit_vectors
 
 
 def _plain(queries: npt.NDArray[np.float32], vectors: npt.NDArray[np.float32], k: int) -> list[list[int]]:

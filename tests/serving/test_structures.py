@@ -14,7 +14,8 @@ import pytest
 
 from serving.index.options import BackendOptions, Structure
 from serving.search_index import SearchIndex
-from tests.serving.conftest import DIMENSION, make_identity, new_items, unit_vectors
+from tests.serving.bundles import DIMENSION
+from tests.serving.conftest import make_identity, new_items, unit_vectors
 
 COUNT = 2000
 APPROXIMATE = [Structure.HNSW, Structure.IVF_SQ8, Structure.IVF_PQ]

@@ -12,8 +12,9 @@ import pytest
 
 from serving.index.options import BackendOptions, Structure
 from serving.search_index import SearchIndex
+from tests.serving.bundles import DIMENSION
 from tests.serving.changing_process import vector_of
-from tests.serving.conftest import DIMENSION, make_identity
+from tests.serving.conftest import make_identity
 
 SCRIPT = Path(__file__).with_name("changing_process.py")
 

@@ -47,7 +47,7 @@ def write_study(folder: Path, **changes: Any) -> Path:
 
 
 def command(folder: Path, study: Path, **changes: Any) -> Command:
-    options = {
+    options: dict[str, Any] = {
         "study": str(study),
         "results": folder / "results",
         "launch": Launch(runs=folder / "runs", zoo=folder / "zoo", device="cpu"),

@@ -28,7 +28,8 @@ def write_plots(summary: Content, done: Sequence[Content], folder: Path) -> list
     """Write the plots as SVG into `folder`; gives the names of those that the results allow."""
     import matplotlib as mpl
 
-    style = {"svg.hashsalt": "hardrank", "svg.fonttype": "path", "font.size": 9, "axes.spines.top": False}
+    style: Any = {"svg.hashsalt": "hardrank", "svg.fonttype": "path", "font.size": 9}
+    style |= {"axes.spines.top": False, "axes.spines.right": False}
     wanted: dict[str, Callable[[Figure], bool]] = {
         "ers_recall.svg": lambda figure: _ers_recall(figure, summary),
         "ers_cost.svg": lambda figure: _ers_cost(figure, summary),
@@ -38,7 +39,7 @@ def write_plots(summary: Content, done: Sequence[Content], folder: Path) -> list
     from matplotlib.figure import Figure as NewFigure
 
     written = []
-    with mpl.rc_context({**style, "axes.spines.right": False}):
+    with mpl.rc_context(style):
         for name, draw in wanted.items():
             figure = NewFigure(figsize=(7, 4.2), layout="constrained")
             if not draw(figure):
