@@ -9,7 +9,6 @@ from audit_app.blackbox import make_search
 from audit_app.errors import AuditError
 from trainer.attacks.attack import Attack
 from trainer.attacks.pgd import Norm
-from trainer.attacks.pgd import Norm
 from trainer.attacks.registry import ATTACKS, SCORECARD, make_attack
 from trainer.robustness import RobustnessOptions
 

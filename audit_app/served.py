@@ -1,15 +1,15 @@
 """A gallery and its models as they answer queries: the vectors that are searched, and files as queries."""
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final
 
 import numpy as np
 
 from audit_app.exact_png import Pixels, canvas_around, canvas_of, crop_of, pixels_hash
-from audit_app.scene import Scene
+from audit_app.scene import Scene, silent
 from audit_app.views import Matrix, Vector
 from models.preprocessing import UndecodableImageError, to_unit
+from trainer.progress import Progress, Report
 
 _BATCH: Final = 256
 
@@ -60,8 +60,8 @@ class Served:
             return None
 
 
-def serve_scene(scene: Scene, *, report: Callable[[int, int], None] | None = None) -> Served:
-    """Embed a scene's gallery with the served model, or take the vectors of its index; `report` gets (done, total)."""
+def serve_scene(scene: Scene, *, report: Report = silent) -> Served:
+    """Embed a scene's gallery with the served model, or take the vectors of its index."""
     for index in scene.collection.indexes:
         if index.identity.model_sha256 == scene.subject.sha256:
             vectors = [index.vector(id) for id in scene.collection.ids]
@@ -70,6 +70,5 @@ def serve_scene(scene: Scene, *, report: Callable[[int, int], None] | None = Non
     for begin in range(0, len(scene), _BATCH):
         rows = np.arange(begin, min(begin + _BATCH, len(scene)))
         parts.append(scene.subject.serve(to_unit(scene.pixels(rows))))
-        if report is not None:
-            report(int(rows[-1]) + 1, len(scene))
+        report(Progress(stage=f"{scene.subject.name} as served", done=int(rows[-1]) + 1, total=len(scene)))
     return Served(scene=scene, matrix=np.concatenate(parts))

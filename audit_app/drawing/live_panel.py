@@ -14,8 +14,8 @@ from audit_app.live import Frame, Point, Status
 from trainer.attacks.pgd import PGDOptions
 
 
-def live_panel(status: Status, budget: PGDOptions, *, ranked: int) -> Markup:
-    """Draw where an attack stands; `ranked` is how many items a ranking has."""
+def live_panel(status: Status, budget: PGDOptions, *, ranked: int, watched: str) -> Markup:
+    """Draw where an attack stands; `ranked` is how many items a ranking has, `watched` what the ranks are of."""
     cards = [
         _card(name, i, status.frames[name], status.curves[name], status, budget, ranked)
         for i, name in enumerate(status.names)
@@ -24,7 +24,7 @@ def live_panel(status: Status, budget: PGDOptions, *, ranked: int) -> Markup:
     return element(
         "div",
         element("div", *cards, class_="cards"),
-        element("div", *curves(status, ranked), class_="curves"),
+        element("div", *curves(status, ranked, watched), class_="curves"),
         class_="live",
     )
 
@@ -54,10 +54,10 @@ def _card(
     first, last, spending = points[0], points[-1], status.budgets[name]
     spent = spending.spent(last)
     before, now = (rank(float(np.mean(point.ranks))) for point in (first, last))
-    fill = element("div", class_=f"fill s{place}", style=f"width:{_share(spent, spending.most)}%")
+    fill = element("div", class_=f"fill series-{place}", style=f"width:{_share(spent, spending.most)}%")
     return element(
         "article",
-        element("h3", element("span", class_=f"key s{place}"), name),
+        element("h3", element("span", class_=f"key series-{place}"), name),
         picture(frame, budget),
         element(
             "dl",
@@ -79,7 +79,7 @@ def _fact(name: str, value: str, more: str = "") -> tuple[Markup, Markup]:
     return element("dt", name), element("dd", element("b", value), " ", element("small", more))
 
 
-def curves(status: Status, ranked: int) -> list[Markup]:
+def curves(status: Status, ranked: int, watched: str) -> list[Markup]:
     """Draw rank, loss and overlap over what was spent, a line for each model."""
     points, budgets = status.curves, status.budgets
     losses = [p.loss for path in points.values() for p in path if np.isfinite(p.loss)]
@@ -88,7 +88,7 @@ def curves(status: Status, ranked: int) -> list[Markup]:
 
     def lines(value: Callable[[Point], float]) -> list[Line]:
         return [
-            Line(name=name, style=f"s{i}", x=[budgets[name].spent(p) for p in path], y=[value(p) for p in path])
+            Line(name=name, style=f"series-{i}", x=[budgets[name].spent(p) for p in path], y=[value(p) for p in path])
             for i, (name, path) in enumerate(points.items())
         ]
 
@@ -98,7 +98,7 @@ def curves(status: Status, ranked: int) -> list[Markup]:
 
     least, most = (min(losses), max(losses)) if losses else (0.0, 1.0)
     return [
-        chart("rank of what is attacked", lambda p: float(np.mean(p.ranks)), 1, max(2, ranked), scale=Scale.RANK),
+        chart(watched, lambda p: float(np.mean(p.ranks)), 1, max(2, ranked), scale=Scale.RANK),
         chart("loss", lambda p: p.loss, least, most),
         chart("first answers kept", lambda p: p.overlap, 0, 1, percent=True),
     ]

@@ -14,9 +14,6 @@ from models.preprocessing import to_unit
 from trainer.attacks.attack import Attack
 from trainer.attacks.pgd import PGDOptions
 
-_GAVE_IN, _HELD = 0.5, 0.8
-"""Overlap of the first answers: at most the one the model gave in, from the other on it held."""
-
 
 @dataclass(frozen=True, kw_only=True)
 class Shown:
@@ -28,38 +25,39 @@ class Shown:
     """What a row is called."""
     attack: Attack
     budget: PGDOptions
+    watched: str
+    """What the ranks are of."""
 
 
-def verdicts(result: LiveResult) -> Markup:
+def verdicts(result: LiveResult, shown: Shown) -> Markup:
     """Say in a sentence for each model what happened."""
-    return element("div", *(_verdict(i, found) for i, found in enumerate(result.subjects.values())), class_="verdicts")
+    return element(
+        "div", *(_verdict(i, found, shown) for i, found in enumerate(result.subjects.values())), class_="verdicts"
+    )
 
 
-def _verdict(place: int, found: SubjectResult) -> Markup:
+def _verdict(place: int, found: SubjectResult, shown: Shown) -> Markup:
     outcome = found.outcome
-    changed = sum(len(m.entered) for m in outcome.movements)
-    of = sum(m.k for m in outcome.movements)
-    word = "gave in" if outcome.overlap <= _GAVE_IN else "held" if outcome.overlap >= _HELD else "wavered"
+    changed, of = (sum(values) for values in zip(*((len(m.entered), m.k) for m in outcome.movements), strict=True))
     return element(
         "div",
+        element("h3", element("span", class_=f"key series-{place}"), found.name),
         element(
-            "h3",
-            element("span", class_=f"key s{place}"),
-            found.name,
-            " ",
-            element("em", word, class_=f"word {word.replace(' ', '-')}"),
-        ),
-        element(
-            "p",
-            element("b", whole(changed)),
-            f" of its first {of} answers changed. What is attacked went from rank ",
-            element("b", rank(outcome.mean_rank_before)),
-            " to ",
-            element("b", rank(outcome.mean_rank_after)),
-            f" of {whole(outcome.movements[0].ranked)}.",
+            "dl",
+            *_number("first answers changed", whole(changed), f"of {of}"),
+            *_number(
+                f"{shown.watched}, of {whole(outcome.movements[0].ranked)}",
+                f"{rank(outcome.mean_rank_before)} → {rank(outcome.mean_rank_after)}",
+            ),
+            *_number("distance moved, of 2 at most", number(outcome.shift.distance)),
+            class_="numbers",
         ),
         class_="verdict",
     )
+
+
+def _number(what: str, value: str, of: str = "") -> tuple[Markup]:
+    return (element("div", element("dd", value, " ", element("small", of)), element("dt", what)),)
 
 
 def rankings(result: LiveResult, shown: Shown, *, view: int = 0) -> Markup:
@@ -86,7 +84,7 @@ def _ranking(place: int, found: SubjectResult, shown: Shown, view: int) -> Marku
     chart = bump_chart(movement, Pictured(image=image, name=shown.name, marked=marked), label=told)
     return element(
         "article",
-        element("h3", element("span", class_=f"key s{place}"), found.name),
+        element("h3", element("span", class_=f"key series-{place}"), found.name),
         _heads(found, shown, query),
         chart,
         element("p", f"{size} items; lines join an item's two ranks, ▲▼ tell by how many it moved.", class_="note"),
@@ -131,7 +129,7 @@ def figures_table(result: LiveResult, shown: Shown) -> Markup:
                 "tbody",
                 _heading(i, found.name, 4),
                 _row(
-                    "rank of what is attacked",
+                    shown.watched,
                     rank(out.mean_rank_before),
                     rank(out.mean_rank_after),
                     rank(noise.mean_rank_after),
@@ -177,7 +175,7 @@ def _cell(outcome: Outcome, *, own: bool) -> Markup:
     )
 
 
-def survival_table(result: LiveResult) -> Markup:
+def survival_table(result: LiveResult, shown: Shown) -> Markup:
     """What is left of each model's attack after its file was treated."""
     rows = []
     for i, found in enumerate(result.subjects.values()):
@@ -203,7 +201,7 @@ def survival_table(result: LiveResult) -> Markup:
                 ),
             )
         )
-    return _table(["", "rank", "first answers kept", "distance (benign image alike)"], rows)
+    return _table(["", shown.watched, "first answers kept", "distance (benign image alike)"], rows)
 
 
 def _in(unit: str) -> str:
@@ -211,7 +209,9 @@ def _in(unit: str) -> str:
 
 
 def _heading(place: int, name: str, columns: int) -> Markup:
-    return element("tr", element("th", element("span", class_=f"key s{place}"), name, colspan=columns, class_="group"))
+    return element(
+        "tr", element("th", element("span", class_=f"key series-{place}"), name, colspan=columns, class_="group")
+    )
 
 
 def _row(title: str, *values: str) -> Markup:

@@ -20,10 +20,20 @@ function morph(old, fresh) {
   before.slice(after.length).forEach((node) => node.remove());
 }
 
+// Streamlit's theme is the visitor's choice, which may differ from that of their system.
+function isDark(parentElement) {
+  const paper = getComputedStyle(parentElement.host ?? parentElement).getPropertyValue("--st-background-color").trim();
+  const probe = document.createElement("canvas").getContext("2d", { willReadFrequently: true });
+  probe.fillStyle = paper || "#fff";
+  probe.fillRect(0, 0, 1, 1);
+  const [r, g, b] = probe.getImageData(0, 0, 1, 1).data;
+  return r + g + b < 384;
+}
+
 export default function ({ data, parentElement }) {
   const root = parentElement.querySelector(".panel");
   const fresh = document.createElement("div");
-  fresh.className = "panel";
+  fresh.className = isDark(parentElement) ? "panel dark" : "panel";
   fresh.innerHTML = data.markup;
   morph(root, fresh);
 }

@@ -1,0 +1,28 @@
+"""The audit app: attack models live, score them, find where they are weak.
+
+    streamlit run audit_app/app.py [-- --zoo DIR --gallery PLACE --audits DIR --attacks N]
+
+It listens on the loopback alone; its settings lie beside it, in .streamlit/config.toml.
+"""
+
+import sys
+from pathlib import Path
+
+# Streamlit puts this folder first on the path, where its modules would hide others of the same names.
+if sys.path and Path(sys.path[0]).resolve() == Path(__file__).resolve().parent:
+    sys.path[0] = str(Path(__file__).resolve().parents[1])
+
+import streamlit as st
+
+from audit_app.web.guard import check_server
+from audit_app.web.messages import told
+
+PAGES = (st.Page("pages/live_attack.py", title="Live attack", icon=":material/bolt:", default=True),)
+
+# The icon is a file: Streamlit would have the browser fetch a named one from elsewhere.
+ICON = Path(__file__).resolve().parent / "web" / "icon.png"
+st.set_page_config(page_title="hardrank · audit", page_icon=str(ICON), layout="wide")
+st.html(f"<style>{(ICON.parent / 'app.css').read_text(encoding='utf-8')}</style>")
+with told():
+    check_server()
+    st.navigation(PAGES, position="top").run()

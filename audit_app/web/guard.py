@@ -1,0 +1,32 @@
+"""The app runs attacks and reads paths for whoever can open it, so it is for this machine alone."""
+
+import ipaddress
+
+from streamlit import config
+
+from audit_app.errors import AuditError
+
+_MEND = (
+    "start it from the repository with `streamlit run audit_app/app.py`, whose settings lie in "
+    "audit_app/.streamlit/config.toml; from another machine, reach it through an SSH tunnel"
+)
+
+
+def check_server() -> None:
+    """Raise `AuditError` unless the server listens on the loopback alone, and tells nobody of its use."""
+    address = config.get_option("server.address")
+    if not _is_loopback(address):
+        raise AuditError(
+            f"this app listens on {address or 'all addresses'}, and it must not be open to others: {_MEND}"
+        )
+    if config.get_option("browser.gatherUsageStats"):
+        raise AuditError(f"usage statistics are switched on (browser.gatherUsageStats): {_MEND}")
+
+
+def _is_loopback(address: str | None) -> bool:
+    if address == "localhost":
+        return True
+    try:
+        return address is not None and ipaddress.ip_address(address).is_loopback
+    except ValueError:
+        return False

@@ -1,0 +1,140 @@
+"""The fields of a live attack: which attack, how strong, and all the rest."""
+
+from dataclasses import dataclass
+from typing import Any, Final
+
+import streamlit as st
+from streamlit.delta_generator import DeltaGenerator
+
+from audit_app.aims import AIMS, with_count
+from audit_app.blackbox import SEARCHES
+from audit_app.live import LiveOptions
+from audit_app.options import SearchMethod, search_name
+from audit_app.treatments import TreatmentOptions
+from audit_app.web.option_fields import option_field, option_fields
+from audit_app.web.plan import FIRST_ATTACK
+from audit_app.web.resources import Stage
+from trainer.attacks.options import Option, declared_options
+from trainer.attacks.pgd import Norm
+from trainer.attacks.registry import ATTACKS
+from trainer.attacks.run import AttackOptions
+
+FIRST_EPSILON: Final = 4 / 255
+"""Half the budget of the scorecard: hardly anybody sees it, and it is enough against most models."""
+_FIRST_ALPHA: Final = 1 / 255
+"""Small steps, so that one sees the perturbation grow."""
+_PACE: Final = 12
+_FIRST: Final = {"epsilon": FIRST_EPSILON, "alpha": _FIRST_ALPHA}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Form:
+    """What the fields say."""
+
+    attack: str
+    settings: dict[str, Any]
+    engine: dict[str, Any]
+    method: SearchMethod
+    search: dict[str, Any]
+    treatment: TreatmentOptions
+    seed: int
+    k: int
+    pace: float | None
+
+    def options(self, targets: tuple[str, ...]) -> LiveOptions:
+        """Build the options of an attack on `targets`, ids chosen by hand; none: drawn. Raises `AttackError`."""
+        return LiveOptions(
+            attack=self.attack,
+            settings=with_count(self.attack, self.settings, len(targets)) if targets else self.settings,
+            engine=AttackOptions(**self.engine),
+            targets=targets or None,
+            seed=self.seed,
+            k=self.k,
+            treatment=self.treatment,
+            method=self.method,
+            search=self.search,
+            pace=self.pace,
+        )
+
+
+def live_form(bar: DeltaGenerator, more: DeltaGenerator, stage: Stage, *, methods: tuple[SearchMethod, ...]) -> Form:
+    """Draw the fields that matter most into `bar`, all others into `more`."""
+    which, strength = bar.columns([3, 2], gap="medium")
+    names = list(ATTACKS)
+    attack = which.selectbox(
+        "Attack",
+        names,
+        index=names.index(FIRST_ATTACK),
+        format_func=lambda name: f"{name} · {ATTACKS[name].title}",
+        key="live.attack",
+    )
+    engine = {option.name: option for option in declared_options(AttackOptions)}
+    with more:
+        asked = [served.scene.subject for served in stage if not served.scene.subject.white_box]
+        left, middle, right = st.columns(3, gap="medium")
+        with left:
+            st.caption("The attack")
+            settings = option_fields(ATTACKS[attack].options, key=f"live.{attack}")
+            if attack in AIMS and AIMS[attack].count:
+                st.caption(f"`{AIMS[attack].count}` is the number of targets, where they are chosen by hand.")
+            seed = int(st.number_input("seed", 0, 2**31 - 1, 0, help="of what is drawn", key="live.seed"))
+            method = _method(methods) if asked else SearchMethod.AUTO
+        with middle:
+            st.caption("The budget")
+            norm = option_field(engine["norm"], key="live.norm")
+            rest = {
+                name: option_field(option, key=f"live.{name}.{norm}", default=_FIRST.get(name), norm=norm)
+                for name, option in engine.items()
+                if name not in {"norm", "epsilon"}
+            }
+            search = _search(method, norm) if asked and method is not SearchMethod.TRANSFER else {}
+        with right:
+            st.caption("What is shown")
+            k = int(st.slider("first answers (k)", 1, 20, 10, key="live.k", help="how many answers are compared"))
+            quality = int(st.slider("JPEG quality", 1, 100, 90, key="live.quality", help="does the attack survive it?"))
+            percent = int(st.slider("resized to, %", 10, 200, 50, step=5, key="live.percent", help="and back again"))
+            pace = st.slider(
+                "steps a second, at most",
+                2,
+                60,
+                _PACE,
+                key="live.pace",
+                help="for eyes to follow; 60: as fast as can be",
+            )
+    with strength:
+        epsilon = option_field(engine["epsilon"], key=f"live.epsilon.{norm}", default=_FIRST["epsilon"], norm=norm)
+    searching = bool(asked) and method is not SearchMethod.TRANSFER
+    return Form(
+        attack=attack,
+        settings=settings,
+        engine={**rest, "norm": norm, "epsilon": epsilon},
+        method=method,
+        search=search,
+        treatment=TreatmentOptions(jpeg_quality=quality, resize_percent=percent),
+        seed=seed,
+        k=k,
+        pace=None if pace >= 60 or searching else float(pace),
+    )
+
+
+def _method(methods: tuple[SearchMethod, ...]) -> SearchMethod:
+    return st.selectbox(
+        "search, without gradients",
+        methods,
+        format_func=lambda one: _SEARCHED.get(one, one.value),
+        key="live.method",
+        help="how adversarial images are found for a model that gives no gradients",
+    )
+
+
+_SEARCHED: Final = {
+    SearchMethod.AUTO: "auto",
+    SearchMethod.TRANSFER: "transfer · made for another model",
+    **{SearchMethod(name): f"{name} · {kind.title}" for name, kind in SEARCHES.items()},
+}
+
+
+def _search(method: SearchMethod, norm: Norm) -> dict[str, Any]:
+    name = search_name(method, norm)
+    options: tuple[Option, ...] = SEARCHES[name].options
+    return option_fields(options, key=f"live.search.{name}")

@@ -1,0 +1,103 @@
+"""Fields of a form, drawn from the options that attacks and engines declare."""
+
+from collections.abc import Mapping, Sequence
+from enum import Enum
+from typing import Any, Final
+
+import streamlit as st
+
+from trainer.attacks.options import Option
+from trainer.attacks.pgd import Norm
+
+_LEVELS: Final = 255
+
+SENSIBLE: Final[Mapping[str, tuple[float, float]]] = {
+    "epsilon": (0, 32),
+    "alpha": (0, 16),
+    "steps": (1, 500),
+    "restarts": (1, 10),
+    "m": (1, 8),
+    "w": (1, 8),
+    "k": (2, 10),
+    "kept": (1, 20),
+    "first": (1, 50),
+    "weight": (0, 1000),
+    "share": (0, 1),
+    "queries": (10, 20_000),
+    "bootstrap": (100, 10_000),
+    "seed_check": (0, 500),
+}
+"""Ranges that make sense on a page, by name; pixels in 255ths. What is declared holds besides."""
+
+_LARGEST_L2: Final = 20.0
+"""Of pixels in [0,1]: far beyond what nobody sees."""
+
+
+def option_field(option: Option, *, key: str, default: Any = None, norm: Norm = Norm.LINF) -> Any:
+    """Draw the field of an option and give its value; pixels are entered in 255ths."""
+    start = option.default if default is None else default
+    label, told = _label(option), _help(option)
+    if option.type is bool:
+        return st.toggle(label, value=bool(start), help=told, key=key)
+    if issubclass(option.type, Enum):
+        kind: type[Enum] = option.type
+        return st.selectbox(
+            label, list(kind), index=list(kind).index(start), format_func=lambda one: str(one.value), help=told, key=key
+        )
+    if in_pixels(option):
+        return _pixels(option, label, told, start, key, norm)
+    low, high = _range(option)
+    if option.type is int:
+        return int(st.number_input(label, int(low), int(high), int(start), step=1, help=told, key=key))
+    return float(st.number_input(label, low, high, float(start), step=_step(start), help=told, key=key, format="%g"))
+
+
+def option_fields(options: Sequence[Option], *, key: str, norm: Norm = Norm.LINF) -> dict[str, Any]:
+    """Draw the fields of several options, and give their values by name."""
+    return {option.name: option_field(option, key=f"{key}.{option.name}", norm=norm) for option in options}
+
+
+def in_pixels(option: Option) -> bool:
+    """Whether an option is a length of pixels in [0,1]."""
+    return option.type is float and "pixels" in option.unit
+
+
+def _pixels(option: Option, label: str, told: str, start: float, key: str, norm: Norm) -> float:
+    if norm is Norm.L2:
+        value = st.number_input(
+            f"{label} (L2)", 0.0, _LARGEST_L2, max(float(start), 0.1), step=0.1, help=told, key=f"{key}.l2", format="%g"
+        )
+        return float(value)
+    low, high = SENSIBLE[option.name]
+    value = st.slider(
+        f"{label} in 1/255", low * 1.0, high * 1.0, round(start * _LEVELS, 1), step=0.5, help=told, key=key, format="%g"
+    )
+    return value / _LEVELS
+
+
+def _range(option: Option) -> tuple[float, float]:
+    low, high = SENSIBLE.get(option.name, (-1e6, 1e6))
+    if option.minimum is not None:
+        low = max(low, option.minimum)
+    if option.maximum is not None:
+        high = min(high, option.maximum)
+    return float(low), float(high)
+
+
+def _step(start: float) -> float:
+    return 0.01 if abs(start) < 1 else 1.0
+
+
+def _label(option: Option) -> str:
+    named = {"epsilon": "ε", "alpha": "α"}.get(option.name, option.name.replace("_", " "))
+    unit = "" if not option.unit or in_pixels(option) or option.unit == option.name else f" ({option.unit})"
+    return f"{named}{unit}"
+
+
+def _help(option: Option) -> str:
+    limits = [
+        f"at least {option.minimum:g}" if option.minimum is not None else "",
+        f"at most {option.maximum:g}" if option.maximum is not None else "",
+    ]
+    said = ", ".join(one for one in limits if one)
+    return f"{option.help}{f' ({said})' if said and not in_pixels(option) else ''}"

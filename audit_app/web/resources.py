@@ -1,0 +1,76 @@
+"""What visitors share (models, galleries, places in the queue), and what each has alone."""
+
+import os
+import sys
+from dataclasses import dataclass, field
+
+import streamlit as st
+import torch
+
+from audit_app.catalogue import Catalogue, read_catalogue, stamp_of
+from audit_app.gallery_source import GallerySource
+from audit_app.scene import make_scenes
+from audit_app.served import Served, serve_scene
+from audit_app.shelf import Making, Shelf
+from audit_app.subjects import SubjectOptions, load_subjects
+from audit_app.turnstile import Turnstile
+from audit_app.web.settings import AppSettings, read_settings
+from audit_app.web.visitor import Visitor
+from trainer.progress import Progress, Report
+
+_STAGES = 3
+"""Sets of models and galleries that are kept in memory."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class StageKey:
+    """Which models, on which gallery."""
+
+    models: tuple[str, ...]
+    gallery: GallerySource
+    loading: SubjectOptions = field(default_factory=SubjectOptions)
+
+
+Stage = tuple[Served, ...]
+"""Models on one gallery, as they are served."""
+
+
+def settings() -> AppSettings:
+    """What the app was told on its command line; raises `AuditError`."""
+    return read_settings(sys.argv[1:])
+
+
+@st.cache_resource(show_spinner=False)
+def turnstile(places: int) -> Turnstile:
+    """The queue of live attacks."""
+    return Turnstile(places)
+
+
+@st.cache_resource(show_spinner=False)
+def _shelf() -> Shelf[Stage]:
+    return Shelf(_STAGES)
+
+
+@st.cache_resource(scope="session", on_release=Visitor.leave, show_spinner=False)
+def visitor() -> Visitor:
+    """This visitor, who is forgotten with the browser's tab."""
+    return Visitor()
+
+
+def catalogue() -> Catalogue:
+    """The bundles at hand."""
+    return read_catalogue(settings().zoo)
+
+
+def ask_stage(key: StageKey) -> Making[Stage]:
+    """See how far models and gallery have come; they are loaded in a thread of their own."""
+    return _shelf().ask((key, stamp_of([*key.models, *key.gallery.paths])), lambda report: _load(key, report))
+
+
+def _load(key: StageKey, report: Report) -> Stage:
+    torch.set_num_threads(os.cpu_count() or 1)  # of this thread; live attacks take fewer
+    report(Progress(stage="models", done=0, total=len(key.models)))
+    subjects = load_subjects(key.models, key.loading)
+    report(Progress(stage="list of images", done=0, total=1))
+    scenes = make_scenes(subjects, key.gallery.open(), report=report)
+    return tuple(serve_scene(scene, report=report) for scene in scenes)
