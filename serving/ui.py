@@ -61,13 +61,14 @@ _SHOW: Final = (
     _CHOOSE
     + """
 watch('value', () => {
-  const heading = element.querySelector('.hr-results h2, .hr-message');
-  if (!heading) return;
+  const answer = element.querySelector('.hr-query, .hr-message');
+  if (!answer) return;
+  const heading = answer.querySelector('h2') || answer;
   heading.tabIndex = -1;
   if (document.activeElement === document.body) heading.focus({preventScroll: true});
-  if (element.getBoundingClientRect().top > 0.6 * window.innerHeight) {
+  if (answer.getBoundingClientRect().top > 0.6 * window.innerHeight) {
     const still = window.matchMedia('(prefers-reduced-motion: reduce)').matches;
-    element.scrollIntoView({behavior: still ? 'auto' : 'smooth', block: 'start'});
+    answer.scrollIntoView({behavior: still ? 'auto' : 'smooth', block: 'start'});
   }
 });
 """
