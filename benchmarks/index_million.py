@@ -16,15 +16,19 @@ import os
 
 # One thread for each search: set before NumPy reads it. FAISS builds with as many as it is told.
 os.environ["OMP_NUM_THREADS"] = os.environ["OPENBLAS_NUM_THREADS"] = "1"
+os.environ["OMP_WAIT_POLICY"] = "PASSIVE"
 
 import argparse
+import resource
 import sys
 import tempfile
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Any, Final
 
@@ -97,6 +101,11 @@ def memory() -> dict[str, float]:
         name: round(int(fields[key].split()[0]) / 1024, 1)
         for name, key in {"own_mib": "RssAnon", "mapped_mib": "RssFile"}.items()
     }
+
+
+def most_memory() -> float:
+    """The most that this process had resident at a time, MiB, mapped files included."""
+    return round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024, 1)
 
 
 def percentiles(seconds: list[float]) -> dict[str, float]:
@@ -215,8 +224,8 @@ def between(index: SearchIndex, count: int, queries: int) -> Vectors:
     return np.asarray(sums / np.linalg.norm(sums, axis=1, keepdims=True), dtype=np.float32)
 
 
-def run(folder: Path, options: argparse.Namespace) -> dict[str, Any]:
-    """Carry out all of it in a new index at `folder`."""
+def build(folder: Path, options: argparse.Namespace) -> dict[str, float]:
+    """Build the index, in a process whose memory is not counted; gives seconds."""
     draw = Draw(dimension=options.dimension)
     identity = IndexIdentity(
         model="drawn",
@@ -225,43 +234,49 @@ def run(folder: Path, options: argparse.Namespace) -> dict[str, Any]:
         preprocessing=PreprocessingEntry(resize=256, crop=224),
         backend=BackendOptions(structure=Structure(options.structure)),
     )
+    with SearchIndex.create(folder, identity=identity, upkeep=False) as index:
+        added = fill(index, draw, options.count)
+        print(f"added in {added:.0f} s", flush=True)
+        began = time.perf_counter()
+        index.settle(threads=os.cpu_count() or 1, progress=_shown())
+        settled = time.perf_counter() - began
+        print(f"settled in {settled:.0f} s: {index.stats()}", flush=True)
+    return {"adding": round(added, 1), "structure": round(settled, 1), "most_resident_mib": most_memory()}
+
+
+def serve(folder: Path, options: argparse.Namespace) -> dict[str, Any]:
+    """Open the index in a fresh process, as a server does; search, and change while searching."""
+    draw = Draw(dimension=options.dimension)
     before = memory()
-    index = SearchIndex.create(folder, identity=identity, upkeep=False)
-    added = fill(index, draw, options.count)
-    print(f"added in {added:.0f} s", flush=True)
     began = time.perf_counter()
-    index.settle(threads=os.cpu_count() or 1, progress=_shown())
-    settled = time.perf_counter() - began
-    print(f"settled in {settled:.0f} s: {index.stats()}", flush=True)
-    index.close()
-    began = time.perf_counter()
-    index = SearchIndex.open(folder, writable=True)
-    opened = time.perf_counter() - began
-    loaded = memory()
-    queries = draw.vectors(options.queries, total=options.count, part=10**7)
-    stats = index.stats()
-    result = {
-        "created": datetime.now(UTC).isoformat(timespec="seconds"),
-        "command": "python " + " ".join(sys.argv),
-        "vectors": {"count": options.count, **asdict(draw), "drawn": Draw.__doc__},
-        "seconds": {"adding": round(added, 1), "structure": round(settled, 1), "opening": round(opened, 2)},
-        "structure": {"name": stats.backend, **stats.parameters},
-        "unseen_queries": measure(index, queries),
-        "queries_between_items": measure(index, between(index, options.count, options.queries)),
-        "memory": {
-            "before": before,
-            "opened": loaded,
-            "after_searches": memory(),
-            "structure_mib": round(stats.memory_bytes / 2**20, 1),
-            "vectors_file_mib": round(stats.vector_bytes / 2**20, 1),
-        },
-        "disk_mib": round(stats.disk_bytes / 2**20, 1),
-    }
-    print(result, flush=True)
-    result["changes_while_searching"] = change(index, draw, options.count)
-    result["after_changes"] = measure(index, queries)
-    index.close()
+    with SearchIndex.open(folder, writable=True) as index:
+        opened, loaded = time.perf_counter() - began, memory()
+        queries = draw.vectors(options.queries, total=options.count, part=10**7)
+        stats = index.stats()
+        result: dict[str, Any] = {
+            "structure": {"name": stats.backend, **stats.parameters},
+            "seconds_to_open": round(opened, 2),
+            "unseen_queries": measure(index, queries),
+            "queries_between_items": measure(index, between(index, options.count, options.queries)),
+            "memory": {
+                "before": before,
+                "opened": loaded,
+                "after_searches": memory(),
+                "structure_mib": round(stats.memory_bytes / 2**20, 1),
+                "vectors_file_mib": round(stats.vector_bytes / 2**20, 1),
+            },
+            "disk_mib": round(stats.disk_bytes / 2**20, 1),
+        }
+        print(result, flush=True)
+        result["changes_while_searching"] = change(index, draw, options.count)
+        result["after_changes"] = measure(index, queries)
     return result
+
+
+def apart(work: Callable[[Path, argparse.Namespace], dict[str, Any]], *given: Any) -> dict[str, Any]:
+    """Carry out something in a process of its own."""
+    with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
+        return pool.submit(work, *given).result()
 
 
 def _shown() -> Any:
@@ -295,8 +310,15 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=RESULT)
     options = parser.parse_args()
     for folder in places(options.folder):
-        result = run(folder, options)
-        from trainer.environment import hardware, versions  # needs torch, whose memory is not to be counted
+        built = apart(build, folder, options)
+        result = {
+            "created": datetime.now(UTC).isoformat(timespec="seconds"),
+            "command": "python " + " ".join(sys.argv),
+            "vectors": {"count": options.count, **asdict(Draw(dimension=options.dimension)), "drawn": Draw.__doc__},
+            "build_seconds_and_memory": built,
+            **apart(serve, folder, options),
+        }
+        from trainer.environment import hardware, versions  # needs torch
 
         result |= {"hardware": hardware(__import__("torch").device("cpu"), low_precision=False), "versions": versions()}
         write_json(options.out, result)

@@ -5,6 +5,7 @@
 The same command again goes on where it was interrupted, adds what is new and replaces what has changed.
 """
 
+import os
 import shlex
 import sys
 from collections import Counter
@@ -15,6 +16,9 @@ from typing import Final
 # Run as a script, Python puts this folder first on the path, where `errors` and `console` would hide other modules.
 if sys.path and Path(sys.path[0]).resolve() == Path(__file__).resolve().parent:
     sys.path[0] = str(Path(__file__).resolve().parents[1])
+
+# Read when FAISS is loaded: its threads would otherwise spin while they wait, on cores that others could use.
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 import tyro
 from pydantic import ValidationError
