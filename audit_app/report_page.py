@@ -264,7 +264,7 @@ def _case(case: WorstCase, pictures: _Pictures, model: ModelResult) -> Case:
         f"from rank {before} to {after}" for before, after in zip(case.tracked_before, case.tracked_after, strict=True)
     ]
     what = "What it aims at" if case.aimed else "The former first item"
-    wanted = WANTED.get(case.query.weakest, "")
+    wanted = WANTED.get(case.attack, WANTED.get(f"{case.attack}:D", ""))
     moved = f"{what} moves {', '.join(moves)} of {case.ranked}."
     return Case(
         title=pictures.name(row),
