@@ -9,11 +9,10 @@ from typing import Annotated, Any, Final, Literal, TypeVar
 from urllib.parse import quote
 
 import orjson
-from fastapi import APIRouter, Depends, FastAPI, Path, Query, Request, Response, Security
+from fastapi import APIRouter, Depends, FastAPI, Path, Query, Request, Response
 from fastapi.exceptions import HTTPException
 from fastapi.openapi.docs import get_swagger_ui_html
 from fastapi.routing import APIRoute
-from fastapi.security import APIKeyHeader, HTTPBearer
 from starlette.middleware import Middleware
 from starlette.middleware.cors import CORSMiddleware
 from starlette.routing import Match, Route
@@ -23,10 +22,11 @@ from models.errors import HardrankError
 from serving import encoding
 from serving.envelope import DOCS, Envelope, EnvelopeOptions, address_of
 from serving.gallery import MAX_TEXT, InvalidItemError, Scalar
+from serving.parameters import ItemSearchParameters, SearchParameters
 from serving.problems import MEDIA_TYPE, install, problem_of
 from serving.schemas import AddedOut, BatchOut, HealthOut, ItemOut, LabelsOut, PageOut, SearchOut, StatsOut
 from serving.security import Caller, Keyring, RateLimit, Role, UnauthenticatedError, require
-from serving.service import IdQuery, ImageFile, ImageQuery, SearchOptions, SearchService
+from serving.service import IdQuery, ImageFile, ImageQuery, SearchService
 from serving.service import Query as SearchQuery
 from serving.settings import Settings
 from serving.uploads import BYTES, FORM, Bodies, ClientGoneError, FormError, Part, read_fields, read_image
@@ -68,7 +68,7 @@ def create_api(
         finally:
             await service.close()
 
-    app = FastAPI(
+    app = _Api(
         title="hardrank",
         version=_version(),
         description=_DESCRIPTION,
@@ -85,6 +85,16 @@ def create_api(
     app.include_router(_docs(app))
     app.router.routes.append(Route("/v1/{rest:path}", _Nowhere(versioned), include_in_schema=False))
     return app
+
+
+class _Api(FastAPI):
+    """Names in its OpenAPI document the two ways to send a key, which one function reads (`_key_of`)."""
+
+    def openapi(self) -> dict[str, Any]:
+        """Describe the API."""
+        document = super().openapi()
+        document.setdefault("components", {})["securitySchemes"] = _SCHEMES
+        return document
 
 
 class _Nowhere:
@@ -115,12 +125,7 @@ class _Guard:
     def admitting(self, role: Role) -> Any:
         """Make the dependency of routes that need `role`."""
 
-        # The two schemes are named for the documentation; what callers sent is read in one place, `_key_of`.
-        async def admit(
-            request: Request,
-            _bearer: Annotated[Any, Security(HTTPBearer(auto_error=False, scheme_name="bearer"))],
-            _header: Annotated[Any, Security(APIKeyHeader(name="X-API-Key", auto_error=False, scheme_name="key"))],
-        ) -> None:
+        async def admit(request: Request) -> None:
             request.state.caller = self._admit(request, role)
 
         return Depends(admit)
@@ -144,23 +149,6 @@ class _Guard:
 
 
 _Id = Annotated[str, Path(max_length=MAX_TEXT, description="1 to 128 printable characters without slashes")]
-
-
-async def _options(
-    k: Annotated[
-        int | None,
-        Query(ge=1, le=2**31, description="results for each model, at most the items of its index; 10 unless given"),
-    ] = None,
-    model: Annotated[
-        list[str] | None, Query(max_length=16, description="keys of the models to ask, as `/v1/stats` names them")
-    ] = None,
-    label: Annotated[str | None, Query(max_length=MAX_TEXT, description="only items with this label")] = None,
-    suspicion: Annotated[bool, Query(description="whether to judge how much the two models disagree")] = True,
-) -> SearchOptions:
-    return SearchOptions(k=k, models=tuple(model) if model else None, label=label, suspicion=suspicion)
-
-
-_Options = Annotated[SearchOptions, Depends(_options)]
 
 
 class _Routes:
@@ -203,7 +191,7 @@ class _Routes:
             dependencies=[reading],
             response_model=SearchOut,
             responses={status: _PROBLEMS[status] for status in (408, 413, 415)},
-            openapi_extra=_image_body(),
+            openapi_extra={**_image_body(), "parameters": SearchParameters.described(), **_SECURED},
             summary="Search by an image",
         )
         add(
@@ -214,6 +202,7 @@ class _Routes:
             dependencies=[reading],
             response_model=SearchOut,
             responses={404: _PROBLEMS[404]},
+            openapi_extra={"parameters": ItemSearchParameters.described(), **_SECURED},
             summary="Search by an item",
         )
         add(
@@ -224,7 +213,7 @@ class _Routes:
             dependencies=[reading],
             response_model=BatchOut,
             responses={status: _PROBLEMS[status] for status in (408, 413, 415)},
-            openapi_extra=_batch_body(),
+            openapi_extra={**_batch_body(), "parameters": SearchParameters.described(), **_SECURED},
             summary="Search by several images and items",
         )
         add(
@@ -234,6 +223,7 @@ class _Routes:
             tags=["items"],
             dependencies=[reading],
             response_model=PageOut,
+            openapi_extra=_SECURED,
             summary="List ids",
         )
         add(
@@ -244,6 +234,7 @@ class _Routes:
             dependencies=[reading],
             response_model=ItemOut,
             responses={404: _PROBLEMS[404]},
+            openapi_extra=_SECURED,
             summary="Look at an item",
         )
         add(
@@ -258,7 +249,7 @@ class _Routes:
                 200: {"model": AddedOut, "description": "exactly this was there already"},
                 **{status: _PROBLEMS[status] for status in (403, 408, 409, 413, 415)},
             },
-            openapi_extra=_item_body(),
+            openapi_extra={**_item_body(), **_SECURED},
             summary="Add an item",
         )
         add(
@@ -269,6 +260,7 @@ class _Routes:
             dependencies=[writing],
             status_code=204,
             responses={status: _PROBLEMS[status] for status in (403, 404)},
+            openapi_extra=_SECURED,
             summary="Delete an item",
         )
         add(
@@ -279,6 +271,7 @@ class _Routes:
             dependencies=[reading],
             response_class=Response,
             responses={200: _image_answer(*_IMAGE_TYPES, BYTES), 404: _PROBLEMS[404]},
+            openapi_extra=_SECURED,
             summary="The file that was indexed, or its thumbnail",
         )
         add(
@@ -289,6 +282,7 @@ class _Routes:
             dependencies=[reading],
             response_class=Response,
             responses={200: _image_answer("image/png"), 404: _PROBLEMS[404]},
+            openapi_extra=_SECURED,
             summary="A PNG of at most 96 px a side",
         )
         add(
@@ -298,6 +292,7 @@ class _Routes:
             tags=["items"],
             dependencies=[reading],
             response_model=LabelsOut,
+            openapi_extra=_SECURED,
             summary="The labels, and how many items each has",
         )
         add(
@@ -307,38 +302,33 @@ class _Routes:
             tags=["stats"],
             dependencies=[reading],
             response_model=StatsOut,
+            openapi_extra=_SECURED,
             summary="What is served",
         )
         return router
 
     # ------------------------------------------------------------------ search
 
-    async def search_image(self, request: Request, options: _Options) -> Response:
+    async def search_image(self, request: Request) -> Response:
         """Find the items most similar to an image: the body is the file, or a form with the field `image`."""
+        options = SearchParameters.of(request).options()
         async with self._bodies.read(request) as body:
             data = await read_image(body, request)
             answer = await _attended(request, self._service.search(ImageQuery(data=data), options))
         return _json(encoding.search(answer), headers=encoding.server_timing(answer))
 
-    async def search_id(
-        self,
-        id: Annotated[str, Query(max_length=MAX_TEXT, description="the item to search by; it is left out itself")],
-        request: Request,
-        options: _Options,
-    ) -> Response:
+    async def search_id(self, request: Request) -> Response:
         """Find the items most similar to an indexed one."""
-        answer = await _attended(request, self._service.search(IdQuery(id=id), options))
+        asked = ItemSearchParameters.of(request)
+        answer = await _attended(request, self._service.search(IdQuery(id=asked.id), asked.options()))
         return _json(encoding.search(answer), headers=encoding.server_timing(answer))
 
-    async def search_batch(
-        self,
-        request: Request,
-        options: _Options,
-    ) -> Response:
+    async def search_batch(self, request: Request) -> Response:
         """Find the items most similar to several images and items: a form with the fields `images` and `ids`.
 
         All are admitted or none (429). What is wrong with one query is told in its place.
         """
+        options = SearchParameters.of(request).options()
         most = self._settings.limits.batch_queries
         async with self._bodies.read(request) as body:
             fields = await read_fields(body, request, allowed={"images": most, "ids": most}, parts=most)
@@ -518,6 +508,11 @@ _PROBLEMS: Final[Mapping[int, dict[str, Any]]] = {
     409: _problem("the id belongs to another image"),
     413: _problem("the body or the image is too large"),
     415: _problem("the body has an unsupported type"),
+}
+_SECURED: Final[dict[str, Any]] = {"security": [{"bearer": []}, {"key": []}]}
+_SCHEMES: Final[dict[str, Any]] = {
+    "bearer": {"type": "http", "scheme": "bearer"},
+    "key": {"type": "apiKey", "in": "header", "name": "X-API-Key"},
 }
 _COMMON: Final[dict[int | str, dict[str, Any]]] = {
     401: _problem("an API key is needed, or unknown"),
