@@ -34,6 +34,7 @@ from rich.console import Console
 
 from models.errors import HardrankError
 from serving.api import create_api
+from serving.connections import BoundedHeads
 from serving.engine import Device, Engine
 from serving.search_index import SearchIndex
 from serving.security import Keyring, Role, keys_of_environment, read_keys
@@ -183,6 +184,7 @@ def _server(app: FastAPI, settings: Settings, log_level: str, ending: asyncio.Ev
     return _Server(
         uvicorn.Config(
             app,
+            http=BoundedHeads,
             log_config=None,
             log_level=log_level,
             access_log=log_level in {"debug", "info"},

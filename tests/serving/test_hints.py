@@ -24,12 +24,14 @@ def pair(tmp_path: Path) -> dict[str, SearchIndex]:
 
 def test_nothing_is_said_before_it_is_measured(pair: dict[str, SearchIndex]) -> None:
     hint = Hint(pair, OPTIONS)
-    assert hint.judge is None
-    assert hint.stale
+    before, stale = hint.judge, hint.stale
     hint.calibrate()
+    after = hint.judge
+    assert before is None
+    assert stale
     assert not hint.stale
-    assert hint.judge is not None
-    assert hint.judge.depth("one") == 10
+    assert after is not None
+    assert after.depth("one") == 10
 
 
 def test_models_that_agree_are_usual_and_one_that_was_fooled_is_not(pair: dict[str, SearchIndex]) -> None:
@@ -52,18 +54,19 @@ def test_a_tenth_of_change_makes_it_stale(pair: dict[str, SearchIndex]) -> None:
     vectors = unit_vectors(5, seed=9)
     for number in range(4):
         pair["one"].add([NewItem(id=f"new-{number}", vector=vectors[number])])
-    assert not hint.stale
+    before = hint.stale
     pair["one"].add([NewItem(id="new-4", vector=vectors[4])])
-    assert hint.stale
+    after = hint.stale
     hint.calibrate()
-    assert not hint.stale
+    assert (before, after, hint.stale) == (False, True, False)
 
 
 def test_too_few_items_give_no_hint_and_are_not_measured_again_and_again(pair: dict[str, SearchIndex]) -> None:
     hint = Hint(pair, OPTIONS)
     hint.calibrate()
     pair["other"].delete([f"item-{number}" for number in range(25)])
-    assert hint.stale
+    stale = hint.stale
     hint.calibrate()
+    assert stale
     assert hint.judge is None
     assert not hint.stale
