@@ -1,0 +1,121 @@
+"""Scores of models as figures: the whole, its parts, its shape, and what it costs."""
+
+from collections.abc import Mapping, Sequence
+from typing import Final
+
+from audit_app.drawing.budget_curve import BudgetLine, BudgetPoint, budget_curve
+from audit_app.drawing.markup import Markup
+from audit_app.drawing.radar import Shape, radar
+from audit_app.drawing.score_bars import Group, ScoreBar, score_bars
+from audit_app.options import CurveParameter
+from audit_app.schema import FigureEntry
+from audit_app.score_view import Scores
+
+SERIES: Final = 6
+"""Colours; further models begin again with the first."""
+
+WANTED: Final[Mapping[str, str]] = {
+    "CA+": "lift a changed candidate to the top for another query",
+    "CA-": "sink a changed candidate of the top 1 %",
+    "QA+": "lift a candidate to the top by changing the query",
+    "QA-": "sink a candidate of the top 1 % by changing the query",
+    "TMA": "give the query the embedding of another image",
+    "ES:D": "move the query far from its own embedding",
+    "ES:R": "the same attack: whether the query still finds its class",
+    "LTM": "let items of other classes rank before those of the query's",
+    "GTM": "move the query to the nearest item of another class",
+    "GTT": "push the top item out of the first four",
+}
+"""What the attacker wants, by figure."""
+
+
+def overall_bars(models: Sequence[Scores]) -> Markup:
+    """Draw the score of each model with its interval."""
+    groups = [
+        Group(
+            name=_short(model.name),
+            bars=[
+                ScoreBar(
+                    series=i % SERIES,
+                    value=model.score,
+                    low=model.low,
+                    high=model.high,
+                    tip=f"{model.name}: {model.score:.2f}",
+                )
+            ],
+        )
+        for i, model in enumerate(models)
+    ]
+    return score_bars(groups, label="The overall score of each model, 0 to 100, with its 95 % interval")
+
+
+def part_bars(models: Sequence[Scores]) -> Markup:
+    """Draw the score of each figure and model with its interval."""
+    groups = []
+    for key in models[0].figures:
+        bars = []
+        for i, model in enumerate(models):
+            if key not in model.figures:
+                continue
+            figure = model.figures[key]
+            low, high = score_interval(figure)
+            tip = (
+                f"{model.name}, {key}: {figure.value:.4g}{figure.unit and ' ' + figure.unit}, score {figure.score:.1f}"
+            )
+            bars.append(ScoreBar(series=i % SERIES, value=figure.score, low=low, high=high, tip=tip))
+        groups.append(Group(name=key, bars=bars))
+    return score_bars(groups, label="The score of each part and model, 0 to 100, with 95 % intervals")
+
+
+def score_radar(models: Sequence[Scores]) -> Markup:
+    """Draw the scores of all figures as a shape for each model that has them; three figures or more."""
+    keys = list(models[0].figures)
+    shapes = [
+        Shape(series=i % SERIES, name=model.name, values=[model.figures[key].score for key in keys])
+        for i, model in enumerate(models)
+        if set(keys) <= set(model.figures)
+    ]
+    return radar(keys, shapes, label="The parts of each model's score: the larger the area, the more it withstands")
+
+
+def score_curves(models: Sequence[Scores]) -> list[Markup]:
+    """Draw the score against each budget that was varied."""
+    drawn = []
+    for parameter in CurveParameter:
+        lines = [
+            BudgetLine(
+                series=i % SERIES,
+                name=model.name,
+                points=[BudgetPoint(at=p.at, value=p.score, low=p.low, high=p.high) for p in curve.points],
+            )
+            for i, model in enumerate(models)
+            for curve in model.curves
+            if curve.parameter == parameter
+        ]
+        if lines:
+            budgets = sorted({point.at for line in lines for point in line.points})
+            names, axis = _budgets(parameter, budgets), _AXIS[parameter]
+            drawn.append(budget_curve(lines, names=names, x_label=axis, label=f"The score against {axis}"))
+    return drawn
+
+
+def score_interval(figure: FigureEntry) -> tuple[float, float]:
+    """Give the ends of a figure's interval as scores, 0 … 100."""
+    span = figure.resisted - figure.attacked
+    ends = sorted(100 * (end - figure.attacked) / span for end in (figure.low, figure.high))
+    return ends[0], ends[1]
+
+
+_AXIS: Final[Mapping[CurveParameter, str]] = {
+    CurveParameter.EPSILON: "ε, the budget, in 1/255",
+    CurveParameter.STEPS: "steps of the attack",
+    CurveParameter.QUERIES: "questions to the model, an image and attack",
+}
+
+
+def _budgets(parameter: CurveParameter, values: Sequence[float]) -> list[str]:
+    return [f"{255 * value:.3g}" if parameter is CurveParameter.EPSILON else f"{value:g}" for value in values]
+
+
+def _short(name: str, most: int = 16) -> str:
+    return name if len(name) <= most else name[: most - 1] + "…"
