@@ -443,6 +443,8 @@ class SearchIndex:
         self, queries: npt.NDArray[np.float32], k: int, label: str | None, exclude: Sequence[str | None]
     ) -> None:
         snapshot = self._current.snapshot
+        if not snapshot.size:
+            raise InvalidSearchError(f"the index {self.folder.name} is empty: add items before searching")
         if not isinstance(k, int | np.integer) or isinstance(k, bool) or not 1 <= k <= snapshot.size:
             raise InvalidSearchError(f"k is {k}; give a whole number from 1 to {snapshot.size}, the items of the index")
         if wrong := check_vectors(queries, self.identity.dimension):

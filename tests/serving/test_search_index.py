@@ -108,6 +108,17 @@ def test_impossible_k_is_refused(index: SearchIndex, k: int) -> None:
         index.search(vectors[:1], k)
 
 
+def test_an_empty_index_says_so(index: SearchIndex) -> None:
+    with pytest.raises(InvalidSearchError, match="the index index is empty"):
+        index.search(unit_vectors(1), 1)
+    assert (index.size, index.ids(), index.labels(), index.stats().size) == (0, [], {}, 0)
+    index.compact(threads=1)
+    index.add(new_items(unit_vectors(1)))
+    index.delete(["item-0"])
+    index.compact(threads=1)
+    assert index.stats().deleted == 0
+
+
 @pytest.mark.parametrize(
     "queries",
     [
