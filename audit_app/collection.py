@@ -110,7 +110,7 @@ class Collection:
 
 
 def from_images(place: Path) -> Collection:
-    """Read a folder (its class folders are the classes) or a CSV of path[,id][,label]; raises `ListingError`."""
+    """Read a folder (its class folders are the classes) or a CSV of `path[,id][,label]`; raises `ListingError`."""
     listing = list_images(place)
     names = sorted({entry.label or UNLABELLED for entry in listing.entries})
     return _of_files(

@@ -19,7 +19,7 @@ class SourceKind(StrEnum):
     RUN = "run"
     """A run's folder, or the bundle that a run made: its test images."""
     IMAGES = "images"
-    """A folder, whose folders are classes, or a CSV of path[,id][,label]."""
+    """A folder, whose folders are classes, or a CSV of `path[,id][,label]`."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -65,7 +65,7 @@ class Command:
     model: Path | None = None
     """Bundle whose network embeds the images, as models/zoo/demo-robust."""
     images: Path | None = None
-    """A folder, where the folders in it name the labels, or a CSV with the columns path[,id][,label][,more …]."""
+    """A folder, where the folders in it name the labels, or a CSV with the columns `path[,id][,label][,more …]`."""
     from_run: Path | None = None
     """In place of --images: a run (runs/NAME) or bundle, whose test images are indexed."""
     delete: tuple[str, ...] = ()

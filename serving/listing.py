@@ -124,7 +124,7 @@ def _of_folder(root: Path) -> Iterator[Entry | Problem]:
 
 
 def _of_csv(path: Path) -> Iterator[Entry | Problem]:
-    """Read path[,id][,label][,more …]; paths are relative to the CSV, other columns become metadata.
+    """Read `path[,id][,label][,more …]`; paths are relative to the CSV, other columns become metadata.
 
     Where there is no id, it is made of relative_path, or else of the path.
     """

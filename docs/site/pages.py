@@ -26,9 +26,9 @@ def write(path: str, text: str) -> None:
 
 def front_page() -> str:
     """The README, with its links as they are from here."""
-    text = (ROOT / "README.md").read_text(encoding="utf-8")
-    text = re.sub(r"\]\(docs/", "](", text)
-    return re.sub(r"\[([^\]]*)\]\((?:benchmarks|trainer|serving|audit_app|LICENSE|CONTRIBUTING)[^)]*\)", r"\1", text)
+    text = (ROOT / "README.md").read_text(encoding="utf-8").replace("](docs/", "](")
+    elsewhere = r"(?!https?:|images/)(?!(?!CHANGELOG|CONTRIBUTING)[\w-]+\.md\))"
+    return re.sub(rf"\[([^\]]*)\]\({elsewhere}[^)]*\)", r"\1", text)
 
 
 def modules(package: str) -> list[str]:

@@ -12,6 +12,7 @@ import pytest
 
 from audit_app.run import main
 from audit_app.schema import read_report
+from tests.audit_app.indexed import make_index
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -47,6 +48,18 @@ def test_it_writes_and_says_where(base: list[str], tmp_path: Path, capsys: pytes
     assert report.settings.epsilon == 4 / 255
     assert report.command.startswith("python audit_app/run.py --models")
     assert [point.at for point in report.models[0].curves[0].points] == [1 / 255, 8 / 255]
+
+
+def test_an_index_gives_the_figures_of_its_images(
+    base: list[str], earlier: Path, tiny_zoo: list[Path], gratings: Path, tmp_path: Path
+) -> None:
+    index = make_index(tmp_path / "index", tiny_zoo[1], gratings)
+    place = base.index("--images")
+    arguments = [*base[:place], "--index", str(index), *base[place + 2 :]]
+    baseline = ["--fail-drop", "score=0", "--baseline", str(earlier)]
+    assert main([*arguments, "--out", str(tmp_path / "out"), *baseline]) == 0  # the same gallery, by its hash
+    one, other = read_report(tmp_path / "out").models[0], read_report(earlier).models[0]
+    assert one.figures == other.figures
 
 
 def test_limits_decide_the_exit_status(base: list[str], earlier: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -109,7 +122,9 @@ def test_mistakes_exit_with_2_and_name_cause_and_mend(
     shutil.copy(gratings / "class-0" / "0.png", one)
     assert "two or more" in refused(*models, "--images", str(one), *out)
     assert "has one class" in refused(*models, "--images", str(gratings / "class-0"), *out)
-    assert "attacks, options differ; name another folder" in refused(*models, *images, "--attacks", "TMA", "--out", str(earlier))
+    assert "attacks, options differ; name another folder" in refused(
+        *models, *images, "--attacks", "TMA", "--out", str(earlier)
+    )
 
 
 def run_command(*arguments: str) -> subprocess.Popen[str]:
@@ -120,6 +135,8 @@ def run_command(*arguments: str) -> subprocess.Popen[str]:
         text=True,
         cwd="/",
         env={**os.environ, "OMP_NUM_THREADS": "1", "COLUMNS": "120"},
+        # Where the tests run in the background the signal is ignored, and that would be handed down.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
     )
 
 

@@ -19,7 +19,7 @@ from serving.identity import IndexIdentity
 from serving.search_index import SearchIndex
 from serving.security import Keyring
 from serving.service import SearchService
-from serving.settings import Settings
+from serving.settings import Access, Settings
 from serving.stages import Model
 from serving.thumbnails import make_thumbnail
 from tests.serving.conftest import make_identity
@@ -106,7 +106,8 @@ def make_service(
         Model(key=key, engine=engine, index=build_index(folder / key, engine, files))
         for key, engine in zip(("benign", "robust"), engines, strict=False)
     ]
-    return SearchService(models, settings or Settings())
+    # Tests ask faster than people; those of the rate say so themselves.
+    return SearchService(models, settings or Settings(access=Access(rate=0)))
 
 
 @contextmanager

@@ -157,7 +157,7 @@ def answered(page: Any) -> Iterator[None]:
     """Wait until what the block does has brought another answer."""
     page.evaluate(f"document.querySelector('{ANSWER}')?.setAttribute('data-former', '')")
     yield
-    page.wait_for_selector(f"{ANSWER}:not([data-former])", timeout=15_000)
+    page.wait_for_selector(f"{ANSWER}:not([data-former])", timeout=60_000)
 
 
 def seen(page: Any) -> list[list[str]]:
