@@ -93,6 +93,9 @@ def main(arguments: list[str] | None = None) -> int:
     except HardrankError as error:
         errors.print(f"[bold red]error[/]: {_plain(error)}", highlight=False, soft_wrap=True)
         return 2
+    except OSError as error:  # a full disk, a folder without rights: the message names the file
+        errors.print(f"[bold red]error[/]: {_plain(error)}; what was finished is kept", highlight=False, soft_wrap=True)
+        return 2
     except KeyboardInterrupt:
         errors.print("interrupted; what was finished is kept, and the same command goes on from there")
         return 130

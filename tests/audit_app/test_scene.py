@@ -1,6 +1,5 @@
 """Galleries of an audit: the same images from a folder, a run and an index, and what is wrong with others."""
 
-import hashlib
 import json
 import shutil
 from pathlib import Path
@@ -16,12 +15,10 @@ from audit_app.scene import make_scene, make_scenes
 from audit_app.subjects import Subject, load_subject, load_subjects
 from models.bundle import BundleError
 from models.preprocessing import prepare
-from serving.engine import Device, Engine
 from serving.errors import WrongModelError
-from serving.gallery import NewItem
-from serving.identity import IndexIdentity
 from serving.listing import ListingError
 from serving.search_index import SearchIndex
+from tests.audit_app.indexed import make_index
 from tests.audit_app.onnx_graphs import write_linear
 from tests.audit_app.stage import OPTIONS
 from tests.trainer.tiny import write_recipe
@@ -34,28 +31,6 @@ from trainer.progress import Progress
 @pytest.fixture(scope="module")
 def benign(tiny_zoo: list[Path]) -> Subject:
     return load_subject(str(tiny_zoo[0]), OPTIONS)
-
-
-def make_index(folder: Path, bundle: Path, gallery: Path, *, turn: bool = False) -> Path:
-    """Index the pictures of a folder with a bundle; `turn` stores other vectors."""
-    engine = Engine(bundle, threads=1, device=Device.CPU)
-    images = from_images(gallery)
-    files = sorted(path for path in gallery.rglob("*.png"))
-    items = []
-    for row, path in enumerate(files):
-        vector = engine.embed(engine.prepare(path.read_bytes())[None])[0]
-        items.append(
-            NewItem(
-                id=images.ids[row],
-                vector=np.roll(vector, 1) if turn else vector,
-                label=images.label(row),
-                source=str(path),
-                source_sha256=hashlib.sha256(path.read_bytes()).hexdigest(),
-            )
-        )
-    with SearchIndex.create(folder, identity=IndexIdentity.of(engine)) as index:
-        index.add(items)
-    return folder
 
 
 def test_pixels_and_embeddings_are_those_of_serving(benign: Subject, gratings: Path) -> None:

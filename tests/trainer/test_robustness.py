@@ -3,7 +3,9 @@
 import csv
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -12,10 +14,10 @@ from torch import Tensor
 
 from models.embedder import Embed
 from tests.trainer.conftest import Small
-from trainer.attacks.journal import Journal
+from trainer.attacks.journal import Journal, JournalError
 from trainer.attacks.options import AttackError
 from trainer.attacks.registry import make_attack
-from trainer.attacks.run import Engine
+from trainer.attacks.run import AttackResult, Engine, run_attack
 from trainer.robustness import (
     ERS_KEYS,
     CancelledError,
@@ -294,3 +296,37 @@ def test_what_cannot_be_measured(small: Small) -> None:
             small.gallery.labels,
             torch.arange(3),
         )
+
+
+def test_another_method_searches_in_the_place_of_gradient_descent(small: Small, tmp_path: Path) -> None:
+    class Unmoved:
+        """Leaves every image where it is."""
+
+        calls = 0
+
+        def describe(self) -> dict[str, Any]:
+            return {"name": "unmoved"}
+
+        def __call__(self, *arguments: Any, **options: Any) -> AttackResult:
+            self.calls += 1
+            attack, embed, images, victims, gallery, budget = arguments
+            return run_attack(attack, embed, images, victims, gallery, replace(budget, epsilon=0.0), **options)
+
+    method = Unmoved()
+    card = measure_robustness(
+        small.embed,
+        lambda rows: small.images[rows],
+        small.gallery.embeddings,
+        small.gallery.labels,
+        torch.arange(10),
+        options=QUICK,
+        attacks={"ES": make_attack("ES")},
+        batch=5,
+        method=method,
+        resume=Journal(tmp_path),
+    )
+    assert method.calls == 2
+    assert card.figures["ES:D"].value == pytest.approx(0, abs=1e-6)
+    assert card.options["method"] == {"name": "unmoved"}
+    with pytest.raises(JournalError, match="method"):
+        measure(small, names=("ES",), queries=torch.arange(10), batch=5, resume=Journal(tmp_path))
