@@ -17,7 +17,12 @@ import streamlit as st
 from audit_app.web.guard import check_server
 from audit_app.web.messages import told
 
-PAGES = (st.Page("pages/live_attack.py", title="Live attack", icon=":material/bolt:", default=True),)
+PAGES = (
+    st.Page("pages/live_attack.py", title="Live attack", icon=":material/bolt:", default=True),
+    st.Page("pages/scorecard.py", title="Scorecard", icon=":material/radar:"),
+    st.Page("pages/weak_spots.py", title="Weak spots", icon=":material/troubleshoot:"),
+    st.Page("pages/own_model.py", title="Bring your own model", icon=":material/upload:"),
+)
 
 # The icon is a file: Streamlit would have the browser fetch a named one from elsewhere.
 ICON = Path(__file__).resolve().parent / "web" / "icon.png"

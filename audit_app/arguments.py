@@ -86,7 +86,7 @@ _METAVARS: Mapping[type, str] = {int: "N", float: "X"}
 
 
 def _unit(option: Option) -> str:
-    return f", {option.unit}" if option.unit else ""
+    return f" [{option.unit}]" if option.unit else ""
 
 
 def _default(option: Option) -> str:

@@ -12,6 +12,7 @@ from audit_app.victim import Victim
 from audit_app.web.resources import Stage
 
 _KEY: Final = "plan"
+_OPEN: Final = "open"
 FIRST_ATTACK: Final = "QA+"
 MOST_TARGETS: Final = 8
 
@@ -31,7 +32,7 @@ def current_plan(stage: Stage, *, k: int) -> Plan:
     """Give the visitor's plan; begins a sensible one on a gallery that is new to them."""
     collection = stage[0].scene.collection
     plan: Plan | None = st.session_state.get(_KEY)
-    asked = st.session_state.pop("open", None)
+    asked = st.session_state.pop(_OPEN, None)
     if asked is not None and asked in collection.ids:
         plan = Plan(gallery=collection.digest(), victim=Victim(id=asked))
     elif plan is None or plan.gallery != collection.digest():
@@ -41,6 +42,14 @@ def current_plan(stage: Stage, *, k: int) -> Plan:
         plan = replace(plan, targets={FIRST_ATTACK: (target,)})
     st.session_state[_KEY] = plan
     return plan
+
+
+def ask_to_open(id: str, *, attack: str | None, epsilon: float) -> None:
+    """Let the page of the live attack begin with an item of its gallery, an attack and a budget."""
+    st.session_state[_OPEN] = id
+    if attack is not None:
+        st.session_state["live.attack"] = attack
+    st.session_state["live.epsilon.linf"] = round(255 * epsilon, 1)
 
 
 def chosen_plan(plan: Plan) -> Plan:

@@ -3,16 +3,19 @@
 import os
 import sys
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import streamlit as st
 import torch
 
+from audit_app.audit_desk import AuditDesk
+from audit_app.blackbox.transfer import Transfer, transfer_from
 from audit_app.catalogue import Catalogue, read_catalogue, stamp_of
 from audit_app.gallery_source import GallerySource
 from audit_app.scene import make_scenes
 from audit_app.served import Served, serve_scene
 from audit_app.shelf import Making, Shelf
-from audit_app.subjects import SubjectOptions, load_subjects
+from audit_app.subjects import SubjectOptions, load_subject, load_subjects
 from audit_app.turnstile import Turnstile
 from audit_app.web.settings import AppSettings, read_settings
 from audit_app.web.visitor import Visitor
@@ -51,6 +54,25 @@ def _shelf() -> Shelf[Stage]:
     return Shelf(_STAGES)
 
 
+@st.cache_resource(show_spinner=False)
+def _transfers() -> Shelf[dict[str, Transfer]]:
+    return Shelf(_STAGES)
+
+
+def ask_transfers(key: StageKey, stage: Stage, surrogate: str) -> Making[dict[str, Transfer]]:
+    """See how far the surrogate of transfer attacks on a stage has come."""
+    return _transfers().ask(
+        (key, stamp_of([*key.models, *key.gallery.paths, surrogate]), surrogate),
+        lambda report: _load_transfers(stage, surrogate, report),
+    )
+
+
+def _load_transfers(stage: Stage, surrogate: str, report: Report) -> dict[str, Transfer]:
+    torch.set_num_threads(os.cpu_count() or 1)
+    subject = load_subject(surrogate)
+    return {served.name: transfer_from(subject, served.scene, report=report) for served in stage}
+
+
 @st.cache_resource(scope="session", on_release=Visitor.leave, show_spinner=False)
 def visitor() -> Visitor:
     """This visitor, who is forgotten with the browser's tab."""
@@ -74,3 +96,13 @@ def _load(key: StageKey, report: Report) -> Stage:
     report(Progress(stage="list of images", done=0, total=1))
     scenes = make_scenes(subjects, key.gallery.open(), report=report)
     return tuple(serve_scene(scene, report=report) for scene in scenes)
+
+
+@st.cache_resource(show_spinner=False)
+def _desk(root: Path) -> AuditDesk:
+    return AuditDesk(root)
+
+
+def desk() -> AuditDesk:
+    """Where audits run in the background, for all visitors."""
+    return _desk(settings().audits)
