@@ -609,7 +609,8 @@ def main() -> None:
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as scratch:
         scene = prepare(options.folder or Path(scratch), options.size)
-        torch.set_num_threads(1)
+        machine = hardware(torch.device("cpu"), low_precision=False)
+        torch.set_num_threads(1)  # this process only waits
         found = json.loads(options.result.read_text(encoding="utf-8")) if options.result.exists() else {}
         for name in options.sections or SECTIONS:
             section = SECTIONS[name](scene, options)
@@ -618,7 +619,7 @@ def main() -> None:
                 "what": (SECTIONS[name].__doc__ or "").strip(),
                 "gallery": [scene.size, DIMENSION],
                 **section,
-                "hardware": hardware(torch.device("cpu"), low_precision=False),
+                "hardware": machine,
                 "versions": versions(),
             }
             print(json.dumps(section, indent=2), flush=True)
