@@ -1,6 +1,5 @@
 """The page for a model of one's own: a name, a path, or an ONNX file that is uploaded."""
 
-from collections.abc import Mapping
 from typing import Final
 
 import streamlit as st
@@ -150,8 +149,8 @@ def _surrogate(stage: Stage) -> str:
     return found
 
 
-def _transfers(key: StageKey, stage: Stage, surrogate: str) -> Mapping[str, Transfer]:
-    found: Mapping[str, Transfer] = {}
+def _transfers(key: StageKey, stage: Stage, surrogate: str) -> dict[str, Transfer]:
+    found: dict[str, Transfer] = {}
     if surrogate:
         found = wait(lambda: ask_transfers(key, stage, surrogate))
     return found
