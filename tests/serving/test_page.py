@@ -331,7 +331,8 @@ def test_k_out_of_range_is_refused_in_words(page: Any, server: PageServer) -> No
     page.fill("#count input[type=number]", "500")
     page.press("#count input[type=number]", "Tab")
     page.wait_for_selector("text=/500 is greater than maximum value 41/")
-    assert len(seen(page)[0]) == 12, "the answer stays"
+    # Leaving the field brings it back to the most there is: the page shows the old answer, or already that one.
+    assert len(seen(page)[0]) in (12, 40), "an answer stays"
 
 
 def test_a_gallery_that_has_shrunk_is_told_of(page: Any, server: PageServer) -> None:
