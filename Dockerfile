@@ -1,38 +1,56 @@
 # Three images of one project:  docker build --target serve -t hardrank-serve .   (or audit, or train)
 # serve has no torch. All run as user 10001 with a read-only root; what lasts lies in the volume /data.
 ARG BASE_IMAGE=debian:bookworm-slim
+# cpu is small; gpu brings ONNX Runtime and FAISS for CUDA. PyTorch's default build has CUDA either way.
+ARG ACCELERATOR=cpu
+# More options for pip: a mirror, or where builds of PyTorch without CUDA lie (--extra-index-url URL), 5 GB less.
+ARG PIP_OPTIONS=""
 
-FROM ${BASE_IMAGE} AS python
+FROM ${BASE_IMAGE} AS runtime
 RUN apt-get update \
-    && apt-get install -y --no-install-recommends python3 python3-venv ca-certificates \
-    && rm -rf /var/lib/apt/lists/*
+    && apt-get install -y --no-install-recommends python3 \
+    && rm -rf /var/lib/apt/lists/* /var/cache/apt/* /var/log/*.log /var/log/apt
 RUN useradd --uid 10001 --home-dir /data --create-home --shell /usr/sbin/nologin hardrank
-ENV PATH=/opt/hardrank/bin:$PATH PYTHONUNBUFFERED=1 PYTHONDONTWRITEBYTECODE=1 PIP_NO_CACHE_DIR=1
+ENV PATH=/opt/hardrank/bin:$PATH PYTHONUNBUFFERED=1 PYTHONDONTWRITEBYTECODE=1
 
-FROM python AS serve-build
+FROM runtime AS serve-libraries
+ARG ACCELERATOR
+ARG PIP_OPTIONS
+RUN apt-get update && apt-get install -y --no-install-recommends python3-venv ca-certificates
 RUN python3 -m venv /opt/hardrank
-COPY .ci/lock.txt .ci/container/serve.txt /tmp/ci/
-RUN grep -v '^onnxruntime-gpu\|^faiss-gpu' /tmp/ci/lock.txt > /tmp/lock.txt \
-    && pip install -q -c /tmp/lock.txt -r /tmp/ci/serve.txt
+COPY .ci/lock.txt .ci/container /tmp/ci/
+RUN pip install -q --no-cache-dir $PIP_OPTIONS -c /tmp/ci/lock.txt -r /tmp/ci/serve.txt -r /tmp/ci/$ACCELERATOR.txt
+
+FROM serve-libraries AS torch-libraries
+ARG PIP_OPTIONS
+RUN pip install -q --no-cache-dir $PIP_OPTIONS -c /tmp/ci/lock.txt -r /tmp/ci/torch.txt
+
+FROM serve-libraries AS package
+ARG PIP_OPTIONS
 WORKDIR /src
+RUN pip install -q --no-cache-dir $PIP_OPTIONS -r /tmp/ci/build.txt
 COPY pyproject.toml README.md LICENSE ./
 COPY models models
 COPY trainer trainer
 COPY serving serving
 COPY audit_app audit_app
-RUN pip install -q --no-deps .
+RUN pip wheel -q --no-deps --no-build-isolation -w /wheel .
 
-FROM serve-build AS torch-build
-COPY .ci/container/torch.txt /tmp/ci/
-RUN pip install -q -c /tmp/lock.txt -r /tmp/ci/torch.txt
+FROM serve-libraries AS serve-build
+COPY --from=package /wheel /wheel
+RUN pip install -q --no-deps /wheel/*.whl && pip uninstall -q -y setuptools pip
 
-FROM python AS runtime
+FROM torch-libraries AS torch-build
+COPY --from=package /wheel /wheel
+RUN pip install -q --no-deps /wheel/*.whl && pip uninstall -q -y setuptools pip
+
+FROM runtime AS ready
 USER 10001
 WORKDIR /data
 VOLUME /data
-ENV HOME=/data TMPDIR=/tmp MPLCONFIGDIR=/tmp NUMBA_CACHE_DIR=/tmp
+ENV HOME=/data TMPDIR=/tmp MPLCONFIGDIR=/tmp/matplotlib NUMBA_CACHE_DIR=/tmp/numba
 
-FROM runtime AS serve
+FROM ready AS serve
 COPY --from=serve-build /opt/hardrank /opt/hardrank
 EXPOSE 7860
 HEALTHCHECK --interval=10s --timeout=3s --start-period=60s \
@@ -40,13 +58,13 @@ HEALTHCHECK --interval=10s --timeout=3s --start-period=60s \
 ENTRYPOINT ["hardrank-serve", "--host", "0.0.0.0"]
 CMD ["--help"]
 
-FROM runtime AS audit
+FROM ready AS audit
 COPY --from=torch-build /opt/hardrank /opt/hardrank
 EXPOSE 8501
 HEALTHCHECK --interval=10s --timeout=3s --start-period=60s \
     CMD ["python3", "-c", "import urllib.request as r; r.urlopen('http://127.0.0.1:8501/_stcore/health', timeout=2)"]
 ENTRYPOINT ["hardrank-audit-app", "--host", "0.0.0.0"]
 
-FROM runtime AS train
+FROM ready AS train
 COPY --from=torch-build /opt/hardrank /opt/hardrank
 ENTRYPOINT ["hardrank-train"]

@@ -10,6 +10,7 @@ from typing import Any, Final
 
 from models.bundle import CARD, load_card
 from models.errors import HardrankError
+from models.home import home
 from models.preprocessing import FORMATS
 from serving.gallery import InvalidItemError, Scalar, check_id, check_label, encode_metadata, id_of_path
 
@@ -18,7 +19,7 @@ RUN: Final = "run.json"
 TEST_IMAGES: Final = "test_images.csv"
 """Where a run lists the images that it was tested with."""
 
-_RUNS: Final = Path(__file__).resolve().parents[1] / "runs"
+_RUNS: Final = home() / "runs"
 _OWN_COLUMNS: Final = frozenset({"path", "relative_path", "id", "label"})
 
 

@@ -10,9 +10,11 @@ import lightning as L
 import torch
 
 from models.errors import HardrankError
+from models.home import home
 from trainer.environment import gains_from_bf16
 
-ROOT: Final = Path(__file__).resolve().parents[1]
+ROOT: Final = home()
+"""The repository, or the working directory where hardrank was installed from a wheel."""
 
 
 class LaunchError(HardrankError):

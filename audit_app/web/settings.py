@@ -7,9 +7,10 @@ from pathlib import Path
 from typing import NoReturn
 
 from audit_app.errors import AuditError
+from models.home import home
 
-ROOT = Path(__file__).resolve().parents[2]
-"""The repository."""
+ROOT = home()
+"""The repository, or the working directory where hardrank was installed from a wheel."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,13 +1,12 @@
 """The demo set as training sees it."""
 
-from pathlib import Path
-
+from models.home import home
 from trainer.data.dataset import DataOptions, Dataset, Entry, Listing, ShowProgress, assemble, split_classes
 from trainer.data.demo.specification import DemoOptions, Half
 from trainer.data.demo.store import ensure, ignore_progress
 
-DEFAULT_ROOT = Path(__file__).resolve().parents[3] / "data" / "demo"
-"""Below the project's root; ignored by git."""
+DEFAULT_ROOT = home() / "data" / "demo"
+"""Ignored by git."""
 
 
 def load(options: DataOptions, progress: ShowProgress | None = None) -> Dataset:
