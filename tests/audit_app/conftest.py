@@ -1,8 +1,12 @@
 """Models and galleries shared by the tests of the audit app."""
 
+import shutil
+import sys
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from streamlit import config
 
 from audit_app.served import Served
 from tests.audit_app.stage import served_scenes, write_gallery, write_zoo
@@ -24,3 +28,32 @@ def gratings(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def served(tiny_zoo: list[Path], gratings: Path) -> list[Served]:
     """The gratings as the two bundles serve them."""
     return served_scenes(tiny_zoo, gratings)
+
+
+@pytest.fixture(scope="session")
+def few_gratings(gratings: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Three pictures of each of the eight classes, for pages that need no more."""
+    folder = tmp_path_factory.mktemp("few") / "gratings"
+    for path in sorted(gratings.glob("*/[0-2].png")):
+        (folder / path.parent.name).mkdir(parents=True, exist_ok=True)
+        shutil.copy(path, folder / path.parent.name)
+    return folder
+
+
+@pytest.fixture
+def app(
+    tiny_zoo: list[Path], few_gratings: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[Callable[..., None]]:
+    """The app as it is started on this machine; what it gives says other arguments for the command line."""
+
+    def tell(*arguments: str) -> None:
+        own = ["--zoo", str(tiny_zoo[0].parent), "--gallery", str(few_gratings), "--audits", str(tmp_path / "audits")]
+        monkeypatch.setattr(sys, "argv", ["app.py", *own, *arguments])
+
+    kept = {name: config.get_option(name) for name in ("server.address", "browser.gatherUsageStats")}
+    config.set_option("server.address", "127.0.0.1")
+    config.set_option("browser.gatherUsageStats", False)
+    tell()
+    yield tell
+    for name, value in kept.items():
+        config.set_option(name, value)

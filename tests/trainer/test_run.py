@@ -23,7 +23,7 @@ from trainer.runs import exclusive
 def finished(tmp_path_factory: pytest.TempPathFactory) -> tuple[Place, str]:
     """An uninterrupted run, and what it printed."""
     place = Place(tmp_path_factory.mktemp("finished"))
-    return place, place.run()
+    return place, place.run_afresh()
 
 
 def test_a_run_leaves_two_bundles_that_agree_with_their_onnx(finished: tuple[Place, str]) -> None:
@@ -83,7 +83,15 @@ def test_what_was_attacked_is_a_table(finished: tuple[Place, str]) -> None:
     assert {"row", "label", "CA+", "GTT"} <= rows[0].keys()
 
 
-@pytest.mark.parametrize("moment", ["warmup", "benign", "attacks on benign", "robust"])
+@pytest.mark.parametrize(
+    "moment",
+    [
+        "robust",
+        "attacks on benign",
+        pytest.param("warmup", marks=pytest.mark.slow),
+        pytest.param("benign", marks=pytest.mark.slow),
+    ],
+)
 def test_a_killed_run_resumes_to_the_same_weights(finished: tuple[Place, str], tmp_path: Path, moment: str) -> None:
     uninterrupted, _ = finished
     place = Place(tmp_path)
@@ -123,8 +131,7 @@ def test_replacing_a_run_goes_on_after_an_interruption(finished: tuple[Place, st
     trained, _ = finished
     place = Place(tmp_path)
     shutil.copytree(trained.zoo, place.zoo)
-    process = subprocess.Popen(place.command(), cwd=tmp_path, env=environment(), stdout=subprocess.PIPE, text=True)
-    assert process.wait() == 2, "another run's bundles are refused"
+    place.run(expect=2)  # another run's bundles are refused
     with subprocess.Popen(
         place.command("--overwrite"), cwd=tmp_path, env=environment(), stdout=subprocess.PIPE, text=True
     ) as process:
