@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from models.bundle import CARD, BundleError, Card, load_card
+from serving.identity import MANIFEST
 
 _BENIGN, _ROBUST = "-benign", "-robust"
 
@@ -60,6 +61,8 @@ def stamp_of(paths: Sequence[str]) -> tuple[tuple[str, int], ...]:
     marks = []
     for text in paths:
         place = Path(text).expanduser()
-        files = [place, *(place / name for name in (CARD, "index.json", "items.sqlite", "items.sqlite-wal"))]
+        known = [place / name for name in (CARD, MANIFEST, "items.sqlite", "items.sqlite-wal")]
+        # Reading an index changes its folder too, and leaves an empty log of SQLite there.
+        files = [file for file in known if file.is_file() and file.stat().st_size] or [place]
         marks += [(str(file), file.stat().st_mtime_ns) for file in files if file.exists()]
     return tuple(marks)

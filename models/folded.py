@@ -1,7 +1,10 @@
 """A frozen twin of an embedder for gradients with respect to pixels: the fast path of every attack."""
 
 import copy
+import threading
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any, Final
 
 import torch
 from torch import Tensor, fx, nn
@@ -34,7 +37,7 @@ class FoldedEmbedder(nn.Module):
         twin = copy.deepcopy(embedder.backbone).eval().requires_grad_(False)
         self._pairs: list[_Pair] = []
         try:
-            traced = fx.symbolic_trace(twin)
+            traced = _trace(twin)
         except Exception:  # control flow that depends on data: such a backbone runs unfolded, merely slower
             self.backbone: nn.Module = twin
         else:
@@ -77,6 +80,41 @@ class FoldedEmbedder(nn.Module):
             own[f"{pair.conv}.weight"].copy_(weight)
             own[f"{pair.conv}.bias"].copy_(bias)
         self.head.load_state_dict(source.head.state_dict())
+
+
+_TRACING: Final = threading.Lock()
+
+
+class _Tracer(fx.Tracer):
+    """Traces what its own thread calls.
+
+    While anything is traced, PyTorch hands the calls of all modules to the tracer, those of other threads too: there
+    other networks are made or run, and must not notice.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._thread = threading.get_ident()
+
+    def call_module(
+        self, m: nn.Module, forward: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> Any:
+        if threading.get_ident() != self._thread:
+            return forward(*args, **kwargs)
+        return super().call_module(m, forward, args, kwargs)
+
+    def getattr(self, attr: str, attr_val: Any, parameter_proxy_cache: dict[str, Any]) -> Any:
+        if threading.get_ident() != self._thread:
+            return attr_val
+        return super().getattr(attr, attr_val, parameter_proxy_cache)
+
+
+def _trace(module: nn.Module) -> fx.GraphModule:
+    """Trace a module, whatever other threads do; two traces at once would take each other's calls."""
+    with _TRACING:
+        tracer = _Tracer()
+        graph = tracer.trace(module)
+        return fx.GraphModule(tracer.root, graph, type(module).__name__)
 
 
 def _fold_graph(traced: fx.GraphModule) -> list[_Pair]:

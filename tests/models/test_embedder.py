@@ -1,6 +1,8 @@
 """Embedders: shapes, the sphere, backbones by name, and the folded twin against the network itself."""
 
 import copy
+import threading
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
@@ -122,3 +124,29 @@ def test_weights_that_cannot_be_fetched_name_the_alternatives(monkeypatch: pytes
     monkeypatch.setattr("torchvision.models._api.load_state_dict_from_url", unreachable)
     with pytest.raises(BackboneError, match=r"cannot be had.*no network.*warmup"):
         build_embedder(Architecture(backbone="resnet18", image_size=64), imagenet=True)
+
+
+def test_folding_disturbs_no_other_thread_and_two_fold_alike() -> None:
+    embedder = build_embedder(Architecture(dimension=8, image_size=32)).eval()
+    other, images = nn.Sequential(nn.Linear(4, 4), nn.ReLU()).eval(), torch.rand(2, 3, 32, 32)
+    wanted = FoldedEmbedder(embedder)(images)
+    folded, done = threading.Event(), threading.Barrier(3)
+
+    def run() -> int:
+        done.wait()
+        calls = 0
+        while not folded.is_set():  # in a trace of another thread this would be no module of the network
+            other(torch.zeros(1, 4))
+            calls += 1
+        return calls
+
+    def fold() -> list[torch.Tensor]:
+        done.wait()
+        return [FoldedEmbedder(embedder)(images) for _ in range(3)]
+
+    with ThreadPoolExecutor(3) as pool:
+        running, folding = pool.submit(run), [pool.submit(fold) for _ in range(2)]
+        found = [one for each in folding for one in each.result()]
+        folded.set()
+        assert running.result() > 0
+    assert all(torch.equal(one, wanted) for one in found)
