@@ -1,4 +1,4 @@
-"""A trained model on disk: model.onnx, weights.safetensors and card.json.
+"""A trained model on disk: model.onnx, weights.safetensors, card.json, and README.md for people.
 
 Nothing here needs torch until weights are loaded.
 """
@@ -13,6 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from models.errors import HardrankError
 from models.files import atomic_folder, sha256, write_json
+from models.model_card import MODEL_CARD, model_card
 from models.preprocessing import Preprocessing
 
 if TYPE_CHECKING:
@@ -82,7 +83,7 @@ class Card(_Strict):
     versions: dict[str, str] = Field(description="of Python and the libraries that computed it")
     hardware: dict[str, str] = Field(description="processor, cores, memory, accelerator, precision")
     durations: dict[str, float] = Field(description="seconds of each stage")
-    files: dict[str, FileEntry] = Field(description="each file of the bundle but this")
+    files: dict[str, FileEntry] = Field(description="each file of the bundle but this and README.md, made of it")
 
 
 def save_bundle(
@@ -106,6 +107,7 @@ def save_bundle(
         )
         check_replaceable(folder, made.run_id, overwrite=overwrite)
         write_json(unfinished / CARD, made.model_dump(mode="json"))
+        (unfinished / MODEL_CARD).write_text(model_card(made), encoding="utf-8")
     return made
 
 

@@ -75,7 +75,7 @@ def bundle(tmp_path: Path, embedder: Embedder) -> Path:
 
 
 def test_what_is_saved_comes_back(bundle: Path, embedder: Embedder) -> None:
-    assert sorted(path.name for path in bundle.iterdir()) == ["card.json", ONNX, WEIGHTS]
+    assert sorted(path.name for path in bundle.iterdir()) == ["README.md", "card.json", ONNX, WEIGHTS]
     assert verify_bundle(bundle).files.keys() == {ONNX, WEIGHTS}
     assert preprocessing_of(load_card(bundle)) == Preprocessing(resize=36, crop=32)
     images = torch.rand(3, 3, 32, 32)
