@@ -1,6 +1,7 @@
 """Bundles: written whole, verified by hash, refused with a reason."""
 
 import json
+import shutil
 from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
@@ -67,11 +68,17 @@ def embedder() -> Embedder:
     return build_embedder(SMALL).eval()
 
 
-@pytest.fixture
-def bundle(tmp_path: Path, embedder: Embedder) -> Path:
-    folder = tmp_path / "zoo" / "test"
+@pytest.fixture(scope="module")
+def saved(tmp_path_factory: pytest.TempPathFactory, embedder: Embedder) -> Path:
+    folder = tmp_path_factory.mktemp("saved") / "test"
     save_bundle(folder, make_card, write_into(embedder))
     return folder
+
+
+@pytest.fixture
+def bundle(tmp_path: Path, saved: Path) -> Path:
+    """A copy of its own for each test, since some damage it."""
+    return shutil.copytree(saved, tmp_path / "zoo" / "test")
 
 
 def test_what_is_saved_comes_back(bundle: Path, embedder: Embedder) -> None:

@@ -114,7 +114,7 @@ def test_a_second_run_trains_nothing_and_changes_nothing(finished: tuple[Path, C
     assert {path: path.read_bytes() for path in results.rglob("*") if path.is_file()} == before
 
 
-def test_a_killed_study_goes_on_and_two_jobs_give_the_same(finished: tuple[Path, Command]) -> None:
+def test_a_killed_study_of_two_jobs_goes_on_to_the_same(finished: tuple[Path, Command]) -> None:
     results, _ = finished
     folder = results.parent.parent
     arguments = [
@@ -134,7 +134,11 @@ def test_a_killed_study_goes_on_and_two_jobs_give_the_same(finished: tuple[Path,
     process.wait()
     _, alive = psutil.wait_procs(workers, timeout=60)
     assert not alive  # nobody trains on alone
-    subprocess.run(arguments, check=True, stdout=subprocess.DEVNULL, timeout=200)
+    launch = Launch(runs=logs, zoo=folder / "zoo", device="cpu")
+    _, missing = run_study(
+        command(folder, folder / "study.yaml", results=folder / "again", launch=launch), lambda _: None
+    )
+    assert missing == 0
 
     def results_of(place: Path) -> dict[str, Any]:
         return {
