@@ -1,0 +1,177 @@
+"""Draw the sketches of the pages on attacks and defenses: python docs/figures/draw.py"""
+
+import sys
+from pathlib import Path
+
+if sys.path and Path(sys.path[0]).resolve() == Path(__file__).resolve().parent:
+    sys.path[0] = str(Path(__file__).resolve().parents[2])
+
+from docs.figures.sketch import Arrow, Colour, Dot, Ring, Sketch
+
+IMAGES = Path(__file__).resolve().parents[1] / "images"
+
+# The gallery of every attack: a cluster of the query's class to the left, another class to the right.
+_QUERY = Dot(70, 90, "q", Colour.QUERY)
+_OWN = (Dot(45, 65, "", Colour.OWN), Dot(48, 115, "", Colour.OWN), Dot(95, 70, "", Colour.OWN))
+_OTHERS = (Dot(215, 60, "", Colour.OTHER), Dot(245, 100, "", Colour.OTHER), Dot(205, 120, "", Colour.OTHER))
+_GALLERY = (*_OWN, *_OTHERS, Dot(150, 35), Dot(140, 140))
+_MOVED = Colour.QUERY
+
+
+def _moved(x: float, y: float, label: str = "q̃") -> Dot:
+    return Dot(x, y, label, _MOVED, hollow=True)
+
+
+def attacks() -> dict[str, Sketch]:
+    """The sketches of the attacks, by file name."""
+    far = Dot(270, 140, "c", Colour.OTHER)
+    near = Dot(95, 70, "c", Colour.OWN)
+    target = Dot(245, 100, "t", Colour.OTHER)
+    top = Dot(95, 70, "t", Colour.OWN)
+    nearest_other = Dot(190, 95, "u", Colour.OTHER)
+    a, b, c = Dot(150, 60, "c₁", Colour.OTHER), Dot(180, 110, "c₂", Colour.OTHER), Dot(235, 75, "c₃", Colour.OTHER)
+    rise, fall = _moved(92, 108, "c̃"), _moved(262, 60, "c̃")
+    towards, away, gone = _moved(238, 138), _moved(165, 158), _moved(165, 22)
+    misled = _moved(183, 90)
+    beside, over, turned = _moved(228, 92), _moved(172, 82), _moved(118, 82)
+    return {
+        "ca-plus": Sketch(
+            title="CA+: the candidate c moves next to the query q",
+            dots=(_QUERY, *_GALLERY, far, rise),
+            arrows=(Arrow(far, rise, colour=_MOVED),),
+            rings=(Ring(70, 90, 31),),
+        ),
+        "ca-minus": Sketch(
+            title="CA−: the candidate c, among the first, moves behind everything",
+            dots=(_QUERY, *_GALLERY[:2], *_GALLERY[3:], near, fall),
+            arrows=(Arrow(near, fall, colour=_MOVED),),
+            rings=(Ring(70, 90, 193),),
+        ),
+        "qa-plus": Sketch(
+            title="QA+: the query moves so that the candidate c is among the first",
+            dots=(_QUERY, *_GALLERY, far, towards),
+            arrows=(Arrow(_QUERY, towards, colour=_MOVED), Arrow(towards, far, dashed=True)),
+        ),
+        "qa-minus": Sketch(
+            title="QA−: the query moves so that the candidate c is no longer among the first",
+            dots=(_QUERY, *_GALLERY[:2], *_GALLERY[3:], near, away),
+            arrows=(Arrow(_QUERY, away, colour=_MOVED), Arrow(away, near, dashed=True)),
+        ),
+        "tma": Sketch(
+            title="TMA: the query takes the place of another image t",
+            dots=(_QUERY, *_OWN, _OTHERS[0], _OTHERS[2], target, beside),
+            arrows=(Arrow(_QUERY, beside, colour=_MOVED),),
+        ),
+        "es": Sketch(
+            title="ES: the query moves as far as it can from where it was",
+            dots=(_QUERY, *_GALLERY, gone),
+            arrows=(Arrow(_QUERY, gone, colour=_MOVED),),
+            rings=(Ring(70, 90, 108),),
+        ),
+        "ltm": Sketch(
+            title="LTM: every item of other classes comes before the nearest of the query's own",
+            dots=(_QUERY, *_GALLERY, misled),
+            arrows=(
+                Arrow(_QUERY, misled, colour=_MOVED),
+                Arrow(misled, _OTHERS[1], dashed=True, colour=Colour.OTHER),
+                Arrow(misled, _OWN[2], dashed=True, colour=Colour.OWN),
+            ),
+        ),
+        "gtm": Sketch(
+            title="GTM: the query moves to u, the nearest item of another class",
+            dots=(_QUERY, *_GALLERY, nearest_other, over),
+            arrows=(Arrow(_QUERY, over, colour=_MOVED),),
+        ),
+        "gtt": Sketch(
+            title="GTT: the first answer t drops out of the first four",
+            dots=(_QUERY, *_GALLERY[:2], *_GALLERY[3:], top, away),
+            arrows=(Arrow(_QUERY, away, colour=_MOVED), Arrow(away, top, dashed=True)),
+        ),
+        "spqa": Sketch(
+            title="SPQA: as QA, while the former first answers (in the ring) stay the first",
+            dots=(_QUERY, *_GALLERY, far, turned),
+            arrows=(Arrow(_QUERY, turned, colour=_MOVED), Arrow(turned, far, dashed=True)),
+            rings=(Ring(64, 86, 48),),
+        ),
+        "order": Sketch(
+            title="ORDER: c₃, c₁, c₂ in the place of c₁, c₂, c₃",
+            dots=(_QUERY, *_OWN, a, b, c, _moved(225, 32)),
+            arrows=(
+                Arrow(_QUERY, _moved(225, 32), colour=_MOVED),
+                Arrow(_moved(225, 32), c, dashed=True),
+                Arrow(_moved(225, 32), a, dashed=True),
+            ),
+        ),
+    }
+
+
+def defenses() -> dict[str, Sketch]:
+    """The sketches of the defenses, by file name."""
+    anchor, positive = Dot(70, 60, "a", Colour.QUERY), Dot(60, 125, "p", Colour.OWN)
+    negative = Dot(235, 90, "n", Colour.OTHER)
+
+    def pulled(dot: Dot, x: float, y: float) -> tuple[Dot, Arrow]:
+        end = Dot(x, y, f"{dot.label}̃", dot.colour, hollow=True)
+        return end, Arrow(dot, end, colour=dot.colour)
+
+    triplet = (anchor, positive, negative)
+    lines = (Arrow(anchor, positive, dashed=True), Arrow(anchor, negative, dashed=True))
+    a_hm, a_hm_arrow = pulled(anchor, 115, 50)
+    p_hm, p_hm_arrow = pulled(positive, 60, 155)
+    n_hm, n_hm_arrow = pulled(negative, 190, 75)
+    p_act, p_act_arrow = pulled(positive, 132, 122)
+    n_act, n_act_arrow = pulled(negative, 170, 102)
+    a_far, a_far_arrow = pulled(anchor, 35, 30)
+    p_far, p_far_arrow = pulled(positive, 100, 155)
+    n_far, n_far_arrow = pulled(negative, 275, 55)
+    a_max, a_max_arrow = pulled(anchor, 200, 80)
+    p_max, p_max_arrow = pulled(positive, 25, 160)
+    n_max, n_max_arrow = pulled(negative, 212, 88)
+    hm = (*triplet, a_hm, p_hm, n_hm)
+    return {
+        "regular": Sketch(title="Regular: the benign triplet, a nearer to p than to n", dots=triplet, arrows=lines),
+        "hm": Sketch(
+            title="HM: all three move until the triplet is as hard as its destination, and no further",
+            dots=hm,
+            arrows=(*lines, a_hm_arrow, p_hm_arrow, n_hm_arrow),
+        ),
+        "ics": Sketch(
+            title="ICS: the perturbed anchor must stay nearer to the anchor than the positive is",
+            dots=(anchor, positive, a_hm),
+            arrows=(a_hm_arrow, lines[0]),
+            rings=(Ring(70, 60, 66),),
+        ),
+        "act": Sketch(
+            title="ACT: positive and negative are drawn together, the anchor stays",
+            dots=(*triplet, p_act, n_act),
+            arrows=(p_act_arrow, n_act_arrow),
+        ),
+        "est": Sketch(
+            title="EST: every image moves away from its own place",
+            dots=(*triplet, a_far, p_far, n_far),
+            arrows=(a_far_arrow, p_far_arrow, n_far_arrow),
+        ),
+        "minmax": Sketch(
+            title="Min-max: the triplet becomes as hard as the budget allows",
+            dots=(*triplet, a_max, p_max, n_max),
+            arrows=(a_max_arrow, p_max_arrow, n_max_arrow),
+        ),
+        "tride": Sketch(
+            title="TRIDE: candidates and anchor are perturbed in turns",
+            dots=(*triplet, p_act, n_act, a_hm),
+            arrows=(p_act_arrow, n_act_arrow, Arrow(anchor, a_hm, dashed=True, colour=Colour.QUERY)),
+        ),
+    }
+
+
+def main() -> None:
+    """Write all sketches."""
+    for folder, sketches in (("attacks", attacks()), ("defenses", defenses())):
+        for name, sketch in sketches.items():
+            path = IMAGES / folder / f"{name}.svg"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(sketch.svg(), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
