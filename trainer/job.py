@@ -5,8 +5,8 @@ from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import lightning as L
 import numpy as np
 import torch
 from torch import Tensor, nn
@@ -36,6 +36,9 @@ from trainer.runs import CHECKPOINTS, Run
 from trainer.stages import CosineClassifier, Rows, Source, TripletStage, Warmup
 from trainer.training import LoopOptions, Milestone, Progress, Report, Stage, run_stage
 
+if TYPE_CHECKING:
+    import lightning as L
+
 _logger = logging.getLogger(__name__)
 
 
@@ -61,7 +64,7 @@ class Job:
 
     config: Config
     run: Run
-    fabric: L.Fabric
+    fabric: "L.Fabric"
     low_precision: bool
     """Backbone in bf16."""
     checkpoint_every: int
@@ -74,7 +77,7 @@ class Job:
         return self.run.timed(stage) if self.fabric.is_global_zero else nullcontext()
 
 
-def read_images(config: Config, fabric: L.Fabric, report: Report) -> Images:
+def read_images(config: Config, fabric: "L.Fabric", report: Report) -> Images:
     """Read the images of a configuration; the first process goes ahead, for it may have to write them."""
 
     def at(stage: str) -> Callable[[int, int], None]:

@@ -4,14 +4,16 @@ import os
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
-import lightning as L
 import torch
 
 from models.errors import HardrankError
 from models.home import home
 from trainer.environment import gains_from_bf16
+
+if TYPE_CHECKING:
+    import lightning as L
 
 ROOT: Final = home()
 """The repository, or the working directory where hardrank was installed from a wheel."""
@@ -51,7 +53,7 @@ class Launch:
     """Iterations between checkpoints."""
 
 
-def make_fabric(launch: Launch) -> L.Fabric:
+def make_fabric(launch: Launch) -> "L.Fabric":
     """Set up the processes and the device; raises `LaunchError` where they cannot be had."""
     if launch.device not in {"auto", "cpu", "cuda"}:
         raise LaunchError(f"device is auto, cpu or cuda, not {launch.device!r}")
@@ -61,7 +63,9 @@ def make_fabric(launch: Launch) -> L.Fabric:
     world = processes(launch)
     if accelerator == "cuda" and world > torch.cuda.device_count():
         raise LaunchError(f"{world} processes need as many GPUs; there are {torch.cuda.device_count()}")
-    fabric = L.Fabric(accelerator=accelerator, devices=world, strategy="ddp" if world > 1 else "auto")
+    import lightning  # seconds, which --help and mistakes need not wait for
+
+    fabric = lightning.Fabric(accelerator=accelerator, devices=world, strategy="ddp" if world > 1 else "auto")
     fabric.launch()
     return fabric
 

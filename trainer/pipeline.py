@@ -5,9 +5,8 @@ from contextlib import nullcontext
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
-import lightning as L
 import numpy as np
 import torch
 
@@ -31,6 +30,9 @@ from trainer.launch import Launch, low_precision, make_fabric
 from trainer.logs import MetricsLog
 from trainer.runs import exclusive, open_run, read_run
 from trainer.training import Progress, Report
+
+if TYPE_CHECKING:
+    import lightning as L
 
 BENIGN: Final = "benign"
 ROBUST: Final = "robust"
@@ -67,7 +69,7 @@ def run_main_job(config: Config, launch: Launch, *, recipe: str, report: Report)
         return _run_main_job(config, launch, fabric, recipe=recipe, report=report)
 
 
-def _run_main_job(config: Config, launch: Launch, fabric: L.Fabric, *, recipe: str, report: Report) -> Outcome:
+def _run_main_job(config: Config, launch: Launch, fabric: "L.Fabric", *, recipe: str, report: Report) -> Outcome:
     folder = launch.runs / config.name
     if fabric.is_global_zero:
         open_run(folder, config, resume=launch.resume, overwrite=launch.overwrite)

@@ -10,9 +10,8 @@ import math
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Final, Protocol, Self, cast
+from typing import TYPE_CHECKING, Any, Final, Protocol, Self, cast
 
-import lightning as L
 import numpy as np
 import torch
 from torch import Tensor, nn
@@ -25,6 +24,9 @@ from trainer.collapse import CollapseError, Reading, Watch, observe
 from trainer.config import Schedule
 from trainer.progress import Progress as Progress
 from trainer.progress import Report as Report
+
+if TYPE_CHECKING:
+    import lightning as L
 
 _logger: Final = logging.getLogger(__name__)
 
@@ -156,7 +158,7 @@ def run_stage(
     embedder: Embedder,
     extra: nn.Module | None,
     *,
-    fabric: L.Fabric,
+    fabric: "L.Fabric",
     options: LoopOptions,
     checkpoint: Path,
     log: Log,
@@ -204,7 +206,7 @@ class _Loop:
     network: Callable[[Tensor], Tensor]
     frozen: FoldedEmbedder
     optimiser: torch.optim.Optimizer
-    fabric: L.Fabric
+    fabric: "L.Fabric"
     options: LoopOptions
     checkpoint: Path
     state: State
@@ -216,7 +218,7 @@ class _Loop:
         embedder: Embedder,
         extra: nn.Module | None,
         *,
-        fabric: L.Fabric,
+        fabric: "L.Fabric",
         options: LoopOptions,
         checkpoint: Path,
     ) -> Self:
@@ -339,13 +341,13 @@ def _average(average: Embedder, embedder: Embedder, decay: float) -> None:
             mean.copy_(value)
 
 
-def _mean_over_processes(fabric: L.Fabric, value: float) -> float:
+def _mean_over_processes(fabric: "L.Fabric", value: float) -> float:
     if fabric.world_size == 1:
         return value
     return float(cast(Tensor, fabric.all_reduce(torch.tensor(value, device=fabric.device), reduce_op="mean")))
 
 
-def _share_gradients(fabric: L.Fabric, extra: nn.Module | None) -> None:
+def _share_gradients(fabric: "L.Fabric", extra: nn.Module | None) -> None:
     """Average the gradients of what stands outside the network, as DDP does inside it."""
     if fabric.world_size == 1 or extra is None:
         return

@@ -5,9 +5,8 @@ import shutil
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import lightning as L
 import numpy as np
 import torch
 from filelock import FileLock
@@ -29,6 +28,9 @@ from trainer.runs import CHECKPOINTS, Run
 from trainer.studies.plan import Study, Trial
 from trainer.training import Milestone, Progress, Report, TrainingError
 from trainer.triplets import Sampler, draw_triplets
+
+if TYPE_CHECKING:
+    import lightning as L
 
 SCHEMA = "hardrank.trial/1"
 _STAGE = "robust"
@@ -89,7 +91,7 @@ def _quiet(progress: Progress) -> None:
     """Reading the images takes seconds."""
 
 
-def _job(bench: Bench, trial: Trial, fabric: L.Fabric, images: Images, run: Run, report: Report) -> Job:
+def _job(bench: Bench, trial: Trial, fabric: "L.Fabric", images: Images, run: Run, report: Report) -> Job:
     return Job(
         config=trial.config,
         run=run,
