@@ -22,7 +22,7 @@ from audit_app.web.live_form import Form, live_form
 from audit_app.web.live_result_view import ranked_items, show_result
 from audit_app.web.messages import problem, told
 from audit_app.web.panel import panel
-from audit_app.web.pictures import called, thumbnail
+from audit_app.web.pictures import called, kind, thumbnail
 from audit_app.web.plan import Plan, current_plan
 from audit_app.web.resources import Stage, StageKey, settings, turnstile, visitor
 
@@ -67,7 +67,7 @@ def _hero(stage: Stage, plan: Plan, form: Form) -> None:
     collection = stage[0].scene.collection
     ids = plan.targets.get(form.attack, ())
     targets = [
-        Captioned(thumbnail(stage[0], row), _aim(form.attack, i, len(ids)), called(stage[0], row))
+        Captioned(thumbnail(stage[0], row), _aim(form.attack, i, len(ids)), kind(stage[0], row))
         for i, row in enumerate(map(collection.row, ids))
     ]
     aim = "the one beside it" if len(ids) == 1 else "those beside it" if ids else "one drawn from the seed"
@@ -91,7 +91,7 @@ def _picture(stage: Stage, plan: Plan) -> Captioned:
     victim = plan.victim
     if victim.id is not None:
         row = stage[0].scene.collection.row(victim.id)
-        return Captioned(thumbnail(stage[0], row), "the image", called(stage[0], row))
+        return Captioned(thumbnail(stage[0], row), "the image", kind(stage[0], row))
     assert victim.data is not None
     pixels = crop_of(victim.data, stage[0].scene.subject.preprocessing)
     return Captioned(png_uri(encode_png(pixels)), "the image", "uploaded")
@@ -133,23 +133,24 @@ def _outcome(stage: Stage, key: StageKey, plan: Plan) -> None:
         return
     status = live.status()
     if not status.phase.over:
-        st.fragment(_watch, run_every=_EVERY_S)(live)
+        st.fragment(_watch, run_every=_EVERY_S)()
     elif status.result is None:
         problem(status.message or "the attack was stopped")
     else:
         show_result(live, status, key)
 
 
-def _watch(live: LiveAttack) -> None:
-    """Look at a running attack; when it is over, the page is drawn anew with its result."""
-    status = live.status()
-    if status.phase.over:
+def _watch() -> None:
+    """Look at the running attack; when it is over, the page is drawn anew with its result."""
+    # Fragments outlive the visit: they must not hold an attack that was forgotten.
+    live = visitor().live
+    if live is None or (status := live.status()).phase.over:
         st.rerun()
-    st.button("Stop", key="stop", icon=":material/stop:", on_click=live.stop, disabled=status.stopped)
-    st.caption(_standing(status))
-    panel(
-        live_panel(status, live.options.engine, ranked=ranked_items(live), watched=watched(live.attack)), key="running"
-    )
+    with st.container(horizontal=True, vertical_alignment="center", key="standing"):
+        st.button("Stop", key="stop", icon=":material/stop:", on_click=live.stop, disabled=status.stopped)
+        st.caption(_standing(status))
+    drawn = live_panel(status, live.options.engine, ranked=ranked_items(live), watched=watched(live.attack))
+    panel(drawn, key="running", looked_at=bool(status.frames))
 
 
 def _standing(status: Status) -> str:

@@ -22,7 +22,7 @@ from audit_app.live_result import LiveResult
 from audit_app.replay import record
 from audit_app.web.panel import panel
 from audit_app.web.pictures import called
-from audit_app.web.resources import StageKey
+from audit_app.web.resources import StageKey, visitor
 
 
 def show_result(live: LiveAttack, status: Status, key: StageKey) -> None:
@@ -36,7 +36,7 @@ def show_result(live: LiveAttack, status: Status, key: StageKey) -> None:
     _downloads(live, result, key)
     how, numbers, files, others = st.tabs(["How it went", "Numbers", "Does it survive?", "Does it transfer?"])
     with how:
-        _way(live, status)
+        _way()
     with numbers:
         panel(figures_table(result, shown), key="figures")
         st.caption(_cost(result))
@@ -114,8 +114,13 @@ def _json(content: dict[str, Any]) -> str:
 
 
 @st.fragment
-def _way(live: LiveAttack, status: Status) -> None:
+def _way() -> None:
     """Let one look at the pictures of the way."""
+    # Fragments outlive the visit: they must not hold an attack that was forgotten.
+    live = visitor().live
+    if live is None:
+        st.rerun()
+    status = live.status()
     kept = {name: live.keyframes(name) for name in status.names}
     last = max(len(frames) for frames in kept.values()) - 1
     place = st.slider("picture", 0, last, last, key="frame", label_visibility="collapsed") if last > 0 else 0

@@ -14,6 +14,7 @@ _LEVELS: Final = 255
 SENSIBLE: Final[Mapping[str, tuple[float, float]]] = {
     "epsilon": (0, 32),
     "alpha": (0, 16),
+    "sigma": (0.5, 16),
     "steps": (1, 500),
     "restarts": (1, 10),
     "m": (1, 8),

@@ -36,4 +36,8 @@ export default function ({ data, parentElement }) {
   fresh.className = isDark(parentElement) ? "panel dark" : "panel";
   fresh.innerHTML = data.markup;
   morph(root, fresh);
+  if (data.lookedAt && !root.wasLookedAt) {
+    root.wasLookedAt = true;
+    root.scrollIntoView({ block: "start", behavior: "smooth" });
+  }
 }

@@ -16,6 +16,6 @@ _show = st.components.v2.component(
 )
 
 
-def panel(*markup: Markup, key: str) -> None:
-    """Show pieces of markup below each other."""
-    _show(data={"markup": str(element("div", *markup))}, key=key)
+def panel(*markup: Markup, key: str, looked_at: bool = False) -> None:
+    """Show pieces of markup below each other; what is to be `looked_at` is brought into sight once."""
+    _show(data={"markup": str(element("div", *markup)), "lookedAt": looked_at}, key=key)

@@ -27,6 +27,11 @@ def thumbnail(served: Served, row: int) -> str:
     return _small(place, f"{row} {scene.collection.ids[row]}", served.picture(row))
 
 
+def kind(served: Served, row: int) -> str:
+    """Say what a gallery image shows: its class, or its id where it has none."""
+    return served.scene.collection.label(row) or served.scene.collection.ids[row]
+
+
 def called(served: Served, row: int) -> str:
     """Name a gallery image: its class, and its id."""
     collection = served.scene.collection

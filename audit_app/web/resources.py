@@ -7,6 +7,8 @@ from pathlib import Path
 
 import streamlit as st
 import torch
+from streamlit import runtime
+from streamlit.runtime.scriptrunner import get_script_run_ctx
 
 from audit_app.audit_desk import AuditDesk
 from audit_app.blackbox.transfer import Transfer, transfer_from
@@ -76,7 +78,11 @@ def _load_transfers(stage: Stage, surrogate: str, report: Report) -> dict[str, T
 @st.cache_resource(scope="session", on_release=Visitor.leave, show_spinner=False)
 def visitor() -> Visitor:
     """This visitor, who is forgotten with the browser's tab."""
-    return Visitor()
+    context = get_script_run_ctx()
+    if context is None or not runtime.exists():
+        return Visitor()
+    session, server = context.session_id, runtime.get_instance()
+    return Visitor(lambda: server.is_active_session(session))
 
 
 def catalogue() -> Catalogue:

@@ -23,6 +23,8 @@ from trainer.robustness import RobustnessOptions
 _EVERY_S: Final = 0.5
 _EPSILONS: Final = (1, 2, 4, 8, 16)
 _STEPS: Final = (4, 8, 16, 32, 64)
+_WATCHED: Final = "audit.watched"
+_FRESH: Final = "audit.fresh"
 _CARDS: Final = "as measured when they were trained"
 
 
@@ -46,7 +48,7 @@ def _show(office: AuditDesk) -> None:
     past = {one.folder.name: one for one in office.past()}
     names = [_CARDS, *past]
     # What was just finished is looked at first.
-    fresh = st.session_state.pop("audit.fresh", None)
+    fresh = st.session_state.pop(_FRESH, None)
     if fresh in names:
         st.session_state["audit.shown"] = fresh
     chosen = st.selectbox(
@@ -191,18 +193,19 @@ def _background(office: AuditDesk) -> None:
     running = office.running
     if running is None:
         return
-    if running.over:
-        if running.problem:
-            problem(running.problem)
-        return
-    st.fragment(_watch, run_every=_EVERY_S)(office)
+    if not running.over:
+        st.session_state[_WATCHED] = running.folder.name
+        st.fragment(_watch, run_every=_EVERY_S)(office)
+    elif running.problem:
+        problem(running.problem)
+    elif st.session_state.pop(_WATCHED, None) == running.folder.name:
+        st.session_state[_FRESH] = running.folder.name
+        st.rerun()
 
 
 def _watch(office: AuditDesk) -> None:
     running = office.running
     if running is None or running.over:
-        if running is not None and not running.problem:
-            st.session_state["audit.fresh"] = running.folder.name
         st.rerun()
     share, words = _standing(running)
     with st.container(horizontal=True, vertical_alignment="center", key="audit.standing"):

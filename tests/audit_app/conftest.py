@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 from streamlit import config
+from streamlit.testing.v1 import AppTest
 
 from audit_app.served import Served
 from tests.audit_app.stage import served_scenes, write_gallery, write_zoo
@@ -54,6 +55,14 @@ def app(
     config.set_option("server.address", "127.0.0.1")
     config.set_option("browser.gatherUsageStats", False)
     tell()
+    AppTest.from_function(_forget).run()
     yield tell
     for name, value in kept.items():
         config.set_option(name, value)
+
+
+def _forget() -> None:
+    """Drop the attack of the test before: to Streamlit all tests are one visitor."""
+    from audit_app.web.resources import visitor
+
+    visitor().forget()

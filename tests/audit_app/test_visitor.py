@@ -1,0 +1,79 @@
+"""A visitor's attack: one at a time, and gone with the visitor."""
+
+import gc
+import threading
+import time
+import weakref
+
+from audit_app.live import LiveAttack, LiveOptions
+from audit_app.served import Served
+from audit_app.victim import Victim
+from audit_app.web.visitor import PATIENCE, Visitor
+from trainer.attacks.run import AttackOptions
+
+LONG = LiveOptions(attack="ES", engine=AttackOptions(steps=5000), pace=50.0)
+
+
+def attack(served: list[Served], options: LiveOptions = LONG) -> LiveAttack:
+    return LiveAttack(served[:1], Victim(id=served[0].scene.collection.ids[3]), options)
+
+
+def until_gone(seen: "weakref.ref[LiveAttack]") -> bool:
+    end = time.monotonic() + 60
+    while seen() is not None and time.monotonic() < end:
+        time.sleep(0.02)
+        gc.collect()
+    return seen() is None
+
+
+def test_who_left_frees_worker_and_memory(served: list[Served]) -> None:
+    there = threading.Event()
+    there.set()
+    visitor = Visitor(there.is_set, look_again_s=0.02)
+    visitor.begin(attack(served))
+    time.sleep(0.02 * PATIENCE * 3)
+    live = visitor.live
+    assert live is not None, "who is there keeps the attack"
+    assert not live.status().phase.over
+    seen = weakref.ref(live)
+    del live
+    there.clear()
+    assert until_gone(seen)
+    assert visitor.live is None
+    assert not [thread for thread in threading.enumerate() if thread.name in {"live attack", "attack on tiny-benign"}]
+
+
+def test_a_result_is_freed_too(served: list[Served]) -> None:
+    there = threading.Event()
+    there.set()
+    visitor = Visitor(there.is_set, look_again_s=0.02)
+    live = attack(served, LiveOptions(attack="ES", engine=AttackOptions(steps=1)))
+    visitor.begin(live)
+    assert live.wait(60).result
+    seen = weakref.ref(live)
+    del live
+    there.clear()
+    assert until_gone(seen)
+
+
+def test_a_lost_connection_that_comes_back_loses_nothing(served: list[Served]) -> None:
+    looks = iter([False, False, *[True] * 10, False] + [True] * 10_000)
+    visitor = Visitor(lambda: next(looks), look_again_s=0.01)
+    live = attack(served)
+    visitor.begin(live)
+    time.sleep(0.4)
+    assert visitor.live is live
+    visitor.forget()
+
+
+def test_another_attack_takes_the_place_of_the_one_before(served: list[Served]) -> None:
+    visitor = Visitor()
+    first, second = attack(served), attack(served)
+    visitor.begin(first)
+    visitor.begin(second)
+    assert first.wait(60).phase.over
+    assert visitor.live is second
+    visitor.leave()
+    assert second.wait(60).phase.over
+    visitor.begin(attack(served))
+    assert visitor.live is None
