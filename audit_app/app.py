@@ -16,6 +16,7 @@ import streamlit as st
 
 from audit_app.web.guard import check_server
 from audit_app.web.messages import told
+from audit_app.web.resources import settings
 
 PAGES = (
     st.Page("pages/live_attack.py", title="Live attack", icon=":material/bolt:", default=True),
@@ -29,5 +30,5 @@ ICON = Path(__file__).resolve().parent / "web" / "icon.png"
 st.set_page_config(page_title="hardrank · audit", page_icon=str(ICON), layout="wide")
 st.html(f"<style>{(ICON.parent / 'app.css').read_text(encoding='utf-8')}</style>")
 with told():
-    check_server()
+    check_server(others=settings().open)
     st.navigation(PAGES, position="top").run()

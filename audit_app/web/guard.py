@@ -7,15 +7,18 @@ from streamlit import config
 from audit_app.errors import AuditError
 
 _MEND = (
-    "start it from the repository with `streamlit run audit_app/app.py`, whose settings lie in "
-    "audit_app/.streamlit/config.toml; from another machine, reach it through an SSH tunnel"
+    "start it with `hardrank-audit-app`, or from the repository with `streamlit run audit_app/app.py`, whose settings "
+    "lie in audit_app/.streamlit/config.toml; from another machine, reach it through an SSH tunnel"
 )
 
 
-def check_server() -> None:
-    """Raise `AuditError` unless the server listens on the loopback alone, and tells nobody of its use."""
+def check_server(*, others: bool = False) -> None:
+    """Raise `AuditError` unless the server listens on the loopback alone, and tells nobody of its use.
+
+    `others`: it may listen elsewhere, since it was started so in a container.
+    """
     address = config.get_option("server.address")
-    if not _is_loopback(address):
+    if not others and not is_loopback(address):
         raise AuditError(
             f"this app listens on {address or 'all addresses'}, and it must not be open to others: {_MEND}"
         )
@@ -23,7 +26,8 @@ def check_server() -> None:
         raise AuditError(f"usage statistics are switched on (browser.gatherUsageStats): {_MEND}")
 
 
-def _is_loopback(address: str | None) -> bool:
+def is_loopback(address: str | None) -> bool:
+    """Whether only this machine reaches what listens on `address`."""
     if address == "localhost":
         return True
     try:

@@ -25,6 +25,8 @@ class AppSettings:
     """Folder of audits, past and under way."""
     attacks: int = 2
     """Live attacks at once; others wait."""
+    open: bool = False
+    """Whether addresses other than the loopback may be listened on: in a container alone."""
 
 
 class _Parser(argparse.ArgumentParser):
@@ -37,11 +39,21 @@ class _Parser(argparse.ArgumentParser):
 def read_settings(arguments: Sequence[str]) -> AppSettings:
     """Read the arguments after `--`; raises `AuditError` for others."""
     parser = _Parser(add_help=False, allow_abbrev=False)
-    parser.add_argument("--zoo", type=Path, default=AppSettings.zoo)
-    parser.add_argument("--gallery", nargs="+", default=())
-    parser.add_argument("--audits", type=Path, default=AppSettings.audits)
-    parser.add_argument("--attacks", type=int, default=AppSettings.attacks)
+    add_settings(parser)
+    parser.add_argument("--open", action="store_true")
     given = parser.parse_args(list(arguments))
     if given.attacks < 1:
         raise AuditError(f"--attacks is {given.attacks}; give 1 or more")
-    return AppSettings(zoo=given.zoo, gallery=tuple(given.gallery), audits=given.audits, attacks=given.attacks)
+    return AppSettings(
+        zoo=given.zoo, gallery=tuple(given.gallery), audits=given.audits, attacks=given.attacks, open=given.open
+    )
+
+
+def add_settings(parser: argparse.ArgumentParser) -> None:
+    """Let a command line say where the app looks, and how much it does at once."""
+    parser.add_argument("--zoo", type=Path, default=AppSettings.zoo, help="folder of bundles (default: %(default)s)")
+    parser.add_argument(
+        "--gallery", nargs="+", default=(), help="what galleries to begin with (default: those of the models' runs)"
+    )
+    parser.add_argument("--audits", type=Path, default=AppSettings.audits, help="folder of audits")
+    parser.add_argument("--attacks", type=int, default=AppSettings.attacks, help="live attacks at once")

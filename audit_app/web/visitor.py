@@ -10,7 +10,6 @@ from typing import Final
 from audit_app.audit import slug
 from audit_app.live import LiveAttack
 
-
 _LOOK_AGAIN_S: Final = 1.0
 PATIENCE: Final = 5
 """Looks at an empty place before the attack is dropped: a page that lost its connection for a moment comes back."""
