@@ -25,6 +25,7 @@ FROM serve-libraries AS torch-libraries
 ARG PIP_OPTIONS
 RUN pip install -q --no-cache-dir $PIP_OPTIONS -c /tmp/ci/lock.txt -r /tmp/ci/torch.txt
 
+# The package apart from its libraries, which change seldom and are most of the size.
 FROM serve-libraries AS package
 ARG PIP_OPTIONS
 WORKDIR /src
@@ -34,15 +35,15 @@ COPY models models
 COPY trainer trainer
 COPY serving serving
 COPY audit_app audit_app
-RUN pip wheel -q --no-deps --no-build-isolation -w /wheel .
+RUN pip install -q --no-deps --no-build-isolation --prefix /opt/package .
+RUN cp -r /opt/package /opt/serve-package \
+    && cd /opt/serve-package/bin && rm hardrank-train hardrank-study hardrank-audit hardrank-audit-app
 
-FROM serve-libraries AS serve-build
-COPY --from=package /wheel /wheel
-RUN pip install -q --no-deps /wheel/*.whl && pip uninstall -q -y setuptools pip
+FROM serve-libraries AS serve-ready
+RUN pip uninstall -q -y setuptools pip
 
-FROM torch-libraries AS torch-build
-COPY --from=package /wheel /wheel
-RUN pip install -q --no-deps /wheel/*.whl && pip uninstall -q -y setuptools pip
+FROM torch-libraries AS torch-ready
+RUN pip uninstall -q -y setuptools pip
 
 FROM runtime AS ready
 USER 10001
@@ -51,7 +52,8 @@ VOLUME /data
 ENV HOME=/data TMPDIR=/tmp MPLCONFIGDIR=/tmp/matplotlib NUMBA_CACHE_DIR=/tmp/numba
 
 FROM ready AS serve
-COPY --from=serve-build /opt/hardrank /opt/hardrank
+COPY --from=serve-ready /opt/hardrank /opt/hardrank
+COPY --from=package /opt/serve-package /opt/hardrank
 EXPOSE 7860
 HEALTHCHECK --interval=10s --timeout=3s --start-period=60s \
     CMD ["python3", "-c", "import urllib.request as r; r.urlopen('http://127.0.0.1:7860/readyz', timeout=2)"]
@@ -59,12 +61,14 @@ ENTRYPOINT ["hardrank-serve", "--host", "0.0.0.0"]
 CMD ["--help"]
 
 FROM ready AS audit
-COPY --from=torch-build /opt/hardrank /opt/hardrank
+COPY --from=torch-ready /opt/hardrank /opt/hardrank
+COPY --from=package /opt/package /opt/hardrank
 EXPOSE 8501
 HEALTHCHECK --interval=10s --timeout=3s --start-period=60s \
     CMD ["python3", "-c", "import urllib.request as r; r.urlopen('http://127.0.0.1:8501/_stcore/health', timeout=2)"]
 ENTRYPOINT ["hardrank-audit-app", "--host", "0.0.0.0"]
 
 FROM ready AS train
-COPY --from=torch-build /opt/hardrank /opt/hardrank
+COPY --from=torch-ready /opt/hardrank /opt/hardrank
+COPY --from=package /opt/package /opt/hardrank
 ENTRYPOINT ["hardrank-train"]

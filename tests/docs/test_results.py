@@ -1,0 +1,43 @@
+"""The page of results says what the files of results say."""
+
+import json
+import re
+from typing import Any
+
+import pytest
+
+from trainer.launch import ROOT
+
+PAGE = (ROOT / "docs" / "results.md").read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize(
+    ("file", "path", "shown"),
+    [
+        ("hm_step", "plain_over_fast/fast float32", "{} times as fast"),
+        ("hm_step", "plain_over_fast/fast bf16", "{} times as fast"),
+        ("attacks", "cost_over_bare_passes/float32", "| {} |"),
+        ("attacks", "plain_seconds_over/float32", "{} times as fast"),
+        ("attacks", "bf16_against_float32/ers_difference", "{} apart"),
+        ("attacks", "scale/GiB_beyond", "{} GiB"),
+        ("serving", "query/p50_over_inference_and_decode", "{} ×"),
+        ("index_build", "ratio", "{} of its rate"),
+        ("index_million", "unseen_queries/p50_ms", "median {} ms"),
+        ("index_million", "changes_while_searching/queries", "0 of {} searches failed"),
+        ("suspicion", "ES on benign/auc", "{} for ES"),
+        ("suspicion", "TMA on benign/auc", "{} for TMA"),
+        ("suspicion", "QA+ on benign/auc", "{} for QA+"),
+    ],
+)
+def test_figures_are_those_of_the_files(file: str, path: str, shown: str) -> None:
+    content: Any = json.loads((ROOT / "benchmarks" / "results" / f"{file}.json").read_text(encoding="utf-8"))
+    for key in path.split("/"):
+        content = content[key]
+    assert shown.format(content) in PAGE
+
+
+def test_every_command_and_file_is_there() -> None:
+    for script in re.findall(r"python (benchmarks/\S+?\.py)", PAGE):
+        assert (ROOT / script).is_file()
+    for name in re.findall(r"`(\w+\.json)`", PAGE):
+        assert (ROOT / "benchmarks" / "results" / name).is_file()
