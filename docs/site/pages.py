@@ -1,11 +1,20 @@
 """Pages of the site that are made rather than written: the front page, the configuration, the API reference."""
 
 import re
+import sys
+from collections.abc import Iterable
 from pathlib import Path
 
 import mkdocs_gen_files
 
 ROOT = Path(__file__).resolve().parents[2]
+sys.path.insert(0, str(ROOT))
+
+from audit_app.blackbox import SEARCHES  # noqa: E402
+from trainer.attacks.options import Option, declared_options  # noqa: E402
+from trainer.attacks.registry import ATTACKS  # noqa: E402
+from trainer.robustness import RobustnessOptions  # noqa: E402
+
 PACKAGES = ("models", "trainer", "serving", "audit_app")
 CONFIGURATION = (
     "trainer.config",
@@ -15,7 +24,10 @@ CONFIGURATION = (
     "trainer.launch.Launch",
     "trainer.studies.plan",
     "serving.settings",
+    "audit_app.options",
+    "serving.index.options",
 )
+_BEGINNING = "# Configuration\n\nEvery field of a recipe, of the server, of indexes and of audits, as the dataclasses say it.\n\n"
 
 
 def write(path: str, text: str) -> None:
@@ -46,9 +58,30 @@ def references(names: tuple[str, ...] | list[str]) -> str:
     return "\n\n".join(f"::: {name}" for name in names) + "\n"
 
 
+def table(title: str, options: Iterable[Option]) -> str:
+    """What options declare of themselves, as a table; empty where there are none."""
+    rows = [f"| `{o.name}` | `{o.default}` | {_range(o)} | {o.help} |" for o in options]
+    head = f"### {title}\n\n| option | default | values | |\n|---|---|---|---|\n"
+    return head + "\n".join(rows) + "\n\n" if rows else ""
+
+
+def _range(option: Option) -> str:
+    if option.choices:
+        return ", ".join(f"`{choice}`" for choice in option.choices)
+    low = "" if option.minimum is None else f"≥ {option.minimum:g}"
+    high = "" if option.maximum is None else f"≤ {option.maximum:g}"
+    return " ".join(part for part in (low, high, option.unit) if part)
+
+
+def attack_options() -> str:
+    """The options of the scorecard, of each attack, and of the searches without gradients."""
+    parts = [table("The scorecard and its engine", declared_options(RobustnessOptions))]
+    parts += [table(name, kind.options) for name, kind in ATTACKS.items()]
+    parts += [table(f"Without gradients: {name}", kind.options) for name, kind in SEARCHES.items()]
+    return "## Attacks\n\n" + "".join(parts)
+
+
 write("index.md", front_page())
-write(
-    "configuration.md", f"# Configuration\n\nEvery field of a recipe and of the server.\n\n{references(CONFIGURATION)}"
-)
+write("configuration.md", _BEGINNING + attack_options() + references(CONFIGURATION))
 for package in PACKAGES:
     write(f"reference/{package}.md", f"# {package}\n\n{references(modules(package))}")

@@ -1,0 +1,195 @@
+"""Every command of the README: known, and run, the long ones small, or (HARDRANK_README=full) as they stand.
+
+The commands are run in their order in a copy of the project, in an environment of its own that finds the libraries of
+this one.
+"""
+
+import os
+import re
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import sysconfig
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from urllib.error import URLError
+from urllib.request import Request, urlopen
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from trainer.launch import ROOT
+
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+_FULL = os.environ.get("HARDRANK_README") == "full"
+_SMALL_RUN = "--warmup.epochs 2 --robust.epochs 1 --evaluation.attacked 4 --evaluation.steps 2"
+_LONG = {
+    "python trainer/run.py": _SMALL_RUN,
+    "python trainer/run.py folder --data.root DIR": f"{_SMALL_RUN} --warmup.batch-size 8 --robust.pairs 4",
+    "python audit_app/run.py": "--attacked 4 --steps 2",
+    "python benchmarks/serving.py query": "--size 2000 --queries 3 --result query.json",
+    "python benchmarks/serving.py clients": "--size 2000 --seconds 1 --result clients.json",
+    "python benchmarks/index_build.py": "--images 8 --rounds 1 --out build.json",
+    "python benchmarks/attacks.py": (
+        "--bundle models/zoo/demo-robust --queries 4 --few 1 --steps 2 --result attacks.json"
+    ),
+}
+"""Commands that take minutes, and what makes them small."""
+_SERVERS = {"python serving/app.py": (7860, "/readyz"), "python audit_app/start.py": (8501, "/_stcore/health")}
+"""Commands that serve until they are ended: their port, and what answers when they are ready."""
+_ELSEWHERE = {
+    "pytest": "this is it",
+    "pytest -m slow": "takes most of an hour; run by itself",
+    "pip install hardrank-*.whl": "tests/packages/test_installed.py",
+    "pip install -e '.[docs]'": "as the other extras, whose packages must be at hand",
+    "mkdocs build -f docs/site/mkdocs.yml": "test_site.py",
+    "python trainer/run.py demo": "the same as without the name",
+    "python trainer/run.py caltech101": "benchmarks/main_job.py; needs the photographs",
+    "python trainer/run.py folder --help": "tests/trainer/test_command.py",
+    "python3 -m venv .venv": "done by the fixture",
+    "source .venv/bin/activate": "done by the fixture",
+}
+"""Commands that this test does not run, and why."""
+
+
+def blocks() -> list[str]:
+    """The commands of the blocks, in their order; lines that end in a backslash go on."""
+    found = re.findall(r"^```bash\n(.*?)^```", README, re.DOTALL | re.MULTILINE)
+    return [line for block in found for line in block.replace("\\\n", " ").splitlines() if line.strip()]
+
+
+def mentions() -> list[str]:
+    """The commands within sentences and tables."""
+    spans = re.findall(
+        r"`((?:python3?|pip|pytest|mkdocs|source) ?[^`]*)`", re.sub(r"```.*?```", "", README, flags=re.DOTALL)
+    )
+    return [part.strip() for span in spans for part in span.split("&&")]
+
+
+def test_every_command_is_known() -> None:
+    tables = [command for command in mentions() if command.startswith("python benchmarks/")]
+    assert set(mentions()) - set(tables) <= set(_ELSEWHERE)
+    assert all(_longest(command) for command in tables)
+    for command in blocks():
+        known = command.startswith(("pip install -e", "python serving/build.py")) or command in _ELSEWHERE
+        assert known or _longest(command) or _server(command), command
+    for script in re.findall(r"python3? (\S+\.py)", README):
+        assert (ROOT / script).is_file(), script
+
+
+def _longest(command: str) -> str | None:
+    return max((known for known in _LONG if command.startswith(known)), key=len, default=None)
+
+
+def _server(command: str) -> tuple[int, str] | None:
+    return next((where for known, where in _SERVERS.items() if command.startswith(known)), None)
+
+
+@pytest.fixture(scope="module")
+def clone(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A copy of the project's files, with an environment that is active in it and photographs in DIR."""
+    folder = tmp_path_factory.mktemp("clone") / "hardrank"
+    listed = subprocess.run(
+        ["git", "ls-files", "--cached", "--others", "--exclude-standard"], cwd=ROOT, capture_output=True, text=True
+    )
+    if listed.returncode:
+        pytest.skip("the project is no git repository here")
+    for name in listed.stdout.splitlines():
+        if (ROOT / name).is_file():
+            (folder / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy(ROOT / name, folder / name)
+    subprocess.run([sys.executable, "-m", "venv", folder / ".venv"], check=True)
+    site = next((folder / ".venv" / "lib").glob("python*")) / "site-packages"
+    (site / "libraries.pth").write_text(sysconfig.get_paths()["purelib"] + "\n", encoding="utf-8")
+    generator = np.random.default_rng(0)
+    for label in range(8):
+        (folder / "DIR" / f"class-{label}").mkdir(parents=True)
+        for number in range(6):
+            pixels = generator.integers(30 * label, 30 * label + 40, (64, 64, 3), dtype=np.uint8)
+            Image.fromarray(pixels).save(folder / "DIR" / f"class-{label}" / f"{number}.png")
+    return folder
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(7200)
+def test_every_command_runs(clone: Path) -> None:
+    for port, _ in _SERVERS.values():
+        if _taken(port):
+            pytest.skip(f"port {port} is taken by another server")
+    tables = [command for command in mentions() if command.startswith("python benchmarks/")]
+    for command in (*blocks(), *dict.fromkeys(tables)):
+        if command in _ELSEWHERE:
+            continue
+        if server := _server(command):
+            with _serving(clone, command, *server):
+                _ask(clone, *server)
+            continue
+        known = _longest(command)
+        _run(clone, f"{command} {_LONG[known]}" if known and not _FULL else command)
+    for name in ("demo-benign", "demo-robust", "folder-benign", "folder-robust"):
+        assert (clone / "models" / "zoo" / name / "README.md").is_file()
+    assert (clone / "audits" / "demo" / "report.html").is_file()
+
+
+def _environment(clone: Path) -> dict[str, str]:
+    # PIP_NO_INDEX: what `pip install` needs is at hand or missing from pyproject.toml.
+    path = f"{clone / '.venv' / 'bin'}{os.pathsep}{os.environ['PATH']}"
+    own = {"PATH": path, "VIRTUAL_ENV": str(clone / ".venv"), "OMP_NUM_THREADS": "1", "PIP_NO_INDEX": "1"}
+    return {**os.environ, **own, "PIP_NO_BUILD_ISOLATION": "0", "PYTHONPATH": ""}
+
+
+def _run(clone: Path, command: str) -> None:
+    done = subprocess.run(
+        ["bash", "-c", command], cwd=clone, env=_environment(clone), capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, f"{command}\n{done.stdout[-3000:]}{done.stderr[-3000:]}"
+
+
+@contextmanager
+def _serving(clone: Path, command: str, port: int, ready: str) -> Iterator[None]:
+    process = subprocess.Popen(["bash", "-c", f"exec {command}"], cwd=clone, env=_environment(clone))
+    try:
+        for _ in range(600):
+            assert process.poll() is None, command
+            if _answers(f"http://127.0.0.1:{port}{ready}"):
+                break
+            time.sleep(0.2)
+        else:
+            pytest.fail(f"{command} does not answer")
+        yield
+    finally:
+        process.send_signal(signal.SIGTERM)
+        process.wait(60)
+
+
+def _ask(clone: Path, port: int, ready: str) -> None:
+    assert _answers(f"http://127.0.0.1:{port}/")
+    if ready == "/readyz":
+        photo = next((clone / "data" / "demo" / "test").rglob("*.png")).read_bytes()
+        query = Request(f"http://127.0.0.1:{port}/v1/search?k=3", photo, {"Content-Type": "image/png"})
+        with urlopen(query, timeout=60) as answer:
+            assert b'"benign"' in answer.read()
+
+
+def _answers(url: str) -> bool:
+    try:
+        urlopen(url, timeout=5).close()
+    except (URLError, OSError):
+        return False
+    return True
+
+
+def _taken(port: int) -> bool:
+    with socket.socket() as probe:
+        return probe.connect_ex(("127.0.0.1", port)) == 0
+
+
+def test_tables_name_the_recipes() -> None:
+    recipes = {path.stem for path in (ROOT / "trainer" / "recipes").glob("*.yaml")}
+    named: Sequence[str] = re.findall(r"`([\w-]+)`", README.partition("| recipe |")[2].partition("\n\n")[0])
+    assert recipes <= set(named)
