@@ -27,7 +27,11 @@ CONFIGURATION = (
     "audit_app.options",
     "serving.index.options",
 )
-_BEGINNING = "# Configuration\n\nEvery field of a recipe, of the server, of indexes and of audits, as the dataclasses say it.\n\n"
+_BEGINNING = """# Configuration
+
+Every field of a recipe, of the server, of indexes and of audits, as the dataclasses say it.
+
+"""
 
 
 def write(path: str, text: str) -> None:
