@@ -56,6 +56,7 @@ from audit_app.scene import make_scenes
 from audit_app.schema import AuditReport, read_report
 from audit_app.subjects import Precision, Subject, SubjectOptions, load_subject, load_subjects
 from models.errors import HardrankError
+from models.home import typed
 from serving.engine import Device
 from trainer.attacks.options import declared_options
 from trainer.attacks.registry import ATTACKS, SCORECARD
@@ -196,7 +197,7 @@ class _Parser(argparse.ArgumentParser):
 
 def _parser() -> argparse.ArgumentParser:
     parser = _Parser(
-        prog="python audit_app/run.py",
+        prog=typed("audit_app/run.py"),
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,

@@ -33,6 +33,7 @@ from fastapi import FastAPI
 from rich.console import Console
 
 from models.errors import HardrankError
+from models.home import typed
 from serving.api import create_api
 from serving.connections import BoundedHeads
 from serving.engine import Device, Engine
@@ -100,7 +101,7 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         command = tyro.cli(
             Command,
-            prog="python serving/app.py",
+            prog=typed("serving/app.py"),
             description=f"{__doc__}\n{_EXAMPLES}",
             args=arguments,
             config=(tyro.conf.EnumChoicesFromValues, tyro.conf.UseAppendAction),

@@ -26,6 +26,7 @@ from rich.console import Console
 
 from models.errors import HardrankError
 from models.files import write_json
+from models.home import typed
 from serving.console import ConsoleProgress
 from serving.engine import Device, Engine
 from serving.filling import Filled, FillOptions, fill
@@ -112,7 +113,7 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         command = tyro.cli(
             Command,
-            prog="python serving/build.py",
+            prog=typed("serving/build.py"),
             description=f"{__doc__}{_EXAMPLES}",
             args=arguments,
             config=(tyro.conf.EnumChoicesFromValues, tyro.conf.FlagCreatePairsOff),

@@ -17,6 +17,7 @@ if sys.path and Path(sys.path[0]).resolve() == Path(__file__).resolve().parent:
     sys.path[0] = str(Path(__file__).resolve().parents[1])
 
 from models.errors import HardrankError
+from models.home import typed
 from serving.security import Role, SecurityError, entry_of, new_key, read_keys, write_keys
 
 
@@ -57,7 +58,7 @@ def _remove(options: argparse.Namespace) -> None:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
-        prog="python serving/keys.py", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+        prog=typed("serving/keys.py"), description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     commands = parser.add_subparsers(required=True, metavar="add|list|remove")
     add = commands.add_parser("add", help="make a key and show it")

@@ -21,6 +21,7 @@ from rich.table import Table
 
 from models.bundle import Card, load_card
 from models.errors import HardrankError
+from models.home import typed
 from trainer.config import Config, load_recipe, recipe_names
 from trainer.console import ConsoleProgress
 from trainer.launch import Launch
@@ -46,7 +47,7 @@ def main(arguments: list[str] | None = None) -> int:
         recipe, options = _split(arguments)
         command = tyro.cli(
             Command,
-            prog="python trainer/run.py",
+            prog=typed("trainer/run.py"),
             description=_description(recipe),
             args=options,
             default=Command(load_recipe(recipe)),

@@ -29,6 +29,7 @@ from rich.console import Console
 
 from models.errors import HardrankError
 from models.files import write_json
+from models.home import typed
 from trainer.console import ConsoleProgress
 from trainer.launch import ROOT, Launch
 from trainer.runs import exclusive
@@ -64,7 +65,7 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         command = tyro.cli(
             Command,
-            prog="python trainer/study.py",
+            prog=typed("trainer/study.py"),
             description=f"{__doc__}\nStudies: {', '.join(study_names())}.",
             args=arguments,
             config=(tyro.conf.EnumChoicesFromValues,),

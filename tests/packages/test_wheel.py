@@ -8,7 +8,7 @@ from zipfile import ZipFile
 
 import pytest
 
-from models.home import home
+from models.home import home, typed
 from tests.packages.wheel import PACKAGES, ROOT, build_wheel
 
 
@@ -41,3 +41,9 @@ def test_what_is_made_lands_where_the_user_is(tmp_path: Path, monkeypatch: pytes
     monkeypatch.chdir(tmp_path)
     assert home() == ROOT
     assert home(tmp_path) == tmp_path  # as in site-packages: no pyproject.toml there
+
+
+def test_help_calls_a_command_by_what_was_typed(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert typed("trainer/run.py") == "python trainer/run.py"
+    monkeypatch.setattr("sys.argv", ["/somewhere/bin/hardrank-train", "--help"])
+    assert typed("trainer/run.py") == "hardrank-train"
