@@ -21,6 +21,7 @@ PAGE = (ROOT / "docs" / "results.md").read_text(encoding="utf-8")
         ("attacks", "bf16_against_float32/ers_difference", "{} apart"),
         ("attacks", "scale/GiB_beyond", "{} GiB"),
         ("serving", "query/p50_over_inference_and_decode", "{} ×"),
+        ("serving", "soak/growth", "{} of it"),
         ("index_build", "ratio", "{} of its rate"),
         ("index_million", "unseen_queries/p50_ms", "median {} ms"),
         ("index_million", "changes_while_searching/queries", "0 of {} searches failed"),
