@@ -31,7 +31,7 @@ def programs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("installed")
     wheel = build_wheel(folder)
     subprocess.run([sys.executable, "-m", "venv", folder / "venv"], check=True)
-    install = [folder / "venv" / "bin" / "pip", "install", "--quiet"]
+    install: list[str | Path] = [folder / "venv" / "bin" / "pip", "install", "--quiet"]
     if os.environ.get("HARDRANK_CLEAN_INSTALL"):
         subprocess.run([*install, "-c", ROOT / ".ci" / "lock.txt", wheel], check=True)
     else:
