@@ -31,7 +31,7 @@ DOCKERFILE = (ROOT / "Dockerfile").read_text(encoding="utf-8")
 COMPOSE = (ROOT / "docs" / "deploy" / "compose.yaml").read_text(encoding="utf-8")
 INDEX = "hardrank-index --model models/zoo/tiny-robust --images photos --out indexes/tiny"
 TRAIN = (
-    "hardrank-train folder --data.root photos --name tiny --architecture.dimension 8 --warmup.epochs 1 "
+    "hardrank-train folder --data.root photos --name own --architecture.dimension 8 --warmup.epochs 1 "
     "--robust.epochs 1 --evaluation.attacked 2 --evaluation.steps 1"
 )
 _USER = 10001
@@ -154,7 +154,7 @@ def test_audit_is_built_and_its_page_and_command_work(base: str, volume: Path) -
 def test_train_is_built_and_trains(base: str, volume: Path) -> None:
     with mounted(build("train", base)) as root:
         _in(root, volume, *TRAIN.split())
-        assert (volume / "models" / "zoo" / "tiny-benign" / "card.json").is_file()
+        assert (volume / "models" / "zoo" / "own-benign" / "card.json").is_file()
 
 
 def _in(root: Path, data: Path, *command: str) -> str:
