@@ -52,7 +52,7 @@ def modules(package: str) -> list[str]:
     found = []
     for path in sorted((ROOT / package).rglob("*.py")):
         name = path.relative_to(ROOT).with_suffix("").parts
-        if name[-1] != "__init__" and not any(part.startswith("_") for part in name) and "pages" not in name:
+        if name[-1] != "__init__" and not any(part.startswith("_") for part in name) and "screens" not in name:
             found.append(".".join(name))
     return found
 
@@ -64,9 +64,13 @@ def references(names: tuple[str, ...] | list[str]) -> str:
 
 def table(title: str, options: Iterable[Option]) -> str:
     """What options declare of themselves, as a table; empty where there are none."""
-    rows = [f"| `{o.name}` | `{o.default}` | {_range(o)} | {o.help} |" for o in options]
+    rows = [f"| `{o.name}` | `{_default(o)}` | {_range(o)} | {o.help} |" for o in options]
     head = f"### {title}\n\n| option | default | values | |\n|---|---|---|---|\n"
     return head + "\n".join(rows) + "\n\n" if rows else ""
+
+
+def _default(option: Option) -> str:
+    return f"{option.default:.4g}" if isinstance(option.default, float) else str(option.default)
 
 
 def _range(option: Option) -> str:
@@ -82,10 +86,10 @@ def attack_options() -> str:
     parts = [table("The scorecard and its engine", declared_options(RobustnessOptions))]
     parts += [table(name, kind.options) for name, kind in ATTACKS.items()]
     parts += [table(f"Without gradients: {name}", kind.options) for name, kind in SEARCHES.items()]
-    return "## Attacks\n\n" + "".join(parts)
+    return "\n## Options of attacks\n\n" + "".join(parts)
 
 
 write("index.md", front_page())
-write("configuration.md", _BEGINNING + attack_options() + references(CONFIGURATION))
+write("configuration.md", _BEGINNING + references(CONFIGURATION) + attack_options())
 for package in PACKAGES:
     write(f"reference/{package}.md", f"# {package}\n\n{references(modules(package))}")
