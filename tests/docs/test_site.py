@@ -70,8 +70,14 @@ def test_no_page_asks_another_host(site: Path) -> None:
         assert not re.findall(r"url\([\"']?(?:https?:)?//", path.read_text(encoding="utf-8")), path
 
 
-def test_links_of_the_readme_lead_somewhere() -> None:
-    text = (ROOT / "README.md").read_text(encoding="utf-8")
-    links = [link for link in re.findall(r"\]\(([^)#\s]+)", text) if not urlsplit(link).scheme]
-    assert links
-    assert not [link for link in links if not (ROOT / link).exists()]
+def test_links_of_the_pages_lead_somewhere_in_the_repository_too() -> None:
+    pages = [*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")]
+    prose = {page: re.sub(r"```.*?```|`[^`]*`", "", page.read_text("utf-8"), flags=re.DOTALL) for page in pages}
+    links = {page: re.findall(r"\]\(([^)#\s]+)", text) for page, text in prose.items()}
+    assert links[ROOT / "README.md"]
+    assert not [
+        f"{page.relative_to(ROOT)}: {link}"
+        for page, found in links.items()
+        for link in found
+        if not urlsplit(link).scheme and not (page.parent / link).exists()
+    ]
