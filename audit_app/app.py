@@ -18,11 +18,15 @@ from audit_app.web.guard import check_server
 from audit_app.web.messages import told
 from audit_app.web.resources import settings
 
+# Attacks run in threads beside the pages: each of their many short operations would wait 5 ms for a page being drawn.
+sys.setswitchinterval(0.0005)
+
+# Not in a folder `pages`: Streamlit would run what lies there by itself, without the check of the server below.
 PAGES = (
-    st.Page("pages/live_attack.py", title="Live attack", icon=":material/bolt:", default=True),
-    st.Page("pages/scorecard.py", title="Scorecard", icon=":material/radar:"),
-    st.Page("pages/weak_spots.py", title="Weak spots", icon=":material/troubleshoot:"),
-    st.Page("pages/own_model.py", title="Bring your own model", icon=":material/upload:"),
+    st.Page("screens/live_attack.py", title="Live attack", icon=":material/bolt:", default=True),
+    st.Page("screens/scorecard.py", title="Scorecard", icon=":material/radar:"),
+    st.Page("screens/weak_spots.py", title="Weak spots", icon=":material/troubleshoot:"),
+    st.Page("screens/own_model.py", title="Bring your own model", icon=":material/upload:"),
 )
 
 # The icon is a file: Streamlit would have the browser fetch a named one from elsewhere.

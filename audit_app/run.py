@@ -287,6 +287,13 @@ def _parser() -> argparse.ArgumentParser:
         metavar="auto|float32|bf16",
         help="of the passes that give gradients; the judgement is in float32",
     )
+    models.add_argument(
+        "--exact",
+        dest="precision",
+        action="store_const",
+        const=Precision.FLOAT32,
+        help="the same as --precision float32: as accurate as the trainer's --exact, and slower where bf16 gains",
+    )
     models.add_argument("--threads", type=_count, default=0, metavar="N", help="of ONNX Runtime; 0: one for each core")
     models.add_argument(
         "--input-size", type=_count, metavar="PX", help="side of the input of timm, torchvision and open ONNX files"

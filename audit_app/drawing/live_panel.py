@@ -18,8 +18,10 @@ def live_panel(status: Status, budget: PGDOptions, *, ranked: int, watched: str)
     """Draw where an attack stands; `ranked` is how many items a ranking has, `watched` what the ranks are of."""
     cards = [
         _card(name, i, status.frames[name], status.curves[name], status, budget, ranked)
-        for i, name in enumerate(status.names)
         if name in status.frames
+        else _empty_card(name, i)
+        for i, name in enumerate(status.names)
+        if status.frames
     ]
     return element(
         "div",
@@ -67,6 +69,16 @@ def _card(
             class_="facts",
         ),
         element("div", fill, class_="bar"),
+        class_="card",
+    )
+
+
+def _empty_card(name: str, place: int) -> Markup:
+    """Keep the place of a model that has not begun, so that the others need not move when it does."""
+    return element(
+        "article",
+        element("h3", element("span", class_=f"key series-{place}"), name),
+        element("p", "about to begin …", class_="note"),
         class_="card",
     )
 

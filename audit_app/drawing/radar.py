@@ -28,7 +28,7 @@ def radar(axes: Sequence[str], shapes: Sequence[Shape], *, label: str) -> Markup
     rings = [
         join(
             element("polygon", points=_points([ring] * len(axes)), class_="grid hollow"),
-            element("text", str(ring), x=_WIDTH / 2 + 4, y=_at(ring, 0, len(axes))[1] - 2, class_="quiet small"),
+            element("text", str(ring), x=_WIDTH / 2 + 4, y=_at(ring, 0, len(axes))[1] + 11, class_="quiet small"),
         )
         for ring in _RINGS
     ]

@@ -23,7 +23,7 @@ _SHOWN: Final = 12
 _CLASSES: Final = 6
 _OF_A_CLASS: Final = 6
 _ALL: Final = "all of them, on average"
-_LIVE: Final = "pages/live_attack.py"
+_LIVE: Final = "screens/live_attack.py"
 
 
 def weak_spots_page() -> None:

@@ -14,7 +14,7 @@ PATIENCE = 120
 def open_app(page: str | None = None) -> AppTest:
     """Open the app, at a page (as `scorecard`) or the first one."""
     at = AppTest.from_file(str(APP), default_timeout=PATIENCE).run()
-    return at if page is None else at.switch_page(f"pages/{page}.py").run()
+    return at if page is None else at.switch_page(f"screens/{page}.py").run()
 
 
 def until(at: AppTest, done: Callable[[AppTest], bool]) -> AppTest:

@@ -192,7 +192,7 @@ def test_the_worst_images_and_classes_are_shown_and_opened_in_the_live_attack(pa
     first = at.button(key=spots(at)[0])
     id = first.help.split(":")[0]
     first.click().run()
-    at.switch_page("pages/live_attack.py").run()
+    at.switch_page("screens/live_attack.py").run()
     assert not errors(at)
     assert at.selectbox(key="live.attack").value == "ES"
     assert at.slider(key="live.epsilon.linf").value == 8
