@@ -29,6 +29,7 @@ README = (ROOT / "README.md").read_text(encoding="utf-8")
 _FULL = os.environ.get("HARDRANK_README") == "full"
 _SMALL_RUN = "--warmup.epochs 2 --robust.epochs 1 --evaluation.attacked 4 --evaluation.steps 2"
 _LONG = {
+    "pip install -e '.[test]'": "--no-deps",
     "python trainer/run.py": _SMALL_RUN,
     "python trainer/run.py folder --data.root DIR": f"{_SMALL_RUN} --warmup.batch-size 8 --robust.pairs 4",
     "python audit_app/run.py": "--attacked 4 --steps 2",
@@ -41,7 +42,7 @@ _LONG = {
         "--bundle models/zoo/demo-robust --queries 4 --few 1 --steps 2 --result attacks.json"
     ),
 }
-"""Commands that take minutes, and what makes them small."""
+"""Commands that take minutes (or packages from elsewhere), and what makes them small."""
 _SERVERS = {"python serving/app.py": (7860, "/readyz"), "python audit_app/start.py": (8501, "/_stcore/health")}
 """Commands that serve until they are ended: their port, and what answers when they are ready."""
 _ELSEWHERE = {
@@ -142,10 +143,11 @@ def test_every_command_runs(clone: Path) -> None:
 
 
 def _environment(clone: Path) -> dict[str, str]:
-    # PIP_NO_INDEX: what `pip install` needs is at hand or missing from pyproject.toml.
+    # PIP_NO_INDEX: what `pip install -e .` needs is at hand, or missing from pyproject.toml.
     path = f"{clone / '.venv' / 'bin'}{os.pathsep}{os.environ['PATH']}"
-    own = {"PATH": path, "VIRTUAL_ENV": str(clone / ".venv"), "OMP_NUM_THREADS": "1", "PIP_NO_INDEX": "1"}
-    return {**os.environ, **own, "PIP_NO_BUILD_ISOLATION": "0", "PYTHONPATH": ""}
+    own = {"PATH": path, "VIRTUAL_ENV": str(clone / ".venv"), "OMP_NUM_THREADS": "1", "PYTHONPATH": ""}
+    alone = {} if _FULL else {"PIP_NO_INDEX": "1", "PIP_NO_BUILD_ISOLATION": "0"}
+    return {**os.environ, **own, **alone}
 
 
 def _run(clone: Path, command: str) -> None:
