@@ -1,5 +1,6 @@
 """What visitors share (models, galleries, places in the queue), and what each has alone."""
 
+import gc
 import os
 import sys
 from dataclasses import dataclass, field
@@ -101,7 +102,21 @@ def _load(key: StageKey, report: Report) -> Stage:
     subjects = load_subjects(key.models, key.loading)
     report(Progress(stage="list of images", done=0, total=1))
     scenes = make_scenes(subjects, key.gallery.open(), report=report)
-    return tuple(serve_scene(scene, report=report) for scene in scenes)
+    stage = tuple(serve_scene(scene, report=report) for scene in scenes)
+    _settle()
+    return stage
+
+
+def _settle() -> None:
+    """Have done what else the first attack, and every redraw, would wait for.
+
+    The first gradient imports a good part of PyTorch. And a collection of garbage walks over all objects and lets no
+    thread work meanwhile: those that are here to stay are taken out of its way.
+    """
+    pixels = torch.zeros(1, requires_grad=True)
+    torch.autograd.grad(pixels.sum(), pixels)
+    gc.collect()
+    gc.freeze()
 
 
 @st.cache_resource(show_spinner=False)
