@@ -34,7 +34,7 @@ _LONG = {
     "python trainer/run.py folder --data.root DIR": f"{_SMALL_RUN} --warmup.batch-size 8 --robust.pairs 4",
     "python audit_app/run.py": "--attacked 4 --steps 2",
     "python benchmarks/serving.py query": "--size 2000 --queries 3 --result query.json",
-    "python benchmarks/serving.py clients": "--size 2000 --seconds 1 --result clients.json",
+    "python benchmarks/serving.py clients": "--size 2000 --seconds 6 --result clients.json",
     "python benchmarks/serving.py soak": "--size 2000 --minutes 0.2 --result soak.json",
     "python benchmarks/index_million.py": "--count 5000 --queries 20 --out million.json",
     "python benchmarks/index_build.py": "--images 8 --rounds 1 --out build.json",
