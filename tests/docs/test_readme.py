@@ -108,7 +108,7 @@ def clone(tmp_path_factory: pytest.TempPathFactory) -> Path:
             shutil.copy(ROOT / name, folder / name)
     subprocess.run([sys.executable, "-m", "venv", folder / ".venv"], check=True)
     # An old setuptools that came with the environment would hide the one that builds the package.
-    pip = [folder / ".venv" / "bin" / "pip", "uninstall", "-q", "-y", "setuptools"]
+    pip = [str(folder / ".venv" / "bin" / "pip"), "uninstall", "-q", "-y", "setuptools"]
     subprocess.run(pip, check=True, capture_output=True)
     site = next((folder / ".venv" / "lib").glob("python*")) / "site-packages"
     (site / "libraries.pth").write_text(sysconfig.get_paths()["purelib"] + "\n", encoding="utf-8")
