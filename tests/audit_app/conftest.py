@@ -1,5 +1,6 @@
 """Models and galleries shared by the tests of the audit app."""
 
+import gc
 import shutil
 import sys
 from collections.abc import Callable, Iterator
@@ -52,6 +53,8 @@ def app(
         monkeypatch.setattr(sys, "argv", ["app.py", *own, *arguments])
 
     kept = {name: config.get_option(name) for name in ("server.address", "browser.gatherUsageStats")}
+    # Streamlit collects garbage after each run of a page: seconds, where all that the tests have loaded is looked at.
+    gc.freeze()
     config.set_option("server.address", "127.0.0.1")
     config.set_option("browser.gatherUsageStats", False)
     tell()

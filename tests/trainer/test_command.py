@@ -45,6 +45,7 @@ def test_help_teaches_every_option(capsys: pytest.CaptureFixture[str], monkeypat
         assert expected in printed
 
 
+@pytest.mark.slow
 def test_two_processes_train_the_same_network(tmp_path: Path) -> None:
     place = Place(tmp_path)
     place.run_afresh("--processes", "2")

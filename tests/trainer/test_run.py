@@ -87,7 +87,7 @@ def test_what_was_attacked_is_a_table(finished: tuple[Place, str]) -> None:
     "moment",
     [
         "robust",
-        "attacks on benign",
+        pytest.param("attacks on benign", marks=pytest.mark.slow),
         pytest.param("warmup", marks=pytest.mark.slow),
         pytest.param("benign", marks=pytest.mark.slow),
     ],

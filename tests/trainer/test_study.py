@@ -114,6 +114,7 @@ def test_a_second_run_trains_nothing_and_changes_nothing(finished: tuple[Path, C
     assert {path: path.read_bytes() for path in results.rglob("*") if path.is_file()} == before
 
 
+@pytest.mark.slow
 def test_a_killed_study_of_two_jobs_goes_on_to_the_same(finished: tuple[Path, Command]) -> None:
     results, _ = finished
     folder = results.parent.parent
