@@ -1,5 +1,6 @@
 """Models and galleries shared by the tests of the audit app."""
 
+import functools
 import gc
 import shutil
 import sys
@@ -8,10 +9,14 @@ from pathlib import Path
 
 import pytest
 from streamlit import config
+from streamlit.components.v2 import manifest_scanner
 from streamlit.testing.v1 import AppTest
 
 from audit_app.served import Served
 from tests.audit_app.stage import served_scenes, write_gallery, write_zoo
+
+# What all installed packages say of themselves is read once, and not a second for every page that is opened.
+_packages_with_components = functools.cache(manifest_scanner.scan_component_manifests)
 
 
 @pytest.fixture(scope="session")
@@ -53,6 +58,7 @@ def app(
         monkeypatch.setattr(sys, "argv", ["app.py", *own, *arguments])
 
     kept = {name: config.get_option(name) for name in ("server.address", "browser.gatherUsageStats")}
+    monkeypatch.setattr(manifest_scanner, "scan_component_manifests", _packages_with_components)
     # Streamlit collects garbage after each run of a page: seconds, where all that the tests have loaded is looked at.
     gc.freeze()
     config.set_option("server.address", "127.0.0.1")
