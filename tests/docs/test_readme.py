@@ -38,6 +38,7 @@ _LONG = {
     "python benchmarks/serving.py soak": "--size 2000 --minutes 0.2 --result soak.json",
     "python benchmarks/index_million.py": "--count 5000 --queries 20 --out million.json",
     "python benchmarks/index_build.py": "--images 8 --rounds 1 --out build.json",
+    "python benchmarks/live_attack.py": "--rounds 1 --result live.json",
     "python benchmarks/attacks.py": (
         "--bundle models/zoo/demo-robust --queries 4 --few 1 --steps 2 --result attacks.json"
     ),
