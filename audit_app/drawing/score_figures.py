@@ -117,5 +117,6 @@ def _budgets(parameter: CurveParameter, values: Sequence[float]) -> list[str]:
     return [f"{255 * value:.3g}" if parameter is CurveParameter.EPSILON else f"{value:g}" for value in values]
 
 
-def _short(name: str, most: int = 16) -> str:
-    return name if len(name) <= most else name[: most - 1] + "…"
+def _short(name: str, most: int = 12) -> str:
+    """Leave out the beginning of what does not fit beside a bar: names of models differ in their end."""
+    return name if len(name) <= most else "…" + name[1 - most :]
