@@ -111,10 +111,12 @@ def _settle() -> None:
     """Have done what else the first attack, and every redraw, would wait for.
 
     The first gradient imports a good part of PyTorch. And a collection of garbage walks over all objects and lets no
-    thread work meanwhile: those that are here to stay are taken out of its way.
+    thread work meanwhile: those that are here to stay are taken out of its way. What was put aside for models that the
+    shelf has forgotten since is looked at again first, or it would stay for good.
     """
     pixels = torch.zeros(1, requires_grad=True)
     torch.autograd.grad(pixels.sum(), pixels)
+    gc.unfreeze()
     gc.collect()
     gc.freeze()
 
