@@ -21,7 +21,7 @@ from audit_app.errors import AuditError, SceneError
 from audit_app.options import AuditOptions, Curve, CurveParameter, SearchMethod
 from audit_app.scene import Scene, silent
 from audit_app.subjects import Subject, check_names_differ
-from audit_app.weak_spots import WeakClass, WeakQuery, scores_of, worst_classes, worst_queries
+from audit_app.weak_spots import WeakClass, WeakQuery, clipped_scores, worst_classes, worst_queries
 from audit_app.worst_cases import WorstCase, worst_case
 from trainer.attacks.attack import Attack, victims_in
 from trainer.attacks.journal import Journal
@@ -29,15 +29,8 @@ from trainer.attacks.options import AttackError
 from trainer.attacks.run import Method, never
 from trainer.progress import Progress, Report
 from trainer.retrieval import RetrievalError, RetrievalMetrics, evaluate
-from trainer.robustness import (
-    CancelledError,
-    EvaluationProgress,
-    RobustnessOptions,
-    Scorecard,
-    bootstrap_interval,
-    measure_robustness,
-    sample_queries,
-)
+from trainer.robustness import CancelledError, EvaluationProgress, RobustnessOptions, measure_robustness, sample_queries
+from trainer.scorecard import Scorecard, bootstrap_interval
 
 JOURNAL: Final = "journal"
 _LOCK: Final = ".lock"
@@ -271,7 +264,7 @@ def overall(card: Scorecard, *, seed: int, resamples: int) -> tuple[float, float
     """Give ERS and its interval; where not all ten results are there, the mean score of those that are."""
     if np.isfinite(card.ers):
         return card.ers, card.ers_low, card.ers_high
-    scores = scores_of(card.per_image, card.scales).mean(axis=1, keepdims=True)
+    scores = clipped_scores(card.per_image, card.scales).mean(axis=1, keepdims=True)
     low, high = bootstrap_interval(scores, seed=seed, resamples=resamples)
     return float(scores.mean()), float(low[0]), float(high[0])
 

@@ -27,7 +27,7 @@ from audit_app.schema import (
 from audit_app.subjects import Subject
 from models.files import atomic_path
 from trainer.environment import hardware, versions
-from trainer.robustness import Scorecard
+from trainer.scorecard import Scorecard
 
 JSON: Final = "report.json"
 HTML: Final = "report.html"

@@ -58,6 +58,7 @@ from audit_app.subjects import Precision, Subject, SubjectOptions, load_subject,
 from models.errors import HardrankError
 from models.home import typed
 from serving.engine import Device
+from trainer.allocation import keep_freed_memory
 from trainer.attacks.options import declared_options
 from trainer.attacks.registry import ATTACKS, SCORECARD
 from trainer.console import ConsoleProgress
@@ -89,6 +90,7 @@ def main(arguments: list[str] | None = None) -> int:
     console, errors = Console(), Console(stderr=True)
     try:
         request = read_request(arguments)
+        keep_freed_memory()
         with ConsoleProgress(console) as progress:
             report, verdicts = carry_out(request, arguments, progress)
     except HardrankError as error:

@@ -6,10 +6,9 @@ from typing import Final
 
 import numpy as np
 import numpy.typing as npt
-import torch
 
 from trainer.attacks.attack import Figure
-from trainer.robustness import PerImage, Scorecard
+from trainer.scorecard import PerImage, Scorecard, scores_of
 
 _FEW: Final = 2
 """Classes with fewer attacked images are named only where there are no others: one image says little."""
@@ -42,17 +41,16 @@ class WeakClass:
     """Of them, untouched, in %."""
 
 
-def scores_of(table: PerImage, figures: Mapping[str, Figure]) -> npt.NDArray[np.float64]:
+def clipped_scores(table: PerImage, figures: Mapping[str, Figure]) -> npt.NDArray[np.float64]:
     """Score each image's figures (n,F), each cut to 0 … 100."""
-    columns = [figure.score(torch.from_numpy(table.columns[key])).numpy() for key, figure in figures.items()]
-    scores: npt.NDArray[np.float64] = np.stack(columns, axis=1).clip(0, 100)
+    scores: npt.NDArray[np.float64] = scores_of(table, figures).clip(0, 100)
     return scores
 
 
 def worst_queries(card: Scorecard, count: int) -> list[WeakQuery]:
     """Give the `count` images with the least mean score, the worst first; the lower row of equals."""
     table, keys = card.per_image, list(card.scales)
-    scores = scores_of(table, card.scales)
+    scores = clipped_scores(table, card.scales)
     order = np.lexsort((table.rows, scores.mean(axis=1)))[:count]
     return [
         WeakQuery(
@@ -74,7 +72,7 @@ def _weakest(scores: npt.NDArray[np.float64], place: int) -> int:
 def worst_classes(card: Scorecard, count: int) -> list[WeakClass]:
     """Give the `count` classes with the least mean score, the worst first."""
     table = card.per_image
-    mean = scores_of(table, card.scales).mean(axis=1)
+    mean = clipped_scores(table, card.scales).mean(axis=1)
     found = []
     for label in np.unique(table.labels):
         places = np.flatnonzero(table.labels == label)

@@ -15,7 +15,7 @@ from audit_app.weak_spots import WeakQuery
 from models.preprocessing import to_unit
 from trainer.attacks.attack import victims_in
 from trainer.attacks.run import Method, run_attack
-from trainer.robustness import Scorecard
+from trainer.scorecard import Scorecard
 
 SHOWN: Final = 8
 """Items of a ranking that are shown."""

@@ -40,14 +40,8 @@ from trainer.config import parse_config  # noqa: E402
 from trainer.data import load_dataset  # noqa: E402
 from trainer.data.store import ImageStore  # noqa: E402
 from trainer.environment import gains_from_bf16, hardware, versions  # noqa: E402
-from trainer.robustness import (  # noqa: E402
-    ERS_KEYS,
-    RobustnessOptions,
-    Scorecard,
-    bytes_provider,
-    ers,
-    measure_robustness,
-)
+from trainer.robustness import RobustnessOptions, bytes_provider, measure_robustness  # noqa: E402
+from trainer.scorecard import ERS_KEYS, Scorecard, ers  # noqa: E402
 
 SEED = 0
 BATCH = 125

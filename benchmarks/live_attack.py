@@ -22,13 +22,14 @@ from typing import Any, Final
 
 import psutil
 import torch
-from playwright.sync_api import Browser, Page, sync_playwright
+from playwright.sync_api import Browser, Page
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
 from models.files import write_json  # noqa: E402
-from tests.audit_app.app_server import ARGUMENTS, CHROMIUM, PATIENCE_MS, AppServer  # noqa: E402
+from tests.audit_app.app_server import PATIENCE_MS, AppServer  # noqa: E402
+from tests.chromium import chromium  # noqa: E402
 from trainer.environment import hardware, versions  # noqa: E402
 
 STEPS: Final = 32
@@ -59,9 +60,8 @@ def main() -> None:
     parser.add_argument("--zoo", type=Path, default=ROOT / "models" / "zoo")
     parser.add_argument("--result", type=Path, default=ROOT / "benchmarks" / "results" / "live_attack.json")
     given = parser.parse_args()
-    with tempfile.TemporaryDirectory() as folder, sync_playwright() as playwright:
+    with tempfile.TemporaryDirectory() as folder, chromium() as browser:
         server = AppServer(["--zoo", str(given.zoo), "--audits", folder], Path(folder) / "log")
-        browser = playwright.chromium.launch(executable_path=str(CHROMIUM), args=ARGUMENTS, headless=True)
         try:
             server.wait()
             began = time.perf_counter()
@@ -84,7 +84,6 @@ def main() -> None:
                 "hardware": hardware(torch.device("cpu"), low_precision=False),
             }
         finally:
-            browser.close()
             server.close()
     write_json(given.result, result)
     for name in ("paint_s", "attack_paced_s", "attack_s", "worker_s", "redraws_a_second", "busy"):

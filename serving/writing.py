@@ -13,8 +13,9 @@ _LOG: Final = logging.getLogger(__name__)
 class Writer:
     """Changes the indexes of several models together. One call at a time.
 
-    Each index keeps a change whole, but nothing makes two of them one. So a change that fails in one is taken back in
-    the others, and what a crash leaves half done is finished by the same request sent again.
+    Each index keeps a change whole, but nothing makes two of them one. So an addition that fails in one is taken back
+    in the others. A deletion is not: that would need the item's image. It, and what a crash leaves half done, is
+    finished by the same request sent again.
     """
 
     def __init__(self, indexes: Mapping[str, SearchIndex]) -> None:

@@ -1,7 +1,9 @@
 """What every test may use: the shared reference data, where it is at hand."""
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -18,3 +20,13 @@ def shared_dir() -> Path:
     if not folder.is_dir():
         pytest.skip(f"the shared reference folder is absent: {folder}")
     return folder
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    """A Chromium for the tests of a module, which are marked `needs_chromium`."""
+    pytest.importorskip("playwright", reason="Playwright is not installed: pip install -e '.[test]'")
+    from tests.chromium import chromium
+
+    with chromium() as running:
+        yield running

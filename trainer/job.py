@@ -25,14 +25,9 @@ from trainer.defenses import parse_defense
 from trainer.launch import LaunchError
 from trainer.logs import MetricsLog
 from trainer.retrieval import RetrievalMetrics, evaluate
-from trainer.robustness import (
-    EvaluationProgress,
-    RobustnessOptions,
-    Scorecard,
-    measure_robustness,
-    sample_queries,
-)
+from trainer.robustness import SEED_CHECK, EvaluationProgress, RobustnessOptions, measure_robustness, sample_queries
 from trainer.runs import CHECKPOINTS, Run
+from trainer.scorecard import Scorecard
 from trainer.stages import CosineClassifier, Rows, Source, TripletStage, Warmup
 from trainer.training import LoopOptions, Milestone, Progress, Report, Stage, run_stage
 
@@ -197,8 +192,11 @@ class Measured:
     robustness: Scorecard
 
 
-def measure(job: Job, embedder: Embedder, kind: str) -> Measured:
-    """Recall and the rest on all unseen classes, the ten attacks on a seeded sample of their images."""
+def measure(job: Job, embedder: Embedder, kind: str, *, seed_check: int = SEED_CHECK) -> Measured:
+    """Recall and the rest on all unseen classes, the ten attacks on a seeded sample of their images.
+
+    `seed_check` of them are attacked again with another seed.
+    """
     evaluation = job.config.evaluation
 
     def report(progress: EvaluationProgress) -> None:
@@ -212,7 +210,9 @@ def measure(job: Job, embedder: Embedder, kind: str) -> Measured:
         job,
         embedder,
         attacked=evaluation.attacked,
-        options=RobustnessOptions(epsilon=evaluation.epsilon, alpha=evaluation.alpha, steps=evaluation.steps),
+        options=RobustnessOptions(
+            epsilon=evaluation.epsilon, alpha=evaluation.alpha, steps=evaluation.steps, seed_check=seed_check
+        ),
         progress=report,
         resume=Journal(job.run.folder / "evaluation" / kind),
     )

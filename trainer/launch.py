@@ -10,6 +10,7 @@ import torch
 
 from models.errors import HardrankError
 from models.home import home
+from trainer.allocation import keep_freed_memory
 from trainer.environment import gains_from_bf16
 
 if TYPE_CHECKING:
@@ -65,6 +66,7 @@ def make_fabric(launch: Launch) -> "L.Fabric":
         raise LaunchError(f"{world} processes need as many GPUs; there are {torch.cuda.device_count()}")
     import lightning  # seconds, which --help and mistakes need not wait for
 
+    keep_freed_memory()
     fabric = lightning.Fabric(accelerator=accelerator, devices=world, strategy="ddp" if world > 1 else "auto")
     fabric.launch()
     return fabric

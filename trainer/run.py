@@ -26,7 +26,7 @@ from trainer.config import Config, load_recipe, recipe_names
 from trainer.console import ConsoleProgress
 from trainer.launch import Launch
 from trainer.pipeline import Outcome, run_main_job
-from trainer.robustness import ERS_KEYS
+from trainer.scorecard import ERS_KEYS
 
 _DEFAULT_RECIPE = "demo"
 

@@ -16,22 +16,6 @@ import psutil
 
 ROOT: Final = Path(__file__).resolve().parents[2]
 PATIENCE_MS: Final = 120_000
-CHROMIUM: Final = next(
-    (
-        path
-        for path in map(Path, ("/usr/bin/chromium", "/usr/bin/chromium-browser", "/usr/bin/google-chrome"))
-        if path.exists()
-    ),
-    None,
-)
-ARGUMENTS: Final = [
-    "--no-sandbox",
-    "--disable-gpu",
-    "--no-first-run",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--disable-sync",
-]
 
 
 class AppServer:

@@ -21,13 +21,7 @@ from trainer.attacks.pgd import Norm
 from trainer.attacks.registry import SCORECARD, standard_attacks
 from trainer.progress import Progress
 from trainer.retrieval import evaluate
-from trainer.robustness import (
-    CancelledError,
-    RobustnessOptions,
-    bytes_provider,
-    measure_robustness,
-    sample_queries,
-)
+from trainer.robustness import CancelledError, RobustnessOptions, bytes_provider, measure_robustness, sample_queries
 
 QUICK = RobustnessOptions(steps=3, bootstrap=50, seed_check=3)
 AUDIT = AuditOptions(attacked=9, batch=5, robustness=QUICK, worst=2, seed=1)

@@ -19,8 +19,6 @@ from serving.service import SearchService
 from serving.settings import Settings
 from serving.stages import Model
 from tests.audit_app.app_server import (
-    ARGUMENTS,
-    CHROMIUM,
     ROOT,
     AppServer,
     download,
@@ -30,10 +28,10 @@ from tests.audit_app.app_server import (
     visit,
 )
 from tests.audit_app.indexed import make_index
+from tests.chromium import needs_chromium
 from tests.serving.served import wait_until_ready
 
-sync_api = pytest.importorskip("playwright.sync_api", reason="Playwright is not installed: pip install -e '.[test]'")
-pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no Chromium at /usr/bin: apt-get install chromium")
+pytestmark = needs_chromium
 
 
 @pytest.fixture(scope="module")
@@ -52,14 +50,6 @@ def server(indexes: list[Path], tiny_zoo: list[Path], tmp_path_factory: pytest.T
     yield running
     running.close()
     assert "audit_app" not in running.log.read_text(), "nothing failed that nobody foresaw"
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Any]:
-    with sync_api.sync_playwright() as playwright:
-        running = playwright.chromium.launch(executable_path=str(CHROMIUM), args=ARGUMENTS, headless=True)
-        yield running
-        running.close()
 
 
 @pytest.fixture(scope="module")

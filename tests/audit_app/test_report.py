@@ -15,7 +15,7 @@ from audit_app.report import make_report, settings_of, write_report
 from audit_app.scene import make_scenes
 from audit_app.schema import AuditReport, ReportError, read_report
 from audit_app.subjects import SubjectOptions, load_subjects
-from audit_app.weak_spots import scores_of
+from audit_app.weak_spots import clipped_scores
 from serving.engine import Device
 from trainer.robustness import RobustnessOptions
 
@@ -96,7 +96,7 @@ def test_the_report_says_what_was_found(audited: tuple[AuditResult, AuditReport,
         for key, figure in entry.figures.items():
             assert figure.value == model.card.figures[key].value
             assert figure.low <= figure.value <= figure.high
-        assert entry.score == pytest.approx(scores_of(model.card.per_image, model.card.scales).mean())
+        assert entry.score == pytest.approx(clipped_scores(model.card.per_image, model.card.scales).mean())
         assert [one.row for one in entry.worst_queries] == [one.row for one in model.worst_queries]
         assert [point.at for point in entry.curves[0].points] == [2 / 255, 8 / 255]
     assert report.models[0].queries is None

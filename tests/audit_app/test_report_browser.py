@@ -1,17 +1,14 @@
 """The report in a real browser, with the network cut."""
 
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from audit_app.run import main
+from tests.chromium import needs_chromium
 
-playwright = pytest.importorskip("playwright.sync_api", reason="Playwright is not installed")
-
-CHROMIUM = next((path for path in ("/usr/bin/chromium", "/usr/bin/google-chrome") if Path(path).exists()), None)
-pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no Chromium at /usr/bin: apt-get install chromium")
+pytestmark = needs_chromium
 
 
 @pytest.fixture(scope="module")
@@ -22,14 +19,6 @@ def page_file(tiny_zoo: list[Path], gratings: Path, tmp_path_factory: pytest.Tem
     arguments += ["--curve", "epsilon", "1/255", "8/255", "--curve-attacked", "2", "--device", "cpu", "--threads", "1"]
     assert main(arguments) == 0
     return out / "report.html"
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Any]:
-    with playwright.sync_playwright() as running:
-        chromium = running.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox", "--disable-gpu"])
-        yield chromium
-        chromium.close()
 
 
 @pytest.mark.parametrize(("width", "scheme"), [(1280, "light"), (390, "light"), (1280, "dark"), (390, "dark")])

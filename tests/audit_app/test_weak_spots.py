@@ -3,9 +3,9 @@
 import numpy as np
 import pytest
 
-from audit_app.weak_spots import scores_of, worst_classes, worst_queries
+from audit_app.weak_spots import clipped_scores, worst_classes, worst_queries
 from trainer.attacks.attack import Figure
-from trainer.robustness import PerImage, Scorecard, summarise
+from trainer.scorecard import PerImage, Scorecard, summarise
 
 FIGURES = {
     "A": Figure(key="A", unit="%", help="", attacked=0.0, resisted=100.0),
@@ -34,7 +34,7 @@ def card(a: list[float], b: list[float], labels: list[int]) -> Scorecard:
 
 
 def test_scores_are_cut() -> None:
-    found = scores_of(card([0, 50, 130], [2, 1, -1], [0, 0, 0]).per_image, FIGURES)
+    found = clipped_scores(card([0, 50, 130], [2, 1, -1], [0, 0, 0]).per_image, FIGURES)
     np.testing.assert_allclose(found, [[0, 0], [50, 50], [100, 100]])
 
 

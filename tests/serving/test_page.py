@@ -6,7 +6,6 @@ import io
 import re
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any, Final
 
 import httpx
@@ -21,32 +20,12 @@ from serving.gallery import NewItem
 from serving.service import NotReadyError
 from serving.settings import Limits, Settings
 from serving.stages import Model
+from tests.chromium import needs_chromium
 from tests.serving.page_server import PageServer, page_server
 from tests.serving.served import build_index, encoded, new_item, paint, picture
 
-sync_api = pytest.importorskip("playwright.sync_api", reason="Playwright is not installed: pip install -e '.[test]'")
+pytestmark = needs_chromium
 
-CHROMIUM: Final = next(
-    (
-        path
-        for path in map(Path, ("/usr/bin/chromium", "/usr/bin/chromium-browser", "/usr/bin/google-chrome"))
-        if path.exists()
-    ),
-    None,
-)
-pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no Chromium at /usr/bin: apt-get install chromium")
-
-ARGUMENTS: Final = [
-    "--no-sandbox",
-    "--disable-gpu",
-    "--disable-quic",
-    "--no-first-run",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--disable-sync",
-    "--use-fake-ui-for-media-stream",
-    "--use-fake-device-for-media-stream",
-]
 ANSWER: Final = "#results :is(.hr-results, .hr-message)"
 HOSTILE: Final = "<script>alert(1)</script> {{value}} ${1+1} \"'>"
 HOSTILE_ID: Final = "<img src=x onerror=alert(2)>\"'{{value}}"
@@ -108,14 +87,6 @@ def server(models: list[Model]) -> Iterator[PageServer]:
     settings = Settings(limits=Limits(image_bytes=2**20, body_bytes=2**20 + 4096))
     with page_server(models, settings) as running:
         yield running
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Any]:
-    with sync_api.sync_playwright() as playwright:
-        running = playwright.chromium.launch(executable_path=str(CHROMIUM), args=ARGUMENTS, headless=True)
-        yield running
-        running.close()
 
 
 @contextmanager

@@ -18,21 +18,9 @@ from trainer.attacks.journal import Journal, JournalError
 from trainer.attacks.options import AttackError
 from trainer.attacks.registry import make_attack
 from trainer.attacks.run import AttackResult, Engine, run_attack
-from trainer.robustness import (
-    ERS_KEYS,
-    CancelledError,
-    CheckKind,
-    EvaluationProgress,
-    PerImage,
-    RobustnessOptions,
-    Scorecard,
-    bootstrap_interval,
-    bytes_provider,
-    compare_seeds,
-    ers,
-    measure_robustness,
-    worst_case,
-)
+from trainer.robustness import CancelledError, EvaluationProgress, RobustnessOptions, bytes_provider, measure_robustness
+from trainer.scorecard import ERS_KEYS, CheckKind, PerImage, Scorecard, bootstrap_interval, ers, worst_case
+from trainer.trust import compare_seeds
 
 QUICK = RobustnessOptions(steps=6, bootstrap=200, seed_check=0, epsilon=24 / 255)
 

@@ -1,5 +1,6 @@
 """The study: rows × seeds are trained and measured once each, go on after an interruption, and end in a table."""
 
+import csv
 import json
 import os
 import signal
@@ -18,7 +19,7 @@ import yaml
 
 from models.errors import HardrankError
 from tests.trainer.tiny import write_images, write_recipe
-from trainer.config import ConfigError
+from trainer.config import ConfigError, load_recipe
 from trainer.hardness import hardness
 from trainer.launch import ROOT, Launch
 from trainer.studies.plan import load_study, merged, study_names, trials
@@ -40,6 +41,11 @@ def write_study(folder: Path, **changes: Any) -> Path:
         "curve_epochs": 1,
         "curve_attacked": 4,
         "sampler_batches": 5,
+        "published": "published: nowhere",
+        "expected": [
+            {"measure": "ers", "higher": "HM[S,g_LGA]&ICS", "lower": "regular[R]", "by": 200, "published": [2, 1]},
+            {"measure": "recall_at_1", "higher": "regular[R]", "lower": "HM[S,g_LGA]&ICS", "by": -100},
+        ],
     }
     path = folder / "study.yaml"
     path.write_text(yaml.safe_dump(content | changes), encoding="utf-8")
@@ -93,6 +99,54 @@ def test_curves_begin_at_the_shared_start(finished: tuple[Path, Command]) -> Non
     assert regular[0] == robust[0]
     assert regular[-1] != robust[-1]
     assert len(files["regular[R]", 0]["log"]["triplet_loss"]) > 0
+
+
+def test_what_was_expected_is_told_with_what_came(finished: tuple[Path, Command]) -> None:
+    results, _ = finished
+    study = json.loads((results / "study.json").read_text(encoding="utf-8"))
+    rows = {row["title"]: row for row in study["rows"]}
+    robust, regular = rows["HM[S,g_LGA]&ICS"], rows["regular[R]"]
+    missed, met = study["expected"]
+    assert missed["difference"] == pytest.approx(robust["ers"]["mean"] - regular["ers"]["mean"])
+    assert not missed["holds"]
+    recalls = [100 * row["metrics"]["recall_at_1"]["mean"] for row in (regular, robust)]
+    assert met["difference"] == pytest.approx(recalls[0] - recalls[1])
+    assert met["holds"]
+    page = (results / "README.md").read_text(encoding="utf-8")
+    assert "| expected | measured | | published: nowhere |" in page
+    [line] = [line for line in page.splitlines() if line.startswith("| ERS of")]
+    assert line.startswith("| ERS of HM[S,g_LGA]&ICS above regular[R] by 200 |")
+    assert line.endswith("| no | 2 against 1 |")
+
+
+def test_nothing_is_said_of_rows_that_are_not_measured(finished: tuple[Path, Command]) -> None:
+    study = load_study(finished[1].study)
+    assert summarise(study, trials(study), {}, {})["expected"] == []
+
+
+def test_expectations_name_rows(tmp_path: Path) -> None:
+    of_none = [{"measure": "ers", "higher": "ACT[R]", "lower": "regular[R]"}]
+    with pytest.raises(ConfigError, match=r"ACT\[R\], which is no row"):
+        load_study(write_study(tmp_path, expected=of_none))
+
+
+def test_published_figures_are_those_of_the_paper(shared_dir: Path) -> None:
+    with (shared_dir / "reference" / "paper_tables.csv").open(encoding="utf-8") as file:
+        rows = {row["defense"]: row for row in csv.DictReader(file) if (row["dataset"], row["eta"]) == ("CUB", "8")}
+    columns = {"ers": "ERS", "recall_at_1": "R@1"}
+    told = [one for one in load_study("caltech101").expected if one.published]
+    assert len(told) >= 3
+    for one in told:
+        assert one.published == tuple(float(rows[title][columns[one.measure]]) for title in (one.higher, one.lower))
+
+
+@pytest.mark.parametrize("name", ["demo", "caltech101"])
+def test_a_study_compares_the_default_recipe_with_the_one_of_the_paper(name: str) -> None:
+    planned = {trial.title: trial.config for trial in trials(load_study(name))}
+    ours, theirs = planned["HM[S,g_LGA]&ICS, adversarial start"], planned["HM[S,g_LGA]&ICS"]
+    assert (ours.robust, ours.warmup) == (load_recipe(name).robust, load_recipe(name).warmup)
+    assert (theirs.robust, theirs.warmup) == (load_recipe(f"{name}-paper").robust, load_recipe(f"{name}-paper").warmup)
+    assert theirs.robust.warmup_epsilon == 0
 
 
 def test_the_page_shows_rows_and_plots(finished: tuple[Path, Command]) -> None:

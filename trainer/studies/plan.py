@@ -6,7 +6,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, Literal
 
 import yaml
 from pydantic import ConfigDict, TypeAdapter, ValidationError
@@ -33,6 +33,21 @@ class Row:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Expectation:
+    """What a row should have more of than another, said before anything is measured."""
+
+    measure: Literal["ers", "recall_at_1"]
+    higher: str
+    """Title of the row that should have more of it."""
+    lower: str
+    """Title of the other."""
+    by: float = 0.0
+    """How much more at the least: points of ERS, or of Recall@1 in %."""
+    published: tuple[float, float] | None = None
+    """What a paper reports for the two rows, in the same units; the study's file says where."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class Study:
     """Rows that share a recipe but for what they name."""
 
@@ -44,6 +59,10 @@ class Study:
     """The recipe that all rows start from; its `robust` part is what is trained."""
     rows: tuple[Row, ...]
     """In the order of the table."""
+    expected: tuple[Expectation, ...] = ()
+    """Printed with what came of it."""
+    published: str = ""
+    """Where the published figures of `expected` come from."""
     changes: dict[str, Any] = field(default_factory=dict)
     """Fields of the configuration for all rows, nested as in a recipe."""
     seeds: tuple[int, ...] = (0,)
@@ -60,6 +79,14 @@ class Study:
             raise ConfigError(f"the name of a study becomes a folder's: letters, digits, - and _, not {self.name!r}")
         if not self.rows:
             raise ConfigError("a study needs at least one row")
+        unknown = {title for one in self.expected for title in (one.higher, one.lower)} - set(map(title_of, self.rows))
+        if unknown:
+            raise ConfigError(f"study {self.name} expects something of {', '.join(sorted(unknown))}, which is no row")
+
+
+def title_of(row: Row) -> str:
+    """A row's name in the table."""
+    return row.title or parse_defense(row.defense).name
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -139,10 +166,8 @@ def trials(study: Study, *, data_root: Path | None = None) -> list[Trial]:
     for row in study.rows:
         content = merged(base, study.changes, row.changes, {"robust": {"defense": row.defense}}, place)
         config = parse_config(content, source=f"study {study.name}, row {row.title or row.defense}")
-        defense = parse_defense(config.robust.defense, margin=config.robust.margin)
-        title = row.title or defense.name
         for seed in row.seeds or study.seeds:
-            found.append(Trial(title=title, seed=seed, config=replace(config, seed=seed, name=study.name)))
+            found.append(Trial(title=title_of(row), seed=seed, config=replace(config, seed=seed, name=study.name)))
     keys = [trial.key for trial in found]
     if len(set(keys)) < len(keys):
         twice = next(trial.title for trial in found if keys.count(trial.key) > 1)

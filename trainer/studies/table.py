@@ -8,10 +8,10 @@ from typing import Any
 import numpy as np
 
 from models.files import atomic_path, write_json
-from trainer.robustness import ERS_KEYS
-from trainer.studies.plan import Study, Trial
+from trainer.scorecard import ERS_KEYS
+from trainer.studies.plan import Expectation, Study, Trial
 
-SCHEMA = "hardrank.study/1"
+SCHEMA = "hardrank.study/2"
 
 Content = Mapping[str, Any]
 
@@ -21,6 +21,7 @@ def summarise(study: Study, planned: Sequence[Trial], done: Mapping[str, Content
     titles = list(dict.fromkeys(trial.title for trial in planned))
     by_title = {title: [trial for trial in planned if trial.title == title] for title in titles}
     rows = [_row(title, [done[trial.key] for trial in by_title[title] if trial.key in done]) for title in titles]
+    known = {row["title"]: row for row in rows if row["ers"] is not None}
     return {
         "schema": SCHEMA,
         "study": study.name,
@@ -28,6 +29,8 @@ def summarise(study: Study, planned: Sequence[Trial], done: Mapping[str, Content
         "planned": len(planned),
         "missing": [f"{trial.title} · seed {trial.seed}" for trial in planned if trial.key not in done],
         "rows": [row for row in rows if row["trials"]],
+        "expected": [_compared(one, known) for one in study.expected if {one.higher, one.lower} <= set(known)],
+        "published": study.published,
         "samplers": samplers,
         "hardware": _alike([trial["hardware"] for trial in done.values()]),
         "versions": _alike([trial["versions"] for trial in done.values()]),
@@ -60,6 +63,24 @@ def _row(title: str, results: Sequence[Content]) -> dict[str, Any]:
             for key in (ERS_KEYS if measured else ())
         },
     }
+
+
+def _compared(expected: Expectation, rows: Content) -> dict[str, Any]:
+    """What came of an expectation, in points of ERS or of Recall@1 in %."""
+    higher, lower = (_measure(rows[title], expected.measure) for title in (expected.higher, expected.lower))
+    return {
+        "measure": expected.measure,
+        "higher": {"title": expected.higher, "value": higher},
+        "lower": {"title": expected.lower, "value": lower},
+        "by": expected.by,
+        "difference": higher - lower,
+        "holds": higher - lower >= expected.by,
+        "published": None if expected.published is None else list(expected.published),
+    }
+
+
+def _measure(row: Content, measure: str) -> float:
+    return float(row["ers"]["mean"] if measure == "ers" else 100 * row["metrics"][measure]["mean"])
 
 
 def _collapsed(result: Content) -> bool:
@@ -97,11 +118,13 @@ def markdown(summary: Content, plots: Sequence[str]) -> str:
         f"`{summary['command']}`: every row is the same recipe but for what its name says. "
         f"Attacked images: {', '.join(map(str, counts)) or 'none'}. A row with several seeds shows the mean and, in "
         "brackets, the least and largest; one with a single seed shows the 95 % bootstrap interval of its ERS over "
-        "attacked images.",
+        "attacked images. Minutes are of training, the start that rows share included; trials that ran at the same "
+        "time shared the cores.",
         "",
         *_missing(summary),
         *_markdown_table(rows),
         "",
+        *_expectations(summary),
         *_samplers(summary["samplers"]),
         *(f"![{Path(plot).stem.replace('_', ' ')}]({plot})\n" for plot in plots),
         *_circumstances(summary),
@@ -116,7 +139,7 @@ def _missing(summary: Content) -> list[str]:
 
 
 def _markdown_table(rows: Sequence[Content]) -> list[str]:
-    head = ["defense", "cost η+1", "seeds", "R@1 %", "mAP %", "NMI %", *ERS_KEYS, "ERS", ""]
+    head = ["defense", "cost η+1", "minutes", "seeds", "R@1 %", "mAP %", "NMI %", *ERS_KEYS, "ERS", ""]
     return [
         f"| {' | '.join(head)} |",
         f"|{'|'.join(['---'] + ['--:'] * (len(head) - 2) + ['---'])}|",
@@ -128,10 +151,38 @@ def _cells(row: Content) -> list[str]:
     name = row["title"].replace("|", "\\|")
     seeds = ", ".join(map(str, row["seeds"]))
     if row["ers"] is None:
-        return [name, str(row["cost"]), seeds, *["–"] * (len(ERS_KEYS) + 4), _remark(row)]
+        return [name, str(row["cost"]), _minutes(row), seeds, *["–"] * (len(ERS_KEYS) + 4), _remark(row)]
     metrics = [_percent(row["metrics"][key]) for key in ("recall_at_1", "mean_ap", "nmi")]
     figures = [f"{row['figures'][key]['mean']:.3g}" for key in ERS_KEYS]
-    return [name, str(row["cost"]), seeds, *metrics, *figures, _ers(row), _remark(row)]
+    return [name, str(row["cost"]), _minutes(row), seeds, *metrics, *figures, _ers(row), _remark(row)]
+
+
+def _minutes(row: Content) -> str:
+    return f"{sum(spread['mean'] for spread in row['seconds'].values()) / 60:.1f}"
+
+
+def _expectations(summary: Content) -> list[str]:
+    """A line for each thing that was expected, and whether it came."""
+    if not summary["expected"]:
+        return []
+    return [
+        f"| expected | measured | | {summary['published'] or 'published'} |",
+        "|---|---|---|---|",
+        *(f"| {' | '.join(_expectation(one))} |" for one in summary["expected"]),
+        "",
+    ]
+
+
+def _expectation(one: Content) -> tuple[str, str, str, str]:
+    name = "ERS" if one["measure"] == "ers" else "R@1"
+    margin = f" by {one['by']:g}" if one["by"] else ""
+    published = "" if one["published"] is None else "{:g} against {:g}".format(*one["published"])
+    return (
+        f"{name} of {one['higher']['title']} above {one['lower']['title']}{margin}",
+        f"{one['higher']['value']:.1f} against {one['lower']['value']:.1f}",
+        "yes" if one["holds"] else "no",
+        published,
+    )
 
 
 def _percent(spread: Content) -> str:

@@ -1,0 +1,82 @@
+"""How much faster are passes on a CPU when freed memory stays with the process?
+
+    python benchmarks/allocation.py
+
+Forward and back to the pixels through `small-resnet` at 64 px, batches of 128, as attacks do it. Processes with and
+without `keep_freed_memory` take turns. The result goes to benchmarks/results/allocation.json.
+"""
+
+import argparse
+import json
+import statistics
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT))
+
+import torch  # noqa: E402
+
+from models.embedder import Architecture, build_embedder  # noqa: E402
+from models.files import write_json  # noqa: E402
+from models.folded import FoldedEmbedder  # noqa: E402
+from trainer.allocation import keep_freed_memory  # noqa: E402
+from trainer.environment import hardware, versions  # noqa: E402
+
+BATCH, PASSES = 128, 8
+
+
+def passes_per_second(*, keep: bool) -> float:
+    """Images a second that go forward and back, in this process."""
+    if keep and not keep_freed_memory():
+        raise SystemExit("this C library has no mallopt: there is nothing to compare")
+    torch.manual_seed(0)
+    embedder = FoldedEmbedder(build_embedder(Architecture(backbone="small-resnet", dimension=512, image_size=64)))
+    images = torch.rand(BATCH, 3, 64, 64).contiguous(memory_format=torch.channels_last).requires_grad_(True)
+    began = 0.0
+    for done in range(PASSES + 2):
+        if done == 2:  # the first ones allocate
+            began = time.perf_counter()
+        torch.autograd.grad(embedder(images)[:, 0].sum(), images)
+    return BATCH * PASSES / (time.perf_counter() - began)
+
+
+def apart(how: str) -> float:
+    """The same in a process of its own, for what is set cannot be taken back."""
+    done = subprocess.run([sys.executable, __file__, "--inside", how], check=True, capture_output=True, text=True)
+    return float(done.stdout)
+
+
+def main() -> None:
+    """Measure and write."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--inside", choices=["keep", "leave"], help=argparse.SUPPRESS)
+    parser.add_argument("--result", type=Path, default=ROOT / "benchmarks/results/allocation.json")
+    options = parser.parse_args()
+    if options.inside:
+        print(passes_per_second(keep=options.inside == "keep"))
+        return
+    rates: dict[str, list[float]] = {"keep": [], "leave": []}
+    for _ in range(options.rounds):
+        for how, found in rates.items():
+            found.append(apart(how))
+    medians = {how: statistics.median(found) for how, found in rates.items()}
+    result: dict[str, Any] = {
+        "command": "python benchmarks/allocation.py",
+        "what": f"forward and back to the pixels, small-resnet at 64 px, batches of {BATCH}, processes in turns",
+        "rounds": options.rounds,
+        "images_per_second": {how: round(value, 1) for how, value in medians.items()},
+        "keep_over_leave": round(medians["keep"] / medians["leave"], 3),
+        "hardware": hardware(torch.device("cpu"), low_precision=False),
+        "versions": versions(),
+    }
+    write_json(options.result, result)
+    print(json.dumps(result, indent=2))
+
+
+if __name__ == "__main__":
+    main()
