@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
@@ -23,6 +24,7 @@ from trainer.config import ConfigError, load_recipe
 from trainer.hardness import hardness
 from trainer.launch import ROOT, Launch
 from trainer.studies.plan import load_study, merged, study_names, trials
+from trainer.studies.plots import title_offsets
 from trainer.studies.table import markdown, summarise
 from trainer.studies.work import hardness_by_sampler
 from trainer.study import Command, main, run_study
@@ -144,7 +146,9 @@ def test_published_figures_are_those_of_the_paper(shared_dir: Path) -> None:
 def test_a_study_compares_the_default_recipe_with_the_one_of_the_paper(name: str) -> None:
     planned = {trial.title: trial.config for trial in trials(load_study(name))}
     ours, theirs = planned["HM[S,g_LGA]&ICS, adversarial start"], planned["HM[S,g_LGA]&ICS"]
-    assert (ours.robust, ours.warmup) == (load_recipe(name).robust, load_recipe(name).warmup)
+    default = load_recipe(name)
+    assert (replace(ours.robust, epochs=default.robust.epochs), ours.warmup) == (default.robust, default.warmup)
+    assert ours.robust.epochs <= default.robust.epochs  # a study trains it no longer than the recipe of the paper
     assert (theirs.robust, theirs.warmup) == (load_recipe(f"{name}-paper").robust, load_recipe(f"{name}-paper").warmup)
     assert theirs.robust.warmup_epsilon == 0
 
@@ -231,6 +235,23 @@ def test_rows_share_batches_and_start_and_differ_in_what_they_name() -> None:
 @pytest.mark.parametrize("name", study_names())
 def test_every_study_that_comes_with_it_can_be_planned(name: str) -> None:
     assert trials(load_study(name))
+
+
+def test_titles_of_a_plot_cover_neither_points_nor_each_other() -> None:
+    generator = np.random.default_rng(0)
+    frame = np.array([0.0, 0.0, 400.0, 250.0])
+    centres = np.concatenate([generator.uniform([150, 80], [250, 160], (12, 2)), [[395.0, 245.0], [4.0, 4.0]]])
+    sizes = np.column_stack([generator.uniform(20, 90, len(centres)), np.full(len(centres), 8.0)])
+    offsets = np.array(title_offsets(centres, sizes, frame))
+    ends = centres + offsets
+    left = np.where(offsets[:, 0] > 0, ends[:, 0], ends[:, 0] - sizes[:, 0])
+    boxes = np.column_stack([left, ends[:, 1] - 4, left + sizes[:, 0], ends[:, 1] + 4])
+    assert (boxes[:, :2] >= frame[:2]).all()
+    assert (boxes[:, 2:] <= frame[2:]).all()
+    marks = np.column_stack([centres - 4, centres + 4])
+    for number, box in enumerate(boxes):
+        for other in (*marks, *boxes[:number]):
+            assert (box[2:] <= other[:2]).any() or (other[2:] <= box[:2]).any()
 
 
 def test_missing_trials_are_named(finished: tuple[Path, Command]) -> None:

@@ -2,7 +2,10 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
+
+import numpy as np
+import numpy.typing as npt
 
 from models.files import atomic_path
 
@@ -11,6 +14,10 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 Content = Mapping[str, Any]
+Array = npt.NDArray[np.float64]
+
+_SMALL: Final = 7
+"""Points, of titles in a plot."""
 
 _FAMILIES = {
     "regular": "#7f7f7f",
@@ -64,12 +71,13 @@ def _ers_recall(figure: "Figure", summary: Content) -> bool:
     if not rows:
         return False
     axes = figure.subplots()
-    for row in rows:
-        recall, ers = (_hundredfold(row["metrics"]["recall_at_1"]), row["ers"])
+    points = [(row, _hundredfold(row["metrics"]["recall_at_1"]), row["ers"]) for row in rows]
+    for row, recall, ers in points:
         _point(axes, row, recall, ers)
     axes.set_xlabel("Recall@1 of benign queries, %")
     axes.set_ylabel("ERS")
     axes.set_title("Up and right is better", loc="left", fontsize=9, color="0.4")
+    _name(axes, points)
     return True
 
 
@@ -89,8 +97,73 @@ def _point(axes: "Axes", row: Content, x: Content, y: Content) -> None:
         markersize=6,
         linewidth=0.8,
     )
-    note = " (collapsed)" if row["collapsed"] else ""
-    axes.annotate(row["title"] + note, (x["mean"], y["mean"]), xytext=(6, 3), textcoords="offset points", fontsize=7)
+
+
+def _name(axes: "Axes", points: Sequence[tuple[Content, Content, Content]]) -> None:
+    """Write each row's title beside its point, at the nearest place where it covers no other title and no point."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+
+    renderer = FigureCanvasAgg(axes.figure).get_renderer()
+    axes.figure.draw_without_rendering()  # which settles the layout
+    pixels = axes.figure.dpi / 72
+    frame = np.array(axes.get_window_extent().extents) / pixels
+    points = sorted(points, key=lambda point: -point[2]["mean"])
+    centres = axes.transData.transform([(x["mean"], y["mean"]) for _, x, y in points]) / pixels
+    titles = [row["title"] + (" (collapsed)" if row["collapsed"] else "") for row, _, _ in points]
+    sizes = []
+    for title in titles:
+        probe = axes.text(0, 0, title, fontsize=_SMALL)
+        extent = probe.get_window_extent(renderer)
+        sizes.append((extent.width / pixels, extent.height / pixels))
+        probe.remove()
+    offsets = title_offsets(centres, np.array(sizes), frame)
+    for title, (_, x, y), (dx, dy) in zip(titles, points, offsets, strict=True):
+        axes.annotate(
+            title,
+            (x["mean"], y["mean"]),
+            xytext=(dx, dy),
+            textcoords="offset points",
+            fontsize=_SMALL,
+            verticalalignment="center",
+            horizontalalignment="left" if dx > 0 else "right",
+            arrowprops={"arrowstyle": "-", "linewidth": 0.4, "color": "0.6", "shrinkA": 0, "shrinkB": 3},
+        ).set_in_layout(False)
+
+
+def title_offsets(centres: Array, sizes: Array, frame: Array) -> list[tuple[float, float]]:
+    """Where titles go that cover no point, no title before them and leave no frame, as far as there is such a place.
+
+    `centres` (n,2) of the points, `sizes` (n,2) of the titles, `frame` (left, bottom, right, top), all in points of
+    1/72 inch. Gives offsets (dx, dy) from a point to the middle of its title's left end, or right end where dx < 0.
+    """
+    taken = [(x - 4, y - 4, x + 4, y + 4) for x, y in centres]
+    chosen = []
+    for (x, y), (width, height) in zip(centres, sizes, strict=True):
+        boxes = [_box(x + dx, y + dy, width if dx > 0 else -width, height) for dx, dy in _PLACES]
+        outside = [width * height - _shared(box, frame) for box in boxes]
+        covered = [sum(_shared(box, other) for other in taken) for box in boxes]
+        best = int(np.argmin([round(a + 4 * b, 3) for a, b in zip(covered, outside, strict=True)]))
+        chosen.append(_PLACES[best])
+        taken.append(boxes[best])
+    return chosen
+
+
+_PLACES: Final = sorted(
+    ((dx, dy) for dx in (7, -7, 25, -25, 50, -50, 75, -75) for dy in range(-90, 91, 5)),
+    key=lambda place: (abs(place[0]) + abs(place[1]), -place[0]),
+)
+"""Offsets of a title from its point, in points; the nearest first."""
+
+
+def _box(x: float, y: float, width: float, height: float) -> tuple[float, float, float, float]:
+    return min(x, x + width), y - height / 2, max(x, x + width), y + height / 2
+
+
+def _shared(one: Sequence[float], other: Sequence[float]) -> float:
+    """Area that two boxes (left, bottom, right, top) share."""
+    width = min(one[2], other[2]) - max(one[0], other[0])
+    height = min(one[3], other[3]) - max(one[1], other[1])
+    return max(0.0, width) * max(0.0, height)
 
 
 def _ers_cost(figure: "Figure", summary: Content) -> bool:
@@ -98,12 +171,14 @@ def _ers_cost(figure: "Figure", summary: Content) -> bool:
     if len({row["cost"] for row in rows}) < 2:
         return False
     axes = figure.subplots()
-    for row in rows:
-        cost = {"mean": row["cost"], "low": row["cost"], "high": row["cost"]}
-        _point(axes, row, cost, row["ers"])
+    points = [(row, dict.fromkeys(("mean", "low", "high"), row["cost"]), row["ers"]) for row in rows]
+    for row, cost, ers in points:
+        _point(axes, row, cost, ers)
     axes.set_xlabel("training cost η + 1, forward-backward passes an iteration")
     axes.set_ylabel("ERS")
-    axes.margins(x=0.15)
+    axes.set_xticks(sorted({row["cost"] for row in rows}))
+    axes.margins(x=0.45)
+    _name(axes, points)
     return True
 
 
