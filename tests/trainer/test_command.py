@@ -33,7 +33,10 @@ def test_a_mistake_is_answered_in_a_sentence(tmp_path: Path, options: tuple[str,
 
 def test_an_unknown_recipe_lists_those_there_are(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["dmeo"]) == 2
-    assert "no recipe is called 'dmeo'; there are caltech101, cars, cub, demo, folder, sop" in capsys.readouterr().err
+    assert (
+        "no recipe is called 'dmeo'; there are caltech101, caltech101-paper, cars, cub, demo, demo-paper, folder, sop"
+        in capsys.readouterr().err
+    )
 
 
 def test_help_teaches_every_option(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:

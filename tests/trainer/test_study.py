@@ -3,6 +3,7 @@
 import csv
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -49,6 +50,8 @@ def write_study(folder: Path, **changes: Any) -> Path:
             {"measure": "recall_at_1", "higher": "regular[R]", "lower": "HM[S,g_LGA]&ICS", "by": -100},
         ],
     }
+    if "rows" in changes:
+        del content["expected"]  # of rows that are no more
     path = folder / "study.yaml"
     path.write_text(yaml.safe_dump(content | changes), encoding="utf-8")
     return path
@@ -156,7 +159,7 @@ def test_a_study_compares_the_default_recipe_with_the_one_of_the_paper(name: str
 def test_the_page_shows_rows_and_plots(finished: tuple[Path, Command]) -> None:
     results, _ = finished
     page = (results / "README.md").read_text(encoding="utf-8")
-    assert "| HM[S,g_LGA]&ICS | 3 | 0, 1 |" in page
+    assert re.search(r"\| HM\[S,g_LGA\]&ICS \| 3 \| \d+\.\d \| 0, 1 \|", page)
     assert "E[H] of the samplers" in page
     for plot in ("ers_recall.svg", "ers_cost.svg", "curves.svg", "samplers.svg"):
         assert f"({plot})" in page
