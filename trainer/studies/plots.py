@@ -103,9 +103,12 @@ def _name(axes: "Axes", points: Sequence[tuple[Content, Content, Content]]) -> N
     """Write each row's title beside its point, at the nearest place where it covers no other title and no point."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
 
-    renderer = FigureCanvasAgg(axes.figure).get_renderer()
-    axes.figure.draw_without_rendering()  # which settles the layout
-    pixels = axes.figure.dpi / 72
+    figure = axes.get_figure(root=True)
+    assert figure is not None
+    canvas: Any = FigureCanvasAgg(figure)
+    renderer = canvas.get_renderer()
+    figure.draw_without_rendering()  # which settles the layout
+    pixels = figure.dpi / 72
     frame = np.array(axes.get_window_extent().extents) / pixels
     points = sorted(points, key=lambda point: -point[2]["mean"])
     centres = axes.transData.transform([(x["mean"], y["mean"]) for _, x, y in points]) / pixels
@@ -130,7 +133,7 @@ def _name(axes: "Axes", points: Sequence[tuple[Content, Content, Content]]) -> N
         ).set_in_layout(False)
 
 
-def title_offsets(centres: Array, sizes: Array, frame: Array) -> list[tuple[float, float]]:
+def title_offsets(centres: Array, sizes: Array, frame: Array) -> list[tuple[int, int]]:
     """Where titles go that cover no point, no title before them and leave no frame, as far as there is such a place.
 
     `centres` (n,2) of the points, `sizes` (n,2) of the titles, `frame` (left, bottom, right, top), all in points of
@@ -140,7 +143,7 @@ def title_offsets(centres: Array, sizes: Array, frame: Array) -> list[tuple[floa
     chosen = []
     for (x, y), (width, height) in zip(centres, sizes, strict=True):
         boxes = [_box(x + dx, y + dy, width if dx > 0 else -width, height) for dx, dy in _PLACES]
-        outside = [width * height - _shared(box, frame) for box in boxes]
+        outside = [width * height - _shared(frame, box) for box in boxes]
         covered = [sum(_shared(box, other) for other in taken) for box in boxes]
         best = int(np.argmin([round(a + 4 * b, 3) for a, b in zip(covered, outside, strict=True)]))
         chosen.append(_PLACES[best])
@@ -159,7 +162,7 @@ def _box(x: float, y: float, width: float, height: float) -> tuple[float, float,
     return min(x, x + width), y - height / 2, max(x, x + width), y + height / 2
 
 
-def _shared(one: Sequence[float], other: Sequence[float]) -> float:
+def _shared(one: Sequence[float] | Array, other: Sequence[float]) -> float:
     """Area that two boxes (left, bottom, right, top) share."""
     width = min(one[2], other[2]) - max(one[0], other[0])
     height = min(one[3], other[3]) - max(one[1], other[1])
