@@ -15,7 +15,7 @@ def keep_freed_memory() -> bool:
     """Let the C library keep what is freed until the process ends; says whether it is one that can (glibc).
 
     Every pass through a network allocates and frees tensors of many MiB. By default each goes back to the kernel,
-    which hands out zeroed pages for the next one, at a fifth of the time of a pass on a CPU
+    which hands out zeroed pages for the next one, at a fifth of the time of a pass on two cores
     (`benchmarks/allocation.py`). For processes that train or attack; a server that should give memory back does
     without.
     """

@@ -16,6 +16,7 @@ PAGE = (ROOT / "docs" / "results.md").read_text(encoding="utf-8")
     [
         ("hm_step", "plain_over_fast/fast float32", "{} times as fast"),
         ("hm_step", "plain_over_fast/fast bf16", "{} times as fast"),
+        ("allocation", "keep_over_leave", "{} times as fast"),
         ("attacks", "cost_over_bare_passes/float32", "| {} |"),
         ("attacks", "plain_seconds_over/float32", "{} times as fast"),
         ("attacks", "bf16_against_float32/ers_difference", "{} apart"),

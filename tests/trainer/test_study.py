@@ -151,7 +151,7 @@ def test_a_study_compares_the_default_recipe_with_the_one_of_the_paper(name: str
     ours, theirs = planned["HM[S,g_LGA]&ICS, adversarial start"], planned["HM[S,g_LGA]&ICS"]
     default = load_recipe(name)
     assert (replace(ours.robust, epochs=default.robust.epochs), ours.warmup) == (default.robust, default.warmup)
-    assert ours.robust.epochs <= default.robust.epochs  # a study trains it no longer than the recipe of the paper
+    assert ours.robust.epochs <= default.robust.epochs
     assert (theirs.robust, theirs.warmup) == (load_recipe(f"{name}-paper").robust, load_recipe(f"{name}-paper").warmup)
     assert theirs.robust.warmup_epsilon == 0
 

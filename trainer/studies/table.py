@@ -120,7 +120,7 @@ def markdown(summary: Content, plots: Sequence[str]) -> str:
         f"Attacked images: {', '.join(map(str, counts)) or 'none'}. A row with several seeds shows the mean and, in "
         "brackets, the least and largest; one with a single seed shows the 95 % bootstrap interval of its ERS over "
         "attacked images. Minutes are of training, the start that rows share included; trials that ran at the same "
-        "time shared the cores. The mean cosine is that of all pairs of test images: towards 1 a model has collapsed, "
+        "time shared the cores. The mean cosine is that of all pairs of test images: near 1 a model has collapsed, "
         "which ERS rewards and Recall@1 does not.",
         "",
         *_missing(summary),
