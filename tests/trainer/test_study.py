@@ -240,12 +240,15 @@ def test_every_study_that_comes_with_it_can_be_planned(name: str) -> None:
     assert trials(load_study(name))
 
 
-def test_titles_of_a_plot_cover_neither_points_nor_each_other() -> None:
+def test_titles_of_a_plot_cover_no_point_bar_or_title() -> None:
     generator = np.random.default_rng(0)
     frame = np.array([0.0, 0.0, 400.0, 250.0])
     centres = np.concatenate([generator.uniform([150, 80], [250, 160], (12, 2)), [[395.0, 245.0], [4.0, 4.0]]])
     sizes = np.column_stack([generator.uniform(20, 90, len(centres)), np.full(len(centres), 8.0)])
-    offsets = np.array(title_offsets(centres, sizes, frame))
+    bars = np.column_stack([centres, centres])
+    bars[:, 1] -= 12
+    bars[:, 3] += 12
+    offsets = np.array(title_offsets(centres, sizes, frame, bars))
     ends = centres + offsets
     left = np.where(offsets[:, 0] > 0, ends[:, 0], ends[:, 0] - sizes[:, 0])
     boxes = np.column_stack([left, ends[:, 1] - 4, left + sizes[:, 0], ends[:, 1] + 4])
@@ -253,7 +256,7 @@ def test_titles_of_a_plot_cover_neither_points_nor_each_other() -> None:
     assert (boxes[:, 2:] <= frame[2:]).all()
     marks = np.column_stack([centres - 4, centres + 4])
     for number, box in enumerate(boxes):
-        for other in (*marks, *boxes[:number]):
+        for other in (*marks, *bars, *boxes[:number]):
             assert (box[2:] <= other[:2]).any() or (other[2:] <= box[:2]).any()
 
 

@@ -8,8 +8,10 @@ import lightning as L
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from models.embedder import Architecture, Embedder, build_embedder
+from models.folded import FoldedEmbedder
 from tests.trainer.tiny import write_images
 from trainer.config import Schedule, TrainingOptions, WarmupOptions
 from trainer.data.dataset import DataOptions
@@ -22,6 +24,7 @@ from trainer.training import (
     LoopOptions,
     Progress,
     Stage,
+    State,
     StepContext,
     StepLoss,
     TrainingError,
@@ -145,6 +148,25 @@ def test_warm_up_learns_its_classes(source: Source, fabric: L.Fabric, tmp_path: 
     _, told = _run(stage, fabric, tmp_path, extra=classifier)
     assert told[-1].measures["accuracy"] > 0.7 > told[0].measures["accuracy"]
     assert told[-1].measures["loss"] < told[0].measures["loss"]
+
+
+def test_the_second_half_of_a_warm_up_is_perturbed(source: Source, fabric: L.Fabric, tmp_path: Path) -> None:
+    """Its loss is that of the batch as it is until the middle, and higher from there on."""
+    classifier = CosineClassifier(4, 16, 16.0)
+    options = WarmupOptions(epochs=10, batch_size=16)
+    stage = Warmup(source=source, options=options, classifier=classifier, epsilon=8 / 255)
+    embedder = _embedder().eval()
+    images, labels = next(stage.batches(0, 0, 1))
+    benign = F.cross_entropy(classifier(embedder(images)), labels, label_smoothing=options.label_smoothing)
+    losses = []
+    for step in range(stage.iterations):
+        generator = step_generator(0, stage.name, step, 0)
+        state = State(step=step)
+        context = StepContext(network=embedder, frozen=FoldedEmbedder(embedder), generator=generator, state=state)
+        losses.append(stage.loss(images, labels, context).loss.item())
+    middle = stage.iterations // 2
+    assert losses[:middle] == [pytest.approx(benign.item())] * middle
+    assert min(losses[middle:]) > benign.item()
 
 
 class Broken(TripletStage):

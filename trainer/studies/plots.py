@@ -100,7 +100,7 @@ def _point(axes: "Axes", row: Content, x: Content, y: Content) -> None:
 
 
 def _name(axes: "Axes", points: Sequence[tuple[Content, Content, Content]]) -> None:
-    """Write each row's title beside its point, at the nearest place where it covers no other title and no point."""
+    """Write each row's title beside its point, at the nearest place where it covers no title, point or error bar."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
 
     figure = axes.get_figure(root=True)
@@ -119,7 +119,7 @@ def _name(axes: "Axes", points: Sequence[tuple[Content, Content, Content]]) -> N
         extent = probe.get_window_extent(renderer)
         sizes.append((extent.width / pixels, extent.height / pixels))
         probe.remove()
-    offsets = title_offsets(centres, np.array(sizes), frame)
+    offsets = title_offsets(centres, np.array(sizes), frame, _bars(axes, points) / pixels)
     for title, (_, x, y), (dx, dy) in zip(titles, points, offsets, strict=True):
         axes.annotate(
             title,
@@ -133,13 +133,28 @@ def _name(axes: "Axes", points: Sequence[tuple[Content, Content, Content]]) -> N
         ).set_in_layout(False)
 
 
-def title_offsets(centres: Array, sizes: Array, frame: Array) -> list[tuple[int, int]]:
-    """Where titles go that cover no point, no title before them and leave no frame, as far as there is such a place.
+def _bars(axes: "Axes", points: Sequence[tuple[Content, Content, Content]]) -> Array:
+    """Boxes (2n,4) in pixels of the horizontal and the vertical error bars."""
+    ends = [
+        ends
+        for _, x, y in points
+        for ends in (
+            ((x["low"], y["mean"]), (x["high"], y["mean"])),
+            ((x["mean"], y["low"]), (x["mean"], y["high"])),
+        )
+    ]
+    return axes.transData.transform(np.array(ends).reshape(-1, 2)).reshape(-1, 4)
 
-    `centres` (n,2) of the points, `sizes` (n,2) of the titles, `frame` (left, bottom, right, top), all in points of
-    1/72 inch. Gives offsets (dx, dy) from a point to the middle of its title's left end, or right end where dx < 0.
+
+def title_offsets(centres: Array, sizes: Array, frame: Array, bars: Array) -> list[tuple[int, int]]:
+    """Where titles go that cover no point, bar or title before them and leave no frame, where there is such a place.
+
+    `centres` (n,2) of the points, `sizes` (n,2) of the titles, `frame` and `bars` (m,4) as left, bottom, right, top,
+    all in points of 1/72 inch. Gives offsets (dx, dy) from a point to the middle of its title's left end, or right end
+    where dx < 0.
     """
     taken = [(x - 4, y - 4, x + 4, y + 4) for x, y in centres]
+    taken += [(left - 1, bottom - 1, right + 1, top + 1) for left, bottom, right, top in bars]
     chosen = []
     for (x, y), (width, height) in zip(centres, sizes, strict=True):
         boxes = [_box(x + dx, y + dy, width if dx > 0 else -width, height) for dx, dy in _PLACES]
