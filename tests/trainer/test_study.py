@@ -8,7 +8,6 @@ import signal
 import subprocess
 import sys
 import time
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
@@ -150,8 +149,7 @@ def test_a_study_compares_the_default_recipe_with_the_one_of_the_paper(name: str
     planned = {trial.title: trial.config for trial in trials(load_study(name))}
     ours, theirs = planned["HM[S,g_LGA]&ICS, adversarial start"], planned["HM[S,g_LGA]&ICS"]
     default = load_recipe(name)
-    assert (replace(ours.robust, epochs=default.robust.epochs), ours.warmup) == (default.robust, default.warmup)
-    assert ours.robust.epochs <= default.robust.epochs
+    assert (ours.robust, ours.warmup) == (default.robust, default.warmup)
     assert (theirs.robust, theirs.warmup) == (load_recipe(f"{name}-paper").robust, load_recipe(f"{name}-paper").warmup)
     assert theirs.robust.warmup_epsilon == 0
 
@@ -159,7 +157,7 @@ def test_a_study_compares_the_default_recipe_with_the_one_of_the_paper(name: str
 def test_the_page_shows_rows_and_plots(finished: tuple[Path, Command]) -> None:
     results, _ = finished
     page = (results / "README.md").read_text(encoding="utf-8")
-    assert re.search(r"\| HM\[S,g_LGA\]&ICS \| 3 \| \d+\.\d \| 0, 1 \|", page)
+    assert re.search(r"\| HM\[S,g_LGA\]&ICS \| 3 \| 0, 1 \|", page)
     assert "E[H] of the samplers" in page
     for plot in ("ers_recall.svg", "ers_cost.svg", "curves.svg", "samplers.svg"):
         assert f"({plot})" in page

@@ -119,9 +119,8 @@ def markdown(summary: Content, plots: Sequence[str]) -> str:
         f"`{summary['command']}`: every row is the same recipe but for what its name says. "
         f"Attacked images: {', '.join(map(str, counts)) or 'none'}. A row with several seeds shows the mean and, in "
         "brackets, the least and largest; one with a single seed shows the 95 % bootstrap interval of its ERS over "
-        "attacked images. Minutes are of training, the start that rows share included; trials that ran at the same "
-        "time shared the cores. The mean cosine is that of all pairs of test images: near 1 a model has collapsed, "
-        "which ERS rewards and Recall@1 does not.",
+        "attacked images. The mean cosine is that of all pairs of test images: near 1 a model has collapsed, which ERS "
+        "rewards and Recall@1 does not.",
         "",
         *_missing(summary),
         *_markdown_table(rows),
@@ -141,7 +140,7 @@ def _missing(summary: Content) -> list[str]:
 
 
 def _markdown_table(rows: Sequence[Content]) -> list[str]:
-    head = ["defense", "cost η+1", "minutes", "seeds", "R@1 %", "mAP %", "NMI %", *ERS_KEYS, "ERS", "mean cosine", ""]
+    head = ["defense", "cost η+1", "seeds", "R@1 %", "mAP %", "NMI %", *ERS_KEYS, "ERS", "mean cosine", ""]
     return [
         f"| {' | '.join(head)} |",
         f"|{'|'.join(['---'] + ['--:'] * (len(head) - 2) + ['---'])}|",
@@ -153,15 +152,11 @@ def _cells(row: Content) -> list[str]:
     name = row["title"].replace("|", "\\|")
     seeds = ", ".join(map(str, row["seeds"]))
     if row["ers"] is None:
-        return [name, str(row["cost"]), _minutes(row), seeds, *["–"] * (len(ERS_KEYS) + 5), _remark(row)]
+        return [name, str(row["cost"]), seeds, *["–"] * (len(ERS_KEYS) + 5), _remark(row)]
     metrics = [_percent(row["metrics"][key]) for key in ("recall_at_1", "mean_ap", "nmi")]
     figures = [f"{row['figures'][key]['mean']:.3g}" for key in ERS_KEYS]
     cosine = f"{row['mean_cosine']['mean']:.2f}"
-    return [name, str(row["cost"]), _minutes(row), seeds, *metrics, *figures, _ers(row), cosine, _remark(row)]
-
-
-def _minutes(row: Content) -> str:
-    return f"{sum(spread['mean'] for spread in row['seconds'].values()) / 60:.1f}"
+    return [name, str(row["cost"]), seeds, *metrics, *figures, _ers(row), cosine, _remark(row)]
 
 
 def _expectations(summary: Content) -> list[str]:

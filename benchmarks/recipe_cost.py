@@ -1,0 +1,178 @@
+"""How long does the robust model of one recipe train against that of another?
+
+    python benchmarks/recipe_cost.py caltech101 caltech101-paper [--data-root DIR]
+
+Updates of each part of both trainings (the warm-up's benign and perturbed part, the triplets) are timed in turns, in
+one run and on the recipes' own images; a training takes the sum of updates × median. The result goes to
+benchmarks/results/recipe_cost.json.
+"""
+
+import argparse
+import copy
+import json
+import statistics
+import sys
+import tempfile
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT))
+
+import torch  # noqa: E402
+from torch import Tensor  # noqa: E402
+
+from models.embedder import Embedder, build_embedder  # noqa: E402
+from models.files import write_json  # noqa: E402
+from trainer.config import Config, Schedule, load_recipe  # noqa: E402
+from trainer.defenses import parse_defense  # noqa: E402
+from trainer.environment import hardware, versions  # noqa: E402
+from trainer.job import Images, read_images  # noqa: E402
+from trainer.launch import Launch, make_fabric  # noqa: E402
+from trainer.stages import BENIGN_PART, CosineClassifier, TripletStage, Warmup  # noqa: E402
+from trainer.training import LoopOptions, Progress, Stage, StepContext, StepLoss, run_stage  # noqa: E402
+
+
+@dataclass
+class Part:
+    """Updates of a stage from `begin` to before `end`, of which a few are timed at a time."""
+
+    stage: Stage
+    extra: CosineClassifier | None
+    averaging: float
+    begin: int
+    end: int
+    iterations: int
+    """Updates of one turn; the first is not counted, for it allocates."""
+
+    def __post_init__(self) -> None:
+        self.name = self.stage.name
+        self.moments: list[float] = []
+
+    def batches(self, start: int, rank: int, world_size: int) -> Iterator[tuple[Tensor, Tensor]]:
+        """Batches of the stage; an update lasts from one being asked for to the next."""
+        for batch in self.stage.batches(self.begin + start, rank, world_size):
+            yield batch
+            self.moments.append(time.perf_counter())
+
+    def loss(self, images: Tensor, labels: Tensor, context: StepContext) -> StepLoss:
+        """The stage's loss as of the part's first update on."""
+        shifted = replace(context, state=copy.copy(context.state))
+        shifted.state.step += self.begin
+        return self.stage.loss(images, labels, shifted)
+
+
+class Unlogged:
+    """No lines are kept."""
+
+    def resume(self, step: int) -> None:
+        """Nothing is there."""
+
+    def write(self, step: int, measures: Mapping[str, float]) -> None:
+        """Nothing is kept."""
+
+
+def parts(config: Config, images: Images, updates: int) -> dict[str, Part]:
+    """The training of the robust model, by what an update does."""
+    options, source = config.robust, images.source
+    classifier = CosineClassifier(len(images.dataset.train.classes), config.architecture.dimension, config.warmup.scale)
+    warmup = Warmup(source=source, options=config.warmup, classifier=classifier, epsilon=options.warmup_epsilon)
+    defense = parse_defense(options.defense, margin=options.margin)
+    triplets = TripletStage(name="robust", source=source, options=options, defense=defense)
+    middle = round(BENIGN_PART * warmup.iterations) if options.warmup_epsilon else warmup.iterations
+    found = {
+        "benign warm-up": Part(warmup, classifier, 0.0, 0, middle, updates),
+        "perturbed warm-up": Part(warmup, classifier, 0.0, middle, warmup.iterations, updates),
+        "triplets": Part(triplets, None, options.averaging, 0, triplets.iterations, updates),
+    }
+    return {name: part for name, part in found.items() if part.end > part.begin}
+
+
+def take_turn(part: Part, embedder: Embedder) -> list[float]:
+    """Seconds of each update of one turn but its first."""
+    options = LoopOptions(
+        learning_rate=1e-4,
+        weight_decay=4e-4,
+        schedule=Schedule.CONSTANT,
+        averaging=part.averaging,
+        freeze_batch_norm=part.extra is None,
+    )
+    part.moments.clear()
+    with tempfile.TemporaryDirectory() as folder:
+        run_stage(
+            part,
+            embedder,
+            part.extra,
+            fabric=make_fabric(Launch(device="cpu")),
+            options=options,
+            checkpoint=Path(folder) / "part.ckpt",
+            log=Unlogged(),
+            report=_silent,
+        )
+    return [later - earlier for earlier, later in zip(part.moments, part.moments[1:], strict=False)]
+
+
+def _silent(progress: Progress) -> None:
+    """The turns are short."""
+
+
+def main() -> None:
+    """Time both and write the result."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("recipes", nargs=2, metavar="RECIPE")
+    parser.add_argument("--data-root", type=Path, help="the images, where they do not lie at the recipe's place")
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--updates", type=int, default=6, help="timed in each round (default 6)")
+    parser.add_argument("--result", type=Path, default=ROOT / "benchmarks/results/recipe_cost.json")
+    options = parser.parse_args()
+    configs = {name: load_recipe(name) for name in options.recipes}
+    if options.data_root:
+        configs = {
+            name: replace(config, data=replace(config.data, root=options.data_root)) for name, config in configs.items()
+        }
+    fabric = make_fabric(Launch(device="cpu"))
+    plans = {
+        name: parts(config, read_images(config, fabric, _silent), options.updates + 2)
+        for name, config in configs.items()
+    }
+    seconds: dict[str, dict[str, list[float]]] = {name: {what: [] for what in plan} for name, plan in plans.items()}
+    for _ in range(options.rounds):
+        for name, plan in plans.items():
+            torch.manual_seed(0)
+            embedder = build_embedder(configs[name].architecture)
+            for what, part in plan.items():
+                seconds[name][what] += take_turn(part, embedder)
+    found = {
+        name: {
+            what: {
+                "updates": part.end - part.begin,
+                "seconds_per_update": round(statistics.median(seconds[name][what]), 4),
+            }
+            for what, part in plan.items()
+        }
+        for name, plan in plans.items()
+    }
+    totals = {
+        name: sum(part["updates"] * part["seconds_per_update"] for part in plan.values())
+        for name, plan in found.items()
+    }
+    one, other = options.recipes
+    result: dict[str, Any] = {
+        "command": f"python benchmarks/recipe_cost.py {one} {other}",
+        "what": "training of the robust model: updates × median seconds of an update, parts timed in turns",
+        "parts": found,
+        "seconds": {name: round(value, 1) for name, value in totals.items()},
+        "ratio": round(totals[one] / totals[other], 3),
+        "rounds": options.rounds,
+        "hardware": hardware(torch.device("cpu"), low_precision=False),
+        "versions": versions(),
+    }
+    write_json(options.result, result)
+    print(json.dumps(result, indent=2))
+
+
+if __name__ == "__main__":
+    main()
