@@ -4,7 +4,7 @@
 
 Updates of each part of both trainings (the warm-up's benign and perturbed part, the triplets) are timed in turns, in
 one run and on the recipes' own images; a training takes the sum of updates × median. The result goes to
-benchmarks/results/recipe_cost.json.
+benchmarks/results/recipe_cost_RECIPE.json, RECIPE being the first.
 """
 
 import argparse
@@ -126,7 +126,7 @@ def main() -> None:
     parser.add_argument("--data-root", type=Path, help="the images, where they do not lie at the recipe's place")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--updates", type=int, default=6, help="timed in each round (default 6)")
-    parser.add_argument("--result", type=Path, default=ROOT / "benchmarks/results/recipe_cost.json")
+    parser.add_argument("--results", type=Path, default=ROOT / "benchmarks/results")
     options = parser.parse_args()
     configs = {name: load_recipe(name) for name in options.recipes}
     if options.data_root:
@@ -170,7 +170,7 @@ def main() -> None:
         "hardware": hardware(torch.device("cpu"), low_precision=False),
         "versions": versions(),
     }
-    write_json(options.result, result)
+    write_json(options.results / f"recipe_cost_{one}.json", result)
     print(json.dumps(result, indent=2))
 
 
