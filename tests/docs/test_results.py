@@ -42,6 +42,35 @@ def test_figures_are_those_of_the_files(file: str, path: str, shown: str) -> Non
     assert shown.format(content) in PAGE
 
 
+@pytest.mark.parametrize(
+    ("title", "measure", "shown"),
+    [
+        ("HM[S,g_LGA]&ICS", "ers", "({:.1f} against 12.0)"),
+        ("ACT[S]", "ers", "(18.0 against {:.1f})"),
+        ("HM[S,g_LGA]&ICS", "recall_at_1", "({:.1f} % against 24.7 %)"),
+        ("ACT[R]", "recall_at_1", "(44.5 % against {:.1f} %)"),
+        ("minmax[S]", "recall_at_1", "Recall@1 with it ({:.1f} %)"),
+        ("HM[S,0]", "recall_at_1", "HM[S,0] does not ({:.1f} %)"),
+        ("minmax[S]", "mean_cosine", "a mean cosine of {:.2f}. Min-max"),
+        ("HM[S,0]", "mean_cosine", "a mean cosine of {:.2f}. Min-max"),
+        ("EST[R]", "ers", "({:.1f} and 41.8)"),
+        ("ACT[R]", "ers", "(25.7 and {:.1f})"),
+        ("EST[R]", "mean_cosine", "cosine of {:.2f} and 0.73"),
+        ("ACT[R]", "mean_cosine", "cosine of 0.91 and {:.2f}"),
+        ("minmax[S]", "ers", "has an ERS of {:.1f}. What"),
+        ("HM[S,g_LGA]", "ers", "without it has an ERS of {:.1f}."),
+        ("HM[S,g_LGA]&ICS, adversarial start", "ers", "has an ERS of {:.1f} and"),
+        ("HM[S,g_LGA]&ICS, adversarial start", "recall_at_1", "a Recall@1 of {:.1f} %, both"),
+    ],
+)
+def test_figures_are_those_of_the_study(title: str, measure: str, shown: str) -> None:
+    content = json.loads((ROOT / "docs" / "results" / "caltech101" / "study.json").read_text(encoding="utf-8"))
+    (row,) = (row for row in content["rows"] if row["title"] == title)
+    value = 100 * row["metrics"][measure]["mean"] if measure == "recall_at_1" else row[measure]["mean"]
+    text = re.sub(r"\s+", " ", PAGE)
+    assert shown.format(value) in text
+
+
 def test_every_command_and_file_is_there() -> None:
     for script in re.findall(r"python (benchmarks/\S+?\.py)", PAGE):
         assert (ROOT / script).is_file()
