@@ -77,6 +77,7 @@ def _ers_recall(figure: "Figure", summary: Content) -> bool:
     axes.set_xlabel("Recall@1 of benign queries, %")
     axes.set_ylabel("ERS")
     axes.set_title("Up and right is better", loc="left", fontsize=9, color="0.4")
+    axes.margins(x=0.2)  # room for titles
     _name(axes, points)
     return True
 
