@@ -28,11 +28,10 @@ from torch import Tensor  # noqa: E402
 from models.embedder import Embedder, build_embedder  # noqa: E402
 from models.files import write_json  # noqa: E402
 from trainer.config import Config, Schedule, load_recipe  # noqa: E402
-from trainer.defenses import parse_defense  # noqa: E402
 from trainer.environment import hardware, versions  # noqa: E402
-from trainer.job import Images, read_images  # noqa: E402
+from trainer.job import Images, read_images, triplet_stage, warmup_stage  # noqa: E402
 from trainer.launch import Launch, make_fabric  # noqa: E402
-from trainer.stages import BENIGN_PART, CosineClassifier, TripletStage, Warmup  # noqa: E402
+from trainer.stages import BENIGN_PART, CosineClassifier  # noqa: E402
 from trainer.training import LoopOptions, Progress, Stage, StepContext, StepLoss, run_stage  # noqa: E402
 
 
@@ -77,15 +76,13 @@ class Unlogged:
 
 def parts(config: Config, images: Images, updates: int) -> dict[str, Part]:
     """The training of the robust model, by what an update does."""
-    options, source = config.robust, images.source
-    classifier = CosineClassifier(len(images.dataset.train.classes), config.architecture.dimension, config.warmup.scale)
-    warmup = Warmup(source=source, options=config.warmup, classifier=classifier, epsilon=options.warmup_epsilon)
-    defense = parse_defense(options.defense, margin=options.margin)
-    triplets = TripletStage(name="robust", source=source, options=options, defense=defense)
+    options = config.robust
+    warmup = warmup_stage(config, images, options.warmup_epsilon)
+    triplets = triplet_stage(images, "robust", options)
     middle = round(BENIGN_PART * warmup.iterations) if options.warmup_epsilon else warmup.iterations
     found = {
-        "benign warm-up": Part(warmup, classifier, 0.0, 0, middle, updates),
-        "perturbed warm-up": Part(warmup, classifier, 0.0, middle, warmup.iterations, updates),
+        "benign warm-up": Part(warmup, warmup.classifier, 0.0, 0, middle, updates),
+        "perturbed warm-up": Part(warmup, warmup.classifier, 0.0, middle, warmup.iterations, updates),
         "triplets": Part(triplets, None, options.averaging, 0, triplets.iterations, updates),
     }
     return {name: part for name, part in found.items() if part.end > part.begin}
@@ -161,7 +158,8 @@ def main() -> None:
     }
     one, other = options.recipes
     result: dict[str, Any] = {
-        "command": f"python benchmarks/recipe_cost.py {one} {other}",
+        "command": f"python benchmarks/recipe_cost.py {one} {other}"
+        f" --rounds {options.rounds} --updates {options.updates}",
         "what": "training of the robust model: updates × median seconds of an update, parts timed in turns",
         "parts": found,
         "seconds": {name: round(value, 1) for name, value in totals.items()},

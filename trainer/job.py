@@ -103,6 +103,19 @@ def _name_problems(dataset: Dataset, most: int = 10) -> None:
         _logger.warning("… and %d more, all of which the card will list", len(dataset.problems) - most)
 
 
+def warmup_stage(config: Config, images: Images, epsilon: float) -> Warmup:
+    """The warm-up of a configuration, its classifier's directions drawn at random."""
+    classes = len(images.dataset.train.classes)
+    classifier = CosineClassifier(classes, config.architecture.dimension, config.warmup.scale)
+    return Warmup(source=images.source, options=config.warmup, classifier=classifier, epsilon=epsilon)
+
+
+def triplet_stage(images: Images, kind: str, options: TrainingOptions) -> TripletStage:
+    """The triplets of a model, `kind` being the stage's name."""
+    defense = parse_defense(options.defense, margin=options.margin)
+    return TripletStage(name=kind, source=images.source, options=options, defense=defense)
+
+
 def make_start(job: Job, warmup_epsilon: float) -> Embedder:
     """The weights that a model starts from; a warm-up that is done already is read from its checkpoint."""
     config = job.config
@@ -112,11 +125,9 @@ def make_start(job: Job, warmup_epsilon: float) -> Embedder:
     embedder = build_embedder(config.architecture, imagenet=config.initialisation == "imagenet")
     if config.initialisation == "imagenet":
         return embedder
-    classes = len(job.images.dataset.train.classes)
-    classifier = CosineClassifier(classes, config.architecture.dimension, config.warmup.scale)
-    stage = Warmup(source=job.images.source, options=config.warmup, classifier=classifier, epsilon=warmup_epsilon)
+    stage = warmup_stage(config, job.images, warmup_epsilon)
     options = _loop(job, config.warmup.learning_rate, config.warmup.weight_decay, Schedule.COSINE)
-    return _run(job, stage, embedder, classifier, options)
+    return _run(job, stage, embedder, stage.classifier, options)
 
 
 def _from_bundle(folder: Path, config: Config) -> Embedder:
@@ -133,12 +144,7 @@ def train(
     job: Job, start: Embedder, kind: str, options: TrainingOptions, *, milestone: Milestone | None = None
 ) -> Embedder:
     """Train `start` in place with the triplets and the defense of `options`; `kind` names the stage."""
-    stage = TripletStage(
-        name=kind,
-        source=job.images.source,
-        options=options,
-        defense=parse_defense(options.defense, margin=options.margin),
-    )
+    stage = triplet_stage(job.images, kind, options)
     freeze = job.config.freeze_batch_norm
     loop = _loop(job, options.learning_rate, options.weight_decay, options.schedule)
     loop = replace(
