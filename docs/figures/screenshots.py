@@ -1,0 +1,167 @@
+"""Take the pictures of both pages with the demo models: python docs/figures/screenshots.py
+
+`python trainer/run.py demo` trains the models beforehand; a Chromium at /usr/bin does the looking.
+"""
+
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from io import BytesIO
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+
+# Run as a script, Python puts this folder first on the path.
+if sys.path and Path(sys.path[0]).resolve() == Path(__file__).resolve().parent:
+    sys.path[0] = str(Path(__file__).resolve().parents[2])
+
+from models.bundle import load_embedder
+from models.folded import FoldedEmbedder
+from models.preprocessing import decode, to_square, to_unit
+from tests.audit_app.app_server import PATIENCE_MS, AppServer, finished
+from tests.chromium import chromium
+from tests.serving.process import running
+from trainer.attacks.attack import Gallery, victims_in
+from trainer.attacks.registry import make_attack
+from trainer.attacks.run import AttackOptions, run_attack
+
+ROOT = Path(__file__).resolve().parents[2]
+IMAGES = ROOT / "docs" / "images"
+BENIGN, ROBUST = (ROOT / "models" / "zoo" / f"demo-{kind}" for kind in ("benign", "robust"))
+QUERY = "cushion-teal-marble-matte"
+"""The class whose first image is searched with."""
+RESIZE, MARGIN = 72, 4
+"""Side of the demo's images, and what the centre crop leaves off on each side, pixels."""
+
+
+def main() -> None:
+    """Take them all."""
+    with tempfile.TemporaryDirectory() as name, chromium() as browser:
+        folder = Path(name)
+        take_search(browser, folder)
+        take_audit(browser, folder)
+
+
+def take_search(browser: Any, folder: Path) -> None:
+    """A query attacked on the benign model, the same untouched, and an example on a phone."""
+    clean, attacked = folder / "clean.png", folder / "attacked.png"
+    files = [path.read_bytes() for path in sorted((ROOT / "data" / "demo" / "test" / QUERY).glob("*.png"))]
+    clean.write_bytes(files[0])
+    attacked.write_bytes(misleading(files))
+    sources = []
+    for bundle in (BENIGN, ROBUST):
+        index = folder / bundle.name
+        _python("serving/build.py", "--model", str(bundle), "--from-run", str(bundle), "--out", str(index))
+        sources.append(f"{bundle}={index}")
+    with running(sources, "--threads", "1") as server:
+        for picture, query, scheme, width, shown in (
+            ("search-page", attacked, "light", 1280, 1000),
+            ("search-page-dark", clean, "dark", 1280, 800),
+            ("search-page-phone", None, "light", 360, 360),
+        ):
+            with _page(browser, server.url, scheme, width, height=740 * width // min(width, 1000)) as page:
+                page.wait_for_selector(".hr-example")
+                if query:
+                    page.set_input_files("#query input[type=file]", str(query))
+                else:
+                    page.click(".hr-example >> nth=3")
+                page.wait_for_selector(".hr-card")
+                page.mouse.move(5, 5)
+                page.wait_for_timeout(2500)
+                save(picture, page.screenshot(), shown)
+
+
+def misleading(files: list[bytes]) -> bytes:
+    """The first image, changed so that the benign model takes it far from the others: ES with ε = 8/255, as PNG.
+
+    The attack goes through the centre crop, so that the server's own preprocessing leaves it as it is.
+    """
+    network = FoldedEmbedder(load_embedder(BENIGN))
+
+    def embed(images: torch.Tensor) -> torch.Tensor:
+        return network(images[:, :, MARGIN:-MARGIN, MARGIN:-MARGIN])
+
+    images = torch.from_numpy(to_unit(np.stack([to_square(decode(file), RESIZE) for file in files])))
+    with torch.no_grad():
+        gallery = Gallery(embed(images), torch.zeros(len(images), dtype=torch.long))
+    victims = victims_in(gallery, torch.tensor([0]))
+    result = run_attack(make_attack("ES"), embed, images[:1], victims, gallery, AttackOptions())
+    pixels = result.images[0].mul(255).round().to(torch.uint8).permute(1, 2, 0)
+    written = BytesIO()
+    Image.fromarray(pixels.numpy()).save(written, "PNG")
+    return written.getvalue()
+
+
+def take_audit(browser: Any, folder: Path) -> None:
+    """The live attack that the app begins with, and the pages of what was measured."""
+    audits = folder / "audits"
+    _python(
+        *("audit_app/run.py", "--models", str(BENIGN), str(ROBUST), "--run", "runs/demo"),
+        *("--out", str(audits / "demo"), "--attacked", "24"),
+    )
+    server = AppServer(["--audits", str(audits)], folder / "log")
+    try:
+        server.wait()
+        for picture, scheme, width in (
+            ("audit-live", "light", 1180),
+            ("audit-live-dark", "dark", 1180),
+            ("audit-live-narrow", "light", 390),
+        ):
+            with _page(browser, server.url, scheme, width, 1000) as page:
+                page.click(".st-key-attack button:not([disabled])")
+                finished(page)
+                page.wait_for_timeout(2500)
+                save(picture, _rankings(page))
+        for picture, place, width in (("audit-scorecard", "scorecard", 1180), ("audit-weak-spots", "weak_spots", 1180)):
+            with _page(browser, f"{server.url}/{place}", "light", width, 980) as page:
+                page.wait_for_selector("[data-testid=stMainBlockContainer] h2")
+                page.wait_for_timeout(6000)
+                save(picture, page.screenshot())
+    finally:
+        server.close()
+
+
+def _rankings(page: Any) -> bytes:
+    """The part of the page from its heading to the end of both rankings."""
+    top = page.get_by_role("heading", name="What became of the rankings").bounding_box()
+    inside = page.locator(".st-key-rankings").bounding_box()
+    x, y = max(0, inside["x"] - 16), top["y"]
+    width, height = inside["width"] + 32, inside["y"] + inside["height"] + 16 - y
+    scrolled = page.evaluate("document.querySelector('[data-testid=stMain]').scrollTop")
+    page.set_viewport_size({"width": page.viewport_size["width"], "height": int(y + scrolled + height) + 50})
+    page.wait_for_timeout(2500)
+    top = page.get_by_role("heading", name="What became of the rankings").bounding_box()
+    shot: bytes = page.screenshot(clip={"x": x, "y": top["y"], "width": width, "height": height})
+    return shot
+
+
+def save(name: str, png: bytes, width: int | None = None) -> None:
+    """Write a picture, `width` pixels wide, in 256 colours: it looks the same at a third of the size."""
+    full = Image.open(BytesIO(png)).convert("RGB")
+    shown = full.resize((width, round(full.height * width / full.width))) if width else full
+    picture = shown.quantize(256, dither=Image.Dither.NONE)
+    picture.save(IMAGES / f"{name}.png", optimize=True)
+    print(IMAGES / f"{name}.png", picture.size)
+
+
+@contextmanager
+def _page(browser: Any, url: str, scheme: str, width: int, height: int) -> Iterator[Any]:
+    context = browser.new_context(viewport={"width": width, "height": height}, color_scheme=scheme)
+    page = context.new_page()
+    page.set_default_timeout(PATIENCE_MS)
+    page.goto(url)
+    yield page
+    context.close()
+
+
+def _python(*arguments: str) -> None:
+    subprocess.run([sys.executable, *arguments], cwd=ROOT, check=True)
+
+
+if __name__ == "__main__":
+    main()
