@@ -1,9 +1,11 @@
 """How long does the robust model of one recipe train against that of another?
 
-    python benchmarks/recipe_cost.py caltech101 caltech101-paper [--data-root DIR]
+    python benchmarks/recipe_cost.py caltech101 caltech101-paper [--data-root DIR] [--zoo models/zoo]
 
 Updates of each part of both trainings (the warm-up's benign and perturbed part, the triplets) are timed in turns, in
-one run and on the recipes' own images; a training takes the sum of updates × median. The result goes to
+one run and on the recipes' own images; a training takes the sum of updates × mean time. How many steps a triplet takes
+to its destination depends on the weights; so triplets of both recipes are timed half with the trained benign model of
+the first recipe and half with its robust one, between which training goes. The result goes to
 benchmarks/results/recipe_cost_RECIPE.json, RECIPE being the first.
 """
 
@@ -25,6 +27,7 @@ sys.path.insert(0, str(ROOT))
 import torch  # noqa: E402
 from torch import Tensor  # noqa: E402
 
+from models.bundle import load_embedder  # noqa: E402
 from models.embedder import Embedder, build_embedder  # noqa: E402
 from models.files import write_json  # noqa: E402
 from trainer.config import Config, Schedule, load_recipe  # noqa: E402
@@ -121,6 +124,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("recipes", nargs=2, metavar="RECIPE")
     parser.add_argument("--data-root", type=Path, help="the images, where they do not lie at the recipe's place")
+    parser.add_argument("--zoo", type=Path, default=ROOT / "models" / "zoo", help="has the first recipe's two bundles")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--updates", type=int, default=6, help="timed in each round (default 6)")
     parser.add_argument("--results", type=Path, default=ROOT / "benchmarks/results")
@@ -130,6 +134,8 @@ def main() -> None:
         configs = {
             name: replace(config, data=replace(config.data, root=options.data_root)) for name, config in configs.items()
         }
+    one, other = options.recipes
+    bundles = [options.zoo / f"{one}-{kind}" for kind in ("benign", "robust")]
     fabric = make_fabric(Launch(device="cpu"))
     plans = {
         name: parts(config, read_images(config, fabric, _silent), options.updates + 2)
@@ -139,14 +145,17 @@ def main() -> None:
     for _ in range(options.rounds):
         for name, plan in plans.items():
             torch.manual_seed(0)
-            embedder = build_embedder(configs[name].architecture)
             for what, part in plan.items():
-                seconds[name][what] += take_turn(part, embedder)
+                if part.extra:
+                    seconds[name][what] += take_turn(part, build_embedder(configs[name].architecture))
+                else:
+                    for bundle in bundles:
+                        seconds[name][what] += take_turn(part, load_embedder(bundle))
     found = {
         name: {
             what: {
                 "updates": part.end - part.begin,
-                "seconds_per_update": round(statistics.median(seconds[name][what]), 4),
+                "seconds_per_update": round(statistics.mean(seconds[name][what]), 4),
             }
             for what, part in plan.items()
         }
@@ -156,14 +165,14 @@ def main() -> None:
         name: sum(part["updates"] * part["seconds_per_update"] for part in plan.values())
         for name, plan in found.items()
     }
-    one, other = options.recipes
     result: dict[str, Any] = {
         "command": f"python benchmarks/recipe_cost.py {one} {other}"
         f" --rounds {options.rounds} --updates {options.updates}",
-        "what": "training of the robust model: updates × median seconds of an update, parts timed in turns",
+        "what": "training of the robust model: updates × mean seconds of an update, parts timed in turns",
         "parts": found,
         "seconds": {name: round(value, 1) for name, value in totals.items()},
         "ratio": round(totals[one] / totals[other], 3),
+        "triplets_timed_with": [bundle.name for bundle in bundles],
         "rounds": options.rounds,
         "hardware": hardware(torch.device("cpu"), low_precision=False),
         "versions": versions(),

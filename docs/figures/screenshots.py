@@ -117,9 +117,10 @@ def take_audit(browser: Any, folder: Path) -> None:
                 finished(page)
                 page.wait_for_timeout(2500)
                 save(picture, _rankings(page))
-        for picture, place, width in (("audit-scorecard", "scorecard", 1180), ("audit-weak-spots", "weak_spots", 1180)):
-            with _page(browser, f"{server.url}/{place}", "light", width, 980) as page:
+        for picture, place, height in (("audit-scorecard", "scorecard", 1080), ("audit-weak-spots", "weak_spots", 980)):
+            with _page(browser, f"{server.url}/{place}", "light", 1180, height) as page:
                 page.wait_for_selector("[data-testid=stMainBlockContainer] h2")
+                page.wait_for_load_state("networkidle")
                 page.wait_for_timeout(6000)
                 save(picture, page.screenshot())
     finally:
@@ -144,7 +145,7 @@ def save(name: str, png: bytes, width: int | None = None) -> None:
     """Write a picture, `width` pixels wide, in 256 colours: it looks the same at a third of the size."""
     full = Image.open(BytesIO(png)).convert("RGB")
     shown = full.resize((width, round(full.height * width / full.width))) if width else full
-    picture = shown.quantize(256, dither=Image.Dither.NONE)
+    picture = shown.quantize(256, kmeans=1, dither=Image.Dither.NONE)
     picture.save(IMAGES / f"{name}.png", optimize=True)
     print(IMAGES / f"{name}.png", picture.size)
 

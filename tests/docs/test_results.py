@@ -45,34 +45,40 @@ def test_figures_are_those_of_the_files(file: str, path: str, shown: str) -> Non
 
 
 @pytest.mark.parametrize(
-    ("title", "measure", "shown"),
+    ("study", "title", "measure", "shown"),
     [
-        ("HM[S,g_LGA]&ICS", "ers", "({:.1f} against 12.0)"),
-        ("ACT[S]", "ers", "(18.0 against {:.1f})"),
-        ("HM[S,g_LGA]&ICS", "recall_at_1", "({:.1f} % against 24.7 %)"),
-        ("ACT[R]", "recall_at_1", "(44.5 % against {:.1f} %)"),
-        ("minmax[S]", "recall_at_1", "Recall@1 with it ({:.1f} %)"),
-        ("HM[S,0]", "recall_at_1", "HM[S,0] does not ({:.1f} %)"),
-        ("minmax[S]", "mean_cosine", "a mean cosine of {:.2f}. Min-max"),
-        ("HM[S,0]", "mean_cosine", "a mean cosine of {:.2f}. Min-max"),
-        ("EST[R]", "ers", "HM[S,g_LGA]&ICS ({:.1f}), at"),
-        ("EST[R]", "mean_cosine", "at a mean cosine of {:.2f}, and"),
-        ("minmax[S]", "ers", "has an ERS of {:.1f}, for"),
-        ("ACT[R]", "ers", "(an ERS of {:.1f}, a mean cosine of 0.73)"),
-        ("ACT[R]", "mean_cosine", "(an ERS of 41.8, a mean cosine of {:.2f})"),
-        ("HM[R,M]", "ers", "({:.1f} and 0.90)"),
-        ("HM[R,M]", "mean_cosine", "(51.7 and {:.2f})"),
-        ("HM[S,g_LGA]", "ers", "without it has an ERS of {:.1f}, within"),
-        ("HM[S,g_LGA]", "ers", "g_LGA ({:.1f}) is above"),
-        ("HM[S,M]", "ers", "above HM[S,M] ({:.1f})"),
-        ("HM[S,-gamma/2]", "ers", "above both ({:.1f})"),
-        ("HM[S,g_B(M)]", "ers", "g_B ({:.1f}) adds"),
-        ("HM[S,g_LGA]&ICS, adversarial start", "ers", "has an ERS of {:.1f} and"),
-        ("HM[S,g_LGA]&ICS, adversarial start", "recall_at_1", "a Recall@1 of {:.1f} %, both"),
+        ("caltech101", "HM[S,g_LGA]&ICS", "ers", "({:.1f} against 12.0)"),
+        ("caltech101", "ACT[S]", "ers", "(18.0 against {:.1f})"),
+        ("caltech101", "HM[S,g_LGA]&ICS", "recall_at_1", "({:.1f} % against 24.7 %)"),
+        ("caltech101", "ACT[R]", "recall_at_1", "(44.5 % against {:.1f} %)"),
+        ("caltech101", "minmax[S]", "recall_at_1", "Recall@1 with it ({:.1f} %)"),
+        ("caltech101", "HM[S,0]", "recall_at_1", "HM[S,0] does not ({:.1f} %)"),
+        ("caltech101", "minmax[S]", "mean_cosine", "a mean cosine of {:.2f}. Min-max"),
+        ("caltech101", "HM[S,0]", "mean_cosine", "a mean cosine of {:.2f}. Min-max"),
+        ("caltech101", "EST[R]", "ers", "HM[S,g_LGA]&ICS ({:.1f}), at"),
+        ("caltech101", "EST[R]", "mean_cosine", "at a mean cosine of {:.2f}, and"),
+        ("caltech101", "minmax[S]", "ers", "has an ERS of {:.1f}, for"),
+        ("caltech101", "ACT[R]", "ers", "(an ERS of {:.1f}, a mean cosine of 0.73)"),
+        ("caltech101", "ACT[R]", "mean_cosine", "(an ERS of 41.8, a mean cosine of {:.2f})"),
+        ("caltech101", "HM[R,M]", "ers", "({:.1f} and 0.90)"),
+        ("caltech101", "HM[R,M]", "mean_cosine", "(51.7 and {:.2f})"),
+        ("caltech101", "HM[S,g_LGA]", "ers", "without it has an ERS of {:.1f}, within"),
+        ("caltech101", "HM[S,g_LGA]", "ers", "g_LGA ({:.1f}) is above"),
+        ("caltech101", "HM[S,M]", "ers", "above HM[S,M] ({:.1f})"),
+        ("caltech101", "HM[S,-gamma/2]", "ers", "above both ({:.1f})"),
+        ("caltech101", "HM[S,g_B(M)]", "ers", "g_B ({:.1f}) adds"),
+        ("caltech101", "HM[S,g_LGA]&ICS, adversarial start", "ers", "has an ERS of {:.1f} and"),
+        ("caltech101", "HM[S,g_LGA]&ICS, adversarial start", "recall_at_1", "a Recall@1 of {:.1f} %, both"),
+        ("demo", "HM[S,g_LGA]&ICS", "ers", "ERS is 49.9 against {:.1f} and"),
+        ("demo", "HM[S,g_LGA]&ICS", "recall_at_1", "87.6 % against {:.1f} %, both"),
+        ("demo", "HM[S,g_LGA]&ICS, adversarial start", "ers", "ERS is {:.1f} against 38.1 and"),
+        ("demo", "HM[S,g_LGA]&ICS, adversarial start", "recall_at_1", "Recall@1 {:.1f} % against 85.1 %"),
+        ("demo", "HM[S,g_LGA]&ICS, larger steps", "ers", "(an ERS of {:.1f}, a Recall@1 of 84.3 %)"),
+        ("demo", "HM[S,g_LGA]&ICS, larger steps", "recall_at_1", "(an ERS of 36.7, a Recall@1 of {:.1f} %)"),
     ],
 )
-def test_figures_are_those_of_the_study(title: str, measure: str, shown: str) -> None:
-    content = json.loads((ROOT / "docs" / "results" / "caltech101" / "study.json").read_text(encoding="utf-8"))
+def test_figures_are_those_of_the_study(study: str, title: str, measure: str, shown: str) -> None:
+    content = json.loads((ROOT / "docs" / "results" / study / "study.json").read_text(encoding="utf-8"))
     (row,) = (row for row in content["rows"] if row["title"] == title)
     value = 100 * row["metrics"][measure]["mean"] if measure == "recall_at_1" else row[measure]["mean"]
     text = re.sub(r"\s+", " ", PAGE)
