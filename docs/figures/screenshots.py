@@ -64,12 +64,12 @@ def take_search(browser: Any, folder: Path) -> None:
         _python("serving/build.py", "--model", str(bundle), "--from-run", str(bundle), "--out", str(index))
         sources.append(f"{bundle}={index}")
     with running(sources, "--threads", "1") as server:
-        for picture, query, scheme, width, shown in (
-            ("search-page", attacked, "light", 1280, 1000),
-            ("search-page-dark", clean, "dark", 1280, 800),
-            ("search-page-phone", None, "light", 360, 360),
+        for picture, query, scheme, (width, height), shown in (
+            ("search-page", attacked, "light", (1280, 947), 1000),
+            ("search-page-dark", clean, "dark", (1280, 947), 800),
+            ("search-page-phone", None, "light", (360, 740), 360),
         ):
-            with _page(browser, server.url, scheme, width, height=740 * width // min(width, 1000)) as page:
+            with _page(browser, server.url, scheme, width, height) as page:
                 page.wait_for_selector(".hr-example")
                 if query:
                     page.set_input_files("#query input[type=file]", str(query))
