@@ -70,6 +70,7 @@ def hm_step(
     steps: int,
     margin: float,
     ics: float,
+    ics_margin: float = 0.0,
 ) -> PlainStep:
     """Perturb the triplets of a batch (2T,3,H,W) and give the loss of the update, with batch norm frozen."""
     adversarial = perturb(
@@ -84,5 +85,5 @@ def hm_step(
     loss = triplet_loss(a, p, n, margin=margin)
     if ics:
         benign_a, benign_p = network(images[triplets[0]]), network(images[triplets[1]])
-        loss = loss + ics * triplet_loss(benign_a, a, benign_p, margin=0.0)
+        loss = loss + ics * triplet_loss(benign_a, a, benign_p, margin=ics_margin)
     return PlainStep(adversarial, loss)

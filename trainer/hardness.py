@@ -25,6 +25,6 @@ def triplet_loss(anchor: Tensor, positive: Tensor, negative: Tensor, *, margin: 
     return (hardness(anchor, positive, negative) + margin).clamp_min(0).mean()
 
 
-def ics_loss(anchor: Tensor, adversarial_anchor: Tensor, positive: Tensor) -> Tensor:
-    """Intra-class structure: mean max(0, d(a,ã) − d(a,p)), before its weight λ (method: ICS)."""
-    return triplet_loss(anchor, adversarial_anchor, positive, margin=0.0)
+def ics_loss(anchor: Tensor, adversarial_anchor: Tensor, positive: Tensor, *, margin: float = 0.0) -> Tensor:
+    """Intra-class structure: mean max(0, d(a,ã) − d(a,p) + margin), before its weight λ (method: ICS)."""
+    return triplet_loss(anchor, adversarial_anchor, positive, margin=margin)

@@ -34,34 +34,44 @@ class Precision(StrEnum):
 
 @dataclass(frozen=True, kw_only=True)
 class Launch:
-    """How and where a run is carried out; nothing here changes what is asked of it."""
+    """How and where a command is carried out; nothing here changes what is asked of it."""
 
-    resume: bool = False
-    """Continue the run of this name where it stopped."""
-    overwrite: bool = False
-    """Start anew, replacing the run and the bundles of this name."""
     runs: Path = ROOT / "runs"
     """Folder of checkpoints and logs; the run gets a folder of its name in it."""
-    zoo: Path = ROOT / "models" / "zoo"
-    """Folder where the bundles land."""
     device: str = "auto"
     """auto (a GPU where there is one), cpu or cuda."""
-    processes: int = 1
-    """Processes that train together, on one GPU each or on the CPU; torchrun sets this itself."""
     precision: Precision = Precision.AUTO
     """auto takes bf16 where the hardware gains from it."""
     checkpoint_every: int = 50
     """Iterations between checkpoints."""
 
 
-def make_fabric(launch: Launch) -> "L.Fabric":
-    """Set up the processes and the device; raises `LaunchError` where they cannot be had."""
+@dataclass(frozen=True, kw_only=True)
+class MainLaunch(Launch):
+    """How and where the main job is carried out."""
+
+    resume: bool = False
+    """Continue the run of this name where it stopped."""
+    overwrite: bool = False
+    """Start anew, replacing the run and the bundles of this name."""
+    zoo: Path = ROOT / "models" / "zoo"
+    """Folder where the bundles land."""
+    processes: int = 1
+    """Processes that train together, on one GPU each or on the CPU; torchrun sets this itself."""
+
+    @property
+    def world(self) -> int:
+        """Number of processes on this machine: torchrun's, or what was asked."""
+        return int(os.environ.get("LOCAL_WORLD_SIZE", self.processes))
+
+
+def make_fabric(launch: Launch, *, world: int = 1) -> "L.Fabric":
+    """Set up `world` processes and the device; raises `LaunchError` where they cannot be had."""
     if launch.device not in {"auto", "cpu", "cuda"}:
         raise LaunchError(f"device is auto, cpu or cuda, not {launch.device!r}")
     if launch.device == "cuda" and not torch.cuda.is_available():
         raise LaunchError("no CUDA device is at hand: leave --device at auto, or check the driver with nvidia-smi")
     accelerator = "cuda" if launch.device != "cpu" and torch.cuda.is_available() else "cpu"
-    world = processes(launch)
     if accelerator == "cuda" and world > torch.cuda.device_count():
         raise LaunchError(f"{world} processes need as many GPUs; there are {torch.cuda.device_count()}")
     import lightning  # seconds, which --help and mistakes need not wait for
@@ -70,11 +80,6 @@ def make_fabric(launch: Launch) -> "L.Fabric":
     fabric = lightning.Fabric(accelerator=accelerator, devices=world, strategy="ddp" if world > 1 else "auto")
     fabric.launch()
     return fabric
-
-
-def processes(launch: Launch) -> int:
-    """Number of processes on this machine: torchrun's, or the launch's."""
-    return int(os.environ.get("LOCAL_WORLD_SIZE", launch.processes))
 
 
 def low_precision(launch: Launch, device: torch.device) -> bool:

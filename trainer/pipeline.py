@@ -26,7 +26,7 @@ from trainer.defenses import parse_defense
 from trainer.environment import hardware, versions
 from trainer.export import Parity, export
 from trainer.job import Job, Measured, make_start, measure, read_images, train
-from trainer.launch import Launch, low_precision, make_fabric
+from trainer.launch import MainLaunch, low_precision, make_fabric
 from trainer.logs import MetricsLog
 from trainer.runs import exclusive, open_run, read_run
 from trainer.training import Progress, Report
@@ -60,16 +60,16 @@ class _Export:
         return self.zoo / f"{config.name}-{kind}"
 
 
-def run_main_job(config: Config, launch: Launch, *, recipe: str, report: Report) -> Outcome:
-    """Train, evaluate and export both models. Raises subclasses of `HardrankError`; see `Launch` for resuming."""
+def run_main_job(config: Config, launch: MainLaunch, *, recipe: str, report: Report) -> Outcome:
+    """Train, evaluate and export both models. Raises subclasses of `HardrankError`; see `MainLaunch` for resuming."""
     for model in (config.benign, config.robust):
         parse_defense(model.defense, margin=model.margin)  # before an hour is spent
-    fabric = make_fabric(launch)
+    fabric = make_fabric(launch, world=launch.world)
     with exclusive(launch.runs / config.name) if fabric.is_global_zero else nullcontext():
         return _run_main_job(config, launch, fabric, recipe=recipe, report=report)
 
 
-def _run_main_job(config: Config, launch: Launch, fabric: "L.Fabric", *, recipe: str, report: Report) -> Outcome:
+def _run_main_job(config: Config, launch: MainLaunch, fabric: "L.Fabric", *, recipe: str, report: Report) -> Outcome:
     folder = launch.runs / config.name
     if fabric.is_global_zero:
         open_run(folder, config, resume=launch.resume, overwrite=launch.overwrite)

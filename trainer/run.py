@@ -24,7 +24,7 @@ from models.errors import HardrankError
 from models.home import typed
 from trainer.config import Config, load_recipe, recipe_names
 from trainer.console import ConsoleProgress
-from trainer.launch import Launch
+from trainer.launch import MainLaunch
 from trainer.pipeline import Outcome, run_main_job
 from trainer.scorecard import ERS_KEYS
 
@@ -36,7 +36,7 @@ class Command:
     """All options of the command: how it is carried out, then the fields of the recipe."""
 
     config: Annotated[Config, tyro.conf.arg(name="")]
-    launch: Annotated[Launch, tyro.conf.arg(name="")] = field(default_factory=Launch)
+    launch: Annotated[MainLaunch, tyro.conf.arg(name="")] = field(default_factory=MainLaunch)
 
 
 def main(arguments: list[str] | None = None) -> int:

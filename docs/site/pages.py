@@ -21,7 +21,7 @@ CONFIGURATION = (
     "trainer.data.dataset.DataOptions",
     "models.preprocessing.Preprocessing",
     "models.embedder.Architecture",
-    "trainer.launch.Launch",
+    "trainer.launch.MainLaunch",
     "trainer.studies.plan",
     "serving.settings",
     "audit_app.options",

@@ -60,7 +60,7 @@ def command(folder: Path, study: Path, **changes: Any) -> Command:
     options: dict[str, Any] = {
         "study": str(study),
         "results": folder / "results",
-        "launch": Launch(runs=folder / "runs", zoo=folder / "zoo", device="cpu"),
+        "launch": Launch(runs=folder / "runs", device="cpu"),
     }
     return Command(**(options | changes))
 
@@ -194,7 +194,7 @@ def test_a_killed_study_of_two_jobs_goes_on_to_the_same(finished: tuple[Path, Co
     process.wait()
     _, alive = psutil.wait_procs(workers, timeout=60)
     assert not alive  # nobody trains on alone
-    launch = Launch(runs=logs, zoo=folder / "zoo", device="cpu")
+    launch = Launch(runs=logs, device="cpu")
     _, missing = run_study(
         command(folder, folder / "study.yaml", results=folder / "again", launch=launch), lambda _: None
     )

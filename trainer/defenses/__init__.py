@@ -11,6 +11,7 @@ from trainer.defenses.minmax import MinMax
 from trainer.defenses.notation import Notation, parse_destination, parse_notation, parse_sampler
 from trainer.defenses.regular import Regular
 from trainer.defenses.tride import TripletDecoupling
+from trainer.destinations import Balanced, Gradual
 from trainer.hardness import MARGIN
 
 __all__ = ["Conditions", "Defense", "DefenseError", "Outcome", "parse_defense"]
@@ -39,17 +40,27 @@ def _minmax(notation: Notation, margin: float) -> Defense:
 def _tride(notation: Notation, margin: float) -> Defense:
     notation.allow("lambda")
     return TripletDecoupling(
-        sampler=parse_sampler(notation.argument(0, of=1)), temperature=notation.option("lambda", 10.0)
+        sampler=parse_sampler(notation.argument(0, of=1)), temperature=notation.option("lambda", 10.0, least=0)
     )
 
 
 def _hm(notation: Notation, margin: float) -> Defense:
+    notation.allow("u", "xi", "lambda", "gamma", ics=True)
     destination = parse_destination(
-        notation.argument(1, of=2), margin=margin, u=notation.option("u", None), xi=notation.option("xi", 0.1)
+        notation.argument(1, of=2),
+        margin=margin,
+        u=notation.option("u", 0.0, least=0) or None,
+        xi=notation.option("xi", 0.1),
     )
-    ics = notation.option("lambda", 0.5) if notation.ics else 0.0
+    notation.only_with("u", "g_LGA, g_2, g_1/2 and g_B(…)", there=isinstance(destination, Gradual | Balanced))
+    notation.only_with("xi", "g_B(…)", there=isinstance(destination, Balanced))
+    for name in ("lambda", "gamma"):
+        notation.only_with(name, "&ICS", there=notation.ics)
     return HardnessManipulation(
-        source=parse_sampler(notation.argument(0, of=2)), destination=destination, ics=ics or 0.0
+        source=parse_sampler(notation.argument(0, of=2)),
+        destination=destination,
+        ics=notation.option("lambda", 0.5, least=0) if notation.ics else 0.0,
+        ics_margin=notation.option("gamma", 0.0, least=0),
     )
 
 

@@ -34,15 +34,19 @@ class HardnessManipulation:
     """H_D."""
     ics: float = 0.0
     """λ of ICS; 0 leaves it out. The paper: 0.5 for CUB and Cars, 0.05 for SOP."""
+    ics_margin: float = 0.0
+    """The margin of ICS, 0 in the paper but for one row of its tables."""
 
     @property
     def name(self) -> str:
-        """`HM[S,g_LGA]&ICS`, with λ where it is not 0.5 and u where it is not γ."""
-        text = f"HM[{self.source},{self.destination.name}]"
+        """`HM[S,g_LGA]&ICS`, with λ where it is not 0.5, the margin of ICS where it is not 0, u where it is not γ."""
+        options = {"u": getattr(self.destination, "u", None)}
         if self.ics:
-            text += "&ICS" if self.ics == 0.5 else f"&ICS(lambda={self.ics:g})"
-        u = getattr(self.destination, "u", None)
-        return text if u is None else f"{text}(u={u:g})"
+            options |= {"lambda": self.ics if self.ics != 0.5 else None, "gamma": self.ics_margin or None}
+        written = ", ".join(f"{name}={value:g}" for name, value in options.items() if value is not None)
+        return (
+            f"HM[{self.source},{self.destination.name}]{'&ICS' if self.ics else ''}{f'({written})' if written else ''}"
+        )
 
     def __call__(self, images: Tensor, labels: Tensor, conditions: Conditions) -> Outcome | None:
         """L_T of the triplets moved to their destination, + λ·L_ICS."""
@@ -73,7 +77,10 @@ class HardnessManipulation:
         loss = triplet_loss(embedded[0], embedded[1], embedded[2], margin=conditions.margin)
         total = loss
         if self.ics:
-            total = loss + self.ics * ics_loss(anchor=embedded[3], adversarial_anchor=embedded[0], positive=embedded[4])
+            structure = ics_loss(
+                anchor=embedded[3], adversarial_anchor=embedded[0], positive=embedded[4], margin=self.ics_margin
+            )
+            total = loss + self.ics * structure
         measures = {
             **benign_measures(benign, labels, triplets),
             "destination": destination.mean().item(),

@@ -1,8 +1,9 @@
 """Reading the paper's notation: FAMILY[ARGUMENT,…]&ICS (option=value, …)."""
 
+import math
 import re
 from dataclasses import dataclass
-from typing import Final, overload
+from typing import Final
 
 from trainer.defenses.defense import DefenseError
 from trainer.destinations import (
@@ -17,10 +18,11 @@ from trainer.destinations import (
 from trainer.triplets import Sampler
 
 _NAME: Final = re.compile(
-    r"(?P<family>[^\[\]&\s]+) (?:\[(?P<arguments>[^\[\]]*)\])? (?P<ics>\s*&\s*ICS)? \s*(?P<options>(?:\([^()]*\)\s*)*)",
+    r"""(?P<family>[^\[\]&\s]+) (?:\[(?P<arguments>[^\[\]]*)\])? (?P<ics>\s*&\s*(?:L_)?ICS)?
+        \s*(?P<options>(?:\([^()]*\)\s*)*)""",
     re.VERBOSE,
 )
-_OPTION: Final = re.compile(r"\s*([A-Za-z]+)\s*=\s*([^,\s]+)\s*")
+_OPTION: Final = re.compile(r"\s*([A-Za-z_]+)\s*=\s*([^,\s]+)\s*")
 
 
 @dataclass(frozen=True)
@@ -41,20 +43,25 @@ class Notation:
             )
         return self.arguments[index]
 
-    @overload
-    def option(self, name: str, default: float) -> float: ...
-    @overload
-    def option(self, name: str, default: None) -> float | None: ...
-    def option(self, name: str, default: float | None) -> float | None:
-        """The value of an option, or `default`."""
-        return self.options.get(name, default)
+    def option(self, name: str, default: float, *, least: float = -math.inf) -> float:
+        """The value of an option, or `default`; `DefenseError` for one below `least`."""
+        value = self.options.get(name, default)
+        if value < least:
+            raise DefenseError(f"{self.text!r}: {name} of {self.family} is at least {least:g}, not {value:g}")
+        return value
 
     def allow(self, *options: str, ics: bool = False) -> None:
         """Refuse with `DefenseError` what the family does not understand: other options, &ICS."""
         if self.ics and not ics:
             raise DefenseError(f"{self.text!r}: {self.family} goes without &ICS")
         if others := sorted(set(self.options) - set(options)):
-            raise DefenseError(f"{self.text!r}: {self.family} has no option {others[0]!r}")
+            known = f"it has {', '.join(options)}" if options else "it has none"
+            raise DefenseError(f"{self.text!r}: {self.family} has no option {others[0]!r}; {known}")
+
+    def only_with(self, option: str, needed: str, *, there: bool) -> None:
+        """Refuse with `DefenseError` an option that would change nothing, for what it goes with is not `there`."""
+        if option in self.options and not there:
+            raise DefenseError(f"{self.text!r}: the option {option} goes with {needed} only; leave it out")
 
 
 def parse_notation(text: str) -> Notation:
@@ -64,18 +71,15 @@ def parse_notation(text: str) -> Notation:
         raise DefenseError(f"cannot read the defense {text!r}; write it as in HM[S,g_LGA]&ICS, ACT[R] or regular[S]")
     arguments = tuple(part.strip() for part in (match["arguments"] or "").split(",") if part.strip())
     options = dict(_option(part, text) for part in re.split(r"[(),]", match["options"]) if part.strip())
-    unknown = sorted(set(options) - {"u", "xi", "lambda"})
-    if unknown:
-        raise DefenseError(f"{text!r} has the unknown option {unknown[0]!r}; there are u, xi and lambda")
     return Notation(text, match["family"], arguments, match["ics"] is not None, options)
 
 
 def _option(part: str, text: str) -> tuple[str, float]:
     match = _OPTION.fullmatch(part)
-    try:
-        return (match[1], float(match[2])) if match else ("", float("nan") / 0)
-    except (ValueError, ZeroDivisionError):
-        raise DefenseError(f"cannot read the option {part.strip()!r} of {text!r}; write (u=2.2)") from None
+    value = _number(match[2]) if match else None
+    if match is None or value is None:
+        raise DefenseError(f"cannot read the option {part.strip()!r} of {text!r}; write (u=2.2)")
+    return match[1], value
 
 
 def parse_sampler(letter: str) -> Sampler:
@@ -99,10 +103,18 @@ def parse_destination(text: str, *, margin: float, u: float | None, xi: float) -
         return Gradual(growth=Growth(text), u=u)
     if text in set(Sampler):
         return BenignTriplet(Sampler(text))
+    if (value := _number(plain)) is not None and -2 <= value <= 2:
+        return Constant(value)
+    raise DefenseError(
+        f"no destination is called {text!r}; give a hardness from -2 to 2, a sampler (R M S D H), -gamma, "
+        f"-gamma/2, {', '.join(Growth)} or g_B(…)"
+    )
+
+
+def _number(text: str) -> float | None:
+    """The finite number that `text` writes, if it writes one."""
     try:
-        return Constant(float(plain))
+        value = float(text)
     except ValueError:
-        raise DefenseError(
-            f"no destination is called {text!r}; give a hardness from -2 to 2, a sampler (R M S D H), -gamma, "
-            f"-gamma/2, {', '.join(Growth)} or g_B(…)"
-        ) from None
+        return None
+    return value if math.isfinite(value) else None

@@ -26,7 +26,7 @@ import torch
 from torch import Tensor
 
 from trainer.attacks.pgd import pgd
-from trainer.defenses.defense import Conditions, DefenseError, Outcome, benign_measures, embed_benign
+from trainer.defenses.defense import Conditions, Outcome, benign_measures, embed_benign
 from trainer.hardness import distance, hardness, triplet_loss
 from trainer.triplets import Sampler, Triplets, draw_triplets
 
@@ -85,10 +85,6 @@ class TripletDecoupling:
     sampler: Sampler = Sampler.SOFTHARD
     temperature: float = 10.0
     """λ of the weights; their paper has 10 for CUB, 9.5 for Cars and 2 for SOP."""
-
-    def __post_init__(self) -> None:
-        if not self.temperature >= 0:
-            raise DefenseError(f"lambda of TRIDE is at least 0, not {self.temperature:g}")
 
     @property
     def name(self) -> str:

@@ -12,6 +12,7 @@ from models.embedder import Architecture, Embedder, build_embedder
 from models.folded import FoldedEmbedder
 from trainer.attacks.pgd import PGDOptions
 from trainer.defenses import Conditions, Defense, Outcome, parse_defense
+from trainer.defenses.hm import HardnessManipulation
 from trainer.destinations import Moment
 from trainer.hardness import hardness
 from trainer.triplets import Sampler, draw_triplets
@@ -54,9 +55,13 @@ def scene() -> Scene:
     return Scene(embedder, images, labels)
 
 
-@pytest.mark.parametrize("name", ["HM[S,g_LGA]", "HM[S,g_LGA]&ICS", "HM[R,M]&ICS(lambda=2)", "HM[D,g_B(H)]"])
+@pytest.mark.parametrize(
+    "name",
+    ["HM[S,g_LGA]", "HM[S,g_LGA]&ICS", "HM[R,M]&ICS(lambda=2)", "HM[D,g_B(H)]", "HM[S,g_LGA]&ICS(gamma=0.2)"],
+)
 def test_the_fast_step_agrees_with_the_plain_one(scene: Scene, name: str) -> None:
     defense = parse_defense(name)
+    assert isinstance(defense, HardnessManipulation)
     conditions = scene.conditions()
     outcome = scene.run(defense, conditions)
     scene.embedder.zero_grad()
@@ -66,11 +71,10 @@ def test_the_fast_step_agrees_with_the_plain_one(scene: Scene, name: str) -> Non
     generator = torch.Generator().manual_seed(3)
     benign = scene.embedder(scene.images).detach()
     triplets = draw_triplets(Sampler(name[3]), benign, scene.labels, generator=generator)
-    destination = defense.destination(  # type: ignore[attr-defined]
+    destination = defense.destination(
         Moment(embeddings=benign, labels=scene.labels, previous_loss=0.05, generator=generator)
     )
     parts = (triplets.anchor, triplets.positive, triplets.negative)
-    ics = getattr(defense, "ics", 0.0)
     plain = hm_step(
         scene.embedder,
         scene.images,
@@ -80,7 +84,8 @@ def test_the_fast_step_agrees_with_the_plain_one(scene: Scene, name: str) -> Non
         alpha=1 / 255,
         steps=4,
         margin=0.2,
-        ics=ics,
+        ics=defense.ics,
+        ics_margin=defense.ics_margin,
     )
     assert outcome.loss.item() == pytest.approx(plain.loss.item(), abs=1e-5)
     scene.embedder.zero_grad()
