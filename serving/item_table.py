@@ -5,12 +5,9 @@ any thread or process see the state before or after it.
 """
 
 import json
-import os
 import sqlite3
 from array import array
-from collections import deque
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import closing, contextmanager
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -18,12 +15,11 @@ from typing import Any, Final
 import numpy as np
 import numpy.typing as npt
 
-from serving.errors import IndexBusyError, IndexDamagedError, IndexingError, IndexWriteError
+from serving.database import Database
 from serving.gallery import Item, NewItem, Scalar, UnknownItemError, encode_metadata
 
 NO_LABEL: Final = -1
 _VERSION: Final = 1
-_BUSY_MS: Final = 30_000
 _MOST_PARAMETERS: Final = 10_000
 _SCHEMA: Final = """
 CREATE TABLE items(
@@ -101,43 +97,28 @@ class ItemTable:
     """The table in `path`. Reading is safe from any thread; writers must hold the index's lock."""
 
     def __init__(self, path: Path) -> None:
-        self._path = path
-        self._idle: deque[sqlite3.Connection] = deque()
-        self._closed = False
-        self._frozen = is_read_only(path.parent)
-        if not path.is_file():
-            raise IndexDamagedError(f"{path} is missing: the index cannot be read without it; build it again")
-        if self._frozen:
-            _check_whole(path)
-        with self._connection() as connection:
-            version = connection.execute("PRAGMA user_version").fetchone()[0]
-        if version != _VERSION:
-            raise IndexDamagedError(f"{path} has the schema version {version}; this version reads {_VERSION}")
+        """Open the table; raises `IndexDamagedError`."""
+        self._database = Database(path, version=_VERSION)
 
     @staticmethod
     def create(path: Path) -> None:
         """Write an empty table to a new file."""
-        with closing(sqlite3.connect(path)) as connection:
-            connection.execute("PRAGMA auto_vacuum=INCREMENTAL")
-            connection.execute("PRAGMA journal_mode=WAL")
-            connection.executescript(f"BEGIN; {_SCHEMA} PRAGMA user_version={_VERSION}; COMMIT;")
+        Database.create(path, schema=_SCHEMA, version=_VERSION)
 
     def close(self) -> None:
-        """Close the connections that are not in use, and each other one as it comes back."""
-        self._closed = True
-        while self._idle:
-            self._idle.pop().close()
+        """Close the file; what is under way finishes."""
+        self._database.close()
 
     # ------------------------------------------------------------------ reading
 
     def state(self) -> State:
         """Read the state."""
-        with self._connection() as connection:
+        with self._database.connection() as connection:
             return _state(connection)
 
     def changes(self, since: State | None = None) -> Changes:
         """Read what changed since a state, or all items where there is none or vectors have moved since."""
-        with self._connection() as connection, _reading(connection):
+        with self._database.reading() as connection:
             state = _state(connection)
             whole = since is None or since.volume != state.volume
             first = 0 if since is None or whole else since.next_row
@@ -195,115 +176,54 @@ class ItemTable:
         """Give ids in the order of addition, at most `count` after the first `start`."""
         where, values = ("", ()) if label is None else ("WHERE label = ?", (label,))
         query = f"SELECT id FROM items {where} ORDER BY row LIMIT ? OFFSET ?"
-        with self._connection() as connection:
+        with self._database.connection() as connection:
             return [id for (id,) in connection.execute(query, (*values, count, start))]
 
     def labels(self) -> dict[str, int]:
         """Count the items of each label, in alphabetical order."""
         query = "SELECT label, COUNT(*) FROM items WHERE label IS NOT NULL GROUP BY label ORDER BY label"
-        with self._connection() as connection:
+        with self._database.connection() as connection:
             return dict(connection.execute(query).fetchall())
 
     # ------------------------------------------------------------------ writing
 
-    def add(self, items: Sequence[NewItem], *, replaced: Sequence[int] = ()) -> State:
+    def add(self, items: Sequence[NewItem], *, replaced: Sequence[int] = ()) -> None:
         """Add items, all or none, in rows from `next_row` on, and delete the rows that they replace."""
-        with self._writing() as connection:
+        with self._database.writing() as connection:
             first = _state(connection).next_row
             _delete(connection, replaced)
             rows = range(first, first + len(items))
             connection.executemany(
                 "INSERT INTO items VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
-                [
-                    (
-                        row,
-                        item.id,
-                        item.label,
-                        item.source,
-                        item.source_sha256,
-                        encode_metadata(item.metadata),
-                        item.width,
-                        item.height,
-                    )
-                    for row, item in zip(rows, items, strict=True)
-                ],
+                [(row, *_fields(item)) for row, item in zip(rows, items, strict=True)],
             )
             connection.executemany(
                 "INSERT INTO thumbnails VALUES (?, ?)",
                 [(row, item.thumbnail) for row, item in zip(rows, items, strict=True) if item.thumbnail],
             )
-            return _advance(connection, next_row=rows.stop)
+            _advance(connection, next_row=rows.stop)
 
-    def delete(self, rows: Sequence[int]) -> State:
+    def delete(self, rows: Sequence[int]) -> None:
         """Delete the items of rows, all or none."""
-        with self._writing() as connection:
+        with self._database.writing() as connection:
             _delete(connection, rows)
-            return _advance(connection)
+            _advance(connection)
 
-    def adopt(self, **changes: int) -> State:
+    def adopt(self, **changes: int) -> None:
         """Put another volume of vectors or another structure in force (fields of `State`)."""
-        with self._writing() as connection:
+        with self._database.writing() as connection:
             if "volume" in changes:
                 connection.execute("DELETE FROM deletions")
-            return _advance(connection, **changes)
+            _advance(connection, **changes)
 
     def free_space(self) -> None:
         """Give the space of deleted items back to the disk."""
-        with self._connection() as connection:
-            connection.execute("PRAGMA incremental_vacuum").fetchall()
-            connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
+        self._database.free_space()
 
-    # ------------------------------------------------------------------ connections
-
-    @contextmanager
-    def _connection(self) -> Iterator[sqlite3.Connection]:
-        """Lend a connection that nobody else uses meanwhile."""
-        connection = None
-        try:
-            connection = self._borrow()
-            yield connection
-        except BaseException as error:
-            if connection is not None:
-                connection.close()
-            if isinstance(error, sqlite3.DatabaseError):
-                raise _as_ours(error, self._path) from error
-            raise
-        self._idle.append(connection)
-        if self._closed:
-            self.close()
-
-    def _borrow(self) -> sqlite3.Connection:
-        try:
-            return self._idle.pop()
-        except IndexError:
-            return self._connect()
-
-    def _connect(self) -> sqlite3.Connection:
-        # Each connection is used by one thread at a time, though not always by the same.
-        address = f"{self._path.resolve().as_uri()}{'?mode=ro&immutable=1' if self._frozen else ''}"
-        connection = sqlite3.connect(address, uri=True, isolation_level=None, check_same_thread=False)
-        try:
-            connection.execute(f"PRAGMA busy_timeout={_BUSY_MS}")
-            connection.execute("PRAGMA synchronous=FULL")
-        except sqlite3.DatabaseError:
-            connection.close()
-            raise
-        return connection
-
-    @contextmanager
-    def _writing(self) -> Iterator[sqlite3.Connection]:
-        with self._connection() as connection:
-            connection.execute("BEGIN IMMEDIATE")
-            try:
-                yield connection
-            except BaseException:
-                if connection.in_transaction:  # SQLite takes some back by itself, as on a full disk
-                    connection.execute("ROLLBACK")
-                raise
-            connection.execute("COMMIT")
+    # ------------------------------------------------------------------ parts
 
     def _one(self, query: str, id: str) -> tuple[Any, ...]:
-        with self._connection() as connection:
+        with self._database.connection() as connection:
             found = connection.execute(query, (id,)).fetchone()
         if found is None:
             raise UnknownItemError(f"no item has the id {id!r}")
@@ -311,36 +231,11 @@ class ItemTable:
 
     def _among(self, query: str, values: Sequence[Any]) -> list[tuple[Any, ...]]:
         found: list[tuple[Any, ...]] = []
-        with self._connection() as connection:
+        with self._database.connection() as connection:
             for start in range(0, len(values), _MOST_PARAMETERS):
                 part = list(values[start : start + _MOST_PARAMETERS])
                 found += connection.execute(f"{query} ({','.join('?' * len(part))})", part).fetchall()
         return found
-
-
-def is_read_only(folder: Path) -> bool:
-    """Whether nothing can be written in a folder: a read-only mount, or somebody else's."""
-    return bool(os.statvfs(folder).f_flag & os.ST_RDONLY) or not os.access(folder, os.W_OK)
-
-
-def _check_whole(path: Path) -> None:
-    """Raise `IndexDamagedError` where part of the table still lies in its log, which cannot be read without writing."""
-    log = path.with_name(f"{path.name}-wal")
-    if log.exists() and log.stat().st_size:
-        raise IndexDamagedError(
-            f"{log} holds what is not in {path.name} yet, and nothing can be written there: open the index once where "
-            "it can be written, or let the server that uses it stop, and copy it again"
-        )
-
-
-@contextmanager
-def _reading(connection: sqlite3.Connection) -> Iterator[None]:
-    """See one state throughout the block."""
-    connection.execute("BEGIN")
-    try:
-        yield
-    finally:
-        connection.execute("COMMIT")
 
 
 def _columns(found: Iterable[tuple[int, str | None]]) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int32], list[str]]:
@@ -352,26 +247,15 @@ def _columns(found: Iterable[tuple[int, str | None]]) -> tuple[npt.NDArray[np.in
     return np.array(rows, dtype=np.int64), np.array(labels, dtype=np.int32), list(numbers)
 
 
-def _as_ours(error: sqlite3.DatabaseError, path: Path) -> IndexingError:
-    """Give the error of an index that an error of SQLite is; the lowest byte of its code is the kind."""
-    kind = getattr(error, "sqlite_errorcode", sqlite3.SQLITE_CORRUPT) & 0xFF
-    if kind in {sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED}:
-        return IndexBusyError(f"another process has kept {path} locked for {_BUSY_MS // 1000} s; try again")
-    if kind in {sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR, sqlite3.SQLITE_READONLY}:
-        return IndexWriteError(f"{path} cannot be written ({error}); make room on the disk, and check its rights")
-    return IndexDamagedError(f"{path} cannot be read ({error}); build the index again, or put a copy in its place")
-
-
 def _state(connection: sqlite3.Connection) -> State:
     names = ("generation", "next_row", "volume", "base_slots", "base_row", "structure")
     found = connection.execute(f"SELECT {', '.join(names)} FROM state").fetchone()
     return State(**dict(zip(names, found, strict=True)))
 
 
-def _advance(connection: sqlite3.Connection, **changes: int) -> State:
+def _advance(connection: sqlite3.Connection, **changes: int) -> None:
     assignments = "".join(f", {name} = ?" for name in changes)
     connection.execute(f"UPDATE state SET generation = generation + 1{assignments}", tuple(changes.values()))
-    return _state(connection)
 
 
 def _delete(connection: sqlite3.Connection, rows: Sequence[int]) -> None:
@@ -381,6 +265,12 @@ def _delete(connection: sqlite3.Connection, rows: Sequence[int]) -> None:
     connection.executemany("DELETE FROM items WHERE row = ?", one)
     connection.executemany("DELETE FROM thumbnails WHERE row = ?", one)
     connection.executemany("INSERT INTO deletions VALUES (?, ?)", [(row, generation) for row in rows])
+
+
+def _fields(item: NewItem) -> tuple[Any, ...]:
+    """Give what the columns of `items` hold, apart from the row."""
+    metadata = encode_metadata(item.metadata)
+    return item.id, item.label, item.source, item.source_sha256, metadata, item.width, item.height
 
 
 def _item(found: Sequence[Any]) -> Item:

@@ -8,28 +8,18 @@ Searches work on a snapshot, which never changes; a change makes another one and
 """
 
 import hashlib
-import logging
-import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import TracebackType
 from typing import Final, Self
 
 import numpy as np
 import numpy.typing as npt
-from filelock import FileLock, Timeout
 
 from models.files import atomic_folder
 from models.preprocessing import UndecodableImageError, read_bytes
-from serving.errors import (
-    IndexBusyError,
-    IndexDamagedError,
-    IndexExistsError,
-    InvalidSearchError,
-    ReadOnlyIndexError,
-)
+from serving.errors import IndexExistsError, InvalidSearchError
 from serving.gallery import (
     DuplicateItemError,
     InvalidItemError,
@@ -40,87 +30,29 @@ from serving.gallery import (
     UnknownLabelError,
     check_vectors,
 )
+from serving.holdings import Current, Holdings
 from serving.identity import IndexIdentity, read_identity
-from serving.index.backend import Backend, ShowStage, Slots, Task
-from serving.index.opening import open_backend
-from serving.index.record import remove_other_structures
-from serving.item_table import ItemTable, Known, State, is_read_only
-from serving.snapshot import Snapshot
-from serving.vector_file import VectorFile, create_volume, remove_other_volumes, write_volume
+from serving.index.backend import ShowStage
+from serving.index_stats import IndexStats, index_stats
+from serving.item_table import Known
+from serving.ranking import Ranked, rank
+from serving.upkeep import Upkeep
 
-_LOG: Final = logging.getLogger(__name__)
-_TABLE: Final = "items.sqlite"
-_LOCK: Final = ".writing.lock"
-_UPKEEP_LOCK: Final = ".upkeep.lock"
-_WAIT_S: Final = 60.0
 _TRIES: Final = 5
-_ROUGH: Final = 1e-5
-"""Sums of float32 in another order differ by less, for vectors of norm 1."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class IndexStats:
-    """What an index holds and takes."""
-
-    size: int
-    """Items."""
-    dimension: int
-    """D, coordinates of a vector."""
-    backend: str
-    """As `flat`."""
-    parameters: dict[str, str | int | float] = field(default_factory=dict)
-    """Of the backend."""
-    disk_bytes: int
-    """Bytes of the index's files, as allocated."""
-    vector_bytes: int
-    """Bytes of the vectors, which are mapped from their file and may be dropped from memory."""
-    memory_bytes: int
-    """Bytes that the backend and the snapshot keep in memory."""
-    deleted: int
-    """Deleted items whose vectors still lie in the file; compaction removes them."""
-    generation: int
-    """Commits so far."""
-
-
-@dataclass(frozen=True, kw_only=True, eq=False)
-class _Current:
-    """What a search works with; replaced as a whole."""
-
-    snapshot: Snapshot
-    file: VectorFile
-    backend: Backend
-    structure: int
-    """The saved structure that the backend is, or comes from; 0: none."""
-
-
-@dataclass(frozen=True, kw_only=True, eq=False)
-class _Found:
-    """The best of a query's candidates."""
-
-    rows: npt.NDArray[np.int64]
-    scores: npt.NDArray[np.float64]
-    tied: bool
-    """Whether all candidates beyond are as good as the last, so that there may be others with a better claim."""
 
 
 class SearchIndex:
     """An open index; use `create` or `open`. All methods may be called from several threads at once."""
 
     def __init__(self, folder: Path, identity: IndexIdentity, *, writable: bool, upkeep: bool) -> None:
-        if writable and is_read_only(folder):
-            raise ReadOnlyIndexError(f"nothing can be written in {folder}; open the index for reading, or give rights")
         self.folder = folder
         self.identity = identity
         """What the index is: model, dimension, preprocessing, backend."""
         self.writable = writable
-        self._table = ItemTable(folder / _TABLE)
-        self._changing = threading.RLock()
-        self._upkeep = threading.Lock()
-        self._lock = FileLock(folder / _LOCK)
-        self._current = self._load()
-        self._tending = upkeep
-        self._closed = False
-        self._tend()
+        self._holdings = Holdings(folder, identity, writable=writable)
+        self._table = self._holdings.table
+        self._upkeep = Upkeep(self._holdings, unasked=upkeep)
+        self._upkeep.tend()
 
     @classmethod
     def create(cls, folder: Path, *, identity: IndexIdentity, upkeep: bool = True) -> Self:
@@ -128,8 +60,7 @@ class SearchIndex:
         if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
             raise IndexExistsError(f"{folder} is there already; open it, or choose another folder for a new index")
         with atomic_folder(folder) as unfinished:
-            ItemTable.create(unfinished / _TABLE)
-            create_volume(unfinished, 1)
+            Holdings.create(unfinished)
             identity.write(unfinished)
         return cls(folder, identity, writable=True, upkeep=upkeep)
 
@@ -156,21 +87,20 @@ class SearchIndex:
 
     def close(self) -> None:
         """Let go of files and memory; searches in flight finish, and upkeep that is under way saves nothing."""
-        self._closed = True
-        self._current.backend.close()
-        self._table.close()
+        self._upkeep.end()
+        self._holdings.close()
 
     # ------------------------------------------------------------------ reading
 
     @property
     def size(self) -> int:
         """Items."""
-        return self._current.snapshot.size
+        return self._holdings.current.snapshot.size
 
     @property
     def generation(self) -> int:
         """Commits so far, as far as this object has seen them."""
-        return self._current.snapshot.state.generation
+        return self._holdings.current.snapshot.state.generation
 
     def search(
         self,
@@ -189,8 +119,7 @@ class SearchIndex:
         queries = np.asarray(queries, dtype=np.float32)
         self._check_search(queries, k, label, exclude)
         for _ in range(_TRIES):
-            current = self._current
-            found = self._found(current, queries, k, label, exclude)
+            found = self._ranked(queries, k, label, exclude)
             rows = {int(row) for one in found for row in one.rows}
             items = self._table.items(sorted(rows))
             if len(items) == len(rows):
@@ -206,7 +135,7 @@ class SearchIndex:
         """Give an item's vector (D,); raises `UnknownItemError`."""
         row = np.array([self._table.item(id).row])
         for _ in range(_TRIES):
-            snapshot = self._current.snapshot
+            snapshot = self._holdings.current.snapshot
             slot = int(snapshot.slots_of(row)[0])
             if slot >= 0:
                 return np.array(snapshot.vectors[slot], dtype=np.float32)
@@ -252,35 +181,16 @@ class SearchIndex:
 
     def stats(self) -> IndexStats:
         """Say what the index holds and takes."""
-        current = self._current
-        snapshot, backend = current.snapshot, current.backend.stats()
-        return IndexStats(
-            size=snapshot.size,
-            dimension=self.identity.dimension,
-            backend=backend.name,
-            parameters=backend.parameters,
-            disk_bytes=_allocated(self.folder),
-            vector_bytes=snapshot.vectors.nbytes,
-            memory_bytes=backend.memory_bytes + snapshot.memory_bytes,
-            deleted=snapshot.dead,
-            generation=snapshot.state.generation,
-        )
+        return index_stats(self._holdings)
 
     # ------------------------------------------------------------------ changing
 
     def refresh(self) -> bool:
         """Take over what other processes committed; says whether there was anything."""
-        with self._changing:
-            before = self._current
-            if self._table.state() == before.snapshot.state:
-                return False
-            changes = self._table.changes(before.snapshot.state)
-            if changes.whole or changes.state.structure != before.structure:
-                self._current = self._load()
-            else:
-                self._current = replace(before, snapshot=before.snapshot.advanced(before.file, changes))
-        self._tend()
-        return True
+        changed = self._holdings.refresh()
+        if changed:
+            self._upkeep.tend()
+        return changed
 
     def add(self, items: Sequence[NewItem], *, replace: bool = False) -> None:
         """Add items, all or none; they are on the disk, and found, when this returns.
@@ -298,7 +208,7 @@ class SearchIndex:
             current.file.write(state.slots, vectors)
             current.backend.adding(rows, vectors, [item.label for item in items])
             self._table.add(items, replaced=replaced)
-            self.refresh()
+            self._holdings.refresh()
             if replaced:
                 current.backend.deleted(np.array(replaced, dtype=np.int64))
 
@@ -312,7 +222,7 @@ class SearchIndex:
                 raise UnknownItemError(f"no item has the id {missing[0]!r}; nothing was deleted")
             numbers = sorted(rows.values())
             self._table.delete(numbers)
-            self.refresh()
+            self._holdings.refresh()
             current.backend.deleted(np.array(numbers, dtype=np.int64))
 
     def settle(self, *, threads: int = 0, progress: ShowStage | None = None) -> None:
@@ -320,129 +230,18 @@ class SearchIndex:
 
         Building one may take minutes; searches, additions and deletions go on meanwhile. `threads`: 0 for one a core.
         """
-        with self._upkeep:
-            current = self._current
-            if current.backend.is_due(current.snapshot):
-                backend = current.backend.settled(current.snapshot, Task(threads=threads, progress=progress))
-                self._put(current.file, backend)
-            if self.writable and not self._closed:
-                with self._alone(wait=False) as alone:
-                    if alone:
-                        self._save()
+        self._upkeep.settle(threads=threads, progress=progress)
 
     def compact(self, *, threads: int = 0, progress: ShowStage | None = None) -> None:
         """Free the space of deleted items and build anew what searches use; the rest goes on meanwhile."""
-        self._check_writable()
-        task = Task(anew=True, threads=threads, progress=progress)
-        with self._upkeep, self._alone(wait=True):
-            self.refresh()
-            current = self._current
-            if current.snapshot.dead:
-                self._move(current, task)
-            else:
-                self._put(current.file, current.backend.settled(current.snapshot, task))
-                self._save()
-            remove_other_volumes(self.folder, self._current.file.volume)
-            self._table.free_space()
-
-    # ------------------------------------------------------------------ upkeep
-
-    def _put(self, file: VectorFile, backend: Backend) -> None:
-        """Let searches use another backend, unless the vectors have moved meanwhile."""
-        with self._changing:
-            if self._current.file is file:
-                self._current = replace(self._current, backend=backend)
-
-    def _save(self) -> None:
-        """Write the structure, where it has changed enough, and put it in force."""
-        current = self._current
-        number = self._table.state().structure + 1
-        if not current.backend.save(self.folder, number):
-            return
-        with self._writing() as latest:
-            if latest.file is current.file:
-                self._current = replace(latest, structure=number)
-                self._table.adopt(structure=number)
-                self.refresh()
-        remove_other_structures(self.folder, number)
-
-    def _move(self, current: _Current, task: Task) -> None:
-        """Write a volume without the vectors of deleted items, and what searches it, and put both in force."""
-        former, state = current.snapshot, current.snapshot.state
-        volume, live = state.volume + 1, former.live_slots()
-        write_volume(self.folder, volume, former.vectors, live, former.rows_of(live), task.at("moving vectors"))
-        file = VectorFile(self.folder, volume, self.identity.dimension)
-        moved = replace(state, volume=volume, base_slots=len(live), base_row=state.next_row)
-        backend = current.backend.settled(former.compacted(file, moved), task)
-        number = state.structure + 1
-        structure = number if backend.save(self.folder, number) else 0
-        with self._writing() as latest:
-            # What was added meanwhile follows, dead or alive; what was deleted meanwhile is dead in the new volume too.
-            file.write(len(live), latest.snapshot.vectors[former.slots :])
-            self._table.adopt(volume=volume, base_slots=len(live), base_row=state.next_row, structure=structure)
-            snapshot = Snapshot.load(file, self._table.changes())
-            self._current = _Current(snapshot=snapshot, file=file, backend=backend, structure=structure)
-        remove_other_structures(self.folder, structure)
-
-    def _tend(self) -> None:
-        """Settle in a thread of its own, where that is due and nobody does it already."""
-        current = self._current
-        if not self._tending or self._closed or self._upkeep.locked() or not current.backend.is_due(current.snapshot):
-            return
-        threading.Thread(target=self._tended, name="index upkeep", daemon=True).start()
-
-    def _tended(self) -> None:
-        try:
-            self.settle(threads=1)
-        except Exception:
-            if self._closed:
-                return
-            # Searches still work, exactly or with the former structure; whoever runs the server must know why.
-            _LOG.exception("the upkeep of %s failed", self.folder)
-
-    @contextmanager
-    def _alone(self, *, wait: bool) -> Iterator[bool]:
-        """Keep other processes from saving structures and volumes; gives whether that could be had."""
-        lock = FileLock(self.folder / _UPKEEP_LOCK)
-        try:
-            lock.acquire(timeout=_WAIT_S if wait else 0)
-        except Timeout:
-            if wait:
-                raise IndexBusyError(f"another process is compacting {self.folder}; wait for it") from None
-            yield False
-            return
-        try:
-            yield True
-        finally:
-            lock.release()
+        self._upkeep.compact(threads=threads, progress=progress)
 
     # ------------------------------------------------------------------ parts
-
-    def _load(self) -> _Current:
-        """Read everything. A compaction may remove what was just looked up: then look again."""
-        while True:
-            changes = self._table.changes()
-            state = changes.state
-            file = VectorFile(self.folder, state.volume, self.identity.dimension)
-            try:
-                snapshot = Snapshot.load(file, changes)
-                backend = open_backend(self.folder, self.identity, state, writable=self.writable)
-            except IndexDamagedError:
-                if self._is_in_force(state):
-                    raise
-                continue
-            if self._is_in_force(state):
-                return _Current(snapshot=snapshot, file=file, backend=backend, structure=state.structure)
-
-    def _is_in_force(self, state: State) -> bool:
-        """Whether the volume and structure of a state are still those that count."""
-        now = self._table.state()
-        return (now.volume, now.structure) == (state.volume, state.structure)
 
     def _check_search(
         self, queries: npt.NDArray[np.float32], k: int, label: str | None, exclude: Sequence[str | None]
     ) -> None:
-        snapshot = self._current.snapshot
+        snapshot = self._holdings.current.snapshot
         if not snapshot.size:
             raise InvalidSearchError(f"the index {self.folder.name} is empty: add items before searching")
         if not isinstance(k, int | np.integer) or isinstance(k, bool) or not 1 <= k <= snapshot.size:
@@ -454,56 +253,25 @@ class SearchIndex:
         if label is not None and not len(snapshot.slots_labelled(label)):
             raise UnknownLabelError(f"no item has the label {label!r}")
 
-    def _found(
-        self,
-        current: _Current,
-        queries: npt.NDArray[np.float32],
-        k: int,
-        label: str | None,
-        exclude: Sequence[str | None],
-    ) -> list[_Found]:
-        """Find the best for each query."""
-        snapshot = current.snapshot
-        left_out = self._excluded(snapshot, len(queries), exclude)
-        wanted = min(k + bool(exclude), snapshot.size)
-        while True:
-            slots = current.backend.candidates(snapshot, queries, wanted, label=label)
-            found = [
-                _best(snapshot, query, own[(own >= 0) & (own != out)], k)
-                for query, own, out in zip(queries, slots, left_out, strict=True)
-            ]
-            full = (slots >= 0).sum(axis=1) >= wanted
-            if wanted == snapshot.size or not any(one.tied and more for one, more in zip(found, full, strict=True)):
-                return found
-            wanted = min(4 * wanted, snapshot.size)  # which of many equal items come first is only known from all
-
-    def _excluded(self, snapshot: Snapshot, queries: int, exclude: Sequence[str | None]) -> Slots:
-        """Give the slot to leave out for each query; −1: none."""
-        if not exclude:
-            return np.full(queries, -1, dtype=np.int64)
-        rows = self._table.rows([id for id in exclude if id is not None])
-        return snapshot.slots_of(np.array([-1 if id is None else rows.get(id, -1) for id in exclude], dtype=np.int64))
+    def _ranked(
+        self, queries: npt.NDArray[np.float32], k: int, label: str | None, exclude: Sequence[str | None]
+    ) -> list[Ranked]:
+        current = self._holdings.current
+        left_out = None
+        if exclude:
+            rows = self._table.rows([id for id in exclude if id is not None])
+            wanted = [-1 if id is None else rows.get(id, -1) for id in exclude]
+            left_out = current.snapshot.slots_of(np.array(wanted, dtype=np.int64))
+        return rank(current.snapshot, current.backend, queries, k, label=label, left_out=left_out)
 
     @contextmanager
-    def _writing(self) -> Iterator[_Current]:
-        """Keep other writers out, of all processes, and begin from the latest state."""
-        self._check_writable()
-        with self._changing:
+    def _writing(self) -> Iterator[Current]:
+        """Change the index from its latest state on, alone; then settle, where that is due."""
+        with self._holdings.writing() as current:
             try:
-                self._lock.acquire(timeout=_WAIT_S)
-            except Timeout:
-                raise IndexBusyError(
-                    f"another process has been writing to {self.folder} for {_WAIT_S:.0f} s; wait for it and try again"
-                ) from None
-            try:
-                self.refresh()
-                yield self._current
+                yield current
             finally:
-                self._lock.release()
-
-    def _check_writable(self) -> None:
-        if not self.writable:
-            raise ReadOnlyIndexError(f"the index {self.folder} was opened for reading; open it with writable=True")
+                self._upkeep.tend()
 
     def _vectors(self, items: Sequence[NewItem]) -> npt.NDArray[np.float32]:
         for item in items:
@@ -524,37 +292,10 @@ class SearchIndex:
         return list(there.values())
 
 
-def _best(snapshot: Snapshot, query: npt.NDArray[np.float32], slots: Slots, k: int) -> _Found:
-    """Score candidates exactly and keep the best k; the lower row where scores are equal."""
-    slots = np.sort(slots)  # rows rise with slots, and the file is read forwards
-    vectors = snapshot.vectors[slots]
-    rough = vectors @ query
-    lowest = rough.min(initial=np.inf)
-    if len(slots) > k:
-        near = rough >= np.partition(rough, -k)[-k] - _ROUGH
-        slots, vectors = slots[near], vectors[near]
-    # Row by row, so that an item's score does not depend on which other candidates there are, as in a matrix product.
-    scores = (vectors.astype(np.float64) * query).sum(axis=1)
-    order = np.argsort(-scores, kind="stable")[:k]
-    tied = len(order) == k and bool(lowest >= scores[order[-1]] - _ROUGH)
-    return _Found(rows=snapshot.rows_of(slots[order]), scores=scores[order].clip(-1, 1), tied=tied)
-
-
-def _matches(found: _Found, items: dict[int, Item]) -> list[Match]:
+def _matches(found: Ranked, items: dict[int, Item]) -> list[Match]:
     there = [
         (items[int(row)], float(score))
         for row, score in zip(found.rows, found.scores, strict=True)
         if int(row) in items
     ]
-    return [Match(item=item, score=score, rank=rank) for rank, (item, score) in enumerate(there, start=1)]
-
-
-def _allocated(folder: Path) -> int:
-    """Bytes of the disk that the files below a folder take."""
-    total = 0
-    for path in folder.rglob("*"):
-        try:
-            total += path.stat().st_blocks * 512
-        except FileNotFoundError:
-            continue  # a file of a write in progress
-    return total
+    return [Match(item=item, score=score, rank=place) for place, (item, score) in enumerate(there, start=1)]

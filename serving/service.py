@@ -24,8 +24,8 @@ from serving.batching import Admission, Batcher, Done, ShuttingDownError
 from serving.errors import InvalidSearchError
 from serving.gallery import Item, NewItem, Scalar, UnknownItemError, check_id
 from serving.hints import Hint
+from serving.index_stats import IndexStats
 from serving.metrics import Metrics, Stage
-from serving.search_index import IndexStats
 from serving.settings import Settings
 from serving.stages import Embedded, EmbedJob, EmbedStage, Found, Model, SearchJob, SearchStage, Vector
 from serving.thumbnails import make_thumbnail

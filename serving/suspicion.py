@@ -53,7 +53,7 @@ class HasId(Protocol):
 
 
 class Ranked(Protocol):
-    """One place of an answer; `serving.search_index.Match` is one."""
+    """One place of an answer; `serving.gallery.Match` is one."""
 
     @property
     def item(self) -> HasId:

@@ -80,7 +80,7 @@ def test_what_a_crash_left_is_passed_over_and_then_removed(tmp_path: Path, monke
         flat.add(new_items(vectors[:50]))
         milvus.add(new_items(vectors[:50]))
         # As if killed between Milvus and the commit of an addition, and between the commit of a deletion and Milvus.
-        backend: Any = milvus._current.backend
+        backend: Any = milvus._holdings.current.backend
         backend.adding(np.arange(50, 60), vectors[50:], [None] * 10)
         gone = [f"item-{number}" for number in range(5)]
         with monkeypatch.context() as patch:
@@ -93,7 +93,7 @@ def test_what_a_crash_left_is_passed_over_and_then_removed(tmp_path: Path, monke
         SearchIndex.open(tmp_path / "faiss", writable=True) as flat,
         SearchIndex.open(tmp_path / "milvus", writable=True, upkeep=False) as milvus,
     ):
-        backend = milvus._current.backend
+        backend = milvus._holdings.current.backend
         milvus.settle()
         assert sorted(backend._rows(50)) == list(range(5, 50))
         for index in (flat, milvus):

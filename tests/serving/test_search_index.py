@@ -241,7 +241,7 @@ def test_damage_is_named(index: SearchIndex, name: str, damage: str) -> None:
 def test_an_index_that_cannot_be_written_can_be_read(index: SearchIndex, monkeypatch: pytest.MonkeyPatch) -> None:
     vectors = unit_vectors(20)
     index.add(new_items(vectors))
-    monkeypatch.setattr("serving.item_table.is_read_only", lambda folder: True)
+    monkeypatch.setattr("serving.database.is_read_only", lambda folder: True)
     with pytest.raises(IndexDamagedError, match=r"items.sqlite-wal holds what is not in items.sqlite yet"):
         SearchIndex.open(index.folder)
     index.close()
@@ -250,7 +250,7 @@ def test_an_index_that_cannot_be_written_can_be_read(index: SearchIndex, monkeyp
         assert _ids(reader, vectors[:1], 1) == [["item-0"]]
         assert not reader.refresh()
         assert sorted(path.name for path in index.folder.iterdir()) == before
-    monkeypatch.setattr("serving.search_index.is_read_only", lambda folder: True)
+    monkeypatch.setattr("serving.holdings.is_read_only", lambda folder: True)
     with pytest.raises(ReadOnlyIndexError, match="nothing can be written in"):
         SearchIndex.open(index.folder, writable=True)
 
@@ -266,7 +266,7 @@ def test_a_full_disk_changes_nothing(index: SearchIndex, monkeypatch: pytest.Mon
         patch.setattr("serving.vector_file.os.pwrite", full)
         with pytest.raises(IndexWriteError, match=r"vectors.f32 cannot be written \(No space"):
             index.add(new_items(vectors[10:], start=10))
-    with index._table._connection() as connection:
+    with index._table._database.connection() as connection:
         pages = connection.execute("PRAGMA page_count").fetchone()[0]
         connection.execute(f"PRAGMA max_page_count={pages}").fetchone()
     big = [NewItem(id=f"big-{n}", vector=vectors[10], metadata={"text": "x" * 15_000}) for n in range(20)]
@@ -280,8 +280,8 @@ def test_a_full_disk_changes_nothing(index: SearchIndex, monkeypatch: pytest.Mon
 
 
 def test_a_table_that_stays_locked_is_named(index: SearchIndex, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("serving.item_table._BUSY_MS", 20)
-    with SearchIndex.open(index.folder, writable=True) as other, other._table._connection() as connection:
+    monkeypatch.setattr("serving.database._BUSY_MS", 20)
+    with SearchIndex.open(index.folder, writable=True) as other, other._table._database.connection() as connection:
         connection.execute("BEGIN IMMEDIATE")
         with pytest.raises(IndexBusyError, match="locked"):
             SearchIndex.open(index.folder, writable=True).add(new_items(unit_vectors(1)))
@@ -289,7 +289,7 @@ def test_a_table_that_stays_locked_is_named(index: SearchIndex, monkeypatch: pyt
 
 
 def test_another_writer_is_waited_for(index: SearchIndex, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("serving.search_index._WAIT_S", 0.05)
+    monkeypatch.setattr("serving.holdings.WAIT_S", 0.05)
     with SearchIndex.open(index.folder, writable=True) as other:
         with other._writing(), pytest.raises(IndexBusyError, match="another process has been writing"):
             index.add(new_items(unit_vectors(1)))
