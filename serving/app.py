@@ -39,9 +39,9 @@ from serving.connections import BoundedHeads
 from serving.engine import Device, Engine
 from serving.search_index import SearchIndex
 from serving.security import Keyring, Role, keys_of_environment, read_keys
+from serving.served import Model
 from serving.service import SearchService
 from serving.settings import Access, Anonymous, Batching, Limits, Network, Settings, SettingsError
-from serving.stages import Model
 
 _EXAMPLES: Final = """
 Examples:

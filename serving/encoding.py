@@ -6,7 +6,8 @@ from typing import Any
 
 from serving.answers import ModelAnswer, SearchAnswer
 from serving.gallery import Item, Match
-from serving.service import ModelStats, SearchService
+from serving.served import ModelStats
+from serving.service import SearchService
 
 
 def item(value: Item) -> dict[str, Any]:

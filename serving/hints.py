@@ -73,3 +73,9 @@ class Hint:
             _LOG.info("no hint of suspicion: %s", error)
             return
         self.judge = Judge(indexes=self._indexes, calibration=calibration)
+
+
+def hint_of(indexes: Mapping[str, SearchIndex]) -> Hint | None:
+    """Make the hint of `benign` and `robust`, or of the two models that there are; None where there are not two."""
+    chosen = ("benign", "robust") if {"benign", "robust"} <= set(indexes) else tuple(indexes)
+    return Hint({key: indexes[key] for key in chosen}) if len(chosen) == 2 else None

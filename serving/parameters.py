@@ -12,7 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from starlette.requests import Request
 
 from serving.gallery import MAX_TEXT
-from serving.service import SearchOptions
+from serving.queries import SearchOptions
 
 _MANY: Final = frozenset({"model"})
 """Parameters that may come more than once."""

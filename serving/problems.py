@@ -18,12 +18,13 @@ from starlette.responses import Response
 
 from models.errors import HardrankError
 from models.preprocessing import ImageTooLargeError, UndecodableImageError
-from serving.batching import OverloadedError, ShuttingDownError
+from serving.admission import NotReadyError, OverloadedError, ShuttingDownError
 from serving.errors import IndexBusyError, InvalidSearchError, ReadOnlyIndexError
 from serving.gallery import DuplicateItemError, InvalidItemError, UnknownItemError, UnknownLabelError
+from serving.item_images import NoImageError
 from serving.metrics import Rejection
 from serving.security import ForbiddenError, RateLimitedError, UnauthenticatedError
-from serving.service import NoImageError, NotReadyError, UnknownModelError
+from serving.served import UnknownModelError
 from serving.uploads import BodyTimeoutError, BodyTooLargeError, ClientGoneError, FormError, UnsupportedMediaError
 
 MEDIA_TYPE: Final = "application/problem+json"

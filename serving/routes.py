@@ -23,12 +23,14 @@ from serving.descriptions import (
     problem,
 )
 from serving.gallery import MAX_TEXT, InvalidItemError, Scalar
+from serving.item_images import ImageFile
 from serving.parameters import ItemSearchParameters, SearchParameters
 from serving.problems import problem_of
+from serving.queries import IdQuery, ImageQuery
+from serving.queries import Query as SearchQuery
 from serving.schemas import AddedOut, BatchOut, HealthOut, ItemOut, LabelsOut, PageOut, SearchOut, StatsOut
 from serving.security import Role
-from serving.service import IdQuery, ImageFile, ImageQuery, SearchService
-from serving.service import Query as SearchQuery
+from serving.service import SearchService
 from serving.settings import Settings
 from serving.uploads import BYTES, Bodies, ClientGoneError, FormError, Part, read_fields, read_image
 

@@ -11,26 +11,17 @@ import numpy.typing as npt
 
 from models.errors import HardrankError
 from models.preprocessing import Preprocessing
-from serving.engine import Device, Engine
+from serving.engine import Device
 from serving.gallery import Match
 from serving.hints import Hint, Judge
 from serving.search_index import SearchIndex
+from serving.served import Model
 from serving.suspicion import Suspicion
 
 Vector = npt.NDArray[np.float32]
 
 _CPU_CHUNK: Final = 8
 """ResNet-18 at 224 px embeds 15 % more images a second in eights than in thirty-twos."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Model:
-    """A network, and the index that it made."""
-
-    key: str
-    """What callers know it by: `benign`, `robust`, or the bundle's name."""
-    engine: Engine
-    index: SearchIndex
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

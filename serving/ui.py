@@ -25,9 +25,10 @@ from serving.gallery import Item, UnknownItemError
 from serving.page import rendering
 from serving.page.guard import PageGuard
 from serving.problems import problem_of
-from serving.service import IdQuery, ImageQuery, SearchOptions, SearchService
+from serving.queries import IdQuery, ImageQuery, SearchOptions
+from serving.served import Model
+from serving.service import SearchService
 from serving.settings import Settings
-from serving.stages import Model
 
 _FOLDER_VARIABLE: Final = "GRADIO_TEMP_DIR"
 _STYLE: Final = Path(__file__).with_name("page") / "style.css"

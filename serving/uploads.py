@@ -16,7 +16,7 @@ from python_multipart.multipart import parse_options_header
 from starlette.requests import ClientDisconnect, Request
 
 from models.errors import HardrankError
-from serving.batching import OverloadedError
+from serving.admission import OverloadedError
 from serving.settings import Limits
 
 FORM: Final = "multipart/form-data"

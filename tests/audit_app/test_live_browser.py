@@ -15,9 +15,9 @@ from audit_app.replay import read_record, replay
 from serving.api import create_api
 from serving.engine import Device, Engine
 from serving.search_index import SearchIndex
+from serving.served import Model
 from serving.service import SearchService
 from serving.settings import Settings
-from serving.stages import Model
 from tests.audit_app.app_server import (
     ROOT,
     AppServer,

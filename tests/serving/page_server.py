@@ -14,10 +14,11 @@ import uvicorn
 from models.errors import HardrankError
 from serving.answers import SearchAnswer
 from serving.app import create_app
+from serving.queries import ImageQuery, Query, SearchOptions
 from serving.security import Keyring
-from serving.service import ImageQuery, Query, SearchOptions, SearchService
+from serving.served import Model
+from serving.service import SearchService
 from serving.settings import Settings
-from serving.stages import Model
 
 
 class RecordingService(SearchService):

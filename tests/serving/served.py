@@ -18,9 +18,9 @@ from serving.gallery import NewItem
 from serving.identity import IndexIdentity
 from serving.search_index import SearchIndex
 from serving.security import Keyring
+from serving.served import Model
 from serving.service import SearchService
 from serving.settings import Access, Settings
-from serving.stages import Model
 from serving.thumbnails import make_thumbnail
 from tests.serving.conftest import make_identity
 

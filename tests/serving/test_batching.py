@@ -8,7 +8,8 @@ from collections.abc import Sequence
 
 import pytest
 
-from serving.batching import Admission, Batcher, OverloadedError, ShuttingDownError
+from serving.admission import Admission, OverloadedError, ShuttingDownError
+from serving.batching import Batcher
 
 
 class Squares:

@@ -13,13 +13,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from serving.batching import OverloadedError
+from serving.admission import NotReadyError, OverloadedError
 from serving.engine import Engine
 from serving.errors import InvalidSearchError
 from serving.gallery import NewItem
-from serving.service import NotReadyError
+from serving.served import Model
 from serving.settings import Limits, Settings
-from serving.stages import Model
 from tests.chromium import needs_chromium
 from tests.serving.page_server import PageServer, page_server
 from tests.serving.served import build_index, encoded, new_item, paint, picture

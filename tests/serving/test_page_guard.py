@@ -12,8 +12,8 @@ import pytest
 
 from serving.engine import Engine
 from serving.security import Keyring, Role, entry_of
+from serving.served import Model
 from serving.settings import Limits, Settings
-from serving.stages import Model
 from serving.ui import create_page
 from tests.serving.page_server import PageServer, page_server
 from tests.serving.served import build_index, encoded, paint, picture

@@ -9,7 +9,7 @@ import pytest
 from models.errors import HardrankError
 from models.preprocessing import ImageTooLargeError, UndecodableImageError
 from serving import problems
-from serving.batching import OverloadedError
+from serving.admission import OverloadedError
 from serving.engine import Engine, EngineError
 from serving.errors import IndexBusyError, IndexDamagedError, ReadOnlyIndexError
 from serving.problems import answer_of, kind_of, problem_of

@@ -14,19 +14,13 @@ import numpy as np
 import pytest
 
 from models.preprocessing import UndecodableImageError
-from serving.batching import OverloadedError, ShuttingDownError
+from serving.admission import NotReadyError, OverloadedError, ShuttingDownError
 from serving.engine import Engine
 from serving.errors import InvalidSearchError
 from serving.gallery import InvalidItemError, UnknownItemError, UnknownLabelError
-from serving.service import (
-    IdQuery,
-    ImageQuery,
-    NotReadyError,
-    SearchOptions,
-    SearchService,
-    ServiceError,
-    UnknownModelError,
-)
+from serving.queries import IdQuery, ImageQuery, SearchOptions
+from serving.served import ServiceError, UnknownModelError
+from serving.service import SearchService
 from serving.settings import Batching, Limits, Settings
 from tests.serving.process import running
 from tests.serving.served import build_index, encoded, make_service, paint, picture

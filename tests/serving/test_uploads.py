@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from starlette.requests import Request
 from starlette.types import Message
 
-from serving.batching import OverloadedError
+from serving.admission import OverloadedError
 from serving.settings import Limits
 from serving.uploads import (
     Bodies,
