@@ -16,11 +16,12 @@ from starlette.middleware.cors import CORSMiddleware
 from starlette.routing import Match, Route
 from starlette.types import Receive, Scope, Send
 
+from serving import routes
 from serving.callers import Guard
 from serving.descriptions import SCHEMES
 from serving.envelope import DOCS, Envelope, EnvelopeOptions
+from serving.handlers import Handlers
 from serving.problems import install
-from serving.routes import Routes
 from serving.security import Keyring, RateLimit
 from serving.service import SearchService
 from serving.settings import Settings
@@ -68,10 +69,11 @@ def create_api(
         middleware=_middleware(settings, envelope),
     )
     install(app)
-    routes = Routes(service, settings, Guard(ring, rate), version=_version())
-    versioned = routes.versioned()
+    guard = Guard(ring, rate)
+    handlers = Handlers(service, settings, guard, version=_version())
+    versioned = routes.versioned(handlers, guard)
     app.include_router(versioned)
-    app.include_router(routes.plain())
+    app.include_router(routes.plain(handlers, metrics=settings.metrics))
     app.include_router(_docs(app))
     app.router.routes.append(Route("/v1/{rest:path}", _Nowhere(versioned), include_in_schema=False))
     return app
