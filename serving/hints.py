@@ -5,7 +5,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from serving.gallery import Match
+from serving.errors import InvalidSearchError
+from serving.gallery import Match, UnknownItemError
 from serving.search_index import SearchIndex
 from serving.suspicion import Calibration, Suspicion, SuspicionError, SuspicionOptions, calibrate, overlap
 
@@ -64,14 +65,19 @@ class Hint:
 
     def calibrate(self) -> None:
         """Measure what is usual; seconds for large galleries. Where nothing can be said, there is no hint."""
-        self._sizes = tuple(index.size for index in self._indexes.values())
+        sizes = tuple(index.size for index in self._indexes.values())
         first, second = self._indexes.values()
         try:
             calibration = calibrate(first, second, options=self._options)
         except SuspicionError as error:
-            self.judge = None
+            self._sizes, self.judge = sizes, None
             _LOG.info("no hint of suspicion: %s", error)
             return
+        except (UnknownItemError, InvalidSearchError) as error:
+            # Items were deleted meanwhile. It stays stale, so that it is measured again.
+            _LOG.info("what is usual could not be measured: %s", error)
+            return
+        self._sizes = sizes
         self.judge = Judge(indexes=self._indexes, calibration=calibration)
 
 

@@ -109,15 +109,17 @@ class SearchIndex:
         *,
         label: str | None = None,
         exclude: Sequence[str | None] = (),
+        fewer: bool = False,
     ) -> list[list[Match]]:
         """Find the k items most similar to each query (Q,D), best first; ties in the order of addition.
 
         `exclude` names, for each query, an item to leave out (itself, say). Fewer than k are found where the label has
         fewer items, or one is left out of k. Raises `InvalidSearchError` unless 1 ≤ k ≤ size and queries are of norm 1,
-        `UnknownLabelError` for a label that no item has.
+        `UnknownLabelError` for a label that no item has. With `fewer`, k may be above the size, and all are found: for
+        a k that fitted when it was chosen, and items that others delete meanwhile.
         """
         queries = np.asarray(queries, dtype=np.float32)
-        self._check_search(queries, k, label, exclude)
+        self._check_search(queries, k, label, exclude, fewer=fewer)
         for _ in range(_TRIES):
             found = self._ranked(queries, k, label, exclude)
             rows = {int(row) for one in found for row in one.rows}
@@ -239,12 +241,19 @@ class SearchIndex:
     # ------------------------------------------------------------------ parts
 
     def _check_search(
-        self, queries: npt.NDArray[np.float32], k: int, label: str | None, exclude: Sequence[str | None]
+        self,
+        queries: npt.NDArray[np.float32],
+        k: int,
+        label: str | None,
+        exclude: Sequence[str | None],
+        *,
+        fewer: bool,
     ) -> None:
         snapshot = self._holdings.current.snapshot
         if not snapshot.size:
             raise InvalidSearchError(f"the index {self.folder.name} is empty: add items before searching")
-        if not isinstance(k, int | np.integer) or isinstance(k, bool) or not 1 <= k <= snapshot.size:
+        whole = isinstance(k, int | np.integer) and not isinstance(k, bool)
+        if not whole or k < 1 or (k > snapshot.size and not fewer):
             raise InvalidSearchError(f"k is {k}; give a whole number from 1 to {snapshot.size}, the items of the index")
         if wrong := check_vectors(queries, self.identity.dimension):
             raise InvalidSearchError(f"queries: {wrong}")

@@ -146,7 +146,9 @@ class SearchStage:
             return
         exclude = [jobs[number].id for number in queries] if ask.excluding else []
         try:
-            found = index.search(np.stack(list(queries.values())), ask.k, label=ask.label, exclude=exclude)
+            # Every k fitted when its request was taken; items may have been deleted since.
+            vectors = np.stack(list(queries.values()))
+            found = index.search(vectors, ask.k, label=ask.label, exclude=exclude, fewer=True)
         except Exception as error:
             errors.update(dict.fromkeys(queries, error))
             return

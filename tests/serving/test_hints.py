@@ -2,6 +2,8 @@
 
 from pathlib import Path
 
+import numpy as np
+import numpy.typing as npt
 import pytest
 
 from serving.gallery import NewItem
@@ -59,6 +61,25 @@ def test_a_tenth_of_change_makes_it_stale(pair: dict[str, SearchIndex]) -> None:
     after = hint.stale
     hint.calibrate()
     assert (before, after, hint.stale) == (False, True, False)
+
+
+def test_an_item_that_is_deleted_meanwhile_does_not_leave_the_hint_unmeasured(
+    pair: dict[str, SearchIndex], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hint, one = Hint(pair, OPTIONS), pair["one"]
+    vector = one.vector
+
+    def deleting(id: str) -> npt.NDArray[np.float32]:
+        one.delete([id])
+        return vector(id)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(one, "vector", deleting)
+        hint.calibrate()
+    interrupted = hint.stale
+    hint.calibrate()
+    assert (interrupted, hint.stale) == (True, False)
+    assert hint.judge is not None
 
 
 def test_too_few_items_give_no_hint_and_are_not_measured_again_and_again(pair: dict[str, SearchIndex]) -> None:

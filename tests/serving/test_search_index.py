@@ -108,6 +108,14 @@ def test_impossible_k_is_refused(index: SearchIndex, k: int) -> None:
         index.search(vectors[:1], k)
 
 
+def test_a_k_that_items_have_left_behind_finds_all(index: SearchIndex) -> None:
+    vectors = unit_vectors(10)
+    index.add(new_items(vectors))
+    assert _ids(index, vectors[:1], 25, fewer=True) == _ids(index, vectors[:1], 10)
+    with pytest.raises(InvalidSearchError, match="k is 0"):
+        index.search(vectors[:1], 0, fewer=True)
+
+
 def test_an_empty_index_says_so(index: SearchIndex) -> None:
     with pytest.raises(InvalidSearchError, match="the index index is empty"):
         index.search(unit_vectors(1), 1)
