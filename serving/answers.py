@@ -20,11 +20,6 @@ class Timings:
     search_ms: float = 0.0
     """The index: waiting for it, and searching it."""
 
-    @property
-    def total_ms(self) -> float:
-        """All stages together."""
-        return self.decode_ms + self.queue_ms + self.embed_ms + self.search_ms
-
 
 @dataclass(frozen=True, kw_only=True)
 class ModelAnswer:

@@ -14,7 +14,7 @@ _ROUGH: Final = 1e-5
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class Ranked:
+class Best:
     """The best of a query's candidates, the best first; the lower row first where scores are equal."""
 
     rows: npt.NDArray[np.int64]
@@ -32,7 +32,7 @@ def rank(
     *,
     label: str | None = None,
     left_out: Slots | None = None,
-) -> list[Ranked]:
+) -> list[Best]:
     """Find the k best items for each query (Q,D) of norm 1; fewer where the label has not so many.
 
     `left_out` (Q,) is the slot that each query must not find; −1: none.
@@ -52,7 +52,7 @@ def rank(
         wanted = min(4 * wanted, snapshot.size)  # which of many equal items come first is only known from all
 
 
-def _best(snapshot: Snapshot, query: npt.NDArray[np.float32], slots: Slots, k: int) -> Ranked:
+def _best(snapshot: Snapshot, query: npt.NDArray[np.float32], slots: Slots, k: int) -> Best:
     """Score candidates exactly and keep the best k."""
     slots = np.sort(slots)  # rows rise with slots, and the file is read forwards
     vectors = snapshot.vectors[slots]
@@ -65,4 +65,4 @@ def _best(snapshot: Snapshot, query: npt.NDArray[np.float32], slots: Slots, k: i
     scores = (vectors.astype(np.float64) * query).sum(axis=1)
     order = np.argsort(-scores, kind="stable")[:k]
     tied = len(order) == k and bool(lowest >= scores[order[-1]] - _ROUGH)
-    return Ranked(rows=snapshot.rows_of(slots[order]), scores=scores[order].clip(-1, 1), tied=tied)
+    return Best(rows=snapshot.rows_of(slots[order]), scores=scores[order].clip(-1, 1), tied=tied)

@@ -35,7 +35,7 @@ from serving.identity import IndexIdentity, read_identity
 from serving.index.backend import ShowStage
 from serving.index_stats import IndexStats, index_stats
 from serving.item_table import Known
-from serving.ranking import Ranked, rank
+from serving.ranking import Best, rank
 from serving.upkeep import Upkeep
 
 _TRIES: Final = 5
@@ -121,7 +121,7 @@ class SearchIndex:
         queries = np.asarray(queries, dtype=np.float32)
         self._check_search(queries, k, label, exclude, fewer=fewer)
         for _ in range(_TRIES):
-            found = self._ranked(queries, k, label, exclude)
+            found = self._best(queries, k, label, exclude)
             rows = {int(row) for one in found for row in one.rows}
             items = self._table.items(sorted(rows))
             if len(items) == len(rows):
@@ -262,9 +262,9 @@ class SearchIndex:
         if label is not None and not len(snapshot.slots_labelled(label)):
             raise UnknownLabelError(f"no item has the label {label!r}")
 
-    def _ranked(
+    def _best(
         self, queries: npt.NDArray[np.float32], k: int, label: str | None, exclude: Sequence[str | None]
-    ) -> list[Ranked]:
+    ) -> list[Best]:
         current = self._holdings.current
         left_out = None
         if exclude:
@@ -301,7 +301,7 @@ class SearchIndex:
         return list(there.values())
 
 
-def _matches(found: Ranked, items: dict[int, Item]) -> list[Match]:
+def _matches(found: Best, items: dict[int, Item]) -> list[Match]:
     there = [
         (items[int(row)], float(score))
         for row, score in zip(found.rows, found.scores, strict=True)
