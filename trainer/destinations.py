@@ -89,7 +89,7 @@ class Constant:
     @property
     def name(self) -> str:
         """The number, or the text that it came from."""
-        return self.text or f"{self.value:g}"
+        return self.text or written(self.value)
 
     def __call__(self, moment: Moment) -> Tensor:
         """H_D = value."""
@@ -128,11 +128,16 @@ class Balanced:
     @property
     def name(self) -> str:
         """`g_B(M)`, with ξ where it is not 0.1."""
-        return f"g_B({self.base.name})" if self.xi == 0.1 else f"g_B({self.base.name};xi={self.xi:g})"
+        return f"g_B({self.base.name})" if self.xi == 0.1 else f"g_B({self.base.name};xi={written(self.xi)})"
 
     def __call__(self, moment: Moment) -> Tensor:
         """H_D of the base, moved by ξ·(1 − l̄)."""
         return self.base(moment) + self.xi * (1 - normalised_loss(moment.previous_loss, self.u or moment.margin))
+
+
+def written(value: float) -> str:
+    """The shortest text that reads back as `value`: 2, 0.1, 1e-07."""
+    return repr(float(value)).removesuffix(".0")
 
 
 def _constant(value: float, moment: Moment) -> Tensor:

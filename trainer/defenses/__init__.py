@@ -1,5 +1,6 @@
 """The defenses by the names of the paper: `regular[S]`, `ACT[R]`, `HM[S,g_LGA]&ICS` …"""
 
+import difflib
 from collections.abc import Callable
 from typing import Final
 
@@ -49,11 +50,12 @@ def _hm(notation: Notation, margin: float) -> Defense:
     destination = parse_destination(
         notation.argument(1, of=2),
         margin=margin,
-        u=notation.option("u", 0.0, least=0) or None,
-        xi=notation.option("xi", 0.1),
+        u=notation.option("u", margin, above=0) if "u" in notation.options else None,
+        xi=notation.option("xi", 0.1, least=0),
     )
     notation.only_with("u", "g_LGA, g_2, g_1/2 and g_B(…)", there=isinstance(destination, Gradual | Balanced))
-    notation.only_with("xi", "g_B(…)", there=isinstance(destination, Balanced))
+    xi_is_free = isinstance(destination, Balanced) and ";" not in notation.arguments[1]
+    notation.only_with("xi", "a g_B(…) that does not say it", there=xi_is_free)
     for name in ("lambda", "gamma"):
         notation.only_with(name, "&ICS", there=notation.ics)
     return HardnessManipulation(
@@ -84,5 +86,9 @@ def parse_defense(name: str, *, margin: float = MARGIN) -> Defense:
     """
     notation = parse_notation(name)
     if notation.family not in DEFENSES:
-        raise DefenseError(f"no defense is called {notation.family!r} (in {name!r}); there are {', '.join(DEFENSES)}")
+        near = difflib.get_close_matches(notation.family.lower(), map(str.lower, DEFENSES), n=1)
+        meant = next((f"; is {family} meant?" for family in DEFENSES if [family.lower()] == near), "")
+        raise DefenseError(
+            f"no defense is called {notation.family!r} (in {name!r}); there are {', '.join(DEFENSES)}{meant}"
+        )
     return DEFENSES[notation.family](notation, margin)

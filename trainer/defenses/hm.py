@@ -7,7 +7,7 @@ from torch import Tensor
 
 from trainer.attacks.pgd import pgd
 from trainer.defenses.defense import Conditions, Outcome, benign_measures, embed_benign
-from trainer.destinations import Destination, Gradual, Moment
+from trainer.destinations import Destination, Gradual, Moment, written
 from trainer.hardness import hardness, ics_loss, triplet_loss
 from trainer.triplets import Sampler, draw_triplets
 
@@ -43,10 +43,8 @@ class HardnessManipulation:
         options = {"u": getattr(self.destination, "u", None)}
         if self.ics:
             options |= {"lambda": self.ics if self.ics != 0.5 else None, "gamma": self.ics_margin or None}
-        written = ", ".join(f"{name}={value:g}" for name, value in options.items() if value is not None)
-        return (
-            f"HM[{self.source},{self.destination.name}]{'&ICS' if self.ics else ''}{f'({written})' if written else ''}"
-        )
+        told = ", ".join(f"{name}={written(value)}" for name, value in options.items() if value is not None)
+        return f"HM[{self.source},{self.destination.name}]{'&ICS' if self.ics else ''}{f'({told})' if told else ''}"
 
     def __call__(self, images: Tensor, labels: Tensor, conditions: Conditions) -> Outcome | None:
         """L_T of the triplets moved to their destination, + λ·L_ICS."""

@@ -22,7 +22,7 @@ _NAME: Final = re.compile(
         \s*(?P<options>(?:\([^()]*\)\s*)*)""",
     re.VERBOSE,
 )
-_OPTION: Final = re.compile(r"\s*([A-Za-z_]+)\s*=\s*([^,\s]+)\s*")
+_OPTION: Final = re.compile(r"\s*([A-Za-z_]\w*)\s*=\s*([^,\s]+)\s*")
 
 
 @dataclass(frozen=True)
@@ -38,16 +38,17 @@ class Notation:
     def argument(self, index: int, *, of: int) -> str:
         """The argument at `index` where exactly `of` are wanted; `DefenseError` for another number."""
         if len(self.arguments) != of:
-            raise DefenseError(
-                f"{self.text!r}: {self.family} takes {of} arguments in brackets, not {len(self.arguments)}"
-            )
+            wanted = f"{of} argument{'s' if of > 1 else ''}"
+            raise DefenseError(f"{self.text!r}: {self.family} takes {wanted} in brackets, not {len(self.arguments)}")
         return self.arguments[index]
 
-    def option(self, name: str, default: float, *, least: float = -math.inf) -> float:
-        """The value of an option, or `default`; `DefenseError` for one below `least`."""
+    def option(self, name: str, default: float, *, least: float = -math.inf, above: float = -math.inf) -> float:
+        """The value of an option, or `default`; `DefenseError` for one below `least` or not above `above`."""
         value = self.options.get(name, default)
         if value < least:
             raise DefenseError(f"{self.text!r}: {name} of {self.family} is at least {least:g}, not {value:g}")
+        if value <= above:
+            raise DefenseError(f"{self.text!r}: {name} of {self.family} is above {above:g}, not {value:g}")
         return value
 
     def allow(self, *options: str, ics: bool = False) -> None:
@@ -69,8 +70,13 @@ def parse_notation(text: str) -> Notation:
     match = _NAME.fullmatch(text.strip())
     if match is None:
         raise DefenseError(f"cannot read the defense {text!r}; write it as in HM[S,g_LGA]&ICS, ACT[R] or regular[S]")
-    arguments = tuple(part.strip() for part in (match["arguments"] or "").split(",") if part.strip())
-    options = dict(_option(part, text) for part in re.split(r"[(),]", match["options"]) if part.strip())
+    arguments = tuple(part.strip() for part in match["arguments"].split(",")) if match["arguments"] else ()
+    if not all(arguments):
+        raise DefenseError(f"{text!r} has an empty argument in its brackets; leave the comma out")
+    pairs = [_option(part, text) for part in re.split(r"[(),]", match["options"]) if part.strip()]
+    options = dict(pairs)
+    if len(options) < len(pairs):
+        raise DefenseError(f"{text!r} gives an option twice; leave one out")
     return Notation(text, match["family"], arguments, match["ics"] is not None, options)
 
 
@@ -93,9 +99,11 @@ def parse_sampler(letter: str) -> Sampler:
 
 def parse_destination(text: str, *, margin: float, u: float | None, xi: float) -> Destination:
     """A number, a sampler's letter, g_LGA, g_2, g_1/2, g_B(…), -gamma or -gamma/2."""
-    if match := re.fullmatch(r"g_B\(([^;]*)(?:;xi=([0-9.]+))?\)", text):
-        xi = float(match[2]) if match[2] else xi
-        return Balanced(parse_destination(match[1], margin=margin, u=None, xi=xi), xi=xi, u=u)
+    if match := re.fullmatch(r"g_B\(([^;]*)(?:;(.*))?\)", text):
+        name, own = _option(match[2], text) if match[2] else ("xi", xi)
+        if name != "xi" or own < 0:
+            raise DefenseError(f"cannot read {match[2]!r} in {text!r}; write g_B(M;xi=0.1), xi at least 0")
+        return Balanced(parse_destination(match[1], margin=margin, u=None, xi=own), xi=own, u=u)
     plain = text.replace("γ", "gamma").replace("−", "-")
     if plain in SYMBOLIC_CONSTANTS:
         return Constant(SYMBOLIC_CONSTANTS[plain](margin), plain)

@@ -27,6 +27,7 @@ from torch import Tensor
 
 from trainer.attacks.pgd import pgd
 from trainer.defenses.defense import Conditions, Outcome, benign_measures, embed_benign
+from trainer.destinations import written
 from trainer.hardness import distance, hardness, triplet_loss
 from trainer.triplets import Sampler, Triplets, draw_triplets
 
@@ -89,7 +90,7 @@ class TripletDecoupling:
     @property
     def name(self) -> str:
         """`TRIDE[S]`, with λ where it is not 10."""
-        option = "" if self.temperature == 10 else f"(lambda={self.temperature:g})"
+        option = "" if self.temperature == 10 else f"(lambda={written(self.temperature)})"
         return f"TRIDE[{self.sampler}]{option}"
 
     def __call__(self, images: Tensor, labels: Tensor, conditions: Conditions) -> Outcome | None:

@@ -1,7 +1,7 @@
 """EST and min-max against plain loops, and what both must hold."""
 
 import re
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from textwrap import dedent
 from typing import Any
@@ -11,72 +11,14 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from models.embedder import Architecture, Embedder, build_embedder
-from models.folded import FoldedEmbedder
+from tests.trainer.defenses.scene import ALPHA, ATTACK, EPSILON, STEPS, Scene
 from trainer.attacks.pgd import PGDOptions
 from trainer.collapse import read_collapse
-from trainer.defenses import Conditions, Defense, DefenseError, Outcome, parse_defense
+from trainer.defenses import Defense, DefenseError, parse_defense
 from trainer.defenses.est import AwayFromItself, EmbeddingShifted
 from trainer.defenses.minmax import MinMax, ease
 from trainer.hardness import hardness, triplet_loss
-from trainer.triplets import Sampler, Triplets, draw_triplets
-
-EPSILON, ALPHA, STEPS = 8 / 255, 1 / 255, 4
-ATTACK = PGDOptions(epsilon=EPSILON, alpha=ALPHA, steps=STEPS)
-SEED = 3
-
-
-@dataclass(frozen=True)
-class Scene:
-    """A network in float64 and an SPC-2 batch, in evaluation mode throughout, so that passes can be compared."""
-
-    embedder: Embedder
-    images: Tensor
-    labels: Tensor
-    seen: list[Tensor]
-    """What the network was given for the updates."""
-
-    def conditions(self, *, attack: PGDOptions = ATTACK, iteration: int = 0, progress: float = 0.0) -> Conditions:
-        def network(images: Tensor) -> Tensor:
-            self.seen.append(images.detach())
-            return self.embedder(images)  # type: ignore[no-any-return]
-
-        return Conditions(
-            network=network,
-            frozen=FoldedEmbedder(self.embedder),
-            attack=attack,
-            previous_loss=0.05,
-            generator=torch.Generator().manual_seed(SEED),
-            iteration=iteration,
-            progress=progress,
-        )
-
-    def run(self, name: str, conditions: Conditions | None = None) -> Outcome:
-        outcome = parse_defense(name)(self.images, self.labels, conditions or self.conditions())
-        assert outcome is not None
-        return outcome
-
-    def benign(self) -> Tensor:
-        with torch.no_grad():
-            return self.embedder(self.images)  # type: ignore[no-any-return]
-
-    def triplets(self, sampler: Sampler) -> Triplets:
-        generator = torch.Generator().manual_seed(SEED)
-        return draw_triplets(sampler, self.benign(), self.labels, generator=generator)
-
-
-def make_scene() -> Scene:
-    torch.manual_seed(0)
-    embedder = build_embedder(Architecture(dimension=16, image_size=32)).double().eval()
-    labels = torch.tensor([0, 1, 2, 0, 1, 3]).repeat_interleave(2)
-    base = torch.rand(4, 3, 8, 8, dtype=torch.float64)
-    images = F.interpolate(base[labels] * 0.9 + 0.2 * torch.rand(12, 3, 8, 8) - 0.05, size=32).clamp(0, 1)
-    return Scene(embedder, images, labels, [])
-
-
-@pytest.fixture
-def scene() -> Scene:
-    return make_scene()
+from trainer.triplets import Sampler, Triplets
 
 
 def plain_step(x: Tensor, origin: Tensor, gradient: Tensor) -> Tensor:
@@ -243,8 +185,8 @@ def test_min_max_may_be_written_with_a_hyphen() -> None:
 @pytest.mark.parametrize(
     ("name", "message"),
     [
-        ("EST", "EST takes 1 arguments"),
-        ("EST[R,S]", "EST takes 1 arguments"),
+        ("EST", "EST takes 1 argument in"),
+        ("EST[R,S]", "EST takes 1 argument in"),
         ("minmax[X]", "no sampler is called 'X'"),
         ("EST[R]&ICS", "EST goes without &ICS"),
         ("regular[R]&ICS", "regular goes without &ICS"),
@@ -261,17 +203,8 @@ def test_the_defense_of_the_documentation_works(scene: Scene) -> None:
     """docs/defenses.md, Adding a defense: its objective and its class, as they stand there."""
     page = (Path(__file__).parents[3] / "docs" / "defenses.md").read_text(encoding="utf-8")
     blocks = [dedent(block) for block in re.findall(r"```python\n(.*?)```", page, flags=re.DOTALL)]
-    header = """
-from dataclasses import dataclass
-import torch
-from torch import Tensor
-from trainer.attacks.pgd import pgd
-from trainer.defenses.defense import Conditions, Outcome, benign_measures, embed_benign
-from trainer.hardness import distance, triplet_loss
-from trainer.triplets import Sampler, draw_triplets
-"""
     made: dict[str, Any] = {}
-    exec("\n".join([header, *blocks[:2]]), made)
+    exec("\n".join(blocks[:3]), made)
     defense: Defense = made["NearNegative"](sampler=Sampler.SOFTHARD)
     outcome = defense(scene.images, scene.labels, scene.conditions())
     assert outcome is not None

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from tests.trainer.defenses.test_baselines import ALPHA, EPSILON, STEPS, Scene, make_scene
+from tests.trainer.defenses.scene import ALPHA, EPSILON, STEPS, Scene
 from trainer.attacks.pgd import PGDOptions, pgd
 from trainer.config import TrainingOptions
 from trainer.defenses import Conditions, DefenseError, Outcome, parse_defense
@@ -17,11 +17,6 @@ from trainer.hardness import distance, triplet_loss
 from trainer.stages import Source, TripletStage
 from trainer.training import State, StepContext
 from trainer.triplets import Sampler
-
-
-@pytest.fixture
-def scene() -> Scene:
-    return make_scene()
 
 
 def naive_mean(distances: list[float], temperature: float) -> float:

@@ -1,0 +1,65 @@
+"""What defenses are tested on: a small network, a batch, and the conditions of an update."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from models.embedder import Architecture, Embedder, build_embedder
+from models.folded import FoldedEmbedder
+from trainer.attacks.pgd import PGDOptions
+from trainer.defenses import Conditions, Outcome, parse_defense
+from trainer.triplets import Sampler, Triplets, draw_triplets
+
+EPSILON, ALPHA, STEPS = 8 / 255, 1 / 255, 4
+ATTACK = PGDOptions(epsilon=EPSILON, alpha=ALPHA, steps=STEPS)
+SEED = 3
+
+
+@dataclass(frozen=True)
+class Scene:
+    """A network in float64 and an SPC-2 batch, in evaluation mode throughout, so that passes can be compared."""
+
+    embedder: Embedder
+    images: Tensor
+    labels: Tensor
+    seen: list[Tensor]
+    """What the network was given for the updates."""
+
+    def conditions(self, *, attack: PGDOptions = ATTACK, iteration: int = 0, progress: float = 0.0) -> Conditions:
+        def network(images: Tensor) -> Tensor:
+            self.seen.append(images.detach())
+            return self.embedder(images)  # type: ignore[no-any-return]
+
+        return Conditions(
+            network=network,
+            frozen=FoldedEmbedder(self.embedder),
+            attack=attack,
+            previous_loss=0.05,
+            generator=torch.Generator().manual_seed(SEED),
+            iteration=iteration,
+            progress=progress,
+        )
+
+    def run(self, name: str, conditions: Conditions | None = None) -> Outcome:
+        outcome = parse_defense(name)(self.images, self.labels, conditions or self.conditions())
+        assert outcome is not None
+        return outcome
+
+    def benign(self) -> Tensor:
+        with torch.no_grad():
+            return self.embedder(self.images)  # type: ignore[no-any-return]
+
+    def triplets(self, sampler: Sampler) -> Triplets:
+        generator = torch.Generator().manual_seed(SEED)
+        return draw_triplets(sampler, self.benign(), self.labels, generator=generator)
+
+
+def make_scene() -> Scene:
+    torch.manual_seed(0)
+    embedder = build_embedder(Architecture(dimension=16, image_size=32)).double().eval()
+    labels = torch.tensor([0, 1, 2, 0, 1, 3]).repeat_interleave(2)
+    base = torch.rand(4, 3, 8, 8, dtype=torch.float64)
+    images = F.interpolate(base[labels] * 0.9 + 0.2 * torch.rand(12, 3, 8, 8) - 0.05, size=32).clamp(0, 1)
+    return Scene(embedder, images, labels, [])
