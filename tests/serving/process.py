@@ -5,13 +5,14 @@ import re
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 import httpx
+
+from tests.waiting import PATIENCE_S, patient_client, until
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -24,11 +25,13 @@ class Running:
     url: str
     said: str
     """What it printed while it started."""
+    client: httpx.Client
+    """Asks it."""
 
     def end(self, number: signal.Signals = signal.SIGTERM) -> int:
         """Send a signal and wait for the exit status."""
         self.process.send_signal(number)
-        return self.process.wait(timeout=60)
+        return self.process.wait(timeout=PATIENCE_S)
 
 
 def start(*arguments: str, environment: dict[str, str] | None = None) -> subprocess.Popen[str]:
@@ -54,8 +57,9 @@ def running(models: Sequence[str], *arguments: str, environment: dict[str, str] 
             line = process.stdout.readline()
             assert line, f"the server ended: {said}"
             said += line
-        wait_until_ready(match[1])
-        yield Running(process=process, url=match[1], said=said)
+        with patient_client(match[1]) as client:
+            until(lambda: _is_ready(client))
+            yield Running(process=process, url=match[1], said=said, client=client)
     finally:
         process.kill()
         process.wait()
@@ -63,13 +67,8 @@ def running(models: Sequence[str], *arguments: str, environment: dict[str, str] 
             process.stdout.close()
 
 
-def wait_until_ready(url: str, seconds: float = 60) -> None:
-    deadline = time.monotonic() + seconds
-    while time.monotonic() < deadline:
-        try:
-            if httpx.get(f"{url}/readyz").status_code == 200:
-                return
-        except httpx.TransportError:
-            pass
-        time.sleep(0.02)
-    raise AssertionError("the server did not get ready")
+def _is_ready(client: httpx.Client) -> bool:
+    try:
+        return client.get("/readyz").status_code == 200
+    except httpx.TransportError:
+        return False
