@@ -13,6 +13,7 @@ from starlette.types import Receive, Scope, Send
 
 from serving import connections
 from serving.connections import HEAD_BYTES, BoundedHeads
+from tests.waiting import PATIENCE_S
 
 GET = b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n"
 
@@ -29,29 +30,39 @@ async def _app(scope: Scope, receive: Receive, send: Send) -> None:
 
 
 @contextmanager
-def _served() -> Iterator[int]:
-    listener = socket.create_server(("127.0.0.1", 0))
-    server = uvicorn.Server(uvicorn.Config(_app, http=BoundedHeads, ws="none", lifespan="off", log_config=None))
+def _served(listener: socket.socket) -> Iterator[None]:
+    # Between two requests a connection may be idle for long: only heads are hurried.
+    idle = int(PATIENCE_S)
+    server = uvicorn.Server(
+        uvicorn.Config(_app, http=BoundedHeads, ws="none", lifespan="off", log_config=None, timeout_keep_alive=idle)
+    )
     thread = Thread(target=lambda: asyncio.run(server.serve(sockets=[listener])))
     thread.start()
     try:
-        yield listener.getsockname()[1]
+        yield
     finally:
         server.should_exit = True
         thread.join()
 
 
 @pytest.fixture
-def port(monkeypatch: pytest.MonkeyPatch) -> Iterator[int]:
-    """A server that waits a second for a head."""
-    monkeypatch.setattr(connections, "HEAD_SECONDS", 1.0)
-    with _served() as number:
-        yield number
+def listener() -> Iterator[socket.socket]:
+    """What connections and their first bytes wait at until somebody serves."""
+    with socket.create_server(("127.0.0.1", 0)) as made:
+        yield made
 
 
-def _connect(port: int) -> socket.socket:
-    connection = socket.create_connection(("127.0.0.1", port))
-    connection.settimeout(20)
+@pytest.fixture
+def served(listener: socket.socket, monkeypatch: pytest.MonkeyPatch) -> Iterator[socket.socket]:
+    """The listener of a server that waits long for a head."""
+    monkeypatch.setattr(connections, "HEAD_SECONDS", PATIENCE_S)
+    with _served(listener):
+        yield listener
+
+
+def _connect(listener: socket.socket) -> socket.socket:
+    connection = socket.create_connection(listener.getsockname())
+    connection.settimeout(PATIENCE_S)
     return connection
 
 
@@ -81,37 +92,41 @@ def _read(connection: socket.socket) -> bytes:
     return received
 
 
-def _closed_after(connection: socket.socket) -> float:
-    began = monotonic()
-    assert _read(connection) == b""
-    return monotonic() - began
-
-
-def test_usual_requests_pass_many_on_one_connection_and_pipelined(port: int) -> None:
-    with _connect(port) as connection:
-        for _ in range(3):
-            connection.sendall(GET)
+def test_usual_requests_pass_many_on_one_connection_and_pipelined(
+    listener: socket.socket, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(connections, "HEAD_SECONDS", 1.0)
+    with _connect(listener) as connection:
+        connection.sendall(GET)  # there when the server comes, and so within the second whoever else wants the cores
+        with _served(listener):
             assert _answer(connection) == b"0"
-            sleep(0.4)  # three heads take longer than one may
-        connection.sendall(GET * 5)
-        received = b""
-        while received.count(b"HTTP/1.1 200") < 5:
-            received += connection.recv(65536)
+            for _ in range(2):
+                sleep(0.6)  # three heads take longer than one may
+                connection.sendall(GET)
+                assert _answer(connection) == b"0"
+            connection.sendall(GET * 5)
+            received = b""
+            while received.count(b"HTTP/1.1 200") < 5:
+                chunk = connection.recv(65536)
+                assert chunk
+                received += chunk
 
 
-def test_a_large_body_is_no_head(port: int) -> None:
+def test_a_large_body_is_no_head(served: socket.socket) -> None:
     size = 20 * HEAD_BYTES
-    with _connect(port) as connection:
+    with _connect(served) as connection:
         connection.sendall(b"POST / HTTP/1.1\r\nHost: localhost\r\nContent-Length: %d\r\n\r\n" % size + b"x" * size)
         assert _answer(connection) == b"%d" % size
 
 
-def test_a_body_may_take_longer_than_a_head(port: int) -> None:
-    with _connect(port) as connection:
+def test_a_body_may_take_longer_than_a_head(listener: socket.socket, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(connections, "HEAD_SECONDS", 1.0)
+    with _connect(listener) as connection:
         connection.sendall(b"POST / HTTP/1.1\r\nHost: localhost\r\nContent-Length: 2\r\n\r\nx")
-        sleep(1.5)
-        connection.sendall(b"x")
-        assert _answer(connection) == b"2"
+        with _served(listener):
+            sleep(1.5)
+            connection.sendall(b"x")
+            assert _answer(connection) == b"2"
 
 
 @pytest.mark.parametrize(
@@ -123,8 +138,8 @@ def test_a_body_may_take_longer_than_a_head(port: int) -> None:
     ],
 )
 @pytest.mark.parametrize("first", [b"", GET])
-def test_large_heads_are_refused(port: int, head: bytes, first: bytes) -> None:
-    with _connect(port) as connection:
+def test_large_heads_are_refused(served: socket.socket, head: bytes, first: bytes) -> None:
+    with _connect(served) as connection:
         if first:
             connection.sendall(first)
             assert _answer(connection) == b"0"
@@ -134,27 +149,29 @@ def test_large_heads_are_refused(port: int, head: bytes, first: bytes) -> None:
         assert received.startswith((b"HTTP/1.1 431", b"HTTP/1.1 400")) or not received
 
 
-def test_a_head_that_is_just_small_enough(port: int) -> None:
-    with _connect(port) as connection:
+def test_a_head_that_is_just_small_enough(served: socket.socket) -> None:
+    with _connect(served) as connection:
         connection.sendall(b"GET / HTTP/1.1\r\nHost: localhost\r\nX: " + b"x" * (HEAD_BYTES - 100) + b"\r\n\r\n")
         assert _answer(connection) == b"0"
 
 
 @pytest.mark.parametrize("begun", [b"", b"GET / HTTP/1.1\r\nHo"])
-def test_silent_connections_are_closed(port: int, begun: bytes) -> None:
-    with _connect(port) as connection:
+def test_silent_connections_are_closed(served: socket.socket, begun: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(connections, "HEAD_SECONDS", 1.0)
+    began = monotonic()
+    with _connect(served) as connection:
         connection.sendall(begun)
-        assert 0.5 < _closed_after(connection) < 5
+        assert _read(connection) == b""
+    assert monotonic() - began > 0.9
 
 
-def test_drops_do_not_prolong_it(port: int) -> None:
-    with _connect(port) as connection:
+def test_drops_do_not_prolong_it(served: socket.socket, monkeypatch: pytest.MonkeyPatch) -> None:
+    with _connect(served) as connection:
         connection.sendall(GET)
         assert _answer(connection) == b"0"
-        began = monotonic()
+        monkeypatch.setattr(connections, "HEAD_SECONDS", 1.0)
         with pytest.raises((BrokenPipeError, ConnectionResetError, ConnectionAbortedError)):
-            _trickle(connection)
-        assert monotonic() - began < 8
+            _trickle(connection)  # for twenty seconds
 
 
 def _trickle(connection: socket.socket) -> None:
