@@ -4,10 +4,12 @@ import threading
 import time
 
 from audit_app.turnstile import Turnstile
+from tests.waiting import PATIENCE_S, until
 
 
 def test_no_more_than_the_limit_are_inside_and_all_get_through() -> None:
     turnstile, inside, most, lock = Turnstile(2), [0], [0], threading.Lock()
+    two = threading.Barrier(2, timeout=PATIENCE_S)
 
     def visit(number: int) -> None:
         with turnstile.passing(number, lambda: False) as entered:
@@ -15,6 +17,7 @@ def test_no_more_than_the_limit_are_inside_and_all_get_through() -> None:
             with lock:
                 inside[0] += 1
                 most[0] = max(most[0], inside[0])
+            two.wait()  # nobody leaves alone
             time.sleep(0.01)
             with lock:
                 inside[0] -= 1
@@ -23,7 +26,7 @@ def test_no_more_than_the_limit_are_inside_and_all_get_through() -> None:
     for thread in threads:
         thread.start()
     for thread in threads:
-        thread.join(10)
+        thread.join(PATIENCE_S)
     assert (most[0], turnstile.inside) == (2, 0)
 
 
@@ -35,24 +38,27 @@ def test_first_come_first_served_and_who_gives_up_is_skipped() -> None:
         with turnstile.passing(name, cancelled.is_set) as entered:
             order.append(name if entered else f"{name} left")
             if entered:
-                release.wait(10)
+                release.wait(PATIENCE_S)
+
+    def arrive(name: str, cancelled: threading.Event) -> threading.Thread:
+        thread = threading.Thread(target=visit, args=(name, cancelled))
+        thread.start()
+        return thread
 
     stay = threading.Event()
-    threads = []
-    for name, cancelled in (("a", stay), ("b", gave_up), ("c", stay)):
-        threads.append(threading.Thread(target=visit, args=(name, cancelled)))
-        threads[-1].start()
-        deadline = time.monotonic() + 5
-        while not (order or turnstile.inside) and time.monotonic() < deadline:
-            time.sleep(0.005)
-        time.sleep(0.05)
+    threads = [arrive("a", stay)]
+    until(lambda: order == ["a"])
+    threads.append(arrive("b", gave_up))
+    until(lambda: turnstile.ahead("b") == 1)
+    threads.append(arrive("c", stay))
+    until(lambda: turnstile.ahead("c") == 2)
     assert [turnstile.ahead(name) for name in ("a", "b", "c")] == [0, 1, 2]
     gave_up.set()
-    threads[1].join(5)
+    threads[1].join(PATIENCE_S)
     assert turnstile.ahead("c") == 1
     release.set()
     for thread in threads:
-        thread.join(5)
+        thread.join(PATIENCE_S)
     assert order == ["a", "b left", "c"]
 
 

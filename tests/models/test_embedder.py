@@ -11,6 +11,7 @@ from torch import nn
 from models.backbones import BackboneError
 from models.embedder import IMAGENET_MEAN, IMAGENET_STD, Architecture, Embedder, build_embedder
 from models.folded import FoldedEmbedder
+from tests.waiting import PATIENCE_S
 
 
 def _trained_like(architecture: Architecture) -> Embedder:
@@ -130,23 +131,23 @@ def test_folding_disturbs_no_other_thread_and_two_fold_alike() -> None:
     embedder = build_embedder(Architecture(dimension=8, image_size=32)).eval()
     other, images = nn.Sequential(nn.Linear(4, 4), nn.ReLU()).eval(), torch.rand(2, 3, 32, 32)
     wanted = FoldedEmbedder(embedder)(images)
-    folded, done = threading.Event(), threading.Barrier(3)
+    folded, running, begun = threading.Event(), threading.Event(), threading.Barrier(2)
 
-    def run() -> int:
-        done.wait()
-        calls = 0
+    def run() -> None:
         while not folded.is_set():  # in a trace of another thread this would be no module of the network
             other(torch.zeros(1, 4))
-            calls += 1
-        return calls
+            running.set()
 
     def fold() -> list[torch.Tensor]:
-        done.wait()
+        assert running.wait(PATIENCE_S)
+        begun.wait(PATIENCE_S)
         return [FoldedEmbedder(embedder)(images) for _ in range(3)]
 
     with ThreadPoolExecutor(3) as pool:
-        running, folding = pool.submit(run), [pool.submit(fold) for _ in range(2)]
-        found = [one for each in folding for one in each.result()]
-        folded.set()
-        assert running.result() > 0
+        ran, folding = pool.submit(run), [pool.submit(fold) for _ in range(2)]
+        try:
+            found = [one for each in folding for one in each.result()]
+        finally:
+            folded.set()
+        ran.result()
     assert all(torch.equal(one, wanted) for one in found)
