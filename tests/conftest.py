@@ -6,6 +6,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import settings
+
+# How long an example takes tells how busy the machine is.
+settings.register_profile("patient", deadline=None)
+settings.load_profile("patient")
 
 # Two workers share the machine: a second thread in each would only wait. Set before torch is imported.
 os.environ.setdefault("OMP_NUM_THREADS", "1")

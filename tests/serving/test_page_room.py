@@ -1,6 +1,7 @@
 """The folder of uploads stays bounded and tidy."""
 
 import asyncio
+import math
 import os
 from pathlib import Path
 from time import time
@@ -30,7 +31,9 @@ def test_admits_until_the_folder_is_full_and_again_when_it_is_not(
     asyncio.run(fill())
 
 
-def test_what_was_admitted_counts_before_it_is_measured(tmp_path: Path) -> None:
+def test_what_was_admitted_counts_before_it_is_measured(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(room, "_MEASURE_S", math.inf)
+
     async def fill() -> None:
         kept = Room(tmp_path, limit=100, age_s=60)
         await kept.admit(60)
