@@ -6,12 +6,10 @@ import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from time import monotonic, sleep
 
 import httpx
 import uvicorn
 
-from models.errors import HardrankError
 from serving.answers import SearchAnswer
 from serving.app import create_app
 from serving.queries import ImageQuery, Query, SearchOptions
@@ -19,6 +17,7 @@ from serving.security import Keyring
 from serving.served import Model
 from serving.service import SearchService
 from serving.settings import Settings
+from tests.waiting import PATIENCE_S, patient_client, until
 
 
 class RecordingService(SearchService):
@@ -44,6 +43,8 @@ class RecordingService(SearchService):
 class PageServer:
     url: str
     service: RecordingService
+    client: httpx.Client
+    """Asks it, besides the page."""
 
 
 @contextmanager
@@ -59,22 +60,19 @@ def page_server(
     thread.start()
     url = f"http://127.0.0.1:{listener.getsockname()[1]}"
     try:
-        _wait(url, service)
-        yield PageServer(url=url, service=service)
+        with patient_client(url) as client:
+            until(lambda: _is_ready(client, service))
+            yield PageServer(url=url, service=service, client=client)
     finally:
         server.should_exit = True
-        thread.join(timeout=20)
+        thread.join(timeout=PATIENCE_S)
         listener.close()
 
 
-def _wait(url: str, service: SearchService) -> None:
-    """Wait until the server is ready, and knows what agreement is usual where there are two models."""
-    deadline = monotonic() + 60
-    while monotonic() < deadline:
-        try:
-            if httpx.get(f"{url}/readyz").status_code == 200 and (service.hint is None or not service.hint.stale):
-                return
-        except httpx.TransportError:
-            pass
-        sleep(0.05)
-    raise HardrankError("the server did not get ready")
+def _is_ready(client: httpx.Client, service: SearchService) -> bool:
+    """Whether the server is ready, and knows what agreement is usual where there are two models."""
+    try:
+        ready = client.get("/readyz").status_code == 200
+    except httpx.TransportError:
+        return False
+    return ready and (service.hint is None or not service.hint.stale)

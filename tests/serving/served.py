@@ -23,6 +23,7 @@ from serving.service import SearchService
 from serving.settings import Access, Settings
 from serving.thumbnails import make_thumbnail
 from tests.serving.conftest import make_identity
+from tests.waiting import until
 
 LABELS = ("red", "green", "blue")
 
@@ -134,7 +135,4 @@ def serve(
 
 
 def wait_until_ready(client: TestClient) -> None:
-    for _ in range(1000):
-        if client.get("/readyz").status_code == 200:
-            return
-    raise AssertionError("the server did not get ready")
+    until(lambda: client.get("/readyz").status_code == 200)

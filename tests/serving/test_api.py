@@ -16,6 +16,7 @@ from serving.engine import Engine
 from serving.security import Keyring, Role, entry_of, new_key
 from serving.settings import Access, Batching, Limits, Settings
 from tests.serving.served import Served, encoded, picture, serve
+from tests.waiting import until
 
 BYTES = {"Content-Type": "application/octet-stream"}
 
@@ -67,13 +68,11 @@ def test_one_model_one_label(served: Served) -> None:
 
 
 def test_the_models_disagreement_is_judged_once_it_is_known_what_is_usual(served: Served) -> None:
-    for _ in range(500):
-        plain, labelled = (
-            served.client.post(f"/v1/search?k=3{label}", content=served.files[0].data, headers=BYTES).json()
-            for label in ("", "&label=red")
-        )
-        if plain["suspicion"] is not None and labelled["suspicion"] is not None:
-            break
+    def search(options: str = "") -> Any:
+        return served.client.post(f"/v1/search?k=3{options}", content=served.files[0].data, headers=BYTES).json()
+
+    until(lambda: search()["suspicion"] is not None)
+    plain, labelled = search(), search("&label=red")
     assert 0 <= plain["suspicion"]["rbo"] <= 1
     assert plain["suspicion"]["level"] in {"usual", "unusual", "suspicious"}
     assert plain["suspicion"] == labelled["suspicion"]  # a filter does not change the rankings that are compared

@@ -17,6 +17,7 @@ from PIL import Image
 from serving.engine import Engine
 from tests.serving.process import ROOT, running
 from tests.serving.served import Served, build_index, encoded, paint, picture, serve
+from tests.waiting import PATIENCE_S
 
 MUTANTS = 2400
 OVER_A_SOCKET = 300
@@ -143,7 +144,10 @@ def test_hundreds_over_a_real_socket(tmp_path: Path, engine: Engine, benign_bund
 
     async def scene(url: str) -> list[httpx.Response]:
         limits = httpx.Limits(max_connections=16)
-        async with httpx.AsyncClient(base_url=url, limits=limits, timeout=60) as client:
+        patience = httpx.Timeout(
+            PATIENCE_S, pool=None
+        )  # the last of them wait for a connection until all others are done
+        async with httpx.AsyncClient(base_url=url, limits=limits, timeout=patience) as client:
             requests = (
                 client.post("/v1/search?k=2", content=data, headers=BYTES) for data in mutants(OVER_A_SOCKET, seed=3)
             )

@@ -16,6 +16,7 @@ from serving.openapi import document
 from serving.security import new_key
 from tests.serving.process import ROOT, running
 from tests.serving.served import build_index, paint
+from tests.waiting import PATIENCE_S
 
 EXAMPLES = int(os.environ.get("HARDRANK_API_EXAMPLES", "15"))
 
@@ -45,7 +46,10 @@ def test_generated_requests(case: schemathesis.Case[Any], url: str, key: str) ->
     That valid requests succeed is not promised: bytes of any kind fit the schema of an image, and ids may be unknown.
     """
     case.call_and_validate(
-        base_url=url, headers={"Authorization": f"Bearer {key}"}, excluded_checks=[positive_data_acceptance]
+        base_url=url,
+        headers={"Authorization": f"Bearer {key}"},
+        timeout=PATIENCE_S,
+        excluded_checks=[positive_data_acceptance],
     )
 
 

@@ -17,6 +17,7 @@ from serving.settings import Limits, Settings
 from serving.ui import create_page
 from tests.serving.page_server import PageServer, page_server
 from tests.serving.served import build_index, encoded, paint, picture
+from tests.waiting import patient_client
 
 KEY = "a key of many characters"
 
@@ -36,12 +37,12 @@ def server(model: Model) -> Iterator[PageServer]:
 
 def upload(server: PageServer, *files: bytes) -> httpx.Response:
     parts = [("files", ("picture.png", data, "image/png")) for data in files]
-    return httpx.post(f"{server.url}/gradio_api/upload", files=parts)
+    return server.client.post(f"{server.url}/gradio_api/upload", files=parts)
 
 
 def call(server: PageServer, data: Any, *, function: int = 0) -> httpx.Response:
     body = {"data": data, "fn_index": function, "session_hash": "abc", "trigger_id": None}
-    return httpx.post(f"{server.url}/gradio_api/queue/join", json=body)
+    return server.client.post(f"{server.url}/gradio_api/queue/join", json=body)
 
 
 @pytest.mark.parametrize(
@@ -63,7 +64,7 @@ def call(server: PageServer, data: Any, *, function: int = 0) -> httpx.Response:
     ],
 )
 def test_answers_nothing_but_what_the_page_needs(server: PageServer, path: str) -> None:
-    answer = httpx.get(server.url + path)
+    answer = server.client.get(server.url + path)
     assert answer.status_code == 404
     assert answer.headers["content-type"] == "application/problem+json"
 
@@ -72,13 +73,13 @@ def test_answers_nothing_but_what_the_page_needs(server: PageServer, path: str) 
     "path", ["/gradio_api/run/open", "/gradio_api/call/open", "/gradio_api/api/open", "/gradio_api/component_server"]
 )
 def test_functions_are_called_through_the_queue_alone(server: PageServer, path: str) -> None:
-    assert httpx.post(server.url + path, json={"data": []}).status_code == 404
+    assert server.client.post(server.url + path, json={"data": []}).status_code == 404
 
 
 def test_a_file_outside_the_uploads_is_not_read_by_climbing_out_of_them(server: PageServer) -> None:
     folder = os.environ["GRADIO_TEMP_DIR"]
     for path in (f"{folder}/../etc/passwd", f"{folder}/%2e%2e/%2e%2e/etc/passwd", folder):
-        assert httpx.get(f"{server.url}/gradio_api/file={path}").status_code == 404
+        assert server.client.get(f"{server.url}/gradio_api/file={path}").status_code == 404
 
 
 @pytest.mark.parametrize(
@@ -103,7 +104,7 @@ def test_no_call_makes_the_server_fetch_or_read(server: PageServer, path: Any) -
 
 @pytest.mark.parametrize("body", [b"", b"{", b"[" * 200_000, b"\xff\xfe"])
 def test_calls_that_are_no_json_are_refused(server: PageServer, body: bytes) -> None:
-    answer = httpx.post(f"{server.url}/gradio_api/queue/join", content=body)
+    answer = server.client.post(f"{server.url}/gradio_api/queue/join", content=body)
     assert answer.status_code == 400
 
 
@@ -113,7 +114,7 @@ def test_uploads_lie_where_only_this_user_reads_and_come_back_byte_by_byte(serve
     folder = Path(os.environ["GRADIO_TEMP_DIR"])
     assert Path(path).is_relative_to(folder)
     assert folder.stat().st_mode & 0o077 == 0
-    answer = httpx.get(f"{server.url}/gradio_api/file={path}")
+    answer = server.client.get(f"{server.url}/gradio_api/file={path}")
     assert answer.content == data
     assert answer.headers["x-content-type-options"] == "nosniff"
 
@@ -126,8 +127,8 @@ def test_uploads_are_bounded_one_by_one_and_together(server: PageServer) -> None
     chunks = (begin if number == 0 else bytes(10_000) for number in range(20))
     head = {"Content-Type": "multipart/form-data; boundary=x"}
     # Without a length that could be checked beforehand.
-    assert httpx.post(f"{server.url}/gradio_api/upload", content=chunks, headers=head).status_code == 413
-    assert httpx.post(f"{server.url}/gradio_api/queue/join", content=b" " * (2**20 + 1)).status_code == 413
+    assert server.client.post(f"{server.url}/gradio_api/upload", content=chunks, headers=head).status_code == 413
+    assert server.client.post(f"{server.url}/gradio_api/queue/join", content=b" " * (2**20 + 1)).status_code == 413
 
 
 def test_uploads_are_bounded_in_all(model: Model) -> None:
@@ -148,19 +149,19 @@ def test_the_queue_is_bounded(server: PageServer) -> None:
 
 
 def test_the_browser_is_told_to_talk_to_this_server_alone(server: PageServer) -> None:
-    answer = httpx.get(f"{server.url}/")
+    answer = server.client.get(f"{server.url}/")
     assert answer.status_code == 200
     policy = dict(part.split(" ", 1) for part in answer.headers["content-security-policy"].split("; "))
     assert policy["default-src"] == "'self'"
     for sources in policy.values():
         assert not any(source.startswith(("http", "*", "//")) for source in sources.split())
     assert answer.headers["referrer-policy"] == "no-referrer"
-    assert "fonts.googleapis" not in answer.text + httpx.get(f"{server.url}/theme.css").text
+    assert "fonts.googleapis" not in answer.text + server.client.get(f"{server.url}/theme.css").text
 
 
 def test_the_configuration_names_no_path_of_the_server(server: PageServer) -> None:
-    text = httpx.get(f"{server.url}/config").text + httpx.get(f"{server.url}/").text
-    config = json.loads(httpx.get(f"{server.url}/config").text)
+    text = server.client.get(f"{server.url}/config").text + server.client.get(f"{server.url}/").text
+    config = json.loads(server.client.get(f"{server.url}/config").text)
     assert config["analytics_enabled"] is False
     for secret in (os.environ["GRADIO_TEMP_DIR"], str(Path(__file__).parents[2]), "/tmp"):
         assert secret not in text
@@ -178,14 +179,14 @@ def test_the_server_itself_calls_nobody(model: Model) -> None:
     sys.addaudithook(note)
     with page_server([model]) as server:
         upload(server, encoded(picture(2))).raise_for_status()
-        httpx.get(f"{server.url}/").raise_for_status()
+        server.client.get(f"{server.url}/").raise_for_status()
     assert called, "the test's own requests"
     assert not [host for host in called if "127.0.0.1" not in host and host not in {"localhost", "None"}]
 
 
 def test_with_keys_the_page_asks_for_one(model: Model) -> None:
     keyring = Keyring([entry_of("anna", Role.READ, KEY)], anonymous=Role.NOTHING)
-    with page_server([model], keyring=keyring) as server, httpx.Client(base_url=server.url) as client:
+    with page_server([model], keyring=keyring) as server, patient_client(server.url) as client:
         assert client.get("/config").status_code == 401
         assert client.post("/login", data={"username": "anna", "password": "wrong"}).status_code == 400
         assert client.post("/gradio_api/upload", files={"files": b"x"}).status_code == 401
