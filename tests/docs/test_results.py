@@ -8,6 +8,7 @@ import pytest
 
 from trainer.launch import ROOT
 
+TRIALS = ROOT / "docs" / "results" / "caltech101" / "trials"
 PAGE = (ROOT / "docs" / "results.md").read_text(encoding="utf-8")
 
 
@@ -69,9 +70,18 @@ def test_figures_are_those_of_the_files(file: str, path: str, shown: str) -> Non
         ("caltech101", "HM[S,g_B(M)]", "ers", "g_B ({:.1f}) adds"),
         ("caltech101", "HM[S,g_LGA]&ICS, adversarial start", "ers", "has an ERS of {:.1f} and"),
         ("caltech101", "HM[S,g_LGA]&ICS, adversarial start", "recall_at_1", "a Recall@1 of {:.1f} %, both"),
-        ("caltech101", "EST[R], a tenth of the rate", "ers", "ERS is {:.1f}, below"),
-        ("caltech101", "EST[R], a tenth of the rate", "recall_at_1", "keeps Recall@1 ({:.1f} %)"),
-        ("caltech101", "EST[R], a tenth of the rate", "mean_cosine", "(a mean cosine of {:.2f}), and its"),
+        ("caltech101", "EST[R], a tenth of the rate", "ers", "has an ERS of {:.1f}. Against"),
+        ("caltech101", "EST[R], a tenth of the rate", "recall_at_1", "keeps its Recall@1 ({:.1f} %)"),
+        ("caltech101", "EST[R], a tenth of the rate", "mean_cosine", "(a mean cosine of {:.2f}), keeps"),
+        ("caltech101", "HM[S,g_LGA]&ICS", "ers", "better in both, ERS ({:.1f})"),
+        ("caltech101", "HM[S,g_LGA]&ICS", "recall_at_1", "and Recall@1 ({:.1f} %). At the same"),
+        ("caltech101", "HM[S,g_LGA]&ICS, a tenth of the rate", "ers", "it is not: an ERS of {:.1f}, at"),
+        ("caltech101", "HM[S,g_LGA]&ICS, a tenth of the rate", "recall_at_1", "at a Recall@1 of {:.1f} %."),
+        ("caltech101", "HM[S,g_LGA]&ICS, a tenth of the rate", "ers", "ERS rises from {:.1f} to 12.7"),
+        ("caltech101", "HM[S,g_LGA]&ICS(u=2.2), a tenth of the rate", "ers", "from 8.6 to {:.1f} at"),
+        ("caltech101", "HM[S,g_LGA]&ICS(u=2.2), a tenth of the rate", "recall_at_1", "Recall@1 ({:.1f} %), near"),
+        ("caltech101", "HM[S,g_LGA]&ICS(u=2.2)", "ers", "1.00, an ERS of {:.1f})"),
+        ("caltech101", "HM[S,g_LGA]&ICS(u=2.2)", "mean_cosine", "(a mean cosine of {:.2f}, an ERS of 19.1)"),
         ("demo", "HM[S,g_LGA]&ICS", "ers", "ERS is 49.9 against {:.1f} and"),
         ("demo", "HM[S,g_LGA]&ICS", "recall_at_1", "87.6 % against {:.1f} %, both"),
         ("demo", "HM[S,g_LGA]&ICS, adversarial start", "ers", "ERS is {:.1f} against 38.1 and"),
@@ -86,6 +96,16 @@ def test_figures_are_those_of_the_study(study: str, title: str, measure: str, sh
     value = 100 * row["metrics"][measure]["mean"] if measure == "recall_at_1" else row[measure]["mean"]
     text = re.sub(r"\s+", " ", PAGE)
     assert shown.format(value) in text
+
+
+def test_the_destinations_are_those_of_the_logs() -> None:
+    """What the page says of u: with u = γ the destination stays at −γ, with u = 2.2 it starts near 0."""
+    trials = [json.loads(path.read_text(encoding="utf-8")) for path in TRIALS.glob("hm-s-g-lga*.json")]
+    paper = [trial for trial in trials if trial["config"]["robust"]["warmup_epsilon"] == 0]
+    weak = [value for one in paper if "u=2.2" not in one["defense"] for value in one["log"]["destination"]]
+    strong = [value for one in paper if "u=2.2" in one["defense"] for value in one["log"]["destination"][10:]]
+    assert -0.2 <= min(weak) <= max(weak) < -0.188
+    assert -0.03 < min(strong) <= max(strong) < -0.015
 
 
 def test_every_command_and_file_is_there() -> None:
