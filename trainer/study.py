@@ -30,8 +30,9 @@ from rich.console import Console
 from models.errors import HardrankError
 from models.files import write_json
 from models.home import typed
+from trainer.config import ConfigError
 from trainer.console import ConsoleProgress
-from trainer.launch import ROOT, Launch
+from trainer.launch import ROOT, Launch, LaunchError
 from trainer.runs import exclusive
 from trainer.studies.plan import Trial, load_study, study_names, trials
 from trainer.studies.plots import write_plots
@@ -91,6 +92,7 @@ def run_study(command: Command, report: Report) -> tuple[Path, int]:
     """
     study = load_study(command.study)
     planned = trials(study, data_root=command.data_root)
+    _check(command, planned)
     threads = max(1, (os.cpu_count() or 1) // command.jobs) if command.jobs > 1 else 0
     bench = Bench(study=study, launch=command.launch, results=command.results / study.name, threads=threads)
     with exclusive(command.launch.runs / f"study-{study.name}"):
@@ -101,6 +103,17 @@ def run_study(command: Command, report: Report) -> tuple[Path, int]:
         _measure_samplers(bench, planned, report)
         missing = _conclude(bench, planned)
     return bench.results, missing
+
+
+def _check(command: Command, planned: list[Trial]) -> None:
+    """Mistakes that would show after hours, or never where all is finished already."""
+    if command.jobs < 1:
+        raise LaunchError(f"--jobs is the number of trials at a time, 1 or more, not {command.jobs}")
+    if command.data_root is not None and not command.data_root.is_dir():
+        raise ConfigError(f"--data-root {command.data_root} is no folder")
+    titles = dict.fromkeys(trial.title for trial in planned)
+    if not any(command.only in title for title in titles):
+        raise ConfigError(f"no row's title contains {command.only!r}; the rows are {'; '.join(titles)}")
 
 
 def _carried_out(bench: Bench, wanted: list[Trial], jobs: int, report: Report) -> Iterator[dict[str, Any]]:

@@ -296,7 +296,26 @@ def test_nested_changes_are_laid_over_each_other() -> None:
         ({"rows": [{"defense": "HM[S,q]"}]}, "no destination is called 'q'"),
         ({"rows": []}, "at least one row"),
         ({"rows": [{"defense": "regular[R]"}, {"defense": "regular[R]"}]}, "twice"),
-        ({"seedz": [1]}, "seedz"),
+        (
+            {"rows": [{"defense": "EST[R]", "changes": {"robust": {"steps": n}}} for n in (2, 4)]},
+            r"two rows are called EST\[R\] but differ in robust.steps; give each a title",
+        ),
+        ({"rows": [{"defense": "ACT[R]", "seeds": [n]} for n in (0, 1)]}, "differ in seeds"),
+        (
+            {"rows": [{"defense": "ACT[R]", "changes": {"robust": {"defense": "EST[R]"}}}]},
+            r"row ACT\[R\] has the defense ACT\[R\], but its changes have robust.defense EST\[R\]",
+        ),
+        ({"changes": {"robust": {"defense": "EST[R]"}}}, "say it in the row's `defense`"),
+        ({"changes": {"seed": 3}}, "say it in `seeds`"),
+        ({"rows": [{"defense": "ACT[R]"}], "seeds": []}, "has no seeds"),
+        ({"seeds": [-1]}, "not -1"),
+        ({"rows": [{"defense": "ACT[R]", "seeds": [2**32]}]}, "a seed is a number from 0"),
+        ({"seedz": [1]}, "seedz is no field; there are name, recipe, rows"),
+        (
+            {"rows": [{"defense": "ACT[R]", "recipe": "demo"}]},
+            "rows.0.recipe is no field; there are defense, title, changes, seeds",
+        ),
+        ({"seeds": ["zero"]}, "seeds.0: Input should be a valid integer"),
         ({"name": "../up"}, "folder"),
         ({"changes": {"robust": {"epoch": 1}}}, "is epochs meant"),
     ],
@@ -304,6 +323,33 @@ def test_nested_changes_are_laid_over_each_other() -> None:
 def test_mistakes_are_named(tmp_path: Path, changes: dict[str, Any], says: str) -> None:
     with pytest.raises(HardrankError, match=says):
         trials(load_study(write_study(tmp_path, **changes)))
+
+
+def test_what_is_no_study_is_told(tmp_path: Path) -> None:
+    path = tmp_path / "mine.yaml"
+    with pytest.raises(ConfigError, match=r"there is no file .*mine\.yaml"):
+        load_study(path)
+    for text, found in (("", "nothing"), ("plain", "str"), ("- a\n- b", "list")):
+        path.write_text(text, encoding="utf-8")
+        with pytest.raises(ConfigError, match=rf"must hold fields of a study \(name, recipe, rows\), not {found}"):
+            load_study(path)
+
+
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        ({"only": "TRIDE"}, r"no row's title contains 'TRIDE'; the rows are regular\[R\]; HM\[S,g_LGA\]&ICS"),
+        ({"jobs": 0}, "--jobs is the number of trials at a time, 1 or more, not 0"),
+        ({"data_root": Path("nowhere")}, "--data-root nowhere is no folder"),
+    ],
+)
+def test_what_cannot_be_asked_is_said_before_anything_is_done(
+    tmp_path: Path, options: dict[str, Any], says: str
+) -> None:
+    with pytest.raises(HardrankError, match=says):
+        run_study(command(tmp_path, write_study(tmp_path), **options), lambda _: None)
+    assert not (tmp_path / "results").exists()
+    assert not (tmp_path / "runs").exists()
 
 
 def test_an_unknown_study_is_named(capsys: pytest.CaptureFixture[str]) -> None:

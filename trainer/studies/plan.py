@@ -3,15 +3,23 @@
 import hashlib
 import json
 import re
-from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, Final, Literal
 
 import yaml
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 
-from trainer.config import Config, ConfigError, TrainingOptions, config_to_json, load_recipe, parse_config
+from trainer.config import (
+    Config,
+    ConfigError,
+    TrainingOptions,
+    changed_fields,
+    config_to_json,
+    load_recipe,
+    parse_config,
+)
 from trainer.defenses import parse_defense
 from trainer.defenses.regular import Regular
 
@@ -22,6 +30,8 @@ STUDIES: Final = Path(__file__).parent
 class Row:
     """A line of the table: a defense, and what else it changes."""
 
+    __pydantic_config__ = ConfigDict(extra="forbid")
+
     defense: str
     """In the paper's notation."""
     title: str = ""
@@ -31,10 +41,16 @@ class Row:
     seeds: tuple[int, ...] = ()
     """Its own seeds; those of the study where empty."""
 
+    def __post_init__(self) -> None:
+        _check_seeds(self.seeds)
+        _check_changes(self.changes, where=f"row {self.title or self.defense}", defense=self.defense)
+
 
 @dataclass(frozen=True, kw_only=True)
 class Expectation:
     """What a row should have more of than another, said before anything is measured."""
+
+    __pydantic_config__ = ConfigDict(extra="forbid")
 
     measure: Literal["ers", "recall_at_1"]
     higher: str
@@ -79,9 +95,30 @@ class Study:
             raise ConfigError(f"the name of a study becomes a folder's: letters, digits, - and _, not {self.name!r}")
         if not self.rows:
             raise ConfigError("a study needs at least one row")
+        _check_seeds(self.seeds)
+        _check_changes(self.changes, where=f"study {self.name}")
+        if not self.seeds and not all(row.seeds for row in self.rows):
+            raise ConfigError(f"study {self.name} has no seeds: leave `seeds` out for [0], or give each row its own")
         unknown = {title for one in self.expected for title in (one.higher, one.lower)} - set(map(title_of, self.rows))
         if unknown:
             raise ConfigError(f"study {self.name} expects something of {', '.join(sorted(unknown))}, which is no row")
+
+
+def _check_seeds(seeds: Iterable[int]) -> None:
+    for seed in seeds:
+        if not 0 <= seed < 2**32:
+            raise ConfigError(f"a seed is a number from 0 to 2^32 - 1, not {seed}")
+
+
+def _check_changes(changes: Mapping[str, Any], *, where: str, defense: str | None = None) -> None:
+    """What a row says with fields of its own would silently go over the same in `changes`."""
+    robust = changes.get("robust")
+    other = robust.get("defense", defense) if isinstance(robust, Mapping) else defense
+    if other != defense:
+        told = "names none itself" if defense is None else f"has the defense {defense}"
+        raise ConfigError(f"{where} {told}, but its changes have robust.defense {other}: say it in the row's `defense`")
+    if "seed" in changes:
+        raise ConfigError(f"{where} has a seed in its changes: say it in `seeds`")
 
 
 def title_of(row: Row) -> str:
@@ -144,35 +181,67 @@ def study_names() -> list[str]:
 def load_study(study: str | Path) -> Study:
     """Read a study by name, or a YAML file by path. Raises `ConfigError` for what cannot be read."""
     path = STUDIES / f"{study}.yaml" if str(study) in study_names() else Path(study)
+    if not path.is_file() and path.suffix in {".yaml", ".yml"}:
+        raise ConfigError(f"there is no file {path}; the studies by name are {', '.join(study_names())}")
     if not path.is_file():
         raise ConfigError(
             f"there is no study {str(study)!r}; there are {', '.join(study_names())}, or give a YAML file"
         )
     try:
         content = yaml.safe_load(path.read_text(encoding="utf-8"))
-        return TypeAdapter(Study).validate_python(content)
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path} is not YAML: {error}") from error
+    if not isinstance(content, Mapping):
+        found = "nothing" if content is None else type(content).__name__
+        raise ConfigError(f"{path} must hold fields of a study (name, recipe, rows), not {found}; see docs/training.md")
+    try:
+        return TypeAdapter(Study).validate_python(dict(content))
     except ValidationError as error:
         entry = error.errors()[0]
-        raise ConfigError(f"{path}: {'.'.join(map(str, entry['loc']))}: {entry['msg']}") from error
+        raise ConfigError(f"{path}: {_problem(entry['loc'], entry['type'], entry['msg'])}") from error
+
+
+def _problem(where: tuple[int | str, ...], kind: str, message: str) -> str:
+    name = ".".join(map(str, where))
+    if kind == "unexpected_keyword_argument":
+        owner = {"rows": Row, "expected": Expectation}.get(str(where[0]), Study) if len(where) > 1 else Study
+        return f"{name} is no field; there are {', '.join(entry.name for entry in fields(owner))}"
+    return f"{name}: {message}"
 
 
 def trials(study: Study, *, data_root: Path | None = None) -> list[Trial]:
-    """All rows with all their seeds, in the order of the table. Raises `ConfigError` and `DefenseError`."""
+    """All rows with all their seeds, in the order of the table. Raises `ConfigError` and `DefenseError`.
+
+    The table has a line for each title, so two rows of the same title are an error.
+    """
     base = config_to_json(load_recipe(study.recipe))
     place = {"data": {"root": str(data_root)}} if data_root else {}
     found = []
+    rows: dict[str, tuple[Row, Config]] = {}
     for row in study.rows:
         content = merged(base, study.changes, row.changes, {"robust": {"defense": row.defense}}, place)
         config = parse_config(content, source=f"study {study.name}, row {row.title or row.defense}")
+        title = title_of(row)
+        if title in rows:
+            former, other = rows[title]
+            _refuse_namesake(study, title, changed_fields(other, config), (former.seeds, row.seeds))
+        rows[title] = row, config
         for seed in row.seeds or study.seeds:
-            found.append(Trial(title=title_of(row), seed=seed, config=replace(config, seed=seed, name=study.name)))
+            found.append(Trial(title=title, seed=seed, config=replace(config, seed=seed, name=study.name)))
     keys = [trial.key for trial in found]
     if len(set(keys)) < len(keys):
         twice = next(trial.title for trial in found if keys.count(trial.key) > 1)
         raise ConfigError(f"study {study.name} names the row {twice!r} twice with the same seed and options")
     return found
+
+
+def _refuse_namesake(study: Study, title: str, changed: list[str], seeds: tuple[tuple[int, ...], ...]) -> None:
+    if changed:
+        raise ConfigError(f"two rows are called {title} but differ in {', '.join(changed)}; give each a title")
+    first, second = (set(own or study.seeds) for own in seeds)
+    if first != second:
+        raise ConfigError(f"two rows are called {title} but differ in seeds; make them one row with all of them")
+    raise ConfigError(f"study {study.name} names the row {title!r} twice with the same options")
 
 
 def merged(*layers: Mapping[str, Any]) -> dict[str, Any]:
