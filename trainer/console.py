@@ -27,13 +27,13 @@ class ConsoleProgress:
     def __init__(self, console: Console) -> None:
         self._console = console
         self._bars = Bars(
-            TextColumn("{task.description:<22}"),
+            TextColumn("{task.description:<22}", markup=False),  # stages are named by people, who may write brackets
             BarColumn(bar_width=24),
             MofNCompleteColumn(),
             TimeElapsedColumn(),
             TextColumn("left"),
             TimeRemainingColumn(),
-            TextColumn("[dim]{task.fields[measures]}"),
+            TextColumn("{task.fields[measures]}", style="dim", markup=False),
             console=console,
             disable=not console.is_terminal,
         )
@@ -58,8 +58,16 @@ class ConsoleProgress:
             self._line(progress, text)
             return
         if progress.stage not in self._tasks:
+            self._make_room()
             self._tasks[progress.stage] = self._bars.add_task(progress.stage, total=progress.total, measures="")
         self._bars.update(self._tasks[progress.stage], completed=progress.done, total=progress.total, measures=text)
+
+    def _make_room(self) -> None:
+        """The oldest finished stages go where the terminal is too low for one more."""
+        finished = [task.id for task in self._bars.tasks if task.finished]
+        for task in finished[: max(0, len(self._bars.tasks) + 2 - self._console.height)]:
+            self._bars.remove_task(task)
+            self._tasks = {stage: other for stage, other in self._tasks.items() if other != task}
 
     def _line(self, progress: Progress, text: str) -> None:
         now = time.monotonic()

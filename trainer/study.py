@@ -26,6 +26,7 @@ if sys.path and Path(sys.path[0]).resolve() == Path(__file__).resolve().parent:
 
 import tyro
 from rich.console import Console
+from rich.text import Text
 
 from models.errors import HardrankError
 from models.files import write_json
@@ -74,10 +75,11 @@ def main(arguments: list[str] | None = None) -> int:
         console = Console()
         with ConsoleProgress(console) as report:
             folder, missing = run_study(command, report)
-        console.print((folder / "README.md").read_text(encoding="utf-8"), highlight=False, soft_wrap=True)
-        console.print(f"Written to {folder}" + (f"; {missing} trials are not done yet" if missing else ""))
+        # As `Text`, for titles and paths may hold what looks like rich's markup.
+        console.print(Text((folder / "README.md").read_text(encoding="utf-8")), soft_wrap=True)
+        console.print(Text(f"Written to {folder}" + (f"; {missing} trials are not done yet" if missing else "")))
     except HardrankError as error:
-        errors.print(f"[bold red]error[/]: {error}", highlight=False, soft_wrap=True)
+        errors.print(Text.assemble(("error", "bold red"), f": {error}"), soft_wrap=True)
         return 2
     except KeyboardInterrupt:
         errors.print("interrupted; the same command goes on where it stopped")
@@ -97,11 +99,13 @@ def run_study(command: Command, report: Report) -> tuple[Path, int]:
     bench = Bench(study=study, launch=command.launch, results=command.results / study.name, threads=threads)
     with exclusive(command.launch.runs / f"study-{study.name}"):
         wanted = [trial for trial in planned if command.only in trial.title and not bench.place(trial).exists()]
+        if wanted:
+            report(Progress(stage=f"study {study.name}", done=0, total=len(wanted)))
         for done, _ in enumerate(_carried_out(bench, wanted, command.jobs, report), start=1):
             report(Progress(stage=f"study {study.name}", done=done, total=len(wanted)))
-            _conclude(bench, planned)
+            _conclude(bench, planned, command.study)
         _measure_samplers(bench, planned, report)
-        missing = _conclude(bench, planned)
+        missing = _conclude(bench, planned, command.study)
     return bench.results, missing
 
 
@@ -172,18 +176,15 @@ def _measure_samplers(bench: Bench, planned: list[Trial], report: Report) -> Non
     place = bench.results / "samplers.json"
     if bench.study.sampler_batches == 0 or place.exists():
         return
-
-    def show(done: int, total: int) -> None:
-        report(Progress(stage="samplers", done=done, total=total))
-
-    write_json(place, sampler_hardness(bench, planned[0], show))
+    write_json(place, sampler_hardness(bench, planned[0], report))
 
 
-def _conclude(bench: Bench, planned: list[Trial]) -> int:
+def _conclude(bench: Bench, planned: list[Trial], typed_study: str) -> int:
     """Write table and plots of what is finished; gives how many trials are missing."""
     done = {trial.key: _read(bench.place(trial)) for trial in planned if bench.place(trial).exists()}
     samplers = bench.results / "samplers.json"
-    summary = summarise(bench.study, planned, done, _read(samplers) if samplers.exists() else {})
+    hardness = _read(samplers) if samplers.exists() else {}
+    summary = summarise(bench.study, planned, done, hardness, typed=typed_study)
     write_table(summary, bench.results, write_plots(summary, list(done.values()), bench.results))
     return len(summary["missing"])
 

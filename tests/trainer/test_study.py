@@ -17,16 +17,18 @@ import psutil
 import pytest
 import torch
 import yaml
+from rich.console import Console
 
 from models.errors import HardrankError
 from tests.trainer.tiny import write_images, write_recipe
 from trainer.config import ConfigError, load_recipe
+from trainer.console import ConsoleProgress
 from trainer.hardness import hardness
 from trainer.launch import ROOT, Launch
 from trainer.studies.plan import load_study, merged, study_names, trials
 from trainer.studies.plots import title_offsets
 from trainer.studies.table import markdown, summarise
-from trainer.studies.work import hardness_by_sampler
+from trainer.studies.work import _within, hardness_by_sampler
 from trainer.study import Command, main, run_study
 from trainer.training import Progress
 from trainer.triplets import Sampler, draw_triplets
@@ -350,6 +352,78 @@ def test_what_cannot_be_asked_is_said_before_anything_is_done(
         run_study(command(tmp_path, write_study(tmp_path), **options), lambda _: None)
     assert not (tmp_path / "results").exists()
     assert not (tmp_path / "runs").exists()
+
+
+def results_of_study(name: str) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+    """The table and the trials in docs/results."""
+    folder = ROOT / "docs" / "results" / name
+    summary = json.loads((folder / "study.json").read_text(encoding="utf-8"))
+    return summary, [json.loads(path.read_text(encoding="utf-8")) for path in sorted((folder / "trials").glob("*"))]
+
+
+def test_the_page_says_the_command_as_it_was_typed() -> None:
+    study = load_study("demo")
+    for typed, said in (("", "demo"), ("demo", "demo"), ("my studies/a.yaml", "'my studies/a.yaml'")):
+        summary = summarise(study, trials(study), {}, {}, typed=typed)
+        assert summary["command"] == f"python trainer/study.py {said}"
+        assert f"`python trainer/study.py {said}`" in markdown(summary, [])
+
+
+def test_a_page_without_results_says_nothing_of_images_and_hardware() -> None:
+    study = load_study("demo")
+    page = markdown(summarise(study, trials(study), {}, {}), [])
+    assert "Attacked images" not in page
+    assert "Hardware" not in page
+
+
+def test_hardware_that_reads_alike_is_named_once() -> None:
+    summary, _ = results_of_study("demo")
+    (entry,) = summary["hardware"]
+    summary["hardware"] = [entry, entry | {"threads": "1"}, entry | {"cores": "3"}]
+    (line,) = [line for line in markdown(summary, []).splitlines() if line.startswith("Hardware")]
+    assert line.count(entry["processor"]) == 2
+    assert "| mean cosine | remark |" in markdown(summary, [])
+
+
+ODD = "tricky [/b] row [bold]x :smile:"
+
+
+@pytest.mark.parametrize("terminal", [True, False])
+def test_odd_titles_are_shown_as_they_are(terminal: bool, capsys: pytest.CaptureFixture[str]) -> None:
+    console = Console(force_terminal=terminal, width=150, height=8)
+    with ConsoleProgress(console) as report:
+        for number in range(20):  # more stages than the terminal has lines
+            report(Progress(stage=f"{ODD} · {number}", done=1, total=1, measures={"[/b]": 1}))
+    shown = capsys.readouterr().out
+    assert f"{ODD} · 19" in shown
+    assert "[/b] 1" in shown
+
+
+def test_the_page_and_errors_are_printed_as_they_are(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "README.md").write_text(f"| {ODD} |\n![ers recall](ers_recall.svg)\n", encoding="utf-8")
+    monkeypatch.setattr("trainer.study.run_study", lambda *_: (tmp_path, 0))
+    assert main([]) == 0
+    shown = capsys.readouterr().out
+    assert f"| {ODD} |" in shown
+    assert "![ers recall](ers_recall.svg)" in shown
+    assert main([ODD]) == 0
+    monkeypatch.undo()
+    assert main([ODD]) == 2
+    assert ODD in capsys.readouterr().err
+
+
+def test_each_stage_of_a_trial_tells_its_own_progress() -> None:
+    heard: list[Progress] = []
+    told = _within(heard.append, "EST[R] · 0")
+    for stage, done in (("warmup-2", 3), ("robust", 4), ("attacks on robust", 8)):
+        told(Progress(stage=stage, done=done, total=8))
+    assert [(each.stage, each.done, each.total) for each in heard] == [
+        ("EST[R] · 0 · warm-up", 3, 8),
+        ("EST[R] · 0 · training", 4, 8),
+        ("EST[R] · 0 · attacks", 7, 8),  # the last comes with the ERS
+    ]
 
 
 def test_an_unknown_study_is_named(capsys: pytest.CaptureFixture[str]) -> None:

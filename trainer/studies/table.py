@@ -1,6 +1,7 @@
 """From trials to a table: rows with the mean over their seeds, as JSON and Markdown."""
 
 import json
+import shlex
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -16,8 +17,13 @@ SCHEMA = "hardrank.study/2"
 Content = Mapping[str, Any]
 
 
-def summarise(study: Study, planned: Sequence[Trial], done: Mapping[str, Content], samplers: Content) -> dict[str, Any]:
-    """The table of a study; `done` are the results by key, and rows without one are missing by name."""
+def summarise(
+    study: Study, planned: Sequence[Trial], done: Mapping[str, Content], samplers: Content, *, typed: str = ""
+) -> dict[str, Any]:
+    """The table of a study; `done` are the results by key, and rows without one are missing by name.
+
+    `typed` is how the study was asked for, a name or a file; its name where empty.
+    """
     titles = list(dict.fromkeys(trial.title for trial in planned))
     by_title = {title: [trial for trial in planned if trial.title == title] for title in titles}
     rows = [_row(title, [done[trial.key] for trial in by_title[title] if trial.key in done]) for title in titles]
@@ -25,7 +31,7 @@ def summarise(study: Study, planned: Sequence[Trial], done: Mapping[str, Content
     return {
         "schema": SCHEMA,
         "study": study.name,
-        "command": f"python trainer/study.py {study.name}",
+        "command": f"python trainer/study.py {shlex.quote(typed or study.name)}",
         "planned": len(planned),
         "missing": [f"{trial.title} · seed {trial.seed}" for trial in planned if trial.key not in done],
         "rows": [row for row in rows if row["trials"]],
@@ -113,11 +119,12 @@ def markdown(summary: Content, plots: Sequence[str]) -> str:
     """The table with its circumstances."""
     rows = summary["rows"]
     counts = sorted({n for row in rows for n in row["n"]})
+    attacked = f"Attacked images: {', '.join(map(str, counts))}. " if counts else ""
     lines = [
         f"# Study: {summary['study']}",
         "",
         f"`{summary['command']}`: every row is the same recipe but for what its name says. "
-        f"Attacked images: {', '.join(map(str, counts)) or 'none'}. A row with several seeds shows the mean and, in "
+        f"{attacked}A row with several seeds shows the mean and, in "
         "brackets, the least and largest; one with a single seed shows the 95 % bootstrap interval of its ERS over "
         "attacked images. The mean cosine is that of all pairs of test images: near 1 a model has collapsed, which ERS "
         "rewards and Recall@1 does not.",
@@ -140,7 +147,7 @@ def _missing(summary: Content) -> list[str]:
 
 
 def _markdown_table(rows: Sequence[Content]) -> list[str]:
-    head = ["defense", "cost η+1", "seeds", "R@1 %", "mAP %", "NMI %", *ERS_KEYS, "ERS", "mean cosine", ""]
+    head = ["defense", "cost η+1", "seeds", "R@1 %", "mAP %", "NMI %", *ERS_KEYS, "ERS", "mean cosine", "remark"]
     return [
         f"| {' | '.join(head)} |",
         f"|{'|'.join(['---'] + ['--:'] * (len(head) - 2) + ['---'])}|",
@@ -189,9 +196,14 @@ def _percent(spread: Content) -> str:
     return f"{text} [{100 * spread['low']:.1f}, {100 * spread['high']:.1f}]" if wide else text
 
 
-def _ers(row: Content) -> str:
+def ers_range(row: Content) -> dict[str, float]:
+    """Mean, low and high of a row's ERS: the least and largest of its seeds, or the interval of a single one."""
     low, high = (row["ers"]["low"], row["ers"]["high"]) if len(row["n"]) > 1 else row["ers_intervals"][0]
-    return f"**{row['ers']['mean']:.1f}** [{low:.1f}, {high:.1f}]"
+    return {"mean": row["ers"]["mean"], "low": low, "high": high}
+
+
+def _ers(row: Content) -> str:
+    return "**{mean:.1f}** [{low:.1f}, {high:.1f}]".format(**ers_range(row))
 
 
 def _remark(row: Content) -> str:
@@ -209,9 +221,13 @@ def _samplers(samplers: Content) -> list[str]:
 
 
 def _circumstances(summary: Content) -> list[str]:
+    if not summary["hardware"]:
+        return []
     processors = "; ".join(
-        f"{entry['processor']}, {entry['cores']} cores, accelerator {entry['accelerator']}, {entry['precision']}"
-        for entry in summary["hardware"]
+        dict.fromkeys(
+            f"{entry['processor']}, {entry['cores']} cores, accelerator {entry['accelerator']}, {entry['precision']}"
+            for entry in summary["hardware"]
+        )
     )
     torches = ", ".join(sorted({entry.get("torch", "?") for entry in summary["versions"]}))
     return [f"Hardware: {processors}. torch {torches}. Every trial's file in `trials/` holds its configuration."]

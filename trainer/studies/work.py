@@ -34,7 +34,6 @@ if TYPE_CHECKING:
 
 SCHEMA = "hardrank.trial/1"
 _STAGE = "robust"
-_TRAINING_SHARE, _WHOLE = 60, 100
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -78,7 +77,10 @@ def carry_out(bench: Bench, trial: Trial, report: Report) -> dict[str, Any]:
         return _written(bench, trial, job, {"failure": str(error), "curve": curve.points()})
     # No attack with a second seed: the rows with several seeds show more than that, and attacks are most of the cost.
     measured = measure(job, trained, _STAGE, seed_check=0)
-    report(Progress(stage=label, done=_WHOLE, total=_WHOLE, measures={"ERS": measured.robustness.ers}))
+    attacked = measured.robustness.n
+    report(
+        Progress(stage=f"{label} · attacks", done=attacked, total=attacked, measures={"ERS": measured.robustness.ers})
+    )
     content = {
         "failure": None,
         "metrics": {name: float(value) for name, value in measured.metrics.to_dict().items()},
@@ -105,15 +107,17 @@ def _job(bench: Bench, trial: Trial, fabric: "L.Fabric", images: Images, run: Ru
 
 
 def _within(report: Report, label: str) -> Report:
-    """One line for a trial: training fills the first part of its bar, the attacks the rest."""
+    """A line for each stage of a trial, for what is left of one says nothing of the next."""
 
     def at(progress: Progress) -> None:
-        share = progress.done / max(1, progress.total)
-        begin, end = (0, _TRAINING_SHARE) if progress.stage == _STAGE else (_TRAINING_SHARE, _WHOLE)
+        name, done = "attacks", progress.done
         if progress.stage.startswith("warmup"):
-            begin, end = 0, 0
-        done = round(begin + share * (end - begin))
-        report(Progress(stage=label, done=min(done, _WHOLE - 1), total=_WHOLE, measures=progress.measures))
+            name = "warm-up"
+        elif progress.stage == _STAGE:
+            name = "training"
+        else:
+            done = min(done, progress.total - 1)  # the last comes with the ERS
+        report(replace(progress, stage=f"{label} · {name}", done=done))
 
     return at
 
@@ -208,7 +212,7 @@ class _Curve:
         }
 
 
-def sampler_hardness(bench: Bench, trial: Trial, report: Callable[[int, int], None]) -> dict[str, dict[str, float]]:
+def sampler_hardness(bench: Bench, trial: Trial, report: Report) -> dict[str, dict[str, float]]:
     """Mean and variance of H(A,P,N) of each sampler's triplets over batches, at the start of training.
 
     As in the paper's measurement, batches are SPC-2 of the training images; here without augmentation. The variance
@@ -218,7 +222,7 @@ def sampler_hardness(bench: Bench, trial: Trial, report: Callable[[int, int], No
         torch.set_num_threads(bench.threads)
     fabric = make_fabric(bench.launch)
     images = read_images(trial.config, fabric, _quiet)
-    job = _job(bench, trial, fabric, images, bench.run(trial.key, trial), _quiet)
+    job = _job(bench, trial, fabric, images, bench.run(trial.key, trial), _within(report, "samplers"))
     embedder = FoldedEmbedder(_start(bench, trial, job).eval())
     source = images.source
     rows = np.arange(len(source.labels))
@@ -233,7 +237,7 @@ def sampler_hardness(bench: Bench, trial: Trial, report: Callable[[int, int], No
         pairs=trial.options.pairs,
         batches=bench.study.sampler_batches,
         seed=trial.seed,
-        report=report,
+        report=lambda done, total: report(Progress(stage="samplers", done=done, total=total)),
     )
 
 
