@@ -26,7 +26,7 @@ from trainer.console import ConsoleProgress
 from trainer.hardness import hardness
 from trainer.launch import ROOT, Launch
 from trainer.studies.plan import load_study, merged, study_names, trials
-from trainer.studies.plots import title_offsets
+from trainer.studies.plots import looks, title_offsets, write_plots
 from trainer.studies.table import markdown, summarise
 from trainer.studies.work import _within, hardness_by_sampler
 from trainer.study import Command, main, run_study
@@ -258,6 +258,25 @@ def test_titles_of_a_plot_cover_no_point_bar_or_title() -> None:
     for number, box in enumerate(boxes):
         for other in (*marks, *bars, *boxes[:number]):
             assert (box[2:] <= other[:2]).any() or (other[2:] <= box[:2]).any()
+
+
+def test_each_family_has_a_look_of_its_own() -> None:
+    found = looks(["HM[S,M]", "NEW[S]", "min-max[S]", "N/A[R]", "HM[R,M]&ICS", "OTHER"])
+    assert list(found) == ["HM", "NEW", "minmax", "regular", "OTHER"]
+    assert len({colour for colour, _ in found.values()}) == len({marker for _, marker in found.values()}) == 5
+
+
+def test_plots_say_what_collapsed_and_which_families_there_are(tmp_path: Path) -> None:
+    import matplotlib as mpl
+
+    summary, done = results_of_study("caltech101")
+    summary["rows"][0]["defense"] = "NEW[S]"  # of a family that nobody chose a colour for
+    with mpl.rc_context({"svg.fonttype": "none"}):
+        assert len(write_plots(summary, [*done, done[0] | {"log": {}}], tmp_path)) == 4
+    for name in ("ers_recall", "ers_cost"):
+        text = (tmp_path / f"{name}.svg").read_text(encoding="utf-8")
+        for family in ("NEW", "HM", "minmax", "hollow: collapsed"):
+            assert f"<!-- {family} -->" in text
 
 
 def test_missing_trials_are_named(finished: tuple[Path, Command]) -> None:

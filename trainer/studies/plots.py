@@ -1,6 +1,6 @@
 """Pictures of a study: ERS against Recall@1 and against cost, curves over epochs, E[H] of the samplers."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -8,6 +8,8 @@ import numpy as np
 import numpy.typing as npt
 
 from models.files import atomic_path
+from trainer.defenses.notation import parse_notation
+from trainer.studies.table import ers_range
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -19,16 +21,17 @@ Array = npt.NDArray[np.float64]
 _SMALL: Final = 7
 """Points, of titles in a plot."""
 
-_FAMILIES = {
-    "regular": "#7f7f7f",
-    "EST": "#b07aa1",
-    "ACT": "#f28e2b",
-    "HM": "#4e79a7",
-    "minmax": "#e15759",
-    "TRIDE": "#59a14f",
+_LOOKS: Final = {
+    "regular": ("#7f7f7f", "o"),
+    "EST": ("#b07aa1", "v"),
+    "ACT": ("#f28e2b", "s"),
+    "HM": ("#4e79a7", "D"),
+    "minmax": ("#e15759", "X"),
+    "TRIDE": ("#59a14f", "P"),
 }
-"""Colours of the families of defenses, that colour-blind people can tell apart."""
-_MARKERS = {"regular": "o", "EST": "v", "ACT": "s", "HM": "D", "minmax": "X", "TRIDE": "P"}
+"""Colours and markers of the families of defenses, that colour-blind people can tell apart."""
+_FREE: Final = (("#76b7b2", "^"), ("#9c755f", "<"), ("#edc948", ">"), ("#ff9da7", "p"), ("#17becf", "h"))
+"""For families that are not known here, in the order of their rows."""
 
 
 def write_plots(summary: Content, done: Sequence[Content], folder: Path) -> list[str]:
@@ -58,8 +61,15 @@ def write_plots(summary: Content, done: Sequence[Content], folder: Path) -> list
 
 
 def _family(defense: str) -> str:
-    found = defense.partition("[")[0].replace("N/A", "regular").replace("min-max", "minmax")
-    return found if found in _FAMILIES else "HM"
+    found = parse_notation(defense).family
+    return {"N/A": "regular", "min-max": "minmax"}.get(found, found)
+
+
+def looks(defenses: Iterable[str]) -> dict[str, tuple[str, str]]:
+    """Colour and marker of each family among `defenses`."""
+    families = list(dict.fromkeys(map(_family, defenses)))
+    unknown = [family for family in families if family not in _LOOKS]
+    return {family: _LOOKS.get(family) or _FREE[unknown.index(family) % len(_FREE)] for family in families}
 
 
 def _points(summary: Content) -> list[Content]:
@@ -71,9 +81,8 @@ def _ers_recall(figure: "Figure", summary: Content) -> bool:
     if not rows:
         return False
     axes = figure.subplots()
-    points = [(row, _hundredfold(row["metrics"]["recall_at_1"]), row["ers"]) for row in rows]
-    for row, recall, ers in points:
-        _point(axes, row, recall, ers)
+    points = [(row, _hundredfold(row["metrics"]["recall_at_1"]), ers_range(row)) for row in rows]
+    _draw(figure, axes, points)
     axes.set_xlabel("Recall@1 of benign queries, %")
     axes.set_ylabel("ERS")
     axes.set_title("Up and right is better", loc="left", fontsize=9, color="0.4")
@@ -86,15 +95,34 @@ def _hundredfold(spread: Content) -> dict[str, float]:
     return {name: 100 * value for name, value in spread.items()}
 
 
-def _point(axes: "Axes", row: Content, x: Content, y: Content) -> None:
-    family = _family(row["defense"])
+def _draw(figure: "Figure", axes: "Axes", points: Sequence[tuple[Content, Content, Content]]) -> None:
+    """The points with their error bars, and what colours, markers and hollow points are of."""
+    figure.set_figheight(4.2 + 0.12 * max(0, len(points) - 8))  # so that many titles find room
+    from matplotlib.lines import Line2D
+
+    styles = looks(row["defense"] for row, _, _ in points)
+    for row, x, y in points:
+        _point(axes, row, x, y, styles[_family(row["defense"])])
+    keys = [
+        Line2D([], [], color=colour, marker=marker, linestyle="", label=family)
+        for family, (colour, marker) in styles.items()
+    ]
+    if any(row["collapsed"] for row, _, _ in points):
+        hollow: Any = {"color": "0.3", "marker": "o", "markerfacecolor": "white", "linestyle": ""}
+        keys.append(Line2D([], [], label="hollow: collapsed", **hollow))
+    figure.legend(handles=keys, loc="outside lower center", ncols=len(keys), fontsize=_SMALL, frameon=False)
+
+
+def _point(axes: "Axes", row: Content, x: Content, y: Content, style: tuple[str, str]) -> None:
+    colour, marker = style
     axes.errorbar(
         x["mean"],
         y["mean"],
         xerr=[[x["mean"] - x["low"]], [x["high"] - x["mean"]]],
-        yerr=[[y["mean"] - y["low"]], [y["high"] - y["mean"]]],
-        color=_FAMILIES[family],
-        marker=_MARKERS[family],
+        yerr=[[max(0, y["mean"] - y["low"])], [max(0, y["high"] - y["mean"])]],  # a bootstrap may leave out the mean
+        color=colour,
+        marker=marker,
+        markerfacecolor="white" if row["collapsed"] else colour,
         markersize=6,
         linewidth=0.8,
     )
@@ -113,7 +141,7 @@ def _name(axes: "Axes", points: Sequence[tuple[Content, Content, Content]]) -> N
     frame = np.array(axes.get_window_extent().extents) / pixels
     points = sorted(points, key=lambda point: -point[2]["mean"])
     centres = axes.transData.transform([(x["mean"], y["mean"]) for _, x, y in points]) / pixels
-    titles = [row["title"] + (" (collapsed)" if row["collapsed"] else "") for row, _, _ in points]
+    titles = [row["title"] for row, _, _ in points]
     sizes = []
     for title in titles:
         probe = axes.text(0, 0, title, fontsize=_SMALL)
@@ -150,20 +178,29 @@ def _bars(axes: "Axes", points: Sequence[tuple[Content, Content, Content]]) -> A
 def title_offsets(centres: Array, sizes: Array, frame: Array, bars: Array) -> list[tuple[int, int]]:
     """Where titles go that cover no point, bar or title before them and leave no frame, where there is such a place.
 
+    Of such places a near one whose line to the point crosses few of these.
+
     `centres` (n,2) of the points, `sizes` (n,2) of the titles, `frame` and `bars` (m,4) as left, bottom, right, top,
     all in points of 1/72 inch. Gives offsets (dx, dy) from a point to the middle of its title's left end, or right end
     where dx < 0.
     """
-    taken = [(x - 4, y - 4, x + 4, y + 4) for x, y in centres]
-    taken += [(left - 1, bottom - 1, right + 1, top + 1) for left, bottom, right, top in bars]
+    marks = np.column_stack([centres - 4, centres + 4])
+    taken = np.concatenate([marks, bars + np.array([-1, -1, 1, 1])])
+    places = np.array(_PLACES, dtype=np.float64)
+    former = np.empty((0, 4))
     chosen = []
-    for (x, y), (width, height) in zip(centres, sizes, strict=True):
-        boxes = [_box(x + dx, y + dy, width if dx > 0 else -width, height) for dx, dy in _PLACES]
-        outside = [width * height - _shared(frame, box) for box in boxes]
-        covered = [sum(_shared(box, other) for other in taken) for box in boxes]
-        best = int(np.argmin([round(a + 4 * b, 3) for a, b in zip(covered, outside, strict=True)]))
+    for centre, (width, height) in zip(centres, sizes, strict=True):
+        ends = centre + places
+        left = np.where(places[:, 0] > 0, ends[:, 0], ends[:, 0] - width)
+        boxes = np.column_stack([left, ends[:, 1] - height / 2, left + width, ends[:, 1] + height / 2])
+        lines = _lines(centre, places)
+        outside = width * height - _shared(boxes[:, None], frame[None])
+        crossed = 0.01 * _shared(lines.reshape(len(places), -1, 4), taken) + 0.1 * _shared(boxes[:, None], former)
+        crossed += 0.001 * np.abs(places).sum(axis=1)  # rather across the end of a bar than far away
+        best = int(np.argmin(np.round(_shared(boxes[:, None], taken) + 4 * outside + crossed, 3)))
         chosen.append(_PLACES[best])
-        taken.append(boxes[best])
+        taken = np.concatenate([taken, boxes[best : best + 1]])
+        former = np.concatenate([former, lines[best]])
     return chosen
 
 
@@ -174,15 +211,21 @@ _PLACES: Final = sorted(
 """Offsets of a title from its point, in points; the nearest first."""
 
 
-def _box(x: float, y: float, width: float, height: float) -> tuple[float, float, float, float]:
-    return min(x, x + width), y - height / 2, max(x, x + width), y + height / 2
+def _lines(centre: Array, places: Array, dots: int = 24) -> Array:
+    """Boxes (n,dots,4) of one point's size along the lines from a point to its title, outside of its own mark."""
+    lengths = np.linalg.norm(places, axis=1)
+    begin = np.minimum(1, 8 / lengths)
+    shares = begin[:, None] + (1 - begin)[:, None] * np.linspace(0, 1, dots)
+    middles = centre + shares[..., None] * places[:, None]
+    return np.concatenate([middles - 0.5, middles + 0.5], axis=2)
 
 
-def _shared(one: Sequence[float] | Array, other: Sequence[float]) -> float:
-    """Area that two boxes (left, bottom, right, top) share."""
-    width = min(one[2], other[2]) - max(one[0], other[0])
-    height = min(one[3], other[3]) - max(one[1], other[1])
-    return max(0.0, width) * max(0.0, height)
+def _shared(ones: Array, others: Array) -> Array:
+    """Area (n,) that the boxes `ones` (n,k,4), as left, bottom, right, top, share with all `others` (m,4)."""
+    one, other = ones[:, :, None], others[None, None]
+    sides = np.minimum(one[..., 2:], other[..., 2:]) - np.maximum(one[..., :2], other[..., :2])
+    area: Array = np.maximum(0, sides).prod(axis=3).sum(axis=(1, 2))
+    return area
 
 
 def _ers_cost(figure: "Figure", summary: Content) -> bool:
@@ -190,12 +233,18 @@ def _ers_cost(figure: "Figure", summary: Content) -> bool:
     if len({row["cost"] for row in rows}) < 2:
         return False
     axes = figure.subplots()
-    points = [(row, dict.fromkeys(("mean", "low", "high"), row["cost"]), row["ers"]) for row in rows]
-    for row, cost, ers in points:
-        _point(axes, row, cost, ers)
-    axes.set_xlabel("training cost η + 1, forward-backward passes an iteration")
+    costs = sorted({row["cost"] for row in rows})
+    apart = 0.03 * (costs[-1] - costs[0])
+    ranked = sorted(rows, key=lambda row: (row["cost"], row["ers"]["mean"]))
+    points = [
+        # Side by side, for most rows share a cost and would cover each other.
+        (row, dict.fromkeys(("mean", "low", "high"), row["cost"] + apart * (index % 3 - 1)), ers_range(row))
+        for index, row in enumerate(ranked)
+    ]
+    _draw(figure, axes, points)
+    axes.set_xlabel("training cost η + 1, forward-backward passes an iteration (points of the same lie side by side)")
     axes.set_ylabel("ERS")
-    axes.set_xticks(sorted({row["cost"] for row in rows}))
+    axes.set_xticks(costs)
     axes.margins(x=0.45)
     _name(axes, points)
     return True
@@ -214,8 +263,10 @@ def _curves(figure: "Figure", done: Sequence[Content]) -> bool:
         panels[1].plot(epochs, [100 * point["recall_at_1"] for point in result["curve"]], style, color=colour)
         log = result["log"]
         last = max(epochs) or 1.0
-        steps = [step * last / log["step"][-1] for step in log["step"]]
-        panels[2].plot(steps, log["triplet_loss"], style, color=colour, linewidth=0.8)
+        if log:
+            steps = [step * last / log["step"][-1] for step in log["step"]]
+            panels[2].plot(steps, log["triplet_loss"], style, color=colour, linewidth=0.8)
+    panels[2].set_yscale("log")  # the loss of a training that collapses lies far above the others
     for axes, title in zip(panels, ("ERS, few images", "Recall@1, %", "triplet loss"), strict=True):
         axes.set_title(title, loc="left")
         axes.set_xlabel("epoch")
