@@ -7,9 +7,10 @@ one field of it. The bundles land in models/zoo/NAME-benign and models/zoo/NAME-
 """
 
 import sys
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Final
 
 # Run as a script, Python puts this folder first on the path, where `config` and `data` would hide other modules.
 if sys.path and Path(sys.path[0]).resolve() == Path(__file__).resolve().parent:
@@ -26,7 +27,7 @@ from trainer.config import Config, load_recipe, recipe_names
 from trainer.console import ConsoleProgress
 from trainer.launch import MainLaunch
 from trainer.pipeline import Outcome, run_main_job
-from trainer.scorecard import ERS_KEYS
+from trainer.scorecard import ERS_KEYS, CheckKind
 
 _DEFAULT_RECIPE = "demo"
 
@@ -88,6 +89,10 @@ def _conclude(console: Console, outcome: Outcome) -> None:
         return
     cards = {kind: load_card(folder) for kind, folder in outcome.bundles.items()}
     console.print(_table(cards))
+    for kind, card in cards.items():
+        if checks := (card.robustness or {}).get("checks"):
+            caution = _caution(kind, checks)
+            console.print(f"[yellow]caution[/]: {caution}", highlight=False, soft_wrap=True)
     benign, robust = (_shown(folder) for folder in outcome.bundles.values())
     console.print("Bundles:", benign, robust, sep="\n  ", highlight=False, soft_wrap=True)
     console.print(f"Log:  tensorboard --logdir {_shown(outcome.folder / 'logs')}", highlight=False, soft_wrap=True)
@@ -149,6 +154,38 @@ def _ers(card: Card) -> str:
     if not robustness:
         return "–"
     return f"[bold]{robustness['ers']:.1f}[/]  [{robustness['ers_low']:.1f}, {robustness['ers_high']:.1f}]"
+
+
+def _caution(kind: str, checks: Sequence[Mapping[str, str]]) -> str:
+    """Say why a model's ERS is to be doubted, each kind of check once, and what to do about it."""
+    places: dict[str, list[str]] = {}
+    for check in checks:
+        places.setdefault(check["kind"], []).append(check["where"])
+    said = [f"{_count(name, where)}: {name}{_mend(name, kind)}" for name, where in places.items()]
+    return f"read the ERS of the {kind} model with care. {'; '.join(said)}. Details: robustness.checks of its card.json"
+
+
+def _count(check: str, places: Sequence[str]) -> str:
+    if len(places) == 1:
+        return places[0]
+    return f"{len(places)} {'results' if check in _OF_RESULTS else 'attacks'}"
+
+
+def _mend(check: str, kind: str) -> str:
+    return f", so {_MENDS[check].format(kind=kind)}" if check in _MENDS else ""
+
+
+_LONGER: Final = "attack longer (--evaluation.steps in a new run, --steps in an audit of the bundle)"
+_MENDS: Final[Mapping[str, str]] = {
+    CheckKind.STILL_FALLING: _LONGER,
+    CheckKind.NOISE_BEATS_ATTACK: "attack in smaller steps (--evaluation.alpha), and more of them",
+    CheckKind.ZERO_GRADIENT: "attack without gradients (an audit with --method spsa)",
+    CheckKind.SEED_VARIANCE: "compare runs with several values of --seed",
+    CheckKind.COLLAPSE: "judge it by Recall@1 beside ERS; a lower --{kind}.learning-rate may keep images apart",
+}
+"""What to do where a check failed. A random network has no entry: nothing that this command trains is one."""
+_OF_RESULTS: Final = frozenset({CheckKind.NOISE_BEATS_ATTACK, CheckKind.SEED_VARIANCE})
+"""Checks of one of the ten results; the others are of an attack, or of the model."""
 
 
 def _shown(path: Path) -> str:
