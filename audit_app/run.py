@@ -40,6 +40,7 @@ if sys.path and Path(sys.path[0]).resolve() == Path(__file__).resolve().parent:
     sys.path[0] = str(Path(__file__).resolve().parents[1])
 
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from audit_app.arguments import add_declared, fraction, read_pairs, take
@@ -361,7 +362,7 @@ def _ers(value: float | None, low: float | None, high: float | None) -> str:
 
 def _plain(text: object) -> str:
     """Keep square brackets from being read as a style."""
-    return str(text).replace("[", "\\[")
+    return escape(str(text))
 
 
 if __name__ == "__main__":

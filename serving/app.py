@@ -31,6 +31,7 @@ import tyro
 import uvicorn
 from fastapi import FastAPI
 from rich.console import Console
+from rich.markup import escape
 
 from models.errors import HardrankError
 from models.home import typed
@@ -108,7 +109,7 @@ def main(arguments: list[str] | None = None) -> int:
         )
         _serve(command, Console(), errors)
     except HardrankError as error:
-        errors.print(f"[bold red]error[/]: {error}", highlight=False, soft_wrap=True)
+        errors.print(f"[bold red]error[/]: {escape(str(error))}", highlight=False, soft_wrap=True)
         return 2
     except KeyboardInterrupt:
         return 130
@@ -238,8 +239,8 @@ def _announce(console: Console, service: SearchService, settings: Settings, list
             soft_wrap=True,
         )
     if settings.page:
-        console.print(f"page  {url}/", highlight=False, soft_wrap=True)
-    console.print(f"API   {url}/v1/  documented at {url}/docs", highlight=False, soft_wrap=True)
+        console.print(f"page  {url}/", highlight=False, markup=False, soft_wrap=True)
+    console.print(f"API   {url}/v1/  documented at {url}/docs", highlight=False, markup=False, soft_wrap=True)
     console.print("Ctrl-C ends.", highlight=False)
 
 
@@ -249,8 +250,9 @@ def _warn(errors: Console, settings: Settings, keyring: Keyring) -> None:
         return
     what = "search, add and delete" if keyring.anonymous is Role.WRITE else "search"
     errors.print(
-        f"[bold red]warning[/]: everybody who reaches {settings.network.host} may {what} without a key. Make keys with "
-        "`python serving/keys.py add keys.json NAME` and give --api-keys keys.json, or listen on 127.0.0.1.",
+        f"[bold red]warning[/]: everybody who reaches {escape(settings.network.host)} may {what} without a key. "
+        "Make keys with `python serving/keys.py add keys.json NAME` and give --api-keys keys.json, or "
+        "listen on 127.0.0.1.",
         highlight=False,
         soft_wrap=True,
     )

@@ -23,6 +23,7 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 import tyro
 from pydantic import ValidationError
 from rich.console import Console
+from rich.markup import escape
 
 from models.errors import HardrankError
 from models.files import write_json
@@ -120,11 +121,13 @@ def main(arguments: list[str] | None = None) -> int:
         )
         _carry_out(command, Console(), "python serving/build.py " + shlex.join(arguments))
     except HardrankError as error:
-        errors.print(f"[bold red]error[/]: {error}", highlight=False, soft_wrap=True)
+        errors.print(f"[bold red]error[/]: {escape(str(error))}", highlight=False, soft_wrap=True)
         return 2
     except OSError as error:
         errors.print(
-            f"[bold red]error[/]: {error}; check the path, its rights and the room", highlight=False, soft_wrap=True
+            f"[bold red]error[/]: {escape(str(error))}; check the path, its rights and the room",
+            highlight=False,
+            soft_wrap=True,
         )
         return 2
     except KeyboardInterrupt:
@@ -224,7 +227,8 @@ def _name_problems(folder: Path, filled: Filled, console: Console) -> None:
         detail = f" ({one.detail})" if one.detail else ""
         console.print(f"left out: {one.path}: {one.kind}{detail}", highlight=False, markup=False, soft_wrap=True)
     if len(filled.problems) > _SHOWN:
-        console.print(f"… and {len(filled.problems) - _SHOWN} more, all in {folder / PROBLEMS}", soft_wrap=True)
+        more = len(filled.problems) - _SHOWN
+        console.print(f"… and {more} more, all in {folder / PROBLEMS}", markup=False, soft_wrap=True)
 
 
 def _describe(index: SearchIndex, console: Console) -> None:

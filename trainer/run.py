@@ -18,6 +18,7 @@ if sys.path and Path(sys.path[0]).resolve() == Path(__file__).resolve().parent:
 
 import tyro
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from models.bundle import Card, load_card
@@ -59,10 +60,10 @@ def main(arguments: list[str] | None = None) -> int:
             outcome = run_main_job(command.config, command.launch, recipe=recipe, report=report)
         _conclude(console, outcome)
     except HardrankError as error:
-        errors.print(f"[bold red]error[/]: {error}", highlight=False, soft_wrap=True)
+        errors.print(f"[bold red]error[/]: {escape(str(error))}", highlight=False, soft_wrap=True)
         return 2
     except KeyboardInterrupt:
-        errors.print("interrupted; the same command with --resume goes on from the last checkpoint")
+        errors.print("interrupted; the same command with --resume goes on from the last checkpoint, if there is one")
         return 130
     return 0
 
@@ -92,13 +93,15 @@ def _conclude(console: Console, outcome: Outcome) -> None:
     for kind, card in cards.items():
         if checks := (card.robustness or {}).get("checks"):
             caution = _caution(kind, checks)
-            console.print(f"[yellow]caution[/]: {caution}", highlight=False, soft_wrap=True)
+            console.print(f"[yellow]caution[/]: {escape(caution)}", highlight=False, soft_wrap=True)
     benign, robust = (_shown(folder) for folder in outcome.bundles.values())
-    console.print("Bundles:", benign, robust, sep="\n  ", highlight=False, soft_wrap=True)
-    console.print(f"Log:  tensorboard --logdir {_shown(outcome.folder / 'logs')}", highlight=False, soft_wrap=True)
+    logs = _shown(outcome.folder / "logs")
+    console.print("Bundles:", benign, robust, sep="\n  ", highlight=False, markup=False, soft_wrap=True)
+    console.print(f"Log:  tensorboard --logdir {logs}", highlight=False, markup=False, soft_wrap=True)
     console.print(
         f"Load: from pathlib import Path; from models.bundle import load_embedder; load_embedder(Path({robust!r}))",
         highlight=False,
+        markup=False,
         soft_wrap=True,
     )
 
@@ -110,7 +113,7 @@ def _table(cards: dict[str, Card]) -> Table:
     table = Table(title=f"{first.data['test']['images']} images of {first.data['test']['classes']} unseen classes")
     table.add_column("")
     for kind, card in cards.items():
-        table.add_column(f"{kind}\n{card.defense}", justify="right")
+        table.add_column(f"{kind}\n{escape(card.defense)}", justify="right")
     for label, key in _METRICS.items():
         table.add_row(label, *(f"{card.metrics[key]:.3f}" for card in cards.values()))
     table.add_section()

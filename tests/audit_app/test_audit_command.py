@@ -98,6 +98,7 @@ def test_mistakes_exit_with_2_and_name_cause_and_mend(
     assert "outside its range" in refused(*base, *out, "--epsilon", "-1")
     assert "no number and no fraction" in refused(*base, *out, "--epsilon", "8/x")
     assert "no attack 'XX'" in refused(*models, *images, *out, "--attacks", "XX")
+    assert "new \\[old] x[/] is not there" in refused("--models", "./new \\[old] x[/]", *images, *out)
     assert "is not there" in refused("--models", "./nowhere", *images, *out)
     assert "is neither a folder" in refused(*models, "--images", str(tmp_path / "absent"), *out)
     assert "is no index" in refused(*models, "--index", str(gratings), *out)

@@ -197,6 +197,7 @@ def test_with_keys_callers_without_one_may_do_nothing(monkeypatch: pytest.Monkey
     [
         (["--model", "nothing"], "BUNDLE=INDEX"),
         (["--model", "nothing=nowhere"], "no bundle"),
+        (["--model", "new [old] x[/]=nowhere"], "new [old] x[/]"),
         (["--model", "{0}", "--model", "{0}"], "names that differ"),
         (["--model", "{0}", "--api-keys", "nothing.json"], "keys.py add"),
         (["--model", "{wrong}"], "model"),

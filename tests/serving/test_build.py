@@ -54,6 +54,7 @@ def test_mistakes_are_one_line(
         "give both --model": [*model, *out],
         "not both": [*model, *images, "--from-run", "runs/x", *out],
         "is no bundle": ["--model", str(tmp_path), *images, *out],
+        "new [old] x[/] is no bundle": ["--model", str(tmp_path / "new [old] x[/]"), *images, *out],
         "neither a folder of images": [*model, "--images", str(tmp_path / "absent"), *out],
         "was made with the model tiny-benign": ["--model", str(robust_bundle), *images, *out],
         "other values of structure": [*model, *images, *out, "--structure", "hnsw"],

@@ -16,6 +16,9 @@ from trainer.run import main
     ("options", "message"),
     [
         (("--robust.defense", "HM[S,hard]"), "no destination is called 'hard'"),
+        (("--robust.defense", "est[/x]"), "est[/x]"),
+        (("--robust.defense", "hm[s]"), "'hm[s]'"),
+        (("--data.root", "new [old] x"), "new [old] x is no folder"),
         (("--data.root", "nowhere"), "nowhere"),
         (("--initialisation", "imagenet"), "no ImageNet weights for small-resnet"),
         (("--initialisation", "no/bundle"), "no/bundle is no bundle"),
@@ -79,6 +82,18 @@ def test_a_command_that_failed_does_not_stand_in_the_way_of_the_right_one(tmp_pa
     place = Place(tmp_path)
     assert "nowhere is no folder" in " ".join(place.run("--data.root", "nowhere", expect=2).split())
     assert "nowhere is no folder" in " ".join(place.run("--data.root", "nowhere", expect=2).split())
+
+
+def test_an_interruption_before_anything_was_trained_promises_no_checkpoint(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def interrupted(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("trainer.run.run_main_job", interrupted)
+    monkeypatch.setenv("COLUMNS", "160")
+    assert main([]) == 130
+    assert "--resume goes on from the last checkpoint, if there is one" in capsys.readouterr().err
 
 
 def test_what_is_left_out_is_named_before_training(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

@@ -62,6 +62,16 @@ def test_every_kind_of_check_can_be_told(
     assert all(f"GTM: {kind}" in line for kind in CheckKind)
 
 
+def test_square_brackets_in_names_are_printed_as_they_are(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = tmp_path / "new [old] x[/]"
+    conclude(folder, monkeypatch, {"benign": [], "robust": []}, defense="hm[s]&[/x]")
+    printed = capsys.readouterr().out
+    assert "hm[s]&[/x]" in printed
+    assert printed.count("new [old] x[/]") == 4, "two bundles, the log, and how to load one"
+
+
 def test_models_without_a_failed_check_get_no_caution(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
