@@ -1,7 +1,6 @@
 """Caltech-101 (Fei-Fei, Fergus, Perona): photographs in class folders; the first 40 classes train."""
 
 import os
-from dataclasses import replace
 from pathlib import Path
 from typing import Final
 
@@ -9,14 +8,31 @@ from trainer.data.dataset import DataOptions, Dataset, DatasetError, ShowProgres
 from trainer.data.folder import list_folder
 
 _TRAIN_CLASSES: Final = 40
+_SOME_CLASSES: Final = frozenset({"accordion", "barrel", "bonsai", "chair", "ewer", "lotus", "starfish", "yin_yang"})
+"""By these it is known; a part of the photographs does too."""
 
 
 def load(options: DataOptions, progress: ShowProgress | None = None) -> Dataset:
-    """Read the class folders below `root`; raises `DatasetError` where they are not found."""
+    """Read the class folders below `root`; raises `DatasetError` where they are not found, or are another's."""
     root = options.root.expanduser() if options.root is not None else _default_root()
-    if options.train_classes is None:
-        options = replace(options, train_classes=_TRAIN_CLASSES)
-    return assemble("caltech101", root, list_folder(root, options), options, progress)
+    _refuse_others(root, options)
+    return assemble("caltech101", root, list_folder(root, options, default=_TRAIN_CLASSES), options, progress)
+
+
+def _refuse_others(root: Path, options: DataOptions) -> None:
+    """Raise `DatasetError` for a folder of other images, which would be measured under the name of Caltech-101."""
+    names = {path.name for path in root.iterdir() if path.is_dir()}
+    halves = {path.name for half in ("train", "test") for path in root.glob(f"{half}/*") if path.is_dir()}
+    if not _SOME_CLASSES & (names | halves):
+        raise DatasetError(
+            f"{root} is not Caltech-101: it has no folders {', '.join(sorted(_SOME_CLASSES)[:3])}, …; give the "
+            f"folder of its class folders, or train on your own images: python trainer/run.py folder --data.root {root}"
+        )
+    if not halves and options.train_classes is None and len(names) <= _TRAIN_CLASSES:
+        raise DatasetError(
+            f"{root} has {len(names)} of the classes of Caltech-101, and {_TRAIN_CLASSES} are trained on, the others "
+            "tested: unpack all of it, or give a smaller --data.train-classes"
+        )
 
 
 def _default_root() -> Path:

@@ -30,7 +30,7 @@ class DataOptions:
     name: str = "demo"
     """The data set: demo, caltech101, cub, cars, sop or folder."""
     root: Path | None = None
-    """Its folder; null: where the data set expects it."""
+    """Its folder; null: where the data set expects it. `demo` is drawn into it, where the folder above it exists."""
     csv: Path | None = None
     """For `folder`: a CSV of path,label[,split] in place of class folders; paths are relative to it."""
     train_classes: int | float | None = None

@@ -31,6 +31,8 @@ def load(options: DataOptions, progress: ShowProgress | None = None) -> Dataset:
 
     Raises `DatasetError` where no split by class can be made of it.
     """
+    if options.csv is not None and options.root is not None:
+        raise DatasetError("--data.root and --data.csv both say which images: give one of them")
     if options.csv is not None:
         path = options.csv.expanduser()
         return assemble("folder", path.parent, _read_csv(path, options), options, progress)
@@ -42,10 +44,11 @@ def load(options: DataOptions, progress: ShowProgress | None = None) -> Dataset:
     return assemble("folder", root, list_folder(root, options), options, progress)
 
 
-def list_folder(root: Path, options: DataOptions) -> Listing:
-    """List the images of class folders; a folder's name is its class."""
+def list_folder(root: Path, options: DataOptions, *, default: int | float = 0.5) -> Listing:
+    """List the images of class folders; a folder's name is its class. `default` stands in for `train_classes`."""
     top = {child.name for child in root.iterdir() if child.is_dir() and not child.name.startswith(".")}
     if top >= set(_HALVES):
+        _refuse_split(options, f"a folder train beside a folder test in {root}")
         beside = [Problem(path=root / name, kind=ProblemKind.OUTSIDE) for name in sorted(top - set(_HALVES))]
         train, test = (_class_folders(root / half) for half in _HALVES)
         shared = sorted({e.label for e in train.train} & {e.label for e in test.train})
@@ -61,8 +64,14 @@ def list_folder(root: Path, options: DataOptions) -> Listing:
             f"{root} needs at least four class folders with images (two to train, two to test), it has "
             f"{len({entry.label for entry in found.train})}; put each class's images in a folder of its name"
         )
-    halves = split_classes(found.train, options)
+    halves = split_classes(found.train, options, default=default)
     return Listing(halves.train, halves.test, found.problems)
+
+
+def _refuse_split(options: DataOptions, deciding: str) -> None:
+    """Raise `DatasetError` for a split that was asked of images whose split is made already."""
+    if options.train_classes is not None or options.split_seed is not None:
+        raise DatasetError(f"{deciding} decides the split: leave out --data.train-classes and --data.split-seed")
 
 
 def _class_folders(root: Path) -> Listing:
@@ -120,6 +129,7 @@ def _read_csv(path: Path, options: DataOptions) -> Listing:
     if "split" not in columns:
         parts = split_classes(halves[""], options)
         return Listing(parts.train, parts.test, problems)
+    _refuse_split(options, f"the column split of {path}")
     problems += [Problem(path=e.path, kind=ProblemKind.BAD_ROW, detail="no split") for e in halves[""]]
     shared = {e.label for e in halves["train"]} & {e.label for e in halves["test"]}
     if shared:

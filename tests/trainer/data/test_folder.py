@@ -114,6 +114,23 @@ class TestClassFolders:
         data = load(tmp_path)
         assert (data.train.classes, data.test.classes) == (("x", "y", "z"), ("a", "b"))
 
+    @pytest.mark.parametrize("option", [{"train_classes": 1}, {"split_seed": 0}])
+    def test_a_split_that_is_made_already_is_not_asked_for(self, tmp_path: Path, option: dict[str, object]) -> None:
+        write_classes(tmp_path / "train", "xyz")
+        write_classes(tmp_path / "test", "ab")
+        with pytest.raises(DatasetError, match=r"train beside a folder test .* leave out --data\.train-classes"):
+            load(tmp_path, **option)
+        (tmp_path / "list.csv").write_text("path,label,split\n")
+        with pytest.raises(DatasetError, match=r"the column split of .* leave out --data\.train-classes"):
+            load_dataset(DataOptions(name="folder", csv=tmp_path / "list.csv", **option))  # type: ignore[arg-type]
+
+    def test_options_that_another_one_overrides(self, tmp_path: Path) -> None:
+        write_classes(tmp_path, "abcd")
+        with pytest.raises(DatasetError, match="give one of them"):
+            load(tmp_path, csv=tmp_path / "list.csv")
+        with pytest.raises(DatasetError, match=r"--data\.seed belongs to the recipe demo"):
+            load(tmp_path, seed=3)
+
     def test_folders_beside_train_and_test_are_reported(self, tmp_path: Path) -> None:
         for part, classes in (("train", "ab"), ("test", "cd"), ("val", "ef"), ("extra", "gh")):
             write_classes(tmp_path / part, classes)

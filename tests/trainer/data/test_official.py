@@ -1,7 +1,7 @@
 """The official archives, in miniature copies of their layouts."""
 
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 import pytest
@@ -12,6 +12,8 @@ from trainer.data import load_dataset
 from trainer.data.dataset import DataOptions, Dataset, DatasetError, ProblemKind
 
 CUB = {1: "001.Albatross", 100: "100.Pelican", 101: "101.Pelican_White", 200: "200.Yellowthroat"}
+
+CALTECH: Final = ["accordion", "ant", "barrel", "bass", "beaver", "bonsai"]
 
 
 def load(name: str, root: Path | None, **options: Any) -> Dataset:
@@ -71,13 +73,28 @@ def write_sop(root: Path) -> Path:
 
 class TestCaltech:
     def test_forty_classes_train(self, tmp_path: Path) -> None:
-        names = [f"class_{number:02d}" for number in range(43)]
+        names = ["accordion", *(f"class_{number:02d}" for number in range(42))]
         data = load("caltech101", write_classes(tmp_path, names))
         assert (data.train.classes, data.test.classes) == (tuple(names[:40]), tuple(names[40:]))
 
     def test_options_change_the_split(self, tmp_path: Path) -> None:
-        data = load("caltech101", write_classes(tmp_path, "abcdef"), train_classes=2)
-        assert data.train.classes == ("a", "b")
+        data = load("caltech101", write_classes(tmp_path, CALTECH), train_classes=2)
+        assert data.train.classes == ("accordion", "ant")
+
+    def test_a_split_into_folders_stands(self, tmp_path: Path) -> None:
+        write_classes(tmp_path / "train", CALTECH[:2])
+        write_classes(tmp_path / "test", CALTECH[2:])
+        assert load("caltech101", tmp_path).train.classes == ("accordion", "ant")
+
+    def test_other_images_are_refused(self, tmp_path: Path) -> None:
+        for root in (tmp_path, tmp_path / "train", tmp_path / "test"):
+            write_classes(root, [f"{root.name}_{number}" for number in range(42)])
+            with pytest.raises(DatasetError, match=r"is not Caltech-101.*run\.py folder --data\.root"):
+                load("caltech101", tmp_path)
+
+    def test_too_few_of_its_classes_are_counted(self, tmp_path: Path) -> None:
+        with pytest.raises(DatasetError, match=r"has 6 of the classes .*--data\.train-classes"):
+            load("caltech101", write_classes(tmp_path, CALTECH))
 
     def test_reference_photographs(self, shared_dir: Path) -> None:
         data = load("caltech101", shared_dir / "data" / "caltech101", decode_check=False)
@@ -88,7 +105,7 @@ class TestCaltech:
         assert data.problems == ()
 
     def test_default_root_is_the_shared_folder(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-        write_classes(tmp_path / "data" / "caltech101", "abcd")
+        write_classes(tmp_path / "data" / "caltech101", CALTECH[:4])
         monkeypatch.setenv("SHARED_DIR", str(tmp_path))
         assert load("caltech101", None, train_classes=2).root == tmp_path / "data" / "caltech101"
 
@@ -190,3 +207,10 @@ def test_root_is_needed_and_checked(tmp_path: Path, name: str) -> None:
         load(name, None)
     with pytest.raises(DatasetError, match="as unpacked: it has no"):
         load(name, tmp_path)
+
+
+@pytest.mark.parametrize("name", ["cub", "cars", "sop"])
+@pytest.mark.parametrize(("option", "value"), [("train_classes", 0.5), ("split_seed", 1), ("csv", Path("a.csv"))])
+def test_what_would_change_nothing_is_refused(tmp_path: Path, name: str, option: str, value: object) -> None:
+    with pytest.raises(DatasetError, match=f"--data.{option.replace('_', '-')} belongs to the recipes? .*folder"):
+        load(name, tmp_path, **{option: value})

@@ -2,6 +2,7 @@
 
 from models.home import home
 from trainer.data.dataset import DataOptions, Dataset, Entry, Listing, ShowProgress, assemble, split_classes
+from trainer.data.demo.errors import DemoOptionError
 from trainer.data.demo.specification import DemoOptions, Half
 from trainer.data.demo.store import ensure, ignore_progress
 
@@ -15,9 +16,14 @@ def load(options: DataOptions, progress: ShowProgress | None = None) -> Dataset:
     Without `train_classes` and `split_seed` the set's own halves are taken, 32 classes each; both have every shape,
     pattern, palette and material, in combinations of their own. A demo set of another seed that lies in the root is
     replaced. Raises `DemoDamagedError` where images were lost or changed since they were drawn, `DemoForeignError`
-    where the folder holds something else.
+    where the folder holds something else, `DemoOptionError` where the folder above it is missing.
     """
     root = (options.root or DEFAULT_ROOT).expanduser()
+    if options.root is not None and not root.parent.is_dir():  # a mistyped path is no place for two thousand files
+        raise DemoOptionError(
+            f"data.root {options.root} cannot be made, for there is no folder {root.parent}: make that one, or "
+            "leave out --data.root, or train on your own images with python trainer/run.py folder --data.root DIR"
+        )
     manifest = ensure(root, DemoOptions(seed=options.seed), progress=progress or ignore_progress)
     entries: dict[Half, list[Entry]] = {half: [] for half in Half}
     for name in manifest["files"]:

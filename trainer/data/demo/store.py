@@ -201,7 +201,11 @@ def _refuse_foreign(root: Path) -> None:
         raise DemoForeignError(f"{root} is not a folder; give the demo set another root.")
     if root.is_dir() and any(root.iterdir()):
         if not _is_set(root):
-            raise DemoForeignError(f"{root} holds files but no demo set; give another root, or empty the folder.")
+            raise DemoForeignError(
+                f"{root} holds files but no demo set: train on your own images with "
+                f"python trainer/run.py folder --data.root {root}, or give the demo set another "
+                "root, or empty the folder."
+            )
         read_manifest(root)
 
 
