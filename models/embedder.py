@@ -26,7 +26,7 @@ class Architecture:
     dimension: int = 512
     """D, the number of coordinates of an embedding."""
     image_size: int = 64
-    """H = W of the input, in pixels."""
+    """H = W of the input, in pixels; the same as preprocessing.crop."""
 
 
 class Embedder(nn.Module):

@@ -61,7 +61,7 @@ class Preprocessing:
     resize: int
     """Pixels. Side of the square that every image is resized to, whatever its aspect ratio (antialiased bilinear)."""
     crop: int
-    """Pixels. Side of the square cut from it: the network's input (the centre in evaluation, at random in training)."""
+    """Pixels. Side of the square cut from it (at random in training), the same as architecture.image_size."""
 
     def __post_init__(self) -> None:
         for name, value in self.to_dict().items():

@@ -64,16 +64,18 @@ class WarmupOptions:
     batch_size: int = 128
     """Images in a batch."""
     learning_rate: float = 1e-3
-    """Of Adam, at its highest."""
+    """Learning rate of Adam, at its highest."""
     weight_decay: float = 4e-4
-    """Of Adam (L2)."""
+    """Weight decay of Adam (L2)."""
     scale: float = 16.0
     """Factor of the cosines in the softmax."""
     label_smoothing: float = 0.1
-    """Share of the target spread over all classes, from 0 to 1."""
+    """Share of the target spread over all classes, from 0 to below 1."""
 
     def __post_init__(self) -> None:
         _positive(self, "epochs", "batch_size", "learning_rate", "scale")
+        _at_least(0, self, "weight_decay")
+        _share(self, "label_smoothing")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -88,31 +90,32 @@ class TrainingOptions:
     epochs: float = 10.0
     """Passes in which every training image is an anchor once."""
     pairs: int = 56
-    """Pairs in an SPC-2 batch, over all processes; a batch has twice as many images."""
+    """Pairs of images of the same class in an SPC-2 batch (twice as many images), over all processes."""
     learning_rate: float = 1e-3
-    """Of Adam, at its highest."""
+    """Learning rate of Adam, at its highest."""
     weight_decay: float = 4e-4
-    """Of Adam (L2)."""
+    """Weight decay of Adam (L2)."""
     schedule: Schedule = Schedule.COSINE
-    """Of the learning rate; the paper's is constant."""
+    """How the learning rate runs; the paper's is constant."""
     margin: float = 0.2
     """γ of the triplet loss."""
     epsilon: Pixels = 8 / 255
-    """ε of the perturbation, pixels in [0,1]."""
+    """ε of the perturbation, pixels in [0,1]; without effect for regular[…]."""
     alpha: Pixels = 1 / 255
-    """α, the step of the perturbation, pixels in [0,1]."""
+    """α, the step of the perturbation, pixels in [0,1]; without effect for regular[…]."""
     steps: int = 8
-    """η, the most PGD steps for a triplet."""
+    """η, the most PGD steps for a triplet; without effect for regular[…]."""
     averaging: float = 0.0
     """Decay of the exponential moving average of the weights that is kept as the result; 0: the last weights."""
     stop_on_collapse: bool = False
     """Stop when all embeddings become alike, rather than warn and go on."""
 
     def __post_init__(self) -> None:
-        _positive(self, "epochs", "pairs", "learning_rate", "margin")
+        _positive(self, "epochs", "learning_rate", "margin")
+        _at_least(0, self, "weight_decay", "steps")
+        _at_least(2, self, "pairs")  # the negatives of a pair are the images of the others
         _pixels(self, "warmup_epsilon", "epsilon", "alpha")
-        if not 0 <= self.averaging < 1:
-            raise ConfigError(f"averaging is a decay from 0 to below 1, not {self.averaging}")
+        _share(self, "averaging")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -149,7 +152,7 @@ class Config:
     name: str = "demo"
     """Bundles are called NAME-benign and NAME-robust."""
     seed: int = 0
-    """Of weights, batches, draws and attacks."""
+    """All weights, batches, draws and attacks follow from it; another seed makes another run."""
     data: DataOptions
     """Images and their split by class."""
     preprocessing: Preprocessing
@@ -159,7 +162,7 @@ class Config:
     initialisation: str = "warmup"
     """`warmup` (from scratch), `imagenet` (pretrained backbone), or the folder of a bundle."""
     freeze_batch_norm: bool | None = None
-    """Keep the statistics of batch norm in triplet training; null: yes, as the stage starts from trained ones."""
+    """Whether triplet training leaves the means and variances of batch norm as the start has them; null: yes."""
     warmup: WarmupOptions = field(default_factory=WarmupOptions)
     """Used with `initialisation: warmup`."""
     benign: TrainingOptions = field(default_factory=TrainingOptions)
@@ -174,6 +177,7 @@ class Config:
             raise ConfigError(
                 f"the name of a run becomes that of folders, so {self.name!r} will not do; use letters, digits, - and _"
             )
+        _at_least(0, self, "seed")
         if self.preprocessing.crop != self.architecture.image_size:
             raise ConfigError(
                 f"preprocessing.crop ({self.preprocessing.crop}) and architecture.image_size "
@@ -185,6 +189,18 @@ def _positive(options: object, *names: str) -> None:
     for name in names:
         if not getattr(options, name) > 0:
             raise ConfigError(f"{name} must be above 0, not {getattr(options, name)}")
+
+
+def _at_least(least: int, options: object, *names: str) -> None:
+    for name in names:
+        if not getattr(options, name) >= least:
+            raise ConfigError(f"{name} must be at least {least}, not {getattr(options, name)}")
+
+
+def _share(options: object, *names: str) -> None:
+    for name in names:
+        if not 0 <= getattr(options, name) < 1:
+            raise ConfigError(f"{name} must be from 0 to below 1, not {getattr(options, name)}")
 
 
 def _pixels(options: object, *names: str) -> None:

@@ -21,7 +21,7 @@ ROOT: Final = home()
 
 
 class LaunchError(HardrankError):
-    """A device or number of processes that is not there."""
+    """A device or number of processes that is not there, or a number that cannot be."""
 
 
 class Precision(StrEnum):
@@ -45,6 +45,9 @@ class Launch:
     checkpoint_every: int = 50
     """Iterations between checkpoints."""
 
+    def __post_init__(self) -> None:
+        _at_least_one(self, "checkpoint_every")
+
 
 @dataclass(frozen=True, kw_only=True)
 class MainLaunch(Launch):
@@ -59,10 +62,19 @@ class MainLaunch(Launch):
     processes: int = 1
     """Processes that train together, on one GPU each or on the CPU; torchrun sets this itself."""
 
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        _at_least_one(self, "processes")
+
     @property
     def world(self) -> int:
         """Number of processes on this machine: torchrun's, or what was asked."""
         return int(os.environ.get("LOCAL_WORLD_SIZE", self.processes))
+
+
+def _at_least_one(launch: Launch, name: str) -> None:
+    if getattr(launch, name) < 1:
+        raise LaunchError(f"--{name.replace('_', '-')} must be at least 1, not {getattr(launch, name)}")
 
 
 def make_fabric(launch: Launch, *, world: int = 1) -> "L.Fabric":

@@ -27,6 +27,9 @@ from trainer.run import main
         (("--robust.epsilon", "8/x"), "8/x"),
         (("--robust.epcohs", "1"), "epcohs"),
         (("--name", "a/b"), "name of a run"),
+        (("--seed", "-1"), "seed must be at least 0, not -1"),
+        (("--processes", "0"), "--processes must be at least 1, not 0"),
+        (("--checkpoint-every", "0"), "--checkpoint-every must be at least 1, not 0"),
     ],
 )
 def test_a_mistake_is_answered_in_a_sentence(tmp_path: Path, options: tuple[str, ...], message: str) -> None:
@@ -47,6 +50,11 @@ def test_help_teaches_every_option(capsys: pytest.CaptureFixture[str], monkeypat
     with pytest.raises(SystemExit, match="0"):
         main(["caltech101", "--help"])
     printed = capsys.readouterr().out
+    words = " ".join(printed.replace("│", " ").split())
+    assert "image_size" in words.partition("--preprocessing.crop")[2][:200]
+    assert "preprocessing.crop" in words.partition("--architecture.image-size")[2][:200]
+    assert "without effect for regular[…]" in words
+    assert "of the same class in an SPC-2 batch" in words
     for expected in ("--resume", "--robust.defense", "8/255", "python trainer/run.py", "pixels in [0,1]", "caltech101"):
         assert expected in printed
 

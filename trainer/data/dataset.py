@@ -38,9 +38,14 @@ class DataOptions:
     split_seed: int | None = None
     """Shuffle the classes before they are split; null: alphabetical order."""
     seed: int = 0
-    """Of generated images."""
+    """Seed of the images that `demo` draws."""
     decode_check: bool = True
     """Decode every image once before training, so that a damaged one is found now."""
+
+    def __post_init__(self) -> None:
+        for name in ("seed", "split_seed"):
+            if (getattr(self, name) or 0) < 0:
+                raise DatasetError(f"data.{name} must be at least 0, not {getattr(self, name)}")
 
 
 class ProblemKind(StrEnum):
