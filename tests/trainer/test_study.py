@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
@@ -443,6 +444,19 @@ def test_each_stage_of_a_trial_tells_its_own_progress() -> None:
         ("EST[R] · 0 · training", 4, 8),
         ("EST[R] · 0 · attacks", 7, 8),  # the last comes with the ERS
     ]
+
+
+def test_the_documented_study_can_be_planned_and_is_explained(tmp_path: Path) -> None:
+    page = (ROOT / "docs" / "training.md").read_text(encoding="utf-8")
+    (example,) = re.findall(r"^```yaml\n(name: mine\n.*?)^```", page, re.DOTALL | re.MULTILINE)
+    (tiny,) = re.findall(r"`changes: (\{warmup.*?\})`,", page)
+    path = tmp_path / "mine.yaml"
+    path.write_text(example, encoding="utf-8")
+    study = load_study(path)
+    assert [trial.title for trial in trials(study)] == [*["HM[S,g_LGA]&ICS"] * 2, "EST[R]", "EST[R], fewer steps"]
+    small = trials(replace(study, changes=yaml.safe_load(tiny)))
+    assert {trial.config.evaluation.attacked for trial in small} == {8}
+    assert [f"| `{entry.name}` |" for entry in fields(study) if f"\n| `{entry.name}` |" not in page] == []
 
 
 def test_an_unknown_study_is_named(capsys: pytest.CaptureFixture[str]) -> None:
