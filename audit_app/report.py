@@ -192,8 +192,8 @@ NOT_SAID: Final = (
     "ERS averages ten attacks. A high mean can hide a single attack that always succeeds: read the ten parts too.",
     "It is measured against the attacks that were run, at one budget. A stronger or an adaptive attack can only lower "
     "it: it is evidence of robustness, and no proof.",
-    "A collapsed model, which puts all images near each other, scores well and retrieves nothing. Read ERS only beside "
-    "Recall@1 and the mean cosine of random pairs.",
+    "A collapsed model, which puts all images near each other, scores well because none can move far. Read ERS "
+    "only beside Recall@1 and the mean cosine of random pairs.",
     "It says nothing of other changes to an image: rotation, cropping, patches, or a poisoned gallery.",
     "The relevance of a ranking to people is not measured; classes stand for it.",
 )

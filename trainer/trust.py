@@ -58,7 +58,7 @@ def check_collapse(gallery: Gallery, limit: float = 0.5) -> list[Check]:
     cosine = mean_cosine(gallery.embeddings)
     if not cosine > limit:
         return []
-    message = f"pairs have a mean cosine of {cosine:.2f}: a collapsed model scores well, and retrieves nothing"
+    message = f"pairs have a mean cosine of {cosine:.2f}: a collapsed model scores well, for no image can move far"
     return [Check(CheckKind.COLLAPSE, "model", message)]
 
 
