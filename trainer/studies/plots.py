@@ -86,7 +86,8 @@ def _ers_recall(figure: "Figure", summary: Content) -> bool:
     axes.set_xlabel("Recall@1 of benign queries, %")
     axes.set_ylabel("ERS")
     axes.set_title("Up and right is better", loc="left", fontsize=9, color="0.4")
-    axes.margins(x=0.2)  # room for titles
+    axes.margins(x=0.35)  # room for titles
+    axes.set_xlim(left=max(0.0, axes.get_xlim()[0]))
     _name(axes, points)
     return True
 
