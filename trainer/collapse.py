@@ -1,8 +1,8 @@
 """Collapse: all embeddings alike, the way in which adversarial metric learning fails. How it is seen while it happens.
 
-A collapsed model resists attacks perfectly and retrieves nothing, so a falling loss does not tell. Two symptoms do:
-images of different classes lie in the same place, or the nearest other image of a batch is of the right class no
-more often than by chance. Both are read off the benign batch that a defense embeds anyway.
+A collapsed model resists attacks, for all its embeddings are alike, and the loss of triplets falls to γ all the same.
+Two symptoms do tell: images of different classes lie in the same place, or the nearest other image of a batch is of the
+right class no more often than by chance. Both are read off the benign batch that a defense embeds anyway.
 """
 
 import math
