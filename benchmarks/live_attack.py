@@ -28,8 +28,8 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
 from models.files import write_json  # noqa: E402
-from tests.audit_app.app_server import PATIENCE_MS, AppServer  # noqa: E402
-from tests.chromium import chromium  # noqa: E402
+from tests.audit_app.app_server import AppServer  # noqa: E402
+from tests.chromium import PATIENCE_MS, chromium  # noqa: E402
 from trainer.environment import hardware, versions  # noqa: E402
 
 STEPS: Final = 32

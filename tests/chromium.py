@@ -7,6 +7,11 @@ from typing import Any, Final
 
 import pytest
 
+from tests.waiting import PATIENCE_S
+
+PATIENCE_MS: Final = 1000 * PATIENCE_S
+"""For whatever a page is waited for to do: Playwright's own half minute is short where two cores have more to do."""
+
 _PLACES: Final = ("/usr/bin/chromium", "/usr/bin/chromium-browser", "/usr/bin/google-chrome")
 CHROMIUM: Final = next((path for path in map(Path, _PLACES) if path.exists()), None)
 
@@ -31,7 +36,9 @@ def chromium() -> Iterator[Any]:
     from playwright.sync_api import sync_playwright
 
     with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=str(CHROMIUM), args=_ARGUMENTS, headless=True)
+        browser = playwright.chromium.launch(
+            executable_path=str(CHROMIUM), args=_ARGUMENTS, headless=True, timeout=PATIENCE_MS
+        )
         try:
             yield browser
         finally:

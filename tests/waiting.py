@@ -1,4 +1,4 @@
-"""Waiting for what is bound to come: on a busy machine that may take a minute, and no test fails for it."""
+"""Waiting for what is bound to come: on a busy machine that may take minutes, and no test fails for it."""
 
 from collections.abc import Callable
 from time import monotonic, sleep
@@ -6,7 +6,7 @@ from typing import Final
 
 import httpx
 
-PATIENCE_S: Final = 120.0
+PATIENCE_S: Final = 300.0
 
 
 def until(condition: Callable[[], object]) -> None:

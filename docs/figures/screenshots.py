@@ -28,8 +28,8 @@ from audit_app.options import AuditOptions
 from models.bundle import load_embedder
 from models.folded import FoldedEmbedder
 from models.preprocessing import decode, to_square, to_unit
-from tests.audit_app.app_server import PATIENCE_MS, AppServer, finished
-from tests.chromium import chromium
+from tests.audit_app.app_server import AppServer, finished
+from tests.chromium import PATIENCE_MS, chromium
 from tests.serving.process import running
 from trainer.attacks.attack import Gallery, victims_in
 from trainer.attacks.registry import make_attack

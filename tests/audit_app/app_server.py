@@ -2,7 +2,6 @@
 
 import os
 import re
-import socket
 import subprocess
 import sys
 import time
@@ -14,19 +13,21 @@ from typing import Any, Final
 import httpx
 import psutil
 
+from tests.chromium import PATIENCE_MS
+from tests.waiting import PATIENCE_S
+
 ROOT: Final = Path(__file__).resolve().parents[2]
-PATIENCE_MS: Final = 120_000
 
 
 class AppServer:
     """`streamlit run audit_app/app.py` on a free port."""
 
     def __init__(self, arguments: Sequence[str], log: Path) -> None:
-        with socket.create_server(("127.0.0.1", 0)) as free:
-            port = free.getsockname()[1]
-        self.url = f"http://127.0.0.1:{port}"
+        self.url = ""
+        """Known once it answers."""
         self.log = log
-        command = [sys.executable, "-m", "streamlit", "run", "audit_app/app.py", "--server.port", str(port), "--"]
+        # The system chooses the port: one that was found free here could be taken until Streamlit is there.
+        command = [sys.executable, "-m", "streamlit", "run", "audit_app/app.py", "--server.port", "0", "--"]
         self.process = subprocess.Popen(
             [*command, *arguments],
             cwd=ROOT,
@@ -37,22 +38,31 @@ class AppServer:
 
     def wait(self) -> None:
         """Wait until it answers."""
-        end = time.monotonic() + PATIENCE_MS / 1000
-        while time.monotonic() < end:
-            try:
-                if httpx.get(f"{self.url}/_stcore/health").status_code == 200:
-                    return
-            except httpx.TransportError:
-                time.sleep(0.1)
+        end = time.monotonic() + PATIENCE_S
+        while self.process.poll() is None and time.monotonic() < end:
+            if self._answers():
+                return
+            time.sleep(0.1)
         raise AssertionError(self.log.read_text())
 
     def addresses(self) -> set[str]:
         """Where it listens."""
-        return {
-            one.laddr.ip
+        return {place.ip for place in self._places()}
+
+    def _places(self) -> list[Any]:
+        return [
+            one.laddr
             for one in psutil.Process(self.process.pid).net_connections("inet")
             if one.status == psutil.CONN_LISTEN
-        }
+        ]
+
+    def _answers(self) -> bool:
+        for place in self._places():
+            self.url = f"http://127.0.0.1:{place.port}"
+        try:
+            return bool(self.url) and httpx.get(f"{self.url}/_stcore/health", timeout=PATIENCE_S).status_code == 200
+        except httpx.TransportError:
+            return False
 
     def close(self) -> None:
         """End it."""
@@ -61,6 +71,7 @@ class AppServer:
             self.process.wait(20)
         except subprocess.TimeoutExpired:
             self.process.kill()
+            self.process.wait()
 
 
 @contextmanager

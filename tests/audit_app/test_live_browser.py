@@ -30,6 +30,7 @@ from tests.audit_app.app_server import (
 from tests.audit_app.indexed import make_index
 from tests.chromium import needs_chromium
 from tests.serving.served import wait_until_ready
+from tests.waiting import until
 
 pytestmark = needs_chromium
 
@@ -73,18 +74,9 @@ def test_an_attack_from_the_button_to_the_files(
     browser: Any, server: AppServer, api: TestClient, tiny_zoo: list[Path], few_gratings: Path
 ) -> None:
     with visit(browser, server) as page:
-        long_attack(page, steps=60)
+        long_attack(page, steps=30)
         page.click(".st-key-attack button")
-        steps, pictures = [], set()
-        while not page.locator(".st-key-rankings").count():
-            for fact in page.locator(".st-key-running dd b").all_text_contents()[:1]:
-                steps.append(int(fact.split(" of ")[0]))
-            pictures |= set(page.eval_on_selector_all(".st-key-running img", "all => all.map(e => e.src)"))
         finished(page)
-        assert len(set(steps)) >= 3, "frames are seen"
-        assert steps == sorted(steps), "and the attack goes on"
-        assert len(pictures) >= 6, "the image and its perturbation change"
-        assert all(one.startswith("data:image/png;base64,") for one in pictures)
         shown, record = rankings(page), read_record(download(page, "record"))
         assert set(shown) == {bundle.name for bundle in tiny_zoo}
         victim = record["image"]["id"]
@@ -122,11 +114,23 @@ def test_two_visitors_at_once_get_their_own_results(browser: Any, server: AppSer
         assert replay(record).differences == ()
 
 
-def test_stopping_shows_what_was_reached_and_another_can_begin(browser: Any, server: AppServer) -> None:
+def test_a_running_attack_is_watched_stopped_and_another_can_begin(browser: Any, server: AppServer) -> None:
     with visit(browser, server) as page:
         long_attack(page, steps=500, restarts=10)
         page.click(".st-key-attack button")
         page.wait_for_selector(".st-key-running img")
+        steps: list[int] = []
+        pictures: set[str] = set()
+
+        def frames_are_seen() -> bool:
+            for fact in page.locator(".st-key-running dd b").all_text_contents()[:1]:
+                steps.append(int(fact.split(" of ")[0]))
+            pictures.update(page.eval_on_selector_all(".st-key-running img", "all => all.map(e => e.src)"))
+            return len(set(steps)) >= 3 and len(pictures) >= 6
+
+        until(frames_are_seen)  # the image and its perturbation, of more frames than one
+        assert steps == sorted(steps), "the attack goes on"
+        assert all(one.startswith("data:image/png;base64,") for one in pictures)
         page.click(".st-key-stop button")
         page.get_by_text("As far as it came").wait_for()
         finished(page)
@@ -146,7 +150,7 @@ def test_who_leaves_makes_room_for_who_waits(browser: Any, server: AppServer) ->
             waiting.get_by_text("Waiting: 1 before yours").wait_for()
         left = time.monotonic()
         finished(waiting)
-        assert time.monotonic() - left < 120, "the two attacks would have taken 400 s"
+        assert time.monotonic() - left < 300, "the two attacks would have taken 400 s"
 
 
 def test_every_page_is_reached_from_the_others(browser: Any, server: AppServer) -> None:

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from audit_app.run import main
-from tests.chromium import needs_chromium
+from tests.chromium import PATIENCE_MS, needs_chromium
 
 pytestmark = needs_chromium
 
@@ -24,6 +24,7 @@ def page_file(tiny_zoo: list[Path], gratings: Path, tmp_path_factory: pytest.Tem
 @pytest.mark.parametrize(("width", "scheme"), [(1280, "light"), (390, "light"), (1280, "dark"), (390, "dark")])
 def test_it_opens_offline_whole_and_fits(page_file: Path, browser: Any, width: int, scheme: str) -> None:
     context = browser.new_context(viewport={"width": width, "height": 900}, color_scheme=scheme, offline=True)
+    context.set_default_timeout(PATIENCE_MS)
     page = context.new_page()
     asked: list[str] = []
     broken: list[str] = []
@@ -52,6 +53,7 @@ def test_it_opens_offline_whole_and_fits(page_file: Path, browser: Any, width: i
 
 def test_it_prints(page_file: Path, browser: Any, tmp_path: Path) -> None:
     context = browser.new_context(color_scheme="dark", offline=True)
+    context.set_default_timeout(PATIENCE_MS)
     page = context.new_page()
     page.goto(page_file.as_uri())
     page.emulate_media(media="print")
