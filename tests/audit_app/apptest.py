@@ -7,19 +7,20 @@ from pathlib import Path
 
 from streamlit.testing.v1 import AppTest
 
+from tests.waiting import PATIENCE_S
+
 APP = Path(__file__).resolve().parents[2] / "audit_app" / "app.py"
-PATIENCE = 120
 
 
 def open_app(page: str | None = None) -> AppTest:
     """Open the app, at a page (as `scorecard`) or the first one."""
-    at = AppTest.from_file(str(APP), default_timeout=PATIENCE).run()
+    at = AppTest.from_file(str(APP), default_timeout=PATIENCE_S).run()
     return at if page is None else at.switch_page(f"screens/{page}.py").run()
 
 
 def until(at: AppTest, done: Callable[[AppTest], bool]) -> AppTest:
     """Draw the page again and again, as a fragment does, until `done`."""
-    end = time.monotonic() + PATIENCE
+    end = time.monotonic() + PATIENCE_S
     while not done(at):
         assert time.monotonic() < end, words(at)
         time.sleep(0.05)

@@ -13,6 +13,7 @@ import pytest
 from audit_app.run import main
 from audit_app.schema import read_report
 from tests.audit_app.indexed import make_index
+from tests.waiting import PATIENCE_S
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -143,7 +144,7 @@ def run_command(*arguments: str) -> subprocess.Popen[str]:
 
 def test_help_teaches_with_examples() -> None:
     with run_command("--help") as process:
-        said, complaints = process.communicate(timeout=120)
+        said, complaints = process.communicate(timeout=PATIENCE_S)
     assert process.returncode == 0, complaints
     for wanted in ("Examples:", "--fail-under ERS=30 R@1=0.4", "--curve epsilon 1/255", "--method transfer", "8/255"):
         assert wanted in said
@@ -155,11 +156,11 @@ def test_ctrl_c_leaves_what_the_same_command_goes_on_from(base: list[str], tmp_p
     longer = [*base, "--steps", "40", "--batch", "2", "--attacked", "20"]
     interrupted, straight = tmp_path / "interrupted", tmp_path / "straight"
     with run_command(*longer, "--out", str(interrupted)) as process:
-        deadline = time.monotonic() + 200
+        deadline = time.monotonic() + PATIENCE_S
         while not any(interrupted.rglob("*.npz")) and process.poll() is None and time.monotonic() < deadline:
             time.sleep(0.02)
         process.send_signal(signal.SIGINT)
-        _, complaints = process.communicate(timeout=100)
+        _, complaints = process.communicate(timeout=PATIENCE_S)
     assert process.returncode == 130, complaints
     assert "the same command goes on from there" in complaints
     assert "Traceback" not in complaints

@@ -21,6 +21,7 @@ from audit_app.victim import Victim
 from models.preprocessing import to_unit
 from serving.engine import Device, Engine
 from tests.audit_app.stage import random_pixels, served_scenes
+from tests.waiting import PATIENCE_S
 from trainer.attacks.attack import victims_in
 from trainer.attacks.options import AttackError
 from trainer.attacks.pgd import Norm
@@ -28,12 +29,10 @@ from trainer.attacks.registry import ATTACKS, make_attack
 from trainer.attacks.run import AttackOptions, run_attack
 from trainer.attacks.run import Engine as Minimiser
 
-LONG = 120
-
 
 def finished(live: LiveAttack) -> Status:
     live.start()
-    status = live.wait(LONG)
+    status = live.wait(PATIENCE_S)
     assert status.phase is Phase.DONE, status.message
     return status
 
@@ -244,14 +243,12 @@ def test_no_budget_changes_nothing(served: list[Served]) -> None:
 
 
 def test_stopping_gives_what_was_reached(served: list[Served]) -> None:
-    live = attack(served, attack="ES", engine=AttackOptions(steps=10_000), pace=50)
+    live = attack(served, attack="ES", engine=AttackOptions(steps=20_000), pace=50)
     live.start()
     while len(live.status().curves[served[0].name]) < 5:
         time.sleep(0.01)
-    before = time.perf_counter()
     live.stop()
-    status = live.wait(LONG)
-    assert time.perf_counter() - before < 10
+    status = live.wait(PATIENCE_S)  # all steps would have taken longer
     assert status.phase is Phase.DONE
     assert status.stopped
     assert status.result
@@ -267,7 +264,7 @@ def test_an_abandoned_attack_ends_and_its_memory_is_free(served: list[Served]) -
     frame = weakref.ref(live.status().frames[served[0].name])
     held = weakref.ref(live)
     live.abandon()
-    assert live.wait(LONG).phase is Phase.GONE
+    assert live.wait(PATIENCE_S).phase is Phase.GONE
     del live
     gc.collect()
     assert held() is None
@@ -298,7 +295,7 @@ def test_two_at_once_get_their_own_results(served: list[Served]) -> None:
     for live in together:
         live.start()
     for one, live in zip(alone, together, strict=True):
-        other = live.wait(LONG)
+        other = live.wait(PATIENCE_S)
         assert one.result
         assert other.result, other.message
         for name, found in one.result.subjects.items():
@@ -320,9 +317,9 @@ def test_others_wait_with_a_place_in_the_queue(served: list[Served]) -> None:
         time.sleep(0.01)
     assert (second.status().phase, second.status().ahead) == (Phase.WAITING, 1)
     second.stop()
-    assert second.wait(5).phase is Phase.FAILED
+    assert second.wait(PATIENCE_S).phase is Phase.FAILED
     first.abandon()
-    assert first.wait(LONG).phase is Phase.GONE
+    assert first.wait(PATIENCE_S).phase is Phase.GONE
 
 
 def test_mistakes_are_told_and_not_traced(served: list[Served], caplog: pytest.LogCaptureFixture) -> None:
@@ -344,7 +341,7 @@ def test_mistakes_are_told_and_not_traced(served: list[Served], caplog: pytest.L
     ):
         live = LiveAttack(served, victim, options)
         live.start()
-        status = live.wait(LONG)
+        status = live.wait(PATIENCE_S)
         assert status.phase is Phase.FAILED
         assert told in status.message
     assert not caplog.records
@@ -359,7 +356,7 @@ def test_an_unforeseen_failure_is_logged_and_not_shown(
     monkeypatch.setattr("audit_app.live.run_attack", broken)
     live = attack(served)
     live.start()
-    status = live.wait(LONG)
+    status = live.wait(PATIENCE_S)
     assert status.phase is Phase.FAILED
     assert "secret" not in status.message
     assert "secret" in caplog.text

@@ -166,7 +166,7 @@ def test_stopping_shows_what_was_reached() -> None:
     at = open_app()
     at.selectbox(key="live.attack").set_value("ES")
     at.number_input(key="live.steps.linf").set_value(500)
-    at.slider(key="live.pace").set_value(4).run()
+    at.slider(key="live.pace").set_value(2).run()
     at.button(key="attack").click().run()
     until(at, lambda page: "of 500" in markup(page))
     assert at.button(key="attack").disabled

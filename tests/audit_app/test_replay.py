@@ -19,6 +19,7 @@ from audit_app.served import Served
 from audit_app.treatments import TreatmentOptions
 from audit_app.victim import Victim
 from tests.audit_app.stage import OPTIONS, random_pixels, served_scenes
+from tests.waiting import PATIENCE_S
 from trainer.attacks.run import AttackOptions, Engine
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -27,7 +28,7 @@ ROOT = Path(__file__).resolve().parents[2]
 def recorded(served: list[Served], gratings: Path, victim: Victim, **options: Any) -> tuple[LiveAttack, dict[str, Any]]:
     live = LiveAttack(served, victim, LiveOptions(k=5, **options))
     live.start()
-    status = live.wait(120)
+    status = live.wait(PATIENCE_S)
     assert status.result, status.message
     content = record(live, status.result, GallerySource.at(str(gratings)))
     return live, read_record(json.dumps(content).encode())
@@ -68,7 +69,7 @@ def test_a_black_box_attack_asks_the_same_questions(tiny_zoo: list[Path], gratin
     victim = Victim(id=stranger.scene.collection.ids[7])
     live = LiveAttack([stranger], victim, LiveOptions(attack="ES", search={"queries": 30}, k=5))
     live.start()
-    result = live.wait(120).result
+    result = live.wait(PATIENCE_S).result
     assert result
     content = record(live, result, GallerySource.at(str(gratings)), loading=replace(OPTIONS, resize=40))
     again = replay(read_record(json.dumps(content).encode()))
@@ -116,7 +117,7 @@ def test_the_command(served: list[Served], gratings: Path, tmp_path: Path) -> No
 
     def run(*arguments: str) -> subprocess.CompletedProcess[str]:
         command = [sys.executable, "audit_app/replay.py", *arguments]
-        return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120, check=False)
+        return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=PATIENCE_S, check=False)
 
     done = run(str(file), "--out", str(tmp_path / "out"))
     assert (done.returncode, done.stderr) == (0, "")
