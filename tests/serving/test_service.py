@@ -196,8 +196,8 @@ def test_closing_answers_what_was_accepted(tmp_path: Path, engine: Engine) -> No
         while not service.ready:
             await asyncio.sleep(0.005)
         await scene(service)
-        await asyncio.gather(*tasks)
         await service.close()
+        await asyncio.gather(*tasks)
 
     asyncio.run(act())
     assert [task.result().by_model["benign"].matches[0].item.id for task in tasks] == [file.id for file in files * 4]
