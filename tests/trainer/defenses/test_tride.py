@@ -202,7 +202,7 @@ def test_lambda_is_the_temperature() -> None:
         ("TRIDE[S](lambda=nan)", "cannot read the option"),
         ("TRIDE[S](u=2)", "TRIDE has no option 'u'"),
         ("TRIDE[S]&ICS", "TRIDE goes without &ICS"),
-        ("TRIDE", "TRIDE takes 1 arguments"),
+        ("TRIDE", "TRIDE takes 1 argument in"),
     ],
 )
 def test_what_cannot_be_is_refused(name: str, message: str) -> None:
