@@ -27,8 +27,10 @@ from pydantic import TypeAdapter, ValidationError
 from audit_app.blackbox.transfer import Transfer, transfer_from
 from audit_app.errors import AuditError
 from audit_app.gallery_source import GallerySource
-from audit_app.live import LiveAttack, LiveOptions, Phase
+from audit_app.live import LiveAttack
+from audit_app.live_options import LiveOptions
 from audit_app.live_result import LiveResult, SubjectResult
+from audit_app.live_status import Phase
 from audit_app.options import SearchMethod
 from audit_app.outcome import Outcome
 from audit_app.scene import Scene, make_scenes

@@ -10,7 +10,7 @@ from audit_app.drawing.curves import Line, Scale, line_chart
 from audit_app.drawing.markup import Markup, element, png_uri
 from audit_app.drawing.words import percent, rank, whole
 from audit_app.exact_png import encode_png
-from audit_app.live import Frame, Point, Status
+from audit_app.live_status import Frame, Point, Status
 from trainer.attacks.pgd import PGDOptions
 
 

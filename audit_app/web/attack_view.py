@@ -14,7 +14,8 @@ from audit_app.drawing.live_panel import live_panel
 from audit_app.drawing.markup import png_uri
 from audit_app.drawing.plot_panel import Captioned, answers_panel, plot_panel
 from audit_app.exact_png import crop_of, encode_png
-from audit_app.live import LiveAttack, Phase, Status
+from audit_app.live import LiveAttack
+from audit_app.live_status import Phase, Status
 from audit_app.movement import head, rank_items
 from audit_app.options import SearchMethod
 from audit_app.web.choosing import IMAGE, TARGETS, ask, asked, choose_image, choose_targets

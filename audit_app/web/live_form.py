@@ -8,7 +8,7 @@ from streamlit.delta_generator import DeltaGenerator
 
 from audit_app.aims import AIMS, with_count
 from audit_app.blackbox import SEARCHES
-from audit_app.live import LiveOptions
+from audit_app.live_options import LiveOptions
 from audit_app.options import SearchMethod, search_name
 from audit_app.treatments import TreatmentOptions
 from audit_app.web.option_fields import option_field, option_fields

@@ -17,8 +17,9 @@ from audit_app.drawing.result_panel import (
     transfer_table,
     verdicts,
 )
-from audit_app.live import LiveAttack, Status
+from audit_app.live import LiveAttack
 from audit_app.live_result import LiveResult
+from audit_app.live_status import Status
 from audit_app.replay import record
 from audit_app.web.panel import panel
 from audit_app.web.pictures import called

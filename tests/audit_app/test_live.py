@@ -13,7 +13,9 @@ import torch
 from audit_app.blackbox.transfer import transfer_from
 from audit_app.errors import AuditError, SubjectError
 from audit_app.exact_png import encode_png, pixels_hash
-from audit_app.live import Budget, LiveAttack, LiveOptions, Phase, Status
+from audit_app.live import LiveAttack
+from audit_app.live_options import LiveOptions
+from audit_app.live_status import Budget, Phase, Status
 from audit_app.options import SearchMethod
 from audit_app.served import Served
 from audit_app.turnstile import Turnstile
@@ -353,7 +355,7 @@ def test_an_unforeseen_failure_is_logged_and_not_shown(
     def broken(*_: object, **__: object) -> None:
         raise RuntimeError("secret")
 
-    monkeypatch.setattr("audit_app.live.run_attack", broken)
+    monkeypatch.setattr("audit_app.live_worker.run_attack", broken)
     live = attack(served)
     live.start()
     status = live.wait(PATIENCE_S)

@@ -13,7 +13,8 @@ import pytest
 from audit_app.errors import SceneError
 from audit_app.exact_png import encode_png
 from audit_app.gallery_source import GallerySource, SourceKind
-from audit_app.live import LiveAttack, LiveOptions
+from audit_app.live import LiveAttack
+from audit_app.live_options import LiveOptions
 from audit_app.replay import ReplayError, read_record, record, replay
 from audit_app.served import Served
 from audit_app.treatments import TreatmentOptions

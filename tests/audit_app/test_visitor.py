@@ -5,7 +5,8 @@ import threading
 import time
 import weakref
 
-from audit_app.live import LiveAttack, LiveOptions
+from audit_app.live import LiveAttack
+from audit_app.live_options import LiveOptions
 from audit_app.served import Served
 from audit_app.victim import Victim
 from audit_app.web.visitor import PATIENCE, Visitor
