@@ -26,7 +26,7 @@ import numpy as np  # noqa: E402
 import torch  # noqa: E402
 from PIL import Image, ImageFilter  # noqa: E402
 
-from benchmarks.serving import write_bundle  # noqa: E402
+from benchmarks.serving_scene import write_bundle  # noqa: E402
 from models.files import write_json  # noqa: E402
 from serving.engine import Engine  # noqa: E402
 from serving.filling import FillOptions, fill  # noqa: E402

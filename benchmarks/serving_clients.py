@@ -1,0 +1,78 @@
+"""What many clients at once get of the bare network's rate."""
+
+import argparse
+import json
+import re
+import statistics
+import subprocess
+import sys
+import time
+from typing import Any
+
+from benchmarks.serving_processes import BATCH, ROOT, Server, plain, served
+from benchmarks.serving_scene import Scene
+
+
+def clients(scene: Scene, options: argparse.Namespace) -> dict[str, Any]:
+    """64 clients at once, against the bare network on batches of its best size, before, between and after."""
+    rates: dict[int, list[float]] = {size: [] for size in (8, 16, BATCH, 64)}
+    loads = []
+    with plain(scene, "onnxruntime") as bare:
+        for size in rates:
+            bare["onnxruntime"].do(do="batch", size=size)  # which allocates
+        for turn in range(3):
+            for size, found in rates.items():
+                until = time.monotonic() + options.seconds / 8
+                while not found or time.monotonic() < until:
+                    found.append(size / bare["onnxruntime"].do(do="batch", size=size)["embed"])
+            if turn < 2:
+                with served(scene, "--no-page") as server:
+                    loads.append(_load(scene, server, clients=64, seconds=options.seconds))
+                    sizes = [_metric(server, f"hardrank_batch_images_{part}") for part in ("sum", "count")]
+    medians = {size: statistics.median(found) for size, found in rates.items()}
+    best = max(medians, key=medians.__getitem__)
+    full_batch_s = BATCH / medians[BATCH]
+    rate = statistics.median(load["per_second"] for load in loads)
+    p99_ms = max(load["p99_ms"] for load in loads)
+    with served(scene, "--no-page", "--pending=32") as server:
+        overload = _load(scene, server, clients=64, seconds=max(3, options.seconds / 4))
+    return {
+        "clients": 64,
+        "loads": loads,
+        "mean_batch": round(sizes[0] / sizes[1], 1),
+        "bare_images_per_second": {str(size): round(value, 1) for size, value in medians.items()},
+        "bare_best": {"batch": best, "images_per_second": round(medians[best], 1)},
+        "images_per_second": round(rate, 1),
+        "throughput_over_bare": round(rate / medians[best], 3),
+        "throughput_limit": 0.85,
+        "full_batch_ms": round(1000 * full_batch_s, 3),
+        "p99_ms": round(p99_ms, 1),
+        "p99_over_full_batch": round(p99_ms / 1000 / full_batch_s, 2),
+        "p99_limit": 4,
+        "lost": sum(load["lost"] for load in loads),
+        "wrong": sum(load["wrong"] for load in loads),
+        "overload_of_32_places": overload,
+    }
+
+
+def _load(scene: Scene, server: Server, *, clients: int, seconds: float) -> dict[str, Any]:
+    task = {
+        "port": server.port,
+        "clients": clients,
+        "seconds": seconds,
+        "warm_up": 3.0,
+        "images": str(scene.images),
+    }
+    told = subprocess.run(
+        [sys.executable, str(ROOT / "benchmarks/load.py"), json.dumps(task)], capture_output=True, text=True, check=True
+    )
+    found: dict[str, Any] = json.loads(told.stdout)
+    return {name: round(value, 2) if isinstance(value, float) else value for name, value in found.items()}
+
+
+def _metric(server: Server, name: str) -> float:
+    connection = server.connect()
+    connection.request("GET", "/metrics")
+    match = re.search(rf"^{name} (\S+)", connection.getresponse().read().decode(), re.MULTILINE)
+    assert match is not None
+    return float(match[1])
