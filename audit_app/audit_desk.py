@@ -16,7 +16,7 @@ from audit_app.report import JSON, write_report
 from audit_app.scene import make_scenes
 from audit_app.schema import AuditReport, ReportError, read_report
 from audit_app.shelf import UNFORESEEN
-from audit_app.subjects import load_subjects
+from audit_app.subjects import load_subject, load_subjects
 from models.errors import HardrankError
 from trainer.progress import Progress, Report
 from trainer.robustness import CancelledError
@@ -44,7 +44,7 @@ class Past:
     folder: Path
     when: datetime
     request: AuditRequest | None
-    """None: it was made by the command, or cannot be read."""
+    """None: it is not there, or cannot be read."""
     report: AuditReport | None
     """None: it did not come to its end."""
     problem: str = ""
@@ -57,7 +57,9 @@ class Past:
         if self.report is None:
             return f"{day} · {self.folder.name} · {'damaged' if self.problem else 'not finished'}"
         names = ", ".join(model.name for model in self.report.models)
-        return f"{day} · {names} · {self.report.settings.attacked} images, ε {255 * self.report.settings.epsilon:g}/255"
+        asked = self.report.settings
+        budget = f"{asked.epsilon:g} (L2)" if asked.norm == "l2" else f"{255 * asked.epsilon:g}/255"
+        return f"{day} · {names} · {asked.attacked} images, ε {budget}"
 
 
 class AuditDesk:
@@ -74,9 +76,9 @@ class AuditDesk:
         """The audit under way, or the last one since the app was started."""
         return self._running
 
-    def start(self, request: AuditRequest) -> Path:
-        """Begin an audit, or go on with it, in its folder; raises `AuditError` while another is under way."""
-        folder = self.root / request.name
+    def start(self, request: AuditRequest, folder: Path | None = None) -> Path:
+        """Begin an audit, or go on with the one in `folder`; raises `AuditError` while another is under way."""
+        folder = folder or self.root / request.name
         with self._lock:
             if self._running is not None and not self._running.over:
                 raise AuditError("another audit is under way: wait for its end, or stop it; it can go on later")
@@ -125,8 +127,9 @@ class AuditDesk:
         request.write(folder)
         report(Progress(stage="models", done=0, total=len(request.models)))
         subjects = load_subjects(request.models, request.loading)
+        surrogate = None if request.surrogate is None else load_subject(request.surrogate, request.loading)
         scenes = make_scenes(subjects, request.gallery.open(), report=report)
-        result = run_audit(scenes, request.options, folder, report=report, cancel=cancel.is_set)
+        result = run_audit(scenes, request.options, folder, surrogate=surrogate, report=report, cancel=cancel.is_set)
         write_report(result, folder, command="streamlit run audit_app/app.py")
 
 

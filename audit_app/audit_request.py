@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Final, Self
 
@@ -11,7 +11,7 @@ from pydantic import TypeAdapter, ValidationError
 from audit_app.errors import AuditError
 from audit_app.gallery_source import GallerySource
 from audit_app.options import AuditOptions
-from audit_app.subjects import SubjectOptions
+from audit_app.subjects import SubjectOptions, absolute_model
 from models.files import write_json
 
 REQUEST: Final = "request.json"
@@ -28,6 +28,8 @@ class AuditRequest:
     gallery: GallerySource
     options: AuditOptions = field(default_factory=AuditOptions)
     loading: SubjectOptions = field(default_factory=SubjectOptions)
+    surrogate: str | None = None
+    """The model that transfer attacks are made on, likewise."""
 
     @property
     def name(self) -> str:
@@ -36,14 +38,25 @@ class AuditRequest:
         first = "".join(c if c.isalnum() or c in "-_." else "-" for c in Path(self.models[0]).name)[:40]
         return f"{first.strip('.-') or 'audit'}-{hashlib.sha256(text.encode()).hexdigest()[:10]}"
 
+    def absolute(self) -> Self:
+        """Give the same request by whole paths: whoever reads it may have another working directory."""
+        return replace(
+            self,
+            models=tuple(map(absolute_model, self.models)),
+            gallery=self.gallery.absolute(),
+            surrogate=None if self.surrogate is None else absolute_model(self.surrogate),
+        )
+
     def to_dict(self) -> dict[str, Any]:
         """Give it ready for JSON; `from_dict` reads it back."""
+        transfer = {} if self.surrogate is None else {"surrogate": self.surrogate}
         return {
             "schema_version": SCHEMA,
             "models": list(self.models),
             "gallery": self.gallery.to_dict(),
             "options": _plain(asdict(self.options)),
             "loading": _plain(asdict(self.loading)),
+            **transfer,
         }
 
     @classmethod
@@ -58,6 +71,7 @@ class AuditRequest:
                 gallery=GallerySource.from_dict(content["gallery"]),
                 options=TypeAdapter(AuditOptions).validate_python(content["options"]),
                 loading=TypeAdapter(SubjectOptions).validate_python(content["loading"]),
+                surrogate=None if content.get("surrogate") is None else str(content["surrogate"]),
             )
         except (KeyError, TypeError, ValidationError) as error:
             raise AuditError(f"the request of an audit cannot be read: {error}") from error

@@ -1,6 +1,6 @@
 """Where the images of an audit come from, as one types it: an index, a run or bundle, a folder, a CSV."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 from pathlib import Path
 from typing import Any, Self
@@ -29,6 +29,8 @@ class GallerySource:
     kind: SourceKind
     paths: tuple[str, ...]
     """One; further ones are indexes of the same images made with other models."""
+    data_root: str | None = None
+    """Where the images of a run lie, where they have moved since."""
 
     @classmethod
     def at(cls, *texts: str) -> Self:
@@ -43,19 +45,35 @@ class GallerySource:
         first, *others = (Path(path).expanduser() for path in self.paths)
         if self.kind is SourceKind.INDEX:
             return from_index(first, *others)
-        return from_run(first) if self.kind is SourceKind.RUN else from_images(first)
+        if self.kind is SourceKind.IMAGES:
+            return from_images(first)
+        return from_run(first, data_root=None if self.data_root is None else Path(self.data_root).expanduser())
+
+    def absolute(self) -> Self:
+        """Give the same place by whole paths, which lead there from any working directory."""
+        root = None if self.data_root is None else _whole(self.data_root)
+        return replace(self, paths=tuple(map(_whole, self.paths)), data_root=root)
 
     def to_dict(self) -> dict[str, Any]:
         """Give it ready for JSON; `from_dict` reads it back."""
-        return {"kind": str(self.kind), "paths": list(self.paths)}
+        moved = {} if self.data_root is None else {"data_root": self.data_root}
+        return {"kind": str(self.kind), "paths": list(self.paths), **moved}
 
     @classmethod
     def from_dict(cls, content: dict[str, Any]) -> Self:
         """Read what `to_dict` gave; raises `SceneError`."""
         try:
-            return cls(kind=SourceKind(content["kind"]), paths=tuple(str(path) for path in content["paths"]))
+            return cls(
+                kind=SourceKind(content["kind"]),
+                paths=tuple(str(path) for path in content["paths"]),
+                data_root=None if content.get("data_root") is None else str(content["data_root"]),
+            )
         except (KeyError, TypeError, ValueError) as error:
             raise SceneError(f"the gallery is described as {content!r}; give kind and paths") from error
+
+
+def _whole(path: str) -> str:
+    return str(Path(path).expanduser().absolute())
 
 
 def _kind(place: Path) -> SourceKind:

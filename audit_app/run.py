@@ -3,8 +3,9 @@
     python audit_app/run.py --models MODEL … (--index DIR … | --run DIR | --images DIR) --out DIR
 
 A MODEL is the folder of a bundle, an ONNX file, timm/NAME or a torchvision name; LABEL=MODEL names it. OUT receives
-report.json, report.html (one page that needs nothing else) and a CSV for each model. The same command after an
-interruption goes on where it was, and the same seed gives the same figures.
+report.json, report.html (one page that needs nothing else) and a CSV for each model, and request.json, by which the
+pages of the app find its images. The same command after an interruption goes on where it was, and the same seed gives
+the same figures.
 
 Examples:
   the two models of the demo, on the images that they were tested with
@@ -45,9 +46,11 @@ from rich.table import Table
 
 from audit_app.arguments import add_declared, fraction, read_pairs, take
 from audit_app.audit import run_audit
+from audit_app.audit_request import AuditRequest
 from audit_app.blackbox import SEARCHES
-from audit_app.collection import Collection, from_images, from_index, from_run
+from audit_app.collection import Collection
 from audit_app.errors import AuditError
+from audit_app.gallery_source import GallerySource, SourceKind
 from audit_app.gate import MEASURES, Limits, Verdict, check_comparable, check_limits, judge, parse_limits
 from audit_app.onnx_file import PixelScale
 from audit_app.options import AuditOptions, Curve, CurveParameter, SearchMethod
@@ -72,14 +75,7 @@ _ALL = "all"
 class Request:
     """All that was asked."""
 
-    models: Sequence[str]
-    surrogate: str | None
-    subject: SubjectOptions
-    index: Sequence[Path]
-    run: Path | None
-    data_root: Path | None
-    images: Path | None
-    audit: AuditOptions
+    audit: AuditRequest
     limits: Limits
     baseline: Path | None
     out: Path
@@ -116,25 +112,25 @@ def read_request(arguments: Sequence[str]) -> Request:
     named = tuple(given.attacks)
     method = SearchMethod(given.method)
     draft = AuditOptions(method=method, robustness=take(given, RobustnessOptions))
+    options = AuditOptions(
+        attacks=SCORECARD if named == (_ALL,) else named,
+        attacked=given.attacked or None,
+        seed=given.seed,
+        batch=given.batch,
+        robustness=draft.robustness,
+        method=method,
+        search=read_pairs(given.search, SEARCHES[draft.searched].options, of=f"the search {draft.searched}"),
+        curves=tuple(_curve(texts) for texts in given.curve),
+        curve_attacked=given.curve_attacked,
+        worst=given.worst,
+    )
     return Request(
-        models=given.models,
-        surrogate=given.surrogate,
-        subject=take(given, SubjectOptions, size=given.input_size),
-        index=given.index or (),
-        run=given.run,
-        data_root=given.data_root,
-        images=given.images,
-        audit=AuditOptions(
-            attacks=SCORECARD if named == (_ALL,) else named,
-            attacked=given.attacked or None,
-            seed=given.seed,
-            batch=given.batch,
-            robustness=draft.robustness,
-            method=method,
-            search=read_pairs(given.search, SEARCHES[draft.searched].options, of=f"the search {draft.searched}"),
-            curves=tuple(_curve(texts) for texts in given.curve),
-            curve_attacked=given.curve_attacked,
-            worst=given.worst,
+        audit=AuditRequest(
+            models=tuple(given.models),
+            gallery=_gallery(given),
+            options=options,
+            loading=take(given, SubjectOptions, size=given.input_size),
+            surrogate=given.surrogate,
         ),
         limits=Limits(under=parse_limits(given.fail_under), drop=parse_limits(given.fail_drop, plain="ERS")),
         baseline=given.baseline,
@@ -146,38 +142,44 @@ def carry_out(
     request: Request, arguments: Sequence[str], progress: ConsoleProgress
 ) -> tuple[AuditReport, list[Verdict]]:
     """Audit, write the report, judge it."""
-    options = request.audit
-    check_limits(request.limits, [f.key for attack in options.build().values() for f in attack.figures])
+    asked = request.audit
+    check_limits(request.limits, [f.key for attack in asked.options.build().values() for f in attack.figures])
     if request.limits.drop and request.baseline is None:
         raise AuditError("--fail-drop compares with an earlier report; name it with --baseline")
     baseline = None if request.baseline is None else read_report(request.baseline)
-    subjects = load_subjects(request.models, request.subject)
-    surrogate = None if request.surrogate is None else load_subject(request.surrogate, request.subject)
-    scenes = make_scenes(subjects, _collection(request), report=progress)
+    subjects = load_subjects(asked.models, asked.loading)
+    surrogate = None if asked.surrogate is None else load_subject(asked.surrogate, asked.loading)
+    scenes = make_scenes(subjects, asked.gallery.open(), report=progress)
     if baseline is not None:
-        _check_baseline(request, scenes[0].collection, surrogate, baseline)
-    result = run_audit(scenes, options, request.out, surrogate=surrogate, report=progress)
+        _check_baseline(asked.options, scenes[0].collection, surrogate, baseline)
+    result = run_audit(scenes, asked.options, request.out, surrogate=surrogate, report=progress)
+    # For the pages on this machine alone: the report, which is handed on, names places as they were typed.
+    asked.absolute().write(request.out)
     report = write_report(
         result, request.out, command=" ".join(["python audit_app/run.py", *map(shlex.quote, arguments)])
     )
     return report, judge(report, request.limits, baseline)
 
 
-def _check_baseline(request: Request, collection: Collection, surrogate: Subject | None, baseline: AuditReport) -> None:
+def _check_baseline(
+    options: AuditOptions, collection: Collection, surrogate: Subject | None, baseline: AuditReport
+) -> None:
     """Refuse a baseline of other settings before hours are spent."""
-    wanted = request.audit.attacked
+    wanted = options.attacked
     attacked = len(collection) if wanted is None else min(wanted, len(collection))
-    settings = settings_of(request.audit, collection, attacked=attacked, surrogate=surrogate)
+    settings = settings_of(options, collection, attacked=attacked, surrogate=surrogate)
     check_comparable(baseline.model_copy(update={"settings": settings}), baseline)
 
 
-def _collection(request: Request) -> Collection:
-    if request.index:
-        return from_index(*request.index)
-    if request.run is not None:
-        return from_run(request.run, data_root=request.data_root)
-    assert request.images is not None
-    return from_images(request.images)
+def _gallery(given: argparse.Namespace) -> GallerySource:
+    """Read which of the three kinds was given; the parser lets no two through."""
+    if given.run is not None:
+        return GallerySource(kind=SourceKind.RUN, paths=(given.run,), data_root=given.data_root)
+    if given.data_root is not None:
+        raise AuditError("--data-root says where the images of a run have moved; it goes with --run")
+    if given.images is not None:
+        return GallerySource(kind=SourceKind.IMAGES, paths=(given.images,))
+    return GallerySource(kind=SourceKind.INDEX, paths=tuple(given.index))
 
 
 def _curve(texts: Sequence[str]) -> Curve:
@@ -209,13 +211,11 @@ def _parser() -> argparse.ArgumentParser:
     what.add_argument("--models", nargs="+", required=True, metavar="MODEL", help="bundles, ONNX files, timm/NAME, …")
     gallery = what.add_mutually_exclusive_group(required=True)
     gallery.add_argument(
-        "--index", nargs="+", type=Path, metavar="DIR", help="an index; several: the same images, one for each model"
+        "--index", nargs="+", metavar="DIR", help="an index; several: the same images, one for each model"
     )
-    gallery.add_argument("--run", type=Path, metavar="DIR", help="the test images of a run, or of a bundle's run")
-    gallery.add_argument("--images", type=Path, metavar="DIR", help="a folder of class folders, or a CSV of path,label")
-    what.add_argument(
-        "--data-root", type=Path, metavar="DIR", help="with --run: the images, where they have moved since"
-    )
+    gallery.add_argument("--run", metavar="DIR", help="the test images of a run, or of a bundle's run")
+    gallery.add_argument("--images", metavar="DIR", help="a folder of class folders, or a CSV of path,label")
+    what.add_argument("--data-root", metavar="DIR", help="with --run: the images, where they have moved since")
     what.add_argument("--out", type=Path, required=True, metavar="DIR", help="where the report and the journal go")
     attacks = parser.add_argument_group("the attacks")
     attacks.add_argument(

@@ -160,6 +160,15 @@ def load_subjects(texts: Sequence[str], options: SubjectOptions | None = None) -
     return subjects
 
 
+def absolute_model(text: str) -> str:
+    """Name the same model by a whole path, which leads there from any working directory; names stay as they are."""
+    label, asked = _labelled(text)
+    if _kind_of(asked) is SubjectKind.BACKBONE:
+        return text
+    path = str(Path(asked).expanduser().absolute())
+    return path if label is None else f"{label}={path}"
+
+
 def check_names_differ(subjects: Sequence[Subject]) -> None:
     """Raise `SubjectError` unless there are models, and no two share a name."""
     if not subjects:

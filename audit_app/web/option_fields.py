@@ -76,6 +76,15 @@ def _pixels(option: Option, label: str, told: str, start: float, key: str, norm:
     return value / _LEVELS
 
 
+def set_pixels(name: str, value: float, *, key: str, norm: Norm) -> None:
+    """Let the field of a length of pixels begin with `value`, or with the end of its range that is nearer."""
+    if norm is Norm.L2:
+        st.session_state[f"{key}.l2"] = min(value, _LARGEST_L2)
+        return
+    low, high = SENSIBLE[name]
+    st.session_state[key] = min(max(round(value * _LEVELS, 1), low * 1.0), high * 1.0)
+
+
 def _range(option: Option) -> tuple[float, float]:
     low, high = SENSIBLE.get(option.name, (-1e6, 1e6))
     if option.minimum is not None:

@@ -9,7 +9,9 @@ import streamlit as st
 from audit_app.aims import AIMS
 from audit_app.first_sight import choose_query, choose_target
 from audit_app.victim import Victim
+from audit_app.web.option_fields import set_pixels
 from audit_app.web.resources import Stage
+from trainer.attacks.pgd import Norm
 
 _KEY: Final = "plan"
 _OPEN: Final = "open"
@@ -44,12 +46,13 @@ def current_plan(stage: Stage, *, k: int) -> Plan:
     return plan
 
 
-def ask_to_open(id: str, *, attack: str | None, epsilon: float) -> None:
+def ask_to_open(id: str, *, attack: str | None, norm: Norm, epsilon: float) -> None:
     """Let the page of the live attack begin with an item of its gallery, an attack and a budget."""
     st.session_state[_OPEN] = id
     if attack is not None:
         st.session_state["live.attack"] = attack
-    st.session_state["live.epsilon.linf"] = round(255 * epsilon, 1)
+    st.session_state["live.norm"] = norm
+    set_pixels("epsilon", epsilon, key=f"live.epsilon.{norm}", norm=norm)
 
 
 def chosen_plan(plan: Plan) -> Plan:

@@ -1,5 +1,6 @@
 """The page of the scorecard: what is known of models, and audits in the background."""
 
+from pathlib import Path
 from typing import Any, Final
 
 import streamlit as st
@@ -86,7 +87,7 @@ def _past(office: AuditDesk, one: Past) -> None:
                 icon=":material/resume:",
                 key="audit.resume",
                 on_click=_start,
-                args=(office, one.request),
+                args=(office, one.request, one.folder),
             )
         return
     _scores(scores_of_report(one.report))
@@ -181,9 +182,9 @@ _CURVES: Final = {
 }
 
 
-def _start(office: AuditDesk, request: AuditRequest) -> None:
+def _start(office: AuditDesk, request: AuditRequest, folder: Path) -> None:
     with told():
-        office.start(request)
+        office.start(request, folder)
 
 
 # ---------------------------------------------------------------------- the one under way

@@ -1,9 +1,9 @@
 """Choosing models and a gallery, and waiting until they are there."""
 
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import TypeVar
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Final, TypeVar
 
 import streamlit as st
 
@@ -17,26 +17,31 @@ T = TypeVar("T")
 
 _LOOK_AGAIN_S = 0.15
 _KEPT = "stage"
+MOST_MODELS: Final = 4
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class _Kept:
     """What was chosen, while pages change."""
 
-    models: Sequence[str]
-    gallery: Sequence[str]
+    models: tuple[str, ...]
+    gallery: str
+    """As the field says it."""
+    opened: StageKey | None = None
+    """What another page asked for: it says more than the fields, and holds for what they leave as it was."""
 
 
-def open_stage(models: Sequence[str], gallery: GallerySource) -> None:
-    """Let the next page begin with these models and this gallery."""
-    st.session_state[_KEPT] = _Kept(list(models), gallery.paths)
+def open_stage(key: StageKey) -> None:
+    """Let the next page begin with these models, at most `MOST_MODELS`, and this gallery."""
+    st.session_state[_KEPT] = _Kept(models=key.models, gallery=" ".join(key.gallery.paths), opened=key)
 
 
 def choose_stage() -> StageKey:
     """Draw the fields for models and gallery; raises `AuditError` where nothing is chosen."""
     found, told = catalogue(), settings()
     folders = [str(entry.folder) for entry in found.entries]
-    kept: _Kept = st.session_state.get(_KEPT) or _Kept([str(entry.folder) for entry in found.default()], told.gallery)
+    first = _Kept(models=tuple(str(entry.folder) for entry in found.default()), gallery=" ".join(told.gallery))
+    kept: _Kept = st.session_state.get(_KEPT) or first
     folders += [model for model in kept.models if model not in folders]
     names = {str(entry.folder): f"{entry.name} · {entry.card.defense}" for entry in found.entries}
     chosen = st.multiselect(
@@ -45,21 +50,21 @@ def choose_stage() -> StageKey:
         default=kept.models,
         format_func=lambda folder: names.get(folder, folder),
         accept_new_options=True,
-        max_selections=4,
+        max_selections=MOST_MODELS,
         help="Bundles of models/zoo; any other path can be typed: the folder of a bundle, timm/NAME or a torchvision "
         "name whose weights lie in the cache.",
         key="stage.models",
     )
     gallery = st.text_input(
         "Gallery",
-        value=" ".join(kept.gallery),
+        value=kept.gallery,
         placeholder="the test images of the first model's run",
         help="An index (several, with spaces between, where each model has one of the same images), a run or bundle "
         "(its test images), a folder of class folders, or a CSV of path,label.",
         key="stage.gallery",
     )
     # Widgets are forgotten where another page is looked at; this is not.
-    st.session_state[_KEPT] = _Kept(chosen, gallery.split(" ") if gallery else [])
+    st.session_state[_KEPT] = now = replace(kept, models=tuple(chosen), gallery=gallery)
     for message in found.problems:
         problem(message)
     if not chosen:
@@ -68,7 +73,16 @@ def choose_stage() -> StageKey:
             if not folders
             else "choose at least one model"
         )
-    return StageKey(models=tuple(chosen), gallery=read_gallery(gallery, chosen[0]))
+    return _key(now)
+
+
+def _key(now: _Kept) -> StageKey:
+    """Read the fields; raises `SceneError`."""
+    opened = now.opened
+    if opened is None or now.models != opened.models:
+        return StageKey(models=now.models, gallery=read_gallery(now.gallery, now.models[0]))
+    same = now.gallery == " ".join(opened.gallery.paths)
+    return opened if same else replace(opened, gallery=read_gallery(now.gallery, now.models[0]))
 
 
 def read_gallery(text: str, first: str) -> GallerySource:

@@ -1,22 +1,25 @@
 """The page of weak spots: the images and classes on which a model held least, a click away from the live attack."""
 
+from dataclasses import dataclass
 from typing import Final
 
 import streamlit as st
 
 from audit_app.audit_desk import Past
+from audit_app.audit_request import REQUEST, AuditRequest
 from audit_app.collection import Collection
 from audit_app.drawing.markup import png_uri
 from audit_app.drawing.score_figures import WANTED
-from audit_app.errors import AuditError
 from audit_app.exact_png import crop_of, encode_png
 from audit_app.image_scores import ImageScores, read_scores, worst_classes
 from audit_app.schema import AuditReport, ModelEntry
 from audit_app.web.messages import plain, problem, told
 from audit_app.web.plan import ask_to_open
-from audit_app.web.resources import desk
-from audit_app.web.stage import open_stage
+from audit_app.web.resources import StageKey, desk, settings
+from audit_app.web.stage import MOST_MODELS, open_stage
+from models.errors import HardrankError
 from models.preprocessing import Preprocessing, UndecodableImageError
+from trainer.attacks.pgd import Norm
 from trainer.attacks.registry import ATTACKS, make_attack
 
 _SHOWN: Final = 12
@@ -24,6 +27,20 @@ _CLASSES: Final = 6
 _OF_A_CLASS: Final = 6
 _ALL: Final = "all of them, on average"
 _LIVE: Final = "screens/live_attack.py"
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Shown:
+    """What is looked at."""
+
+    audit: Past
+    report: AuditReport
+    model: ModelEntry
+    scores: ImageScores
+    by: str | None
+    """The figure that decides; None: the mean of all."""
+    collection: Collection | None
+    """None: the images are not at hand."""
 
 
 def weak_spots_page() -> None:
@@ -34,7 +51,7 @@ def weak_spots_page() -> None:
         if not past:
             st.info(
                 "Weak spots come from an audit, and there is none yet: run one on the page **Scorecard**, or with "
-                "`python audit_app/run.py`."
+                f"`python audit_app/run.py` and `--out {settings().audits}/NAME`."
             )
             return
         left, middle, right = st.columns([3, 2, 2], gap="medium")
@@ -46,53 +63,54 @@ def weak_spots_page() -> None:
         found = read_scores(one.folder, model)
         key = right.selectbox("Attack", [_ALL, *found.keys], key="weak.key")
         by = None if key == _ALL else key
-        collection = _collection(one)
-        _queries(one, one.report, model, found, by, collection)
-        _classes(one, one.report, model, found, by, collection)
+        shown = _Shown(
+            audit=one, report=one.report, model=model, scores=found, by=by, collection=_collection(one, one.report)
+        )
+        _queries(shown)
+        _classes(shown)
 
 
 @st.cache_resource(max_entries=4, show_spinner=False)
-def _opened(folder: str, changed: float, _past: Past) -> Collection:
-    assert _past.request is not None
-    return _past.request.gallery.open()
+def _opened(folder: str, changed: float, _request: AuditRequest) -> Collection:
+    return _request.gallery.open()
 
 
-def _collection(one: Past) -> Collection | None:
+def _collection(one: Past, report: AuditReport) -> Collection | None:
     """Open the gallery of an audit; None, with a message, where it is not at hand or another one now."""
-    assert one.report is not None
     if one.request is None:
-        problem("this audit was made by the command, which does not say where its images lie; they are not shown")
+        problem(
+            one.problem
+            or f"this audit does not say where its images lie ({REQUEST} is missing), so they are not shown: the same "
+            "command once more writes it, and attacks nothing anew"
+        )
         return None
     try:
-        found = _opened(str(one.folder), one.when.timestamp(), one)
-    except AuditError as error:
-        problem(str(error))
+        found = _opened(str(one.folder), one.when.timestamp(), one.request)
+    except HardrankError as error:
+        problem(f"the images of this audit are not shown: {error}")
         return None
     known = set(found.ids)
-    if len(found) < one.report.settings.gallery.items or not known.issuperset(
-        entry.id for model in one.report.models for entry in model.worst_queries
+    if len(found) < report.settings.gallery.items or not known.issuperset(
+        entry.id for model in report.models for entry in model.worst_queries
     ):
-        problem("the gallery of this audit has changed since; its images are not shown")
+        problem("the gallery of this audit has changed since, so its images are not shown; run the audit anew")
         return None
     return found
 
 
-def _queries(
-    one: Past, report: AuditReport, model: ModelEntry, found: ImageScores, by: str | None, collection: Collection | None
-) -> None:
+def _queries(shown: _Shown) -> None:
+    by, found = shown.by, shown.scores
     st.markdown("#### The worst images")
     st.caption(plain(WANTED.get(by, "") if by else "The mean score over all attacks, from 0 (they succeed) to 100."))
     scores = found.by(by)
     with st.container(horizontal=True, gap="medium", key="weak-queries"):
         for place in found.worst(by, _SHOWN):
-            key = by or found.weakest(place)
-            told_it = f"score {scores[place]:.0f}" + ("" if by else f", weakest {key}")
-            _spot(one, report, model, found, place, key, told_it, collection, group="query")
+            weakest = "" if by else f", weakest {found.weakest(place)}"
+            _spot(shown, place, f"score {scores[place]:.0f}{weakest}", group="query")
 
 
-def _classes(
-    one: Past, report: AuditReport, model: ModelEntry, found: ImageScores, by: str | None, collection: Collection | None
-) -> None:
+def _classes(shown: _Shown) -> None:
+    by, found = shown.by, shown.scores
     if len(set(found.classes)) < 2:
         return
     st.markdown("#### The worst classes")
@@ -102,46 +120,24 @@ def _classes(
         st.markdown(f"**{plain(group.name or 'no class')}** · mean score {group.score:.0f} over {images}")
         with st.container(horizontal=True, gap="medium", key=f"weak-class-{number}"):
             for place in group.places[:_OF_A_CLASS]:
-                key = by or found.weakest(place)
-                _spot(
-                    one,
-                    report,
-                    model,
-                    found,
-                    place,
-                    key,
-                    f"score {scores[place]:.0f}",
-                    collection,
-                    group=f"class{number}",
-                )
+                _spot(shown, place, f"score {scores[place]:.0f}", group=f"class{number}")
 
 
-def _spot(
-    one: Past,
-    report: AuditReport,
-    model: ModelEntry,
-    found: ImageScores,
-    place: int,
-    key: str,
-    told_it: str,
-    collection: Collection | None,
-    *,
-    group: str,
-) -> None:
+def _spot(shown: _Shown, place: int, told_it: str, *, group: str) -> None:
     """Draw an image with a way to the live attack."""
-    id, label = found.ids[place], found.classes[place]
+    id, label = shown.scores.ids[place], shown.scores.classes[place]
     with st.container(width=132, gap="small", key=f"weak-{group}-{place}"):
-        if collection is not None:
-            pre = Preprocessing.from_dict(model.preprocessing)
-            st.html(f'<img src="{_image(collection, id, pre)}" alt="" style="{_STYLE}">')
+        if shown.collection is not None:
+            pre = Preprocessing.from_dict(shown.model.preprocessing)
+            st.html(f'<img src="{_image(shown.collection, id, pre)}" alt="" style="{_STYLE}">')
         st.caption(f"{plain(label or id)}  \n{plain(told_it)}")
         st.button(
             "Attack it",
             key=f"open-{group}-{place}",
-            disabled=one.request is None or collection is None,
+            disabled=shown.audit.request is None or shown.collection is None,
             help=f"{id}: open in the live attack",
             on_click=_open,
-            args=(one, report, id, key),
+            args=(shown, place),
         )
     if st.session_state.pop("weak.opened", False):
         st.switch_page(_LIVE)
@@ -157,13 +153,24 @@ def _image(collection: Collection, id: str, pre: Preprocessing) -> str:
         return "data:,"
 
 
-def _open(one: Past, report: AuditReport, id: str, key: str) -> None:
+def _open(shown: _Shown, place: int) -> None:
     """Begin the live attack with this image, the models of the audit, and the attack that did the most."""
-    assert one.request is not None
-    open_stage(one.request.models, one.request.gallery)
-    attack = next((name for name in report.settings.attacks if key in _keys(name)), None)
-    ask_to_open(id, attack=attack, epsilon=report.settings.epsilon)
+    request, settings = shown.audit.request, shown.report.settings
+    assert request is not None
+    open_stage(StageKey(models=_models(shown, request), gallery=request.gallery, loading=request.loading))
+    key = shown.by or shown.scores.weakest(place)
+    attack = next((name for name in settings.attacks if key in _keys(name)), None)
+    ask_to_open(shown.scores.ids[place], attack=attack, norm=Norm(settings.norm), epsilon=settings.epsilon)
     st.session_state["weak.opened"] = True
+
+
+def _models(shown: _Shown, request: AuditRequest) -> tuple[str, ...]:
+    """Choose the models of the audit, or the one that is looked at and as many others as the page has room for."""
+    place = [model.name for model in shown.report.models].index(shown.model.name)
+    own = request.models[place]
+    others = [model for model in request.models if model != own]
+    kept = {own, *others[: MOST_MODELS - 1]}
+    return tuple(model for model in request.models if model in kept)
 
 
 def _keys(attack: str) -> list[str]:

@@ -95,6 +95,7 @@ def test_mistakes_exit_with_2_and_name_cause_and_mend(
     assert "required: --models, --out" in refused("--images", "x")
     assert "one of the arguments --index --run --images is required" in refused(*models, *out)
     assert "not allowed with argument" in refused(*models, *images, "--run", "x", *out)
+    assert "it goes with --run" in refused(*models, *images, *out, "--data-root", "x")
     assert "--help shows examples" in refused(*base, *out, "--stepz", "3")
     assert "outside its range" in refused(*base, *out, "--epsilon", "-1")
     assert "no number and no fraction" in refused(*base, *out, "--epsilon", "8/x")

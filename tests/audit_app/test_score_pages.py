@@ -1,5 +1,8 @@
 """The pages of the scorecard and of weak spots, driven without a browser."""
 
+import base64
+import contextlib
+import re
 import shutil
 from collections.abc import Callable
 from dataclasses import replace
@@ -11,13 +14,16 @@ from streamlit.testing.v1 import AppTest
 from audit_app.audit import run_audit
 from audit_app.audit_request import AuditRequest
 from audit_app.collection import from_images
+from audit_app.exact_png import crop_of, encode_png
 from audit_app.gallery_source import GallerySource
 from audit_app.options import AuditOptions, Curve, CurveParameter
 from audit_app.report import write_report
+from audit_app.run import main
 from audit_app.scene import make_scenes
 from audit_app.schema import read_report
 from audit_app.subjects import load_subjects
 from audit_app.web import scorecard_page, weak_spots_page
+from models.preprocessing import Preprocessing
 from tests.audit_app.apptest import errors, markup, open_app, until, words
 from tests.audit_app.stage import OPTIONS
 from trainer.robustness import RobustnessOptions
@@ -110,6 +116,7 @@ def test_an_audit_runs_in_the_background_and_becomes_history(monkeypatch: pytest
 def test_an_audit_that_was_stopped_goes_on(past: Path) -> None:
     wanted = read_report(past)
     (past / "report.json").unlink()
+    past = past.rename(past.with_name("as-one-likes"))
     at = open_app("scorecard")
     at.selectbox(key="audit.shown").set_value(past.name).run()
     assert "did not come to its end" in words(at)
@@ -200,6 +207,75 @@ def test_the_worst_images_and_classes_are_shown_and_opened_in_the_live_attack(pa
     assert id.split("/")[0].split("~")[0] in markup(at)
 
 
+def pictures(at: AppTest) -> list[bytes]:
+    """The PNGs of the worst images, in their order."""
+    drawn = (re.search(r'<img src="data:image/png;base64,([^"]+)"', one.proto.body) for one in at.get("html"))
+    return [base64.b64decode(found[1]) for found in drawn if found]
+
+
+@pytest.fixture(scope="module")
+def by_command(tiny_zoo: list[Path], few_gratings: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of an audit by the command, whose paths hold in its own working directory alone."""
+    there = tmp_path_factory.mktemp("there")
+    (there / "images").symlink_to(few_gratings)
+    (there / "zoo").symlink_to(tiny_zoo[0].parent)
+    asked = ["--models", "zoo/tiny-benign", "Strong=zoo/tiny-robust", "--images", "images", "--out", "audits/mine"]
+    quick = ["--attacks", "TMA", "ES", "--attacked", "6", "--steps", "2", "--seed-check", "0", "--bootstrap", "20"]
+    with contextlib.chdir(there):
+        assert main([*asked, *quick, "--worst", "1", "--device", "cpu", "--threads", "1"]) == 0
+    return there / "audits" / "mine"
+
+
+def test_an_audit_by_the_command_shows_its_images_too(by_command: Path, few_gratings: Path, app: Tell) -> None:
+    app("--audits", str(by_command.parent))
+    at = open_app("weak_spots")
+    assert not errors(at)
+    ids = [at.button(key=key).help.split(":")[0] for key in spots(at)]
+    assert len(ids) == 6
+    collection = from_images(few_gratings)
+    pre = Preprocessing.from_dict(read_report(by_command).models[0].preprocessing)
+    wanted = [encode_png(crop_of(collection.read(collection.row(id)), pre)) for id in ids]
+    assert pictures(at)[:6] == wanted
+    at.selectbox(key="weak.model").set_value("Strong").run()
+    first = at.button(key=spots(at)[0])
+    id = first.help.split(":")[0]
+    first.click().run()
+    at.switch_page("screens/live_attack.py").run()
+    assert not errors(at)
+    assert at.session_state["plan"].victim.id == id
+    assert at.multiselect(key="stage.models").value == [
+        str(by_command.parents[1] / "zoo" / "tiny-benign"),
+        f"Strong={by_command.parents[1] / 'zoo' / 'tiny-robust'}",
+    ]
+    assert at.session_state["stage"].opened.loading == OPTIONS  # the models are loaded as they were for the audit
+
+
+def test_what_is_handed_on_names_no_place_of_this_machine(by_command: Path) -> None:
+    files = [path for path in by_command.iterdir() if path.name.startswith("report") or path.suffix == ".csv"]
+    assert {path.name for path in files} == {"report.json", "report.html", "tiny-benign.csv", "Strong.csv"}
+    for path in files:
+        assert str(by_command.parents[1]) not in path.read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize(
+    ("norm", "epsilon", "field", "value"),
+    [("l2", 0.5, "live.epsilon.l2.l2", 0.5), ("linf", 64 / 255, "live.epsilon.linf", 32)],
+)
+def test_the_budget_of_the_audit_is_that_of_the_attack_as_far_as_the_page_goes(
+    past: Path, norm: str, epsilon: float, field: str, value: float
+) -> None:
+    report = read_report(past)
+    settings = report.settings.model_copy(update={"norm": norm, "epsilon": epsilon})
+    (past / "report.json").write_text(report.model_copy(update={"settings": settings}).model_dump_json())
+    at = open_app("weak_spots")
+    assert ("ε 0.5 (L2)" if norm == "l2" else "ε 64/255") in at.selectbox(key="weak.audit").options[0]
+    at.button(key=spots(at)[0]).click().run()
+    at.switch_page("screens/live_attack.py").run()
+    assert not errors(at)
+    fields = {one.key: one.value for one in [*at.number_input, *at.slider]}
+    assert fields[field] == value
+
+
 @pytest.mark.parametrize("damage", ["moved", "shrunk", "command", "table"])
 def test_what_is_no_longer_at_hand_is_told(
     past: Path, app: Tell, damage: str, few_gratings: Path, tmp_path: Path
@@ -224,4 +300,6 @@ def test_what_is_no_longer_at_hand_is_told(
         (past / "tiny-benign.csv").write_text("id\nx\n", encoding="utf-8")
     at = open_app("weak_spots")
     assert any(told in one for one in errors(at))
+    assert bool(spots(at)) == (damage != "table")
+    assert not pictures(at)
     assert all(at.button(key=key).disabled for key in spots(at))
