@@ -6,7 +6,6 @@
 import subprocess
 import sys
 import tempfile
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from io import BytesIO
@@ -21,10 +20,6 @@ from PIL import Image
 if sys.path and Path(sys.path[0]).resolve() == Path(__file__).resolve().parent:
     sys.path[0] = str(Path(__file__).resolve().parents[2])
 
-from audit_app.audit_desk import AuditDesk
-from audit_app.audit_request import AuditRequest
-from audit_app.gallery_source import GallerySource
-from audit_app.options import AuditOptions
 from models.bundle import load_embedder
 from models.folded import FoldedEmbedder
 from models.preprocessing import decode, to_square, to_unit
@@ -104,18 +99,10 @@ def misleading(files: list[bytes]) -> bytes:
 
 def take_audit(browser: Any, folder: Path) -> None:
     """The live attack that the app begins with, and the pages of what was measured."""
-    desk = AuditDesk(folder / "audits")  # an audit by the command does not say where its images lie
-    desk.start(
-        AuditRequest(
-            models=(str(BENIGN), str(ROBUST)),
-            gallery=GallerySource.at(str(ROOT / "runs" / "demo")),
-            options=AuditOptions(attacked=24),
-        )
-    )
-    while not (desk.running and desk.running.over):
-        time.sleep(1)
-    assert not desk.running.problem, desk.running.problem
-    server = AppServer(["--audits", str(desk.root)], folder / "log")
+    audits = folder / "audits"
+    asked = ("--models", str(BENIGN), str(ROBUST), "--run", str(ROOT / "runs" / "demo"), "--attacked", "24")
+    _python("audit_app/run.py", *asked, "--out", str(audits / "demo"))
+    server = AppServer(["--audits", str(audits)], folder / "log")
     try:
         server.wait()
         for picture, scheme, width in (
