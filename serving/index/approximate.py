@@ -56,7 +56,9 @@ class Approximate:
         effort = self.effort.scaled(count, share)
         selector = None if allowed is None else faiss.IDSelectorBitmap(len(allowed), faiss.swig_ptr(allowed))
         parameters = KINDS[self.structure].parameters(effort, selector)
-        _, slots = self.index.search(queries, max(1, min(effort.fetch, self.size)), params=parameters)
+        # faiss.contrib.torch_utils, which other libraries import, puts a search without `params` in the place of this one.
+        search = getattr(self.index, "search_numpy", self.index.search)
+        _, slots = search(queries, max(1, min(effort.fetch, self.size)), params=parameters)
         return np.asarray(slots, dtype=np.int64)
 
     def folded(self, vectors: Vectors, alive: npt.NDArray[np.bool_], *, threads: int) -> Self:

@@ -3,6 +3,8 @@
 import json
 import logging
 import shutil
+import subprocess
+import sys
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -15,7 +17,7 @@ from serving.index.options import BackendOptions, Structure
 from serving.search_index import SearchIndex
 from tests.serving.bundles import DIMENSION
 from tests.serving.conftest import make_identity, new_items, unit_vectors
-from tests.waiting import until
+from tests.waiting import PATIENCE_S, until
 
 COUNT = 2000
 APPROXIMATE = [Structure.HNSW, Structure.IVF_SQ8, Structure.IVF_PQ]
@@ -199,3 +201,17 @@ def test_searches_never_fail_while_everything_changes(tmp_path: Path, structure:
     assert failures == []
     assert min(searches) >= 4
     assert index.size == 1400
+
+
+def test_a_library_that_teaches_faiss_tensors_does_not_hinder_a_search() -> None:
+    """As pytorch-metric-learning does at import, in a process of its own: it changes FAISS for good."""
+    code = (
+        "import faiss.contrib.torch_utils, faiss, numpy as np\n"
+        "from serving.index.approximate import Approximate, Effort, Structure\n"
+        "vectors = np.eye(8, dtype=np.float32)\n"
+        "index = faiss.IndexHNSWFlat(8, 4, faiss.METRIC_INNER_PRODUCT)\n"
+        "index.add(vectors)\n"
+        "held = Approximate(structure=Structure.HNSW, index=index, covered=8, effort=Effort(width=16, fetch=4))\n"
+        "assert (held.search(vectors, 1)[:, 0] == np.arange(8)).all()\n"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=PATIENCE_S)
