@@ -56,7 +56,7 @@ class Approximate:
         effort = self.effort.scaled(count, share)
         selector = None if allowed is None else faiss.IDSelectorBitmap(len(allowed), faiss.swig_ptr(allowed))
         parameters = KINDS[self.structure].parameters(effort, selector)
-        # faiss.contrib.torch_utils, which other libraries import, puts a search without `params` in the place of this one.
+        # faiss.contrib.torch_utils, which other libraries import, puts a search without `params` in its place.
         search = getattr(self.index, "search_numpy", self.index.search)
         _, slots = search(queries, max(1, min(effort.fetch, self.size)), params=parameters)
         return np.asarray(slots, dtype=np.int64)
