@@ -27,8 +27,9 @@ from trainer.console import ConsoleProgress
 from trainer.hardness import hardness
 from trainer.launch import ROOT, Launch
 from trainer.studies.plan import load_study, merged, study_names, trials
-from trainer.studies.plots import looks, title_offsets, write_plots
+from trainer.studies.plots import looks, write_plots
 from trainer.studies.table import markdown, summarise
+from trainer.studies.titles import title_offsets
 from trainer.studies.work import _within, hardness_by_sampler
 from trainer.study import Command, main, run_study
 from trainer.training import Progress
