@@ -27,6 +27,14 @@ def shared_dir() -> Path:
     return folder
 
 
+@pytest.fixture(params=[False, True], ids=["float32", "bf16"])
+def bf16(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> bool:
+    """Whether this processor is said to gain from bf16: a test that takes this runs under both answers."""
+    answer = bool(request.param)
+    monkeypatch.setenv("HARDRANK_BF16", "1" if answer else "0")
+    return answer
+
+
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Any]:
     """A Chromium for the tests of a module, which are marked `needs_chromium`."""

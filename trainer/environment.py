@@ -9,6 +9,8 @@ from typing import Final
 
 import torch
 
+from models.errors import HardrankError
+
 _PACKAGES: Final = (
     "hardrank",
     "torch",
@@ -21,6 +23,10 @@ _PACKAGES: Final = (
     "numpy",
     "pillow",
 )
+
+
+class EnvironmentVariableError(HardrankError):
+    """An environment variable has a value that it cannot have."""
 
 
 def versions() -> dict[str, str]:
@@ -48,8 +54,23 @@ def hardware(device: torch.device, *, low_precision: bool) -> dict[str, str]:
     }
 
 
+BF16_VARIABLE: Final = "HARDRANK_BF16"
+
+
 def gains_from_bf16(device: torch.device) -> bool:
-    """Whether the device multiplies bf16 faster than float32: GPUs from Ampere on, CPUs with AVX-512 BF16 or AMX."""
+    """Return whether the device multiplies bf16 faster than float32.
+
+    True for GPUs from Ampere on and for CPUs with AVX-512 BF16 or AMX. The environment variable `HARDRANK_BF16`
+    overrides the detection: 1 for yes, 0 for no.
+
+    Raises:
+        EnvironmentVariableError: `HARDRANK_BF16` is set to something other than 0 or 1.
+    """
+    forced = os.environ.get(BF16_VARIABLE, "")
+    if forced not in {"", "0", "1"}:
+        raise EnvironmentVariableError(f"{BF16_VARIABLE} must be 0 or 1, not {forced!r}")
+    if forced:
+        return forced == "1"
     if device.type == "cuda":
         return torch.cuda.get_device_capability(device) >= (8, 0)
     if device.type != "cpu":

@@ -1,5 +1,6 @@
 """Models under audit: every kind embeds as it should, and what cannot be one is named."""
 
+import dataclasses
 import shutil
 from pathlib import Path
 
@@ -16,8 +17,8 @@ from models.bundle import BundleError, load_embedder
 from serving.engine import Device
 from tests.audit_app.onnx_graphs import write_linear
 
-OPTIONS = SubjectOptions(device=Device.CPU, threads=1)
-RANDOM = SubjectOptions(device=Device.CPU, threads=1, weights=Weights.RANDOM, size=32)
+OPTIONS = SubjectOptions(device=Device.CPU, threads=1, precision=Precision.FLOAT32)
+RANDOM = dataclasses.replace(OPTIONS, weights=Weights.RANDOM, size=32)
 
 
 def some(subject: Subject, count: int = 4) -> torch.Tensor:
@@ -51,14 +52,24 @@ def test_a_bundle(tiny_zoo: list[Path]) -> None:
 
 
 def test_bf16_gives_gradients_and_float32_judges(tiny_zoo: list[Path]) -> None:
-    options = SubjectOptions(device=Device.CPU, threads=1, precision=Precision.BF16)
-    subject = load_subject(str(tiny_zoo[0]), options)
+    subject = load_subject(str(tiny_zoo[0]), dataclasses.replace(OPTIONS, precision=Precision.BF16))
     exact = load_subject(str(tiny_zoo[0]), OPTIONS)
     images = some(subject)
     with torch.no_grad():
         assert not torch.equal(subject.gradients(images), exact.gradients(images))
         assert torch.equal(subject.judge(images), exact.judge(images))
     assert subject.precision.startswith("bf16")
+
+
+def test_the_default_precision_follows_the_processor(tiny_zoo: list[Path], bf16: bool) -> None:
+    subject = load_subject(str(tiny_zoo[0]), dataclasses.replace(OPTIONS, precision=Precision.AUTO))
+    stated = dataclasses.replace(OPTIONS, precision=Precision.BF16 if bf16 else Precision.FLOAT32)
+    expected = load_subject(str(tiny_zoo[0]), stated)
+    images = some(subject)
+    with torch.no_grad():
+        assert torch.equal(subject.gradients(images), expected.gradients(images))
+        assert torch.equal(subject.judge(images), expected.judge(images))
+    assert subject.precision == expected.precision
 
 
 @pytest.mark.parametrize("name", ["timm/resnet10t", "resnet18"])
