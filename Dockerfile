@@ -31,6 +31,7 @@ ARG PIP_OPTIONS
 WORKDIR /src
 RUN pip install -q --no-cache-dir $PIP_OPTIONS -r /tmp/ci/build.txt
 COPY pyproject.toml README.md LICENSE ./
+COPY .ci/src .ci/src
 COPY models models
 COPY trainer trainer
 COPY serving serving

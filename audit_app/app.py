@@ -9,14 +9,11 @@ import sys
 from pathlib import Path
 
 # Streamlit puts this folder first on the path, where its modules would hide others of the same names.
-if sys.path and Path(sys.path[0]).resolve() == Path(__file__).resolve().parent:
-    sys.path[0] = str(Path(__file__).resolve().parents[1])
-
 import streamlit as st
 
-from audit_app.web.guard import check_server
-from audit_app.web.messages import told
-from audit_app.web.resources import settings
+from hardrank.audit_app.web.guard import check_server
+from hardrank.audit_app.web.messages import told
+from hardrank.audit_app.web.resources import settings
 
 # Attacks run in threads beside the pages: each of their many short operations would wait 5 ms for a page being drawn.
 sys.setswitchinterval(0.0005)

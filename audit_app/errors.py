@@ -1,6 +1,6 @@
 """What can be wrong with an audit, and with what it is asked of."""
 
-from models.errors import HardrankError
+from hardrank.models.errors import HardrankError
 
 
 class AuditError(HardrankError):

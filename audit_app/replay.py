@@ -18,30 +18,26 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Final
 
-# Run as a script, Python puts this folder first on the path, where `live` and `errors` would hide other modules.
-if sys.path and Path(sys.path[0]).resolve() == Path(__file__).resolve().parent:
-    sys.path[0] = str(Path(__file__).resolve().parents[1])
-
 from pydantic import TypeAdapter, ValidationError
 
-from audit_app.blackbox.transfer import Transfer, transfer_from
-from audit_app.errors import AuditError
-from audit_app.gallery_source import GallerySource
-from audit_app.live import LiveAttack
-from audit_app.live_options import LiveOptions
-from audit_app.live_result import LiveResult, SubjectResult
-from audit_app.live_status import Phase
-from audit_app.options import SearchMethod
-from audit_app.outcome import Outcome
-from audit_app.scene import Scene, make_scenes
-from audit_app.served import serve_scene
-from audit_app.subjects import Subject, SubjectOptions, load_subject
-from audit_app.treatments import TreatmentOptions
-from audit_app.victim import Victim
-from models.errors import HardrankError
-from models.files import atomic_path
-from trainer.attacks.run import AttackOptions
-from trainer.environment import versions
+from hardrank.audit_app.audit.options import SearchMethod
+from hardrank.audit_app.blackbox.transfer import Transfer, transfer_from
+from hardrank.audit_app.errors import AuditError
+from hardrank.audit_app.gallery.embedded import Scene, make_scenes
+from hardrank.audit_app.gallery.served import serve_scene
+from hardrank.audit_app.gallery.source import GallerySource
+from hardrank.audit_app.images.transforms import TreatmentOptions
+from hardrank.audit_app.live.attack import LiveAttack
+from hardrank.audit_app.live.options import LiveOptions
+from hardrank.audit_app.live.outcome import Outcome
+from hardrank.audit_app.live.result import LiveResult, SubjectResult
+from hardrank.audit_app.live.status import Phase
+from hardrank.audit_app.live.victim import Victim
+from hardrank.audit_app.subjects.loading import Subject, SubjectOptions, load_subject
+from hardrank.models.errors import HardrankError
+from hardrank.models.files import atomic_path
+from hardrank.trainer.attacks.runner import AttackOptions
+from hardrank.trainer.runtime.environment import versions
 
 SCHEMA: Final = "hardrank.live/1"
 _LARGEST: Final = 64 * 2**20

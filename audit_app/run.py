@@ -36,37 +36,41 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NoReturn
 
-# Run as a script, Python puts this folder first on the path, where its modules would hide others of the same names.
-if sys.path and Path(sys.path[0]).resolve() == Path(__file__).resolve().parent:
-    sys.path[0] = str(Path(__file__).resolve().parents[1])
-
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from audit_app.arguments import add_declared, fraction, read_pairs, take
-from audit_app.audit import run_audit
-from audit_app.audit_request import AuditRequest
-from audit_app.blackbox import SEARCHES
-from audit_app.collection import Collection
-from audit_app.errors import AuditError
-from audit_app.gallery_source import GallerySource, SourceKind
-from audit_app.gate import MEASURES, Limits, Verdict, check_comparable, check_limits, judge, parse_limits
-from audit_app.onnx_file import PixelScale
-from audit_app.options import AuditOptions, Curve, CurveParameter, SearchMethod
-from audit_app.pretrained import Weights
-from audit_app.report import HTML, JSON, settings_of, write_report
-from audit_app.scene import make_scenes
-from audit_app.schema import AuditReport, read_report
-from audit_app.subjects import Precision, Subject, SubjectOptions, load_subject, load_subjects
-from models.errors import HardrankError
-from models.home import typed
-from serving.engine import Device
-from trainer.allocation import keep_freed_memory
-from trainer.attacks.options import declared_options
-from trainer.attacks.registry import ATTACKS, SCORECARD
-from trainer.console import ConsoleProgress
-from trainer.robustness import RobustnessOptions
+from hardrank.audit_app.audit.arguments import add_declared, fraction, read_pairs, take
+from hardrank.audit_app.audit.options import AuditOptions, Curve, CurveParameter, SearchMethod
+from hardrank.audit_app.audit.request import AuditRequest
+from hardrank.audit_app.audit.runner import run_audit
+from hardrank.audit_app.blackbox import SEARCHES
+from hardrank.audit_app.errors import AuditError
+from hardrank.audit_app.gallery.collection import Collection
+from hardrank.audit_app.gallery.embedded import make_scenes
+from hardrank.audit_app.gallery.source import GallerySource, SourceKind
+from hardrank.audit_app.report.build import HTML, JSON, settings_of, write_report
+from hardrank.audit_app.results.gate import (
+    MEASURES,
+    Limits,
+    Verdict,
+    check_comparable,
+    check_limits,
+    judge,
+    parse_limits,
+)
+from hardrank.audit_app.results.schema import AuditReport, read_report
+from hardrank.audit_app.subjects.library_models import Weights
+from hardrank.audit_app.subjects.loading import Precision, Subject, SubjectOptions, load_subject, load_subjects
+from hardrank.audit_app.subjects.onnx_file import PixelScale
+from hardrank.models.errors import HardrankError
+from hardrank.models.home import typed
+from hardrank.serving.engine import Device
+from hardrank.trainer.attacks.options import declared_options
+from hardrank.trainer.attacks.registry import ATTACKS, SCORECARD
+from hardrank.trainer.evaluation.robustness import RobustnessOptions
+from hardrank.trainer.runtime.console import ConsoleProgress
+from hardrank.trainer.runtime.malloc import keep_freed_memory
 
 _ALL = "all"
 

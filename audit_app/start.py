@@ -11,14 +11,10 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-# Run as a script, Python puts this folder first on the path, where its modules would hide others of the same names.
-if sys.path and Path(sys.path[0]).resolve() == Path(__file__).resolve().parent:
-    sys.path[0] = str(Path(__file__).resolve().parents[1])
-
 from streamlit.web import cli
 
-from audit_app.web.guard import is_loopback
-from audit_app.web.settings import add_settings
+from hardrank.audit_app.web.guard import is_loopback
+from hardrank.audit_app.web.settings import add_settings
 
 APP = Path(__file__).resolve().with_name("app.py")
 

@@ -15,16 +15,15 @@ import time
 from pathlib import Path
 from typing import Any
 
+import torch
+
+from hardrank.models.embedder import Architecture, build_embedder
+from hardrank.models.files import write_json
+from hardrank.models.folded import FoldedEmbedder
+from hardrank.trainer.runtime.environment import hardware, versions
+from hardrank.trainer.runtime.malloc import keep_freed_memory
+
 ROOT = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(ROOT))
-
-import torch  # noqa: E402
-
-from models.embedder import Architecture, build_embedder  # noqa: E402
-from models.files import write_json  # noqa: E402
-from models.folded import FoldedEmbedder  # noqa: E402
-from trainer.allocation import keep_freed_memory  # noqa: E402
-from trainer.environment import hardware, versions  # noqa: E402
 
 BATCH, PASSES = 128, 8
 

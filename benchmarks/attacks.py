@@ -14,7 +14,6 @@ import argparse
 import json
 import multiprocessing
 import resource
-import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -25,23 +24,22 @@ import numpy as np
 import torch
 from torch import Tensor
 
-ROOT = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(ROOT))
+from benchmarks.plain_attacks import Scene, plain_attack
+from hardrank.models.bundle import load_card, load_embedder
+from hardrank.models.embedder import Embed, Embedder
+from hardrank.models.files import write_json
+from hardrank.models.folded import FoldedEmbedder
+from hardrank.trainer.attacks.attack import Gallery, victims_in
+from hardrank.trainer.attacks.pgd import memory_format
+from hardrank.trainer.attacks.registry import standard_attacks
+from hardrank.trainer.config import parse_config
+from hardrank.trainer.data import load_dataset
+from hardrank.trainer.data.store import ImageStore
+from hardrank.trainer.evaluation.robustness import RobustnessOptions, bytes_provider, measure_robustness
+from hardrank.trainer.evaluation.scorecard import ERS_KEYS, Scorecard, ers
+from hardrank.trainer.runtime.environment import gains_from_bf16, hardware, versions
 
-from benchmarks.plain_attacks import Scene, plain_attack  # noqa: E402
-from models.bundle import load_card, load_embedder  # noqa: E402
-from models.embedder import Embed, Embedder  # noqa: E402
-from models.files import write_json  # noqa: E402
-from models.folded import FoldedEmbedder  # noqa: E402
-from trainer.attacks.attack import Gallery, victims_in  # noqa: E402
-from trainer.attacks.pgd import memory_format  # noqa: E402
-from trainer.attacks.registry import standard_attacks  # noqa: E402
-from trainer.config import parse_config  # noqa: E402
-from trainer.data import load_dataset  # noqa: E402
-from trainer.data.store import ImageStore  # noqa: E402
-from trainer.environment import gains_from_bf16, hardware, versions  # noqa: E402
-from trainer.robustness import RobustnessOptions, bytes_provider, measure_robustness  # noqa: E402
-from trainer.scorecard import ERS_KEYS, Scorecard, ers  # noqa: E402
+ROOT = Path(__file__).resolve().parents[1]
 
 SEED = 0
 BATCH = 125

@@ -12,7 +12,6 @@ import copy
 import json
 import random
 import statistics
-import sys
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -24,25 +23,24 @@ import numpy as np
 import torch
 from torch import Tensor
 
-ROOT = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(ROOT))
+from benchmarks.plain_hm import hm_step, softhard_triplets
+from hardrank.models.bundle import load_card, load_embedder
+from hardrank.models.embedder import Embedder
+from hardrank.models.files import write_json
+from hardrank.models.folded import FoldedEmbedder
+from hardrank.trainer.attacks.pgd import PGDOptions
+from hardrank.trainer.config import parse_config
+from hardrank.trainer.data import load_dataset
+from hardrank.trainer.data.batches import spc2_batches
+from hardrank.trainer.data.store import ImageStore
+from hardrank.trainer.defenses import Conditions, parse_defense
+from hardrank.trainer.defenses.destinations import normalised_loss
+from hardrank.trainer.defenses.hm import HardnessManipulation
+from hardrank.trainer.metric.samplers import Sampler, draw_triplets
+from hardrank.trainer.runtime.environment import gains_from_bf16, hardware, versions
+from hardrank.trainer.training.loop import MixedPrecision
 
-from benchmarks.plain_hm import hm_step, softhard_triplets  # noqa: E402
-from models.bundle import load_card, load_embedder  # noqa: E402
-from models.embedder import Embedder  # noqa: E402
-from models.files import write_json  # noqa: E402
-from models.folded import FoldedEmbedder  # noqa: E402
-from trainer.attacks.pgd import PGDOptions  # noqa: E402
-from trainer.config import parse_config  # noqa: E402
-from trainer.data import load_dataset  # noqa: E402
-from trainer.data.batches import spc2_batches  # noqa: E402
-from trainer.data.store import ImageStore  # noqa: E402
-from trainer.defenses import Conditions, parse_defense  # noqa: E402
-from trainer.defenses.hm import HardnessManipulation  # noqa: E402
-from trainer.destinations import normalised_loss  # noqa: E402
-from trainer.environment import gains_from_bf16, hardware, versions  # noqa: E402
-from trainer.training import MixedPrecision  # noqa: E402
-from trainer.triplets import Sampler, draw_triplets  # noqa: E402
+ROOT = Path(__file__).resolve().parents[1]
 
 EPSILON, ALPHA, STEPS, MARGIN = 8 / 255, 1 / 255, 8, 0.2
 

@@ -19,21 +19,20 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
+import numpy as np
+import torch
+from PIL import Image, ImageFilter
+
+from benchmarks.serving_scene import write_bundle
+from hardrank.models.files import write_json
+from hardrank.serving.engine import Engine
+from hardrank.serving.index.search_index import SearchIndex
+from hardrank.serving.ingest.image_list import list_images
+from hardrank.serving.ingest.indexer import FillOptions, fill
+from hardrank.serving.store.manifest import IndexIdentity
+from hardrank.trainer.runtime.environment import hardware, versions
+
 ROOT = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(ROOT))
-
-import numpy as np  # noqa: E402
-import torch  # noqa: E402
-from PIL import Image, ImageFilter  # noqa: E402
-
-from benchmarks.serving_scene import write_bundle  # noqa: E402
-from models.files import write_json  # noqa: E402
-from serving.engine import Engine  # noqa: E402
-from serving.filling import FillOptions, fill  # noqa: E402
-from serving.identity import IndexIdentity  # noqa: E402
-from serving.listing import list_images  # noqa: E402
-from serving.search_index import SearchIndex  # noqa: E402
-from trainer.environment import hardware, versions  # noqa: E402
 
 RESULT: Final = ROOT / "benchmarks" / "results" / "index_build.json"
 TARGET: Final = 0.85

@@ -32,19 +32,18 @@ from multiprocessing import get_context
 from pathlib import Path
 from typing import Any, Final
 
+import numpy as np
+import numpy.typing as npt
+
+from hardrank.models.bundle import ArchitectureEntry, PreprocessingEntry
+from hardrank.models.files import write_json
+from hardrank.serving.ann.brute_force import nearest_in_range
+from hardrank.serving.index.search_index import SearchIndex
+from hardrank.serving.store.index_options import BackendOptions, Structure
+from hardrank.serving.store.items import NewItem
+from hardrank.serving.store.manifest import IndexIdentity
+
 ROOT = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(ROOT))
-
-import numpy as np  # noqa: E402
-import numpy.typing as npt  # noqa: E402
-
-from models.bundle import ArchitectureEntry, PreprocessingEntry  # noqa: E402
-from models.files import write_json  # noqa: E402
-from serving.gallery import NewItem  # noqa: E402
-from serving.identity import IndexIdentity  # noqa: E402
-from serving.index.exact import nearest_in_range  # noqa: E402
-from serving.index.options import BackendOptions, Structure  # noqa: E402
-from serving.search_index import SearchIndex  # noqa: E402
 
 RESULT: Final = ROOT / "benchmarks" / "results" / "index_million.json"
 K: Final = 10
@@ -318,7 +317,7 @@ def main() -> None:
             "build_seconds_and_memory": built,
             **apart(serve, folder, options),
         }
-        from trainer.environment import hardware, versions  # needs torch
+        from hardrank.trainer.runtime.environment import hardware, versions  # needs torch
 
         result |= {"hardware": hardware(__import__("torch").device("cpu"), low_precision=False), "versions": versions()}
         write_json(options.out, result)

@@ -14,7 +14,6 @@ benchmarks/results/live_attack.json.
 import argparse
 import os
 import statistics
-import sys
 import tempfile
 import time
 from pathlib import Path
@@ -24,13 +23,12 @@ import psutil
 import torch
 from playwright.sync_api import Browser, Page
 
-ROOT = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(ROOT))
+from hardrank.models.files import write_json
+from hardrank.trainer.runtime.environment import hardware, versions
+from tests.audit_app.app_server import AppServer
+from tests.chromium import PATIENCE_MS, chromium
 
-from models.files import write_json  # noqa: E402
-from tests.audit_app.app_server import AppServer  # noqa: E402
-from tests.chromium import PATIENCE_MS, chromium  # noqa: E402
-from trainer.environment import hardware, versions  # noqa: E402
+ROOT = Path(__file__).resolve().parents[1]
 
 STEPS: Final = 32
 

@@ -7,15 +7,13 @@ Reads the cards in models/zoo, writes the figures to benchmarks/results/main_job
 
 import argparse
 import re
-import sys
 from pathlib import Path
 from typing import Any
 
-ROOT = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(ROOT))
+from hardrank.models.bundle import Card, load_card
+from hardrank.models.files import atomic_path, write_json
 
-from models.bundle import Card, load_card  # noqa: E402
-from models.files import atomic_path, write_json  # noqa: E402
+ROOT = Path(__file__).resolve().parents[1]
 
 RESULT = ROOT / "benchmarks" / "results" / "main_job.json"
 README = ROOT / "README.md"

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from trainer.hardness import distance, hardness, triplet_loss
+from hardrank.trainer.metric.losses import distance, hardness, triplet_loss
 
 
 @dataclass(frozen=True)

@@ -19,8 +19,6 @@ import numpy.typing as npt
 from PIL import Image
 
 ROOT = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(ROOT))
-
 Embed = Callable[[npt.NDArray[np.float32]], object]
 
 
@@ -39,7 +37,7 @@ def pytorch_embed(bundle: Path) -> Embed:
     """PyTorch in eager mode, as one writes it."""
     import torch
 
-    from models.bundle import load_embedder
+    from hardrank.models.bundle import load_embedder
 
     embedder = load_embedder(bundle)
 

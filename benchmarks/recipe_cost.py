@@ -13,7 +13,6 @@ import argparse
 import copy
 import json
 import statistics
-import sys
 import tempfile
 import time
 from collections.abc import Iterator, Mapping
@@ -21,21 +20,20 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import torch
+from torch import Tensor
+
+from hardrank.models.bundle import load_embedder
+from hardrank.models.embedder import Embedder, build_embedder
+from hardrank.models.files import write_json
+from hardrank.trainer.config import Config, Schedule, load_recipe
+from hardrank.trainer.job_steps import Images, read_images, triplet_stage, warmup_stage
+from hardrank.trainer.runtime.environment import hardware, versions
+from hardrank.trainer.runtime.launch import Launch, make_fabric
+from hardrank.trainer.training.loop import LoopOptions, Progress, Stage, StepContext, StepLoss, run_stage
+from hardrank.trainer.training.stages import BENIGN_PART, CosineClassifier
+
 ROOT = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(ROOT))
-
-import torch  # noqa: E402
-from torch import Tensor  # noqa: E402
-
-from models.bundle import load_embedder  # noqa: E402
-from models.embedder import Embedder, build_embedder  # noqa: E402
-from models.files import write_json  # noqa: E402
-from trainer.config import Config, Schedule, load_recipe  # noqa: E402
-from trainer.environment import hardware, versions  # noqa: E402
-from trainer.job import Images, read_images, triplet_stage, warmup_stage  # noqa: E402
-from trainer.launch import Launch, make_fabric  # noqa: E402
-from trainer.stages import BENIGN_PART, CosineClassifier  # noqa: E402
-from trainer.training import LoopOptions, Progress, Stage, StepContext, StepLoss, run_stage  # noqa: E402
 
 
 @dataclass

@@ -9,23 +9,21 @@ alone too, and leave the others in benchmarks/results/serving.json as they were.
 
 import argparse
 import json
-import sys
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Final
 
+import torch
+
+from benchmarks.serving_clients import clients
+from benchmarks.serving_query import query
+from benchmarks.serving_scene import DIMENSION, Scene, prepare
+from benchmarks.serving_soak import soak
+from hardrank.models.files import write_json
+from hardrank.trainer.runtime.environment import hardware, versions
+
 ROOT = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(ROOT))
-
-import torch  # noqa: E402
-
-from benchmarks.serving_clients import clients  # noqa: E402
-from benchmarks.serving_query import query  # noqa: E402
-from benchmarks.serving_scene import DIMENSION, Scene, prepare  # noqa: E402
-from benchmarks.serving_soak import soak  # noqa: E402
-from models.files import write_json  # noqa: E402
-from trainer.environment import hardware, versions  # noqa: E402
 
 RESULT: Final = ROOT / "benchmarks/results/serving.json"
 SECTIONS: Final[dict[str, Callable[[Scene, argparse.Namespace], dict[str, Any]]]] = {

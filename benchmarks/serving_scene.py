@@ -10,15 +10,15 @@ import numpy as np
 import torch
 from PIL import Image
 
-from models.bundle import ONNX, WEIGHTS, ArchitectureEntry, Card, FileEntry, PreprocessingEntry, save_bundle
-from models.embedder import Architecture, build_embedder
-from serving.engine import Engine
-from serving.gallery import NewItem
-from serving.identity import IndexIdentity
-from serving.index.options import BackendOptions
-from serving.search_index import SearchIndex
-from trainer.environment import versions
-from trainer.export import export_onnx, save_weights
+from hardrank.models.bundle import ONNX, WEIGHTS, ArchitectureEntry, Card, FileEntry, PreprocessingEntry, save_bundle
+from hardrank.models.embedder import Architecture, build_embedder
+from hardrank.serving.engine import Engine
+from hardrank.serving.index.search_index import SearchIndex
+from hardrank.serving.store.index_options import BackendOptions
+from hardrank.serving.store.items import NewItem
+from hardrank.serving.store.manifest import IndexIdentity
+from hardrank.trainer.export import export_onnx, save_weights
+from hardrank.trainer.runtime.environment import versions
 
 DIMENSION: Final = 512
 IMAGES: Final = 64

@@ -26,26 +26,25 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-ROOT = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(ROOT))
+from hardrank.models.bundle import load_card, load_embedder
+from hardrank.models.embedder import Embed
+from hardrank.models.files import write_json
+from hardrank.models.folded import FoldedEmbedder
+from hardrank.serving.agreement.calibration import Calibration, Level, SuspicionOptions, calibrate, overlap
+from hardrank.serving.engine import Device, Engine
+from hardrank.serving.index.search_index import SearchIndex
+from hardrank.serving.store.items import Match, NewItem
+from hardrank.serving.store.manifest import IndexIdentity
+from hardrank.trainer.attacks.attack import Gallery, Victims
+from hardrank.trainer.attacks.registry import make_attack
+from hardrank.trainer.attacks.runner import AttackOptions, run_attack
+from hardrank.trainer.config import parse_config
+from hardrank.trainer.data import load_dataset
+from hardrank.trainer.data.store import ImageStore
+from hardrank.trainer.evaluation.retrieval import ABSENT
+from hardrank.trainer.runtime.environment import hardware, versions
 
-from models.bundle import load_card, load_embedder  # noqa: E402
-from models.embedder import Embed  # noqa: E402
-from models.files import write_json  # noqa: E402
-from models.folded import FoldedEmbedder  # noqa: E402
-from serving.engine import Device, Engine  # noqa: E402
-from serving.gallery import Match, NewItem  # noqa: E402
-from serving.identity import IndexIdentity  # noqa: E402
-from serving.search_index import SearchIndex  # noqa: E402
-from serving.suspicion import Calibration, Level, SuspicionOptions, calibrate, overlap  # noqa: E402
-from trainer.attacks.attack import Gallery, Victims  # noqa: E402
-from trainer.attacks.registry import make_attack  # noqa: E402
-from trainer.attacks.run import AttackOptions, run_attack  # noqa: E402
-from trainer.config import parse_config  # noqa: E402
-from trainer.data import load_dataset  # noqa: E402
-from trainer.data.store import ImageStore  # noqa: E402
-from trainer.environment import hardware, versions  # noqa: E402
-from trainer.retrieval import ABSENT  # noqa: E402
+ROOT = Path(__file__).resolve().parents[1]
 
 SEED: Final = 0
 BATCH: Final = 100

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from models.errors import HardrankError
+from hardrank.models.errors import HardrankError
 
 
 class BackboneError(HardrankError):

@@ -11,13 +11,13 @@ from typing import TYPE_CHECKING, Any, Final
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from models.errors import HardrankError
-from models.files import atomic_folder, sha256, write_json
-from models.model_card import MODEL_CARD, model_card
-from models.preprocessing import Preprocessing
+from hardrank.models.errors import HardrankError
+from hardrank.models.files import atomic_folder, sha256, write_json
+from hardrank.models.model_card import MODEL_CARD, model_card
+from hardrank.models.preprocessing import Preprocessing
 
 if TYPE_CHECKING:
-    from models.embedder import Embedder
+    from hardrank.models.embedder import Embedder
 
 SCHEMA: Final = "hardrank.card/1"
 CARD: Final = "card.json"
@@ -66,7 +66,7 @@ class Card(_Strict):
     command: str = Field(description="what was typed")
     defense: str = Field(description="in the paper's notation")
     recipe: str = Field(description="name or file of the recipe")
-    config: dict[str, Any] = Field(description="the full configuration; `trainer.config` documents its fields")
+    config: dict[str, Any] = Field(description="the full configuration; `hardrank.trainer.config` documents its fields")
     seeds: dict[str, int] = Field(description="seeds by what they decide")
     architecture: ArchitectureEntry
     preprocessing: PreprocessingEntry
@@ -177,7 +177,7 @@ def load_embedder(folder: Path, *, verify: bool = True) -> "Embedder":
     from safetensors import SafetensorError
     from safetensors.torch import load_file
 
-    from models.embedder import Architecture, build_embedder
+    from hardrank.models.embedder import Architecture, build_embedder
 
     card = verify_bundle(folder) if verify else load_card(folder)
     embedder = build_embedder(Architecture(**card.architecture.model_dump()))

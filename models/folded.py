@@ -11,7 +11,7 @@ from torch import Tensor, fx, nn
 from torch.nn import functional as F
 from torch.nn.utils.fusion import fuse_conv_bn_weights
 
-from models.embedder import Embedder
+from hardrank.models.embedder import Embedder
 
 
 @dataclass(frozen=True)

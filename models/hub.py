@@ -3,12 +3,12 @@
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from models.bundle import CARD, ONNX, WEIGHTS, BundleError, verify_bundle
-from models.errors import HardrankError
-from models.model_card import MODEL_CARD, model_card
+from hardrank.models.bundle import CARD, ONNX, WEIGHTS, BundleError, verify_bundle
+from hardrank.models.errors import HardrankError
+from hardrank.models.model_card import MODEL_CARD, model_card
 
 if TYPE_CHECKING:
-    from models.embedder import Embedder
+    from hardrank.models.embedder import Embedder
 
 _FILES: Final = (CARD, ONNX, WEIGHTS, MODEL_CARD)
 
@@ -74,7 +74,7 @@ def pull_bundle(
 
 def load_pretrained(place: str | Path, *, revision: str | None = None, token: str | None = None) -> "Embedder":
     """Build the network of a bundle, in evaluation mode: `place` is a folder, or a repository of the Hub."""
-    from models.bundle import load_embedder
+    from hardrank.models.bundle import load_embedder
 
     here = Path(place).expanduser()
     return load_embedder(here if here.is_dir() else pull_bundle(str(place), revision=revision, token=token))

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Final
 from jinja2 import Environment, PackageLoader
 
 if TYPE_CHECKING:
-    from models.bundle import Card
+    from hardrank.models.bundle import Card
 
 MODEL_CARD: Final = "README.md"
 _TEMPLATE: Final = "model_card.md.jinja"
@@ -18,7 +18,7 @@ def model_card(card: "Card", *, license: str = _LICENSE) -> str:
 
     `license` is the Hub's name of the licence that the weights are given under.
     """
-    environment = Environment(loader=PackageLoader("models"), keep_trailing_newline=True, autoescape=False)
+    environment = Environment(loader=PackageLoader("hardrank.models"), keep_trailing_newline=True, autoescape=False)
     environment.filters["fixed"] = _fixed
     return environment.get_template(_TEMPLATE).render(card=card, license=license)
 

@@ -15,8 +15,8 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image, UnidentifiedImageError
 
-from models.errors import HardrankError
-from models.image_files import orientation, slim
+from hardrank.models.errors import HardrankError
+from hardrank.models.image_files import orientation, slim
 
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF")
 """The only decoders that are ever tried (Pillow's names)."""

@@ -18,10 +18,6 @@ from pathlib import Path
 from types import FrameType
 from typing import Annotated, Final
 
-# Run as a script, Python puts this folder first on the path, where `index` and `batching` would hide other modules.
-if sys.path and Path(sys.path[0]).resolve() == Path(__file__).resolve().parent:
-    sys.path[0] = str(Path(__file__).resolve().parents[1])
-
 # ONNX Runtime has threads of its own. Those of OpenMP and BLAS, one pool for each calling thread, would fight them for
 # the cores; FAISS and numpy read these variables when they are imported.
 os.environ["OMP_NUM_THREADS"] = os.environ.get("OMP_NUM_THREADS", "1")
@@ -33,16 +29,16 @@ from fastapi import FastAPI
 from rich.console import Console
 from rich.markup import escape
 
-from models.errors import HardrankError
-from models.home import typed
-from serving.api import create_api
-from serving.connections import BoundedHeads
-from serving.engine import Device, Engine
-from serving.search_index import SearchIndex
-from serving.security import Keyring, Role, keys_of_environment, read_keys
-from serving.served import Model
-from serving.service import SearchService
-from serving.settings import Access, Anonymous, Batching, Limits, Network, Settings, SettingsError
+from hardrank.models.errors import HardrankError
+from hardrank.models.home import typed
+from hardrank.serving.api.app import create_api
+from hardrank.serving.api.auth import Keyring, Role, keys_of_environment, read_keys
+from hardrank.serving.api.protocol import BoundedHeads
+from hardrank.serving.engine import Device, Engine
+from hardrank.serving.index.search_index import SearchIndex
+from hardrank.serving.search.models import Model
+from hardrank.serving.search.service import SearchService
+from hardrank.serving.settings import Access, Anonymous, Batching, Limits, Network, Settings, SettingsError
 
 _EXAMPLES: Final = """
 Examples:
@@ -124,7 +120,7 @@ def create_app(
     if settings.page:
         # Gradio takes seconds to import, and asks its makers' host for news unless it is told not to.
         os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
-        from serving.ui import mount_page
+        from hardrank.serving.page.mount import mount_page
 
         mount_page(app, service, settings, auth=_login(keyring))
     return app

@@ -13,10 +13,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
-# Run as a script, Python puts this folder first on the path, where `errors` and `console` would hide other modules.
-if sys.path and Path(sys.path[0]).resolve() == Path(__file__).resolve().parent:
-    sys.path[0] = str(Path(__file__).resolve().parents[1])
-
 # Read when FAISS is loaded: its threads would otherwise spin while they wait, on cores that others could use.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
@@ -25,16 +21,16 @@ from pydantic import ValidationError
 from rich.console import Console
 from rich.markup import escape
 
-from models.errors import HardrankError
-from models.files import write_json
-from models.home import typed
-from serving.console import ConsoleProgress
-from serving.engine import Device, Engine
-from serving.filling import Filled, FillOptions, fill
-from serving.identity import MANIFEST, IndexIdentity
-from serving.index.options import BackendKind, BackendOptions, Structure
-from serving.listing import Listing, list_images, list_run
-from serving.search_index import SearchIndex
+from hardrank.models.errors import HardrankError
+from hardrank.models.files import write_json
+from hardrank.models.home import typed
+from hardrank.serving.engine import Device, Engine
+from hardrank.serving.index.search_index import SearchIndex
+from hardrank.serving.ingest.image_list import Listing, list_images, list_run
+from hardrank.serving.ingest.indexer import Filled, FillOptions, fill
+from hardrank.serving.ingest.progress import ConsoleProgress
+from hardrank.serving.store.index_options import BackendKind, BackendOptions, Structure
+from hardrank.serving.store.manifest import MANIFEST, IndexIdentity
 
 PROBLEMS: Final = "problems.json"
 """What was left out of an index, in its folder."""

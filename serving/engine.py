@@ -8,9 +8,9 @@ import numpy as np
 import numpy.typing as npt
 import onnxruntime
 
-from models.bundle import ONNX, Card, preprocessing_of, verify_bundle
-from models.errors import HardrankError
-from models.preprocessing import DEFAULT_LIMITS, DecodeLimits, Preprocessing, prepare
+from hardrank.models.bundle import ONNX, Card, preprocessing_of, verify_bundle
+from hardrank.models.errors import HardrankError
+from hardrank.models.preprocessing import DEFAULT_LIMITS, DecodeLimits, Preprocessing, prepare
 
 _ERRORS_ONLY: Final = 3
 
@@ -30,7 +30,7 @@ class Device(StrEnum):
 class Engine:
     """The network of a bundle. `embed` may be called from several threads at once.
 
-    Raises `models.bundle.BundleError` for a damaged bundle, `EngineError` where it cannot be run.
+    Raises `hardrank.models.bundle.BundleError` for a damaged bundle, `EngineError` where it cannot be run.
     """
 
     def __init__(self, bundle: Path, *, threads: int = 0, device: Device = Device.AUTO) -> None:

@@ -12,13 +12,9 @@ import argparse
 import sys
 from pathlib import Path
 
-# Run as a script, Python puts this folder first on the path, where `index` and `batching` would hide other modules.
-if sys.path and Path(sys.path[0]).resolve() == Path(__file__).resolve().parent:
-    sys.path[0] = str(Path(__file__).resolve().parents[1])
-
-from models.errors import HardrankError
-from models.home import typed
-from serving.security import Role, SecurityError, entry_of, new_key, read_keys, write_keys
+from hardrank.models.errors import HardrankError
+from hardrank.models.home import typed
+from hardrank.serving.api.auth import Role, SecurityError, entry_of, new_key, read_keys, write_keys
 
 
 def main(arguments: list[str] | None = None) -> int:

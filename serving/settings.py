@@ -6,8 +6,8 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
 
-from models.errors import HardrankError
-from models.preprocessing import DecodeLimits
+from hardrank.models.errors import HardrankError
+from hardrank.models.preprocessing import DecodeLimits
 
 _MIB = 2**20
 

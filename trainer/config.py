@@ -11,10 +11,10 @@ import tyro
 import yaml
 from pydantic import BeforeValidator, ConfigDict, TypeAdapter, ValidationError
 
-from models.embedder import Architecture
-from models.errors import HardrankError
-from models.preprocessing import Preprocessing
-from trainer.data.dataset import DataOptions
+from hardrank.models.embedder import Architecture
+from hardrank.models.errors import HardrankError
+from hardrank.models.preprocessing import Preprocessing
+from hardrank.trainer.data.dataset import DataOptions
 
 RECIPES: Final = Path(__file__).parent / "recipes"
 

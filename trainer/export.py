@@ -14,10 +14,10 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-from models.bundle import ONNX, WEIGHTS
-from models.embedder import Embedder
-from models.errors import HardrankError
-from trainer.retrieval import nearest, recall_at_1
+from hardrank.models.bundle import ONNX, WEIGHTS
+from hardrank.models.embedder import Embedder
+from hardrank.models.errors import HardrankError
+from hardrank.trainer.evaluation.retrieval import nearest, recall_at_1
 
 INPUT: Final = "images"
 OUTPUT: Final = "embeddings"

@@ -12,23 +12,19 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Final
 
-# Run as a script, Python puts this folder first on the path, where `config` and `data` would hide other modules.
-if sys.path and Path(sys.path[0]).resolve() == Path(__file__).resolve().parent:
-    sys.path[0] = str(Path(__file__).resolve().parents[1])
-
 import tyro
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from models.bundle import Card, load_card
-from models.errors import HardrankError
-from models.home import typed
-from trainer.config import Config, load_recipe, recipe_names
-from trainer.console import ConsoleProgress
-from trainer.launch import MainLaunch
-from trainer.pipeline import Outcome, run_main_job
-from trainer.scorecard import ERS_KEYS, CheckKind
+from hardrank.models.bundle import Card, load_card
+from hardrank.models.errors import HardrankError
+from hardrank.models.home import typed
+from hardrank.trainer.config import Config, load_recipe, recipe_names
+from hardrank.trainer.evaluation.scorecard import ERS_KEYS, CheckKind
+from hardrank.trainer.main_job import Outcome, run_main_job
+from hardrank.trainer.runtime.console import ConsoleProgress
+from hardrank.trainer.runtime.launch import MainLaunch
 
 _DEFAULT_RECIPE = "demo"
 
@@ -99,7 +95,7 @@ def _conclude(console: Console, outcome: Outcome) -> None:
     console.print("Bundles:", benign, robust, sep="\n  ", highlight=False, markup=False, soft_wrap=True)
     console.print(f"Log:  tensorboard --logdir {logs}", highlight=False, markup=False, soft_wrap=True)
     console.print(
-        f"Load: from pathlib import Path; from models.bundle import load_embedder; load_embedder(Path({robust!r}))",
+        f"Load: import hardrank, pathlib; hardrank.load_embedder(pathlib.Path({robust!r}))",
         highlight=False,
         markup=False,
         soft_wrap=True,

@@ -20,26 +20,22 @@ from queue import Empty, Queue
 from threading import Event, Thread
 from typing import Annotated, Any
 
-# Run as a script, Python puts this folder first on the path, where `config` and `data` would hide other modules.
-if sys.path and Path(sys.path[0]).resolve() == Path(__file__).resolve().parent:
-    sys.path[0] = str(Path(__file__).resolve().parents[1])
-
 import tyro
 from rich.console import Console
 from rich.text import Text
 
-from models.errors import HardrankError
-from models.files import write_json
-from models.home import typed
-from trainer.config import ConfigError
-from trainer.console import ConsoleProgress
-from trainer.launch import ROOT, Launch, LaunchError
-from trainer.runs import exclusive
-from trainer.studies.plan import Trial, load_study, study_names, trials
-from trainer.studies.plots import write_plots
-from trainer.studies.table import summarise, write_table
-from trainer.studies.work import Bench, carry_out, sampler_hardness
-from trainer.training import Progress, Report
+from hardrank.models.errors import HardrankError
+from hardrank.models.files import write_json
+from hardrank.models.home import typed
+from hardrank.trainer.config import ConfigError
+from hardrank.trainer.runtime.console import ConsoleProgress
+from hardrank.trainer.runtime.launch import ROOT, Launch, LaunchError
+from hardrank.trainer.runtime.run_folder import exclusive
+from hardrank.trainer.studies.plan import Trial, load_study, study_names, trials
+from hardrank.trainer.studies.plots import write_plots
+from hardrank.trainer.studies.table import summarise, write_table
+from hardrank.trainer.studies.work import Bench, carry_out, sampler_hardness
+from hardrank.trainer.training.loop import Progress, Report
 
 _DEFAULT_STUDY = "caltech101"
 

@@ -1,18 +1,18 @@
 """Attacks that may only ask a model for embeddings: no weights, no gradients. Each is a file, and a line here.
 
-All minimise the objectives of `trainer.attacks`, and each is a `trainer.attacks.run.Method`: it can take the place of
-`run_attack`, in a scorecard too.
+All minimise the objectives of `hardrank.trainer.attacks`, and each is a `Method` of the attack runner: it can take the
+place of `run_attack`, in a scorecard too.
 """
 
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
-from audit_app.blackbox.method import Search
-from audit_app.blackbox.nes import NES
-from audit_app.blackbox.spsa import SPSA
-from audit_app.blackbox.square import SquareSearch
-from trainer.attacks.options import AttackError, Option, check_names, declared_options
+from hardrank.audit_app.blackbox.method import Search
+from hardrank.audit_app.blackbox.nes import NES
+from hardrank.audit_app.blackbox.spsa import SPSA
+from hardrank.audit_app.blackbox.square import SquareSearch
+from hardrank.trainer.attacks.options import AttackError, Option, check_names, declared_options
 
 
 @dataclass(frozen=True)
@@ -34,7 +34,7 @@ SEARCHES: Final[Mapping[str, Kind]] = {
     "spsa": Kind("descends along gradients estimated from pairs of steps of ±σ in every pixel", SPSA),
     "square": Kind("tries random squares at the edge of the budget and keeps those that help", SquareSearch),
 }
-"""The searches. Beside them stands `audit_app.blackbox.transfer.Transfer`, which needs a second model."""
+"""The searches. Beside them stands `hardrank.audit_app.blackbox.transfer.Transfer`, which needs a second model."""
 
 
 def make_search(name: str, **options: Any) -> Search:

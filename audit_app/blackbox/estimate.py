@@ -10,11 +10,11 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from audit_app.blackbox.method import Found, Search, Task
-from audit_app.blackbox.oracle import Oracle
-from trainer.attacks.options import AttackError, option
-from trainer.attacks.pgd import ball_around
-from trainer.attacks.starts import random_starts
+from hardrank.audit_app.blackbox.method import Found, Search, Task
+from hardrank.audit_app.blackbox.oracle import Oracle
+from hardrank.trainer.attacks.options import AttackError, option
+from hardrank.trainer.attacks.pgd import ball_around
+from hardrank.trainer.attacks.starts import random_starts
 
 _START: Final = 0
 """The draw of the random start; a white-box run's first restart draws the same."""

@@ -8,13 +8,13 @@ from typing import Any, ClassVar, Final
 import torch
 from torch import Tensor
 
-from audit_app.blackbox.oracle import Oracle
-from models.embedder import Embed
-from trainer.attacks.attack import Attack, Gallery, Victims, check_targets
-from trainer.attacks.options import check_ranges, option
-from trainer.attacks.pgd import ball_around
-from trainer.attacks.run import AttackOptions, AttackResult, Progress, check_images, never
-from trainer.retrieval import check_sphere
+from hardrank.audit_app.blackbox.oracle import Oracle
+from hardrank.models.embedder import Embed
+from hardrank.trainer.attacks.attack import Attack, Gallery, Victims, check_targets
+from hardrank.trainer.attacks.options import check_ranges, option
+from hardrank.trainer.attacks.pgd import ball_around
+from hardrank.trainer.attacks.runner import AttackOptions, AttackResult, Progress, check_images, never
+from hardrank.trainer.evaluation.retrieval import check_sphere
 
 _ELEMENTS: Final = 1 << 22
 """How many distances an objective may hold at once."""

@@ -5,7 +5,7 @@ from typing import ClassVar
 
 import numpy as np
 
-from audit_app.blackbox.estimate import EstimatedDescent
+from hardrank.audit_app.blackbox.estimate import EstimatedDescent
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -6,9 +6,9 @@ from typing import Final
 import torch
 from torch import Tensor
 
-from models.embedder import Embed
-from trainer.attacks.pgd import Objective
-from trainer.retrieval import check_sphere
+from hardrank.models.embedder import Embed
+from hardrank.trainer.attacks.pgd import Objective
+from hardrank.trainer.evaluation.retrieval import check_sphere
 
 _LATER: Final = 1
 """The step that objectives are told: they know a first step that a gradient can take and a question cannot."""

@@ -9,9 +9,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from audit_app.blackbox.method import Found, Search, Task
-from trainer.attacks.options import AttackError, option
-from trainer.attacks.pgd import Norm, ball_around
+from hardrank.audit_app.blackbox.method import Found, Search, Task
+from hardrank.trainer.attacks.options import AttackError, option
+from hardrank.trainer.attacks.pgd import Norm, ball_around
 
 _STREAM: Final = 3_000_047
 _HALVINGS: Final = (0.001, 0.005, 0.02, 0.05, 0.1, 0.2, 0.4, 0.6, 0.8)

@@ -8,14 +8,14 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from audit_app.blackbox.method import BlackBoxResult
-from audit_app.scene import Scene, silent
-from audit_app.subjects import Subject
-from models.embedder import Embed
-from trainer.attacks.attack import Attack, Gallery, Victims, check_targets
-from trainer.attacks.run import AttackOptions, Progress, never, run_attack
-from trainer.progress import Progress as StageProgress
-from trainer.progress import Report
+from hardrank.audit_app.blackbox.method import BlackBoxResult
+from hardrank.audit_app.gallery.embedded import Scene, silent
+from hardrank.audit_app.subjects.loading import Subject
+from hardrank.models.embedder import Embed
+from hardrank.trainer.attacks.attack import Attack, Gallery, Victims, check_targets
+from hardrank.trainer.attacks.runner import AttackOptions, Progress, never, run_attack
+from hardrank.trainer.runtime.progress import Progress as StageProgress
+from hardrank.trainer.runtime.progress import Report
 
 _BATCH: Final = 256
 

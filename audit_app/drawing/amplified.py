@@ -5,8 +5,8 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from audit_app.exact_png import Pixels
-from trainer.attacks.pgd import Norm, PGDOptions
+from hardrank.audit_app.images.exact_png import Pixels
+from hardrank.trainer.attacks.pgd import Norm, PGDOptions
 
 _LEVELS = 255
 

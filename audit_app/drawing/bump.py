@@ -4,8 +4,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
-from audit_app.drawing.markup import Markup, element, join, svg
-from audit_app.movement import Movement
+from hardrank.audit_app.drawing.markup import Markup, element, join, svg
+from hardrank.audit_app.ranking.movement import Movement
 
 _WIDTH: Final = 400.0
 _ROW: Final = 46.0

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Final
 
-from audit_app.drawing.markup import Markup, element, join, svg
+from hardrank.audit_app.drawing.markup import Markup, element, join, svg
 
 _WIDTH: Final = 400.0
 _HEIGHT: Final = 150.0

@@ -5,13 +5,13 @@ from typing import Any
 
 import numpy as np
 
-from audit_app.drawing.amplified import amplify
-from audit_app.drawing.curves import Line, Scale, line_chart
-from audit_app.drawing.markup import Markup, element, png_uri
-from audit_app.drawing.words import percent, rank, whole
-from audit_app.exact_png import encode_png
-from audit_app.live_status import Frame, Point, Status
-from trainer.attacks.pgd import PGDOptions
+from hardrank.audit_app.drawing.amplified import amplify
+from hardrank.audit_app.drawing.curves import Line, Scale, line_chart
+from hardrank.audit_app.drawing.markup import Markup, element, png_uri
+from hardrank.audit_app.drawing.words import percent, rank, whole
+from hardrank.audit_app.images.exact_png import encode_png
+from hardrank.audit_app.live.status import Frame, Point, Status
+from hardrank.trainer.attacks.pgd import PGDOptions
 
 
 def live_panel(status: Status, budget: PGDOptions, *, ranked: int, watched: str) -> Markup:

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from audit_app.drawing.markup import Markup, element
+from hardrank.audit_app.drawing.markup import Markup, element
 
 
 @dataclass(frozen=True)

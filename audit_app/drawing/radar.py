@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from audit_app.drawing.markup import Markup, element, join, svg
+from hardrank.audit_app.drawing.markup import Markup, element, join, svg
 
 _WIDTH: Final = 380.0
 _HEIGHT: Final = 330.0

@@ -3,16 +3,16 @@
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from audit_app.drawing.amplified import amplify
-from audit_app.drawing.bump import Pictured, bump_chart
-from audit_app.drawing.markup import Markup, element, png_uri
-from audit_app.drawing.words import number, percent, rank, whole
-from audit_app.exact_png import Pixels, encode_png
-from audit_app.live_result import LiveResult, SubjectResult
-from audit_app.outcome import Outcome
-from models.preprocessing import to_unit
-from trainer.attacks.attack import Attack
-from trainer.attacks.pgd import PGDOptions
+from hardrank.audit_app.drawing.amplified import amplify
+from hardrank.audit_app.drawing.bump import Pictured, bump_chart
+from hardrank.audit_app.drawing.markup import Markup, element, png_uri
+from hardrank.audit_app.drawing.words import number, percent, rank, whole
+from hardrank.audit_app.images.exact_png import Pixels, encode_png
+from hardrank.audit_app.live.outcome import Outcome
+from hardrank.audit_app.live.result import LiveResult, SubjectResult
+from hardrank.models.preprocessing import to_unit
+from hardrank.trainer.attacks.attack import Attack
+from hardrank.trainer.attacks.pgd import PGDOptions
 
 
 @dataclass(frozen=True, kw_only=True)

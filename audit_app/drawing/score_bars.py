@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from audit_app.drawing.markup import Markup, element, join, svg
+from hardrank.audit_app.drawing.markup import Markup, element, join, svg
 
 _WIDTH: Final = 440.0
 _LEFT: Final = 106.0

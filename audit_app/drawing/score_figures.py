@@ -3,13 +3,13 @@
 from collections.abc import Mapping, Sequence
 from typing import Final
 
-from audit_app.drawing.budget_curve import BudgetLine, BudgetPoint, budget_curve
-from audit_app.drawing.markup import Markup
-from audit_app.drawing.radar import Shape, radar
-from audit_app.drawing.score_bars import Group, ScoreBar, score_bars
-from audit_app.options import CurveParameter
-from audit_app.schema import FigureEntry
-from audit_app.score_view import Scores
+from hardrank.audit_app.audit.options import CurveParameter
+from hardrank.audit_app.drawing.budget_curve import BudgetLine, BudgetPoint, budget_curve
+from hardrank.audit_app.drawing.markup import Markup
+from hardrank.audit_app.drawing.radar import Shape, radar
+from hardrank.audit_app.drawing.score_bars import Group, ScoreBar, score_bars
+from hardrank.audit_app.results.schema import FigureEntry
+from hardrank.audit_app.results.scores import Scores
 
 SERIES: Final = 6
 """Colours; further models begin again with the first."""

@@ -3,11 +3,11 @@
 from collections.abc import Sequence
 from typing import Final
 
-from audit_app.drawing.markup import Markup, element, join
-from audit_app.drawing.score_figures import SERIES, WANTED, part_bars, score_curves, score_radar
-from audit_app.drawing.words import number, plural, whole
-from audit_app.schema import FigureEntry
-from audit_app.score_view import Scores
+from hardrank.audit_app.drawing.markup import Markup, element, join
+from hardrank.audit_app.drawing.score_figures import SERIES, WANTED, part_bars, score_curves, score_radar
+from hardrank.audit_app.drawing.words import number, plural, whole
+from hardrank.audit_app.results.schema import FigureEntry
+from hardrank.audit_app.results.scores import Scores
 
 _NAMES: Final = {
     "recall_at_1": "Recall@1",

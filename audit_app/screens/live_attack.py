@@ -1,5 +1,5 @@
 """Page: attack the models live and see the rankings move."""
 
-from audit_app.web.live_page import live_page
+from hardrank.audit_app.web.live_page import live_page
 
 live_page()

@@ -1,5 +1,5 @@
 """Page: attack a model of one's own."""
 
-from audit_app.web.own_model_page import own_model_page
+from hardrank.audit_app.web.own_model_page import own_model_page
 
 own_model_page()

@@ -1,5 +1,5 @@
 """Page: the scorecard of each model."""
 
-from audit_app.web.scorecard_page import scorecard_page
+from hardrank.audit_app.web.scorecard_page import scorecard_page
 
 scorecard_page()

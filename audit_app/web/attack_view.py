@@ -8,24 +8,24 @@ import numpy as np
 import streamlit as st
 from streamlit.delta_generator import DeltaGenerator
 
-from audit_app.aims import AIMS, STORIES, watched
-from audit_app.blackbox.transfer import Transfer
-from audit_app.drawing.live_panel import live_panel
-from audit_app.drawing.markup import png_uri
-from audit_app.drawing.plot_panel import Captioned, answers_panel, plot_panel
-from audit_app.exact_png import crop_of, encode_png
-from audit_app.live import LiveAttack
-from audit_app.live_status import Phase, Status
-from audit_app.movement import head, rank_items
-from audit_app.options import SearchMethod
-from audit_app.web.choosing import IMAGE, TARGETS, ask, asked, choose_image, choose_targets
-from audit_app.web.live_form import Form, live_form
-from audit_app.web.live_result_view import ranked_items, show_result
-from audit_app.web.messages import problem, told
-from audit_app.web.panel import panel
-from audit_app.web.pictures import called, kind, thumbnail
-from audit_app.web.plan import Plan, current_plan
-from audit_app.web.resources import Stage, StageKey, settings, turnstile, visitor
+from hardrank.audit_app.audit.options import SearchMethod
+from hardrank.audit_app.blackbox.transfer import Transfer
+from hardrank.audit_app.drawing.live_panel import live_panel
+from hardrank.audit_app.drawing.markup import png_uri
+from hardrank.audit_app.drawing.plot_panel import Captioned, answers_panel, plot_panel
+from hardrank.audit_app.images.exact_png import crop_of, encode_png
+from hardrank.audit_app.live.aims import AIMS, STORIES, watched
+from hardrank.audit_app.live.attack import LiveAttack
+from hardrank.audit_app.live.status import Phase, Status
+from hardrank.audit_app.ranking.movement import head, rank_items
+from hardrank.audit_app.web.choosing import IMAGE, TARGETS, ask, asked, choose_image, choose_targets
+from hardrank.audit_app.web.live_form import Form, live_form
+from hardrank.audit_app.web.live_result_view import ranked_items, show_result
+from hardrank.audit_app.web.messages import problem, told
+from hardrank.audit_app.web.panel import panel
+from hardrank.audit_app.web.pictures import called, kind, thumbnail
+from hardrank.audit_app.web.plan import Plan, current_plan
+from hardrank.audit_app.web.resources import Stage, StageKey, settings, turnstile, visitor
 
 _EVERY_S: Final = 0.15
 """Seconds between two looks at a running attack."""

@@ -5,14 +5,14 @@ from typing import Final
 
 import streamlit as st
 
-from audit_app.drawing.markup import png_uri
-from audit_app.exact_png import crop_of, encode_png
-from audit_app.victim import Victim
-from audit_app.web.messages import told
-from audit_app.web.picker import Choice, gallery_picker
-from audit_app.web.plan import Plan, attack_image, chosen_plan, draw_targets, toggle_target
-from audit_app.web.resources import Stage, visitor
-from models.preprocessing import DEFAULT_LIMITS
+from hardrank.audit_app.drawing.markup import png_uri
+from hardrank.audit_app.images.exact_png import crop_of, encode_png
+from hardrank.audit_app.live.victim import Victim
+from hardrank.audit_app.web.messages import told
+from hardrank.audit_app.web.picker import Choice, gallery_picker
+from hardrank.audit_app.web.plan import Plan, attack_image, chosen_plan, draw_targets, toggle_target
+from hardrank.audit_app.web.resources import Stage, visitor
+from hardrank.models.preprocessing import DEFAULT_LIMITS
 
 _ASKING: Final = "asking"
 IMAGE: Final = "image"

@@ -4,7 +4,7 @@ import ipaddress
 
 from streamlit import config
 
-from audit_app.errors import AuditError
+from hardrank.audit_app.errors import AuditError
 
 _MEND = (
     "start it with `hardrank-audit-app`, or from the repository with `streamlit run audit_app/app.py`, whose settings "

@@ -6,18 +6,18 @@ from typing import Any, Final
 import streamlit as st
 from streamlit.delta_generator import DeltaGenerator
 
-from audit_app.aims import AIMS, with_count
-from audit_app.blackbox import SEARCHES
-from audit_app.live_options import LiveOptions
-from audit_app.options import SearchMethod, search_name
-from audit_app.treatments import TreatmentOptions
-from audit_app.web.option_fields import option_field, option_fields
-from audit_app.web.plan import FIRST_ATTACK
-from audit_app.web.resources import Stage
-from trainer.attacks.options import Option, declared_options
-from trainer.attacks.pgd import Norm
-from trainer.attacks.registry import ATTACKS
-from trainer.attacks.run import AttackOptions
+from hardrank.audit_app.audit.options import SearchMethod, search_name
+from hardrank.audit_app.blackbox import SEARCHES
+from hardrank.audit_app.images.transforms import TreatmentOptions
+from hardrank.audit_app.live.aims import AIMS, with_count
+from hardrank.audit_app.live.options import LiveOptions
+from hardrank.audit_app.web.option_fields import option_field, option_fields
+from hardrank.audit_app.web.plan import FIRST_ATTACK
+from hardrank.audit_app.web.resources import Stage
+from hardrank.trainer.attacks.options import Option, declared_options
+from hardrank.trainer.attacks.pgd import Norm
+from hardrank.trainer.attacks.registry import ATTACKS
+from hardrank.trainer.attacks.runner import AttackOptions
 
 FIRST_EPSILON: Final = 4 / 255
 """Half the budget of the scorecard: hardly anybody sees it, and it is enough against most models."""

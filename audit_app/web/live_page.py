@@ -4,10 +4,10 @@ from typing import Final
 
 import streamlit as st
 
-from audit_app.options import SearchMethod
-from audit_app.web.attack_view import Areas, attack_view
-from audit_app.web.messages import told
-from audit_app.web.stage import choose_stage, wait_for
+from hardrank.audit_app.audit.options import SearchMethod
+from hardrank.audit_app.web.attack_view import Areas, attack_view
+from hardrank.audit_app.web.messages import told
+from hardrank.audit_app.web.stage import choose_stage, wait_for
 
 _METHODS: Final = (SearchMethod.AUTO, SearchMethod.NES, SearchMethod.SPSA, SearchMethod.SQUARE)
 

@@ -5,11 +5,10 @@ from typing import Any
 
 import streamlit as st
 
-from audit_app.aims import watched
-from audit_app.audit import slug
-from audit_app.drawing.live_panel import curves, picture
-from audit_app.drawing.markup import element
-from audit_app.drawing.result_panel import (
+from hardrank.audit_app.audit.runner import slug
+from hardrank.audit_app.drawing.live_panel import curves, picture
+from hardrank.audit_app.drawing.markup import element
+from hardrank.audit_app.drawing.result_panel import (
     Shown,
     figures_table,
     rankings,
@@ -17,13 +16,14 @@ from audit_app.drawing.result_panel import (
     transfer_table,
     verdicts,
 )
-from audit_app.live import LiveAttack
-from audit_app.live_result import LiveResult
-from audit_app.live_status import Status
-from audit_app.replay import record
-from audit_app.web.panel import panel
-from audit_app.web.pictures import called
-from audit_app.web.resources import StageKey, visitor
+from hardrank.audit_app.live.aims import watched
+from hardrank.audit_app.live.attack import LiveAttack
+from hardrank.audit_app.live.result import LiveResult
+from hardrank.audit_app.live.status import Status
+from hardrank.audit_app.replay import record
+from hardrank.audit_app.web.panel import panel
+from hardrank.audit_app.web.pictures import called
+from hardrank.audit_app.web.resources import StageKey, visitor
 
 
 def show_result(live: LiveAttack, status: Status, key: StageKey) -> None:

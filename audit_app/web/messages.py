@@ -6,8 +6,8 @@ from contextlib import contextmanager
 
 import streamlit as st
 
-from audit_app.shelf import UNFORESEEN
-from models.errors import HardrankError
+from hardrank.audit_app.web.background_cache import UNFORESEEN
+from hardrank.models.errors import HardrankError
 
 _logger = logging.getLogger(__name__)
 _MARKDOWN = frozenset(r"\`*_{}[]()<>#+-.!|$:~")

@@ -6,8 +6,8 @@ from typing import Any, Final
 
 import streamlit as st
 
-from trainer.attacks.options import Option
-from trainer.attacks.pgd import Norm
+from hardrank.trainer.attacks.options import Option
+from hardrank.trainer.attacks.pgd import Norm
 
 _LEVELS: Final = 255
 

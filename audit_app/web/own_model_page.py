@@ -4,15 +4,15 @@ from typing import Final
 
 import streamlit as st
 
-from audit_app.blackbox.transfer import Transfer
-from audit_app.onnx_file import LARGEST_FILE, PixelScale
-from audit_app.options import SearchMethod
-from audit_app.pretrained import Weights
-from audit_app.subjects import Subject, SubjectKind, SubjectOptions
-from audit_app.web.attack_view import Areas, attack_view
-from audit_app.web.messages import plain, told
-from audit_app.web.resources import Stage, StageKey, ask_transfers, catalogue, settings, visitor
-from audit_app.web.stage import read_gallery, wait, wait_for
+from hardrank.audit_app.audit.options import SearchMethod
+from hardrank.audit_app.blackbox.transfer import Transfer
+from hardrank.audit_app.subjects.library_models import Weights
+from hardrank.audit_app.subjects.loading import Subject, SubjectKind, SubjectOptions
+from hardrank.audit_app.subjects.onnx_file import LARGEST_FILE, PixelScale
+from hardrank.audit_app.web.attack_view import Areas, attack_view
+from hardrank.audit_app.web.messages import plain, told
+from hardrank.audit_app.web.resources import Stage, StageKey, ask_transfers, catalogue, settings, visitor
+from hardrank.audit_app.web.stage import read_gallery, wait, wait_for
 
 _METHODS: Final = (
     SearchMethod.AUTO,

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import streamlit as st
 
-from audit_app.drawing.markup import Markup, element
+from hardrank.audit_app.drawing.markup import Markup, element
 
 _HERE = Path(__file__).parent
 

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 import numpy as np
 import streamlit as st
 
-from audit_app.served import Served
-from audit_app.web.pictures import called, thumbnail
+from hardrank.audit_app.gallery.served import Served
+from hardrank.audit_app.web.pictures import called, thumbnail
 
 _PAGE = 24
 _ANY = "all classes"

@@ -4,9 +4,9 @@ import numpy as np
 import streamlit as st
 from PIL import Image
 
-from audit_app.drawing.markup import png_uri
-from audit_app.exact_png import Pixels, encode_png
-from audit_app.served import Served
+from hardrank.audit_app.drawing.markup import png_uri
+from hardrank.audit_app.gallery.served import Served
+from hardrank.audit_app.images.exact_png import Pixels, encode_png
 
 _SIDE = 96
 

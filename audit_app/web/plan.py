@@ -6,12 +6,12 @@ from typing import Any, Final
 
 import streamlit as st
 
-from audit_app.aims import AIMS
-from audit_app.first_sight import choose_query, choose_target
-from audit_app.victim import Victim
-from audit_app.web.option_fields import set_pixels
-from audit_app.web.resources import Stage
-from trainer.attacks.pgd import Norm
+from hardrank.audit_app.live.aims import AIMS
+from hardrank.audit_app.live.defaults import choose_query, choose_target
+from hardrank.audit_app.live.victim import Victim
+from hardrank.audit_app.web.option_fields import set_pixels
+from hardrank.audit_app.web.resources import Stage
+from hardrank.trainer.attacks.pgd import Norm
 
 _KEY: Final = "plan"
 _OPEN: Final = "open"

@@ -11,18 +11,18 @@ import torch
 from streamlit import runtime
 from streamlit.runtime.scriptrunner import get_script_run_ctx
 
-from audit_app.audit_desk import AuditDesk
-from audit_app.blackbox.transfer import Transfer, transfer_from
-from audit_app.catalogue import Catalogue, read_catalogue, stamp_of
-from audit_app.gallery_source import GallerySource
-from audit_app.scene import make_scenes
-from audit_app.served import Served, serve_scene
-from audit_app.shelf import Making, Shelf
-from audit_app.subjects import SubjectOptions, load_subject, load_subjects
-from audit_app.turnstile import Turnstile
-from audit_app.web.settings import AppSettings, read_settings
-from audit_app.web.visitor import Visitor
-from trainer.progress import Progress, Report
+from hardrank.audit_app.blackbox.transfer import Transfer, transfer_from
+from hardrank.audit_app.gallery.embedded import make_scenes
+from hardrank.audit_app.gallery.served import Served, serve_scene
+from hardrank.audit_app.gallery.source import GallerySource
+from hardrank.audit_app.live.queue import Turnstile
+from hardrank.audit_app.subjects.bundles import Catalogue, read_catalogue, stamp_of
+from hardrank.audit_app.subjects.loading import SubjectOptions, load_subject, load_subjects
+from hardrank.audit_app.web.audit_jobs import AuditDesk
+from hardrank.audit_app.web.background_cache import Making, Shelf
+from hardrank.audit_app.web.settings import AppSettings, read_settings
+from hardrank.audit_app.web.visitor import Visitor
+from hardrank.trainer.runtime.progress import Progress, Report
 
 _STAGES = 3
 """Sets of models and galleries that are kept in memory."""

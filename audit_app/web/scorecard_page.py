@@ -5,21 +5,21 @@ from typing import Any, Final
 
 import streamlit as st
 
-from audit_app.audit_desk import AuditDesk, Past, Running
-from audit_app.audit_request import AuditRequest
-from audit_app.drawing.score_panel import cautions, curve_charts, parts_table, score_charts, score_tiles
-from audit_app.options import AuditOptions, Curve, CurveParameter
-from audit_app.report import HTML, JSON
-from audit_app.score_view import Scores, scores_of_card, scores_of_report
-from audit_app.web.messages import plain, problem, told
-from audit_app.web.option_fields import option_fields
-from audit_app.web.panel import panel
-from audit_app.web.resources import catalogue, desk
-from audit_app.web.stage import choose_stage
-from trainer.attacks.options import declared_options
-from trainer.attacks.pgd import Norm
-from trainer.attacks.registry import ATTACKS, SCORECARD
-from trainer.robustness import RobustnessOptions
+from hardrank.audit_app.audit.options import AuditOptions, Curve, CurveParameter
+from hardrank.audit_app.audit.request import AuditRequest
+from hardrank.audit_app.drawing.score_panel import cautions, curve_charts, parts_table, score_charts, score_tiles
+from hardrank.audit_app.report.build import HTML, JSON
+from hardrank.audit_app.results.scores import Scores, scores_of_card, scores_of_report
+from hardrank.audit_app.web.audit_jobs import AuditDesk, Past, Running
+from hardrank.audit_app.web.messages import plain, problem, told
+from hardrank.audit_app.web.option_fields import option_fields
+from hardrank.audit_app.web.panel import panel
+from hardrank.audit_app.web.resources import catalogue, desk
+from hardrank.audit_app.web.stage import choose_stage
+from hardrank.trainer.attacks.options import declared_options
+from hardrank.trainer.attacks.pgd import Norm
+from hardrank.trainer.attacks.registry import ATTACKS, SCORECARD
+from hardrank.trainer.evaluation.robustness import RobustnessOptions
 
 _EVERY_S: Final = 0.5
 _EPSILONS: Final = (1, 2, 4, 8, 16)

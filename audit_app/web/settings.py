@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NoReturn
 
-from audit_app.errors import AuditError
-from models.home import home
+from hardrank.audit_app.errors import AuditError
+from hardrank.models.home import home
 
 ROOT = home()
 """The repository, or the working directory where hardrank was installed from a wheel."""

@@ -7,11 +7,11 @@ from typing import Final, TypeVar
 
 import streamlit as st
 
-from audit_app.errors import AuditError
-from audit_app.gallery_source import GallerySource
-from audit_app.shelf import Making
-from audit_app.web.messages import plain, problem
-from audit_app.web.resources import Stage, StageKey, ask_stage, catalogue, settings
+from hardrank.audit_app.errors import AuditError
+from hardrank.audit_app.gallery.source import GallerySource
+from hardrank.audit_app.web.background_cache import Making
+from hardrank.audit_app.web.messages import plain, problem
+from hardrank.audit_app.web.resources import Stage, StageKey, ask_stage, catalogue, settings
 
 T = TypeVar("T")
 

@@ -7,8 +7,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Final
 
-from audit_app.audit import slug
-from audit_app.live import LiveAttack
+from hardrank.audit_app.audit.runner import slug
+from hardrank.audit_app.live.attack import LiveAttack
 
 _LOOK_AGAIN_S: Final = 1.0
 PATIENCE: Final = 5

@@ -5,22 +5,22 @@ from typing import Final
 
 import streamlit as st
 
-from audit_app.audit_desk import Past
-from audit_app.audit_request import REQUEST, AuditRequest
-from audit_app.collection import Collection
-from audit_app.drawing.markup import png_uri
-from audit_app.drawing.score_figures import WANTED
-from audit_app.exact_png import crop_of, encode_png
-from audit_app.image_scores import ImageScores, read_scores, worst_classes
-from audit_app.schema import AuditReport, ModelEntry
-from audit_app.web.messages import plain, problem, told
-from audit_app.web.plan import ask_to_open
-from audit_app.web.resources import StageKey, desk, settings
-from audit_app.web.stage import MOST_MODELS, open_stage
-from models.errors import HardrankError
-from models.preprocessing import Preprocessing, UndecodableImageError
-from trainer.attacks.pgd import Norm
-from trainer.attacks.registry import ATTACKS, make_attack
+from hardrank.audit_app.audit.request import REQUEST, AuditRequest
+from hardrank.audit_app.drawing.markup import png_uri
+from hardrank.audit_app.drawing.score_figures import WANTED
+from hardrank.audit_app.gallery.collection import Collection
+from hardrank.audit_app.images.exact_png import crop_of, encode_png
+from hardrank.audit_app.results.image_scores import ImageScores, read_scores, worst_classes
+from hardrank.audit_app.results.schema import AuditReport, ModelEntry
+from hardrank.audit_app.web.audit_jobs import Past
+from hardrank.audit_app.web.messages import plain, problem, told
+from hardrank.audit_app.web.plan import ask_to_open
+from hardrank.audit_app.web.resources import StageKey, desk, settings
+from hardrank.audit_app.web.stage import MOST_MODELS, open_stage
+from hardrank.models.errors import HardrankError
+from hardrank.models.preprocessing import Preprocessing, UndecodableImageError
+from hardrank.trainer.attacks.pgd import Norm
+from hardrank.trainer.attacks.registry import ATTACKS, make_attack
 
 _SHOWN: Final = 12
 _CLASSES: Final = 6

@@ -1,10 +1,6 @@
 """Draw the sketches of the pages on attacks and defenses: python docs/figures/draw.py"""
 
-import sys
 from pathlib import Path
-
-if sys.path and Path(sys.path[0]).resolve() == Path(__file__).resolve().parent:
-    sys.path[0] = str(Path(__file__).resolve().parents[2])
 
 from docs.figures.sketch import Arrow, Colour, Dot, Ring, Sketch
 

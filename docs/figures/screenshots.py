@@ -16,19 +16,15 @@ import numpy as np
 import torch
 from PIL import Image
 
-# Run as a script, Python puts this folder first on the path.
-if sys.path and Path(sys.path[0]).resolve() == Path(__file__).resolve().parent:
-    sys.path[0] = str(Path(__file__).resolve().parents[2])
-
-from models.bundle import load_embedder
-from models.folded import FoldedEmbedder
-from models.preprocessing import decode, to_square, to_unit
+from hardrank.models.bundle import load_embedder
+from hardrank.models.folded import FoldedEmbedder
+from hardrank.models.preprocessing import decode, to_square, to_unit
+from hardrank.trainer.attacks.attack import Gallery, victims_in
+from hardrank.trainer.attacks.registry import make_attack
+from hardrank.trainer.attacks.runner import AttackOptions, run_attack
 from tests.audit_app.app_server import AppServer, finished
 from tests.chromium import PATIENCE_MS, chromium
 from tests.serving.process import running
-from trainer.attacks.attack import Gallery, victims_in
-from trainer.attacks.registry import make_attack
-from trainer.attacks.run import AttackOptions, run_attack
 
 ROOT = Path(__file__).resolve().parents[2]
 IMAGES = ROOT / "docs" / "images"

@@ -1,31 +1,29 @@
 """Pages of the site that are made rather than written: the front page, the configuration, the API reference."""
 
 import re
-import sys
 from collections.abc import Iterable
 from pathlib import Path
 
 import mkdocs_gen_files
 
-ROOT = Path(__file__).resolve().parents[2]
-sys.path.insert(0, str(ROOT))
+from hardrank.audit_app.blackbox import SEARCHES
+from hardrank.trainer.attacks.options import Option, declared_options
+from hardrank.trainer.attacks.registry import ATTACKS
+from hardrank.trainer.evaluation.robustness import RobustnessOptions
 
-from audit_app.blackbox import SEARCHES  # noqa: E402
-from trainer.attacks.options import Option, declared_options  # noqa: E402
-from trainer.attacks.registry import ATTACKS  # noqa: E402
-from trainer.robustness import RobustnessOptions  # noqa: E402
+ROOT = Path(__file__).resolve().parents[2]
 
 PACKAGES = ("models", "trainer", "serving", "audit_app")
 CONFIGURATION = (
-    "trainer.config",
-    "trainer.data.dataset.DataOptions",
-    "models.preprocessing.Preprocessing",
-    "models.embedder.Architecture",
-    "trainer.launch.MainLaunch",
-    "trainer.studies.plan",
-    "serving.settings",
-    "audit_app.options",
-    "serving.index.options",
+    "hardrank.trainer.config",
+    "hardrank.trainer.data.dataset.DataOptions",
+    "hardrank.models.preprocessing.Preprocessing",
+    "hardrank.models.embedder.Architecture",
+    "hardrank.trainer.runtime.launch.MainLaunch",
+    "hardrank.trainer.studies.plan",
+    "hardrank.serving.settings",
+    "hardrank.audit_app.audit.options",
+    "hardrank.serving.store.index_options",
 )
 _BEGINNING = """# Configuration
 
@@ -53,7 +51,7 @@ def modules(package: str) -> list[str]:
     for path in sorted((ROOT / package).rglob("*.py")):
         name = path.relative_to(ROOT).with_suffix("").parts
         if name[-1] != "__init__" and not any(part.startswith("_") for part in name) and "screens" not in name:
-            found.append(".".join(name))
+            found.append(".".join(("hardrank", *name)))
     return found
 
 

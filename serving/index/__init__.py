@@ -1,1 +1,1 @@
-"""Backends that find candidates, behind one interface: one a file."""
+"""A searchable index: search on immutable snapshots while items are added and deleted."""

@@ -8,15 +8,15 @@ from typing import Any, Final
 
 import gradio as gr
 
-from models.preprocessing import UndecodableImageError
-from serving.answers import ModelAnswer, SearchAnswer
-from serving.gallery import Item
-from serving.page import pictures, rendering
-from serving.problems import problem_of
-from serving.queries import IdQuery, ImageQuery, SearchOptions
-from serving.served import Model
-from serving.service import SearchService
-from serving.settings import Settings
+from hardrank.models.preprocessing import UndecodableImageError
+from hardrank.serving.api.problems import problem_of
+from hardrank.serving.page import html, pictures
+from hardrank.serving.search.answers import ModelAnswer, SearchAnswer
+from hardrank.serving.search.models import Model
+from hardrank.serving.search.service import SearchService
+from hardrank.serving.search.types import IdQuery, ImageQuery, SearchOptions
+from hardrank.serving.settings import Settings
+from hardrank.serving.store.items import Item
 
 ALL: Final = ""
 """The value of a control that leaves everything open: all models, all labels."""
@@ -72,8 +72,8 @@ class Events:
         sizes = [model.index.size for model in self._service.models.values()]
         most = max(1, min(self.most, *sizes))
         return (
-            rendering.welcome(size=max(sizes), models=self.keys),
-            rendering.examples(items, thumbnails),
+            html.welcome(size=max(sizes), models=self.keys),
+            html.examples(items, thumbnails),
             gr.Slider(maximum=most, value=min(RESULTS, most)),
             gr.Dropdown(choices=choices),
         )
@@ -106,7 +106,7 @@ class Events:
             return await self._shown(answer, options, query="your image")
         except Exception as error:
             problem = problem_of(error, _REQUEST)
-            return rendering.failure(problem.title, problem.detail)
+            return html.failure(problem.title, problem.detail)
 
     async def _by_id(self, id: str, options: SearchOptions) -> str:
         item = await self._service.item(id)
@@ -120,8 +120,8 @@ class Events:
         found = {match.item.id: match.item for own in answer.by_model.values() for match in own.matches}
         thumbnails = await self._thumbnails([*found.values(), *([item] if item else [])])
         columns = [_column(self._service.models[key], own) for key, own in answer.by_model.items()]
-        return rendering.results(
-            rendering.Results(
+        return html.results(
+            html.Results(
                 query=query,
                 columns=columns,
                 thumbnails=thumbnails,
@@ -145,7 +145,7 @@ class Events:
         return data
 
 
-def _column(model: Model, answer: ModelAnswer) -> rendering.Column:
+def _column(model: Model, answer: ModelAnswer) -> html.Column:
     title, note = _title(model)
     timings = answer.timings
     stages = {
@@ -154,7 +154,7 @@ def _column(model: Model, answer: ModelAnswer) -> rendering.Column:
         "network": timings.embed_ms,
         "search": timings.search_ms,
     }
-    return rendering.Column(
+    return html.Column(
         name=model.key,
         title=title,
         note=note,

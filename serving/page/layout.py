@@ -7,7 +7,7 @@ from typing import Any, Final
 import gradio as gr
 from gradio.data_classes import ImageData
 
-from serving.page.events import ALL, RESULTS, Events
+from hardrank.serving.page.events import ALL, RESULTS, Events
 
 _CHOOSE: Final = """
 element.addEventListener('click', (event) => {

@@ -3,8 +3,8 @@
 from collections.abc import Callable, Iterable
 from typing import Final, TypeVar
 
-from serving.gallery import Item, UnknownItemError
-from serving.search_index import SearchIndex
+from hardrank.serving.index.search_index import SearchIndex
+from hardrank.serving.store.items import Item, UnknownItemError
 
 Value = TypeVar("Value")
 

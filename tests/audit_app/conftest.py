@@ -12,7 +12,7 @@ from streamlit import config
 from streamlit.components.v2 import manifest_scanner
 from streamlit.testing.v1 import AppTest
 
-from audit_app.served import Served
+from hardrank.audit_app.gallery.served import Served
 from tests.audit_app.stage import served_scenes, write_gallery, write_zoo
 
 # What all installed packages say of themselves is read once, and not a second for every page that is opened.
@@ -72,6 +72,6 @@ def app(
 
 def _forget() -> None:
     """Drop the attack of the test before: to Streamlit all tests are one visitor."""
-    from audit_app.web.resources import visitor
+    from hardrank.audit_app.web.resources import visitor
 
     visitor().forget()

@@ -5,11 +5,11 @@ from pathlib import Path
 
 import numpy as np
 
-from audit_app.collection import from_images
-from serving.engine import Device, Engine
-from serving.gallery import NewItem
-from serving.identity import IndexIdentity
-from serving.search_index import SearchIndex
+from hardrank.audit_app.gallery.collection import from_images
+from hardrank.serving.engine import Device, Engine
+from hardrank.serving.index.search_index import SearchIndex
+from hardrank.serving.store.items import NewItem
+from hardrank.serving.store.manifest import IndexIdentity
 
 
 def make_index(folder: Path, bundle: Path, gallery: Path, *, turn: bool = False) -> Path:

@@ -3,7 +3,7 @@
 from datetime import UTC, datetime
 from typing import Any
 
-from audit_app.schema import AuditReport, BenignEntry, FigureEntry, GalleryEntry, ModelEntry, Settings
+from hardrank.audit_app.results.schema import AuditReport, BenignEntry, FigureEntry, GalleryEntry, ModelEntry, Settings
 
 
 def make_settings(**changes: Any) -> Settings:

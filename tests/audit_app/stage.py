@@ -5,11 +5,11 @@ from pathlib import Path
 
 import numpy as np
 
-from audit_app.collection import from_images
-from audit_app.scene import make_scenes
-from audit_app.served import Served, serve_scene
-from audit_app.subjects import SubjectOptions, load_subjects
-from serving.engine import Device
+from hardrank.audit_app.gallery.collection import from_images
+from hardrank.audit_app.gallery.embedded import make_scenes
+from hardrank.audit_app.gallery.served import Served, serve_scene
+from hardrank.audit_app.subjects.loading import SubjectOptions, load_subjects
+from hardrank.serving.engine import Device
 from tests.serving.bundles import write_bundle
 from tests.trainer.tiny import write_images
 

@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from audit_app.run import main
-from audit_app.schema import read_report
+from hardrank.audit_app.results.schema import read_report
+from hardrank.audit_app.run import main
 from tests.audit_app.indexed import make_index
 from tests.waiting import PATIENCE_S
 

@@ -7,10 +7,10 @@ import pytest
 from streamlit import config
 from streamlit.web import cli
 
-from audit_app.errors import AuditError
-from audit_app.start import APP, main
-from audit_app.web.guard import check_server
-from audit_app.web.settings import read_settings
+from hardrank.audit_app.errors import AuditError
+from hardrank.audit_app.start import APP, main
+from hardrank.audit_app.web.guard import check_server
+from hardrank.audit_app.web.settings import read_settings
 
 
 @pytest.fixture

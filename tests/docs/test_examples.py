@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from hardrank.trainer.runtime.launch import ROOT
 from tests.serving.bundles import write_bundle
-from trainer.launch import ROOT
 
 _BLOCK = re.compile(r"(?P<unrun><!-- not run: .*? -->\n)?^```python\n(?P<code>.*?)^```", re.DOTALL | re.MULTILINE)
 _LONGEST = 10

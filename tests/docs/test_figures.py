@@ -4,9 +4,9 @@ import re
 from xml.etree import ElementTree
 
 from docs.figures.draw import IMAGES, attacks, defenses
-from trainer.attacks.registry import ATTACKS
-from trainer.defenses import DEFENSES
-from trainer.launch import ROOT
+from hardrank.trainer.attacks.registry import ATTACKS
+from hardrank.trainer.defenses import DEFENSES
+from hardrank.trainer.runtime.launch import ROOT
 
 
 def test_sketches_are_current() -> None:

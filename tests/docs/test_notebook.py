@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from trainer.launch import ROOT
+from hardrank.trainer.runtime.launch import ROOT
 
 NOTEBOOK = ROOT / "docs" / "notebooks" / "tour.ipynb"
 

@@ -23,7 +23,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from trainer.launch import ROOT
+from hardrank.trainer.runtime.launch import ROOT
 
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 _FULL = os.environ.get("HARDRANK_README") == "full"

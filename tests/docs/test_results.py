@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from trainer.launch import ROOT
+from hardrank.trainer.runtime.launch import ROOT
 
 TRIALS = ROOT / "docs" / "results" / "caltech101" / "trials"
 PAGE = (ROOT / "docs" / "results.md").read_text(encoding="utf-8")

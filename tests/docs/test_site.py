@@ -10,7 +10,7 @@ from urllib.parse import unquote, urlsplit
 
 import pytest
 
-from trainer.launch import ROOT
+from hardrank.trainer.runtime.launch import ROOT
 
 
 @pytest.fixture(scope="module")

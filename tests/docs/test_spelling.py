@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from trainer.launch import ROOT
+from hardrank.trainer.runtime.launch import ROOT
 
 _KEPT = frozenset({"defense", "defenses", "program", "programs", "biased"})
 """Defense as the paper's title has it; programs are of computers."""

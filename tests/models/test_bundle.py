@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import torch
 
-from models.bundle import (
+from hardrank.models.bundle import (
     ONNX,
     WEIGHTS,
     ArchitectureEntry,
@@ -24,9 +24,9 @@ from models.bundle import (
     save_bundle,
     verify_bundle,
 )
-from models.embedder import Architecture, Embedder, build_embedder
-from models.preprocessing import Preprocessing
-from trainer.export import export_onnx, save_weights
+from hardrank.models.embedder import Architecture, Embedder, build_embedder
+from hardrank.models.preprocessing import Preprocessing
+from hardrank.trainer.export import export_onnx, save_weights
 
 SMALL = Architecture(backbone="small-resnet", dimension=8, image_size=32)
 
@@ -172,6 +172,6 @@ def test_reading_a_card_needs_no_torch() -> None:
 
 
 def test_the_documented_schema_is_the_one_in_force() -> None:
-    """`python -m models.bundle > docs/card.schema.json` writes it."""
+    """`python -m hardrank.models.bundle > docs/card.schema.json` writes it."""
     documented = Path(__file__).parents[2] / "docs" / "card.schema.json"
     assert json.loads(documented.read_text(encoding="utf-8")) == Card.model_json_schema()

@@ -8,9 +8,9 @@ import pytest
 import torch
 from torch import nn
 
-from models.backbones import BackboneError
-from models.embedder import IMAGENET_MEAN, IMAGENET_STD, Architecture, Embedder, build_embedder
-from models.folded import FoldedEmbedder
+from hardrank.models.backbones import BackboneError
+from hardrank.models.embedder import IMAGENET_MEAN, IMAGENET_STD, Architecture, Embedder, build_embedder
+from hardrank.models.folded import FoldedEmbedder
 from tests.waiting import PATIENCE_S
 
 

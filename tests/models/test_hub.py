@@ -6,9 +6,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from models.bundle import WEIGHTS, BundleError, load_card, load_embedder
-from models.hub import HubError, load_pretrained, pull_bundle, push_bundle
-from models.model_card import model_card
+from hardrank.models.bundle import WEIGHTS, BundleError, load_card, load_embedder
+from hardrank.models.hub import HubError, load_pretrained, pull_bundle, push_bundle
+from hardrank.models.model_card import model_card
 from tests.models.hub_server import hub
 from tests.serving.bundles import write_bundle
 

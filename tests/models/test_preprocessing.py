@@ -13,9 +13,9 @@ import numpy.typing as npt
 import pytest
 from PIL import Image, ImageDraw, ImageOps
 
-from models.errors import HardrankError
-from models.image_files import orientation, slim
-from models.preprocessing import (
+from hardrank.models.errors import HardrankError
+from hardrank.models.image_files import orientation, slim
+from hardrank.models.preprocessing import (
     FORMATS,
     DecodeLimits,
     ImageTooLargeError,

@@ -59,7 +59,7 @@ def test_every_command_says_what_it_can(programs: Path, tmp_path: Path) -> None:
 @pytest.mark.slow
 @pytest.mark.timeout(3600)
 def test_the_way_from_images_to_a_report(programs: Path, tmp_path: Path) -> None:
-    found = "import models.errors; print(models.errors.__file__)"
+    found = "import hardrank; print(hardrank.__file__)"
     where = subprocess.run([programs / "python", "-c", found], cwd=tmp_path, capture_output=True, text=True, check=True)
     assert str(programs.parent) in where.stdout
     write_images(tmp_path / "photos")

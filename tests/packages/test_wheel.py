@@ -8,7 +8,7 @@ from zipfile import ZipFile
 
 import pytest
 
-from models.home import home, typed
+from hardrank.models.home import home, typed
 from tests.packages.wheel import PACKAGES, ROOT, build_wheel
 
 
@@ -19,7 +19,8 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> ZipFile:
 
 def test_the_wheel_holds_every_file_of_the_packages(wheel: ZipFile) -> None:
     files = {path for package in PACKAGES for path in (ROOT / package).rglob("*") if path.is_file()}
-    wanted = {path.relative_to(ROOT) for path in files if not {"__pycache__", "zoo"} & set(path.parts)}
+    relative = (path.relative_to(ROOT) for path in files if not {"__pycache__", "zoo"} & set(path.parts))
+    wanted = {Path("hardrank") / path for path in relative} | {Path("hardrank") / "__init__.py"}
     held = {Path(name) for name in wheel.namelist() if ".dist-info/" not in name}
     assert held == wanted
     assert any(name.endswith("licenses/LICENSE") for name in wheel.namelist())
@@ -32,7 +33,7 @@ def test_the_wheel_has_the_commands(wheel: ZipFile) -> None:
     assert {"hardrank-train", "hardrank-index", "hardrank-serve", "hardrank-audit"} <= set(scripts)
     assert scripts == tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]["scripts"]
     for name, place in scripts.items():
-        module = ROOT / Path(*place.partition(":")[0].split(".")).with_suffix(".py")
+        module = ROOT / ".ci" / "src" / Path(*place.partition(":")[0].split(".")).with_suffix(".py")
         assert f"def {place.partition(':')[2]}(" in module.read_text(encoding="utf-8"), name
     assert entry_points(group="console_scripts")
 

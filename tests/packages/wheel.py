@@ -11,12 +11,13 @@ _BESIDE = ("pyproject.toml", "README.md", "LICENSE")
 _MAKE = "import sys; from setuptools import build_meta; build_meta.build_wheel(sys.argv[1])"
 
 
-def build_wheel(folder: Path) -> Path:
-    """Build the wheel below `folder`, without asking for anything from elsewhere."""
-    source, made = folder / "source", folder / "dist"
+def build_wheel(where: Path) -> Path:
+    """Build the wheel below `where`, without asking for anything from elsewhere."""
+    source, made = where / "source", where / "dist"
     made.mkdir(parents=True)
-    for package in PACKAGES:
-        shutil.copytree(ROOT / package, source / package, ignore=shutil.ignore_patterns("__pycache__", "zoo"))
+    for folder in (*PACKAGES, ".ci"):
+        ignored = shutil.ignore_patterns("__pycache__", "zoo")
+        shutil.copytree(ROOT / folder, source / folder, symlinks=True, ignore=ignored)
     for name in _BESIDE:
         shutil.copy(ROOT / name, source)
     subprocess.run([sys.executable, "-c", _MAKE, str(made)], cwd=source, check=True, capture_output=True)

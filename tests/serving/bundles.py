@@ -5,9 +5,9 @@ from pathlib import Path
 
 import torch
 
-from models.bundle import ONNX, WEIGHTS, ArchitectureEntry, Card, FileEntry, PreprocessingEntry, save_bundle
-from models.embedder import Architecture, build_embedder
-from trainer.export import export_onnx, save_weights
+from hardrank.models.bundle import ONNX, WEIGHTS, ArchitectureEntry, Card, FileEntry, PreprocessingEntry, save_bundle
+from hardrank.models.embedder import Architecture, build_embedder
+from hardrank.trainer.export import export_onnx, save_weights
 
 DIMENSION = 16
 

@@ -7,12 +7,12 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
-from models.bundle import ArchitectureEntry, PreprocessingEntry
-from serving.engine import Device, Engine
-from serving.gallery import NewItem
-from serving.identity import IndexIdentity
-from serving.index.options import BackendOptions
-from serving.search_index import SearchIndex
+from hardrank.models.bundle import ArchitectureEntry, PreprocessingEntry
+from hardrank.serving.engine import Device, Engine
+from hardrank.serving.index.search_index import SearchIndex
+from hardrank.serving.store.index_options import BackendOptions
+from hardrank.serving.store.items import NewItem
+from hardrank.serving.store.manifest import IndexIdentity
 from tests.serving.bundles import DIMENSION, write_bundle
 
 MakeIndex = Callable[..., SearchIndex]

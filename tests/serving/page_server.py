@@ -10,13 +10,13 @@ from dataclasses import dataclass
 import httpx
 import uvicorn
 
-from serving.answers import SearchAnswer
-from serving.app import create_app
-from serving.queries import ImageQuery, Query, SearchOptions
-from serving.security import Keyring
-from serving.served import Model
-from serving.service import SearchService
-from serving.settings import Settings
+from hardrank.serving.api.auth import Keyring
+from hardrank.serving.app import create_app
+from hardrank.serving.search.answers import SearchAnswer
+from hardrank.serving.search.models import Model
+from hardrank.serving.search.service import SearchService
+from hardrank.serving.search.types import ImageQuery, Query, SearchOptions
+from hardrank.serving.settings import Settings
 from tests.waiting import PATIENCE_S, patient_client, until
 
 

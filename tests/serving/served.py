@@ -11,17 +11,17 @@ import numpy as np
 from PIL import Image
 from starlette.testclient import TestClient
 
-from models.preprocessing import prepare
-from serving.api import create_api
-from serving.engine import Engine
-from serving.gallery import NewItem
-from serving.identity import IndexIdentity
-from serving.search_index import SearchIndex
-from serving.security import Keyring
-from serving.served import Model
-from serving.service import SearchService
-from serving.settings import Access, Settings
-from serving.thumbnails import make_thumbnail
+from hardrank.models.preprocessing import prepare
+from hardrank.serving.api.app import create_api
+from hardrank.serving.api.auth import Keyring
+from hardrank.serving.engine import Engine
+from hardrank.serving.index.search_index import SearchIndex
+from hardrank.serving.search.models import Model
+from hardrank.serving.search.service import SearchService
+from hardrank.serving.settings import Access, Settings
+from hardrank.serving.store.items import NewItem
+from hardrank.serving.store.manifest import IndexIdentity
+from hardrank.serving.store.thumbnails import make_thumbnail
 from tests.serving.conftest import make_identity
 from tests.waiting import until
 

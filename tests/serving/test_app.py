@@ -12,10 +12,10 @@ from time import sleep
 import httpx
 import pytest
 
-from serving import app
-from serving.engine import Engine
-from serving.security import Role, entry_of, new_key, write_keys
-from serving.settings import Access, Anonymous, Network, Settings
+from hardrank.serving import app
+from hardrank.serving.api.auth import Role, entry_of, new_key, write_keys
+from hardrank.serving.engine import Engine
+from hardrank.serving.settings import Access, Anonymous, Network, Settings
 from tests.serving.callers import call, look, slow_image, status
 from tests.serving.process import ROOT, running, start
 from tests.serving.served import Painted, build_index, encoded, paint, picture
@@ -119,7 +119,7 @@ def test_ready_only_after_the_warm_up_and_never_before_an_answer(sources: list[s
 
 
 def test_a_change_by_another_process_is_seen(sources: list[str], engine: Engine, files: list[Painted]) -> None:
-    from serving.search_index import SearchIndex
+    from hardrank.serving.index.search_index import SearchIndex
     from tests.serving.served import new_item
 
     newcomer = paint(21)[20]

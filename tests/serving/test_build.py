@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from serving.build import main
-from serving.listing import list_images
-from serving.search_index import SearchIndex
+from hardrank.serving.build import main
+from hardrank.serving.index.search_index import SearchIndex
+from hardrank.serving.ingest.image_list import list_images
 from tests.serving.pictures import write_gallery, write_picture
 
 SCRIPT = Path(__file__).parents[2] / "serving" / "build.py"
@@ -82,7 +82,7 @@ def test_the_script_survives_a_kill_and_needs_no_torch(gallery: Path, benign_bun
     time.sleep(0.3)
     process.send_signal(signal.SIGKILL)
     process.wait()
-    run = f"import sys; from serving.build import main; status = main({command[2:]!r})"
+    run = f"import sys; from hardrank.serving.build import main; status = main({command[2:]!r})"
     code = f"{run}; sys.exit(status or 'torch' in sys.modules)"
     finished = subprocess.run(
         [sys.executable, "-c", code], cwd=SCRIPT.parents[1], capture_output=True, text=True, check=False

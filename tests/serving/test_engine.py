@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 import torch
 
-from models.bundle import BundleError, load_embedder
-from models.preprocessing import UndecodableImageError
-from serving.engine import Device, Engine, EngineError
+from hardrank.models.bundle import BundleError, load_embedder
+from hardrank.models.preprocessing import UndecodableImageError
+from hardrank.serving.engine import Device, Engine, EngineError
 from tests.serving.bundles import DIMENSION
 from tests.serving.pictures import write_picture
 
@@ -72,7 +72,7 @@ def test_a_gpu_that_is_not_there_is_named(benign_bundle: Path) -> None:
 def test_an_engine_and_an_index_need_no_torch(benign_bundle: Path) -> None:
     code = (
         "import sys, serving.search_index, serving.filling, serving.index.faiss_backend, serving.index.gpu_backend\n"
-        f"from serving.engine import Engine; from pathlib import Path; Engine(Path({str(benign_bundle)!r}))\n"
+        f"from hardrank.serving.engine import Engine; from pathlib import Path; Engine(Path({str(benign_bundle)!r}))\n"
         "sys.exit('torch' in sys.modules)"
     )
     assert subprocess.run([sys.executable, "-c", code], cwd=Path(__file__).parents[2], check=False).returncode == 0

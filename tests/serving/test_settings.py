@@ -4,8 +4,8 @@ import math
 
 import pytest
 
-from models.preprocessing import DecodeLimits
-from serving.settings import Access, Batching, Limits, Network, Settings, SettingsError
+from hardrank.models.preprocessing import DecodeLimits
+from hardrank.serving.settings import Access, Batching, Limits, Network, Settings, SettingsError
 
 
 def test_defaults_are_those_of_decoding() -> None:

@@ -12,8 +12,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from models.embedder import IMAGENET_MEAN, IMAGENET_STD
-from trainer.attacks.attack import Gallery, Victims, victims_in
+from hardrank.models.embedder import IMAGENET_MEAN, IMAGENET_STD
+from hardrank.trainer.attacks.attack import Gallery, Victims, victims_in
 
 
 @dataclass(frozen=True)

@@ -12,8 +12,8 @@ from unittest.mock import patch
 import torch
 from safetensors.torch import load_file
 
+from hardrank.trainer.run import main
 from tests.trainer.tiny import write_images, write_recipe
-from trainer.run import main
 
 ROOT = Path(__file__).resolve().parents[2]
 WIDE = {"COLUMNS": "160"}

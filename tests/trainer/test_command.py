@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from models.bundle import load_card, verify_bundle
+from hardrank.models.bundle import load_card, verify_bundle
+from hardrank.trainer.run import main
 from tests.trainer.place import Place, environment
-from trainer.run import main
 
 
 @pytest.mark.parametrize(
@@ -98,7 +98,7 @@ def test_an_interruption_before_anything_was_trained_promises_no_checkpoint(
     def interrupted(*_: object, **__: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("trainer.run.run_main_job", interrupted)
+    monkeypatch.setattr("hardrank.trainer.run.run_main_job", interrupted)
     monkeypatch.setenv("COLUMNS", "160")
     assert main([]) == 130
     assert "--resume goes on from the last checkpoint, if there is one" in capsys.readouterr().err

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from trainer.config import (
+from hardrank.trainer.config import (
     Config,
     ConfigError,
     changed_fields,
@@ -15,7 +15,7 @@ from trainer.config import (
     pixels,
     recipe_names,
 )
-from trainer.defenses import parse_defense
+from hardrank.trainer.defenses import parse_defense
 
 SMALL = {
     "name": "small",

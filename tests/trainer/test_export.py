@@ -8,8 +8,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from models.embedder import Architecture, Embedder, build_embedder
-from trainer.export import ExportError, Parity, export, export_onnx, measure_parity
+from hardrank.models.embedder import Architecture, Embedder, build_embedder
+from hardrank.trainer.export import ExportError, Parity, export, export_onnx, measure_parity
 
 GOOD = Parity(largest_difference=1e-6, recall_at_1_torch=0.5, recall_at_1_onnx=0.5, same_top10=1.0)
 

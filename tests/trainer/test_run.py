@@ -13,10 +13,10 @@ import onnxruntime
 import pytest
 import torch
 
-from models.bundle import load_card, load_embedder, verify_bundle
-from serving.listing import list_run
+from hardrank.models.bundle import load_card, load_embedder, verify_bundle
+from hardrank.serving.ingest.image_list import list_run
+from hardrank.trainer.runtime.run_folder import exclusive
 from tests.trainer.place import Place, environment
-from trainer.runs import exclusive
 
 
 @pytest.fixture(scope="module")

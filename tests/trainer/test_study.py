@@ -20,20 +20,20 @@ import torch
 import yaml
 from rich.console import Console
 
-from models.errors import HardrankError
+from hardrank.models.errors import HardrankError
+from hardrank.trainer.config import ConfigError, load_recipe
+from hardrank.trainer.metric.losses import hardness
+from hardrank.trainer.metric.samplers import Sampler, draw_triplets
+from hardrank.trainer.runtime.console import ConsoleProgress
+from hardrank.trainer.runtime.launch import ROOT, Launch
+from hardrank.trainer.studies.plan import load_study, merged, study_names, trials
+from hardrank.trainer.studies.plots import looks, write_plots
+from hardrank.trainer.studies.table import markdown, summarise
+from hardrank.trainer.studies.titles import title_offsets
+from hardrank.trainer.studies.work import _within, hardness_by_sampler
+from hardrank.trainer.study import Command, main, run_study
+from hardrank.trainer.training.loop import Progress
 from tests.trainer.tiny import write_images, write_recipe
-from trainer.config import ConfigError, load_recipe
-from trainer.console import ConsoleProgress
-from trainer.hardness import hardness
-from trainer.launch import ROOT, Launch
-from trainer.studies.plan import load_study, merged, study_names, trials
-from trainer.studies.plots import looks, write_plots
-from trainer.studies.table import markdown, summarise
-from trainer.studies.titles import title_offsets
-from trainer.studies.work import _within, hardness_by_sampler
-from trainer.study import Command, main, run_study
-from trainer.training import Progress
-from trainer.triplets import Sampler, draw_triplets
 
 
 def write_study(folder: Path, **changes: Any) -> Path:
@@ -424,7 +424,7 @@ def test_the_page_and_errors_are_printed_as_they_are(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (tmp_path / "README.md").write_text(f"| {ODD} |\n![ers recall](ers_recall.svg)\n", encoding="utf-8")
-    monkeypatch.setattr("trainer.study.run_study", lambda *_: (tmp_path, 0))
+    monkeypatch.setattr("hardrank.trainer.study.run_study", lambda *_: (tmp_path, 0))
     assert main([]) == 0
     shown = capsys.readouterr().out
     assert f"| {ODD} |" in shown

@@ -11,8 +11,8 @@ from typing import Final
 import torch
 from torch import Tensor
 
-from models.embedder import Embed
-from trainer.attacks.pgd import Ball, Objective, PGDOptions, Step, ball_around, look_at, put_rows
+from hardrank.models.embedder import Embed
+from hardrank.trainer.attacks.pgd import Ball, Objective, PGDOptions, Step, ball_around, look_at, put_rows
 
 _FRESH: Final = 0.75
 """The share of the new step; the rest carries on the previous one."""

@@ -11,9 +11,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from trainer.attacks.options import AttackError
-from trainer.attacks.pgd import Objective
-from trainer.retrieval import check_sphere, leave_out, nearest, pairwise_distances
+from hardrank.trainer.attacks.options import AttackError
+from hardrank.trainer.attacks.pgd import Objective
+from hardrank.trainer.evaluation.retrieval import check_sphere, leave_out, nearest, pairwise_distances
 
 ROUNDING: Final = 0.03
 """A distance below this may be no more than the rounding of a bf16 network."""

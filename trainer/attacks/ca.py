@@ -5,9 +5,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from trainer.attacks.attack import Figure, Gallery, Victims, draw_from_top, draw_uniform
-from trainer.attacks.direction import Direction
-from trainer.attacks.options import check_ranges, option
+from hardrank.trainer.attacks.attack import Figure, Gallery, Victims, draw_from_top, draw_uniform
+from hardrank.trainer.attacks.direction import Direction
+from hardrank.trainer.attacks.options import check_ranges, option
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,7 @@ from enum import StrEnum
 import torch
 from torch import Tensor
 
-from trainer.attacks.attack import Figure
+from hardrank.trainer.attacks.attack import Figure
 
 
 class Direction(StrEnum):

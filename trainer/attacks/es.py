@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from trainer.attacks.attack import (
+from hardrank.trainer.attacks.attack import (
     ROUNDING,
     Figure,
     Gallery,
@@ -14,7 +14,7 @@ from trainer.attacks.attack import (
     no_targets,
     recall_figure,
 )
-from trainer.hardness import distance
+from hardrank.trainer.metric.losses import distance
 
 
 @dataclass(frozen=True)

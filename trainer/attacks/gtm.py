@@ -5,7 +5,7 @@ from enum import StrEnum
 
 from torch import Tensor
 
-from trainer.attacks.attack import (
+from hardrank.trainer.attacks.attack import (
     Figure,
     Gallery,
     Victims,
@@ -14,9 +14,9 @@ from trainer.attacks.attack import (
     recall_figure,
     require_two_classes,
 )
-from trainer.attacks.options import option
-from trainer.hardness import distance
-from trainer.retrieval import nearest
+from hardrank.trainer.attacks.options import option
+from hardrank.trainer.evaluation.retrieval import nearest
+from hardrank.trainer.metric.losses import distance
 
 
 class Unmatched(StrEnum):

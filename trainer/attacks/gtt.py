@@ -4,11 +4,11 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from trainer.attacks.attack import Figure, Gallery, Victims
-from trainer.attacks.direction import Direction
-from trainer.attacks.options import check_ranges, option
-from trainer.attacks.qa import RankObjective
-from trainer.retrieval import leave_out, nearest
+from hardrank.trainer.attacks.attack import Figure, Gallery, Victims
+from hardrank.trainer.attacks.direction import Direction
+from hardrank.trainer.attacks.options import check_ranges, option
+from hardrank.trainer.attacks.qa import RankObjective
+from hardrank.trainer.evaluation.retrieval import leave_out, nearest
 
 
 @dataclass(frozen=True, kw_only=True)

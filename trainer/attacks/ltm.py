@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from trainer.attacks.attack import (
+from hardrank.trainer.attacks.attack import (
     ROUNDING,
     Figure,
     Gallery,
@@ -15,8 +15,8 @@ from trainer.attacks.attack import (
     recall_figure,
     require_two_classes,
 )
-from trainer.attacks.options import AttackError
-from trainer.retrieval import row_distances
+from hardrank.trainer.attacks.options import AttackError
+from hardrank.trainer.evaluation.retrieval import row_distances
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ from dataclasses import MISSING, dataclass
 from enum import Enum
 from typing import Any, get_type_hints
 
-from models.errors import HardrankError
+from hardrank.models.errors import HardrankError
 
 
 class AttackError(HardrankError):

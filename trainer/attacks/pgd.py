@@ -8,9 +8,9 @@ from typing import Final, Protocol
 import torch
 from torch import Tensor
 
-from models.embedder import Embed
-from trainer.attacks.options import AttackError as AttackError
-from trainer.attacks.options import check_ranges, option
+from hardrank.models.embedder import Embed
+from hardrank.trainer.attacks.options import AttackError as AttackError
+from hardrank.trainer.attacks.options import check_ranges, option
 
 
 class Norm(StrEnum):

@@ -4,9 +4,9 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from trainer.attacks.attack import Figure, Gallery, Victims, draw_from_top, draw_uniform, rank_percent
-from trainer.attacks.direction import Direction, rank_hinge
-from trainer.attacks.options import check_ranges, option
+from hardrank.trainer.attacks.attack import Figure, Gallery, Victims, draw_from_top, draw_uniform, rank_percent
+from hardrank.trainer.attacks.direction import Direction, rank_hinge
+from hardrank.trainer.attacks.options import check_ranges, option
 
 
 @dataclass(frozen=True)

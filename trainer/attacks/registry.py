@@ -4,18 +4,18 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, Final
 
-from trainer.attacks.attack import Attack
-from trainer.attacks.ca import CandidateAttack
-from trainer.attacks.direction import Direction
-from trainer.attacks.es import EmbeddingShift
-from trainer.attacks.gtm import GreedyTopMisranking
-from trainer.attacks.gtt import GreedyTopTranslocation
-from trainer.attacks.ltm import LearningToMisrank
-from trainer.attacks.options import AttackError, Option, check_names, declared_options
-from trainer.attacks.order import OrderAttack
-from trainer.attacks.qa import QueryAttack
-from trainer.attacks.spqa import SemanticsPreservingQueryAttack
-from trainer.attacks.tma import TargetedMismatch
+from hardrank.trainer.attacks.attack import Attack
+from hardrank.trainer.attacks.ca import CandidateAttack
+from hardrank.trainer.attacks.direction import Direction
+from hardrank.trainer.attacks.es import EmbeddingShift
+from hardrank.trainer.attacks.gtm import GreedyTopMisranking
+from hardrank.trainer.attacks.gtt import GreedyTopTranslocation
+from hardrank.trainer.attacks.ltm import LearningToMisrank
+from hardrank.trainer.attacks.options import AttackError, Option, check_names, declared_options
+from hardrank.trainer.attacks.order import OrderAttack
+from hardrank.trainer.attacks.qa import QueryAttack
+from hardrank.trainer.attacks.spqa import SemanticsPreservingQueryAttack
+from hardrank.trainer.attacks.tma import TargetedMismatch
 
 
 @dataclass(frozen=True)

@@ -5,10 +5,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from trainer.attacks.attack import Figure, Gallery, Victims, draw_from_top, draw_uniform, rank_percent
-from trainer.attacks.direction import Direction, rank_hinge
-from trainer.attacks.options import check_ranges, option
-from trainer.retrieval import nearest
+from hardrank.trainer.attacks.attack import Figure, Gallery, Victims, draw_from_top, draw_uniform, rank_percent
+from hardrank.trainer.attacks.direction import Direction, rank_hinge
+from hardrank.trainer.attacks.options import check_ranges, option
+from hardrank.trainer.evaluation.retrieval import nearest
 
 
 @dataclass(frozen=True)

@@ -4,7 +4,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from trainer.attacks.pgd import Norm, PGDOptions, ball_around
+from hardrank.trainer.attacks.pgd import Norm, PGDOptions, ball_around
 
 
 def random_starts(images: Tensor, options: PGDOptions, ids: Tensor, *, seed: int, restart: int) -> Tensor:

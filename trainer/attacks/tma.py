@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from trainer.attacks.attack import Figure, Gallery, Victims, draw_uniform
+from hardrank.trainer.attacks.attack import Figure, Gallery, Victims, draw_uniform
 
 
 @dataclass(frozen=True)

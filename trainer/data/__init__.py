@@ -5,15 +5,15 @@ from dataclasses import fields
 from importlib import import_module
 from typing import Final, cast
 
-from trainer.data.dataset import DataOptions, Dataset, DatasetError, ShowProgress
+from hardrank.trainer.data.dataset import DataOptions, Dataset, DatasetError, ShowProgress
 
 DATASETS: Final[dict[str, str]] = {
-    "demo": "trainer.data.demo",
-    "caltech101": "trainer.data.caltech101",
-    "cub": "trainer.data.cub",
-    "cars": "trainer.data.cars",
-    "sop": "trainer.data.sop",
-    "folder": "trainer.data.folder",
+    "demo": "hardrank.trainer.data.demo",
+    "caltech101": "hardrank.trainer.data.caltech101",
+    "cub": "hardrank.trainer.data.cub",
+    "cars": "hardrank.trainer.data.cars",
+    "sop": "hardrank.trainer.data.sop",
+    "folder": "hardrank.trainer.data.folder",
 }
 """Name → module with `load(options, progress) -> Dataset`."""
 

@@ -3,7 +3,7 @@
 import numpy as np
 import numpy.typing as npt
 
-from trainer.data.dataset import DatasetError
+from hardrank.trainer.data.dataset import DatasetError
 
 Rows = npt.NDArray[np.int64]
 

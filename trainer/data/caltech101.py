@@ -4,8 +4,8 @@ import os
 from pathlib import Path
 from typing import Final
 
-from trainer.data.dataset import DataOptions, Dataset, DatasetError, ShowProgress, assemble
-from trainer.data.folder import list_folder
+from hardrank.trainer.data.dataset import DataOptions, Dataset, DatasetError, ShowProgress, assemble
+from hardrank.trainer.data.folder import list_folder
 
 _TRAIN_CLASSES: Final = 40
 _SOME_CLASSES: Final = frozenset({"accordion", "barrel", "bonsai", "chair", "ewer", "lotus", "starfish", "yin_yang"})

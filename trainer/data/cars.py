@@ -6,8 +6,8 @@ from typing import Final
 
 import numpy as np
 
-from trainer.data.dataset import DataOptions, Dataset, DatasetError, Entry, Listing, ShowProgress, assemble
-from trainer.data.official import needed_root
+from hardrank.trainer.data.dataset import DataOptions, Dataset, DatasetError, Entry, Listing, ShowProgress, assemble
+from hardrank.trainer.data.official import needed_root
 
 _LAST_TRAIN: Final = 98
 _SPLIT_LAYOUT: Final = (

@@ -12,8 +12,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from models.errors import HardrankError
-from models.preprocessing import UndecodableImageError, decode, read_bytes
+from hardrank.models.errors import HardrankError
+from hardrank.models.preprocessing import UndecodableImageError, decode, read_bytes
 
 ShowProgress = Callable[[int, int], None]
 """Called with (done, total)."""

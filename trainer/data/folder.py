@@ -5,8 +5,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
 
-from models.preprocessing import FORMATS
-from trainer.data.dataset import (
+from hardrank.models.preprocessing import FORMATS
+from hardrank.trainer.data.dataset import (
     DataOptions,
     Dataset,
     DatasetError,

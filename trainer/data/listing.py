@@ -4,8 +4,8 @@ import csv
 from pathlib import Path
 from typing import Final
 
-from models.files import atomic_path
-from trainer.data.dataset import Dataset, relative
+from hardrank.models.files import atomic_path
+from hardrank.trainer.data.dataset import Dataset, relative
 
 TEST_IMAGES: Final = "test_images.csv"
 """In a run's folder: the images it was tested with."""

@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from pathlib import Path
 
-from trainer.data.dataset import DataOptions, DatasetError
+from hardrank.trainer.data.dataset import DataOptions, DatasetError
 
 
 def needed_root(options: DataOptions, archive: str, *files: str) -> Path:

@@ -2,8 +2,8 @@
 
 from pathlib import Path
 
-from trainer.data.dataset import DataOptions, Dataset, DatasetError, Entry, Listing, ShowProgress, assemble
-from trainer.data.official import needed_root, read_table
+from hardrank.trainer.data.dataset import DataOptions, Dataset, DatasetError, Entry, Listing, ShowProgress, assemble
+from hardrank.trainer.data.official import needed_root, read_table
 
 
 def load(options: DataOptions, progress: ShowProgress | None = None) -> Dataset:

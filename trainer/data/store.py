@@ -6,8 +6,8 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from models.preprocessing import UndecodableImageError, centre_crop, decode, read_bytes, to_square
-from trainer.data.dataset import ShowProgress, Split
+from hardrank.models.preprocessing import UndecodableImageError, centre_crop, decode, read_bytes, to_square
+from hardrank.trainer.data.dataset import ShowProgress, Split
 
 CACHE_BYTES = 4 * 2**30
 """Splits up to this size as uint8 are kept in memory."""

@@ -4,16 +4,16 @@ import difflib
 from collections.abc import Callable
 from typing import Final
 
-from trainer.defenses.act import AntiCollapseTriplet
-from trainer.defenses.defense import Conditions, Defense, DefenseError, Outcome
-from trainer.defenses.est import EmbeddingShifted
-from trainer.defenses.hm import HardnessManipulation
-from trainer.defenses.minmax import MinMax
-from trainer.defenses.notation import Notation, parse_destination, parse_notation, parse_sampler
-from trainer.defenses.regular import Regular
-from trainer.defenses.tride import TripletDecoupling
-from trainer.destinations import Balanced, Gradual
-from trainer.hardness import MARGIN
+from hardrank.trainer.defenses.act import AntiCollapseTriplet
+from hardrank.trainer.defenses.defense import Conditions, Defense, DefenseError, Outcome
+from hardrank.trainer.defenses.destinations import Balanced, Gradual
+from hardrank.trainer.defenses.est import EmbeddingShifted
+from hardrank.trainer.defenses.hm import HardnessManipulation
+from hardrank.trainer.defenses.minmax import MinMax
+from hardrank.trainer.defenses.notation import Notation, parse_destination, parse_notation, parse_sampler
+from hardrank.trainer.defenses.regular import Regular
+from hardrank.trainer.defenses.tride import TripletDecoupling
+from hardrank.trainer.metric.losses import MARGIN
 
 __all__ = ["Conditions", "Defense", "DefenseError", "Outcome", "parse_defense"]
 

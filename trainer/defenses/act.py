@@ -5,10 +5,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from trainer.attacks.pgd import pgd
-from trainer.defenses.defense import Conditions, Outcome, benign_measures, embed_benign
-from trainer.hardness import distance, hardness, triplet_loss
-from trainer.triplets import Sampler, draw_triplets
+from hardrank.trainer.attacks.pgd import pgd
+from hardrank.trainer.defenses.defense import Conditions, Outcome, benign_measures, embed_benign
+from hardrank.trainer.metric.losses import distance, hardness, triplet_loss
+from hardrank.trainer.metric.samplers import Sampler, draw_triplets
 
 
 def collapse_pair(embeddings: Tensor, rows: Tensor, step: int) -> Tensor:

@@ -7,12 +7,12 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from models.embedder import Embed
-from models.errors import HardrankError
-from trainer.attacks.pgd import PGDOptions
-from trainer.collapse import read_collapse
-from trainer.hardness import MARGIN, hardness
-from trainer.triplets import Triplets
+from hardrank.models.embedder import Embed
+from hardrank.models.errors import HardrankError
+from hardrank.trainer.attacks.pgd import PGDOptions
+from hardrank.trainer.metric.collapse import read_collapse
+from hardrank.trainer.metric.losses import MARGIN, hardness
+from hardrank.trainer.metric.samplers import Triplets
 
 
 class DefenseError(HardrankError):

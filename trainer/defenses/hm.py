@@ -5,11 +5,11 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from trainer.attacks.pgd import pgd
-from trainer.defenses.defense import Conditions, Outcome, benign_measures, embed_benign
-from trainer.destinations import Destination, Gradual, Moment, written
-from trainer.hardness import hardness, ics_loss, triplet_loss
-from trainer.triplets import Sampler, draw_triplets
+from hardrank.trainer.attacks.pgd import pgd
+from hardrank.trainer.defenses.defense import Conditions, Outcome, benign_measures, embed_benign
+from hardrank.trainer.defenses.destinations import Destination, Gradual, Moment, written
+from hardrank.trainer.metric.losses import hardness, ics_loss, triplet_loss
+from hardrank.trainer.metric.samplers import Sampler, draw_triplets
 
 
 @dataclass(frozen=True)

@@ -5,8 +5,8 @@ import re
 from dataclasses import dataclass
 from typing import Final
 
-from trainer.defenses.defense import DefenseError
-from trainer.destinations import (
+from hardrank.trainer.defenses.defense import DefenseError
+from hardrank.trainer.defenses.destinations import (
     SYMBOLIC_CONSTANTS,
     Balanced,
     BenignTriplet,
@@ -15,7 +15,7 @@ from trainer.destinations import (
     Gradual,
     Growth,
 )
-from trainer.triplets import Sampler
+from hardrank.trainer.metric.samplers import Sampler
 
 _NAME: Final = re.compile(
     r"""(?P<family>[^\[\]&\s]+) (?:\[(?P<arguments>[^\[\]]*)\])? (?P<ics>\s*&\s*(?:L_)?ICS)?

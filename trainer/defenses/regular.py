@@ -4,9 +4,9 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from trainer.defenses.defense import Conditions, Outcome, benign_measures, embed_benign
-from trainer.hardness import triplet_loss
-from trainer.triplets import Sampler, draw_triplets
+from hardrank.trainer.defenses.defense import Conditions, Outcome, benign_measures, embed_benign
+from hardrank.trainer.metric.losses import triplet_loss
+from hardrank.trainer.metric.samplers import Sampler, draw_triplets
 
 
 @dataclass(frozen=True, kw_only=True)

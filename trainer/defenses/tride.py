@@ -25,11 +25,11 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from trainer.attacks.pgd import pgd
-from trainer.defenses.defense import Conditions, Outcome, benign_measures, embed_benign
-from trainer.destinations import written
-from trainer.hardness import distance, hardness, triplet_loss
-from trainer.triplets import Sampler, Triplets, draw_triplets
+from hardrank.trainer.attacks.pgd import pgd
+from hardrank.trainer.defenses.defense import Conditions, Outcome, benign_measures, embed_benign
+from hardrank.trainer.defenses.destinations import written
+from hardrank.trainer.metric.losses import distance, hardness, triplet_loss
+from hardrank.trainer.metric.samplers import Sampler, Triplets, draw_triplets
 
 
 def weighted_mean(distances: Tensor, temperature: float) -> Tensor:

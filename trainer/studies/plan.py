@@ -11,7 +11,7 @@ from typing import Any, Final, Literal
 import yaml
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 
-from trainer.config import (
+from hardrank.trainer.config import (
     Config,
     ConfigError,
     TrainingOptions,
@@ -20,8 +20,8 @@ from trainer.config import (
     load_recipe,
     parse_config,
 )
-from trainer.defenses import parse_defense
-from trainer.defenses.regular import Regular
+from hardrank.trainer.defenses import parse_defense
+from hardrank.trainer.defenses.regular import Regular
 
 STUDIES: Final = Path(__file__).parent
 

@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 import numpy.typing as npt
 
-from models.files import atomic_path
-from trainer.defenses.notation import parse_notation
-from trainer.studies.table import ers_range
-from trainer.studies.titles import title_offsets
+from hardrank.models.files import atomic_path
+from hardrank.trainer.defenses.notation import parse_notation
+from hardrank.trainer.studies.table import ers_range
+from hardrank.trainer.studies.titles import title_offsets
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -8,9 +8,9 @@ from typing import Any
 
 import numpy as np
 
-from models.files import atomic_path, write_json
-from trainer.scorecard import ERS_KEYS
-from trainer.studies.plan import Expectation, Study, Trial
+from hardrank.models.files import atomic_path, write_json
+from hardrank.trainer.evaluation.scorecard import ERS_KEYS
+from hardrank.trainer.studies.plan import Expectation, Study, Trial
 
 SCHEMA = "hardrank.study/2"
 

@@ -11,23 +11,23 @@ import numpy as np
 import torch
 from filelock import FileLock
 
-from models.embedder import Embedder
-from models.files import write_json
-from models.folded import FoldedEmbedder
-from models.preprocessing import to_unit
-from trainer.collapse import CollapseError
-from trainer.config import config_to_json
-from trainer.data.batches import spc2_batches
-from trainer.environment import hardware, versions
-from trainer.hardness import hardness
-from trainer.job import Images, Job, make_start, measure, read_images, take_measure, train
-from trainer.launch import Launch, low_precision, make_fabric
-from trainer.pipeline import finite
-from trainer.robustness import RobustnessOptions
-from trainer.runs import CHECKPOINTS, Run
-from trainer.studies.plan import Study, Trial
-from trainer.training import Milestone, Progress, Report, TrainingError
-from trainer.triplets import Sampler, draw_triplets
+from hardrank.models.embedder import Embedder
+from hardrank.models.files import write_json
+from hardrank.models.folded import FoldedEmbedder
+from hardrank.models.preprocessing import to_unit
+from hardrank.trainer.config import config_to_json
+from hardrank.trainer.data.batches import spc2_batches
+from hardrank.trainer.evaluation.robustness import RobustnessOptions
+from hardrank.trainer.job_steps import Images, Job, make_start, measure, read_images, take_measure, train
+from hardrank.trainer.main_job import finite
+from hardrank.trainer.metric.collapse import CollapseError
+from hardrank.trainer.metric.losses import hardness
+from hardrank.trainer.metric.samplers import Sampler, draw_triplets
+from hardrank.trainer.runtime.environment import hardware, versions
+from hardrank.trainer.runtime.launch import Launch, low_precision, make_fabric
+from hardrank.trainer.runtime.run_folder import CHECKPOINTS, Run
+from hardrank.trainer.studies.plan import Study, Trial
+from hardrank.trainer.training.loop import Milestone, Progress, Report, TrainingError
 
 if TYPE_CHECKING:
     import lightning as L

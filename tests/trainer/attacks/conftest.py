@@ -11,8 +11,8 @@ import pytest
 import torch
 from torch import Tensor
 
+from hardrank.trainer.attacks.attack import Gallery, Victims, victims_in
 from tests.trainer.conftest import golden_network
-from trainer.attacks.attack import Gallery, Victims, victims_in
 
 
 @dataclass(frozen=True)

@@ -5,10 +5,10 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from trainer.attacks.attack import Gallery, Victims, check_targets, victims_in
-from trainer.attacks.options import AttackError
-from trainer.attacks.registry import ATTACKS, make_attack
-from trainer.retrieval import ABSENT, RetrievalError, nearest
+from hardrank.trainer.attacks.attack import Gallery, Victims, check_targets, victims_in
+from hardrank.trainer.attacks.options import AttackError
+from hardrank.trainer.attacks.registry import ATTACKS, make_attack
+from hardrank.trainer.evaluation.retrieval import ABSENT, RetrievalError, nearest
 
 
 def gallery_of(count: int, classes: int = 4) -> Gallery:

@@ -4,14 +4,14 @@ import pytest
 import torch
 from torch import Tensor
 
-from models.embedder import Embed
+from hardrank.models.embedder import Embed
+from hardrank.trainer.attacks.apgd import apgd_steps, checkpoints
+from hardrank.trainer.attacks.options import AttackError
+from hardrank.trainer.attacks.pgd import Norm, Objective, PGDOptions, pgd, pgd_steps, project
+from hardrank.trainer.attacks.registry import make_attack
+from hardrank.trainer.attacks.runner import ENGINES, Engine, StepFunction
+from hardrank.trainer.attacks.starts import random_noise, random_starts
 from tests.trainer.conftest import Small
-from trainer.attacks.apgd import apgd_steps, checkpoints
-from trainer.attacks.options import AttackError
-from trainer.attacks.pgd import Norm, Objective, PGDOptions, pgd, pgd_steps, project
-from trainer.attacks.registry import make_attack
-from trainer.attacks.run import ENGINES, Engine, StepFunction
-from trainer.attacks.starts import random_noise, random_starts
 
 ENGINE = pytest.mark.parametrize("engine", [ENGINES[e] for e in Engine], ids=list(Engine))
 NORM = pytest.mark.parametrize(("norm", "epsilon"), [(Norm.LINF, 8 / 255), (Norm.L2, 0.5)])

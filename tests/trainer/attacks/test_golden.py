@@ -5,10 +5,10 @@ from typing import Any
 import pytest
 import torch
 
+from hardrank.trainer.attacks.gtm import GreedyTopMisranking, Unmatched
+from hardrank.trainer.attacks.registry import make_attack
+from hardrank.trainer.attacks.runner import AttackOptions, run_attack
 from tests.trainer.attacks.conftest import Ranking
-from trainer.attacks.gtm import GreedyTopMisranking, Unmatched
-from trainer.attacks.registry import make_attack
-from trainer.attacks.run import AttackOptions, run_attack
 
 # case → attack, options, and where the golden file keeps the results that ours are compared with.
 CASES: dict[str, tuple[str, dict[str, Any], tuple[tuple[str, float], ...]]] = {

@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from trainer.attacks.journal import Journal, JournalError
+from hardrank.trainer.evaluation.journal import Journal, JournalError
 
 PROBE = np.eye(3)
 

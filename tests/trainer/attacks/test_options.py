@@ -5,11 +5,11 @@ from dataclasses import fields
 
 import pytest
 
-from trainer.attacks.gtm import Unmatched
-from trainer.attacks.options import AttackError, declared_options
-from trainer.attacks.pgd import Norm
-from trainer.attacks.registry import ATTACKS, SCORECARD, make_attack
-from trainer.attacks.run import AttackOptions, Engine
+from hardrank.trainer.attacks.gtm import Unmatched
+from hardrank.trainer.attacks.options import AttackError, declared_options
+from hardrank.trainer.attacks.pgd import Norm
+from hardrank.trainer.attacks.registry import ATTACKS, SCORECARD, make_attack
+from hardrank.trainer.attacks.runner import AttackOptions, Engine
 
 
 @pytest.mark.parametrize("name", ATTACKS)

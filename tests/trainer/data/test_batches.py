@@ -5,8 +5,8 @@ from collections import Counter
 import numpy as np
 import pytest
 
-from trainer.data.batches import Rows, draw_partners, spc2_batches
-from trainer.data.dataset import DatasetError
+from hardrank.trainer.data.batches import Rows, draw_partners, spc2_batches
+from hardrank.trainer.data.dataset import DatasetError
 
 
 def labels_of(*sizes: int, seed: int = 0) -> Rows:

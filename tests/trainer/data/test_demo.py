@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from models.errors import HardrankError
-from trainer.data import load_dataset
-from trainer.data.dataset import DataOptions, DatasetError
-from trainer.data.demo import (
+from hardrank.models.errors import HardrankError
+from hardrank.trainer.data import load_dataset
+from hardrank.trainer.data.dataset import DataOptions, DatasetError
+from hardrank.trainer.data.demo import (
     DemoClass,
     DemoDamagedError,
     DemoForeignError,
@@ -34,12 +34,12 @@ from trainer.data.demo import (
     read_manifest,
     verify,
 )
-from trainer.data.demo.fields import noise, smooth, triangle
-from trainer.data.demo.frame import Pose, frame
-from trainer.data.demo.palettes import colours, graded
-from trainer.data.demo.patterns import PATTERNS
-from trainer.data.demo.shapes import SHAPES, Form
-from trainer.data.demo.surfaces import Paint, disc, inflated, lathe
+from hardrank.trainer.data.demo.fields import noise, smooth, triangle
+from hardrank.trainer.data.demo.frame import Pose, frame
+from hardrank.trainer.data.demo.palettes import colours, graded
+from hardrank.trainer.data.demo.patterns import PATTERNS
+from hardrank.trainer.data.demo.shapes import SHAPES, Form
+from hardrank.trainer.data.demo.surfaces import Paint, disc, inflated, lathe
 
 SMALL = DemoOptions(seed=3, images_per_class=2, side=24)
 
@@ -377,7 +377,7 @@ def test_contact_sheet(small: Path, tmp_path: Path) -> None:
 def few(monkeypatch: pytest.MonkeyPatch) -> None:
     """Two small images a class where training asks for the whole set."""
     monkeypatch.setattr(
-        "trainer.data.demo.reader.DemoOptions",
+        "hardrank.trainer.data.demo.reader.DemoOptions",
         lambda seed: DemoOptions(seed=seed, images_per_class=2, side=16),
     )
 

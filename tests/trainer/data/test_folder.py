@@ -4,9 +4,9 @@ from pathlib import Path
 
 import pytest
 
+from hardrank.trainer.data import DATASETS, load_dataset
+from hardrank.trainer.data.dataset import DataOptions, Dataset, DatasetError, ProblemKind
 from tests.trainer.data.images import write_classes, write_image
-from trainer.data import DATASETS, load_dataset
-from trainer.data.dataset import DataOptions, Dataset, DatasetError, ProblemKind
 
 
 def load(root: Path, **options: object) -> Dataset:

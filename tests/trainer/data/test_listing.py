@@ -2,11 +2,11 @@
 
 from pathlib import Path
 
-from serving.listing import list_images
+from hardrank.serving.ingest.image_list import list_images
+from hardrank.trainer.data.dataset import DataOptions
+from hardrank.trainer.data.folder import load
+from hardrank.trainer.data.listing import TEST_IMAGES, write_test_images
 from tests.trainer.tiny import write_images
-from trainer.data.dataset import DataOptions
-from trainer.data.folder import load
-from trainer.data.listing import TEST_IMAGES, write_test_images
 
 
 def test_the_list_of_test_images_can_be_indexed(tmp_path: Path) -> None:

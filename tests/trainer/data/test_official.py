@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 from scipy.io import savemat
 
+from hardrank.trainer.data import load_dataset
+from hardrank.trainer.data.dataset import DataOptions, Dataset, DatasetError, ProblemKind
 from tests.trainer.data.images import write_classes, write_image
-from trainer.data import load_dataset
-from trainer.data.dataset import DataOptions, Dataset, DatasetError, ProblemKind
 
 CUB = {1: "001.Albatross", 100: "100.Pelican", 101: "101.Pelican_White", 200: "200.Yellowthroat"}
 

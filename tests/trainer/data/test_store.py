@@ -6,10 +6,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from models.preprocessing import UndecodableImageError, centre_crop, decode, to_square
+from hardrank.models.preprocessing import UndecodableImageError, centre_crop, decode, to_square
+from hardrank.trainer.data.dataset import Split
+from hardrank.trainer.data.store import ImageStore
 from tests.trainer.data.images import write_image
-from trainer.data.dataset import Split
-from trainer.data.store import ImageStore
 
 MakeStore = Callable[..., ImageStore]
 RESIZE = 9

@@ -6,11 +6,11 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from models.embedder import Architecture, Embedder, build_embedder
-from models.folded import FoldedEmbedder
-from trainer.attacks.pgd import PGDOptions
-from trainer.defenses import Conditions, Outcome, parse_defense
-from trainer.triplets import Sampler, Triplets, draw_triplets
+from hardrank.models.embedder import Architecture, Embedder, build_embedder
+from hardrank.models.folded import FoldedEmbedder
+from hardrank.trainer.attacks.pgd import PGDOptions
+from hardrank.trainer.defenses import Conditions, Outcome, parse_defense
+from hardrank.trainer.metric.samplers import Sampler, Triplets, draw_triplets
 
 EPSILON, ALPHA, STEPS = 8 / 255, 1 / 255, 4
 ATTACK = PGDOptions(epsilon=EPSILON, alpha=ALPHA, steps=STEPS)

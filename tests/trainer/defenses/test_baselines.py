@@ -11,14 +11,14 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from hardrank.trainer.attacks.pgd import PGDOptions
+from hardrank.trainer.defenses import Defense, DefenseError, parse_defense
+from hardrank.trainer.defenses.est import AwayFromItself, EmbeddingShifted
+from hardrank.trainer.defenses.minmax import MinMax, ease
+from hardrank.trainer.metric.collapse import read_collapse
+from hardrank.trainer.metric.losses import hardness, triplet_loss
+from hardrank.trainer.metric.samplers import Sampler, Triplets
 from tests.trainer.defenses.scene import ALPHA, ATTACK, EPSILON, STEPS, Scene
-from trainer.attacks.pgd import PGDOptions
-from trainer.collapse import read_collapse
-from trainer.defenses import Defense, DefenseError, parse_defense
-from trainer.defenses.est import AwayFromItself, EmbeddingShifted
-from trainer.defenses.minmax import MinMax, ease
-from trainer.hardness import hardness, triplet_loss
-from trainer.triplets import Sampler, Triplets
 
 
 def plain_step(x: Tensor, origin: Tensor, gradient: Tensor) -> Tensor:

@@ -3,12 +3,12 @@
 import pytest
 import torch
 
+from hardrank.trainer.attacks.pgd import PGDOptions, pgd
+from hardrank.trainer.defenses.act import collapse_pair
+from hardrank.trainer.defenses.destinations import Gradual, Moment
+from hardrank.trainer.defenses.hm import TowardsHardness
+from hardrank.trainer.metric.losses import hardness, ics_loss, triplet_loss
 from tests.trainer.conftest import Golden
-from trainer.attacks.pgd import PGDOptions, pgd
-from trainer.defenses.act import collapse_pair
-from trainer.defenses.hm import TowardsHardness
-from trainer.destinations import Gradual, Moment
-from trainer.hardness import hardness, ics_loss, triplet_loss
 
 OPTIONS = PGDOptions(epsilon=8 / 255, alpha=1 / 255, steps=8)
 CASES = ("softhard_lga_0.05", "softhard_lga_0.15", "random_lga_0.10", "distance_lga_0.00")

@@ -8,14 +8,14 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from benchmarks.plain_hm import hm_step
-from models.embedder import Architecture, Embedder, build_embedder
-from models.folded import FoldedEmbedder
-from trainer.attacks.pgd import PGDOptions
-from trainer.defenses import Conditions, Defense, Outcome, parse_defense
-from trainer.defenses.hm import HardnessManipulation
-from trainer.destinations import Moment
-from trainer.hardness import hardness
-from trainer.triplets import Sampler, draw_triplets
+from hardrank.models.embedder import Architecture, Embedder, build_embedder
+from hardrank.models.folded import FoldedEmbedder
+from hardrank.trainer.attacks.pgd import PGDOptions
+from hardrank.trainer.defenses import Conditions, Defense, Outcome, parse_defense
+from hardrank.trainer.defenses.destinations import Moment
+from hardrank.trainer.defenses.hm import HardnessManipulation
+from hardrank.trainer.metric.losses import hardness
+from hardrank.trainer.metric.samplers import Sampler, draw_triplets
 
 ATTACK = PGDOptions(epsilon=8 / 255, alpha=1 / 255, steps=4)
 

@@ -5,10 +5,10 @@ from pathlib import Path
 
 import pytest
 
-from trainer.defenses import DefenseError, parse_defense
-from trainer.defenses.hm import HardnessManipulation
-from trainer.destinations import Balanced, BenignTriplet, Constant, Gradual
-from trainer.triplets import Sampler
+from hardrank.trainer.defenses import DefenseError, parse_defense
+from hardrank.trainer.defenses.destinations import Balanced, BenignTriplet, Constant, Gradual
+from hardrank.trainer.defenses.hm import HardnessManipulation
+from hardrank.trainer.metric.samplers import Sampler
 
 
 @pytest.mark.parametrize(

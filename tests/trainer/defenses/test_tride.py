@@ -8,15 +8,21 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from hardrank.trainer.attacks.pgd import PGDOptions, pgd
+from hardrank.trainer.config import TrainingOptions
+from hardrank.trainer.defenses import Conditions, DefenseError, Outcome, parse_defense
+from hardrank.trainer.defenses.tride import (
+    AnchorAway,
+    CandidatesTogether,
+    TripletDecoupling,
+    collapseness,
+    weighted_mean,
+)
+from hardrank.trainer.metric.losses import distance, triplet_loss
+from hardrank.trainer.metric.samplers import Sampler
+from hardrank.trainer.training.loop import State, StepContext
+from hardrank.trainer.training.stages import Source, TripletStage
 from tests.trainer.defenses.scene import ALPHA, EPSILON, STEPS, Scene
-from trainer.attacks.pgd import PGDOptions, pgd
-from trainer.config import TrainingOptions
-from trainer.defenses import Conditions, DefenseError, Outcome, parse_defense
-from trainer.defenses.tride import AnchorAway, CandidatesTogether, TripletDecoupling, collapseness, weighted_mean
-from trainer.hardness import distance, triplet_loss
-from trainer.stages import Source, TripletStage
-from trainer.training import State, StepContext
-from trainer.triplets import Sampler
 
 
 def naive_mean(distances: list[float], temperature: float) -> float:

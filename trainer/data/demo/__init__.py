@@ -4,11 +4,11 @@
 Pillow alone.
 """
 
-from trainer.data.demo.errors import DemoDamagedError, DemoForeignError, DemoOptionError
-from trainer.data.demo.picture import picture
-from trainer.data.demo.reader import load
-from trainer.data.demo.sheet import contact_sheet
-from trainer.data.demo.specification import (
+from hardrank.trainer.data.demo.errors import DemoDamagedError, DemoForeignError, DemoOptionError
+from hardrank.trainer.data.demo.picture import picture
+from hardrank.trainer.data.demo.reader import load
+from hardrank.trainer.data.demo.sheet import contact_sheet
+from hardrank.trainer.data.demo.specification import (
     DemoClass,
     DemoOptions,
     Half,
@@ -19,7 +19,7 @@ from trainer.data.demo.specification import (
     Shape,
     classes,
 )
-from trainer.data.demo.store import GENERATOR_VERSION, ensure, generate, read_manifest, verify
+from hardrank.trainer.data.demo.store import GENERATOR_VERSION, ensure, generate, read_manifest, verify
 
 __all__ = [
     "GENERATOR_VERSION",

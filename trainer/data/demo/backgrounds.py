@@ -6,8 +6,8 @@ from enum import Enum, auto
 
 import numpy as np
 
-from trainer.data.demo.fields import Field, mix, noise, smooth
-from trainer.data.demo.palettes import BACKDROPS, SKIES, WOODS, graded, linear
+from hardrank.trainer.data.demo.fields import Field, mix, noise, smooth
+from hardrank.trainer.data.demo.palettes import BACKDROPS, SKIES, WOODS, graded, linear
 
 
 class Background(Enum):

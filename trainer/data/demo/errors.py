@@ -1,6 +1,6 @@
 """What can be wrong with a demo set or with what is asked of it."""
 
-from trainer.data.dataset import DatasetError
+from hardrank.trainer.data.dataset import DatasetError
 
 
 class DemoOptionError(DatasetError):

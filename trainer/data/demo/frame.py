@@ -6,7 +6,7 @@ from functools import cache
 
 import numpy as np
 
-from trainer.data.demo.fields import Field
+from hardrank.trainer.data.demo.fields import Field
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from trainer.data.demo.fields import Field, smooth
-from trainer.data.demo.specification import Material
+from hardrank.trainer.data.demo.fields import Field, smooth
+from hardrank.trainer.data.demo.specification import Material
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -5,8 +5,8 @@ from functools import cache
 
 import numpy as np
 
-from trainer.data.demo.fields import Field
-from trainer.data.demo.specification import Palette
+from hardrank.trainer.data.demo.fields import Field
+from hardrank.trainer.data.demo.specification import Palette
 
 # Base, second and third colour, sRGB.
 _COLOURS: dict[Palette, tuple[str, str, str]] = {

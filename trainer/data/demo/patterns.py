@@ -7,8 +7,8 @@ from collections.abc import Callable, Mapping
 
 import numpy as np
 
-from trainer.data.demo.fields import Field, noise, scatter, smooth, soft, triangle
-from trainer.data.demo.specification import Pattern
+from hardrank.trainer.data.demo.fields import Field, noise, scatter, smooth, soft, triangle
+from hardrank.trainer.data.demo.specification import Pattern
 
 Coverage = tuple[Field, Field]
 """Shares in [0,1] of the second colour over the base, and of the third over both."""

@@ -7,15 +7,15 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image, ImageFilter
 
-from trainer.data.demo.backgrounds import Background, plane, scene
-from trainer.data.demo.fields import Field
-from trainer.data.demo.frame import Frame, Pose, frame
-from trainer.data.demo.materials import SURFACES, Light, opacity, shaded
-from trainer.data.demo.palettes import colours, graded, linear
-from trainer.data.demo.patterns import PATTERNS
-from trainer.data.demo.shapes import SHAPES, Form
-from trainer.data.demo.specification import DemoClass, Nuisance, Pattern, Shape
-from trainer.data.demo.surfaces import Paint, Part
+from hardrank.trainer.data.demo.backgrounds import Background, plane, scene
+from hardrank.trainer.data.demo.fields import Field
+from hardrank.trainer.data.demo.frame import Frame, Pose, frame
+from hardrank.trainer.data.demo.materials import SURFACES, Light, opacity, shaded
+from hardrank.trainer.data.demo.palettes import colours, graded, linear
+from hardrank.trainer.data.demo.patterns import PATTERNS
+from hardrank.trainer.data.demo.shapes import SHAPES, Form
+from hardrank.trainer.data.demo.specification import DemoClass, Nuisance, Pattern, Shape
+from hardrank.trainer.data.demo.surfaces import Paint, Part
 
 SUPERSAMPLING = 3
 """Samples along each side of a pixel."""

@@ -1,10 +1,10 @@
 """The demo set as training sees it."""
 
-from models.home import home
-from trainer.data.dataset import DataOptions, Dataset, Entry, Listing, ShowProgress, assemble, split_classes
-from trainer.data.demo.errors import DemoOptionError
-from trainer.data.demo.specification import DemoOptions, Half
-from trainer.data.demo.store import ensure, ignore_progress
+from hardrank.models.home import home
+from hardrank.trainer.data.dataset import DataOptions, Dataset, Entry, Listing, ShowProgress, assemble, split_classes
+from hardrank.trainer.data.demo.errors import DemoOptionError
+from hardrank.trainer.data.demo.specification import DemoOptions, Half
+from hardrank.trainer.data.demo.store import ensure, ignore_progress
 
 DEFAULT_ROOT = home() / "data" / "demo"
 """Ignored by git."""

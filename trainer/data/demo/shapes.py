@@ -9,10 +9,10 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from trainer.data.demo.fields import Field, smooth
-from trainer.data.demo.frame import Frame
-from trainer.data.demo.specification import Shape
-from trainer.data.demo.surfaces import (
+from hardrank.trainer.data.demo.fields import Field, smooth
+from hardrank.trainer.data.demo.frame import Frame
+from hardrank.trainer.data.demo.specification import Shape
+from hardrank.trainer.data.demo.surfaces import (
     Paint,
     Part,
     capsule,

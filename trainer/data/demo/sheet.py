@@ -4,8 +4,8 @@ from pathlib import Path
 
 from PIL import Image
 
-from trainer.data.demo.specification import Half
-from trainer.data.demo.store import read_manifest
+from hardrank.trainer.data.demo.specification import Half
+from hardrank.trainer.data.demo.store import read_manifest
 
 _PAPER = (250, 247, 241)
 

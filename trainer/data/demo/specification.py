@@ -3,7 +3,7 @@
 from dataclasses import asdict, dataclass
 from enum import StrEnum, unique
 
-from trainer.data.demo.errors import DemoOptionError
+from hardrank.trainer.data.demo.errors import DemoOptionError
 
 
 @unique

@@ -19,9 +19,9 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from trainer.data.demo.errors import DemoDamagedError, DemoForeignError
-from trainer.data.demo.picture import picture
-from trainer.data.demo.specification import DemoOptions, Half, classes
+from hardrank.trainer.data.demo.errors import DemoDamagedError, DemoForeignError
+from hardrank.trainer.data.demo.picture import picture
+from hardrank.trainer.data.demo.specification import DemoOptions, Half, classes
 
 GENERATOR_VERSION = "1"
 """Raised whenever the same options would give other pictures."""

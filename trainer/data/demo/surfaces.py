@@ -9,8 +9,8 @@ from enum import Enum, auto
 
 import numpy as np
 
-from trainer.data.demo.fields import Field
-from trainer.data.demo.frame import Frame
+from hardrank.trainer.data.demo.fields import Field
+from hardrank.trainer.data.demo.frame import Frame
 
 
 class Paint(Enum):

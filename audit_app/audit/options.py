@@ -1,0 +1,107 @@
+"""What an audit is asked: attacks, budgets, how models without gradients are searched."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Any
+
+from hardrank.audit_app.blackbox import make_search
+from hardrank.audit_app.errors import AuditError
+from hardrank.trainer.attacks.attack import Attack
+from hardrank.trainer.attacks.pgd import Norm
+from hardrank.trainer.attacks.registry import ATTACKS, SCORECARD, make_attack
+from hardrank.trainer.evaluation.robustness import RobustnessOptions
+
+
+class SearchMethod(StrEnum):
+    """How adversarial images are found."""
+
+    AUTO = "auto"
+    """By gradients where a model gives them, else by random squares (L∞) or NES (L2)."""
+    WHITE_BOX = "white-box"
+    NES = "nes"
+    SPSA = "spsa"
+    SQUARE = "square"
+    TRANSFER = "transfer"
+    """White-box on a surrogate, judged on the model."""
+
+
+def search_name(method: SearchMethod, norm: Norm) -> str:
+    """Name the black-box search for models without gradients: the one asked for, else what suits the norm."""
+    if method in {SearchMethod.NES, SearchMethod.SPSA, SearchMethod.SQUARE}:
+        return str(method)
+    return "square" if norm is Norm.LINF else "nes"
+
+
+class CurveParameter(StrEnum):
+    """What a budget curve varies."""
+
+    EPSILON = "epsilon"
+    STEPS = "steps"
+    """Of gradient descent."""
+    QUERIES = "queries"
+    """Of a black-box search."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Curve:
+    """A budget curve that is asked for. Raises `AuditError` for values that no audit can have."""
+
+    parameter: CurveParameter
+    values: tuple[float, ...]
+    """In rising order."""
+
+    def __post_init__(self) -> None:
+        whole = self.parameter is not CurveParameter.EPSILON
+        good = all(value > 0 and (not whole or value == int(value)) for value in self.values)
+        if not self.values or not good or list(self.values) != sorted(set(self.values)):
+            raise AuditError(
+                f"the curve over {self.parameter} has the values {', '.join(f'{v:g}' for v in self.values) or 'none'}; "
+                f"give positive {'whole ' if whole else ''}numbers, rising"
+            )
+
+
+@dataclass(frozen=True, kw_only=True)
+class AuditOptions:
+    """An audit. Raises `AuditError` or `AttackError` for what cannot be."""
+
+    attacks: tuple[str, ...] = SCORECARD
+    """Names; the nine of the scorecard give the ten results of ERS."""
+    attacked: int | None = 500
+    """Images under attack, a seeded sample of the gallery; None: all of them."""
+    seed: int = 0
+    """Of the sample, the targets and the random starts."""
+    batch: int = 128
+    """Images attacked at a time; results do not depend on it."""
+    robustness: RobustnessOptions = field(default_factory=RobustnessOptions)
+    """ε, α, steps, engine and the rest."""
+    method: SearchMethod = SearchMethod.AUTO
+    search: Mapping[str, Any] = field(default_factory=dict)
+    """Options of the black-box search, as it declares them."""
+    curves: tuple[Curve, ...] = ()
+    curve_attacked: int = 50
+    """Images of each point of a curve."""
+    worst: int = 6
+    """How many of the worst queries and classes are shown."""
+
+    def __post_init__(self) -> None:
+        if not self.attacks or len(set(self.attacks)) < len(self.attacks):
+            raise AuditError(
+                f"the attacks are {', '.join(self.attacks) or 'none'}; name each once: {', '.join(ATTACKS)}"
+            )
+        if self.seed < 0 or self.batch < 1 or self.curve_attacked < 1 or self.worst < 0:
+            raise AuditError("seed and worst must be 0 or more, batch and curve_attacked 1 or more")
+        if self.attacked is not None and self.attacked < 1:
+            raise AuditError(f"{self.attacked} images are to be attacked; give 1 or more, or none to attack all")
+        if self.search:
+            make_search(self.searched, **self.search)
+        self.build()
+
+    @property
+    def searched(self) -> str:
+        """Name of the black-box search for models without gradients."""
+        return search_name(self.method, self.robustness.norm)
+
+    def build(self) -> dict[str, Attack]:
+        """Make the attacks; raises `AttackError` for unknown names."""
+        return {name: make_attack(name) for name in self.attacks}

@@ -1,0 +1,98 @@
+"""An audit that was asked for, as a file beside its results: so that it can go on, or be asked for again."""
+
+import hashlib
+import json
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any, Final, Self
+
+from pydantic import TypeAdapter, ValidationError
+
+from hardrank.audit_app.audit.options import AuditOptions
+from hardrank.audit_app.errors import AuditError
+from hardrank.audit_app.gallery.source import GallerySource
+from hardrank.audit_app.subjects.loading import SubjectOptions, absolute_model
+from hardrank.models.files import write_json
+
+REQUEST: Final = "request.json"
+SCHEMA: Final = "hardrank.audit-request/1"
+_LARGEST: Final = 2**20
+
+
+@dataclass(frozen=True, kw_only=True)
+class AuditRequest:
+    """Which models are audited on which gallery, and how."""
+
+    models: tuple[str, ...]
+    """As `hardrank.audit_app.subjects.loading.load_subject` understands them."""
+    gallery: GallerySource
+    options: AuditOptions = field(default_factory=AuditOptions)
+    loading: SubjectOptions = field(default_factory=SubjectOptions)
+    surrogate: str | None = None
+    """The model that transfer attacks are made on, likewise."""
+
+    @property
+    def name(self) -> str:
+        """A folder's name: the same request has the same, so that it goes on where it was."""
+        text = json.dumps(self.to_dict(), sort_keys=True)
+        first = "".join(c if c.isalnum() or c in "-_." else "-" for c in Path(self.models[0]).name)[:40]
+        return f"{first.strip('.-') or 'audit'}-{hashlib.sha256(text.encode()).hexdigest()[:10]}"
+
+    def absolute(self) -> Self:
+        """Give the same request by whole paths: whoever reads it may have another working directory."""
+        return replace(
+            self,
+            models=tuple(map(absolute_model, self.models)),
+            gallery=self.gallery.absolute(),
+            surrogate=None if self.surrogate is None else absolute_model(self.surrogate),
+        )
+
+    def to_dict(self) -> dict[str, Any]:
+        """Give it ready for JSON; `from_dict` reads it back."""
+        transfer = {} if self.surrogate is None else {"surrogate": self.surrogate}
+        return {
+            "schema_version": SCHEMA,
+            "models": list(self.models),
+            "gallery": self.gallery.to_dict(),
+            "options": _plain(asdict(self.options)),
+            "loading": _plain(asdict(self.loading)),
+            **transfer,
+        }
+
+    @classmethod
+    def from_dict(cls, content: Any) -> Self:
+        """Read what `to_dict` gave; raises `AuditError`."""
+        version = content.get("schema_version") if isinstance(content, dict) else None
+        if version != SCHEMA:
+            raise AuditError(f"the request of an audit has the schema {version!r}; this version reads {SCHEMA}")
+        try:
+            return cls(
+                models=tuple(str(model) for model in content["models"]),
+                gallery=GallerySource.from_dict(content["gallery"]),
+                options=TypeAdapter(AuditOptions).validate_python(content["options"]),
+                loading=TypeAdapter(SubjectOptions).validate_python(content["loading"]),
+                surrogate=None if content.get("surrogate") is None else str(content["surrogate"]),
+            )
+        except (KeyError, TypeError, ValidationError) as error:
+            raise AuditError(f"the request of an audit cannot be read: {error}") from error
+
+    def write(self, folder: Path) -> None:
+        """Write it beside the results."""
+        write_json(folder / REQUEST, self.to_dict())
+
+
+def read_request(folder: Path) -> AuditRequest:
+    """Read the request of the audit in `folder`; raises `AuditError`."""
+    path = folder / REQUEST
+    try:
+        if path.stat().st_size > _LARGEST:
+            raise AuditError(f"{path} is larger than {_LARGEST >> 20} MiB, so it is no request")
+        return AuditRequest.from_dict(json.loads(path.read_text(encoding="utf-8")))
+    except (OSError, ValueError) as error:
+        raise AuditError(f"{path} cannot be read: {error}") from error
+
+
+def _plain(values: dict[str, Any]) -> dict[str, Any]:
+    """Make enums their values and tuples lists, which validation reads back."""
+    plain: dict[str, Any] = json.loads(json.dumps(values, default=str))
+    return plain

@@ -1,0 +1,110 @@
+"""What became of the rankings of the worst queries: the attack again, with its pictures."""
+
+from dataclasses import dataclass
+from typing import Final
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from hardrank.audit_app.audit.options import AuditOptions
+from hardrank.audit_app.audit.weak_spots import WeakQuery
+from hardrank.audit_app.gallery.embedded import Bytes, Scene
+from hardrank.audit_app.images.quantization import to_eight_bits
+from hardrank.audit_app.ranking.views import movement_between, views_of
+from hardrank.models.preprocessing import to_unit
+from hardrank.trainer.attacks.attack import victims_in
+from hardrank.trainer.attacks.runner import Method, run_attack
+from hardrank.trainer.evaluation.scorecard import Scorecard
+
+SHOWN: Final = 8
+"""Items of a ranking that are shown."""
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class WorstCase:
+    """An attacked image, and a ranking before and after, both by the model as it is served."""
+
+    query: WeakQuery
+    attack: str
+    """Name of the attack whose figure held least."""
+    benign: Bytes
+    """(3,S,S)."""
+    adversarial: Bytes
+    """(3,S,S): what an 8-bit file of the attacked image holds, within the budget."""
+    ranked_by: int
+    """Gallery row of the query whose ranking is shown: the attacked image itself, but for CA+ and CA−."""
+    before: tuple[int, ...]
+    """Gallery rows of the ranking's head, the first first."""
+    after: tuple[int, ...]
+    tracked: tuple[int, ...]
+    """Rows that the attack is about; the former first item where it aims at none."""
+    aimed: bool
+    """Whether it aims at those."""
+    tracked_before: tuple[int, ...]
+    """Their ranks, 1 for the first."""
+    tracked_after: tuple[int, ...]
+    ranked: int
+    """Items of the ranking."""
+    moved: float
+    """Distance that the embedding moved, 0 … 2."""
+
+
+def worst_case(
+    scene: Scene, query: WeakQuery, card: Scorecard, options: AuditOptions, method: Method | None
+) -> WorstCase:
+    """Run the attack that did the most to `query` again: draws depend on seed and image, so it finds the same image.
+
+    Of several that did alike, the first is taken.
+    """
+    attacks = options.build()
+    owner = {figure.key: name for name, attack in attacks.items() for figure in attack.figures}
+    name = owner[query.weakest]
+    attack, subject = attacks[name], scene.subject
+    rows = torch.tensor([query.row])
+    victims = victims_in(scene.gallery, rows)
+    place = int(np.flatnonzero(card.per_image.rows == query.row)[0])
+    targets = torch.from_numpy(card.per_image.columns[f"{name} targets"][place : place + 1])
+    images = scene.images(rows)
+    result = (method or run_attack)(
+        attack,
+        subject.judge if method is not None else subject.gradients,
+        images,
+        victims,
+        scene.gallery,
+        options.robustness,
+        seed=options.seed,
+        targets=targets,
+        judge=subject.judge,
+    )
+    benign = scene.pixels(rows.numpy())[0]
+    adversarial = to_eight_bits(
+        result.images[0].cpu().numpy(), benign, epsilon=options.robustness.epsilon, norm=options.robustness.norm
+    )
+    one, other = _served(scene, benign), _served(scene, adversarial)
+    aims = tuple(targets[0].tolist())
+    gallery = scene.embeddings.cpu().numpy()
+    view = views_of(attack, gallery, own=query.row, targets=aims, benign=one)[0]
+    movement = movement_between(view, one, other, SHOWN)
+    tracked = tuple(int(row) for row in view.tracked)
+    return WorstCase(
+        query=query,
+        attack=name,
+        benign=benign,
+        adversarial=adversarial,
+        ranked_by=query.row if view.query is None else view.query,
+        before=tuple(movement.top_before.tolist()),
+        after=tuple(movement.top_after.tolist()),
+        tracked=tracked,
+        aimed=bool(aims),
+        tracked_before=tuple(int(movement.before[row]) for row in tracked),
+        tracked_after=tuple(int(movement.after[row]) for row in tracked),
+        ranked=movement.ranked,
+        moved=float(np.linalg.norm(one - other)),
+    )
+
+
+def _served(scene: Scene, pixels: Bytes) -> npt.NDArray[np.float32]:
+    """Embed pixels (3,S,S) as the served model does → (D,)."""
+    point: npt.NDArray[np.float32] = scene.subject.serve(to_unit(pixels)[None])[0]
+    return point

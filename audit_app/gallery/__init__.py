@@ -1,0 +1,1 @@
+"""The images of an audit, and the gallery as each model embeds it."""

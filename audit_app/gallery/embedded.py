@@ -1,0 +1,209 @@
+"""The gallery of an audit, as one model sees it: pixels, embeddings, classes."""
+
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import cached_property
+from os import cpu_count
+from typing import Final
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from hardrank.audit_app.errors import SceneError
+from hardrank.audit_app.gallery.collection import Collection
+from hardrank.audit_app.subjects.loading import Subject
+from hardrank.models.preprocessing import (
+    Preprocessing,
+    UndecodableImageError,
+    centre_crop,
+    decode,
+    to_square,
+    to_unit,
+)
+from hardrank.serving.store.errors import WrongModelError
+from hardrank.trainer.attacks.attack import Gallery
+from hardrank.trainer.runtime.progress import Progress, Report
+
+Bytes = npt.NDArray[np.uint8]
+Rows = npt.NDArray[np.int64]
+
+CACHE_BYTES: Final = 2 * 2**30
+"""Galleries up to this size as pixels are kept in memory."""
+_BATCH: Final = 256
+_SAMPLE: Final = 64
+_SAME_VECTOR: Final = 1e-2
+"""How far a float32 embedding may lie from the index's own, as indexes may hold half precision."""
+
+
+def silent(progress: Progress) -> None:
+    """Report nothing."""
+
+
+class PixelStore:
+    """The centre crops of a collection, as a preprocessing gives them, in memory where they fit."""
+
+    def __init__(self, collection: Collection, preprocessing: Preprocessing, cache: Bytes | None) -> None:
+        self._collection = collection
+        self._preprocessing = preprocessing
+        self._cache = cache
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes that are kept in memory."""
+        return 0 if self._cache is None else self._cache.nbytes
+
+    def __getitem__(self, rows: Rows) -> Bytes:
+        """Give the pixels of `rows` (n,) → (n,3,S,S)."""
+        if self._cache is not None:
+            return self._cache[rows]
+        return np.stack([crop_of(self._collection.read(int(row)), self._preprocessing) for row in rows])
+
+
+def crop_of(data: bytes, preprocessing: Preprocessing) -> Bytes:
+    """Give the bytes (3,S,S) that a network sees of a file; raises `UndecodableImageError`."""
+    square = to_square(decode(data), preprocessing.resize)
+    return np.ascontiguousarray(centre_crop(square, preprocessing.crop))
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Scene:
+    """A gallery, prepared for a model and embedded by it; use `make_scene`."""
+
+    collection: Collection
+    """Ids, classes, files; without the images that could not be read."""
+    subject: Subject
+    store: PixelStore
+    embeddings: Tensor
+    """(N,D) in float32, of norm 1, on the subject's device."""
+
+    def __len__(self) -> int:
+        return len(self.collection)
+
+    @cached_property
+    def labels(self) -> Tensor:
+        """(N,): classes by number, on the subject's device."""
+        return torch.from_numpy(self.collection.labels).to(self.embeddings.device)
+
+    @cached_property
+    def gallery(self) -> Gallery:
+        """What attacks move an image in."""
+        return Gallery(self.embeddings, self.labels)
+
+    def pixels(self, rows: Rows) -> Bytes:
+        """Give pixels of gallery rows (n,) → uint8 (n,3,S,S)."""
+        return self.store[rows]
+
+    def images(self, rows: Tensor) -> Tensor:
+        """Give images of gallery rows (n,) → float32 (n,3,S,S) in [0,1] on the subject's device."""
+        unit = torch.from_numpy(to_unit(self.pixels(rows.cpu().numpy())))
+        return unit.to(self.subject.device, memory_format=torch.channels_last)
+
+
+def make_scene(subject: Subject, collection: Collection, *, report: Report = silent) -> Scene:
+    """Prepare and embed the images of `collection` for a model; see `make_scenes`."""
+    return make_scenes([subject], collection, report=report)[0]
+
+
+def make_scenes(subjects: Sequence[Subject], collection: Collection, *, report: Report = silent) -> list[Scene]:
+    """Prepare and embed the images for each model; images that cannot be read are left out, and named.
+
+    All scenes share one collection, whose rows mean the same in each. Raises `SceneError` where fewer than two
+    images are left, or an index holds other vectors than the model gives, `WrongModelError` for an index of
+    another model.
+    """
+    check_indexes(subjects, collection)
+    wanted = list(dict.fromkeys(subject.preprocessing for subject in subjects))
+    caches, problems = _prepare(collection, wanted, report)
+    readable = collection.without(problems)
+    if len(readable) < 2:
+        raise SceneError(
+            f"{readable.name} has one image that can be read ({readable.ids[0]!r}), so there is no ranking to attack; "
+            "give a gallery of two or more"
+        )
+    kept = np.array([row not in problems for row in range(len(collection))])
+    stores = {
+        preprocessing: PixelStore(readable, preprocessing, _kept(cache, kept))
+        for preprocessing, cache in caches.items()
+    }
+    return [_scene(subject, readable, stores[subject.preprocessing], report) for subject in subjects]
+
+
+def _kept(cache: Bytes | None, kept: npt.NDArray[np.bool_]) -> Bytes | None:
+    return cache if cache is None or kept.all() else cache[kept]
+
+
+def check_indexes(subjects: Sequence[Subject], collection: Collection) -> None:
+    """Raise `WrongModelError` unless each index that the images come from was made with one of the models."""
+    known = {subject.sha256 for subject in subjects}
+    for index in collection.indexes:
+        if index.identity.model_sha256 not in known:
+            names = ", ".join(f"{subject.name} ({subject.sha256[:12]}…)" for subject in subjects)
+            raise WrongModelError(
+                f"the index {index.folder} was made with the model {index.identity.model} (SHA-256 "
+                f"{index.identity.model_sha256[:12]}…), which is none of those under audit: {names}; name that model, "
+                "or the index of one of these"
+            )
+
+
+def _prepare(
+    collection: Collection, wanted: Sequence[Preprocessing], report: Report
+) -> tuple[dict[Preprocessing, Bytes | None], dict[int, str]]:
+    """Decode each image once; gives pixels by preprocessing, and what is wrong with which rows."""
+    sizes = {one: len(collection) * 3 * one.crop**2 for one in wanted}
+    fits = sum(sizes.values()) <= CACHE_BYTES
+    caches = {
+        one: np.zeros((len(collection), 3, one.crop, one.crop), dtype=np.uint8) if fits else None for one in wanted
+    }
+    problems: dict[int, str] = {}
+
+    def read(row: int) -> tuple[int, Mapping[Preprocessing, Bytes] | str]:
+        try:
+            data = collection.read(row)
+            return row, {one: crop_of(data, one) for one in wanted}
+        except UndecodableImageError as error:
+            return row, str(error)
+
+    with ThreadPoolExecutor(cpu_count()) as pool:
+        for begin in range(0, len(collection), _BATCH):  # in pieces, so that few images wait in memory
+            end = min(begin + _BATCH, len(collection))
+            for row, found in pool.map(read, range(begin, end)):
+                if isinstance(found, str):
+                    problems[row] = found
+                    continue
+                for one, pixels in found.items():
+                    cache = caches[one]
+                    if cache is not None:
+                        cache[row] = pixels
+            report(Progress(stage="images", done=end, total=len(collection)))
+    return caches, problems
+
+
+@torch.no_grad()
+def _scene(subject: Subject, collection: Collection, store: PixelStore, report: Report) -> Scene:
+    """Embed all images."""
+    total, parts = len(collection), []
+    for begin in range(0, total, _BATCH):
+        rows = np.arange(begin, min(begin + _BATCH, total))
+        parts.append(subject.judge(torch.from_numpy(to_unit(store[rows])).to(subject.device)))
+        report(Progress(stage=f"embeddings {subject.name}", done=min(begin + _BATCH, total), total=total))
+    scene = Scene(collection=collection, subject=subject, store=store, embeddings=torch.cat(parts))
+    for index in collection.indexes:
+        if index.identity.model_sha256 == subject.sha256:
+            _compare(scene, index.folder.name, index.vector)
+    return scene
+
+
+def _compare(scene: Scene, name: str, vector: Callable[[str], npt.NDArray[np.float32]]) -> None:
+    """Raise `SceneError` unless the index holds what the model gives, on a sample."""
+    rows = np.unique(np.linspace(0, len(scene) - 1, min(_SAMPLE, len(scene))).astype(np.int64))
+    for row in rows:
+        id = scene.collection.ids[row]
+        away = float(np.linalg.norm(vector(id) - scene.embeddings[row].cpu().numpy()))
+        if not away <= _SAME_VECTOR:
+            raise SceneError(
+                f"the index {name} has {id!r} {away:.3g} away from where {scene.subject.name} embeds it: its images or "
+                "its preprocessing are not those of the model; build the index again"
+            )

@@ -1,0 +1,1 @@
+"""Adversarial images as files, and what they survive."""

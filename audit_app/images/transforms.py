@@ -1,0 +1,63 @@
+"""What happens to an image on its way: saved as PNG, as JPEG, made smaller. Does the attack survive it?"""
+
+import io
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Final
+
+from PIL import Image
+
+from hardrank.audit_app.errors import AuditError
+from hardrank.models.preprocessing import decode
+
+
+@dataclass(frozen=True, kw_only=True)
+class TreatmentOptions:
+    """How roughly images are treated. Raises `AuditError` outside the ranges."""
+
+    jpeg_quality: int = 90
+    """Of the JPEG, 1 … 100, as most programs count it."""
+    resize_percent: int = 50
+    """Side of the smaller image, in % of the whole, 10 … 200; it is then brought back to its size."""
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.jpeg_quality <= 100:
+            raise AuditError(f"the JPEG quality is {self.jpeg_quality}; give 1 to 100")
+        if not 10 <= self.resize_percent <= 200:
+            raise AuditError(f"the image is resized to {self.resize_percent} %; give 10 to 200")
+
+
+@dataclass(frozen=True)
+class Treatment:
+    """One thing that may happen to the file of an image."""
+
+    title: str
+    apply: Callable[[bytes], bytes]
+    """Bytes of a file → bytes of the treated file."""
+
+
+def treatments(options: TreatmentOptions) -> Mapping[str, Treatment]:
+    """Give the treatments by key, the harmless one first."""
+    quality, percent = options.jpeg_quality, options.resize_percent
+    return {
+        "png": Treatment("saved as 8-bit PNG", lambda data: data),
+        "jpeg": Treatment(f"saved as JPEG, quality {quality}", lambda data: _as_jpeg(data, quality)),
+        "resize": Treatment(f"resized to {percent} % and back", lambda data: _resized(data, percent)),
+    }
+
+
+_RESAMPLING: Final = Image.Resampling.BICUBIC
+
+
+def _as_jpeg(data: bytes, quality: int) -> bytes:
+    file = io.BytesIO()
+    decode(data).save(file, format="JPEG", quality=quality)
+    return file.getvalue()
+
+
+def _resized(data: bytes, percent: int) -> bytes:
+    image = decode(data)
+    width, height = (max(1, round(side * percent / 100)) for side in image.size)
+    file = io.BytesIO()
+    image.resize((width, height), _RESAMPLING).resize(image.size, _RESAMPLING).save(file, format="PNG")
+    return file.getvalue()

@@ -1,0 +1,1 @@
+"""An attack that is watched while it runs."""

@@ -1,0 +1,189 @@
+"""An attack that is watched while it runs: worker threads that publish what they reach, step by step."""
+
+import logging
+import threading
+import time
+from collections.abc import Mapping, Sequence
+
+from hardrank.audit_app.blackbox.transfer import Transfer
+from hardrank.audit_app.errors import AuditError
+from hardrank.audit_app.gallery.served import Served
+from hardrank.audit_app.live.options import LiveOptions
+from hardrank.audit_app.live.queue import Turnstile
+from hardrank.audit_app.live.result import LiveResult, SubjectResult, transfers
+from hardrank.audit_app.live.status import Frame, Phase, Status
+from hardrank.audit_app.live.trace import Trace
+from hardrank.audit_app.live.victim import Victim
+from hardrank.audit_app.live.worker import Reached, Worker, budget_of, method_of
+from hardrank.audit_app.subjects.loading import check_names_differ
+from hardrank.models.errors import HardrankError
+
+_logger = logging.getLogger(__name__)
+
+
+class LiveAttack:
+    """An attack on one image, against several models at once; `start` it and look at its `status`.
+
+    Each model has a thread of its own. Nothing here is shared between attacks but the models and galleries, which
+    never change.
+    """
+
+    def __init__(
+        self,
+        scenes: Sequence[Served],
+        victim: Victim,
+        options: LiveOptions,
+        *,
+        transfers: Mapping[str, Transfer] | None = None,
+        turnstile: Turnstile | None = None,
+    ) -> None:
+        """Prepare; `transfers`, by model, are the methods where `options` ask for transfer.
+
+        Raises `AuditError` for no model, `SubjectError` for one that does not give what the method needs.
+        """
+        if not scenes:
+            raise AuditError("choose at least one model to attack")
+        check_names_differ([served.scene.subject for served in scenes])
+        self.scenes = tuple(scenes)
+        self.victim = victim
+        self.options = options
+        self.attack = options.build()
+        self.methods = {served.name: method_of(served, options, transfers or {}) for served in scenes}
+        self._budgets = {name: budget_of(method, options) for name, method in self.methods.items()}
+        self._turnstile = turnstile or Turnstile(1)
+        self._stop, self._gone = threading.Event(), threading.Event()
+        self._lock = threading.Lock()
+        self._phase, self._message = Phase.WAITING, ""
+        self._traces = {name: Trace(budget) for name, budget in self._budgets.items()}
+        self._workers = [self._worker(served) for served in scenes]
+        self._began: float | None = None
+        self._ended: float | None = None
+        self._result: LiveResult | None = None
+        self._thread = threading.Thread(target=self._run, name="live attack", daemon=True)
+
+    def start(self) -> None:
+        """Begin as soon as the turnstile lets it."""
+        self._thread.start()
+
+    def stop(self) -> None:
+        """End the steps now; what was reached is judged and becomes the result."""
+        self._stop.set()
+
+    def abandon(self) -> None:
+        """End now, without a result; the memory is free once the step under way is done."""
+        self._gone.set()
+        self._stop.set()
+
+    def wait(self, timeout: float | None = None) -> Status:
+        """Wait until it is over, at most `timeout` seconds."""
+        self._thread.join(timeout)
+        return self.status()
+
+    def status(self) -> Status:
+        """See where it stands."""
+        with self._lock:
+            end = self._ended or time.perf_counter()
+            return Status(
+                phase=self._phase,
+                ahead=self._turnstile.ahead(self) if self._phase is Phase.WAITING else 0,
+                names=tuple(self._traces),
+                budgets=self._budgets,
+                curves={name: trace.points for name, trace in self._traces.items()},
+                frames={name: trace.latest for name, trace in self._traces.items() if trace.latest},
+                message=self._message,
+                stopped=self._stop.is_set(),
+                seconds=0.0 if self._began is None else end - self._began,
+                result=self._result,
+            )
+
+    def keyframes(self, name: str) -> tuple[Frame, ...]:
+        """Give pictures of the attack on a model, evenly over its steps."""
+        return self._traces[name].kept
+
+    # ------------------------------------------------------------------ the threads
+
+    def _run(self) -> None:
+        try:
+            with self._turnstile.passing(self, self._stop.is_set) as entered:
+                if not entered:
+                    raise AuditError("the attack was stopped before it began")
+                self._enter(Phase.RUNNING)
+                self._began = time.perf_counter()
+                reached = self._attack_all()
+                self._enter(Phase.JUDGING)
+                result = self._judge(reached)
+            self._ended = time.perf_counter()
+            with self._lock:
+                self._result = result
+                self._phase = Phase.DONE
+        except _AbandonedError:
+            self._enter(Phase.GONE)
+        except HardrankError as error:
+            self._fail(str(error))
+        except Exception:
+            _logger.exception("a live attack failed")
+            self._fail("the attack failed for a reason that is not yours to mend; the log of the app has the details")
+
+    def _enter(self, phase: Phase) -> None:
+        with self._lock:
+            self._phase = phase
+
+    def _fail(self, message: str) -> None:
+        with self._lock:
+            self._phase, self._message = Phase.GONE if self._gone.is_set() else Phase.FAILED, message
+
+    def _worker(self, served: Served) -> Worker:
+        return Worker(
+            served=served,
+            victim=self.victim,
+            attack=self.attack,
+            options=self.options,
+            method=self.methods[served.name],
+            trace=self._traces[served.name],
+            stop=self._stop,
+        )
+
+    def _attack_all(self) -> list[Reached]:
+        """Attack every model, each in a thread of its own."""
+        found: dict[int, Reached | BaseException] = {}
+
+        def work(place: int, worker: Worker) -> None:
+            try:
+                found[place] = worker.run()
+            except BaseException as error:
+                self._stop.set()  # the others need not go on
+                found[place] = error
+
+        threads = [
+            threading.Thread(target=work, args=(i, worker), name=f"attack on {worker.served.name}", daemon=True)
+            for i, worker in enumerate(self._workers)
+        ]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        self._check_present()
+        for outcome in found.values():
+            if isinstance(outcome, BaseException):
+                raise outcome
+        return [reached for _, reached in sorted(found.items()) if isinstance(reached, Reached)]
+
+    def _judge(self, reached: Sequence[Reached]) -> LiveResult:
+        subjects: dict[str, SubjectResult] = {}
+        for worker, one in zip(self._workers, reached, strict=True):
+            self._check_present()
+            found = worker.judge(one)
+            subjects[found.name] = found
+        self._check_present()
+        crossed = transfers(
+            [one.bench for one in reached], [one.prepared for one in reached], subjects, k=self.options.k
+        )
+        return LiveResult(subjects=subjects, transfer=crossed, stopped=any(one.result.cancelled for one in reached))
+
+    def _check_present(self) -> None:
+        if self._gone.is_set():
+            raise _AbandonedError
+
+
+class _AbandonedError(Exception):
+    """Nobody waits for the result."""

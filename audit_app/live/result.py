@@ -1,0 +1,155 @@
+"""What a live attack came to: the served models' rankings, the transfer between models, what survives a file."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from hardrank.audit_app.blackbox.method import BlackBoxResult
+from hardrank.audit_app.images.exact_png import Pixels, exact_png, pixels_hash
+from hardrank.audit_app.images.quantization import largest_change, to_eight_bits
+from hardrank.audit_app.images.transforms import Treatment, TreatmentOptions, treatments
+from hardrank.audit_app.live.outcome import Bench, Outcome
+from hardrank.audit_app.live.victim import Prepared
+from hardrank.models.preprocessing import to_unit
+from hardrank.trainer.attacks.runner import AttackOptions, AttackResult
+from hardrank.trainer.attacks.starts import random_noise
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Survival:
+    """An adversarial image after something happened to its file."""
+
+    title: str
+    outcome: Outcome
+    """Against the rankings of the untouched benign image."""
+    benign: Outcome
+    """The benign image after the same: how much of the movement is not the attack's doing."""
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class SubjectResult:
+    """What an attack did to one model, as that model is served."""
+
+    name: str
+    sha256: str
+    """Of the model."""
+    targets: tuple[int, ...]
+    """Gallery rows that were aimed at."""
+    tracked: tuple[tuple[int | None, int], ...]
+    """What the ranks are of: query (gallery row, None: the attacked image) and item (gallery row, N: the attacked
+    image), over all rankings."""
+    outcome: Outcome
+    """Of the exact PNG: 8-bit pixels through the served model."""
+    unrounded: Outcome
+    """Of the floats that the attack left, before they became 8-bit pixels."""
+    noise: Outcome
+    """Of random noise at the edge of the same budget."""
+    survival: Mapping[str, Survival]
+    """By treatment."""
+    before: Mapping[str, float]
+    """The attack's figures of the benign image."""
+    benign: Pixels
+    """(3,S,S)."""
+    pixels: Pixels
+    """(3,S,S): the attacked image."""
+    png: bytes
+    """It, within the border of the benign image: preprocessing gives exactly `pixels`."""
+    benign_png: bytes
+    """The benign image, made the same way."""
+    prepared_sha256: str
+    """Of `pixels`, which is what the network sees."""
+    change: float
+    """Norm of the perturbation of the PNG, in 255ths."""
+    passes: int
+    """Images that went through the network, forward and back where it gives gradients."""
+    queries: int | None
+    """Questions to the model about the image, by an attack that may only ask; None for gradients."""
+    seconds: float
+    """Of the attack on this model, side by side with the others."""
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class LiveResult:
+    """All that a live attack came to."""
+
+    subjects: Mapping[str, SubjectResult]
+    """By model."""
+    transfer: Mapping[tuple[str, str], Outcome]
+    """By model that was attacked, and model that is shown its image; the diagonal is the white-box result."""
+    stopped: bool
+    """Whether it was told to end early."""
+
+
+def conclude(
+    bench: Bench,
+    prepared: Prepared,
+    result: AttackResult,
+    engine: AttackOptions,
+    options: TreatmentOptions,
+    *,
+    seed: int,
+    seconds: float,
+) -> SubjectResult:
+    """Judge what an attack reached with the served model."""
+    served, pre = bench.served, bench.served.scene.subject.preprocessing
+    floats = result.images[0].float().cpu().numpy()
+    pixels = to_eight_bits(floats, prepared.pixels, epsilon=engine.epsilon, norm=engine.norm)
+    png = exact_png(pixels, prepared.canvas, pre)
+    benign_png = exact_png(prepared.pixels, prepared.canvas, pre)
+    kinds = treatments(options)
+    return SubjectResult(
+        name=served.name,
+        sha256=served.scene.subject.sha256,
+        targets=bench.targets,
+        tracked=tuple((view.query, row) for view in bench.views for row in view.tracked),
+        outcome=bench.measure(served.embed_file(png)),
+        unrounded=bench.measure(served.embed_floats(floats)),
+        noise=bench.measure(_noisy(bench, prepared, engine, seed)),
+        survival={key: _survival(bench, kind, png, benign_png) for key, kind in kinds.items()},
+        before=bench.measure(bench.benign).figures,
+        benign=prepared.pixels,
+        pixels=pixels,
+        png=png,
+        benign_png=benign_png,
+        prepared_sha256=pixels_hash(pixels),
+        change=largest_change(pixels, prepared.pixels, norm=engine.norm),
+        passes=result.passes,
+        queries=int(result.queries[0]) if isinstance(result, BlackBoxResult) else None,
+        seconds=seconds,
+    )
+
+
+def _survival(bench: Bench, treatment: Treatment, png: bytes, benign_png: bytes) -> Survival:
+    embed = bench.served.embed_file
+    return Survival(
+        title=treatment.title,
+        outcome=bench.measure(embed(treatment.apply(png))),
+        benign=bench.measure(embed(treatment.apply(benign_png))),
+    )
+
+
+def _noisy(bench: Bench, prepared: Prepared, engine: AttackOptions, seed: int) -> np.ndarray:
+    """Embed the image with random noise, in 8 bits like the attack."""
+    images = torch.from_numpy(to_unit(prepared.pixels))[None]
+    noisy = random_noise(images, engine, prepared.victims.ids, seed=seed)[0].numpy()
+    rounded = to_eight_bits(noisy, prepared.pixels, epsilon=engine.epsilon, norm=engine.norm)
+    return bench.served.embed(rounded)
+
+
+def transfers(
+    benches: Sequence[Bench], victims: Sequence[Prepared], subjects: Mapping[str, SubjectResult], *, k: int
+) -> dict[tuple[str, str], Outcome]:
+    """Show each model the PNGs made against the others, aimed at the same items of the gallery."""
+    found: dict[tuple[str, str], Outcome] = {}
+    for source in benches:
+        for target, prepared in zip(benches, victims, strict=True):
+            name, other = source.served.name, target.served.name
+            if name == other:
+                found[name, other] = subjects[name].outcome
+                continue
+            rows = torch.tensor([source.targets], dtype=torch.long).view(1, -1)
+            bench = Bench(target.served, target.attack, prepared.victims, rows, target.benign, own=prepared.own, k=k)
+            found[name, other] = bench.measure(target.served.embed_file(subjects[name].png))
+    return found

@@ -1,0 +1,89 @@
+"""The image under attack: an item of the gallery, or a file from elsewhere."""
+
+import hashlib
+import zlib
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from hardrank.audit_app.errors import AuditError
+from hardrank.audit_app.gallery.served import Served
+from hardrank.audit_app.images.exact_png import Pixels, crop_of
+from hardrank.audit_app.ranking.movement import head, rank_items
+from hardrank.models.preprocessing import to_unit
+from hardrank.trainer.attacks.attack import Victims, victims_in
+from hardrank.trainer.evaluation.retrieval import ABSENT
+
+
+@dataclass(frozen=True, kw_only=True)
+class Victim:
+    """Which image is attacked. Raises `AuditError` unless exactly one of `id` and `data` is given."""
+
+    id: str | None = None
+    """Of an item of the gallery."""
+    data: bytes | None = None
+    """The bytes of a file that is not in the gallery."""
+    label: str | None = None
+    """The class of such a file; None: that of the item nearest to it."""
+
+    def __post_init__(self) -> None:
+        if (self.id is None) == (self.data is None):
+            raise AuditError("name an item of the gallery or give a file to attack, and only one of them")
+
+    @property
+    def title(self) -> str:
+        """How a reader recognises it."""
+        return self.id or f"uploaded image {hashlib.sha256(self.data or b'').hexdigest()[:8]}"
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Prepared:
+    """A victim as one model sees it."""
+
+    own: int | None
+    """Its gallery row."""
+    pixels: Pixels
+    """(3,S,S): the benign image."""
+    canvas: Pixels
+    """(3,R,R): the square that it was cut from."""
+    victims: Victims
+    """The same for the attacks, a batch of one."""
+
+
+def prepare_victim(victim: Victim, served: Served) -> Prepared:
+    """Prepare an image for a model; raises `SceneError` for an unknown id, `UndecodableImageError` for a bad file."""
+    scene = served.scene
+    if victim.id is not None:
+        row = scene.collection.row(victim.id)
+        pixels = served.picture(row)
+        return Prepared(
+            own=row,
+            pixels=pixels,
+            canvas=served.canvas(served.file(row), pixels),
+            victims=victims_in(scene.gallery, torch.tensor([row])),
+        )
+    assert victim.data is not None
+    pixels = crop_of(victim.data, scene.subject.preprocessing)
+    device = scene.embeddings.device
+    with torch.no_grad():
+        point = scene.subject.judge(torch.from_numpy(to_unit(pixels))[None].to(device))
+    victims = Victims(
+        embeddings=point,
+        labels=torch.tensor([_label(victim, served, pixels)], device=device),
+        own=torch.tensor([ABSENT], device=device),
+        ids=torch.tensor([zlib.crc32(victim.data)], device=device),
+    )
+    return Prepared(own=None, pixels=pixels, canvas=served.canvas(victim.data, pixels), victims=victims)
+
+
+def _label(victim: Victim, served: Served, pixels: Pixels) -> int:
+    collection = served.scene.collection
+    if victim.label is None:
+        nearest = head(rank_items(np.asarray(served.matrix @ served.embed(pixels))), 1)[0]
+        return int(collection.labels[nearest])
+    if victim.label not in collection.classes:
+        raise AuditError(
+            f"{collection.name} has no class {victim.label!r}; choose one of its {len(collection.classes)}"
+        )
+    return collection.classes.index(victim.label)

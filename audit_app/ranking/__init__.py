@@ -1,0 +1,1 @@
+"""How rankings move under attack."""

@@ -1,0 +1,1 @@
+"""The report of an audit: JSON, CSV and one self-contained page."""

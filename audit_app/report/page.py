@@ -1,0 +1,185 @@
+"""report.html: the whole audit on one page that needs nothing but itself."""
+
+import io
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+import jinja2
+import markupsafe
+import numpy as np
+from PIL import Image
+
+from hardrank.audit_app.audit.runner import AuditResult, ModelResult
+from hardrank.audit_app.audit.worst_cases import WorstCase
+from hardrank.audit_app.drawing.markup import Markup, png_uri
+from hardrank.audit_app.drawing.score_figures import SERIES, WANTED, overall_bars, part_bars, score_curves, score_radar
+from hardrank.audit_app.gallery.embedded import Bytes, Scene
+from hardrank.audit_app.report.build import NOT_SAID, in_255
+from hardrank.audit_app.results.schema import AuditReport
+from hardrank.audit_app.results.scores import scores_of_report
+
+SIDE: Final = 72
+"""Pixels of a thumbnail, at most."""
+_TEMPLATES: Final = Path(__file__).parent / "templates"
+_CLASS_IMAGES: Final = 6
+
+
+@dataclass(frozen=True)
+class Picture:
+    """An image of the page."""
+
+    uri: str
+    """`data:` address."""
+    alt: str
+    caption: str = ""
+    style: str = ""
+    """Class of its frame: `same`, `aim` or none."""
+
+
+@dataclass(frozen=True)
+class Strip:
+    """A ranking's head."""
+
+    title: str
+    pictures: Sequence[Picture]
+
+
+@dataclass(frozen=True)
+class Case:
+    """A worst query."""
+
+    title: str
+    detail: str
+    story: str
+    trio: Sequence[Picture]
+    strips: Sequence[Strip]
+
+
+@dataclass(frozen=True)
+class ClassCase:
+    """A worst class."""
+
+    name: str
+    detail: str
+    pictures: Sequence[Picture]
+
+
+def render_page(report: AuditReport, result: AuditResult) -> str:
+    """Render a page without scripts and without addresses; all text is escaped."""
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(_TEMPLATES),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters["in_255"] = in_255
+    environment.filters["number"] = _number
+    environment.filters["percent"] = lambda value: f"{100 * value:.1f} %"
+    pictures = [_Pictures(one.scene) for one in result.models]
+    scores = scores_of_report(report)
+    return environment.get_template("report.html").render(
+        report=report,
+        series=[i % SERIES for i in range(len(report.models))],
+        keys=list(report.models[0].figures),
+        wanted=WANTED,
+        not_said=NOT_SAID,
+        ers_bars=_safe(overall_bars(scores)),
+        part_bars=_safe(part_bars(scores)),
+        radar=_safe(score_radar(scores)) if len(report.models[0].figures) >= 3 else "",
+        curves=[_safe(curve) for curve in score_curves(scores)],
+        cases=[
+            [_case(case, drawn, one) for case in one.cases] for one, drawn in zip(result.models, pictures, strict=True)
+        ],
+        classes=[_classes(one, drawn) for one, drawn in zip(result.models, pictures, strict=True)],
+        complete=all(model.ers is not None for model in report.models),
+    )
+
+
+class _Pictures:
+    """Thumbnails of a gallery, each made once."""
+
+    def __init__(self, scene: Scene) -> None:
+        self._scene = scene
+        self._made: dict[int, str] = {}
+
+    def of(self, row: int, *, caption: str = "", style: str = "") -> Picture:
+        if row not in self._made:
+            self._made[row] = thumbnail(self._scene.pixels(np.array([row]))[0])
+        return Picture(self._made[row], self.name(row), caption, style)
+
+    def name(self, row: int) -> str:
+        """An image's id and class."""
+        label = self._scene.collection.label(row)
+        return self._scene.collection.ids[row] + (f" ({label})" if label else "")
+
+
+def thumbnail(pixels: Bytes) -> str:
+    """Give uint8 (3,S,S) as a PNG address, shrunk to `SIDE` pixels where it is larger."""
+    image = Image.fromarray(np.ascontiguousarray(pixels.transpose(1, 2, 0)))
+    if max(image.size) > SIDE:
+        image = image.resize((SIDE, SIDE), Image.Resampling.LANCZOS)
+    stream = io.BytesIO()
+    image.save(stream, format="PNG", optimize=True)
+    return png_uri(stream.getvalue())
+
+
+def amplified(benign: Bytes, adversarial: Bytes) -> tuple[Bytes, float]:
+    """Give the difference of two images around grey, as strong as it can be shown, and by how much it was amplified."""
+    change = adversarial.astype(np.float64) - benign
+    largest = float(np.abs(change).max())
+    factor = 127 / largest if largest else 1.0
+    return np.rint(128 + factor * change).clip(0, 255).astype(np.uint8), factor
+
+
+def _safe(markup: Markup) -> markupsafe.Markup:
+    """Hand markup whose contents are escaped already to the template."""
+    return markupsafe.Markup(markup)
+
+
+def _number(value: float | None, digits: int = 1) -> str:
+    return "–" if value is None else f"{value:.{digits}f}"
+
+
+def _case(case: WorstCase, pictures: _Pictures, model: ModelResult) -> Case:
+    collection, row = model.scene.collection, case.query.row
+    change, factor = amplified(case.benign, case.adversarial)
+    label = collection.labels[case.ranked_by]
+    trio = [
+        Picture(thumbnail(case.benign), pictures.name(row), "untouched"),
+        Picture(thumbnail(case.adversarial), f"{pictures.name(row)}, attacked", "attacked"),
+        Picture(thumbnail(change), "the perturbation", f"change × {factor:.0f}"),
+    ]
+
+    def strip(title: str, rows: Sequence[int]) -> Strip:
+        found = []
+        for rank, one in enumerate(rows, start=1):
+            style = "aim" if case.aimed and one in case.tracked else ("same" if collection.labels[one] == label else "")
+            found.append(pictures.of(one, caption=str(rank), style=style))
+        return Strip(title, found)
+
+    whose = "" if case.ranked_by == row else f" of the query {pictures.name(case.ranked_by)}"
+    moves = [
+        f"from rank {before} to {after}" for before, after in zip(case.tracked_before, case.tracked_after, strict=True)
+    ]
+    what = "What it aims at" if case.aimed else "The former first item"
+    wanted = WANTED.get(case.attack, WANTED.get(f"{case.attack}:D", ""))
+    moved = f"{what} moves {', '.join(moves)} of {case.ranked}."
+    return Case(
+        title=pictures.name(row),
+        detail=f"mean score {case.query.score:.1f}; weakest {case.query.weakest}",
+        story=f"{case.attack}: {wanted}. {moved} The embedding moves by {case.moved:.2f} (of 2).",
+        trio=trio,
+        strips=[strip(f"ranking{whose} before", case.before), strip("after", case.after)],
+    )
+
+
+def _classes(model: ModelResult, pictures: _Pictures) -> list[ClassCase]:
+    found = []
+    for one in model.worst_classes:
+        name = model.scene.collection.classes[one.label] or "no class"
+        detail = f"score {one.score:.1f} over {len(one.rows)} images, Recall@1 {one.recall_at_1:.0f} % untouched"
+        found.append(ClassCase(name, detail, [pictures.of(row) for row in one.rows[:_CLASS_IMAGES]]))
+    return found

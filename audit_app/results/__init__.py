@@ -1,0 +1,1 @@
+"""Audit results: the schema, the gate and the scores read from them."""

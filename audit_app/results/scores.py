@@ -1,0 +1,108 @@
+"""Scores of models as the page shows them, wherever they come from: a bundle's card, or the report of an audit."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from pydantic import ValidationError
+
+from hardrank.audit_app.results.schema import AuditReport, BenignEntry, CheckEntry, CurveEntry, FigureEntry, ModelEntry
+from hardrank.models.bundle import Card
+from hardrank.trainer.attacks.registry import standard_attacks
+
+
+@dataclass(frozen=True, kw_only=True)
+class Scores:
+    """What is known of a model."""
+
+    name: str
+    told: str
+    """Defense, and how it was attacked."""
+    score: float
+    """ERS, 0 … 100; the mean score of the figures where these are not all ten."""
+    low: float
+    high: float
+    """Ends of its 95 % interval."""
+    complete: bool
+    """Whether the score is ERS."""
+    figures: Mapping[str, FigureEntry]
+    benign: Mapping[str, float]
+    """By name: Recall@1 and the rest, of untouched images."""
+    n: int
+    """Attacked images."""
+    gallery: int
+    """Images that are ranked."""
+    epsilon: float
+    """Of pixels in [0,1]."""
+    steps: int
+    checks: Sequence[CheckEntry]
+    """Reasons not to trust the evaluation."""
+    curves: Sequence[CurveEntry] = ()
+
+
+_BENIGN = ("recall_at_1", "recall_at_2", "mean_ap", "map_at_r", "nmi", "mean_cosine")
+
+
+def scores_of_card(card: Card) -> Scores | None:
+    """Read what a bundle's card says; None where it was not measured, or not by all ten results."""
+    found = card.robustness
+    if not found:
+        return None
+    scales = {figure.key: figure for attack in standard_attacks().values() for figure in attack.figures}
+    try:
+        figures = {
+            key: FigureEntry(
+                **values,
+                unit=scales[key].unit,
+                help=scales[key].help,
+                attacked=scales[key].attacked,
+                resisted=scales[key].resisted,
+            )
+            for key, values in found["figures"].items()
+        }
+        return Scores(
+            name=card.name,
+            told=card.defense,
+            score=float(found["ers"]),
+            low=float(found["ers_low"]),
+            high=float(found["ers_high"]),
+            complete=True,
+            figures=figures,
+            benign={key: card.metrics[key] for key in _BENIGN if key in card.metrics},
+            n=int(found["n"]),
+            gallery=int(found["gallery"]),
+            epsilon=float(found["options"]["epsilon"]),
+            steps=int(found["options"]["steps"]),
+            checks=[CheckEntry(**check) for check in found["checks"]],
+        )
+    except (KeyError, TypeError, ValueError, ValidationError):  # a card of another version, or made by hand
+        return None
+
+
+def scores_of_report(report: AuditReport) -> list[Scores]:
+    """Read what an audit found of each model."""
+    return [_of_model(report, model) for model in report.models]
+
+
+def _of_model(report: AuditReport, model: ModelEntry) -> Scores:
+    score = model.score if model.ers is None else model.ers
+    asked = f"{model.method['name']}, {model.queries} questions" if model.queries is not None else model.method["name"]
+    return Scores(
+        name=model.name,
+        told=f"{model.defense} · {asked}" if model.defense else str(asked),
+        score=score,
+        low=score if model.ers_low is None else model.ers_low,
+        high=score if model.ers_high is None else model.ers_high,
+        complete=model.ers is not None,
+        figures=model.figures,
+        benign=_benign(model.benign),
+        n=model.n,
+        gallery=report.settings.gallery.items,
+        epsilon=report.settings.epsilon,
+        steps=report.settings.steps,
+        checks=model.checks,
+        curves=model.curves,
+    )
+
+
+def _benign(entry: BenignEntry | None) -> dict[str, float]:
+    return {} if entry is None else {key: float(getattr(entry, key)) for key in _BENIGN}

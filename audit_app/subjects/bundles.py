@@ -1,0 +1,68 @@
+"""What lies on this machine to be audited: bundles, and the images of the runs that made them."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from hardrank.models.bundle import CARD, BundleError, Card, load_card
+from hardrank.serving.store.manifest import MANIFEST
+
+_BENIGN, _ROBUST = "-benign", "-robust"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Entry:
+    """A bundle."""
+
+    folder: Path
+    card: Card
+
+    @property
+    def name(self) -> str:
+        """Of the bundle."""
+        return self.card.name
+
+
+@dataclass(frozen=True, kw_only=True)
+class Catalogue:
+    """The bundles of a folder."""
+
+    entries: tuple[Entry, ...]
+    """The newest first."""
+    problems: tuple[str, ...]
+    """Folders that look like bundles and cannot be read."""
+
+    def default(self) -> tuple[Entry, ...]:
+        """Choose what to begin with: the newest pair of a benign and a robust model of one run, else the newest."""
+        folders = {entry.folder.name: entry for entry in self.entries}
+        for entry in self.entries:
+            name = entry.folder.name
+            stem = name.removesuffix(_ROBUST).removesuffix(_BENIGN)
+            pair = [folders.get(stem + _BENIGN), folders.get(stem + _ROBUST)]
+            if name != stem and all(pair):
+                return tuple(one for one in pair if one)
+        return self.entries[:1]
+
+
+def read_catalogue(zoo: Path) -> Catalogue:
+    """List the bundles in the folder `zoo`; a folder that is not there holds none."""
+    entries, problems = [], []
+    for card in sorted(zoo.glob(f"*/{CARD}")):
+        try:
+            entries.append(Entry(folder=card.parent, card=load_card(card.parent)))
+        except BundleError as error:
+            problems.append(str(error))
+    entries.sort(key=lambda entry: entry.card.created, reverse=True)
+    return Catalogue(entries=tuple(entries), problems=tuple(problems))
+
+
+def stamp_of(paths: Sequence[str]) -> tuple[tuple[str, int], ...]:
+    """Tell whether what lies at `paths` is what lay there before: changes of it change the stamp."""
+    marks = []
+    for text in paths:
+        place = Path(text).expanduser()
+        known = [place / name for name in (CARD, MANIFEST, "items.sqlite", "items.sqlite-wal")]
+        # Reading an index changes its folder too, and leaves an empty log of SQLite there.
+        files = [file for file in known if file.is_file() and file.stat().st_size] or [place]
+        marks += [(str(file), file.stat().st_mtime_ns) for file in files if file.exists()]
+    return tuple(marks)

@@ -1,0 +1,183 @@
+"""Networks of timm and torchvision as embedders: their features, on the unit sphere."""
+
+import hashlib
+from collections.abc import Callable
+from dataclasses import dataclass
+from enum import StrEnum
+from pathlib import Path
+from typing import Any, Final
+
+import torch
+from torch import Tensor, nn
+
+from hardrank.audit_app.errors import SubjectError
+from hardrank.models.backbones import build_backbone
+from hardrank.models.embedder import Architecture, Embedder
+from hardrank.models.preprocessing import Preprocessing
+
+TIMM: Final = "timm/"
+
+
+class Weights(StrEnum):
+    """What a network of timm or torchvision knows."""
+
+    IMAGENET = "imagenet"
+    """The library's own pretrained weights, where they lie in its cache already."""
+    RANDOM = "random"
+    """Nothing: drawn from seed 0."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Pretrained:
+    """A network of a library, ready to embed."""
+
+    embedder: Embedder
+    """Its head is the identity: an embedding is the features, normalised."""
+    preprocessing: Preprocessing
+    sha256: str
+    """Over the names and values of its weights, hexadecimal."""
+    notes: tuple[str, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Recipe:
+    """What a library says of a network's input, and where its weights lie."""
+
+    size: int
+    resize: int
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    file: Path | None
+    """Pretrained weights in the cache; None: they are not there."""
+    place: str
+    """Where they would come from."""
+
+
+def load_pretrained(name: str, *, weights: Weights, size: int | None = None) -> Pretrained:
+    """Build `timm/NAME` or a torchvision name. Nothing is fetched: pretrained weights must be in the cache.
+
+    Raises `BackboneError` for an unknown name, `SubjectError` where the weights are not at hand.
+    """
+    recipe = _of_timm(name) if name.startswith(TIMM) else _of_torchvision(name)
+    side = size or recipe.size
+    if weights is Weights.IMAGENET and recipe.file is None:
+        raise SubjectError(
+            f"the ImageNet weights of {name} are not in the cache, and nothing is fetched here: fetch them once with "
+            f"the library itself ({recipe.place}), or ask for random weights"
+        )
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        backbone, width = _MAKERS[weights](name, side, recipe)
+    architecture = Architecture(backbone=name, dimension=width, image_size=side)
+    embedder = Embedder(backbone.eval(), width, architecture).eval()
+    with torch.no_grad():
+        embedder.head.weight.copy_(torch.eye(width))
+        embedder.head.bias.zero_()
+        embedder.mean.copy_(torch.tensor(recipe.mean).view(1, 3, 1, 1))
+        embedder.std.copy_(torch.tensor(recipe.std).view(1, 3, 1, 1))
+    notes = ["the embedding is the network's features, normalised to length 1: it was not trained for retrieval"]
+    if weights is Weights.RANDOM:
+        notes.append("the weights are random: this model knows nothing")
+    resize = recipe.resize if side == recipe.size else round(side * recipe.resize / recipe.size)
+    return Pretrained(
+        embedder=embedder,
+        preprocessing=Preprocessing(resize=max(side, resize), crop=side),
+        sha256=state_hash(backbone),
+        notes=tuple(notes),
+    )
+
+
+def state_hash(module: nn.Module) -> str:
+    """SHA-256 over the names, shapes and values of a network's state, hexadecimal."""
+    whole = hashlib.sha256()
+    for name, value in sorted(module.state_dict().items()):
+        tensor: Tensor = value.detach().cpu().contiguous()
+        whole.update(f"{name}\0{tensor.dtype}\0{tuple(tensor.shape)}\0".encode())
+        whole.update(tensor.view(-1).view(torch.uint8).numpy().tobytes() if tensor.numel() else b"")
+    return whole.hexdigest()
+
+
+def _random(name: str, side: int, recipe: _Recipe) -> tuple[nn.Module, int]:
+    return build_backbone(name, image_size=side, imagenet=False)
+
+
+def _cached(name: str, side: int, recipe: _Recipe) -> tuple[nn.Module, int]:
+    """Build without weights, then read those of the cache: no library gets to ask the network for anything."""
+    if not name.startswith(TIMM):
+        return build_backbone(name, image_size=side, imagenet=True)  # torchvision looks into its cache first
+    import timm
+
+    backbone, width = build_backbone(name, image_size=side, imagenet=False)
+    overlay = {"file": str(recipe.file)}
+    try:
+        known: nn.Module = timm.create_model(
+            name.removeprefix(TIMM), pretrained=True, num_classes=0, pretrained_cfg_overlay=overlay
+        )
+    except Exception as error:  # damaged files raise what their reader raises
+        raise SubjectError(f"the weights of {name} in {recipe.file} cannot be loaded: {error}") from error
+    backbone.load_state_dict(known.state_dict())
+    return backbone, width
+
+
+_MAKERS: Final[dict[Weights, Callable[[str, int, _Recipe], tuple[nn.Module, int]]]] = {
+    Weights.RANDOM: _random,
+    Weights.IMAGENET: _cached,
+}
+
+
+def _of_timm(name: str) -> _Recipe:
+    import timm
+
+    config = timm.get_pretrained_cfg(name.removeprefix(TIMM))
+    if config is None:  # an unknown name, or one that never had weights: building it tells which
+        build_backbone(name, image_size=224, imagenet=False)
+        return _Recipe(
+            size=224, resize=256, mean=_GREY, std=_SPREAD, file=None, place="timm has no weights for this network"
+        )
+    size = int(config.input_size[-1])
+    return _Recipe(
+        size=size,
+        resize=round(size / (config.crop_pct or 1.0)),
+        mean=tuple(config.mean),
+        std=tuple(config.std),
+        file=_timm_file(config),
+        place=f"timm.create_model({name.removeprefix(TIMM)!r}, pretrained=True)",
+    )
+
+
+_GREY: Final = (0.5, 0.5, 0.5)
+_SPREAD: Final = (0.5, 0.5, 0.5)
+
+
+def _timm_file(config: Any) -> Path | None:
+    """Find a network's weights where timm would have put them, without asking anybody."""
+    from huggingface_hub import try_to_load_from_cache
+
+    if config.hf_hub_id:
+        for file in (config.hf_hub_filename, "model.safetensors", "pytorch_model.bin"):
+            found = try_to_load_from_cache(config.hf_hub_id, file) if file else None
+            if isinstance(found, str):
+                return Path(found)
+    return _in_torch_cache(config.url) if config.url else None
+
+
+def _in_torch_cache(url: str) -> Path | None:
+    path = Path(torch.hub.get_dir()) / "checkpoints" / url.rpartition("/")[2]
+    return path if path.is_file() else None
+
+
+def _of_torchvision(name: str) -> _Recipe:
+    import torchvision
+
+    if name not in torchvision.models.list_models(module=torchvision.models):
+        build_backbone(name, image_size=224, imagenet=False)  # says what is wrong with the name
+    weights = torchvision.models.get_model_weights(name).DEFAULT
+    wanted = weights.transforms()
+    return _Recipe(
+        size=int(wanted.crop_size[0]),
+        resize=int(wanted.resize_size[0]),
+        mean=tuple(wanted.mean),
+        std=tuple(wanted.std),
+        file=_in_torch_cache(weights.url),
+        place=f"torchvision.models.get_model({name!r}, weights='DEFAULT')",
+    )

@@ -1,0 +1,320 @@
+"""Models under audit: bundles, networks of timm and torchvision, plain ONNX files, behind one face."""
+
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from enum import StrEnum
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from hardrank.audit_app.errors import SubjectError
+from hardrank.audit_app.subjects.library_models import TIMM, Weights, load_pretrained
+from hardrank.audit_app.subjects.onnx_file import LARGEST_FILE, OnnxFile, PixelScale
+from hardrank.models.bundle import CARD, Card, load_embedder
+from hardrank.models.embedder import Embed, Embedder
+from hardrank.models.folded import FoldedEmbedder
+from hardrank.models.preprocessing import Preprocessing
+from hardrank.serving.engine import Device, Engine
+from hardrank.trainer.runtime.environment import gains_from_bf16
+
+Pixels = npt.NDArray[np.float32]
+Serve = Callable[[Pixels], Pixels]
+"""float32 (N,3,S,S) in [0,1] → float32 (N,D) of norm 1."""
+
+SUFFIX: Final = ".onnx"
+_LABEL: Final = re.compile(r"(?P<label>[\w.\-+ ]{1,64})=(?P<rest>.+)", re.DOTALL)
+
+
+class SubjectKind(StrEnum):
+    """Where a model comes from."""
+
+    BUNDLE = "bundle"
+    BACKBONE = "backbone"
+    """A network of timm or torchvision."""
+    ONNX = "onnx"
+    """A plain ONNX file, which gives no gradients."""
+
+
+class Precision(StrEnum):
+    """Arithmetic of the passes that give gradients; judgement is always in float32."""
+
+    AUTO = "auto"
+    """bf16 where the hardware multiplies it faster."""
+    FLOAT32 = "float32"
+    BF16 = "bf16"
+
+
+@dataclass(frozen=True, kw_only=True)
+class SubjectOptions:
+    """How models are loaded."""
+
+    device: Device = Device.AUTO
+    """auto (a GPU where there is one), cpu or cuda."""
+    precision: Precision = Precision.AUTO
+    """Of the passes that give gradients."""
+    threads: int = 0
+    """Threads of ONNX Runtime; 0: one for each core."""
+    size: int | None = None
+    """Side of the input in pixels, for timm, torchvision and ONNX files that leave it open; None: their own."""
+    resize: int | None = None
+    """Side of the square that images are resized to before the input is cut from its centre; None: 8/7 of it for
+    ONNX files, else the model's own."""
+    weights: Weights = Weights.IMAGENET
+    """Of timm and torchvision networks."""
+    scale: PixelScale = PixelScale.UNIT
+    """What values an ONNX file expects of the pixels."""
+    output: str | None = None
+    """Which output of an ONNX file is the embedding; None: the only one."""
+    largest_onnx: int = LARGEST_FILE
+    """Bytes of an ONNX file that is read at all."""
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Subject:
+    """A model under audit. All of its functions may be called from several threads at once."""
+
+    name: str
+    """How it is called in reports."""
+    kind: SubjectKind
+    source: str
+    """What was asked for: a path or a library's name."""
+    sha256: str
+    """Of model.onnx, of the ONNX file, or over a library network's weights; hexadecimal."""
+    preprocessing: Preprocessing
+    dimension: int
+    """D, coordinates of an embedding."""
+    device: torch.device
+    """Where `embed` and `judge` run."""
+    embed: Embed | None
+    """Differentiable, in the precision asked for; None: there are no gradients, only black-box attacks."""
+    judge: Embed
+    """The same function in float32: (N,3,S,S) in [0,1] on `device` → (N,D) of norm 1; without gradients for ONNX."""
+    serve: Serve
+    """The model as it answers queries: ONNX Runtime where `runtime` says so."""
+    runtime: str
+    """What `serve` runs on, as `ONNX Runtime`."""
+    precision: str
+    """Of the passes that give gradients: `float32`, `bf16 backbone, float32 head`, or `none`."""
+    card: Card | None = None
+    """Of a bundle."""
+    notes: tuple[str, ...] = ()
+    """What a reader of results should know: what was taken for granted or mended at loading."""
+
+    @property
+    def white_box(self) -> bool:
+        """Whether attacks can use gradients."""
+        return self.embed is not None
+
+    @property
+    def gradients(self) -> Embed:
+        """Give `embed`, or raise `SubjectError` where there is none."""
+        if self.embed is None:
+            raise SubjectError(
+                f"{self.name} is a plain ONNX file and gives no gradients; use a black-box attack, or its bundle"
+            )
+        return self.embed
+
+    @property
+    def size(self) -> int:
+        """S, side of the input, pixels."""
+        return self.preprocessing.crop
+
+    def describe(self) -> dict[str, Any]:
+        """Give what a report says of the model, ready for JSON."""
+        return {
+            "name": self.name,
+            "kind": str(self.kind),
+            "source": self.source,
+            "sha256": self.sha256,
+            "dimension": self.dimension,
+            "preprocessing": self.preprocessing.to_dict(),
+            "runtime": self.runtime,
+            "precision": self.precision,
+            "defense": self.card.defense if self.card else None,
+            "recipe": self.card.recipe if self.card else None,
+            "run_id": self.card.run_id if self.card else None,
+            "notes": list(self.notes),
+        }
+
+
+def load_subject(text: str, options: SubjectOptions | None = None) -> Subject:
+    """Load a bundle's folder, an ONNX file, `timm/NAME` or a torchvision name; `LABEL=…` before it renames it.
+
+    Raises `SubjectError`, `BundleError` for a damaged bundle, `BackboneError` for an unknown name.
+    """
+    options = options or SubjectOptions()
+    label, asked = _labelled(text)
+    subject = _LOADERS[_kind_of(asked)](asked, options)
+    return replace(subject, name=label or subject.name)
+
+
+def load_subjects(texts: Sequence[str], options: SubjectOptions | None = None) -> list[Subject]:
+    """Load several models; raises `SubjectError` where two share a name."""
+    subjects = [load_subject(text, options) for text in texts]
+    check_names_differ(subjects)
+    return subjects
+
+
+def absolute_model(text: str) -> str:
+    """Name the same model by a whole path, which leads there from any working directory; names stay as they are."""
+    label, asked = _labelled(text)
+    if _kind_of(asked) is SubjectKind.BACKBONE:
+        return text
+    path = str(Path(asked).expanduser().absolute())
+    return path if label is None else f"{label}={path}"
+
+
+def check_names_differ(subjects: Sequence[Subject]) -> None:
+    """Raise `SubjectError` unless there are models, and no two share a name."""
+    if not subjects:
+        raise SubjectError("there is no model to audit; name at least one")
+    names = [subject.name for subject in subjects]
+    if twice := sorted({name for name in names if names.count(name) > 1}):
+        raise SubjectError(f"two models are called {twice[0]!r}; rename one: LABEL={subjects[0].source}")
+
+
+def _labelled(text: str) -> tuple[str | None, str]:
+    match = _LABEL.fullmatch(text)
+    if match is None or Path(text).expanduser().exists():
+        return None, text
+    return match["label"], match["rest"]
+
+
+def _kind_of(text: str) -> SubjectKind:
+    path = Path(text).expanduser()
+    if text.startswith(TIMM) and not path.exists():
+        return SubjectKind.BACKBONE
+    if path.is_dir() or path.name == CARD:
+        return SubjectKind.BUNDLE
+    if path.suffix == SUFFIX or path.is_file():
+        return SubjectKind.ONNX
+    if "/" in text or "\\" in text or text.startswith((".", "~")):
+        raise SubjectError(
+            f"{text} is not there: give the folder of a bundle, an ONNX file, timm/NAME or a torchvision name"
+        )
+    return SubjectKind.BACKBONE
+
+
+def _bundle(text: str, options: SubjectOptions) -> Subject:
+    folder = Path(text).expanduser()
+    folder = folder.parent if folder.name == CARD else folder
+    engine = Engine(folder, threads=options.threads, device=options.device)  # verifies the hashes
+    embedder = load_embedder(folder, verify=False)
+    device = _device(options)
+    twins = _twins(embedder, device, options)
+    return Subject(
+        name=engine.card.name,
+        kind=SubjectKind.BUNDLE,
+        source=text,
+        sha256=engine.model_sha256,
+        preprocessing=engine.preprocessing,
+        dimension=engine.dimension,
+        device=device,
+        embed=twins.swift,
+        judge=twins.exact,
+        serve=engine.embed,
+        runtime=f"ONNX Runtime ({engine.device})",
+        precision=twins.precision,
+        card=engine.card,
+    )
+
+
+def _backbone(text: str, options: SubjectOptions) -> Subject:
+    loaded = load_pretrained(text, weights=options.weights, size=options.size)
+    device = _device(options)
+    twins = _twins(loaded.embedder, device, options)
+
+    def serve(pixels: Pixels) -> Pixels:
+        with torch.no_grad():
+            found: Pixels = twins.exact(torch.from_numpy(pixels).to(device)).cpu().numpy()
+        return found
+
+    return Subject(
+        name=text,
+        kind=SubjectKind.BACKBONE,
+        source=text,
+        sha256=loaded.sha256,
+        preprocessing=_resized(loaded.preprocessing, options.resize),
+        dimension=loaded.embedder.architecture.dimension,
+        device=device,
+        embed=twins.swift,
+        judge=twins.exact,
+        serve=serve,
+        runtime=f"PyTorch ({device.type})",
+        precision=twins.precision,
+        notes=loaded.notes,
+    )
+
+
+def _onnx(text: str, options: SubjectOptions) -> Subject:
+    path = Path(text).expanduser()
+    device = _device(options)
+    file = OnnxFile(
+        path,
+        size=options.size,
+        scale=options.scale,
+        output=options.output,
+        threads=options.threads,
+        cuda=device.type == "cuda",
+        largest=options.largest_onnx,
+    )
+
+    def judge(images: Tensor) -> Tensor:
+        return torch.from_numpy(file.embed(images.detach().float().cpu().contiguous().numpy())).to(images.device)
+
+    return Subject(
+        name=path.stem,
+        kind=SubjectKind.ONNX,
+        source=text,
+        sha256=file.sha256,
+        preprocessing=_resized(Preprocessing(resize=round(file.size * 8 / 7), crop=file.size), options.resize),
+        dimension=file.dimension,
+        device=device,
+        embed=None,
+        judge=judge,
+        serve=file.embed,
+        runtime=f"ONNX Runtime ({device.type})",
+        precision="none",
+        notes=tuple(file.notes),
+    )
+
+
+_LOADERS: Final[Mapping[SubjectKind, Callable[[str, SubjectOptions], Subject]]] = {
+    SubjectKind.BUNDLE: _bundle,
+    SubjectKind.BACKBONE: _backbone,
+    SubjectKind.ONNX: _onnx,
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Twins:
+    """The same network for gradients and for judgement."""
+
+    swift: FoldedEmbedder
+    exact: FoldedEmbedder
+    precision: str
+
+
+def _twins(embedder: Embedder, device: torch.device, options: SubjectOptions) -> _Twins:
+    embedder = embedder.to(device).eval()
+    exact = FoldedEmbedder(embedder)
+    low = options.precision is Precision.BF16 or (options.precision is Precision.AUTO and gains_from_bf16(device))
+    if not low:
+        return _Twins(swift=exact, exact=exact, precision="float32")
+    swift = FoldedEmbedder(embedder, dtype=torch.bfloat16)
+    return _Twins(swift=swift, exact=exact, precision="bf16 backbone, float32 head")
+
+
+def _device(options: SubjectOptions) -> torch.device:
+    if options.device is Device.CUDA and not torch.cuda.is_available():
+        raise SubjectError("no CUDA device is at hand: choose auto or cpu, or check the driver with nvidia-smi")
+    return torch.device("cuda" if options.device is not Device.CPU and torch.cuda.is_available() else "cpu")
+
+
+def _resized(preprocessing: Preprocessing, resize: int | None) -> Preprocessing:
+    return preprocessing if resize is None else Preprocessing(resize=resize, crop=preprocessing.crop)

@@ -1,0 +1,1 @@
+"""How much two models agree about a query."""

@@ -1,0 +1,1 @@
+"""Backends that find candidates, behind one interface: one a file."""

@@ -1,0 +1,310 @@
+"""An index on disk: search, and change while others search.
+
+What is there is decided by commits to the table of items alone; vectors are on the disk before the commit that owns
+them, and approximate structures may be missing. So whatever moment a process is killed at, all that was acknowledged
+is there when the index is opened again, and nothing else.
+
+Searches work on a snapshot, which never changes; a change makes another one and puts it in its place.
+"""
+
+import hashlib
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from types import TracebackType
+from typing import Final, Self
+
+import numpy as np
+import numpy.typing as npt
+
+from hardrank.models.files import atomic_folder
+from hardrank.models.preprocessing import UndecodableImageError, read_bytes
+from hardrank.serving.ann.backend import ShowStage
+from hardrank.serving.index.maintenance import Upkeep
+from hardrank.serving.index.rescoring import Best, rank
+from hardrank.serving.index.state import Current, Holdings
+from hardrank.serving.index.stats import IndexStats, index_stats
+from hardrank.serving.store.errors import IndexExistsError, InvalidSearchError
+from hardrank.serving.store.item_table import Known
+from hardrank.serving.store.items import (
+    DuplicateItemError,
+    InvalidItemError,
+    Item,
+    Match,
+    NewItem,
+    UnknownItemError,
+    UnknownLabelError,
+    check_vectors,
+)
+from hardrank.serving.store.manifest import IndexIdentity, read_identity
+
+_TRIES: Final = 5
+
+
+class SearchIndex:
+    """An open index; use `create` or `open`. All methods may be called from several threads at once."""
+
+    def __init__(self, folder: Path, identity: IndexIdentity, *, writable: bool, upkeep: bool) -> None:
+        self.folder = folder
+        self.identity = identity
+        """What the index is: model, dimension, preprocessing, backend."""
+        self.writable = writable
+        self._holdings = Holdings(folder, identity, writable=writable)
+        self._table = self._holdings.table
+        self._upkeep = Upkeep(self._holdings, unasked=upkeep)
+        self._upkeep.tend()
+
+    @classmethod
+    def create(cls, folder: Path, *, identity: IndexIdentity, upkeep: bool = True) -> Self:
+        """Make an empty index in a new folder and open it for writing (see `open`); raises `IndexExistsError`."""
+        if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+            raise IndexExistsError(f"{folder} is there already; open it, or choose another folder for a new index")
+        with atomic_folder(folder) as unfinished:
+            Holdings.create(unfinished)
+            identity.write(unfinished)
+        return cls(folder, identity, writable=True, upkeep=upkeep)
+
+    @classmethod
+    def open(
+        cls, folder: Path, *, model_sha256: str | None = None, writable: bool = False, upkeep: bool = True
+    ) -> Self:
+        """Open an index. With `upkeep`, a thread settles whenever that is due (see `settle`); else nobody does unasked.
+
+        Raises `IndexNotFoundError`, `IndexDamagedError`, and `WrongModelError` for another model than `model_sha256`.
+        """
+        identity = read_identity(folder)
+        if model_sha256 is not None:
+            identity.check_model(folder, model_sha256)
+        return cls(folder, identity, writable=writable, upkeep=upkeep)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Let go of files and memory; searches in flight finish, and upkeep that is under way saves nothing."""
+        self._upkeep.end()
+        self._holdings.close()
+
+    # ------------------------------------------------------------------ reading
+
+    @property
+    def size(self) -> int:
+        """Items."""
+        return self._holdings.current.snapshot.size
+
+    @property
+    def generation(self) -> int:
+        """Commits so far, as far as this object has seen them."""
+        return self._holdings.current.snapshot.state.generation
+
+    def search(
+        self,
+        queries: npt.NDArray[np.float32],
+        k: int,
+        *,
+        label: str | None = None,
+        exclude: Sequence[str | None] = (),
+        fewer: bool = False,
+    ) -> list[list[Match]]:
+        """Find the k items most similar to each query (Q,D), best first; ties in the order of addition.
+
+        `exclude` names, for each query, an item to leave out (itself, say). Fewer than k are found where the label has
+        fewer items, or one is left out of k. Raises `InvalidSearchError` unless 1 ≤ k ≤ size and queries are of norm 1,
+        `UnknownLabelError` for a label that no item has. With `fewer`, k may be above the size, and all are found: for
+        a k that fitted when it was chosen, and items that others delete meanwhile.
+        """
+        queries = np.asarray(queries, dtype=np.float32)
+        self._check_search(queries, k, label, exclude, fewer=fewer)
+        for _ in range(_TRIES):
+            found = self._best(queries, k, label, exclude)
+            rows = {int(row) for one in found for row in one.rows}
+            items = self._table.items(sorted(rows))
+            if len(items) == len(rows):
+                break
+            self.refresh()  # an item was deleted since the snapshot: look again without it
+        return [_matches(one, items) for one in found]
+
+    def item(self, id: str) -> Item:
+        """Give an item; raises `UnknownItemError`."""
+        return self._table.item(id)
+
+    def vector(self, id: str) -> npt.NDArray[np.float32]:
+        """Give an item's vector (D,); raises `UnknownItemError`."""
+        row = np.array([self._table.item(id).row])
+        for _ in range(_TRIES):
+            snapshot = self._holdings.current.snapshot
+            slot = int(snapshot.slots_of(row)[0])
+            if slot >= 0:
+                return np.array(snapshot.vectors[slot], dtype=np.float32)
+            self.refresh()
+        raise UnknownItemError(f"no item has the id {id!r}")
+
+    def thumbnail(self, id: str) -> bytes:
+        """Give an item's thumbnail, a PNG, empty where it has none; raises `UnknownItemError`."""
+        return self._table.thumbnail(id)
+
+    def original(self, id: str) -> bytes | None:
+        """Give the bytes of the file that an item was made of; None where it is gone, has changed, or is too large."""
+        source = self._table.source(id)
+        if source is None:
+            return None
+        try:
+            data = read_bytes(source.path)
+        except UndecodableImageError:
+            return None
+        return data if hashlib.sha256(data).hexdigest() == source.sha256 else None
+
+    def ids(self, *, start: int = 0, count: int = 100, label: str | None = None) -> list[str]:
+        """Give ids in the order of addition: at most `count` after the first `start`, of a label where one is given."""
+        if start < 0 or count < 0:
+            raise InvalidSearchError(f"start is {start} and count {count}; neither can be negative")
+        return self._table.ids(start=start, count=count, label=label)
+
+    def rows(self, ids: Sequence[str]) -> dict[str, int]:
+        """Give id → row of those ids that are indexed."""
+        return self._table.rows(ids)
+
+    def sources(self, ids: Sequence[str]) -> dict[str, str | None]:
+        """Give id → SHA-256 of the file it was made of, of those ids that are indexed."""
+        return self._table.sources(ids)
+
+    def known(self, ids: Sequence[str]) -> dict[str, Known]:
+        """Give what tells whether an image is indexed as it is now, of those ids that are indexed."""
+        return self._table.known(ids)
+
+    def labels(self) -> dict[str, int]:
+        """Count the items of each label."""
+        return self._table.labels()
+
+    def stats(self) -> IndexStats:
+        """Say what the index holds and takes."""
+        return index_stats(self._holdings)
+
+    # ------------------------------------------------------------------ changing
+
+    def refresh(self) -> bool:
+        """Take over what other processes committed; says whether there was anything."""
+        changed = self._holdings.refresh()
+        if changed:
+            self._upkeep.tend()
+        return changed
+
+    def add(self, items: Sequence[NewItem], *, replace: bool = False) -> None:
+        """Add items, all or none; they are on the disk, and found, when this returns.
+
+        With `replace` they take the place of items with the same ids. Raises `DuplicateItemError` for an id that is
+        there otherwise, `InvalidItemError` for a vector that does not fit.
+        """
+        if not items:
+            return
+        vectors = self._vectors(items)
+        with self._writing() as current:
+            replaced = sorted(self._check_new([item.id for item in items], replace=replace))
+            state = current.snapshot.state
+            rows = np.arange(state.next_row, state.next_row + len(items))
+            current.file.write(state.slots, vectors)
+            current.backend.adding(rows, vectors, [item.label for item in items])
+            self._table.add(items, replaced=replaced)
+            self._holdings.refresh()
+            if replaced:
+                current.backend.deleted(np.array(replaced, dtype=np.int64))
+
+    def delete(self, ids: Sequence[str]) -> None:
+        """Delete items, all or none; raises `UnknownItemError` naming the first that is not there."""
+        if not ids:
+            return
+        with self._writing() as current:
+            rows = self._table.rows(ids)
+            if missing := [id for id in ids if id not in rows]:
+                raise UnknownItemError(f"no item has the id {missing[0]!r}; nothing was deleted")
+            numbers = sorted(rows.values())
+            self._table.delete(numbers)
+            self._holdings.refresh()
+            current.backend.deleted(np.array(numbers, dtype=np.int64))
+
+    def settle(self, *, threads: int = 0, progress: ShowStage | None = None) -> None:
+        """Make the structure that searches use fit what the index holds; returns at once where nothing is due.
+
+        Building one may take minutes; searches, additions and deletions go on meanwhile. `threads`: 0 for one a core.
+        """
+        self._upkeep.settle(threads=threads, progress=progress)
+
+    def compact(self, *, threads: int = 0, progress: ShowStage | None = None) -> None:
+        """Free the space of deleted items and build anew what searches use; the rest goes on meanwhile."""
+        self._upkeep.compact(threads=threads, progress=progress)
+
+    # ------------------------------------------------------------------ parts
+
+    def _check_search(
+        self,
+        queries: npt.NDArray[np.float32],
+        k: int,
+        label: str | None,
+        exclude: Sequence[str | None],
+        *,
+        fewer: bool,
+    ) -> None:
+        snapshot = self._holdings.current.snapshot
+        if not snapshot.size:
+            raise InvalidSearchError(f"the index {self.folder.name} is empty: add items before searching")
+        whole = isinstance(k, int | np.integer) and not isinstance(k, bool)
+        if not whole or k < 1 or (k > snapshot.size and not fewer):
+            raise InvalidSearchError(f"k is {k}; give a whole number from 1 to {snapshot.size}, the items of the index")
+        if wrong := check_vectors(queries, self.identity.dimension):
+            raise InvalidSearchError(f"queries: {wrong}")
+        if exclude and len(exclude) != len(queries):
+            raise InvalidSearchError(f"{len(exclude)} items to exclude for {len(queries)} queries; give one each")
+        if label is not None and not len(snapshot.slots_labelled(label)):
+            raise UnknownLabelError(f"no item has the label {label!r}")
+
+    def _best(
+        self, queries: npt.NDArray[np.float32], k: int, label: str | None, exclude: Sequence[str | None]
+    ) -> list[Best]:
+        current = self._holdings.current
+        left_out = None
+        if exclude:
+            rows = self._table.rows([id for id in exclude if id is not None])
+            wanted = [-1 if id is None else rows.get(id, -1) for id in exclude]
+            left_out = current.snapshot.slots_of(np.array(wanted, dtype=np.int64))
+        return rank(current.snapshot, current.backend, queries, k, label=label, left_out=left_out)
+
+    @contextmanager
+    def _writing(self) -> Iterator[Current]:
+        """Change the index from its latest state on, alone; then settle, where that is due."""
+        with self._holdings.writing() as current:
+            try:
+                yield current
+            finally:
+                self._upkeep.tend()
+
+    def _vectors(self, items: Sequence[NewItem]) -> npt.NDArray[np.float32]:
+        for item in items:
+            if wrong := check_vectors(np.asarray(item.vector)[None], self.identity.dimension):
+                raise InvalidItemError(f"the item {item.id!r}: {wrong}")
+        return np.stack([np.asarray(item.vector, dtype=np.float32) for item in items])
+
+    def _check_new(self, ids: Sequence[str], *, replace: bool) -> list[int]:
+        """Give the rows of items that new ones replace."""
+        seen: set[str] = set()
+        for id in ids:
+            if id in seen:
+                raise DuplicateItemError(f"the id {id!r} is given twice; nothing was added")
+            seen.add(id)
+        there = self._table.rows(ids)
+        if there and not replace:
+            raise DuplicateItemError(f"an item has the id {min(there)!r} already; nothing was added")
+        return list(there.values())
+
+
+def _matches(found: Best, items: dict[int, Item]) -> list[Match]:
+    there = [
+        (items[int(row)], float(score))
+        for row, score in zip(found.rows, found.scores, strict=True)
+        if int(row) in items
+    ]
+    return [Match(item=item, score=score, rank=place) for place, (item, score) in enumerate(there, start=1)]

@@ -1,0 +1,256 @@
+"""Images into an index: decoding runs ahead in threads while the network embeds and the disk writes.
+
+What is committed stays; the same call again passes over it and goes on.
+"""
+
+import hashlib
+import os
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field
+from typing import TypeVar
+
+import numpy as np
+import numpy.typing as npt
+
+from hardrank.models.errors import HardrankError
+from hardrank.models.preprocessing import (
+    DEFAULT_LIMITS,
+    DecodeLimits,
+    Preprocessing,
+    UndecodableImageError,
+    centre_crop,
+    decode,
+    read_bytes,
+    to_square,
+    to_unit,
+)
+from hardrank.serving.engine import Engine
+from hardrank.serving.index.search_index import SearchIndex
+from hardrank.serving.ingest.image_list import Entry, Listing, Problem, ProblemKind
+from hardrank.serving.store.item_table import Known
+from hardrank.serving.store.items import NewItem
+from hardrank.serving.store.thumbnails import make_thumbnail
+
+Given = TypeVar("Given")
+Made = TypeVar("Made")
+
+
+class FillError(HardrankError):
+    """Options of filling that cannot be."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class FillOptions:
+    """How images are embedded. Raises `FillError` for a number below 1."""
+
+    batch: int = 32
+    """Images embedded at once."""
+    commit: int = 512
+    """Images between commits; so many are embedded again, at most, after an interruption."""
+    decoders: int = 0
+    """Threads that decode; 0: one for each core."""
+    limits: DecodeLimits = DEFAULT_LIMITS
+    """What one image may cost."""
+
+    def __post_init__(self) -> None:
+        if self.batch < 1 or self.commit < 1 or self.decoders < 0:
+            raise FillError(
+                f"batch is {self.batch}, commit {self.commit}, decoders {self.decoders}; give at least 1 (decoders: 0 "
+                "for one a core)"
+            )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Filled:
+    """What came of it."""
+
+    added: int = 0
+    """Images that are new in the index."""
+    replaced: int = 0
+    """Images whose file, label or metadata had changed."""
+    unchanged: int = 0
+    """Images that were indexed already."""
+    problems: Sequence[Problem] = field(default_factory=tuple)
+    """Images that were left out."""
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class _Decoded:
+    entry: Entry
+    sha256: str
+    pixels: npt.NDArray[np.uint8]
+    """(3,C,C)."""
+    thumbnail: bytes
+    size: tuple[int, int]
+    """Width and height of the original, pixels."""
+    replaces: bool
+    """Whether its id is in the index, for another file, label or metadata."""
+
+
+class _Unchanged:
+    """An image that is indexed as it is."""
+
+
+def fill(
+    index: SearchIndex,
+    engine: Engine,
+    listing: Listing,
+    *,
+    options: FillOptions | None = None,
+    progress: Callable[[int, int], None] | None = None,
+) -> Filled:
+    """Add the images of `listing` that `index` does not hold, and replace those that have changed.
+
+    `progress` is called with images dealt with and in all. Bad files are named in the result. An error or interruption
+    leaves what was committed.
+    """
+    options = options or FillOptions()
+    index.identity.check_model(index.folder, engine.model_sha256, engine.name)
+    work = _Work(index=index, engine=engine, options=options, problems=list(listing.problems))
+    with work:
+        for done, one in enumerate(work.decoded(listing.entries), start=1):
+            work.take(one)
+            if progress is not None:
+                progress(done, len(listing.entries))
+        work.finish()
+    return work.outcome()
+
+
+class _Work:
+    """The state of filling: what is decoded, embedded, and being written."""
+
+    def __init__(self, *, index: SearchIndex, engine: Engine, options: FillOptions, problems: list[Problem]) -> None:
+        self._index = index
+        self._engine = engine
+        self._options = options
+        self._problems = problems
+        self._decoders = ThreadPoolExecutor(options.decoders or os.cpu_count() or 1, thread_name_prefix="decode")
+        self._writer = ThreadPoolExecutor(1, thread_name_prefix="write")
+        self._written: Future[None] | None = None
+        self._waiting: list[_Decoded] = []
+        self._embedded: list[tuple[NewItem, bool]] = []
+        self._added = self._replaced = self._unchanged = 0
+
+    def __enter__(self) -> "_Work":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._decoders.shutdown(cancel_futures=True)
+        self._writer.shutdown()
+
+    def decoded(self, entries: Sequence[Entry]) -> Iterator[_Decoded | Problem | _Unchanged]:
+        """Decode ahead, in order: as much as a few batches, so that memory is bounded."""
+        pre, limits = self._engine.preprocessing, self._options.limits
+
+        def read(given: tuple[Entry, Known | None]) -> _Decoded | Problem | _Unchanged:
+            return _read(*given, pre, limits)
+
+        return _ahead(self._decoders, read, self._looked_up(entries), 4 * self._options.batch)
+
+    def take(self, one: _Decoded | Problem | _Unchanged) -> None:
+        """Embed and write when enough has come together."""
+        if isinstance(one, Problem):
+            self._problems.append(one)
+        elif isinstance(one, _Unchanged):
+            self._unchanged += 1
+        else:
+            self._waiting.append(one)
+            if len(self._waiting) >= self._options.batch:
+                self._embed()
+            if len(self._embedded) >= self._options.commit:
+                self._write()
+
+    def finish(self) -> None:
+        """Embed and write the rest."""
+        self._embed()
+        self._write()
+        self._wait()
+
+    def outcome(self) -> Filled:
+        """Say what came of it."""
+        return Filled(
+            added=self._added, replaced=self._replaced, unchanged=self._unchanged, problems=tuple(self._problems)
+        )
+
+    def _looked_up(self, entries: Sequence[Entry], count: int = 1024) -> Iterator[tuple[Entry, Known | None]]:
+        """Ask the index, some at a time, what it knows of the images."""
+        for start in range(0, len(entries), count):
+            part = entries[start : start + count]
+            known = self._index.known([entry.id for entry in part])
+            yield from ((entry, known.get(entry.id)) for entry in part)
+
+    def _embed(self) -> None:
+        if not self._waiting:
+            return
+        vectors = self._engine.embed(to_unit(np.stack([one.pixels for one in self._waiting])))
+        self._embedded += [
+            (_item(one, vector), one.replaces) for one, vector in zip(self._waiting, vectors, strict=True)
+        ]
+        self._waiting = []
+
+    def _write(self) -> None:
+        """Hand over to the thread that writes; one commit is under way at a time."""
+        self._wait()
+        embedded, self._embedded = self._embedded, []
+        if embedded:
+            replaced = sum(replaces for _, replaces in embedded)
+            self._replaced += replaced
+            self._added += len(embedded) - replaced
+            self._written = self._writer.submit(self._index.add, [item for item, _ in embedded], replace=True)
+
+    def _wait(self) -> None:
+        if self._written is not None:
+            self._written.result()
+            self._written = None
+
+
+def _ahead(
+    pool: ThreadPoolExecutor, function: Callable[[Given], Made], given: Iterable[Given], most: int
+) -> Iterator[Made]:
+    """Give function(x) for each x in order, at most `most` of them before they are asked for."""
+    running: deque[Future[Made]] = deque()
+    for one in given:
+        running.append(pool.submit(function, one))
+        if len(running) >= most:
+            yield running.popleft().result()
+    while running:
+        yield running.popleft().result()
+
+
+def _read(
+    entry: Entry, known: Known | None, pre: Preprocessing, limits: DecodeLimits
+) -> _Decoded | Problem | _Unchanged:
+    if not entry.path.is_file():
+        return Problem(path=str(entry.path), kind=ProblemKind.MISSING)
+    try:
+        data = read_bytes(entry.path, limits=limits)
+        digest = hashlib.sha256(data).hexdigest()
+        if known == Known(sha256=digest, label=entry.label, metadata=dict(entry.metadata)):
+            return _Unchanged()
+        image = decode(data, limits=limits)
+    except UndecodableImageError as error:
+        return Problem(path=str(entry.path), kind=ProblemKind.UNREADABLE, detail=str(error))
+    return _Decoded(
+        entry=entry,
+        sha256=digest,
+        pixels=centre_crop(to_square(image, pre.resize), pre.crop),
+        thumbnail=make_thumbnail(image),
+        size=image.size,
+        replaces=known is not None,
+    )
+
+
+def _item(one: _Decoded, vector: npt.NDArray[np.float32]) -> NewItem:
+    return NewItem(
+        id=one.entry.id,
+        vector=vector,
+        label=one.entry.label,
+        source=str(one.entry.path.resolve()),
+        source_sha256=one.sha256,
+        metadata=one.entry.metadata,
+        thumbnail=one.thumbnail,
+        width=one.size[0],
+        height=one.size[1],
+    )

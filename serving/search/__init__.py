@@ -1,0 +1,1 @@
+"""Answering queries: admission, batching, decoding, embedding, search."""

@@ -1,0 +1,282 @@
+"""The truth of what is indexed, in one SQLite file: items, thumbnails, and what was deleted of late.
+
+Every change is one transaction, on the disk before it is acknowledged (write-ahead log, synchronous=FULL). Readers of
+any thread or process see the state before or after it.
+"""
+
+import json
+import sqlite3
+from array import array
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+import numpy.typing as npt
+
+from hardrank.serving.store.database import Database
+from hardrank.serving.store.items import Item, NewItem, Scalar, UnknownItemError, encode_metadata
+
+NO_LABEL: Final = -1
+_VERSION: Final = 1
+_MOST_PARAMETERS: Final = 10_000
+_SCHEMA: Final = """
+CREATE TABLE items(
+    row INTEGER PRIMARY KEY, id TEXT NOT NULL UNIQUE, label TEXT, source TEXT, source_sha256 TEXT,
+    metadata TEXT NOT NULL, width INTEGER NOT NULL, height INTEGER NOT NULL) STRICT;
+CREATE INDEX items_by_label ON items(label, row);
+CREATE TABLE thumbnails(row INTEGER PRIMARY KEY, png BLOB NOT NULL) STRICT;
+CREATE TABLE deletions(row INTEGER PRIMARY KEY, generation INTEGER NOT NULL) STRICT;
+CREATE TABLE state(
+    one INTEGER PRIMARY KEY CHECK (one = 1), generation INTEGER NOT NULL, next_row INTEGER NOT NULL,
+    volume INTEGER NOT NULL, base_slots INTEGER NOT NULL, base_row INTEGER NOT NULL, structure INTEGER NOT NULL) STRICT;
+INSERT INTO state VALUES (1, 0, 0, 1, 0, 0, 0);
+"""
+_ITEM: Final = "row, id, label, metadata, width, height"
+
+
+@dataclass(frozen=True, kw_only=True)
+class State:
+    """What a commit leaves besides the items themselves."""
+
+    generation: int
+    """Rises by one with each commit."""
+    next_row: int
+    """The row that the next item gets; rows are never used twice."""
+    volume: int
+    """Number of the file of vectors in force."""
+    base_slots: int
+    """Vectors that compaction put into this volume; the rows they belong to lie beside it."""
+    base_row: int
+    """The first row after compaction: row r ≥ base_row has its vector at slot base_slots + r − base_row."""
+    structure: int
+    """Number of the approximate structure in force; 0: none."""
+
+    @property
+    def slots(self) -> int:
+        """Vectors in the volume, of deleted items too."""
+        return self.base_slots + self.next_row - self.base_row
+
+
+@dataclass(frozen=True, kw_only=True)
+class Source:
+    """Where the image of an item lies."""
+
+    path: Path
+    sha256: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Known:
+    """An indexed image, to compare with one at hand."""
+
+    sha256: str | None
+    """Of the file it was made of, hexadecimal."""
+    label: str | None
+    metadata: Mapping[str, Scalar]
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Changes:
+    """What was committed since a state, or everything."""
+
+    state: State
+    whole: bool
+    """Whether these are all items, and not only what changed."""
+    rows: npt.NDArray[np.int64]
+    """Rows of items, ascending: all, or those added since."""
+    labels: npt.NDArray[np.int32]
+    """Their labels, as indices into `names`; −1: none."""
+    names: Sequence[str]
+    deleted: npt.NDArray[np.int64]
+    """Rows that were deleted since (none where `whole`)."""
+
+
+class ItemTable:
+    """The table in `path`. Reading is safe from any thread; writers must hold the index's lock."""
+
+    def __init__(self, path: Path) -> None:
+        """Open the table; raises `IndexDamagedError`."""
+        self._database = Database(path, version=_VERSION)
+
+    @staticmethod
+    def create(path: Path) -> None:
+        """Write an empty table to a new file."""
+        Database.create(path, schema=_SCHEMA, version=_VERSION)
+
+    def close(self) -> None:
+        """Close the file; what is under way finishes."""
+        self._database.close()
+
+    # ------------------------------------------------------------------ reading
+
+    def state(self) -> State:
+        """Read the state."""
+        with self._database.connection() as connection:
+            return _state(connection)
+
+    def changes(self, since: State | None = None) -> Changes:
+        """Read what changed since a state, or all items where there is none or vectors have moved since."""
+        with self._database.reading() as connection:
+            state = _state(connection)
+            whole = since is None or since.volume != state.volume
+            first = 0 if since is None or whole else since.next_row
+            found = connection.execute("SELECT row, label FROM items WHERE row >= ? ORDER BY row", (first,))
+            rows, labels, names = _columns(found)
+            gone: list[tuple[int]] = []
+            if since is not None and not whole:
+                gone = connection.execute(
+                    "SELECT row FROM deletions WHERE generation > ? AND row < ?", (since.generation, since.next_row)
+                ).fetchall()
+        return Changes(
+            state=state,
+            whole=whole,
+            rows=rows,
+            labels=labels,
+            names=names,
+            deleted=np.array([row for (row,) in gone], dtype=np.int64),
+        )
+
+    def items(self, rows: Sequence[int]) -> dict[int, Item]:
+        """Give the items of rows; those that are not there are left out."""
+        return {item.row: item for item in map(_item, self._among(f"SELECT {_ITEM} FROM items WHERE row IN", rows))}
+
+    def item(self, id: str) -> Item:
+        """Give the item of an id; raises `UnknownItemError`."""
+        return _item(self._one(f"SELECT {_ITEM} FROM items WHERE id = ?", id))
+
+    def rows(self, ids: Sequence[str]) -> dict[str, int]:
+        """Give id → row of those that are there."""
+        return dict(self._among("SELECT id, row FROM items WHERE id IN", ids))
+
+    def sources(self, ids: Sequence[str]) -> dict[str, str | None]:
+        """Give id → SHA-256 of the file it was made of, of those that are there."""
+        return dict(self._among("SELECT id, source_sha256 FROM items WHERE id IN", ids))
+
+    def known(self, ids: Sequence[str]) -> dict[str, Known]:
+        """Give what tells whether an image is indexed as it is now, of those ids that are there."""
+        found = self._among("SELECT id, source_sha256, label, metadata FROM items WHERE id IN", ids)
+        return {
+            id: Known(sha256=digest, label=label, metadata=_read_metadata(metadata))
+            for id, digest, label, metadata in found
+        }
+
+    def thumbnail(self, id: str) -> bytes:
+        """Give the PNG of an item, empty where it has none; raises `UnknownItemError`."""
+        query = "SELECT png FROM items LEFT JOIN thumbnails USING (row) WHERE id = ?"
+        return self._one(query, id)[0] or b""
+
+    def source(self, id: str) -> Source | None:
+        """Say which file an item was made of, where that is known; raises `UnknownItemError`."""
+        path, digest = self._one("SELECT source, source_sha256 FROM items WHERE id = ?", id)
+        return Source(path=Path(path), sha256=digest) if path and digest else None
+
+    def ids(self, *, start: int, count: int, label: str | None) -> list[str]:
+        """Give ids in the order of addition, at most `count` after the first `start`."""
+        where, values = ("", ()) if label is None else ("WHERE label = ?", (label,))
+        query = f"SELECT id FROM items {where} ORDER BY row LIMIT ? OFFSET ?"
+        with self._database.connection() as connection:
+            return [id for (id,) in connection.execute(query, (*values, count, start))]
+
+    def labels(self) -> dict[str, int]:
+        """Count the items of each label, in alphabetical order."""
+        query = "SELECT label, COUNT(*) FROM items WHERE label IS NOT NULL GROUP BY label ORDER BY label"
+        with self._database.connection() as connection:
+            return dict(connection.execute(query).fetchall())
+
+    # ------------------------------------------------------------------ writing
+
+    def add(self, items: Sequence[NewItem], *, replaced: Sequence[int] = ()) -> None:
+        """Add items, all or none, in rows from `next_row` on, and delete the rows that they replace."""
+        with self._database.writing() as connection:
+            first = _state(connection).next_row
+            _delete(connection, replaced)
+            rows = range(first, first + len(items))
+            connection.executemany(
+                "INSERT INTO items VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
+                [(row, *_fields(item)) for row, item in zip(rows, items, strict=True)],
+            )
+            connection.executemany(
+                "INSERT INTO thumbnails VALUES (?, ?)",
+                [(row, item.thumbnail) for row, item in zip(rows, items, strict=True) if item.thumbnail],
+            )
+            _advance(connection, next_row=rows.stop)
+
+    def delete(self, rows: Sequence[int]) -> None:
+        """Delete the items of rows, all or none."""
+        with self._database.writing() as connection:
+            _delete(connection, rows)
+            _advance(connection)
+
+    def adopt(self, **changes: int) -> None:
+        """Put another volume of vectors or another structure in force (fields of `State`)."""
+        with self._database.writing() as connection:
+            if "volume" in changes:
+                connection.execute("DELETE FROM deletions")
+            _advance(connection, **changes)
+
+    def free_space(self) -> None:
+        """Give the space of deleted items back to the disk."""
+        self._database.free_space()
+
+    # ------------------------------------------------------------------ parts
+
+    def _one(self, query: str, id: str) -> tuple[Any, ...]:
+        with self._database.connection() as connection:
+            found = connection.execute(query, (id,)).fetchone()
+        if found is None:
+            raise UnknownItemError(f"no item has the id {id!r}")
+        return tuple(found)
+
+    def _among(self, query: str, values: Sequence[Any]) -> list[tuple[Any, ...]]:
+        found: list[tuple[Any, ...]] = []
+        with self._database.connection() as connection:
+            for start in range(0, len(values), _MOST_PARAMETERS):
+                part = list(values[start : start + _MOST_PARAMETERS])
+                found += connection.execute(f"{query} ({','.join('?' * len(part))})", part).fetchall()
+        return found
+
+
+def _columns(found: Iterable[tuple[int, str | None]]) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int32], list[str]]:
+    """Give rows, label numbers and label names; never holding a million of Python's objects at once."""
+    rows, labels, numbers = array("q"), array("i"), dict[str, int]()
+    for row, label in found:
+        rows.append(row)
+        labels.append(NO_LABEL if label is None else numbers.setdefault(label, len(numbers)))
+    return np.array(rows, dtype=np.int64), np.array(labels, dtype=np.int32), list(numbers)
+
+
+def _state(connection: sqlite3.Connection) -> State:
+    names = ("generation", "next_row", "volume", "base_slots", "base_row", "structure")
+    found = connection.execute(f"SELECT {', '.join(names)} FROM state").fetchone()
+    return State(**dict(zip(names, found, strict=True)))
+
+
+def _advance(connection: sqlite3.Connection, **changes: int) -> None:
+    assignments = "".join(f", {name} = ?" for name in changes)
+    connection.execute(f"UPDATE state SET generation = generation + 1{assignments}", tuple(changes.values()))
+
+
+def _delete(connection: sqlite3.Connection, rows: Sequence[int]) -> None:
+    """Delete rows as part of the commit that is under way, which is the next generation."""
+    generation = _state(connection).generation + 1
+    one = [(row,) for row in rows]
+    connection.executemany("DELETE FROM items WHERE row = ?", one)
+    connection.executemany("DELETE FROM thumbnails WHERE row = ?", one)
+    connection.executemany("INSERT INTO deletions VALUES (?, ?)", [(row, generation) for row in rows])
+
+
+def _fields(item: NewItem) -> tuple[Any, ...]:
+    """Give what the columns of `items` hold, apart from the row."""
+    metadata = encode_metadata(item.metadata)
+    return item.id, item.label, item.source, item.source_sha256, metadata, item.width, item.height
+
+
+def _item(found: Sequence[Any]) -> Item:
+    row, id, label, metadata, width, height = found
+    return Item(row=row, id=id, label=label, metadata=_read_metadata(metadata), width=width, height=height)
+
+
+def _read_metadata(text: str) -> Mapping[str, Any]:
+    return dict(json.loads(text))

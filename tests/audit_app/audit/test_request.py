@@ -1,0 +1,65 @@
+"""An audit that was asked for, as a file: it comes back as it was, and leads to its models and images from anywhere."""
+
+from pathlib import Path
+
+import pytest
+
+from hardrank.audit_app.audit.options import AuditOptions, Curve, CurveParameter, SearchMethod
+from hardrank.audit_app.audit.request import AuditRequest, read_request
+from hardrank.audit_app.gallery.source import GallerySource, SourceKind
+from hardrank.audit_app.subjects.library_models import Weights
+from hardrank.audit_app.subjects.loading import SubjectOptions
+from hardrank.trainer.evaluation.robustness import RobustnessOptions
+
+
+def request(**changes: object) -> AuditRequest:
+    values: dict[str, object] = {
+        "models": ("models/zoo/demo",),
+        "gallery": GallerySource(kind=SourceKind.IMAGES, paths=("images",)),
+        **changes,
+    }
+    return AuditRequest(**values)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    "asked",
+    [
+        request(),
+        request(
+            models=("a.onnx", "timm/resnet18"),
+            gallery=GallerySource(kind=SourceKind.RUN, paths=("runs/x",), data_root="moved"),
+            options=AuditOptions(
+                attacks=("ES", "TMA"),
+                attacked=None,
+                robustness=RobustnessOptions(epsilon=4 / 255),
+                method=SearchMethod.TRANSFER,
+                curves=(Curve(parameter=CurveParameter.STEPS, values=(4, 8)),),
+            ),
+            loading=SubjectOptions(weights=Weights.RANDOM, resize=40),
+            surrogate="b",
+        ),
+    ],
+)
+def test_it_comes_back_as_it_was_written(asked: AuditRequest, tmp_path: Path) -> None:
+    asked.write(tmp_path)
+    assert read_request(tmp_path) == asked
+
+
+def test_whole_paths_lead_to_the_same_places(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "bundle").mkdir()
+    monkeypatch.chdir(tmp_path)
+    asked = request(
+        models=("bundle", "mine=./bundle", "model.onnx", "timm/resnet18", "resnet18", "own=resnet18"),
+        gallery=GallerySource(kind=SourceKind.RUN, paths=("runs/a b",), data_root="data"),
+        surrogate="mine=bundle",
+    ).absolute()
+    bundle = str(tmp_path / "bundle")
+    assert asked.models == (
+        *(bundle, f"mine={bundle}", str(tmp_path / "model.onnx")),
+        *("timm/resnet18", "resnet18", "own=resnet18"),
+    )
+    assert asked.gallery == GallerySource(
+        kind=SourceKind.RUN, paths=(str(tmp_path / "runs/a b"),), data_root=str(tmp_path / "data")
+    )
+    assert asked.surrogate == f"mine={bundle}"
+    assert asked.absolute() == asked

@@ -1,0 +1,365 @@
+"""Live attacks: frames while they run, the same numbers as without the watching, results of the served model."""
+
+import gc
+import threading
+import time
+import weakref
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from hardrank.audit_app.audit.options import SearchMethod
+from hardrank.audit_app.blackbox.transfer import transfer_from
+from hardrank.audit_app.errors import AuditError, SubjectError
+from hardrank.audit_app.gallery.served import Served
+from hardrank.audit_app.images.exact_png import encode_png, pixels_hash
+from hardrank.audit_app.live.attack import LiveAttack
+from hardrank.audit_app.live.options import LiveOptions
+from hardrank.audit_app.live.queue import Turnstile
+from hardrank.audit_app.live.status import Budget, Phase, Status
+from hardrank.audit_app.live.victim import Victim
+from hardrank.models.preprocessing import to_unit
+from hardrank.serving.engine import Device, Engine
+from hardrank.trainer.attacks.attack import victims_in
+from hardrank.trainer.attacks.options import AttackError
+from hardrank.trainer.attacks.pgd import Norm
+from hardrank.trainer.attacks.registry import ATTACKS, make_attack
+from hardrank.trainer.attacks.runner import AttackOptions, run_attack
+from hardrank.trainer.attacks.runner import Engine as Minimiser
+from tests.audit_app.stage import random_pixels, served_scenes
+from tests.waiting import PATIENCE_S
+
+
+def finished(live: LiveAttack) -> Status:
+    live.start()
+    status = live.wait(PATIENCE_S)
+    assert status.phase is Phase.DONE, status.message
+    return status
+
+
+def attack(served: list[Served], id: str | None = None, **options: object) -> LiveAttack:
+    wanted: dict[str, object] = {"attack": "QA+", "engine": AttackOptions(steps=4), "k": 5, **options}
+    collection = served[0].scene.collection
+    return LiveAttack(served, Victim(id=id or collection.ids[3]), LiveOptions(**wanted))  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("name", list(ATTACKS))
+def test_every_attack_gives_the_numbers_of_the_scorecards_engine(served: list[Served], name: str) -> None:
+    one = served[0]
+    settings = {"share": 0.2} if "-" in name else {}
+    live = attack(served[:1], attack=name, settings=settings, seed=3)
+    status = finished(live)
+    assert status.result
+    found = status.result.subjects[one.name]
+    scene, kind = one.scene, make_attack(name, **settings)
+    victims = victims_in(scene.gallery, torch.tensor([3]))
+    torch.set_num_threads(1)
+    plain = run_attack(
+        kind, scene.subject.gradients, scene.images(victims.own), victims, scene.gallery, live.options.engine, seed=3
+    )
+    # ε and α are whole 255ths, so the 8-bit image is the attack's own.
+    assert np.array_equal(found.pixels, np.rint(plain.images[0].numpy() * 255).astype(np.uint8))
+    assert found.targets == tuple(plain.targets[0].tolist())
+    for figure, value in zip(kind.figures, plain.after[0].tolist(), strict=True):
+        assert found.outcome.figures[figure.key] == pytest.approx(value, abs=2e-3 if not figure.unit else 4)
+
+
+def test_frames_show_the_perturbation_grow_within_the_budget(served: list[Served]) -> None:
+    live = attack(served, attack="ES", engine=AttackOptions(steps=6, epsilon=4 / 255, alpha=1 / 255))
+    status = finished(live)
+    for one in served:
+        frames = live.keyframes(one.name)
+        assert [frame.point.step for frame in frames] == list(range(7))
+        assert [point.step for point in status.curves[one.name]] == list(range(7))
+        benign = one.picture(3)
+        assert np.array_equal(frames[0].image, benign)
+        for step, frame in enumerate(frames):
+            assert np.abs(frame.change).max() <= min(step, 4) / 255 + 1e-6
+            assert np.array_equal(frame.image, np.rint((to_unit(benign) + frame.change) * 255).astype(np.uint8))
+        assert frames[0].point.overlap == 1
+        assert frames[-1].point.loss != frames[-1].point.loss
+        assert status.frames[one.name] is frames[-1]
+
+
+def test_ranks_of_a_frame_are_those_of_its_image(served: list[Served]) -> None:
+    live = attack(served[:1])
+    result = finished(live).result
+    assert result
+    one, found = served[0], result.subjects[served[0].name]
+    (_, target), *_ = found.tracked
+    for frame in live.keyframes(one.name):
+        point = one.embed(frame.image)
+        cosines = one.matrix @ point
+        ahead = sum(1 for row in range(len(cosines)) if row != 3 and cosines[row] > cosines[target])
+        assert frame.point.ranks[0] == pytest.approx(ahead + 1, abs=1)
+
+
+@pytest.mark.parametrize("minimiser", list(Minimiser))
+@pytest.mark.parametrize("random_start", [False, True])
+def test_engines_and_restarts_are_followed(served: list[Served], minimiser: Minimiser, random_start: bool) -> None:
+    engine = AttackOptions(steps=3, restarts=2, engine=minimiser, random_start=random_start)
+    live = attack(served[:1], attack="ES", engine=engine)
+    status = finished(live)
+    assert [point.step for point in status.curves[served[0].name]] == list(range(7))
+    assert status.budgets[served[0].name] == Budget(most=6, asks=False)
+
+
+def test_the_png_gives_the_result_of_the_page_on_the_serving_side(served: list[Served], tiny_zoo: list[Path]) -> None:
+    status = finished(attack(served, attack="ES"))
+    assert status.result
+    for one, bundle in zip(served, tiny_zoo, strict=True):
+        found = status.result.subjects[one.name]
+        engine = Engine(bundle, threads=1, device=Device.CPU)
+        prepared = engine.prepare(found.png)
+        assert pixels_hash(prepared) == pixels_hash(to_unit(found.pixels))
+        assert found.prepared_sha256 == pixels_hash(found.pixels)
+        point = engine.embed(prepared[None])[0]
+        order = [row for row in np.argsort(-(one.matrix @ point), kind="stable").tolist() if row != 3]
+        assert order[:5] == found.outcome.movements[0].top_after.tolist()
+
+
+def test_transfer_shows_each_model_the_others_file(served: list[Served]) -> None:
+    status = finished(attack(served, attack="TMA", engine=AttackOptions(steps=8)))
+    assert status.result
+    names = [one.name for one in served]
+    assert set(status.result.transfer) == {(a, b) for a in names for b in names}
+    for source in served:
+        found = status.result.subjects[source.name]
+        assert status.result.transfer[source.name, source.name] is found.outcome
+        for target in served:
+            point = target.embed_file(found.png)
+            cosine = float(target.matrix[found.targets[0]] @ point)
+            shown = status.result.transfer[source.name, target.name]
+            assert shown.figures["TMA"] == pytest.approx(cosine, abs=1e-5)
+
+
+def test_survival_compares_with_the_benign_image_treated_alike(served: list[Served]) -> None:
+    status = finished(attack(served[:1], attack="ES", engine=AttackOptions(steps=8)))
+    assert status.result
+    (found,) = status.result.subjects.values()
+    assert list(found.survival) == ["png", "jpeg", "resize"]
+    assert found.survival["png"].benign.shift.distance == pytest.approx(0, abs=1e-3)
+    assert found.survival["png"].outcome.figures == found.outcome.figures
+    assert found.survival["resize"].benign.shift.distance > 0
+    assert found.outcome.shift.distance > found.noise.shift.distance
+    assert found.unrounded.shift.distance == pytest.approx(found.outcome.shift.distance, abs=1e-4)
+    assert found.change == 8
+
+
+def test_chosen_targets_are_aimed_at(served: list[Served]) -> None:
+    ids = served[0].scene.collection.ids
+    live = attack(served, settings={"m": 2}, targets=(ids[40], ids[50]), engine=AttackOptions(steps=12))
+    status = finished(live)
+    assert status.result
+    for found in status.result.subjects.values():
+        assert found.targets == (40, 50)
+        assert found.outcome.mean_rank_after < found.outcome.mean_rank_before
+
+
+def test_an_uploaded_file_is_attacked_as_a_query_and_as_a_candidate(served: list[Served]) -> None:
+    data = encode_png(random_pixels(3, 80, 60))
+    for name, count in (("QA+", 64), ("CA+", 64), ("LTM", 64)):
+        options = LiveOptions(attack=name, engine=AttackOptions(steps=3), k=5)
+        status = finished(LiveAttack(served, Victim(data=data, label="class-2"), options))
+        assert status.result
+        for found in status.result.subjects.values():
+            assert found.outcome.movements[0].ranked == count
+    with pytest.raises(AuditError, match="only one"):
+        Victim(id="a", data=data)
+
+
+def test_an_attack_that_has_reached_its_goal_ends(served: list[Served]) -> None:
+    first = finished(attack(served[:1], attack="ES", engine=AttackOptions(steps=0))).result
+    assert first
+    nearest = first.subjects[served[0].name].tracked[0][1]
+    live = attack(served[:1], targets=(served[0].scene.collection.ids[nearest],), engine=AttackOptions(steps=500))
+    status = finished(live)
+    assert len(status.curves[served[0].name]) < 100
+    assert status.result
+    assert status.result.subjects[served[0].name].outcome.ranks_after == (1,)
+
+
+def test_l2_budget_holds_in_the_file(served: list[Served]) -> None:
+    engine = AttackOptions(steps=5, norm=Norm.L2, epsilon=0.5, alpha=0.2)
+    status = finished(attack(served[:1], attack="ES", engine=engine))
+    assert status.result
+    (found,) = status.result.subjects.values()
+    assert 0 < found.change <= 0.5 * 255
+
+
+@pytest.fixture(scope="module")
+def stranger(tiny_zoo: list[Path], gratings: Path, tmp_path_factory: pytest.TempPathFactory) -> Served:
+    """The robust bundle's ONNX file without its bundle: no gradients."""
+    file = tmp_path_factory.mktemp("onnx") / "stranger.onnx"
+    file.write_bytes((tiny_zoo[1] / "model.onnx").read_bytes())
+    return served_scenes([file], gratings, resize=36)[0]
+
+
+@pytest.mark.parametrize("method", [SearchMethod.AUTO, SearchMethod.NES, SearchMethod.SPSA, SearchMethod.SQUARE])
+def test_a_model_without_gradients_is_asked_and_questions_are_counted(stranger: Served, method: SearchMethod) -> None:
+    options = LiveOptions(attack="ES", method=method, search={"queries": 60}, k=5)
+    live = LiveAttack([stranger], Victim(id=stranger.scene.collection.ids[3]), options)
+    status = finished(live)
+    assert status.result
+    found = status.result.subjects["stranger"]
+    assert found.queries is not None
+    assert 0 < found.queries <= 60
+    assert status.budgets["stranger"] == Budget(most=60, asks=True)
+    counts = [point.queries for point in status.curves["stranger"]]
+    assert counts == sorted(counts)
+    assert counts[-1] == found.queries
+    first, *_, last = live.status().curves["stranger"][:-1]
+    assert last.loss < first.loss
+    assert found.change <= 8
+
+
+def test_a_transfer_attack_shows_the_target_and_asks_it_nothing(served: list[Served], stranger: Served) -> None:
+    transfer = transfer_from(served[1].scene.subject, stranger.scene)
+    options = LiveOptions(attack="ES", method=SearchMethod.TRANSFER, engine=AttackOptions(steps=5), k=5)
+    victim = Victim(id=stranger.scene.collection.ids[3])
+    live = LiveAttack([stranger], victim, options, transfers={"stranger": transfer})
+    result = finished(live).result
+    white_box = finished(attack(served[1:], attack="ES", engine=AttackOptions(steps=5))).result
+    assert result
+    assert white_box
+    found = result.subjects["stranger"]
+    assert found.queries == 0
+    # The surrogate is the very model, so transfer is as good as knowing the gradients, but for rounding.
+    distance = white_box.subjects["tiny-robust"].outcome.shift.distance
+    assert found.outcome.shift.distance == pytest.approx(distance, rel=0.1)
+    assert live.keyframes("stranger")[-2].point.ranks[0] >= 1
+    with pytest.raises(AuditError, match="needs a surrogate"):
+        LiveAttack([stranger], victim, options)
+    with pytest.raises(SubjectError, match="gives no gradients"):
+        LiveAttack([stranger], victim, LiveOptions(method=SearchMethod.WHITE_BOX))
+
+
+def test_no_budget_changes_nothing(served: list[Served]) -> None:
+    status = finished(attack(served[:1], engine=AttackOptions(steps=3, epsilon=0)))
+    assert status.result
+    (found,) = status.result.subjects.values()
+    assert np.array_equal(found.pixels, found.benign)
+    assert (found.outcome.overlap, found.change) == (1, 0)
+
+
+def test_stopping_gives_what_was_reached(served: list[Served]) -> None:
+    live = attack(served, attack="ES", engine=AttackOptions(steps=20_000), pace=50)
+    live.start()
+    while len(live.status().curves[served[0].name]) < 5:
+        time.sleep(0.01)
+    live.stop()
+    status = live.wait(PATIENCE_S)  # all steps would have taken longer
+    assert status.phase is Phase.DONE
+    assert status.stopped
+    assert status.result
+    assert status.result.stopped
+    assert len(live.keyframes(served[0].name)) < 100
+
+
+def test_an_abandoned_attack_ends_and_its_memory_is_free(served: list[Served]) -> None:
+    live = attack(served, attack="ES", engine=AttackOptions(steps=10_000), pace=50)
+    live.start()
+    while served[0].name not in live.status().frames:  # the other model may be first
+        time.sleep(0.01)
+    frame = weakref.ref(live.status().frames[served[0].name])
+    held = weakref.ref(live)
+    live.abandon()
+    assert live.wait(PATIENCE_S).phase is Phase.GONE
+    del live
+    gc.collect()
+    assert held() is None
+    assert frame() is None
+
+
+def test_pace_is_kept_and_changes_nothing(served: list[Served]) -> None:
+    fast = finished(attack(served[:1], attack="ES"))
+    slow = finished(attack(served[:1], attack="ES", pace=20))
+    assert slow.seconds > 3 / 20
+    assert fast.result
+    assert slow.result
+    one, other = (next(iter(r.subjects.values())) for r in (fast.result, slow.result))
+    assert one.prepared_sha256 == other.prepared_sha256
+
+
+def test_two_at_once_get_their_own_results(served: list[Served]) -> None:
+    ids = served[0].scene.collection.ids
+    wanted = [(ids[i], name, seed) for i, name, seed in ((1, "QA+", 0), (9, "ES", 1), (30, "CA+", 2), (44, "QA+", 3))]
+
+    def make(id: str, name: str, seed: int, turnstile: Turnstile | None = None) -> LiveAttack:
+        options = LiveOptions(attack=name, seed=seed, engine=AttackOptions(steps=6), k=5)
+        return LiveAttack(served, Victim(id=id), options, turnstile=turnstile)
+
+    alone = [finished(make(*one)) for one in wanted]
+    turnstile = Turnstile(2)
+    together = [make(*one, turnstile) for one in wanted]
+    for live in together:
+        live.start()
+    for one, live in zip(alone, together, strict=True):
+        other = live.wait(PATIENCE_S)
+        assert one.result
+        assert other.result, other.message
+        for name, found in one.result.subjects.items():
+            assert other.result.subjects[name].prepared_sha256 == found.prepared_sha256
+            assert other.result.subjects[name].outcome.ranks_after == found.outcome.ranks_after
+
+
+def test_others_wait_with_a_place_in_the_queue(served: list[Served]) -> None:
+    turnstile = Turnstile(1)
+    options = LiveOptions(attack="ES", engine=AttackOptions(steps=10_000), pace=20)
+    first, second = (
+        LiveAttack(served, Victim(id=served[0].scene.collection.ids[0]), options, turnstile=turnstile) for _ in range(2)
+    )
+    first.start()
+    while first.status().phase is not Phase.RUNNING:
+        time.sleep(0.01)
+    second.start()
+    while not second.status().ahead:
+        time.sleep(0.01)
+    assert (second.status().phase, second.status().ahead) == (Phase.WAITING, 1)
+    second.stop()
+    assert second.wait(PATIENCE_S).phase is Phase.FAILED
+    first.abandon()
+    assert first.wait(PATIENCE_S).phase is Phase.GONE
+
+
+def test_mistakes_are_told_and_not_traced(served: list[Served], caplog: pytest.LogCaptureFixture) -> None:
+    with pytest.raises(AuditError, match="at least one model"):
+        LiveAttack([], Victim(id="x"), LiveOptions())
+    with pytest.raises(AttackError, match="no attack 'QB'"):
+        LiveOptions(attack="QB")
+    with pytest.raises(AttackError, match="no option weight"):
+        LiveOptions(settings={"weight": 2})
+    for victim, options, told in (
+        (Victim(id="nobody"), LiveOptions(), "no image with the id 'nobody'"),
+        (Victim(data=b"no image"), LiveOptions(), "no image of a known format"),
+        (Victim(id=served[0].scene.collection.ids[0]), LiveOptions(targets=("nobody",)), "no image with the id"),
+        (
+            Victim(id=served[0].scene.collection.ids[0]),
+            LiveOptions(settings={"m": 2}, targets=(served[0].scene.collection.ids[1],)),
+            "shape",
+        ),
+    ):
+        live = LiveAttack(served, victim, options)
+        live.start()
+        status = live.wait(PATIENCE_S)
+        assert status.phase is Phase.FAILED
+        assert told in status.message
+    assert not caplog.records
+
+
+def test_an_unforeseen_failure_is_logged_and_not_shown(
+    served: list[Served], caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(*_: object, **__: object) -> None:
+        raise RuntimeError("secret")
+
+    monkeypatch.setattr("hardrank.audit_app.live.worker.run_attack", broken)
+    live = attack(served)
+    live.start()
+    status = live.wait(PATIENCE_S)
+    assert status.phase is Phase.FAILED
+    assert "secret" not in status.message
+    assert "secret" in caplog.text
+    assert not [thread for thread in threading.enumerate() if thread.name.startswith("attack on")]

@@ -1,0 +1,73 @@
+"""Who waits goes in in the order of arrival, and never more than the limit at once."""
+
+import threading
+import time
+
+from hardrank.audit_app.live.queue import Turnstile
+from tests.waiting import PATIENCE_S, until
+
+
+def test_no_more_than_the_limit_are_inside_and_all_get_through() -> None:
+    turnstile, inside, most, lock = Turnstile(2), [0], [0], threading.Lock()
+    two = threading.Barrier(2, timeout=PATIENCE_S)
+
+    def visit(number: int) -> None:
+        with turnstile.passing(number, lambda: False) as entered:
+            assert entered
+            with lock:
+                inside[0] += 1
+                most[0] = max(most[0], inside[0])
+            two.wait()  # nobody leaves alone
+            time.sleep(0.01)
+            with lock:
+                inside[0] -= 1
+
+    threads = [threading.Thread(target=visit, args=(i,)) for i in range(12)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(PATIENCE_S)
+    assert (most[0], turnstile.inside) == (2, 0)
+
+
+def test_first_come_first_served_and_who_gives_up_is_skipped() -> None:
+    turnstile, order, release = Turnstile(1), list[str](), threading.Event()
+    gave_up = threading.Event()
+
+    def visit(name: str, cancelled: threading.Event) -> None:
+        with turnstile.passing(name, cancelled.is_set) as entered:
+            order.append(name if entered else f"{name} left")
+            if entered:
+                release.wait(PATIENCE_S)
+
+    def arrive(name: str, cancelled: threading.Event) -> threading.Thread:
+        thread = threading.Thread(target=visit, args=(name, cancelled))
+        thread.start()
+        return thread
+
+    stay = threading.Event()
+    threads = [arrive("a", stay)]
+    until(lambda: order == ["a"])
+    threads.append(arrive("b", gave_up))
+    until(lambda: turnstile.ahead("b") == 1)
+    threads.append(arrive("c", stay))
+    until(lambda: turnstile.ahead("c") == 2)
+    assert [turnstile.ahead(name) for name in ("a", "b", "c")] == [0, 1, 2]
+    gave_up.set()
+    threads[1].join(PATIENCE_S)
+    assert turnstile.ahead("c") == 1
+    release.set()
+    for thread in threads:
+        thread.join(PATIENCE_S)
+    assert order == ["a", "b left", "c"]
+
+
+def test_an_error_inside_frees_the_place() -> None:
+    turnstile = Turnstile(1)
+    for _ in range(2):
+        try:
+            with turnstile.passing(object(), lambda: False):
+                raise ValueError
+        except ValueError:
+            pass
+    assert turnstile.inside == 0

@@ -1,0 +1,64 @@
+"""The report in a real browser, with the network cut."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from hardrank.audit_app.run import main
+from tests.chromium import PATIENCE_MS, needs_chromium
+
+pytestmark = needs_chromium
+
+
+@pytest.fixture(scope="module")
+def page_file(tiny_zoo: list[Path], gratings: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("browser")
+    arguments = ["--models", *map(str, tiny_zoo), "--images", str(gratings), "--out", str(out)]
+    arguments += ["--attacked", "4", "--steps", "2", "--seed-check", "0", "--bootstrap", "20", "--worst", "2"]
+    arguments += ["--curve", "epsilon", "1/255", "8/255", "--curve-attacked", "2", "--device", "cpu", "--threads", "1"]
+    assert main(arguments) == 0
+    return out / "report.html"
+
+
+@pytest.mark.parametrize(("width", "scheme"), [(1280, "light"), (390, "light"), (1280, "dark"), (390, "dark")])
+def test_it_opens_offline_whole_and_fits(page_file: Path, browser: Any, width: int, scheme: str) -> None:
+    context = browser.new_context(viewport={"width": width, "height": 900}, color_scheme=scheme, offline=True)
+    context.set_default_timeout(PATIENCE_MS)
+    page = context.new_page()
+    asked: list[str] = []
+    broken: list[str] = []
+    page.on("request", lambda request: asked.append(request.url))
+    page.on("console", lambda message: broken.append(message.text))
+    page.on("pageerror", lambda error: broken.append(str(error)))
+    page.goto(page_file.as_uri())
+    assert [url for url in asked if not url.startswith("data:")] == [page_file.as_uri()]
+    assert not broken
+    assert page.evaluate("document.documentElement.scrollWidth") <= width
+    assert page.evaluate("[...document.images].filter(image => !image.naturalWidth).length") == 0
+    assert page.evaluate("document.images.length") > 40
+    background = page.evaluate("getComputedStyle(document.body).backgroundColor")
+    level = sum(int(part) for part in background[4:-1].split(",")) / 3
+    assert (level < 60) == (scheme == "dark")
+    for heading in ("Cautions", "Results", "Threat model", "Where they held least", "What ERS does not say"):
+        assert page.get_by_role("heading", name=heading, exact=True).is_visible()
+    assert page.locator("svg").count() == 4
+    if width < 500:  # on a phone the table is stacked: each figure is readable without scrolling sideways
+        boxes = page.locator("table.results td").evaluate_all(
+            "cells => cells.map(cell => cell.getBoundingClientRect().right)"
+        )
+        assert max(boxes) <= width
+    context.close()
+
+
+def test_it_prints(page_file: Path, browser: Any, tmp_path: Path) -> None:
+    context = browser.new_context(color_scheme="dark", offline=True)
+    context.set_default_timeout(PATIENCE_MS)
+    page = context.new_page()
+    page.goto(page_file.as_uri())
+    page.emulate_media(media="print")
+    assert page.evaluate("getComputedStyle(document.body).backgroundColor") == "rgb(255, 255, 255)"
+    printed = page.pdf(path=tmp_path / "report.pdf", format="A4")
+    assert printed.startswith(b"%PDF")
+    assert len(printed) > 50_000
+    context.close()

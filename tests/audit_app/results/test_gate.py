@@ -1,0 +1,96 @@
+"""Limits: read, judged, and refused where they say nothing."""
+
+import pytest
+
+from hardrank.audit_app.results.gate import GateError, Limits, check_limits, judge, parse_limits
+from hardrank.audit_app.results.schema import GalleryEntry
+from tests.audit_app.reports import make_made_up, make_model
+
+
+def test_limits_are_read() -> None:
+    assert parse_limits(["ERS=30", "R@1=0.4", "ES:D=12.5"]) == {"ERS": 30, "R@1": 0.4, "ES:D": 12.5}
+    assert parse_limits(["2"], plain="ERS") == {"ERS": 2}
+    assert parse_limits(["2", "R@1=0.02"], plain="ERS") == {"ERS": 2, "R@1": 0.02}
+    assert parse_limits([]) == {}
+    for wrong in ("30", "ERS", "ERS=", "=3", "ERS=x", "ERS=nan", "ERS=inf"):
+        with pytest.raises(GateError, match="is no limit; write MEASURE=NUMBER, as ERS=30"):
+            parse_limits([wrong])
+    with pytest.raises(GateError, match="limited twice"):
+        parse_limits(["ERS=1", "ERS=2"])
+
+
+@pytest.mark.parametrize(
+    ("under", "passed"),
+    [
+        ({"ERS": 40.0}, True),
+        ({"ERS": 40.1}, False),
+        ({"R@1": 0.5}, True),
+        ({"R@1": 0.51}, False),
+        ({"QA+": 60.0}, True),
+        ({"QA+": 60.5}, False),
+        ({"worst": 5.0, "worst-recall": 10.0, "ARS": 50.0, "NMI": 0.4, "mAP": 0.3, "mAP@R": 0.2, "score": 40.0}, True),
+    ],
+)
+def test_the_least_that_passes(under: dict[str, float], passed: bool) -> None:
+    verdicts = judge(make_made_up(), Limits(under=under, drop={}))
+    assert len(verdicts) == len(under)
+    assert all(verdict.passed for verdict in verdicts) is passed
+
+
+def test_a_violated_limit_names_model_measure_and_interval() -> None:
+    report = make_made_up(make_model("benign", ers=12.34), make_model("robust"))
+    one, other = judge(report, Limits(under={"ERS": 30}, drop={}))
+    assert one.line == "benign: ERS is 12.34 [10.34, 14.34], under 30"
+    assert not one.passed
+    assert other.line == "robust: ERS is 40 [38, 42], at least 30"
+    assert other.passed
+
+
+def test_what_may_be_lost_against_a_baseline() -> None:
+    limits = Limits(under={}, drop={"ERS": 2, "R@1": 0.02})
+    before = make_made_up(make_model(ers=42.5, recall=0.51))
+    ers, recall = judge(make_made_up(make_model(ers=40.0, recall=0.5)), limits, before)
+    assert ers.line == "robust: ERS fell by 2.5 (42.5 → 40 [38, 42]), more than 2"
+    assert not ers.passed
+    assert recall.passed
+    [risen, _] = judge(make_made_up(make_model(ers=50)), limits, before)
+    assert risen.line.startswith("robust: ERS rose by 7.5")
+    assert risen.passed
+
+
+def test_a_single_model_may_have_another_name() -> None:
+    limits = Limits(under={}, drop={"ERS": 2})
+    [verdict] = judge(make_made_up(make_model("v2", ers=39)), limits, make_made_up(make_model("v1")))
+    assert verdict.passed
+    two = make_made_up(make_model("v1"), make_model("v0"))
+    with pytest.raises(GateError, match=r"no model 'v2'; it has v1, v0: give one that name"):
+        judge(make_made_up(make_model("v2")), limits, two)
+
+
+def test_a_baseline_of_other_settings_is_refused_and_the_difference_named() -> None:
+    limits = Limits(under={}, drop={"ERS": 2})
+    now = make_made_up()
+    with pytest.raises(GateError, match=r"steps \(8 → 32\); seed|seed \(3 → 0\).*steps \(8 → 32\)"):
+        judge(now, limits, make_made_up(steps=8, seed=3))
+    other = GalleryEntry(name="b", sha256="f" * 64, items=9, classes=2, left_out=[])
+    with pytest.raises(GateError, match=r"gallery \(b, 9 images, SHA-256 ffffffff… → a, 1000 images"):
+        judge(now, limits, make_made_up(gallery=other))
+    renamed = GalleryEntry(name="b", sha256="0" * 64, items=1000, classes=10, left_out=["x"])
+    assert judge(now, limits, make_made_up(gallery=renamed))
+    with pytest.raises(GateError, match=r"attacks \(ES, QA\+ → ES\)"):
+        judge(now, limits, make_made_up(attacks={"ES": {}, "QA+": {}}))
+    asked = make_made_up(make_model(method={"name": "square"}))
+    with pytest.raises(GateError, match="attacked by white-box, the baseline's by square"):
+        judge(now, limits, asked)
+    with pytest.raises(GateError, match="name it with --baseline"):
+        judge(now, limits)
+
+
+def test_measures_that_are_not_there() -> None:
+    with pytest.raises(GateError, match=r"nothing is called 'ers'; there are ERS"):
+        check_limits(Limits(under={"ers": 3}, drop={}), ["QA+"])
+    check_limits(Limits(under={"QA+": 3}, drop={"ERS": 1}), ["QA+"])
+    with pytest.raises(GateError, match="ERS of robust was not measured"):
+        judge(make_made_up(make_model(ers=None)), Limits(under={"ERS": 3}, drop={}))
+    with pytest.raises(GateError, match="R@1 of robust was not measured"):
+        judge(make_made_up(make_model(benign=None)), Limits(under={"R@1": 0.3}, drop={}))

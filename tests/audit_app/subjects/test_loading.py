@@ -1,0 +1,170 @@
+"""Models under audit: every kind embeds as it should, and what cannot be one is named."""
+
+import dataclasses
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch.nn import functional as F
+
+from hardrank.audit_app.errors import SubjectError
+from hardrank.audit_app.subjects.library_models import Weights, load_pretrained
+from hardrank.audit_app.subjects.loading import (
+    Precision,
+    Subject,
+    SubjectKind,
+    SubjectOptions,
+    load_subject,
+    load_subjects,
+)
+from hardrank.models.backbones import BackboneError, build_backbone
+from hardrank.models.bundle import BundleError, load_embedder
+from hardrank.serving.engine import Device
+from tests.audit_app.onnx_graphs import write_linear
+
+OPTIONS = SubjectOptions(device=Device.CPU, threads=1, precision=Precision.FLOAT32)
+RANDOM = dataclasses.replace(OPTIONS, weights=Weights.RANDOM, size=32)
+
+
+def some(subject: Subject, count: int = 4) -> torch.Tensor:
+    shape = (count, 3, subject.size, subject.size)
+    return torch.from_numpy(np.random.default_rng(0).random(shape, dtype=np.float32))
+
+
+def assert_one_function(subject: Subject) -> None:
+    """Judge and serve agree, on the sphere."""
+    images = some(subject)
+    with torch.no_grad():
+        judged = subject.judge(images)
+    served = subject.serve(images.numpy())
+    assert judged.shape == (4, subject.dimension)
+    np.testing.assert_allclose(judged.numpy(), served, atol=2e-5)
+    np.testing.assert_allclose(np.linalg.norm(served, axis=1), 1, atol=1e-5)
+
+
+def test_a_bundle(tiny_zoo: list[Path]) -> None:
+    subject = load_subject(str(tiny_zoo[0]), OPTIONS)
+    assert (subject.name, subject.kind, subject.size, subject.dimension) == ("tiny-benign", SubjectKind.BUNDLE, 32, 16)
+    assert_one_function(subject)
+    images = some(subject).requires_grad_(True)
+    (gradient,) = torch.autograd.grad(subject.gradients(images)[:, 0].sum(), images)
+    plain = load_embedder(tiny_zoo[0])
+    (expected,) = torch.autograd.grad(plain(images)[:, 0].sum(), images)
+    torch.testing.assert_close(gradient, expected, atol=1e-5, rtol=1e-3)
+    assert subject.card is not None
+    assert subject.describe()["defense"] == "regular[S]"
+    assert load_subject(str(tiny_zoo[0] / "card.json"), OPTIONS).sha256 == subject.sha256
+
+
+def test_bf16_gives_gradients_and_float32_judges(tiny_zoo: list[Path]) -> None:
+    subject = load_subject(str(tiny_zoo[0]), dataclasses.replace(OPTIONS, precision=Precision.BF16))
+    exact = load_subject(str(tiny_zoo[0]), OPTIONS)
+    images = some(subject)
+    with torch.no_grad():
+        assert not torch.equal(subject.gradients(images), exact.gradients(images))
+        assert torch.equal(subject.judge(images), exact.judge(images))
+    assert subject.precision.startswith("bf16")
+
+
+def test_the_default_precision_follows_the_processor(tiny_zoo: list[Path], bf16: bool) -> None:
+    subject = load_subject(str(tiny_zoo[0]), dataclasses.replace(OPTIONS, precision=Precision.AUTO))
+    stated = dataclasses.replace(OPTIONS, precision=Precision.BF16 if bf16 else Precision.FLOAT32)
+    expected = load_subject(str(tiny_zoo[0]), stated)
+    images = some(subject)
+    with torch.no_grad():
+        assert torch.equal(subject.gradients(images), expected.gradients(images))
+        assert torch.equal(subject.judge(images), expected.judge(images))
+    assert subject.precision == expected.precision
+
+
+@pytest.mark.parametrize("name", ["timm/resnet10t", "resnet18"])
+def test_a_network_of_a_library_embeds_by_its_features(name: str) -> None:
+    subject = load_subject(name, RANDOM)
+    assert (subject.name, subject.kind, subject.size) == (name, SubjectKind.BACKBONE, 32)
+    assert_one_function(subject)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        backbone, width = build_backbone(name, image_size=32, imagenet=False)
+    images = some(subject)
+    mean, std = torch.tensor([0.485, 0.456, 0.406]), torch.tensor([0.229, 0.224, 0.225])
+    with torch.no_grad():
+        features = backbone.eval()((images - mean.view(1, 3, 1, 1)) / std.view(1, 3, 1, 1))
+        torch.testing.assert_close(subject.judge(images), F.normalize(features, dim=1), atol=1e-4, rtol=1e-4)
+    assert subject.dimension == width
+    assert any("random" in note for note in subject.notes)
+    assert load_subject(name, RANDOM).sha256 == subject.sha256
+
+
+def test_weights_of_a_library_come_from_its_cache_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    for name in ("resnet18", "timm/resnet10t"):
+        with pytest.raises(SubjectError, match="not in the cache, and nothing is fetched"):
+            load_subject(name, OPTIONS)
+
+
+def test_cached_weights_are_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import torchvision
+
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
+    weights = torchvision.models.get_model_weights("mobilenet_v3_small").DEFAULT
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(5)
+        model = torchvision.models.get_model("mobilenet_v3_small", weights=None).eval()
+    cache = tmp_path / "hub" / "checkpoints"
+    cache.mkdir(parents=True)
+    torch.save(model.state_dict(), cache / weights.url.rpartition("/")[2])
+    monkeypatch.setattr(torch.hub, "download_url_to_file", lambda *_, **__: pytest.fail("the network was asked"))
+    loaded = load_pretrained("mobilenet_v3_small", weights=Weights.IMAGENET, size=64)
+    assert (loaded.preprocessing.resize, loaded.preprocessing.crop) == (73, 64)
+    model.classifier[-1] = torch.nn.Identity()
+    images = torch.rand(2, 3, 64, 64)
+    with torch.no_grad():
+        features = model((images - loaded.embedder.mean) / loaded.embedder.std)
+        torch.testing.assert_close(loaded.embedder(images), F.normalize(features, dim=1), atol=1e-5, rtol=1e-4)
+
+
+def test_a_plain_onnx_file(tmp_path: Path) -> None:
+    subject = load_subject(str(write_linear(tmp_path / "stranger.onnx")), OPTIONS)
+    assert (subject.name, subject.kind, subject.size) == ("stranger", SubjectKind.ONNX, 16)
+    assert (subject.preprocessing.resize, subject.preprocessing.crop) == (18, 16)
+    assert not subject.white_box
+    assert_one_function(subject)
+    with pytest.raises(SubjectError, match="gives no gradients"):
+        _ = subject.gradients
+
+
+def test_names(tiny_zoo: list[Path], tmp_path: Path) -> None:
+    pair = load_subjects([str(tiny_zoo[0]), f"mine={tiny_zoo[0]}"], OPTIONS)
+    assert [subject.name for subject in pair] == ["tiny-benign", "mine"]
+    with pytest.raises(SubjectError, match=r"two models are called 'tiny-benign'; rename one: LABEL="):
+        load_subjects([str(tiny_zoo[0]), str(tiny_zoo[0])], OPTIONS)
+    with pytest.raises(SubjectError, match="no model"):
+        load_subjects([], OPTIONS)
+    odd = shutil.copytree(tiny_zoo[0], tmp_path / "a=b")
+    assert load_subject(str(odd), OPTIONS).name == "tiny-benign"
+
+
+def test_what_is_no_model(tiny_zoo: list[Path], tmp_path: Path) -> None:
+    with pytest.raises(SubjectError, match="is not there"):
+        load_subject("models/zoo/nowhere", OPTIONS)
+    with pytest.raises(BackboneError, match="no backbone is called 'resnet-eighteen'"):
+        load_subject("resnet-eighteen", OPTIONS)
+    with pytest.raises(BackboneError, match="timm has no model"):
+        load_subject("timm/nothing", RANDOM)
+    with pytest.raises(BundleError, match="is no bundle"):
+        load_subject(str(tmp_path), OPTIONS)
+    changed = shutil.copytree(tiny_zoo[0], tmp_path / "changed")
+    with (changed / "model.onnx").open("ab") as file:
+        file.write(b"x")
+    with pytest.raises(BundleError, match="SHA-256"):
+        load_subject(str(changed), OPTIONS)
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+def test_a_device_that_is_not_there(tiny_zoo: list[Path], tmp_path: Path) -> None:
+    for text in (str(tiny_zoo[0]), str(write_linear(tmp_path / "m.onnx"))):
+        with pytest.raises(Exception, match="no CUDA device"):
+            load_subject(text, SubjectOptions(device=Device.CUDA))

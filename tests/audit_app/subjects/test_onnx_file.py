@@ -1,0 +1,184 @@
+"""Plain ONNX files: what they compute, how their oddities are met, and what is refused."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from onnx import TensorProto, helper
+
+from hardrank.audit_app.errors import SubjectError
+from hardrank.audit_app.subjects.onnx_file import DEFAULT_SIZE, OnnxFile, PixelScale
+from hardrank.models.embedder import IMAGENET_MEAN, IMAGENET_STD
+from tests.audit_app.onnx_graphs import Shape, linear, save, with_external, write_linear
+
+
+def images(count: int, size: int = 16) -> np.ndarray:
+    return np.random.default_rng(1).random((count, 3, size, size), dtype=np.float32)
+
+
+def expected(pixels: np.ndarray) -> np.ndarray:
+    raw = pixels.reshape(len(pixels), -1).astype(np.float64) @ linear()[1]["weight"]
+    return np.asarray(raw / np.linalg.norm(raw, axis=1, keepdims=True))
+
+
+def test_outputs_are_brought_to_the_sphere_and_it_is_said(tmp_path: Path) -> None:
+    file = OnnxFile(write_linear(tmp_path / "m.onnx"), threads=1)
+    assert file.dimension == 8
+    assert file.size == 16
+    np.testing.assert_allclose(file.embed(images(5)), expected(images(5)), atol=1e-5)
+    assert any("normalised" in note for note in file.notes)
+    assert len(file.sha256) == 64
+
+
+def test_a_file_that_normalises_is_left_alone(tmp_path: Path) -> None:
+    nodes, weights = linear()
+    nodes[1].output[0] = "raw"
+    nodes.append(helper.make_node("LpNormalization", ["raw"], ["embeddings"], axis=1, p=2))
+    file = OnnxFile(save(tmp_path / "m.onnx", nodes, weights=weights), threads=1)
+    np.testing.assert_allclose(file.embed(images(3)), expected(images(3)), atol=1e-5)
+    assert file.notes == []
+
+
+@pytest.mark.parametrize("batch", [1, 4])
+def test_a_fixed_batch_takes_any_number(tmp_path: Path, batch: int) -> None:
+    file = OnnxFile(write_linear(tmp_path / "m.onnx", batch=batch), threads=1)
+    for count in (1, 4, 7):
+        np.testing.assert_allclose(file.embed(images(count)), expected(images(count)), atol=1e-5)
+    assert any(f"batch at {batch}" in note for note in file.notes)
+
+
+def test_images_that_influence_each_other_go_one_by_one(tmp_path: Path) -> None:
+    nodes, weights = linear()
+    nodes[0].output[0] = "each"
+    nodes.insert(1, helper.make_node("ReduceMean", ["each"], ["mean"], axes=[0], keepdims=1))
+    nodes.insert(2, helper.make_node("Mul", ["mean", "half"], ["some"]))
+    nodes.insert(3, helper.make_node("Sub", ["each", "some"], ["flat"]))
+    weights["half"] = np.array(0.5, dtype=np.float32)
+    file = OnnxFile(save(tmp_path / "m.onnx", nodes, weights=weights), threads=1)
+    np.testing.assert_allclose(file.embed(images(4)), expected(images(4)), atol=1e-5)
+    assert any("one by one" in note for note in file.notes)
+
+
+@pytest.mark.parametrize(
+    ("scale", "change"),
+    [
+        (PixelScale.SYMMETRIC, lambda x: 2 * x - 1),
+        (PixelScale.BYTES, lambda x: 255 * x),
+        (
+            PixelScale.IMAGENET,
+            lambda x: (x - np.reshape(IMAGENET_MEAN, (1, 3, 1, 1))) / np.reshape(IMAGENET_STD, (1, 3, 1, 1)),
+        ),
+    ],
+)
+def test_pixels_are_scaled_as_asked(tmp_path: Path, scale: PixelScale, change: "np.ufunc") -> None:
+    file = OnnxFile(write_linear(tmp_path / "m.onnx"), threads=1, scale=scale)
+    np.testing.assert_allclose(file.embed(images(3)), expected(change(images(3))), atol=1e-4)
+
+
+def pooled(path: Path, *, outputs: dict[str, list[int | str]] | None = None) -> Path:
+    nodes = [helper.make_node("GlobalAveragePool", ["images"], ["embeddings"])]
+    if outputs:
+        nodes.append(helper.make_node("Identity", ["embeddings"], ["other"]))
+    return save(path, nodes, shape=["batch", 3, "h", "h"], outputs=outputs or {"embeddings": ["batch", 3, 1, 1]})
+
+
+def test_an_open_size_is_chosen_and_pooled_axes_go(tmp_path: Path) -> None:
+    file = OnnxFile(pooled(tmp_path / "m.onnx"), threads=1, size=24)
+    assert (file.size, file.dimension) == (24, 3)
+    assert file.embed(images(2, 24)).shape == (2, 3)
+    default = OnnxFile(pooled(tmp_path / "m.onnx"), threads=1)
+    assert default.size == DEFAULT_SIZE
+    assert any("leaves the size" in note for note in default.notes)
+
+
+def test_one_of_several_outputs_is_chosen(tmp_path: Path) -> None:
+    both: dict[str, list[int | str]] = {"embeddings": ["batch", 3, 1, 1], "other": ["batch", 3, 1, 1]}
+    path = pooled(tmp_path / "m.onnx", outputs=both)
+    with pytest.raises(SubjectError, match=r"2 outputs \(embeddings, other\)"):
+        OnnxFile(path, threads=1)
+    with pytest.raises(SubjectError, match="no output 'third'"):
+        OnnxFile(path, threads=1, output="third")
+    assert OnnxFile(path, threads=1, output="other").dimension == 3
+
+
+def test_what_is_no_onnx_file_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "m.onnx"
+    with pytest.raises(SubjectError, match="cannot be read"):
+        OnnxFile(path)
+    path.write_bytes(b"")
+    with pytest.raises(SubjectError, match="empty"):
+        OnnxFile(path)
+    path.write_bytes(b"\x00\xff garbage" * 100)
+    with pytest.raises(SubjectError, match="no ONNX file"):
+        OnnxFile(path)
+    whole = write_linear(tmp_path / "whole.onnx").read_bytes()
+    path.write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(SubjectError, match="ONNX"):
+        OnnxFile(path)
+    with pytest.raises(SubjectError, match="larger than 0 MiB"):
+        OnnxFile(tmp_path / "whole.onnx", largest=1000)
+    with pytest.raises(SubjectError, match="cannot be read"):
+        OnnxFile(tmp_path)
+
+
+def test_weights_in_another_file_are_not_read(tmp_path: Path) -> None:
+    path = with_external(tmp_path / "m.onnx")
+    assert (tmp_path / "beside.bin").exists()
+    with pytest.raises(SubjectError, match=r"keeps weights \(weight\) in another file"):
+        OnnxFile(path)
+
+
+def test_weights_elsewhere_are_found_in_attributes_too(tmp_path: Path) -> None:
+    hidden = helper.make_tensor("sneaky", TensorProto.FLOAT, [1], [1.0])
+    hidden.ClearField("float_data")
+    hidden.data_location = TensorProto.EXTERNAL
+    entry = hidden.external_data.add()
+    entry.key, entry.value = "location", "../../etc/passwd"
+    nodes, weights = linear()
+    nodes.append(helper.make_node("Constant", [], ["unused"], value=hidden))
+    with pytest.raises(SubjectError, match="sneaky"):
+        OnnxFile(save(tmp_path / "m.onnx", nodes, weights=weights))
+
+
+def test_signatures_that_no_embedder_has(tmp_path: Path) -> None:
+    nodes, weights = linear()
+    path = tmp_path / "m.onnx"
+    with pytest.raises(SubjectError, match="2 inputs"):
+        OnnxFile(save(path, nodes, weights=weights, inputs=2))
+    identity = [helper.make_node("Cast", ["images"], ["embeddings"], to=TensorProto.FLOAT)]
+    with pytest.raises(SubjectError, match="uint8 images"):
+        OnnxFile(save(path, identity, kind=TensorProto.UINT8, outputs={"embeddings": ["batch", 3, 16, 16]}))
+    flat = [helper.make_node("Flatten", ["images"], ["embeddings"], axis=1)]
+    cases: list[tuple[Shape, str]] = [
+        ([1, 16, 16, 3], r"1, 16, 16, 3"),
+        (["batch", 3, 16, 20], "square"),
+        (["batch", 768], "768"),
+    ]
+    for shape, shown in cases:
+        with pytest.raises(SubjectError, match=shown):
+            OnnxFile(save(path, flat, shape=shape, outputs={"embeddings": ["batch", "D"]}))
+
+
+def test_outputs_that_are_no_embeddings(tmp_path: Path) -> None:
+    path = tmp_path / "m.onnx"
+    identity = [helper.make_node("Identity", ["images"], ["embeddings"])]
+    with pytest.raises(SubjectError, match="one row for each image"):
+        OnnxFile(save(path, identity, outputs={"embeddings": ["batch", 3, 16, 16]}), threads=1)
+    constant = [
+        helper.make_node("Flatten", ["images"], ["flat"], axis=1),
+        helper.make_node("Mul", ["flat", "zero"], ["nothing"]),
+        helper.make_node("Add", ["nothing", "one"], ["embeddings"]),
+    ]
+    zero, one = np.zeros(1, np.float32), np.ones(1, np.float32)
+    with pytest.raises(SubjectError, match="at the same place"):
+        OnnxFile(save(path, constant, weights={"zero": zero, "one": one}), threads=1)
+    with pytest.raises(SubjectError, match="length 0"):
+        OnnxFile(save(path, constant, weights={"zero": zero, "one": zero}), threads=1)
+    with pytest.raises(SubjectError, match="no numbers"):
+        OnnxFile(save(path, constant, weights={"zero": zero, "one": one * np.nan}), threads=1)
+
+
+def test_pixels_of_another_size_are_refused(tmp_path: Path) -> None:
+    file = OnnxFile(write_linear(tmp_path / "m.onnx"), threads=1)
+    with pytest.raises(SubjectError, match=r"\(N,3,16,16\)"):
+        file.embed(images(1, 20))

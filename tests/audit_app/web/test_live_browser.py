@@ -1,0 +1,188 @@
+"""The app in a real Chromium: an attack from the button to the files, by two visitors at once, stopped, and left."""
+
+import hashlib
+import json
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from starlette.testclient import TestClient
+
+from hardrank.audit_app.images.exact_png import crop_of
+from hardrank.audit_app.replay import read_record, replay
+from hardrank.serving.api.app import create_api
+from hardrank.serving.engine import Device, Engine
+from hardrank.serving.index.search_index import SearchIndex
+from hardrank.serving.search.models import Model
+from hardrank.serving.search.service import SearchService
+from hardrank.serving.settings import Settings
+from tests.audit_app.app_server import (
+    ROOT,
+    AppServer,
+    download,
+    finished,
+    long_attack,
+    rankings,
+    visit,
+)
+from tests.audit_app.indexed import make_index
+from tests.chromium import needs_chromium
+from tests.serving.served import wait_until_ready
+from tests.waiting import until
+
+pytestmark = needs_chromium
+
+
+@pytest.fixture(scope="module")
+def indexes(tiny_zoo: list[Path], few_gratings: Path, tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
+    """An index of the pictures for each model."""
+    folder = tmp_path_factory.mktemp("indexes")
+    return [make_index(folder / bundle.name, bundle, few_gratings) for bundle in tiny_zoo]
+
+
+@pytest.fixture(scope="module")
+def server(indexes: list[Path], tiny_zoo: list[Path], tmp_path_factory: pytest.TempPathFactory) -> Iterator[AppServer]:
+    folder = tmp_path_factory.mktemp("app")
+    arguments = ["--zoo", str(tiny_zoo[0].parent), "--gallery", *map(str, indexes), "--audits", str(folder / "audits")]
+    running = AppServer(arguments, folder / "log")
+    running.wait()
+    yield running
+    running.close()
+    assert "audit_app" not in running.log.read_text(), "nothing failed that nobody foresaw"
+
+
+@pytest.fixture(scope="module")
+def api(indexes: list[Path], tiny_zoo: list[Path]) -> Iterator[TestClient]:
+    """The HTTP API over the same indexes."""
+    models = [
+        Model(
+            key=bundle.name,
+            engine=Engine(bundle, threads=1, device=Device.CPU),
+            index=SearchIndex.open(index),
+        )
+        for bundle, index in zip(tiny_zoo, indexes, strict=True)
+    ]
+    service = SearchService(models, Settings())
+    with TestClient(create_api(service, service.settings), base_url="http://localhost") as client:
+        wait_until_ready(client)
+        yield client
+
+
+def test_an_attack_from_the_button_to_the_files(
+    browser: Any, server: AppServer, api: TestClient, tiny_zoo: list[Path], few_gratings: Path
+) -> None:
+    with visit(browser, server) as page:
+        long_attack(page, steps=30)
+        page.click(".st-key-attack button")
+        finished(page)
+        shown, record = rankings(page), read_record(download(page, "record"))
+        assert set(shown) == {bundle.name for bundle in tiny_zoo}
+        victim = record["image"]["id"]
+        for bundle in tiny_zoo:
+            png = download(page, f"png-{bundle.name}")
+            found = record["results"][bundle.name]
+            assert hashlib.sha256(png).hexdigest() == found["png_sha256"], "the exact file"
+            answer = api.post(
+                "/v1/search", params={"k": 11}, content=png, headers={"Content-Type": "image/png"}
+            ).raise_for_status()
+            ids = [match["id"] for match in answer.json()["models"][bundle.name]["matches"] if match["id"] != victim]
+            assert ids[:10] == [shown[bundle.name][rank] for rank in range(1, 11)], "what the page showed"
+            engine = Engine(bundle, threads=1, device=Device.CPU)
+            pixels = crop_of(png, engine.preprocessing).astype(int)
+            untouched = crop_of((few_gratings / victim.replace("~", "/")).read_bytes(), engine.preprocessing)
+            assert 0 < abs(pixels - untouched).max() <= 4
+        assert replay(record).differences == ()
+
+
+def test_two_visitors_at_once_get_their_own_results(browser: Any, server: AppServer) -> None:
+    with visit(browser, server) as one, visit(browser, server) as other:
+        other.click(".st-key-choose-image button")
+        other.click(".st-key-image-grid button >> nth=2")
+        other.wait_for_selector("[role=dialog]", state="hidden")
+        other.wait_for_selector(".st-key-attack button:not([disabled])")
+        one.click(".st-key-attack button")
+        other.click(".st-key-attack button")
+        for page in (one, other):
+            finished(page)
+        records = [read_record(download(page, "record")) for page in (one, other)]
+        shown = [rankings(page) for page in (one, other)]
+    assert records[0]["image"] != records[1]["image"]
+    assert shown[0] != shown[1]
+    for record in records:
+        assert replay(record).differences == ()
+
+
+def test_a_running_attack_is_watched_stopped_and_another_can_begin(browser: Any, server: AppServer) -> None:
+    with visit(browser, server) as page:
+        long_attack(page, steps=500, restarts=10)
+        page.click(".st-key-attack button")
+        page.wait_for_selector(".st-key-running img")
+        steps: list[int] = []
+        pictures: set[str] = set()
+
+        def frames_are_seen() -> bool:
+            for fact in page.locator(".st-key-running dd b").all_text_contents()[:1]:
+                steps.append(int(fact.split(" of ")[0]))
+            pictures.update(page.eval_on_selector_all(".st-key-running img", "all => all.map(e => e.src)"))
+            return len(set(steps)) >= 3 and len(pictures) >= 6
+
+        until(frames_are_seen)  # the image and its perturbation, of more frames than one
+        assert steps == sorted(steps), "the attack goes on"
+        assert all(one.startswith("data:image/png;base64,") for one in pictures)
+        page.click(".st-key-stop button")
+        page.get_by_text("As far as it came").wait_for()
+        finished(page)
+        assert json.loads(download(page, "record"))["stopped"] is True
+        page.wait_for_selector(".st-key-attack button:not([disabled])")
+
+
+@pytest.mark.slow
+def test_who_leaves_makes_room_for_who_waits(browser: Any, server: AppServer) -> None:
+    with visit(browser, server) as waiting:
+        with visit(browser, server) as one, visit(browser, server) as other:
+            for page in (one, other):
+                long_attack(page, steps=500, restarts=10)
+                page.click(".st-key-attack button")
+                page.wait_for_selector(".st-key-running img")
+            waiting.click(".st-key-attack button")
+            waiting.get_by_text("Waiting: 1 before yours").wait_for()
+        left = time.monotonic()
+        finished(waiting)
+        assert time.monotonic() - left < 300, "the two attacks would have taken 400 s"
+
+
+def test_every_page_is_reached_from_the_others(browser: Any, server: AppServer) -> None:
+    with visit(browser, server) as page:
+        for title, heading in (
+            ("Scorecard", "How much do the models withstand?"),
+            ("Weak spots", "Where do they hold least?"),
+            ("Bring your own model", "Bring your own model"),
+            ("Live attack", "Watch a ranking being attacked"),
+        ):
+            page.get_by_role("link", name=title).click()
+            page.get_by_role("heading", name=heading).wait_for()
+        assert not page.locator("[data-testid=stSidebar]").count()
+
+
+def test_no_page_is_reached_around_the_check_of_the_server() -> None:
+    folder = ROOT / "audit_app"
+    assert not (folder / "pages").exists(), "Streamlit runs what lies there by itself"
+
+
+def test_it_listens_on_the_loopback_alone(server: AppServer) -> None:
+    assert server.addresses() == {"127.0.0.1"}
+
+
+def test_a_dark_phone_scrolls_downwards_alone(browser: Any, server: AppServer) -> None:
+    with visit(browser, server, width=390, color_scheme="dark", is_mobile=True, has_touch=True) as page:
+        page.tap(".st-key-attack button")
+        finished(page)
+        assert page.evaluate("document.documentElement.scrollWidth") <= 390
+        assert not page.eval_on_selector_all(
+            ".st-key-rankings *, .st-key-verdicts *, button",
+            "all => all.filter(e => e.checkVisibility() && e.getBoundingClientRect().right > 390.5)"
+            ".map(e => e.outerHTML)",
+        )
+        assert page.evaluate("getComputedStyle(document.querySelector('.stApp')).backgroundColor") == "rgb(19, 21, 23)"

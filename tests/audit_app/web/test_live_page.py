@@ -1,0 +1,268 @@
+"""The page of the live attack, driven without a browser."""
+
+import base64
+import hashlib
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from PIL import Image
+from streamlit import config
+from streamlit.testing.v1 import AppTest
+
+from hardrank.audit_app.errors import AuditError
+from hardrank.audit_app.gallery.collection import from_images
+from hardrank.audit_app.images.exact_png import encode_png
+from hardrank.audit_app.live.attack import LiveAttack
+from hardrank.audit_app.replay import read_record, replay
+from hardrank.audit_app.web import attack_view
+from hardrank.audit_app.web.guard import check_server
+from hardrank.audit_app.web.resources import settings
+from hardrank.serving.engine import Device, Engine
+from hardrank.serving.index.search_index import SearchIndex
+from hardrank.serving.store.manifest import IndexIdentity
+from tests.audit_app.apptest import attacked, errors, markup, open_app, until, words
+from tests.audit_app.stage import random_pixels
+from tests.serving.conftest import new_items, unit_vectors
+
+Tell = Callable[..., None]
+pytestmark = pytest.mark.usefixtures("app")
+
+
+@pytest.fixture
+def started(monkeypatch: pytest.MonkeyPatch) -> list[LiveAttack]:
+    """The attacks that the page begins, and a way to see their files."""
+    found: list[LiveAttack] = []
+
+    class Seen(LiveAttack):
+        def start(self) -> None:
+            found.append(self)
+            super().start()
+
+    monkeypatch.setattr(attack_view, "LiveAttack", Seen)
+    return found
+
+
+def test_the_first_sight_is_a_sensible_attack_and_one_big_button() -> None:
+    at = open_app()
+    assert not errors(at)
+    assert at.button(key="attack").proto.type == "primary"
+    assert at.selectbox(key="live.attack").value == "QA+"
+    assert at.slider(key="live.epsilon.linf").value == 4
+    assert "becomes the first answer" in markup(at)
+    assert "No value of a pixel changes by more than 4 of 255" in markup(at)
+    assert "What the models answer now" in words(at)
+
+
+def test_an_attack_runs_and_shows_its_result(started: list[LiveAttack]) -> None:
+    at = attacked(open_app())
+    assert not errors(at)
+    (live,) = started
+    result = live.status().result
+    assert result
+    assert list(result.subjects) == ["tiny-benign", "tiny-robust"]
+    drawn = markup(at)
+    for found in result.subjects.values():
+        assert f"rank {found.outcome.movements[0].before[found.targets[0]]} →" in drawn
+        for pixels in (found.pixels, found.benign):  # the very pixels, as PNG
+            assert base64.b64encode(encode_png(pixels)).decode() in drawn
+    for word in ("first answers changed", "rank of the target", "image made against", "JPEG, quality 90", "noise"):
+        assert word in drawn
+    assert len(at.get("download_button")) == 3
+
+
+def test_downloads_are_the_exact_png_and_a_record_that_repeats(
+    started: list[LiveAttack], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    offered: dict[str, Any] = {}
+
+    def download_button(label: str, data: Any, *, file_name: str, **_: Any) -> bool:
+        offered[file_name] = data
+        return False
+
+    monkeypatch.setattr("hardrank.audit_app.web.live_result_view.st.download_button", download_button)
+    attacked(open_app())
+    result = started[0].status().result
+    assert result
+    for name, found in result.subjects.items():
+        assert hashlib.sha256(offered[f"{name}-QA.png"]).hexdigest() == hashlib.sha256(found.png).hexdigest()
+    again = replay(read_record(offered["attack.json"].encode()))
+    assert again.differences == ()
+
+
+@pytest.mark.parametrize("name", ["CA+", "QA-", "TMA", "ES", "LTM", "GTM", "GTT", "SPQA+", "ORDER"])
+def test_every_kind_of_attack_can_be_chosen(name: str, started: list[LiveAttack]) -> None:
+    at = open_app()
+    at.selectbox(key="live.attack").set_value(name).run()
+    assert not errors(at)
+    if name == "QA-":
+        at.number_input(key="live.QA-.share").set_value(0.2).run()
+    attacked(at)
+    assert not errors(at)
+    assert started[0].options.attack == name
+    assert started[0].options.targets is None
+
+
+def test_targets_are_picked_by_clicking_and_left_to_the_seed(started: list[LiveAttack]) -> None:
+    at = open_app()
+    first = first_target(at)
+    at.button(key="choose-targets").click().run()
+    others = [b for b in at.button if str(b.key).startswith("target-") and str(b.key).removeprefix("target-").isdigit()]
+    assert len(others) > 10
+    fresh = next(b for b in others if b.key != f"target-{first}")
+    fresh.click().run()
+    at.button(key="targets-done").click().run()
+    attacked(at)
+    rows = next(iter(started[0].status().result.subjects.values())).targets  # type: ignore[union-attr]
+    assert set(rows) == {first, int(str(fresh.key).removeprefix("target-"))}
+    assert started[0].options.settings["m"] == 2
+    at.button(key="choose-targets").click().run()
+    at.button(key="targets-drawn").click().run()
+    at.button(key="targets-done").click().run()
+    attacked(at)
+    assert started[1].options.targets is None
+
+
+def first_target(at: AppTest) -> int:
+    """Row of the target that the page begins with."""
+    (target,) = at.session_state["plan"].targets["QA+"]
+    return from_images(Path(settings().gallery[0])).row(target)
+
+
+def test_another_image_of_the_gallery(started: list[LiveAttack]) -> None:
+    at = open_app()
+    at.button(key="choose-image").click().run()
+    at.selectbox(key="image.class").set_value("class-5").run()
+    button = [b for b in at.button if str(b.key).startswith("image-")][-1]
+    button.click().run()
+    attacked(at)
+    row = int(str(button.key).removeprefix("image-"))
+    assert started[0].victim.id == started[0].scenes[0].scene.collection.ids[row]
+    assert started[0].scenes[0].scene.collection.label(row) == "class-5"
+
+
+def test_an_uploaded_image_is_attacked_as_it_is(started: list[LiveAttack]) -> None:
+    data = encode_png(random_pixels(3, 70, 50))
+    at = open_app()
+    at.button(key="choose-image").click().run()
+    at.file_uploader(key="upload").set_value(("mine.png", data, "image/png")).run()
+    at.selectbox(key="upload.class").set_value("class-3").run()
+    at.button(key="upload.take").click().run()
+    assert "uploaded" in markup(at)
+    attacked(at)
+    assert not errors(at)
+    assert (started[0].victim.data, started[0].victim.label) == (data, "class-3")
+
+
+def test_an_unreadable_upload_is_told() -> None:
+    at = open_app()
+    at.button(key="choose-image").click().run()
+    at.file_uploader(key="upload").set_value(("mine.png", b"no image at all", "image/png")).run()
+    assert any("no image of a known format" in one for one in errors(at))
+
+
+def test_stopping_shows_what_was_reached() -> None:
+    at = open_app()
+    at.selectbox(key="live.attack").set_value("ES")
+    at.number_input(key="live.steps.linf").set_value(500)
+    at.slider(key="live.pace").set_value(2).run()
+    at.button(key="attack").click().run()
+    until(at, lambda page: "of 500" in markup(page))
+    assert at.button(key="attack").disabled
+    at.button(key="stop").click().run()
+    until(at, lambda page: "As far as it came" in words(page))
+    assert not errors(at)
+
+
+def test_no_model_is_told(app: Tell, tmp_path: Path) -> None:
+    app("--zoo", str(tmp_path / "empty"))
+    assert any("train one with" in one for one in errors(open_app()))
+
+
+def test_a_bad_bundle_is_told_and_the_others_work(app: Tell, tiny_zoo: list[Path], tmp_path: Path) -> None:
+    zoo = tmp_path / "zoo"
+    zoo.mkdir()
+    for bundle in tiny_zoo:
+        (zoo / bundle.name).symlink_to(bundle)
+    (zoo / "broken").mkdir()
+    (zoo / "broken" / "card.json").write_text("{", encoding="utf-8")
+    app("--zoo", str(zoo))
+    at = open_app()
+    assert [one for one in errors(at) if "broken/card.json is damaged" in one]
+    assert not at.button(key="attack").disabled
+
+
+def test_a_bundle_whose_weights_were_changed_is_told(app: Tell, tiny_zoo: list[Path], tmp_path: Path) -> None:
+    zoo = tmp_path / "zoo"
+    (zoo / "tiny").mkdir(parents=True)
+    for file in tiny_zoo[0].iterdir():
+        (zoo / "tiny" / file.name).write_bytes(file.read_bytes())
+    (zoo / "tiny" / "model.onnx").write_bytes(b"nothing")
+    app("--zoo", str(zoo))
+    assert any("not the file that the card describes" in one for one in errors(open_app()))
+
+
+def test_a_gallery_of_one_image_is_told(app: Tell, tmp_path: Path) -> None:
+    Image.new("RGB", (40, 40), "red").save(tmp_path / "only.png")
+    app("--gallery", str(tmp_path / "only.csv"))
+    (tmp_path / "only.csv").write_text("path,label\nonly.png,red\n", encoding="utf-8")
+    assert any("no ranking to attack" in one for one in errors(open_app()))
+
+
+def test_a_gallery_that_is_not_there_is_told(app: Tell, tmp_path: Path) -> None:
+    app("--gallery", str(tmp_path / "nowhere"))
+    assert any("is not there" in one for one in errors(open_app()))
+
+
+def test_an_attack_that_the_gallery_does_not_allow_is_told(app: Tell, tmp_path: Path) -> None:
+    folder = tmp_path / "flat"
+    folder.mkdir()
+    for number in range(5):
+        (folder / f"{number}.png").write_bytes(encode_png(random_pixels(3, 40, 40, seed=number)))
+    app("--gallery", str(folder))
+    at = open_app()
+    at.selectbox(key="live.attack").set_value("LTM").run()
+    attacked(at)
+    assert any("one class" in one for one in errors(at))
+
+
+def test_an_index_of_another_model_is_told(app: Tell, tmp_path: Path, tiny_zoo: list[Path]) -> None:
+    own = IndexIdentity.of(Engine(tiny_zoo[0], threads=1, device=Device.CPU))
+    identity = own.model_copy(update={"model": "stranger", "model_sha256": "0" * 64})
+    with SearchIndex.create(tmp_path / "index", identity=identity) as index:
+        index.add(new_items(unit_vectors(5)))
+    app("--gallery", str(tmp_path / "index"))
+    assert any("made with the model stranger" in one for one in errors(open_app()))
+
+
+def test_unforeseen_failures_are_logged_and_not_shown(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def broken(*_: object, **__: object) -> None:
+        raise RuntimeError("secret")
+
+    monkeypatch.setattr(attack_view, "current_plan", broken)
+    at = open_app()
+    (message,) = errors(at)
+    assert "secret" not in message
+    assert "secret" in caplog.text
+
+
+@pytest.mark.parametrize("address", [None, "0.0.0.0", "192.168.1.2", "example.org"])
+def test_it_refuses_to_be_open_to_others(address: str | None) -> None:
+    config.set_option("server.address", address)
+    at = open_app()
+    assert any("must not be open to others" in one for one in errors(at))
+    assert not at.button
+
+
+def test_it_refuses_to_tell_of_its_use() -> None:
+    config.set_option("browser.gatherUsageStats", True)
+    with pytest.raises(AuditError, match="usage statistics are switched on"):
+        check_server()
+
+
+def test_arguments_it_does_not_know_are_told(app: Tell) -> None:
+    app("--colour", "red")
+    assert any("understands --zoo" in one for one in errors(open_app()))

@@ -1,0 +1,305 @@
+"""The pages of the scorecard and of weak spots, driven without a browser."""
+
+import base64
+import contextlib
+import re
+import shutil
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from streamlit.testing.v1 import AppTest
+
+from hardrank.audit_app.audit.options import AuditOptions, Curve, CurveParameter
+from hardrank.audit_app.audit.request import AuditRequest
+from hardrank.audit_app.audit.runner import run_audit
+from hardrank.audit_app.gallery.collection import from_images
+from hardrank.audit_app.gallery.embedded import make_scenes
+from hardrank.audit_app.gallery.source import GallerySource
+from hardrank.audit_app.images.exact_png import crop_of, encode_png
+from hardrank.audit_app.report.build import write_report
+from hardrank.audit_app.results.schema import read_report
+from hardrank.audit_app.run import main
+from hardrank.audit_app.subjects.loading import load_subjects
+from hardrank.audit_app.web import scorecard_page, weak_spots_page
+from hardrank.models.preprocessing import Preprocessing
+from hardrank.trainer.evaluation.robustness import RobustnessOptions
+from tests.audit_app.apptest import errors, markup, open_app, until, words
+from tests.audit_app.stage import OPTIONS
+
+Tell = Callable[..., None]
+pytestmark = pytest.mark.usefixtures("app")
+
+QUICK = AuditOptions(
+    attacked=6,
+    attacks=("TMA", "ES"),
+    worst=1,
+    robustness=RobustnessOptions(steps=2, bootstrap=20, seed_check=0),
+    curves=(Curve(parameter=CurveParameter.EPSILON, values=(1 / 255, 8 / 255)),),
+    curve_attacked=2,
+)
+
+
+@pytest.fixture(scope="module")
+def done(tiny_zoo: list[Path], few_gratings: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with an audit that came to its end."""
+    root = tmp_path_factory.mktemp("audits")
+    request = AuditRequest(
+        models=tuple(map(str, tiny_zoo)), gallery=GallerySource.at(str(few_gratings)), options=QUICK, loading=OPTIONS
+    )
+    scenes = make_scenes(load_subjects(request.models, OPTIONS), from_images(few_gratings))
+    result = run_audit(scenes, QUICK, root / request.name)
+    write_report(result, root / request.name, command="the app")
+    request.write(root / request.name)
+    return root
+
+
+@pytest.fixture
+def past(done: Path, app: Tell, tmp_path: Path) -> Path:
+    """That audit, as one of the app."""
+    root = tmp_path / "past"
+    shutil.copytree(done, root)
+    app("--audits", str(root))
+    return next(root.iterdir())
+
+
+# ---------------------------------------------------------------------- scorecard
+
+
+def test_models_that_were_not_measured_are_said_to_be_so() -> None:
+    at = open_app("scorecard")
+    assert not errors(at)
+    assert "No bundle at hand was measured" in words(at)
+
+
+def test_an_audit_of_the_past_is_shown_whole(past: Path) -> None:
+    at = open_app("scorecard")
+    at.selectbox(key="audit.shown").set_value(past.name).run()
+    assert not errors(at)
+    drawn, report = markup(at), read_report(past)
+    for model in report.models:
+        assert model.name in drawn
+        for key, figure in model.figures.items():
+            assert key in drawn
+            assert f"{figure.low:.1f}" in drawn or f"{figure.low:.3f}" in drawn
+    assert "What a larger budget buys the attacker" in words(at)
+    assert drawn.count("<svg") >= 2
+    assert "Recall@1" in drawn
+    said = words(at).replace("\\", "")
+    assert all(line in said for line in (*report.threat_model, *report.cautions))
+    files = {str(one.proto.label) for one in at.get("download_button")}
+    assert files == {"report.html", "report.json", "tiny-benign.csv", "tiny-robust.csv"}
+
+
+def test_an_audit_runs_in_the_background_and_becomes_history(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    at = open_app("scorecard")
+    at.multiselect(key="audit.attacks").set_value(["ES", "TMA"])
+    at.number_input(key="audit.attacked").set_value(4)
+    at.number_input(key="audit.linf.steps").set_value(2)
+    at.number_input(key="audit.seed_check").set_value(0)
+    at.number_input(key="audit.bootstrap").set_value(100).run()
+    at.button(key="audit.run").click().run()
+    assert not errors(at)
+    until(at, lambda page: str(page.selectbox(key="audit.shown").value).startswith("tiny-benign"))
+    assert not errors(at)
+    (folder,) = (tmp_path / "audits").iterdir()
+    report = read_report(folder)
+    assert list(report.settings.attacks) == ["ES", "TMA"]
+    assert report.settings.attacked == 4
+    assert [model.name for model in report.models] == ["tiny-benign", "tiny-robust"]
+    assert all(model.name in markup(at) for model in report.models)
+    assert "2 images" not in at.selectbox(key="audit.shown").options[0]
+    assert any("tiny-benign, tiny-robust · 4 images" in one for one in at.selectbox(key="audit.shown").options)
+
+
+def test_an_audit_that_was_stopped_goes_on(past: Path) -> None:
+    wanted = read_report(past)
+    (past / "report.json").unlink()
+    past = past.rename(past.with_name("as-one-likes"))
+    at = open_app("scorecard")
+    at.selectbox(key="audit.shown").set_value(past.name).run()
+    assert "did not come to its end" in words(at)
+    at.button(key="audit.resume").click().run()
+    until(at, lambda page: (past / "report.json").exists())
+    found = read_report(past)
+    assert found.models == wanted.models
+
+
+def test_mistakes_are_told_before_anything_runs(app: Tell, tmp_path: Path) -> None:
+    at = open_app("scorecard")
+    at.multiselect(key="audit.attacks").set_value([])
+    at.button(key="audit.run").click().run()
+    assert any("attack" in one for one in errors(at))
+    assert not (tmp_path / "audits").exists()
+    at.text_input(key="stage.gallery").set_value(str(tmp_path / "nowhere")).run()
+    assert any("is not there" in one for one in errors(at))
+
+
+def test_an_audit_that_fails_says_why(tmp_path: Path, gratings: Path) -> None:
+    at = open_app("scorecard")
+    at.text_input(key="stage.gallery").set_value(str(gratings / "class-0"))
+    at.multiselect(key="audit.attacks").set_value(["LTM"])
+    at.button(key="audit.run").click().run()
+    until(at, lambda page: bool(page.error))
+    assert any("one class" in one for one in errors(at))
+
+
+def test_damaged_reports_are_told_and_the_rest_works(past: Path) -> None:
+    (past / "report.json").write_text("{", encoding="utf-8")
+    at = open_app("scorecard")
+    assert any("damaged" in one for one in at.selectbox(key="audit.shown").options)
+    at.selectbox(key="audit.shown").set_value(past.name).run()
+    assert any("is damaged" in one for one in errors(at))
+
+
+def test_folders_that_cannot_be_written_are_told(app: Tell, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("", encoding="utf-8")
+    app("--audits", str(tmp_path / "file" / "audits"))
+    at = open_app("scorecard")
+    at.number_input(key="audit.attacked").set_value(2).run()
+    at.button(key="audit.run").click().run()
+    until(at, lambda page: bool(page.error))
+    assert any("cannot be written" in one for one in errors(at))
+
+
+def test_what_nobody_foresaw_is_logged(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
+    def broken(*_: object) -> None:
+        raise RuntimeError("secret")
+
+    monkeypatch.setattr(scorecard_page, "_show", broken)
+    monkeypatch.setattr(weak_spots_page, "desk", broken)
+    for page in ("scorecard", "weak_spots"):
+        (message,) = errors(open_app(page))
+        assert "secret" not in message
+    assert "secret" in caplog.text
+
+
+# ---------------------------------------------------------------------- weak spots
+
+
+def spots(at: AppTest) -> list[str]:
+    """Keys of the buttons that open an image in the live attack."""
+    return [str(button.key) for button in at.button if str(button.key).startswith("open-query-")]
+
+
+def test_without_an_audit_it_says_where_they_come_from() -> None:
+    at = open_app("weak_spots")
+    assert not errors(at)
+    assert "run one on the page" in words(at)
+
+
+def test_the_worst_images_and_classes_are_shown_and_opened_in_the_live_attack(past: Path) -> None:
+    at = open_app("weak_spots")
+    assert not errors(at)
+    assert len(spots(at)) == 6
+    assert "The worst images" in words(at)
+    at.selectbox(key="weak.key").set_value("ES:D").run()
+    assert not errors(at)
+    first = at.button(key=spots(at)[0])
+    id = first.help.split(":")[0]
+    first.click().run()
+    at.switch_page("screens/live_attack.py").run()
+    assert not errors(at)
+    assert at.selectbox(key="live.attack").value == "ES"
+    assert at.slider(key="live.epsilon.linf").value == 8
+    assert at.session_state["plan"].victim.id == id
+    assert id.split("/")[0].split("~")[0] in markup(at)
+
+
+def pictures(at: AppTest) -> list[bytes]:
+    """The PNGs of the worst images, in their order."""
+    drawn = (re.search(r'<img src="data:image/png;base64,([^"]+)"', one.proto.body) for one in at.get("html"))
+    return [base64.b64decode(found[1]) for found in drawn if found]
+
+
+@pytest.fixture(scope="module")
+def by_command(tiny_zoo: list[Path], few_gratings: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of an audit by the command, whose paths hold in its own working directory alone."""
+    there = tmp_path_factory.mktemp("there")
+    (there / "images").symlink_to(few_gratings)
+    (there / "zoo").symlink_to(tiny_zoo[0].parent)
+    asked = ["--models", "zoo/tiny-benign", "Strong=zoo/tiny-robust", "--images", "images", "--out", "audits/mine"]
+    quick = ["--attacks", "TMA", "ES", "--attacked", "6", "--steps", "2", "--seed-check", "0", "--bootstrap", "20"]
+    with contextlib.chdir(there):
+        assert main([*asked, *quick, "--worst", "1", "--device", "cpu", "--threads", "1"]) == 0
+    return there / "audits" / "mine"
+
+
+def test_an_audit_by_the_command_shows_its_images_too(by_command: Path, few_gratings: Path, app: Tell) -> None:
+    app("--audits", str(by_command.parent))
+    at = open_app("weak_spots")
+    assert not errors(at)
+    ids = [at.button(key=key).help.split(":")[0] for key in spots(at)]
+    assert len(ids) == 6
+    collection = from_images(few_gratings)
+    pre = Preprocessing.from_dict(read_report(by_command).models[0].preprocessing)
+    wanted = [encode_png(crop_of(collection.read(collection.row(id)), pre)) for id in ids]
+    assert pictures(at)[:6] == wanted
+    at.selectbox(key="weak.model").set_value("Strong").run()
+    first = at.button(key=spots(at)[0])
+    id = first.help.split(":")[0]
+    first.click().run()
+    at.switch_page("screens/live_attack.py").run()
+    assert not errors(at)
+    assert at.session_state["plan"].victim.id == id
+    assert at.multiselect(key="stage.models").value == [
+        str(by_command.parents[1] / "zoo" / "tiny-benign"),
+        f"Strong={by_command.parents[1] / 'zoo' / 'tiny-robust'}",
+    ]
+    assert at.session_state["stage"].opened.loading == OPTIONS  # the models are loaded as they were for the audit
+
+
+def test_what_is_handed_on_names_no_place_of_this_machine(by_command: Path) -> None:
+    files = [path for path in by_command.iterdir() if path.name.startswith("report") or path.suffix == ".csv"]
+    assert {path.name for path in files} == {"report.json", "report.html", "tiny-benign.csv", "Strong.csv"}
+    for path in files:
+        assert str(by_command.parents[1]) not in path.read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize(
+    ("norm", "epsilon", "field", "value"),
+    [("l2", 0.5, "live.epsilon.l2.l2", 0.5), ("linf", 64 / 255, "live.epsilon.linf", 32)],
+)
+def test_the_budget_of_the_audit_is_that_of_the_attack_as_far_as_the_page_goes(
+    past: Path, norm: str, epsilon: float, field: str, value: float
+) -> None:
+    report = read_report(past)
+    settings = report.settings.model_copy(update={"norm": norm, "epsilon": epsilon})
+    (past / "report.json").write_text(report.model_copy(update={"settings": settings}).model_dump_json())
+    at = open_app("weak_spots")
+    assert ("ε 0.5 (L2)" if norm == "l2" else "ε 64/255") in at.selectbox(key="weak.audit").options[0]
+    at.button(key=spots(at)[0]).click().run()
+    at.switch_page("screens/live_attack.py").run()
+    assert not errors(at)
+    fields = {one.key: one.value for one in [*at.number_input, *at.slider]}
+    assert fields[field] == value
+
+
+@pytest.mark.parametrize("damage", ["moved", "shrunk", "command", "table"])
+def test_what_is_no_longer_at_hand_is_told(
+    past: Path, app: Tell, damage: str, few_gratings: Path, tmp_path: Path
+) -> None:
+    gallery = tmp_path / "gallery"
+    shutil.copytree(few_gratings, gallery)
+    request = AuditRequest(models=("x",), gallery=GallerySource.at(str(gallery)), options=replace(QUICK, seed=1))
+    request.write(past)
+    told = {
+        "moved": "is neither a folder",
+        "shrunk": "has changed since",
+        "command": "does not say where its images lie",
+        "table": "cannot be read",
+    }[damage]
+    if damage == "moved":
+        shutil.rmtree(gallery)
+    elif damage == "shrunk":
+        shutil.rmtree(gallery / "class-0")
+    elif damage == "command":
+        (past / "request.json").unlink()
+    else:
+        (past / "tiny-benign.csv").write_text("id\nx\n", encoding="utf-8")
+    at = open_app("weak_spots")
+    assert any(told in one for one in errors(at))
+    assert bool(spots(at)) == (damage != "table")
+    assert not pictures(at)
+    assert all(at.button(key=key).disabled for key in spots(at))

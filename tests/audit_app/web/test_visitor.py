@@ -1,0 +1,80 @@
+"""A visitor's attack: one at a time, and gone with the visitor."""
+
+import gc
+import threading
+import time
+import weakref
+
+from hardrank.audit_app.gallery.served import Served
+from hardrank.audit_app.live.attack import LiveAttack
+from hardrank.audit_app.live.options import LiveOptions
+from hardrank.audit_app.live.victim import Victim
+from hardrank.audit_app.web.visitor import PATIENCE, Visitor
+from hardrank.trainer.attacks.runner import AttackOptions
+from tests.waiting import PATIENCE_S, until
+
+LONG = LiveOptions(attack="ES", engine=AttackOptions(steps=20_000), pace=50.0)
+
+
+def attack(served: list[Served], options: LiveOptions = LONG) -> LiveAttack:
+    return LiveAttack(served[:1], Victim(id=served[0].scene.collection.ids[3]), options)
+
+
+def is_gone(seen: "weakref.ref[LiveAttack]") -> bool:
+    gc.collect()
+    return seen() is None
+
+
+def test_who_left_frees_worker_and_memory(served: list[Served]) -> None:
+    there = threading.Event()
+    there.set()
+    visitor = Visitor(there.is_set, look_again_s=0.02)
+    visitor.begin(attack(served))
+    time.sleep(0.02 * PATIENCE * 3)
+    live = visitor.live
+    assert live is not None, "who is there keeps the attack"
+    assert not live.status().phase.over
+    seen = weakref.ref(live)
+    del live
+    there.clear()
+    until(lambda: is_gone(seen))
+    assert visitor.live is None
+    # A thread is listed a moment longer than what it worked on.
+    workers = {"live attack", "attack on tiny-benign"}
+    until(lambda: not workers & {thread.name for thread in threading.enumerate()})
+
+
+def test_a_result_is_freed_too(served: list[Served]) -> None:
+    there = threading.Event()
+    there.set()
+    visitor = Visitor(there.is_set, look_again_s=0.02)
+    live = attack(served, LiveOptions(attack="ES", engine=AttackOptions(steps=1)))
+    visitor.begin(live)
+    assert live.wait(PATIENCE_S).result
+    seen = weakref.ref(live)
+    del live
+    there.clear()
+    until(lambda: is_gone(seen))
+
+
+def test_a_lost_connection_that_comes_back_loses_nothing(served: list[Served]) -> None:
+    looks = iter([False, False, *[True] * 10, False] + [True] * 10_000)
+    visitor = Visitor(lambda: next(looks), look_again_s=0.01)
+    live = attack(served)
+    visitor.begin(live)
+    time.sleep(0.4)
+    assert visitor.live is live
+    visitor.forget()
+
+
+def test_another_attack_takes_the_place_of_the_one_before(served: list[Served]) -> None:
+    visitor = Visitor()
+    first, second = attack(served), attack(served)
+    visitor.begin(first)
+    visitor.begin(second)
+    assert first.wait(PATIENCE_S).phase.over
+    assert visitor.live is second
+    visitor.leave()
+    assert second.wait(PATIENCE_S).phase.over
+    visitor.begin(attack(served))
+    assert visitor.live is None

@@ -1,0 +1,157 @@
+"""Rank-biased overlap against its definition, values derived by hand, and permutations."""
+
+import itertools
+import math
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from hardrank.serving.agreement.rbo import Ranking, RankingError, rank_biased_overlap
+
+
+def prefix(groups: list[list[str]], depth: int) -> set[str]:
+    """Every id whose rank, that of the first of its group, is at most `depth`."""
+    found: set[str] = set()
+    rank = 1
+    for group in groups:
+        if rank <= depth:
+            found |= set(group)
+        rank += len(group)
+    return found
+
+
+def by_definition(one: list[list[str]], other: list[list[str]], p: float, *, terms: int = 2000) -> float:
+    """(1 − p) Σ p^(d−1) A_d, with `terms` for infinity and the paper's assumptions on what is unseen."""
+    short, long = sorted((one, other), key=lambda groups: sum(map(len, groups)))
+    s, l = (sum(map(len, groups)) for groups in (short, long))  # noqa: E741
+    if s == 0:
+        return 0.0
+
+    def agreement(depth: int) -> float:
+        if depth > l:
+            return agreement(l)
+        first, second = prefix(short, depth), prefix(long, depth)
+        shared, size = float(len(first & second)), len(first)
+        if depth > s:  # each unseen place of the shorter list is shared with the chance seen at its end
+            shared += agreement(s) * (depth - s)
+            size = depth
+        return 2 * shared / (size + len(second))
+
+    found = [agreement(depth) for depth in range(1, l + 1)]
+    return math.fsum((1 - p) * p ** (d - 1) * found[min(d, l) - 1] for d in range(1, terms))
+
+
+def ranking(groups: list[list[str]]) -> Ranking:
+    return Ranking(
+        ids=tuple(id_ for group in groups for id_ in group),
+        scores=tuple(-float(place) for place, group in enumerate(groups) for _ in group),
+    )
+
+
+def each_alone(ids: str) -> list[list[str]]:
+    return [[id_] for id_ in ids]
+
+
+@st.composite
+def grouped(draw: st.DrawFn) -> list[list[str]]:
+    ids = draw(st.permutations("abcdefghijkl"))[: draw(st.integers(0, 12))]
+    cuts = draw(st.sets(st.integers(1, 11)))
+    bounds = [0, *sorted(cut for cut in cuts if cut < len(ids)), len(ids)]
+    return [group for a, b in itertools.pairwise(bounds) if (group := ids[a:b])]
+
+
+@given(grouped(), grouped(), st.sampled_from([0.1, 0.5, 0.9, 0.98]))
+@settings(max_examples=300, deadline=None)
+def test_equals_the_infinite_sum_with_ties_and_uneven_lengths(
+    one: list[list[str]], other: list[list[str]], p: float
+) -> None:
+    found = rank_biased_overlap(ranking(one), ranking(other), persistence=p)
+    assert found == pytest.approx(by_definition(one, other, p), abs=1e-12)
+    assert 0 <= found <= 1
+    assert found == pytest.approx(rank_biased_overlap(ranking(other), ranking(one), persistence=p), abs=1e-15)
+
+
+def test_equals_sums_written_out_by_hand() -> None:
+    # a b c d e f g against z c a v w x y: nothing shared at depths 1 and 2, a and c from 3 on.
+    one, other = Ranking.untied("abcdefg"), Ranking.untied("zcavwxy")
+    p = 0.8
+    expected = (1 - p) * sum(p ** (d - 1) * 2 / d for d in range(3, 8)) + p**7 * 2 / 7
+    assert rank_biased_overlap(one, other, persistence=p) == pytest.approx(expected, abs=1e-15)
+    # a b against a c b: A = 1, 1/2, and at 3 two seen of both and half of the one unseen: (2 + 1/2) / 3.
+    expected = 0.5 * (1 + 0.5 * 0.5 + 0.25 * 2.5 / 3) + 0.125 * 2.5 / 3
+    assert rank_biased_overlap(Ranking.untied("ab"), Ranking.untied("acb"), persistence=0.5) == pytest.approx(
+        expected, abs=1e-15
+    )
+    # {a b} tied, c against a b c: A = 2·1/(2+1), 1, 1.
+    found = rank_biased_overlap(ranking([["a", "b"], ["c"]]), Ranking.untied("abc"), persistence=0.5)
+    assert found == pytest.approx(0.5 * 2 / 3 + 0.5, abs=1e-15)
+
+
+@pytest.mark.parametrize("p", [0.2, 0.9])
+def test_tells_orders_apart(p: float) -> None:
+    ids = "abcdef"
+    same = rank_biased_overlap(Ranking.untied(ids), Ranking.untied(ids), persistence=p)
+    assert same == pytest.approx(1, abs=1e-12)
+    assert rank_biased_overlap(Ranking.untied(ids), Ranking.untied("uvwxyz"), persistence=p) == 0
+    for order in itertools.permutations(ids):
+        found = rank_biased_overlap(Ranking.untied(ids), Ranking.untied(order), persistence=p)
+        assert found == pytest.approx(by_definition(each_alone(ids), [[i] for i in order], p), abs=1e-12)
+        assert (found == pytest.approx(1, abs=1e-12)) == ("".join(order) == ids)
+
+
+def test_a_swap_at_the_head_costs_more_than_one_at_the_tail() -> None:
+    values = []
+    for place in range(7):
+        order = list("abcdefgh")
+        order[place], order[place + 1] = order[place + 1], order[place]
+        values.append(rank_biased_overlap(Ranking.untied("abcdefgh"), Ranking.untied(order), persistence=0.9))
+    assert values == sorted(values)
+    assert values[0] < values[-1]
+
+
+def test_the_first_ten_ranks_hold_86_percent_at_p_09() -> None:
+    # Webber et al., equation 21: 1 − p^(d−1) + (1 − p)/p · d · (ln 1/(1−p) − Σ p^i/i).
+    p, d = 0.9, 10
+    held = 1 - p ** (d - 1) + (1 - p) / p * d * (math.log(1 / (1 - p)) - sum(p**i / i for i in range(1, d)))
+    assert held == pytest.approx(0.86, abs=0.005)
+    head = [f"h{i}" for i in range(d)]
+    found = rank_biased_overlap(
+        Ranking.untied(head + [f"a{i}" for i in range(2000)]),
+        Ranking.untied(head + [f"b{i}" for i in range(2000)]),
+        persistence=p,
+    )
+    assert found == pytest.approx(held, abs=1e-9)
+
+
+def test_equal_scores_are_ties() -> None:
+    tied = Ranking(ids=("a", "b", "c", "d"), scores=(0.9, 0.5, 0.5, 0.1))
+    assert tied.ranks().tolist() == [1, 2, 2, 4]
+    turned = Ranking(ids=("a", "c", "b", "d"), scores=(0.9, 0.5, 0.5, 0.1))
+    assert rank_biased_overlap(tied, turned, persistence=0.9) == pytest.approx(1, abs=1e-12)
+
+
+def test_a_list_without_ids_overlaps_with_nothing() -> None:
+    empty = Ranking.untied([])
+    assert rank_biased_overlap(empty, Ranking.untied("ab"), persistence=0.9) == 0
+    assert rank_biased_overlap(empty, empty, persistence=0.9) == 0
+
+
+@pytest.mark.parametrize("p", [0.0, 1.0, -0.5, float("nan")])
+def test_refuses_a_persistence_out_of_range(p: float) -> None:
+    with pytest.raises(RankingError, match="persistence"):
+        rank_biased_overlap(Ranking.untied("a"), Ranking.untied("a"), persistence=p)
+
+
+@pytest.mark.parametrize(
+    ("ids", "scores", "cause"),
+    [
+        (("a", "a"), (1.0, 0.5), "twice"),
+        (("a", "b"), (0.5, 1.0), "rise"),
+        (("a", "b"), (0.5, float("nan")), "not numbers"),
+        (("a",), (0.5, 0.4), "2 scores"),
+    ],
+)
+def test_refuses_what_is_no_ranking(ids: tuple[str, ...], scores: tuple[float, ...], cause: str) -> None:
+    with pytest.raises(RankingError, match=cause):
+        Ranking(ids=ids, scores=scores)

@@ -1,0 +1,132 @@
+"""Milvus Lite gives the answers that FAISS gives, and is put right after a crash."""
+
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+
+from hardrank.serving.index.search_index import SearchIndex
+from hardrank.serving.store.errors import BackendError
+from hardrank.serving.store.index_options import BackendKind, BackendOptions, Structure
+from tests.serving.conftest import make_identity, new_items, unit_vectors
+
+pytest.importorskip("pymilvus")
+pytest.importorskip("milvus_lite")
+
+MILVUS = BackendOptions(kind=BackendKind.MILVUS)
+
+
+def _index(folder: Path, options: BackendOptions = MILVUS) -> SearchIndex:
+    return SearchIndex.create(folder, identity=make_identity(backend=options), upkeep=False)
+
+
+def _answers(
+    index: SearchIndex, queries: npt.NDArray[np.float32], k: int, **options: Any
+) -> list[list[tuple[str, float]]]:
+    return [[(match.item.id, match.score) for match in matches] for matches in index.search(queries, k, **options)]
+
+
+def _assert_same(one: SearchIndex, other: SearchIndex, *, label: str | None = "la\"be'l-1") -> None:
+    queries = np.concatenate([unit_vectors(5, seed=3), one.vector(one.ids()[0])[None]])
+    for k in (1, 10, one.size):
+        assert _answers(one, queries, k) == _answers(other, queries, k)
+    exclude = [None] * 5 + one.ids(count=1)
+    assert _answers(one, queries, 7, exclude=exclude) == _answers(other, queries, 7, exclude=exclude)
+    if label is not None:
+        assert _answers(one, queries, 20, label=label) == _answers(other, queries, 20, label=label)
+
+
+def test_milvus_and_faiss_give_the_same_answers(tmp_path: Path) -> None:
+    vectors = unit_vectors(400)
+    items = [
+        item.__class__(**{**vars(item), "label": None if number % 4 == 0 else f"la\"be'l-{number % 4}"})
+        for number, item in enumerate(new_items(vectors))
+    ]
+    with _index(tmp_path / "faiss", BackendOptions()) as flat, _index(tmp_path / "milvus") as milvus:
+        for index in (flat, milvus):
+            index.add(items[:250])
+            index.add(items[250:])
+        assert milvus.stats().backend == "milvus"
+        _assert_same(flat, milvus)
+        for index in (flat, milvus):
+            index.delete([f"item-{number}" for number in range(0, 400, 5)])
+            index.add(new_items(unit_vectors(10, seed=9), start=11), replace=True)
+        _assert_same(flat, milvus)
+        for index in (flat, milvus):
+            index.compact(threads=1)
+        _assert_same(flat, milvus)
+    with (
+        SearchIndex.open(tmp_path / "faiss", upkeep=False) as flat,
+        SearchIndex.open(tmp_path / "milvus", writable=True, upkeep=False) as milvus,
+    ):
+        _assert_same(flat, milvus)
+
+
+@pytest.mark.parametrize("structure", [Structure.FLAT, Structure.HNSW, Structure.IVF_SQ8])
+def test_milvus_searches_as_told(tmp_path: Path, structure: Structure) -> None:
+    with _index(tmp_path / "milvus", BackendOptions(kind=BackendKind.MILVUS, structure=structure)) as index:
+        vectors = unit_vectors(300)
+        index.add(new_items(vectors))
+        found = index.search(vectors[:20], 1)
+        assert [matches[0].item.id for matches in found] == [f"item-{number}" for number in range(20)]
+
+
+def test_what_a_crash_left_is_passed_over_and_then_removed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    vectors = unit_vectors(60)
+    with _index(tmp_path / "faiss", BackendOptions()) as flat, _index(tmp_path / "milvus") as milvus:
+        flat.add(new_items(vectors[:50]))
+        milvus.add(new_items(vectors[:50]))
+        # As if killed between Milvus and the commit of an addition, and between the commit of a deletion and Milvus.
+        backend: Any = milvus._holdings.current.backend
+        backend.adding(np.arange(50, 60), vectors[50:], [None] * 10)
+        gone = [f"item-{number}" for number in range(5)]
+        with monkeypatch.context() as patch:
+            patch.setattr(backend, "deleted", lambda rows: None)
+            milvus.delete(gone)
+        flat.delete(gone)
+        _assert_same(flat, milvus, label=None)
+        assert backend._client.query(backend._collection, filter="", output_fields=["count(*)"])[0] == {"count(*)": 60}
+    with (
+        SearchIndex.open(tmp_path / "faiss", writable=True) as flat,
+        SearchIndex.open(tmp_path / "milvus", writable=True, upkeep=False) as milvus,
+    ):
+        backend = milvus._holdings.current.backend
+        milvus.settle()
+        assert sorted(backend._rows(50)) == list(range(5, 50))
+        for index in (flat, milvus):
+            index.add(new_items(unit_vectors(10, seed=4), start=100))
+        _assert_same(flat, milvus, label=None)
+        # A Milvus that lost everything is filled again from the vectors' file.
+        backend._remove(np.arange(60))
+        milvus.compact()
+        _assert_same(flat, milvus, label=None)
+        assert len(list(backend._rows(10_000))) == milvus.size
+
+
+def test_indexes_in_one_milvus_do_not_meet(tmp_path: Path) -> None:
+    options = BackendOptions(kind=BackendKind.MILVUS, uri=str(tmp_path / "shared.db"))
+    with _index(tmp_path / "one", options) as first, _index(tmp_path / "two", options) as second:
+        first.add(new_items(unit_vectors(5)))
+        second.add(new_items(unit_vectors(7, seed=1), start=50))
+        query = unit_vectors(1)
+        assert {match.item.id for match in first.search(query, 5)[0]} == {f"item-{n}" for n in range(5)}
+        assert {match.item.id for match in second.search(query, 7)[0]} == {f"item-{n}" for n in range(50, 57)}
+
+
+def test_what_is_missing_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    secret = BackendOptions(kind=BackendKind.MILVUS, uri="http://127.0.0.1:9", token_variable="NO_SUCH_TOKEN")
+    with pytest.raises(BackendError, match="NO_SUCH_TOKEN is empty"):
+        _index(tmp_path / "token", secret)
+    monkeypatch.setitem(sys.modules, "pymilvus", None)
+    with pytest.raises(BackendError, match=r"pip install 'hardrank\[milvus\]'"):
+        _index(tmp_path / "library")
+
+
+@pytest.mark.slow
+def test_a_cluster_that_does_not_answer_is_named(tmp_path: Path) -> None:
+    nowhere = BackendOptions(kind=BackendKind.MILVUS, uri="http://127.0.0.1:9")
+    with pytest.raises(BackendError, match="Milvus at http"):
+        _index(tmp_path / "cluster", nowhere)

@@ -1,0 +1,186 @@
+"""Bodies and forms: limits hold while bytes come in, and forms give their parts byte by byte."""
+
+import asyncio
+from collections.abc import Iterable
+from contextlib import suppress
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from starlette.requests import Request
+from starlette.types import Message
+
+from hardrank.serving.api.bodies import (
+    Bodies,
+    BodyTimeoutError,
+    BodyTooLargeError,
+    ClientGoneError,
+    FormError,
+    UnsupportedMediaError,
+    read_form,
+    read_image,
+)
+from hardrank.serving.search.admission import OverloadedError
+from hardrank.serving.settings import Limits
+
+TYPE = "multipart/form-data; boundary=frontier"
+
+
+def _request(chunks: Iterable[bytes], headers: dict[str, str] | None = None, *, pause: float = 0.0) -> Request:
+    """A request whose body comes in chunks; None in place of one: the caller hangs up."""
+    messages: list[Message] = [{"type": "http.request", "body": chunk, "more_body": True} for chunk in chunks]
+
+    async def receive() -> Message:
+        await asyncio.sleep(pause)
+        return messages.pop(0) if messages else {"type": "http.request", "body": b"", "more_body": False}
+
+    raw = [(name.lower().encode(), value.encode()) for name, value in (headers or {}).items()]
+    return Request({"type": "http", "method": "POST", "path": "/", "headers": raw}, receive)
+
+
+def _read(bodies: Bodies, request: Request) -> bytes:
+    async def read() -> bytes:
+        async with bodies.read(request) as body:
+            assert bodies.held >= len(body)
+            return body
+
+    return asyncio.run(read())
+
+
+def test_a_body_is_its_chunks() -> None:
+    bodies = Bodies(Limits())
+    assert _read(bodies, _request([b"ab", b"", b"c"])) == b"abc"
+    assert bodies.held == 0
+
+
+def test_limits_hold_before_and_while_bytes_come() -> None:
+    bodies = Bodies(Limits(body_bytes=10))
+    taken: list[int] = []
+
+    def chunks() -> Iterable[bytes]:
+        return [b"1234"] * 100
+
+    with pytest.raises(BodyTooLargeError, match="10 bytes"):
+        _read(bodies, _request([], {"Content-Length": "11"}))
+    with pytest.raises(BodyTooLargeError):
+        _read(bodies, _request([], {"Content-Length": "9" * 5000}))
+    with pytest.raises(BodyTooLargeError):
+        _read(bodies, _request(chunks()))
+    assert bodies.held == 0
+    assert taken == []
+
+
+def test_all_bodies_together_are_bounded() -> None:
+    bodies = Bodies(Limits(body_bytes=10, held_bytes=15))
+
+    async def scene() -> None:
+        async with bodies.read(_request([b"x" * 9])):
+            with pytest.raises(OverloadedError):
+                async with bodies.read(_request([b"x" * 9])):
+                    pass
+            async with bodies.read(_request([b"x" * 6])):
+                assert bodies.held == 15
+        async with bodies.read(_request([b"x" * 9])):
+            pass
+
+    asyncio.run(scene())
+    assert bodies.held == 0
+
+
+def test_a_slow_body_is_given_up() -> None:
+    bodies = Bodies(Limits(body_seconds=1))
+    with pytest.raises(BodyTimeoutError, match="1 s"):
+        _read(bodies, _request([b"x"] * 100, pause=0.3))
+    assert bodies.held == 0
+
+
+def test_slowness_after_the_body_is_not_the_bodys() -> None:
+    bodies = Bodies(Limits(body_seconds=1))
+
+    async def scene() -> None:
+        with pytest.raises(TimeoutError, match="mine"):
+            async with bodies.read(_request([b"x"])):
+                raise TimeoutError("mine")
+
+    asyncio.run(scene())
+
+
+def test_a_caller_who_hangs_up() -> None:
+    async def receive() -> Message:
+        return {"type": "http.disconnect"}
+
+    request = Request({"type": "http", "method": "POST", "path": "/", "headers": []}, receive)
+    with pytest.raises(ClientGoneError):
+        _read(Bodies(Limits()), request)
+
+
+def test_compressed_bodies_are_refused() -> None:
+    with pytest.raises(UnsupportedMediaError, match="Content-Encoding"):
+        _read(Bodies(Limits()), _request([b"x"], {"Content-Encoding": "gzip"}))
+
+
+def _form(parts: Iterable[tuple[str, bytes]], boundary: bytes = b"frontier") -> bytes:
+    out = b""
+    for name, content in parts:
+        out += b"--" + boundary + b'\r\nContent-Disposition: form-data; name="' + name.encode() + b'"\r\n\r\n'
+        out += content + b"\r\n"
+    return out + b"--" + boundary + b"--\r\n"
+
+
+@given(
+    st.lists(
+        st.tuples(st.sampled_from(["image", "ids", "äöü", "a b"]), st.binary(max_size=200)), min_size=1, max_size=6
+    )
+)
+def test_forms_give_names_and_bytes_in_order(parts: list[tuple[str, bytes]]) -> None:
+    parts = [(name, content) for name, content in parts if b"--frontier" not in content]
+    if parts:
+        found = asyncio.run(read_form(_form(parts), TYPE, parts=6))
+        assert [(part.name, part.content) for part in found] == parts
+
+
+def test_large_forms_too() -> None:
+    content = bytes(range(256)) * 4096
+    found = asyncio.run(read_form(_form([("image", content)]), TYPE, parts=1))
+    assert found[0].content == content
+
+
+@given(st.binary(max_size=300))
+def test_any_bytes_are_a_form_or_an_error(body: bytes) -> None:
+    for full in (body, b"--frontier\r\n" + body, _form([("image", b"x")])[:-5] + body):
+        with suppress(FormError):
+            asyncio.run(read_form(full, TYPE, parts=3))
+
+
+@pytest.mark.parametrize(
+    ("body", "kind"),
+    [
+        (_form([("a", b"")] * 4), TYPE),
+        (_form([("a", b"x")]), "multipart/form-data"),
+        (_form([("a", b"x")]), "multipart/form-data; boundary="),
+        (_form([("a", b"x")])[:-8], TYPE),
+        (b"", TYPE),
+        (b"--frontier\r\n" + b"X" * 100_000, TYPE),
+        (b"--frontier\r\nContent-Disposition: form-data\r\n\r\nx\r\n--frontier--\r\n", TYPE),
+    ],
+)
+def test_forms_that_are_none(body: bytes, kind: str) -> None:
+    with pytest.raises(FormError):
+        asyncio.run(read_form(body, kind, parts=3))
+
+
+def test_text_must_be_text() -> None:
+    (part,) = asyncio.run(read_form(_form([("label", b"\xff")]), TYPE, parts=1))
+    with pytest.raises(FormError, match="label"):
+        part.text()
+
+
+@pytest.mark.parametrize("kind", ["image/jpeg", "IMAGE/PNG; charset=x", "application/octet-stream", "image/unheard-of"])
+def test_raw_images_pass_as_they_are(kind: str) -> None:
+    assert asyncio.run(read_image(b"bytes", _request([], {"Content-Type": kind}))) == b"bytes"
+
+
+@pytest.mark.parametrize("kind", ["", "text/html", "application/json", "multipart/mixed; boundary=x", "image"])
+def test_other_types_do_not(kind: str) -> None:
+    with pytest.raises(UnsupportedMediaError):
+        asyncio.run(read_image(b"bytes", _request([], {"Content-Type": kind})))

@@ -1,0 +1,477 @@
+"""The routes, over the real application: answers, statuses, headers."""
+
+import io
+import json
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from hardrank.models.preprocessing import prepare
+from hardrank.serving.api.auth import Keyring, Role, entry_of, new_key
+from hardrank.serving.engine import Engine
+from hardrank.serving.settings import Access, Batching, Limits, Settings
+from tests.serving.served import Served, encoded, picture, serve
+from tests.waiting import until
+
+BYTES = {"Content-Type": "application/octet-stream"}
+
+
+@pytest.fixture(scope="module")
+def served(tmp_path_factory: pytest.TempPathFactory, engine: Engine, robust_engine: Engine) -> Iterator[Served]:
+    """Two models over 30 images; tests that change it take away what they add."""
+    with serve(tmp_path_factory.mktemp("served"), (engine, robust_engine)) as one:
+        yield one
+
+
+def test_an_indexed_image_finds_itself_first_then_what_the_vectors_say(
+    served: Served, engine: Engine, robust_engine: Engine
+) -> None:
+    answer = served.client.post("/v1/search?k=7", content=served.files[4].data, headers=BYTES)
+    assert answer.status_code == 200
+    body = answer.json()
+    assert list(body["models"]) == ["benign", "robust"]
+    for key, network in (("benign", engine), ("robust", robust_engine)):
+        vectors = network.embed(np.stack([prepare(file.data, network.preprocessing) for file in served.files]))
+        scores = vectors @ vectors[4]
+        wanted = np.argsort(-scores, kind="stable")[:7]
+        found = body["models"][key]["matches"]
+        assert [match["id"] for match in found] == [f"item-{number}" for number in wanted]
+        assert [match["score"] for match in found] == pytest.approx(scores[wanted], abs=1e-5)
+        assert [match["rank"] for match in found] == list(range(1, 8))
+        assert found[0]["label"] == served.files[4].label
+        assert found[0]["metadata"] == {"number": 4}
+        assert (found[0]["width"], found[0]["height"]) == (60, 40)
+        assert set(body["models"][key]["timings"]) == {"decode_ms", "queue_ms", "embed_ms", "search_ms"}
+
+
+def test_raw_body_and_form_give_the_same_answer(served: Served) -> None:
+    data = encoded(picture(99), "JPEG", quality=90)
+    raw = served.client.post("/v1/search", content=data, headers={"Content-Type": "image/jpeg"})
+    form = served.client.post("/v1/search", files={"image": ("wrong.txt", data, "text/plain")})
+    assert raw.status_code == form.status_code == 200
+    assert [match["id"] for match in raw.json()["models"]["benign"]["matches"]] == [
+        match["id"] for match in form.json()["models"]["benign"]["matches"]
+    ]
+
+
+def test_one_model_one_label(served: Served) -> None:
+    answer = served.client.post("/v1/search?model=robust&label=green&k=10", content=served.files[0].data, headers=BYTES)
+    body = answer.json()
+    assert list(body["models"]) == ["robust"]
+    assert {match["label"] for match in body["models"]["robust"]["matches"]} == {"green"}
+    assert body["suspicion"] is None
+
+
+def test_the_models_disagreement_is_judged_once_it_is_known_what_is_usual(served: Served) -> None:
+    def search(options: str = "") -> Any:
+        return served.client.post(f"/v1/search?k=3{options}", content=served.files[0].data, headers=BYTES).json()
+
+    until(lambda: search()["suspicion"] is not None)
+    plain, labelled = search(), search("&label=red")
+    assert 0 <= plain["suspicion"]["rbo"] <= 1
+    assert plain["suspicion"]["level"] in {"usual", "unusual", "suspicious"}
+    assert plain["suspicion"] == labelled["suspicion"]  # a filter does not change the rankings that are compared
+    assert len(plain["models"]["benign"]["matches"]) == 3
+    without = served.client.post("/v1/search?suspicion=false", content=served.files[0].data, headers=BYTES)
+    assert without.json()["suspicion"] is None
+
+
+def test_search_by_id_leaves_the_item_itself_out(served: Served) -> None:
+    by_id = served.client.get("/v1/search", params={"id": "item-4", "k": 6}).json()
+    by_image = served.client.post("/v1/search?k=7", content=served.files[4].data, headers=BYTES).json()
+    for key in ("benign", "robust"):
+        assert [match["id"] for match in by_id["models"][key]["matches"]] == [
+            match["id"] for match in by_image["models"][key]["matches"]
+        ][1:]
+    assert by_id["models"]["benign"]["timings"]["decode_ms"] == 0
+
+
+def test_a_batch_answers_each_query_in_its_place(served: Served) -> None:
+    answer = served.client.post(
+        "/v1/search/batch?k=2",
+        files=[
+            ("images", ("a", served.files[1].data)),
+            ("ids", (None, "item-2")),
+            ("images", ("b", b"no image")),
+            ("ids", (None, "nobody")),
+            ("images", ("c", served.files[3].data)),
+        ],
+    )
+    assert answer.status_code == 200
+    answers = answer.json()["answers"]
+    assert [one["problem"] and one["problem"]["status"] for one in answers] == [None, None, 422, 404, None]
+    assert answers[0]["answer"]["models"]["benign"]["matches"][0]["id"] == "item-1"
+    assert answers[1]["answer"]["models"]["benign"]["matches"][0]["id"] != "item-2"
+    assert answers[4]["answer"]["models"]["robust"]["matches"][0]["id"] == "item-3"
+    assert "nobody" in answers[3]["problem"]["detail"]
+
+
+def test_items_are_listed_in_pages(served: Served) -> None:
+    first = served.client.get("/v1/items?count=20").json()
+    second = served.client.get(f"/v1/items?count=20&start={first['next']}").json()
+    assert first["ids"] + second["ids"] == [file.id for file in served.files]
+    assert second["next"] is None
+    assert served.client.get("/v1/items?label=red&count=100").json()["ids"] == [
+        file.id for file in served.files if file.label == "red"
+    ]
+    assert served.client.get("/v1/labels").json() == {"labels": {"blue": 10, "green": 10, "red": 10}}
+
+
+def test_an_items_image_is_its_file_byte_by_byte_and_the_thumbnail_once_that_is_gone(served: Served) -> None:
+    file = served.files[8]
+    assert file.path is not None
+    item = served.client.get("/v1/items/item-8").json()
+    assert item == {"id": "item-8", "label": "blue", "metadata": {"number": 8}, "width": 60, "height": 40}
+    image = served.client.get("/v1/items/item-8/image")
+    assert image.content == file.data
+    assert image.headers["content-type"] == "image/png"
+    assert image.headers["content-location"] == "/v1/items/item-8/image"
+    thumbnail = served.client.get("/v1/items/item-8/thumbnail")
+    assert max(Image.open(io.BytesIO(thumbnail.content)).size) <= 96
+    file.path.write_bytes(encoded(picture(1234)))  # another image of the same name is not what was indexed
+    try:
+        changed = served.client.get("/v1/items/item-8/image")
+        assert changed.content == thumbnail.content
+        assert changed.headers["content-location"] == "/v1/items/item-8/thumbnail"
+    finally:
+        file.path.write_bytes(file.data)
+
+
+def test_adding_finding_repeating_and_deleting(served: Served) -> None:
+    data = encoded(picture(77), "JPEG")
+    form: dict[str, Any] = {
+        "image": ("x.jpg", data),
+        "label": (None, "new"),
+        "metadata": (None, '{"price": 3.5, "sold": false}'),
+    }
+    added = served.client.put("/v1/items/späte Blüte", files=form)
+    assert added.status_code == 201
+    assert added.json() == {
+        "item": {
+            "id": "späte Blüte",
+            "label": "new",
+            "metadata": {"price": 3.5, "sold": False},
+            "width": 60,
+            "height": 40,
+        },
+        "new": True,
+    }
+    found = served.client.post("/v1/search?k=1", content=data, headers=BYTES).json()
+    assert [found["models"][key]["matches"][0]["id"] for key in ("benign", "robust")] == ["späte Blüte"] * 2
+    assert found["models"]["benign"]["matches"][0]["score"] == pytest.approx(1, abs=1e-5)
+
+    again = served.client.put("/v1/items/späte Blüte", files=form)
+    assert (again.status_code, again.json()["new"]) == (200, False)
+    other = served.client.put("/v1/items/späte Blüte", files={**form, "image": ("x.jpg", encoded(picture(78)))})
+    assert other.status_code == 409
+    renamed = served.client.put("/v1/items/späte Blüte", files={**form, "label": (None, "other")})
+    assert renamed.status_code == 409
+
+    assert served.client.get("/v1/items/späte Blüte/image").headers["content-type"] == "image/png"
+    deleted = served.client.delete("/v1/items/späte Blüte")
+    assert (deleted.status_code, deleted.content) == (204, b"")
+    assert served.client.delete("/v1/items/späte Blüte").status_code == 404
+    assert served.client.get("/v1/items/späte Blüte").status_code == 404
+    assert served.client.get("/v1/stats").json()["models"]["robust"]["index"]["size"] == len(served.files)
+
+
+def test_stats_tell_what_is_served_and_no_path(served: Served, engine: Engine) -> None:
+    stats = served.client.get("/v1/stats").json()
+    assert stats["models"]["benign"]["sha256"] == engine.model_sha256
+    assert stats["models"]["benign"]["name"] == "tiny-benign"
+    assert stats["models"]["robust"]["index"]["dimension"] == 16
+    assert stats["limits"]["image_side"] == 16_384
+    assert "/" not in json.dumps(stats).replace("application/", "")
+
+
+@pytest.mark.parametrize(
+    ("query", "status", "told"),
+    [
+        ("k=0", 422, "k"),
+        ("k=-3", 422, "k"),
+        ("k=31", 422, "from 1 to 30"),
+        ("k=NaN", 422, "k"),
+        ("k=1e400", 422, "k"),
+        ("k=99999999999999999999999", 422, "k"),
+        ("model=nobody", 422, "benign, robust"),
+        ("label=nothing", 422, "nothing"),
+        ("label=", 422, "label"),
+        ("suspicion=perhaps", 422, "suspicion"),
+    ],
+)
+def test_options_that_cannot_be(served: Served, query: str, status: int, told: str) -> None:
+    answer = served.client.post(f"/v1/search?{query}", content=served.files[0].data, headers=BYTES)
+    _check_problem(answer, status)
+    assert told in answer.json()["detail"]
+
+
+@pytest.mark.parametrize(
+    ("method", "address", "status"),
+    [
+        ("GET", "/v1/items/nobody", 404),
+        ("GET", "/v1/items/nobody/image", 404),
+        ("GET", "/v1/items/nobody/thumbnail", 404),
+        ("GET", "/v1/items/../../etc/passwd", 404),
+        ("GET", "/v1/items/%2e%2e%2f%2e%2e%2fetc%2fpasswd/image", 404),
+        ("GET", "/v1/items/" + "x" * 500, 422),
+        ("GET", "/v1/items?start=-1", 422),
+        ("GET", "/v1/items?count=0", 422),
+        ("GET", "/v1/items?start=9999999999999999999999", 422),
+        ("GET", "/v1/search", 422),
+        ("GET", "/v1/search?id=nobody", 404),
+        ("GET", "/v1/search?id=%00", 404),
+        ("GET", "/v1/search?id=" + "x" * 500, 422),
+        ("DELETE", "/v1/items/nobody", 404),
+        ("DELETE", "/v1/search", 405),
+        ("GET", "/v1/nothing", 404),
+        ("GET", "/v2/search", 404),
+        ("GET", "/docs/nothing.js", 422),
+    ],
+)
+def test_addresses_that_lead_nowhere(served: Served, method: str, address: str, status: int) -> None:
+    _check_problem(served.client.request(method, address), status)
+
+
+@pytest.mark.parametrize(
+    ("content", "kind", "status"),
+    [
+        (b"", "image/png", 422),
+        (b"hello", "text/plain", 415),
+        (b"hello", "application/x-www-form-urlencoded", 415),
+        (b"hello", "image/png", 422),
+        (b"<svg xmlns='http://www.w3.org/2000/svg'/>", "image/svg+xml", 422),
+        (b"http://example.org/cat.jpg", "application/octet-stream", 422),
+        (b"PK\x03\x04" + b"\0" * 60, "application/octet-stream", 422),
+        (b"hello", "multipart/form-data", 422),
+        (b"hello", "multipart/form-data; boundary=x", 422),
+        (b"--x\r\n", "multipart/form-data; boundary=x", 422),
+        (b"--x--\r\n", "multipart/form-data; boundary=x", 422),
+        (b'--x\r\nContent-Disposition: form-data; name="image"\r\n\r\nabc', "multipart/form-data; boundary=x", 422),
+        (b"--x\r\nContent-Disposition: form-data\r\n\r\nabc\r\n--x--\r\n", "multipart/form-data; boundary=x", 422),
+        (
+            b'--x\r\nContent-Disposition: form-data; name="other"\r\n\r\nabc\r\n--x--\r\n',
+            "multipart/form-data; boundary=x",
+            422,
+        ),
+    ],
+)
+def test_bodies_that_are_no_image(served: Served, content: bytes, kind: str, status: int) -> None:
+    _check_problem(served.client.post("/v1/search", content=content, headers={"Content-Type": kind}), status)
+
+
+@pytest.mark.parametrize(
+    ("form", "told"),
+    [
+        ({"label": (None, "x")}, "image"),
+        ({"image": ("x", encoded(picture(1))), "colour": (None, "x")}, "colour"),
+        ({"image": ("x", encoded(picture(1))), "label": (None, "")}, "label"),
+        ({"image": ("x", encoded(picture(1))), "label": (None, "x" * 129)}, "label"),
+        ({"image": ("x", encoded(picture(1))), "label": (None, b"\xff\xfe")}, "label"),
+        ({"image": ("x", encoded(picture(1))), "metadata": (None, "[1]")}, "object"),
+        ({"image": ("x", encoded(picture(1))), "metadata": (None, "{")}, "JSON"),
+        ({"image": ("x", encoded(picture(1))), "metadata": (None, '{"a": NaN}')}, "JSON"),
+        ({"image": ("x", encoded(picture(1))), "metadata": (None, '{"a": {"b": 1}}')}, "a"),
+        ({"image": ("x", encoded(picture(1))), "metadata": (None, '{"a": "\\ud800"}')}, "JSON"),
+        ({"image": ("x", encoded(picture(1))), "metadata": (None, json.dumps({"a": "x" * 20_000}))}, "limit"),
+        ({"image": ("x", b"no image")}, "image"),
+    ],
+)
+def test_items_that_cannot_be(served: Served, form: dict[str, Any], told: str) -> None:
+    answer = served.client.put("/v1/items/new", files=form)
+    _check_problem(answer, 422)
+    assert told in answer.json()["detail"]
+    assert served.client.get("/v1/items/new").status_code == 404
+
+
+@pytest.mark.parametrize("id", ["%20", "a%0ab", "%20a", "%2e%2e", "a%5cb"])
+def test_ids_that_cannot_be(served: Served, id: str) -> None:
+    answer = served.client.put(f"/v1/items/{id}", files={"image": ("x", encoded(picture(1)))})
+    assert answer.status_code in {404, 405, 422}  # a client may resolve the dots before it asks
+
+
+def test_a_wrong_method_is_told_all_right_ones(served: Served) -> None:
+    assert served.client.post("/v1/items/item-1").headers["allow"] == "DELETE, GET, PUT"
+    assert served.client.patch("/v1/search").headers["allow"] == "GET, POST"
+
+
+def test_forms_in_place_of_images_and_the_reverse(served: Served) -> None:
+    _check_problem(served.client.put("/v1/items/new", content=served.files[0].data, headers=BYTES), 415)
+    _check_problem(served.client.post("/v1/search/batch", content=served.files[0].data, headers=BYTES), 415)
+    two = [("image", ("a", served.files[0].data)), ("image", ("b", served.files[0].data))]
+    _check_problem(served.client.post("/v1/search", files=two), 422)
+    _check_problem(served.client.put("/v1/items/new", files=two), 422)
+    many = [("ids", (None, "item-1"))] * 65
+    _check_problem(served.client.post("/v1/search/batch", files=many), 422)
+    compressed = {"Content-Type": "image/png", "Content-Encoding": "gzip"}
+    _check_problem(served.client.post("/v1/search", content=b"x", headers=compressed), 415)
+
+
+def test_headers(served: Served) -> None:
+    answer = served.client.post("/v1/search", content=served.files[0].data, headers={**BYTES, "X-Request-ID": "mine-1"})
+    assert answer.headers["x-request-id"] == "mine-1"
+    assert re.fullmatch(
+        r"decode;dur=[\d.]+, queue;dur=[\d.]+, embed;dur=[\d.]+, search;dur=[\d.]+", answer.headers["server-timing"]
+    )
+    assert answer.headers["x-content-type-options"] == "nosniff"
+    assert "default-src 'none'" in answer.headers["content-security-policy"]
+    assert answer.headers["cache-control"] == "no-store"
+    assert "access-control-allow-origin" not in answer.headers
+    assert "server" not in answer.headers
+    forged = served.client.get("/healthz", headers={"X-Request-ID": "a b\tc" * 40})
+    assert re.fullmatch(r"[0-9a-f]{16}", forged.headers["x-request-id"])
+
+
+def test_other_hosts_names_are_refused_on_the_loopback(served: Served) -> None:
+    for host in ("localhost", "localhost:7860", "127.0.0.1:7860", "[::1]:80", "LOCALHOST"):
+        assert served.client.get("/healthz", headers={"Host": host}).status_code == 200
+    for host in ("example.org", "localhost.example.org", "127.0.0.1.nip.io:7860", ""):
+        _check_problem(served.client.get("/v1/stats", headers={"Host": host}), 421)
+
+
+def test_the_api_page_loads_nothing_from_elsewhere(served: Served) -> None:
+    page = served.client.get("/docs")
+    assert page.status_code == 200
+    loaded = re.findall(r"""(?:src|href)=["']([^"']+)""", page.text)
+    assert len(loaded) >= 3
+    for address in loaded:
+        assert address.startswith("/docs/")
+        assert served.client.get(address).status_code == 200
+    assert "https://" not in page.text
+    assert "connect-src 'self'" in page.headers["content-security-policy"]
+
+
+def test_metrics(served: Served) -> None:
+    served.client.post("/v1/search", content=served.files[0].data, headers=BYTES)
+    text = served.client.get("/metrics").text
+    for stage in ("decode", "queue", "embed", "search"):
+        count = re.search(rf'hardrank_stage_seconds_count{{stage="{stage}"}} ([\d.]+)', text)
+        assert count is not None
+        assert float(count[1]) >= 1
+    assert 'hardrank_index_items{model="robust"} 30.0' in text
+    assert "hardrank_pending 0.0" in text
+    assert "hardrank_ready 1.0" in text
+    assert 'hardrank_requests_total{method="POST",route="/v1/search",status="200"}' in text
+    assert "hardrank_batch_images_bucket" in text
+    assert 'hardrank_rejections_total{reason="overload"}' in text
+    served.client.request("BREW", "/v1/search")
+    assert "BREW" not in served.client.get("/metrics").text
+
+
+def test_metrics_can_be_switched_off(tmp_path: Path, engine: Engine) -> None:
+    with serve(tmp_path, (engine,), settings=Settings(metrics=False)) as served:
+        assert served.client.get("/metrics").status_code == 404
+
+
+def test_limits(tmp_path: Path, engine: Engine) -> None:
+    limits = Limits(
+        body_bytes=20_000, image_bytes=15_000, image_side=100, image_pixels=5_000, batch_queries=3, results=5
+    )
+    with serve(tmp_path, (engine,), settings=Settings(limits=limits)) as served:
+        client, small = served.client, served.files[0].data
+
+        def search(content: Any) -> Any:
+            return client.post("/v1/search?k=1", content=content, headers=BYTES)
+
+        _check_problem(search(b"x" * 20_001), 413)
+        _check_problem(search(b"x" * 1000 for _ in range(30)), 413)  # streamed, without Content-Length
+        _check_problem(search(small + b"\0" * 15_000), 413)
+        _check_problem(search(encoded(Image.new("L", (101, 2)))), 413)
+        _check_problem(search(encoded(Image.new("L", (80, 80)))), 413)
+        _check_problem(client.post("/v1/search?k=6", content=small, headers=BYTES), 422)
+        four = [("ids", (None, f"item-{n}")) for n in range(4)]
+        _check_problem(client.post("/v1/search/batch", files=four), 422)
+        assert client.post("/v1/search/batch?k=1", files=four[:3]).status_code == 200
+        assert 'hardrank_rejections_total{reason="too_large"} 5.0' in client.get("/metrics").text
+
+
+def test_too_much_in_memory_at_once_is_refused(tmp_path: Path, engine: Engine) -> None:
+    with serve(tmp_path, (engine,), settings=Settings(limits=Limits(held_bytes=1000))) as served:
+        answer = served.client.post("/v1/search", content=b"x" * 1001, headers=BYTES)
+        _check_problem(answer, 429)
+        assert answer.headers["retry-after"] == "1"
+        # What was held is let go of again.
+        _check_problem(served.client.post("/v1/search", content=b"x" * 1000, headers=BYTES), 422)
+
+
+def test_a_full_queue_answers_429(tmp_path: Path, engine: Engine) -> None:
+    with serve(tmp_path, (engine,), settings=Settings(batching=Batching(pending=2))) as served:
+        three = [("images", ("x", file.data)) for file in served.files[:3]]
+        answer = served.client.post("/v1/search/batch?k=1", files=three)
+        _check_problem(answer, 429)
+        assert int(answer.headers["retry-after"]) >= 1
+        assert served.client.post("/v1/search/batch?k=1", files=three[:2]).status_code == 200
+
+
+def test_roles(tmp_path: Path, engine: Engine) -> None:
+    reader, writer = new_key(), new_key()
+    keyring = Keyring(
+        [entry_of("reader", Role.READ, reader), entry_of("writer", Role.WRITE, writer)], anonymous=Role.NOTHING
+    )
+    form = {"image": ("x", encoded(picture(5)))}
+    with serve(tmp_path, (engine,), keyring=keyring) as served:
+        client = served.client
+        for address in ("/healthz", "/readyz", "/metrics", "/docs", "/openapi.json"):
+            assert client.get(address).status_code == 200
+        nobody = client.get("/v1/stats")
+        _check_problem(nobody, 401)
+        assert nobody.headers["www-authenticate"].startswith("Bearer")
+        for wrong in ("Bearer wrong", f"Basic {reader}", "Bearer ", "Bearer", reader):
+            _check_problem(client.get("/v1/stats", headers={"Authorization": wrong}), 401)
+        for headers in (
+            {"Authorization": f"Bearer {reader}"},
+            {"Authorization": f"bearer {writer}"},
+            {"X-API-Key": reader},
+        ):
+            assert client.get("/v1/stats", headers=headers).status_code == 200
+        _check_problem(client.put("/v1/items/new", files=form), 401)
+        _check_problem(client.put("/v1/items/new", files=form, headers={"X-API-Key": reader}), 403)
+        _check_problem(client.delete("/v1/items/item-1", headers={"X-API-Key": reader}), 403)
+        assert client.put("/v1/items/new", files=form, headers={"X-API-Key": writer}).status_code == 201
+        assert client.delete("/v1/items/new", headers={"X-API-Key": writer}).status_code == 204
+
+
+def test_rates_are_counted_by_key_and_by_query(tmp_path: Path, engine: Engine) -> None:
+    one, other = new_key(), new_key()
+    keyring = Keyring([entry_of("one", Role.READ, one), entry_of("other", Role.READ, other)], anonymous=Role.NOTHING)
+    settings = Settings(access=Access(rate=0.01, burst=4))
+    with serve(tmp_path, (engine,), settings=settings, keyring=keyring) as served:
+        client, as_one = served.client, {"X-API-Key": one}
+        ids = [("ids", (None, f"item-{n}")) for n in range(3)]
+        assert client.post("/v1/search/batch?k=1", files=ids, headers=as_one).status_code == 200
+        assert client.get("/v1/stats", headers=as_one).status_code == 200
+        answer = client.get("/v1/stats", headers=as_one)
+        _check_problem(answer, 429)
+        assert 90 <= int(answer.headers["retry-after"]) <= 101
+        assert client.get("/v1/stats", headers={"X-API-Key": other}).status_code == 200
+        statuses = [client.get("/v1/stats", headers={"X-API-Key": f"guess {n}"}).status_code for n in range(6)]
+        assert statuses == [401, 401, 401, 401, 429, 429]
+        assert client.get("/healthz").status_code == 200
+
+
+def test_cors_is_off_unless_told(tmp_path: Path, engine: Engine) -> None:
+    asked = {
+        "Origin": "https://example.org",
+        "Access-Control-Request-Method": "PUT",
+        "Access-Control-Request-Headers": "authorization",
+    }
+    with serve(tmp_path, (engine,), settings=Settings(access=Access(cors_origins=("https://example.org",)))) as served:
+        answer = served.client.options("/v1/items/x", headers=asked)
+        assert answer.headers["access-control-allow-origin"] == "https://example.org"
+        other = served.client.options("/v1/items/x", headers={**asked, "Origin": "https://other.example"})
+        assert "access-control-allow-origin" not in other.headers
+
+
+def _check_problem(answer: Any, status: int) -> None:
+    """An error is a problem detail with a cause, and without a path."""
+    assert answer.status_code == status, answer.text
+    assert answer.headers["content-type"] == "application/problem+json"
+    problem = answer.json()
+    assert problem["status"] == status
+    assert problem["request_id"] == answer.headers["x-request-id"]
+    assert len(problem["detail"]) > 20
+    assert not re.search(r"/(tmp|home|usr|root|var|opt|srv)/", problem["detail"])

@@ -1,0 +1,214 @@
+"""Thousands of damaged images, through the real application: each is answered 200 or with a problem, never a 500."""
+
+import asyncio
+import io
+import struct
+import zipfile
+import zlib
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+
+import httpx
+import numpy as np
+import pytest
+from PIL import Image
+
+from hardrank.serving.engine import Engine
+from tests.serving.process import ROOT, running
+from tests.serving.served import Served, build_index, encoded, paint, picture, serve
+from tests.waiting import PATIENCE_S
+
+MUTANTS = 2400
+OVER_A_SOCKET = 300
+BYTES = {"Content-Type": "application/octet-stream"}
+
+
+@pytest.fixture(scope="module")
+def served(tmp_path_factory: pytest.TempPathFactory, engine: Engine) -> Iterator[Served]:
+    with serve(tmp_path_factory.mktemp("served"), (engine,), count=12) as one:
+        yield one
+
+
+def seeds() -> list[bytes]:
+    """Real files of every format and of many modes."""
+    image = picture(1)
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    return [
+        encoded(image, "JPEG", quality=80, exif=exif),
+        encoded(image, "JPEG", progressive=True),
+        encoded(image.convert("CMYK"), "JPEG"),
+        encoded(image.convert("L"), "JPEG"),
+        encoded(image, "PNG"),
+        encoded(image.convert("P"), "PNG", transparency=3),
+        encoded(image.convert("RGBA"), "PNG", exif=exif),
+        encoded(image.convert("I;16"), "PNG"),
+        encoded(image.convert("1"), "PNG"),
+        encoded(image, "WEBP", quality=70),
+        encoded(image, "WEBP", lossless=True),
+        encoded(image, "GIF"),
+        encoded(image, "GIF", save_all=True, append_images=[picture(2), picture(3)], loop=0),
+        encoded(image, "BMP"),
+        encoded(image.convert("1"), "BMP"),
+        encoded(image, "TIFF"),
+        encoded(image, "TIFF", compression="tiff_lzw"),
+        encoded(image.convert("F"), "TIFF", compression="tiff_adobe_deflate"),
+        encoded(image.convert("CMYK"), "TIFF", compression="packbits"),
+    ]
+
+
+def mutate(data: bytes, other: bytes, generator: np.random.Generator) -> bytes:
+    """Damage a file in one of the ways in which files are damaged, or made to damage."""
+    damaged = bytearray(data)
+    start = int(generator.integers(0, len(data)))
+    match generator.integers(0, 8):
+        case 0:  # bits
+            for position in generator.integers(0, len(data), generator.integers(1, 20)):
+                damaged[position] ^= 1 << int(generator.integers(0, 8))
+        case 1:  # bytes of the head, where sizes and kinds are told
+            for position in generator.integers(0, min(len(data), 64), generator.integers(1, 6)):
+                damaged[position] = int(generator.integers(0, 256))
+        case 2:  # cut short
+            del damaged[start:]
+        case 3:  # a piece lost
+            del damaged[start : start + int(generator.integers(1, 200))]
+        case 4:  # a piece twice
+            damaged[start:start] = damaged[start : start + int(generator.integers(1, 200))]
+        case 5:  # large numbers where sizes may stand
+            struct.pack_into(
+                "<I", damaged, min(start, len(damaged) - 4), int(generator.choice([0, 1, 2**31 - 1, 2**32 - 1]))
+            )
+        case 6:  # two files in one
+            damaged[start:] = other[int(generator.integers(0, len(other))) :]
+        case _:  # noise
+            damaged[start : start + 64] = generator.bytes(64)
+    return bytes(damaged)
+
+
+def mutants(count: int, seed: int) -> Iterator[bytes]:
+    generator = np.random.default_rng(seed)
+    files = seeds()
+    for number in range(count):
+        data = mutate(files[number % len(files)], files[generator.integers(0, len(files))], generator)
+        yield data if generator.random() < 0.7 else mutate(data or b"\0" * 8, files[0], generator) if data else data
+
+
+def _check(status: int, kind: str, text: str) -> None:
+    assert status in {200, 413, 422}, text
+    if status != 200:
+        assert kind == "application/problem+json"
+        assert str(ROOT) not in text
+        assert "/tmp/" not in text
+        assert "0x" not in text
+
+
+def test_no_mutant_gets_a_500(served: Served) -> None:
+    statuses: Counter[int] = Counter()
+    for number, data in enumerate(mutants(MUTANTS, seed=0)):
+        if number % 3:
+            answer = served.client.post("/v1/search?k=2", content=data, headers=BYTES)
+        else:
+            answer = served.client.post("/v1/search?k=2", files={"image": ("x.png", data)})
+        _check(answer.status_code, answer.headers["content-type"], answer.text)
+        statuses[answer.status_code] += 1
+    assert statuses[200] > MUTANTS / 10
+    assert statuses[422] > MUTANTS / 4
+    assert served.client.get("/v1/stats").json()["pending"] == 0
+
+
+def test_no_mutant_is_added_and_none_breaks_the_index(served: Served) -> None:
+    for number, data in enumerate(mutants(120, seed=1)):
+        answer = served.client.put(f"/v1/items/mutant-{number}", files={"image": ("x", data)})
+        if answer.status_code == 201:
+            assert served.client.get(f"/v1/items/mutant-{number}/image").status_code == 200
+            assert served.client.delete(f"/v1/items/mutant-{number}").status_code == 204
+        else:
+            _check(answer.status_code, answer.headers["content-type"], answer.text)
+            assert served.client.get(f"/v1/items/mutant-{number}").status_code == 404
+
+
+def test_batches_of_mutants(served: Served) -> None:
+    data = list(mutants(128, seed=2))
+    for start in range(0, len(data), 32):
+        files = [("images", ("x", one)) for one in data[start : start + 32]]
+        answer = served.client.post("/v1/search/batch?k=1", files=files)
+        assert answer.status_code == 200
+        for one in answer.json()["answers"]:
+            assert (one["answer"] is None) != (one["problem"] is None)
+            assert one["problem"] is None or one["problem"]["status"] in {413, 422}
+
+
+def test_hundreds_over_a_real_socket(tmp_path: Path, engine: Engine, benign_bundle: Path) -> None:
+    build_index(tmp_path / "index", engine, paint(12)).close()
+
+    async def scene(url: str) -> list[httpx.Response]:
+        # None is kept: the server closes one that has been idle for long, maybe just when it is used again.
+        limits = httpx.Limits(max_connections=16, max_keepalive_connections=0)
+        patience = httpx.Timeout(
+            PATIENCE_S, pool=None
+        )  # the last of them wait for a connection until all others are done
+        async with httpx.AsyncClient(base_url=url, limits=limits, timeout=patience) as client:
+            requests = (
+                client.post("/v1/search?k=2", content=data, headers=BYTES) for data in mutants(OVER_A_SOCKET, seed=3)
+            )
+            return await asyncio.gather(*requests)
+
+    with running([f"{benign_bundle}={tmp_path / 'index'}"], "--no-page", "--rate", "0", "--pending", "1000") as server:
+        for answer in asyncio.run(scene(server.url)):
+            _check(answer.status_code, answer.headers["content-type"], answer.text)
+        assert server.end() == 0
+
+
+def _png(width: int, height: int, rows: bytes = b"") -> bytes:
+    """A PNG whose head says what it likes."""
+
+    def chunk(kind: bytes, content: bytes) -> bytes:
+        return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
+
+    head = struct.pack(">IIBBBBB", width, height, 8, 0, 0, 0, 0)
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", head) + chunk(b"IDAT", zlib.compress(rows)) + chunk(b"IEND", b"")
+
+
+def _zip(levels: int) -> bytes:
+    data = encoded(picture(1))
+    for level in range(levels):
+        stream = io.BytesIO()
+        with zipfile.ZipFile(stream, "w", zipfile.ZIP_DEFLATED) as archive:
+            archive.writestr(f"{level}.png", data)
+        data = stream.getvalue()
+    return data
+
+
+@pytest.mark.parametrize(
+    ("data", "status"),
+    [
+        pytest.param(encoded(Image.new("RGB", (1, 1), "red")), 200, id="1×1"),
+        pytest.param(encoded(Image.new("L", (30_000, 1))), 413, id="30 000×1"),
+        pytest.param(encoded(Image.new("L", (1, 30_000))), 413, id="1×30 000"),
+        pytest.param(encoded(Image.new("L", (16_000, 1))), 200, id="16 000×1"),
+        pytest.param(_png(2**31 - 1, 2**31 - 1), 413, id="a head that claims 4 billion giga-pixels"),
+        pytest.param(_png(16_000, 16_000, b"\0" * 20_000_000), 413, id="a decompression bomb"),
+        pytest.param(_png(5000, 5000, b"\0" * 100), 422, id="fewer rows than claimed"),
+        pytest.param(_png(0, 5), 422, id="no width"),
+        pytest.param(b"", 422, id="0 bytes"),
+        pytest.param(b"\0", 422, id="one byte"),
+        pytest.param(b"\xff\xd8\xff", 422, id="three bytes of a JPEG"),
+        pytest.param(b"GIF89a", 422, id="the head of a GIF"),
+        pytest.param(b"<?xml version='1.0'?><svg xmlns='http://www.w3.org/2000/svg'/>", 422, id="SVG"),
+        pytest.param(b"<!DOCTYPE html><img src='http://127.0.0.1/'>", 422, id="HTML"),
+        pytest.param(b"file:///etc/passwd", 422, id="a file's address"),
+        pytest.param(b"http://127.0.0.1:1/x.png", 422, id="a web address"),
+        pytest.param("späte Blüte".encode() * 100, 422, id="text"),
+        pytest.param(b"%PDF-1.7\n" + b"\0" * 100, 422, id="PDF"),
+        pytest.param(b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 10 10\n", 422, id="PostScript"),
+        pytest.param(_zip(1), 422, id="an archive"),
+        pytest.param(_zip(4), 422, id="nested archives"),
+        pytest.param(encoded(picture(1), "ICO"), 422, id="a format that is not taken"),
+        pytest.param(encoded(picture(1), "PPM"), 422, id="another one"),
+    ],
+)
+def test_hostile_files(served: Served, data: bytes, status: int) -> None:
+    answer = served.client.post("/v1/search?k=1", content=data, headers={"Content-Type": "image/png"})
+    assert answer.status_code == status
+    _check(answer.status_code, answer.headers["content-type"], answer.text)

@@ -1,0 +1,70 @@
+"""The API keeps to its OpenAPI document, whatever is sent, and the document is the recorded one."""
+
+import json
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import schemathesis
+from hypothesis import HealthCheck, settings
+from schemathesis.specs.openapi.checks import positive_data_acceptance
+
+from hardrank.serving.api.auth import new_key
+from hardrank.serving.api.openapi import document
+from hardrank.serving.engine import Engine
+from tests.serving.process import ROOT, running
+from tests.serving.served import build_index, paint
+from tests.waiting import PATIENCE_S
+
+EXAMPLES = int(os.environ.get("HARDRANK_API_EXAMPLES", "15"))
+
+schema = schemathesis.openapi.from_dict(document())
+
+
+@pytest.fixture(scope="module")
+def key() -> str:
+    return new_key()
+
+
+@pytest.fixture(scope="module")
+def url(tmp_path_factory: pytest.TempPathFactory, engine: Engine, benign_bundle: Path, key: str) -> Iterator[str]:
+    """A server that asks for a key."""
+    index = tmp_path_factory.mktemp("openapi") / "index"
+    build_index(index, engine, paint(12)).close()
+    environment = {"HARDRANK_WRITE_KEYS": key}
+    with running([f"{benign_bundle}={index}"], "--no-page", "--rate", "0", environment=environment) as server:
+        yield server.url
+
+
+@schema.parametrize()
+@settings(max_examples=EXAMPLES, deadline=None, suppress_health_check=list(HealthCheck), derandomize=True)
+def test_generated_requests(case: schemathesis.Case[Any], url: str, key: str) -> None:
+    """No request breaks the server or the promises of the document.
+
+    That valid requests succeed is not promised: bytes of any kind fit the schema of an image, and ids may be unknown.
+    """
+    case.call_and_validate(
+        base_url=url,
+        headers={"Authorization": f"Bearer {key}"},
+        timeout=PATIENCE_S,
+        excluded_checks=[positive_data_acceptance],
+    )
+
+
+def test_the_document_is_the_recorded_one() -> None:
+    recorded = json.loads((ROOT / "docs" / "openapi.json").read_text(encoding="utf-8"))
+    assert document() == recorded, "the API has changed: renew with `python serving/api/openapi.py docs/openapi.json`"
+
+
+def test_every_operation_tells_its_errors_as_problems() -> None:
+    for path, operations in document()["paths"].items():
+        if not path.startswith("/v1/"):
+            continue
+        for method, operation in operations.items():
+            assert {"401", "422", "429", "500", "503"} <= set(operation["responses"]), (path, method)
+            for status, response in operation["responses"].items():
+                if int(status) >= 400:
+                    assert list(response["content"]) == ["application/problem+json"], (path, method, status)
+            assert operation["security"]

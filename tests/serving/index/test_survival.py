@@ -1,0 +1,122 @@
+"""Whatever moment a writer is killed at, what it acknowledged is there, and nothing is half there."""
+
+import json
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from hardrank.serving.index.search_index import SearchIndex
+from hardrank.serving.store.index_options import BackendOptions, Structure
+from tests.serving.bundles import DIMENSION
+from tests.serving.conftest import make_identity
+from tests.serving.index.changing_process import vector_of
+
+SCRIPT = Path(__file__).with_name("changing_process.py")
+
+
+def _killed(folder: Path, seed: int, *, after: str, seconds: float) -> list[str]:
+    """Let a process change the index, kill it some time after it first said `after`, and give what it said."""
+    command = [sys.executable, str(SCRIPT), str(folder), str(seed)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        assert process.stderr is not None
+        first = process.stdout.readline()
+        assert first.startswith("begin"), process.stderr.read()
+        if after == "done":
+            first += process.stdout.readline()
+        time.sleep(seconds)
+        process.send_signal(signal.SIGKILL)
+        said = first + process.stdout.read()
+    return said.splitlines()
+
+
+def _follow(held: dict[str, int], said: list[str]) -> tuple[dict[str, int], dict[str, int]]:
+    """Give id → turn after what was acknowledged, and after the change that was under way, had it been made."""
+    for line, following in zip(said, [*said[1:], ""], strict=True):
+        if not line.startswith("begin"):
+            continue
+        change = json.loads(line.removeprefix("begin "))
+        after = {id: turn for id, turn in held.items() if id not in set(change["gone"])}
+        after |= dict.fromkeys(change["put"], change["turn"])
+        if following != "done":
+            return held, after
+        held = after
+    return held, held
+
+
+def _check(folder: Path, either: tuple[dict[str, int], dict[str, int]]) -> dict[str, int]:
+    """See that the index holds the one state or the other, whole, and give it."""
+    with SearchIndex.open(folder, upkeep=False) as index:
+        ids = index.ids(count=100_000)
+        held = {id: int(str(index.item(id).metadata["turn"])) for id in ids}
+        assert held in either
+        assert index.size == len(held)
+        for id, turn in held.items():
+            assert np.array_equal(index.vector(id), vector_of(id, turn, DIMENSION))
+        for id in ids[:: max(1, len(ids) // 20)]:
+            (best,) = index.search(index.vector(id)[None], 1)[0]
+            assert best.score == pytest.approx(1, abs=1e-6)
+            assert (best.item.id, best.item.label) == (id, f"turn-{held[id]}")
+        assert sum(index.labels().values()) == len(held)
+    return held
+
+
+def _survive(folder: Path, structure: Structure, kills: int) -> None:
+    options = BackendOptions(structure=structure, tail=100)
+    SearchIndex.create(folder, identity=make_identity(backend=options)).close()
+    generator = np.random.default_rng(7)
+    held: dict[str, int] = {}
+    made = 0
+    for seed in range(1, kills + 1):
+        # The first makes a change for certain, on the slowest disk; others may be killed before theirs is made.
+        after = "done" if seed == 1 else "begin"
+        said = _killed(folder, seed, after=after, seconds=float(generator.uniform(0.02, 0.5)))
+        made += said.count("done")
+        held = _check(folder, _follow(held, said))
+    assert made
+    with SearchIndex.open(folder, writable=True, upkeep=False) as index:
+        index.compact(threads=1)
+        names = {path.name for path in folder.iterdir()}
+        assert sum(name.startswith(("vectors", ".vectors")) for name in names) <= 2
+    _check(folder, (held, held))
+
+
+@pytest.mark.parametrize("structure", [Structure.FLAT, Structure.IVF_SQ8])
+def test_nothing_acknowledged_is_lost(tmp_path: Path, structure: Structure) -> None:
+    _survive(tmp_path / "index", structure, kills=6)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("structure", [Structure.FLAT, Structure.IVF_SQ8, Structure.HNSW])
+def test_nothing_acknowledged_is_lost_in_a_hundred_kills(tmp_path: Path, structure: Structure) -> None:
+    _survive(tmp_path / "index", structure, kills=100)
+
+
+def test_a_write_that_did_not_finish_leaves_bytes_of_nobody(tmp_path: Path) -> None:
+    """What lies past the last commit is overwritten: the fault is put there by hand."""
+    from tests.serving.conftest import new_items, unit_vectors
+
+    index = SearchIndex.create(tmp_path / "index", identity=make_identity())
+    vectors = unit_vectors(30)
+    index.add(new_items(vectors[:10]))
+    index.close()
+    path = index.folder / "vectors.f32"
+    whole = bytearray(path.read_bytes())
+    whole[10 * 4 * DIMENSION :] = b"\xff" * (len(whole) - 10 * 4 * DIMENSION)
+    path.write_bytes(whole)
+    (index.folder / ".vectors-0002.f32.1.unfinished").write_bytes(b"half")
+    (index.folder / "vectors-0002.f32").write_bytes(b"half")
+    with SearchIndex.open(index.folder, writable=True, upkeep=False) as again:
+        assert again.size == 10
+        again.add(new_items(vectors[10:], start=10))
+        for number in range(30):
+            assert np.array_equal(again.vector(f"item-{number}"), vectors[number])
+        again.delete(["item-0"])
+        again.compact(threads=1)
+        assert again.search(vectors[29:], 29)[0][0].item.id == "item-29"
+    assert sorted(path.name for path in index.folder.glob("*vectors*")) == ["vectors-0002.f32", "vectors-0002.rows"]

@@ -1,0 +1,100 @@
+"""Images become items with the embeddings that the network gives, once each, whatever happens in between."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from hardrank.models.preprocessing import decode
+from hardrank.serving.engine import Engine
+from hardrank.serving.index.search_index import SearchIndex
+from hardrank.serving.ingest.image_list import Listing, ProblemKind, list_images
+from hardrank.serving.ingest.indexer import FillError, FillOptions, fill
+from hardrank.serving.store.errors import WrongModelError
+from hardrank.serving.store.manifest import IndexIdentity
+from tests.serving.pictures import write_gallery, write_picture
+
+SMALL = FillOptions(batch=4, commit=5, decoders=2)
+
+
+@pytest.fixture
+def gallery(tmp_path: Path) -> Path:
+    return write_gallery(tmp_path / "images", labels=4, each=6)
+
+
+@pytest.fixture
+def filled(tmp_path: Path, engine: Engine) -> SearchIndex:
+    return SearchIndex.create(tmp_path / "filled", identity=IndexIdentity.of(engine))
+
+
+def test_items_are_what_the_network_makes_of_the_images(gallery: Path, filled: SearchIndex, engine: Engine) -> None:
+    listing = list_images(gallery)
+    outcome = fill(filled, engine, listing, options=SMALL)
+    assert (outcome.added, outcome.replaced, outcome.unchanged, outcome.problems) == (24, 0, 0, ())
+    assert filled.ids() == [entry.id for entry in listing.entries]
+    for entry in listing.entries:
+        data = entry.path.read_bytes()
+        item = filled.item(entry.id)
+        assert (item.label, item.width, item.height) == (entry.label, 48, 40)
+        expected = engine.embed(engine.prepare(data)[None])[0]
+        np.testing.assert_allclose(filled.vector(entry.id), expected, atol=1e-6)
+        assert filled.original(entry.id) == data
+        assert decode(filled.thumbnail(entry.id)).size == (48, 40)
+
+
+def test_an_interrupted_fill_goes_on(gallery: Path, filled: SearchIndex, engine: Engine) -> None:
+    def interrupt(done: int, total: int) -> None:
+        if done == 17:
+            raise KeyboardInterrupt
+
+    listing = list_images(gallery)
+    with pytest.raises(KeyboardInterrupt):
+        fill(filled, engine, listing, options=SMALL, progress=interrupt)
+    there = filled.size
+    assert 0 < there < 24
+    outcome = fill(filled, engine, listing, options=SMALL)
+    assert (outcome.added, outcome.unchanged) == (24 - there, there)
+    assert sorted(filled.ids()) == sorted(entry.id for entry in listing.entries)
+
+
+def test_what_has_changed_is_replaced(gallery: Path, filled: SearchIndex, engine: Engine) -> None:
+    listing = list_images(gallery)
+    fill(filled, engine, listing, options=SMALL)
+    changed = write_picture(gallery / "class-1" / "1.png", seed=999)
+    relabelled = replace(listing.entries[0], label="other", metadata={"note": "x"})
+    again = Listing(entries=[relabelled, *listing.entries[1:]])
+    outcome = fill(filled, engine, again, options=SMALL)
+    assert (outcome.added, outcome.replaced, outcome.unchanged) == (0, 2, 22)
+    expected = engine.embed(engine.prepare(changed.read_bytes())[None])[0]
+    np.testing.assert_allclose(filled.vector("class-1~1.png"), expected, atol=1e-6)
+    assert filled.item(relabelled.id).label == "other"
+    assert filled.size == 24
+
+
+def test_bad_files_are_named_and_left_out(gallery: Path, filled: SearchIndex, engine: Engine) -> None:
+    (gallery / "class-0" / "empty.jpg").write_bytes(b"")
+    (gallery / "class-0" / "text.png").write_text("no image")
+    whole = (gallery / "class-0" / "0.jpg").read_bytes()
+    (gallery / "class-0" / "torn.jpg").write_bytes(whole[: len(whole) // 2])
+    (gallery / "class-0" / "gone.jpg").write_bytes(whole)
+    listing = list_images(gallery)
+    (gallery / "class-0" / "gone.jpg").unlink()
+    outcome = fill(filled, engine, listing, options=SMALL)
+    assert outcome.added == 24
+    assert {(Path(one.path).name, one.kind) for one in outcome.problems} == {
+        ("empty.jpg", ProblemKind.UNREADABLE),
+        ("text.png", ProblemKind.UNREADABLE),
+        ("torn.jpg", ProblemKind.UNREADABLE),
+        ("gone.jpg", ProblemKind.MISSING),
+    }
+
+
+def test_another_models_index_is_refused(gallery: Path, filled: SearchIndex, robust_engine: Engine) -> None:
+    with pytest.raises(WrongModelError, match=r"made with the model tiny-benign .* not tiny-robust"):
+        fill(filled, robust_engine, list_images(gallery))
+
+
+def test_impossible_options_are_refused() -> None:
+    with pytest.raises(FillError, match="batch is 0"):
+        FillOptions(batch=0)

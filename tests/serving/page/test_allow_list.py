@@ -1,0 +1,194 @@
+"""What of Gradio is reached from outside: what the page needs, and nothing that fetches, runs or reads at will."""
+
+import json
+import os
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from hardrank.serving.api.auth import Keyring, Role, entry_of
+from hardrank.serving.engine import Engine
+from hardrank.serving.page.mount import create_page
+from hardrank.serving.search.models import Model
+from hardrank.serving.settings import Limits, Settings
+from tests.serving.page_server import PageServer, page_server
+from tests.serving.served import build_index, encoded, paint, picture
+from tests.waiting import patient_client
+
+KEY = "a key of many characters"
+
+
+@pytest.fixture(scope="module")
+def model(engine: Engine, tmp_path_factory: pytest.TempPathFactory) -> Model:
+    return Model(
+        key="benign", engine=engine, index=build_index(tmp_path_factory.mktemp("index") / "benign", engine, paint(5))
+    )
+
+
+@pytest.fixture(scope="module")
+def server(model: Model) -> Iterator[PageServer]:
+    with page_server([model], Settings(limits=Limits(image_bytes=50_000, body_bytes=60_000))) as running:
+        yield running
+
+
+def upload(server: PageServer, *files: bytes) -> httpx.Response:
+    parts = [("files", ("picture.png", data, "image/png")) for data in files]
+    return server.client.post(f"{server.url}/gradio_api/upload", files=parts)
+
+
+def call(server: PageServer, data: Any, *, function: int = 0) -> httpx.Response:
+    body = {"data": data, "fn_index": function, "session_hash": "abc", "trigger_id": None}
+    return server.client.post(f"{server.url}/gradio_api/queue/join", json=body)
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "/gradio_api/file=http://example.com/a.png",
+        "/gradio_api/file=HTTPS://example.com/a.png",
+        "/gradio_api/file=%20http://example.com/a.png",
+        "/gradio_api/file=/etc/passwd",
+        "/gradio_api/file=pyproject.toml",
+        "/gradio_api/proxy=http://example.com",
+        "/gradio_api/info",
+        "/gradio_api/openapi.json",
+        "/gradio_api/runs",
+        "/gradio_api/custom_component/1/client/component/index.js",
+        "/monitoring",
+        "/monitoring/summary",
+        "/nothing/at/all",
+    ],
+)
+def test_answers_nothing_but_what_the_page_needs(server: PageServer, path: str) -> None:
+    answer = server.client.get(server.url + path)
+    assert answer.status_code == 404
+    assert answer.headers["content-type"] == "application/problem+json"
+
+
+@pytest.mark.parametrize(
+    "path", ["/gradio_api/run/open", "/gradio_api/call/open", "/gradio_api/api/open", "/gradio_api/component_server"]
+)
+def test_functions_are_called_through_the_queue_alone(server: PageServer, path: str) -> None:
+    assert server.client.post(server.url + path, json={"data": []}).status_code == 404
+
+
+def test_a_file_outside_the_uploads_is_not_read_by_climbing_out_of_them(server: PageServer) -> None:
+    folder = os.environ["GRADIO_TEMP_DIR"]
+    for path in (f"{folder}/../etc/passwd", f"{folder}/%2e%2e/%2e%2e/etc/passwd", folder):
+        assert server.client.get(f"{server.url}/gradio_api/file={path}").status_code == 404
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "http://example.com/a.png",
+        "https://example.com/a.png",
+        "/etc/passwd",
+        "file:///etc/passwd",
+        "",
+        5,
+        ["/etc/passwd"],
+    ],
+)
+def test_no_call_makes_the_server_fetch_or_read(server: PageServer, path: Any) -> None:
+    file = {"path": path, "meta": {"_type": "gradio.FileData"}, "url": "http://example.com/a.png"}
+    for data in ([file], [{"deep": [{"er": file}]}], [None, None, None, file]):
+        answer = call(server, data)
+        assert answer.status_code == 400
+        assert "not uploaded here" in answer.json()["detail"]
+
+
+@pytest.mark.parametrize("body", [b"", b"{", b"[" * 200_000, b"\xff\xfe"])
+def test_calls_that_are_no_json_are_refused(server: PageServer, body: bytes) -> None:
+    answer = server.client.post(f"{server.url}/gradio_api/queue/join", content=body)
+    assert answer.status_code == 400
+
+
+def test_uploads_lie_where_only_this_user_reads_and_come_back_byte_by_byte(server: PageServer) -> None:
+    data = encoded(picture(1))
+    [path] = upload(server, data).raise_for_status().json()
+    folder = Path(os.environ["GRADIO_TEMP_DIR"])
+    assert Path(path).is_relative_to(folder)
+    assert folder.stat().st_mode & 0o077 == 0
+    answer = server.client.get(f"{server.url}/gradio_api/file={path}")
+    assert answer.content == data
+    assert answer.headers["x-content-type-options"] == "nosniff"
+
+
+def test_uploads_are_bounded_one_by_one_and_together(server: PageServer) -> None:
+    assert upload(server, bytes(50_001)).status_code == 413
+    assert upload(server, bytes(40_000), bytes(40_000)).status_code == 413
+    # A form without a mistake in it, which would be answered 400 by whoever reads faster than it grows.
+    begin = b'--x\r\nContent-Disposition: form-data; name="files"; filename="a.png"\r\n\r\n'
+    chunks = (begin if number == 0 else bytes(10_000) for number in range(20))
+    head = {"Content-Type": "multipart/form-data; boundary=x"}
+    # Without a length that could be checked beforehand.
+    assert server.client.post(f"{server.url}/gradio_api/upload", content=chunks, headers=head).status_code == 413
+    assert server.client.post(f"{server.url}/gradio_api/queue/join", content=b" " * (2**20 + 1)).status_code == 413
+
+
+def test_uploads_are_bounded_in_all(model: Model) -> None:
+    limits = Limits(image_bytes=50_000, body_bytes=60_000, held_bytes=1)
+    with page_server([model], Settings(limits=limits)) as server:
+        answer = upload(server, bytes(100))
+        assert answer.status_code == 429
+        assert int(answer.headers["retry-after"]) > 0
+        assert "try again" in answer.json()["detail"]
+
+
+def test_the_queue_is_bounded(server: PageServer) -> None:
+    queue = create_page(server.service, server.service.settings)._queue
+    assert queue.max_size is not None
+    assert 0 < queue.max_size <= 100
+    assert isinstance(queue.default_concurrency_limit, int)
+    assert 0 < queue.default_concurrency_limit <= queue.max_size
+
+
+def test_the_browser_is_told_to_talk_to_this_server_alone(server: PageServer) -> None:
+    answer = server.client.get(f"{server.url}/")
+    assert answer.status_code == 200
+    policy = dict(part.split(" ", 1) for part in answer.headers["content-security-policy"].split("; "))
+    assert policy["default-src"] == "'self'"
+    for sources in policy.values():
+        assert not any(source.startswith(("http", "*", "//")) for source in sources.split())
+    assert answer.headers["referrer-policy"] == "no-referrer"
+    assert "fonts.googleapis" not in answer.text + server.client.get(f"{server.url}/theme.css").text
+
+
+def test_the_configuration_names_no_path_of_the_server(server: PageServer) -> None:
+    text = server.client.get(f"{server.url}/config").text + server.client.get(f"{server.url}/").text
+    config = json.loads(server.client.get(f"{server.url}/config").text)
+    assert config["analytics_enabled"] is False
+    for secret in (os.environ["GRADIO_TEMP_DIR"], str(Path(__file__).parents[3]), "/tmp"):
+        assert secret not in text
+
+
+def test_the_server_itself_calls_nobody(model: Model) -> None:
+    called: list[str] = []
+
+    def note(event: str, arguments: tuple[object, ...]) -> None:
+        if event == "socket.connect":
+            called.append(str(arguments[1]))
+        elif event in {"socket.getaddrinfo", "socket.gethostbyname"}:
+            called.append(str(arguments[0]))
+
+    sys.addaudithook(note)
+    with page_server([model]) as server:
+        upload(server, encoded(picture(2))).raise_for_status()
+        server.client.get(f"{server.url}/").raise_for_status()
+    assert called, "the test's own requests"
+    assert not [host for host in called if "127.0.0.1" not in host and host not in {"localhost", "None"}]
+
+
+def test_with_keys_the_page_asks_for_one(model: Model) -> None:
+    keyring = Keyring([entry_of("anna", Role.READ, KEY)], anonymous=Role.NOTHING)
+    with page_server([model], keyring=keyring) as server, patient_client(server.url) as client:
+        assert client.get("/config").status_code == 401
+        assert client.post("/login", data={"username": "anna", "password": "wrong"}).status_code == 400
+        assert client.post("/gradio_api/upload", files={"files": b"x"}).status_code == 401
+        assert client.post("/login", data={"username": "anna", "password": KEY}).status_code == 200
+        assert client.get("/config").status_code == 200

@@ -1,0 +1,165 @@
+"""What the page shows, without a browser: every text escaped, every figure as it is."""
+
+import base64
+import math
+import re
+from collections.abc import Sequence
+from html.parser import HTMLParser
+from xml.etree import ElementTree
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from hardrank.serving.agreement.calibration import Level, Suspicion
+from hardrank.serving.page.html import Column, Results, examples, failure, results, welcome
+from hardrank.serving.page.plot import legend, score_plot
+from hardrank.serving.store.items import Item, Match
+
+HOSTILE = "<script>x</script>\"'><img src=x onerror=y>&amp;{{a}}${b}"
+VOID = {"img", "br", "circle", "line"}
+
+
+class Outline(HTMLParser):
+    """Tags, attributes and text of a piece of HTML; fails where tags do not match."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__(convert_charrefs=True)
+        self.tags: list[str] = []
+        self.attributes: list[tuple[str, str | None]] = []
+        self.texts: list[str] = []
+        self._open: list[str] = []
+        self.feed(text)
+        self.close()
+        assert not self._open, self._open
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append(tag)
+        self.attributes += attrs
+        if tag not in VOID:
+            self._open.append(tag)
+
+    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append(tag)
+        self.attributes += attrs
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self._open.pop() == tag
+
+    def handle_data(self, data: str) -> None:
+        self.texts.append(data)
+
+
+def match(rank: int, *, text: str = "", label: str | None = None, score: float = 0.5) -> Match:
+    item = Item(row=rank, id=f"{text}{rank}", label=label, metadata={text or "field": text or 1}, width=1, height=1)
+    return Match(item=item, score=score, rank=rank)
+
+
+def answer(matches: Sequence[Sequence[Match]], **options: object) -> Results:
+    columns = [
+        Column(name=name, title=f"{name} model", note="a note", matches=own, timings={"decode": 1.234, "search": 123.4})
+        for name, own in zip(("benign", "robust"), matches, strict=False)
+    ]
+    return Results(query="your image", columns=columns, thumbnails={}, **options)  # type: ignore[arg-type]
+
+
+@given(st.text(max_size=30))
+@settings(max_examples=30, deadline=None)
+def test_no_text_becomes_markup(text: str) -> None:
+    plain = Outline(results(answer([[match(1, text="t", label="t")]] * 2, query_label="t", filtered="t")))
+    for hostile in (HOSTILE, HOSTILE + text):
+        shown = results(
+            Results(
+                query=hostile,
+                columns=[
+                    Column(name=hostile, title=hostile, note=hostile, matches=[match(1, text=hostile, label=hostile)],
+                           timings={hostile: 1.0})
+                ] * 2,
+                thumbnails={},
+                query_label=hostile,
+                filtered=hostile,
+                suspicion=None,
+            )
+        )  # fmt: skip
+        outline = Outline(shown)
+        assert outline.tags == plain.tags, "texts change no tag"
+        assert not [name for name, _ in outline.attributes if name.startswith("on") or name == "src"]
+    for piece in (
+        failure(HOSTILE, HOSTILE),
+        examples([match(1, text=HOSTILE, label=HOSTILE).item], {}),
+        legend([HOSTILE]),
+    ):
+        assert not {"script", "img"} & set(Outline(piece).tags)
+
+
+def test_cards_have_rank_score_label_id_metadata_and_the_rank_elsewhere() -> None:
+    first = [match(1, label="cat", score=0.91234), match(2, score=0.5)]
+    second = [match(1, label="cat", score=0.8), Match(item=first[1].item, score=0.4, rank=2)]
+    shown = results(answer([first, second[::-1]], query_label="cat"))
+    texts = " ".join(Outline(shown).texts)
+    for expected in ("1", "0.912", "cat", "field: 1", "no label", "#2 robust", "decode 1.2 · search 123 ms"):
+        assert expected in texts
+    assert shown.count("hr-same") == 2
+    assert "2 most similar images" in texts
+
+
+def test_thumbnails_are_embedded_as_they_are() -> None:
+    png = b"\x89PNG\r\n\x1a\n" + bytes(range(256))
+    shown = results(
+        Results(query="q", columns=answer([[match(1)]]).columns, thumbnails={"1": png}, query_thumbnail=png)
+    )
+    found = re.findall(r'src="data:image/png;base64,([^"]+)"', shown)
+    assert [base64.b64decode(data) for data in found] == [png, png]
+    assert "hr-blank" in results(answer([[match(1)]])), "an item without a thumbnail has a blank"
+
+
+@pytest.mark.parametrize("level", Level)
+def test_the_hint_says_level_text_and_percentile(level: Level) -> None:
+    hint = Suspicion(rbo=0.123, percentile=4.56, level=level, text="Some words <b>.")
+    shown = results(answer([[match(1)], [match(1)]], suspicion=hint))
+    assert f"hr-{level.value}" in shown
+    texts = " ".join(Outline(shown).texts)
+    for expected in (level.value.capitalize(), "Some words <b>.", "0.123", "4.6 percentile", "a hint, not a detector"):
+        assert expected in texts
+    assert 'left:4.56%"' in shown
+
+
+def test_nothing_found_and_an_empty_gallery_are_said() -> None:
+    assert "Nothing found" in results(answer([[]]))
+    assert "empty" in examples([], {})
+    assert "1,234 images" in welcome(size=1234, models=["a", "b"])
+    assert "hint" not in welcome(size=1, models=["a"])
+    assert "empty" in welcome(size=0, models=["a"])
+
+
+@given(st.lists(st.floats(-1, 1), min_size=1, max_size=60), st.lists(st.floats(-1, 1), max_size=60))
+@settings(max_examples=200, deadline=None)
+def test_the_plot_places_every_score(first: list[float], second: list[float]) -> None:
+    scores = [("one & <other>", sorted(first, reverse=True)), ("two", sorted(second, reverse=True))]
+    drawn = ElementTree.fromstring(score_plot(scores))
+    groups = list(drawn.iter("g"))
+    assert len(groups) == 1 + bool(second)
+    labels = {
+        element.text: float(element.get("y", "nan")) for element in drawn.iter("text") if "." in (element.text or "")
+    }
+    (low, y_low), (high, y_high) = sorted((float(text or "nan"), y - 4) for text, y in labels.items())[
+        :: len(labels) - 1
+    ]
+    for group, (_, values) in zip(groups, scores, strict=False):
+        circles = list(group.iter("circle"))
+        assert len(circles) == len(values)
+        places = [float((circle.get("cx") or "").rstrip("%")) for circle in circles]
+        assert places == sorted(places)
+        assert all(0 <= place <= 100 for place in places)
+        for circle, value in zip(circles, values, strict=True):
+            expected = y_low + (value - low) / (high - low) * (y_high - y_low)
+            assert math.isclose(float(circle.get("cy", "nan")), expected, abs_tol=0.7)
+
+
+def test_without_scores_there_is_no_plot() -> None:
+    assert score_plot([]) == score_plot([("a", [])]) == ""
+
+
+def test_equal_scores_are_a_level_line() -> None:
+    drawn = ElementTree.fromstring(score_plot([("a", [0.5] * 3)]))
+    assert len({circle.get("cy") for circle in drawn.iter("circle")}) == 1

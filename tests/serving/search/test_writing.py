@@ -1,0 +1,114 @@
+"""Changes of several indexes at once: all or none, and a repeated request finishes what a crash left half done."""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from hardrank.serving.index.search_index import SearchIndex
+from hardrank.serving.search.writing import Writer
+from hardrank.serving.store.errors import IndexBusyError
+from hardrank.serving.store.items import DuplicateItemError, NewItem, UnknownItemError
+from tests.serving.conftest import make_identity, unit_vectors
+
+KEYS = ("benign", "robust", "third")
+
+
+@pytest.fixture
+def indexes(tmp_path: Path) -> Iterator[dict[str, SearchIndex]]:
+    made = {key: SearchIndex.create(tmp_path / key, identity=make_identity()) for key in KEYS}
+    yield made
+    for index in made.values():
+        index.close()
+
+
+def _items(id: str, *, seed: int = 0, label: str | None = "cat") -> dict[str, NewItem]:
+    """An image as each model sees it."""
+    vectors = unit_vectors(len(KEYS), seed=seed)
+    return {
+        key: NewItem(id=id, vector=vector, label=label, source_sha256=f"{seed:064x}", metadata={"seed": seed})
+        for key, vector in zip(KEYS, vectors, strict=True)
+    }
+
+
+def _held(indexes: Mapping[str, SearchIndex]) -> list[tuple[str, ...]]:
+    return [tuple(index.ids()) for index in indexes.values()]
+
+
+def test_added_everywhere_and_deleted_everywhere(indexes: dict[str, SearchIndex]) -> None:
+    writer, items = Writer(indexes), _items("a")
+    assert writer.add(items)
+    assert set(_held(indexes)) == {("a",)}
+    for key, index in indexes.items():
+        np.testing.assert_array_equal(index.vector("a"), items[key].vector)
+    writer.delete("a")
+    assert set(_held(indexes)) == {()}
+    with pytest.raises(UnknownItemError):
+        writer.delete("a")
+
+
+def test_the_same_again_changes_nothing(indexes: dict[str, SearchIndex]) -> None:
+    writer = Writer(indexes)
+    writer.add(_items("a"))
+    before = [index.generation for index in indexes.values()]
+    assert not writer.add(_items("a"))
+    assert [index.generation for index in indexes.values()] == before
+
+
+@pytest.mark.parametrize("other", [_items("a", seed=1), _items("a", label="dog"), _items("a", label=None)])
+def test_an_id_belongs_to_one_image(indexes: dict[str, SearchIndex], other: dict[str, NewItem]) -> None:
+    writer = Writer(indexes)
+    writer.add(_items("a"))
+    with pytest.raises(DuplicateItemError, match="delete it"):
+        writer.add(other)
+    assert indexes["benign"].item("a").label == "cat"
+
+
+def test_other_metadata_are_another_item(indexes: dict[str, SearchIndex]) -> None:
+    writer = Writer(indexes)
+    writer.add(_items("a"))
+    with pytest.raises(DuplicateItemError):
+        writer.add({key: replace(item, metadata={"seed": 0, "more": True}) for key, item in _items("a").items()})
+
+
+@pytest.mark.parametrize("failing", KEYS)
+def test_what_one_index_refuses_is_taken_back_in_the_others(
+    indexes: dict[str, SearchIndex], failing: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(items: object) -> None:
+        raise IndexBusyError("busy")
+
+    writer = Writer(indexes)
+    writer.add(_items("before"))
+    with monkeypatch.context() as patch:
+        patch.setattr(indexes[failing], "add", refuse)
+        with pytest.raises(IndexBusyError):
+            writer.add(_items("a"))
+    assert set(_held(indexes)) == {("before",)}
+    assert writer.add(_items("a"))
+    assert set(_held(indexes)) == {("before", "a")}
+
+
+@pytest.mark.parametrize("done", [1, 2])
+def test_what_a_crash_left_half_done_is_finished_by_the_same_request(
+    indexes: dict[str, SearchIndex], done: int
+) -> None:
+    items = _items("a")
+    for key in KEYS[:done]:
+        indexes[key].add([items[key]])
+    writer = Writer(indexes)
+    assert writer.add(items)
+    assert set(_held(indexes)) == {("a",)}
+    for key in KEYS[:done]:
+        indexes[key].delete(["a"])
+    writer.delete("a")
+    assert set(_held(indexes)) == {()}
+
+
+def test_half_of_another_image_is_no_half_of_this_one(indexes: dict[str, SearchIndex]) -> None:
+    indexes["robust"].add([_items("a", seed=1)["robust"]])
+    with pytest.raises(DuplicateItemError):
+        Writer(indexes).add(_items("a"))
+    assert _held(indexes) == [(), ("a",), ()]

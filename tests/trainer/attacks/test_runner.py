@@ -1,0 +1,186 @@
+"""One attack on a batch: it works, reports, stops, restarts, and refuses what it cannot attack."""
+
+import pytest
+import torch
+from torch import Tensor
+
+from hardrank.trainer.attacks.attack import Victims
+from hardrank.trainer.attacks.options import AttackError
+from hardrank.trainer.attacks.registry import ATTACKS, make_attack
+from hardrank.trainer.attacks.runner import AttackOptions, AttackResult, Engine, Progress, run_attack
+from hardrank.trainer.evaluation.retrieval import ABSENT, RetrievalError
+from tests.trainer.conftest import Small
+
+
+def run(small: Small, name: str, count: int = 40, **options: object) -> AttackResult:
+    attack = make_attack(name, **({"share": 0.05} if name in ("SPQA-", "QA-", "CA-") else {}))
+    settings = AttackOptions(**{"steps": 8, **options})  # type: ignore[arg-type]
+    return run_attack(attack, small.embed, small.images[:count], small.victims(count), small.gallery, settings, seed=1)
+
+
+@pytest.mark.parametrize("engine", Engine)
+@pytest.mark.parametrize("name", ATTACKS)
+def test_each_attack_moves_its_figures_towards_its_goal(name: str, engine: Engine, small: Small) -> None:
+    figures = make_attack(name).figures
+    result = run(small, name, engine=engine, epsilon=24 / 255)
+    moved = (result.after - result.before).mean(0)
+    assert result.after.shape == (40, len(figures))
+    goal = figures[0].attacked - result.before[:, 0].mean()
+    assert moved[0] * goal.sign() > 0.1 * goal.abs()
+    torch.testing.assert_close(result.embeddings, small.embed(result.images))
+
+
+@pytest.mark.parametrize("name", ATTACKS)
+def test_the_batch_does_not_matter(name: str, small: Small) -> None:
+    attack = make_attack(name, **({"share": 0.05} if name == "SPQA-" else {}))
+    victims = small.victims(12)
+    whole = run_attack(attack, small.embed, small.images[:12], victims, small.gallery, AttackOptions(steps=5))
+    for part in (slice(0, 1), slice(1, 12)):
+        some = run_attack(
+            attack, small.embed, small.images[:12][part], victims[part], small.gallery, AttackOptions(steps=5)
+        )
+        assert some.targets.equal(whole.targets[part])
+        torch.testing.assert_close(some.after, whole.after[part], rtol=0, atol=1e-6)
+
+
+def test_reports_each_step_with_loss_and_rank_so_far(small: Small) -> None:
+    seen: list[tuple[int, float, float]] = []
+
+    def report(progress: Progress) -> None:
+        seen.append((progress.step, progress.losses.mean().item(), progress.figures()[:, 0].mean().item()))
+
+    attack = make_attack("QA+")
+    result = run_attack(
+        attack,
+        small.embed,
+        small.images[:20],
+        small.victims(20),
+        small.gallery,
+        AttackOptions(steps=6, epsilon=16 / 255),
+        on_step=report,
+    )
+    assert [step for step, _, _ in seen] == [1, 2, 3, 4, 5, 6]
+    assert seen[0][2] == pytest.approx(result.before[:, 0].mean().item())
+    assert seen[-1][1] < seen[0][1]
+    assert seen[-1][2] < 0.5 * seen[0][2]
+    assert result.first_loss.mean().item() == pytest.approx(seen[0][1])
+    assert result.late_loss.mean().item() == pytest.approx(seen[3][1])
+    assert result.end_loss.mean().item() == pytest.approx((seen[4][1] + seen[5][1]) / 2)
+    assert result.passes <= 120
+
+
+def test_cancel_stops_before_the_next_step(small: Small) -> None:
+    steps: list[int] = []
+    result = run_attack(
+        make_attack("ES"),
+        small.embed,
+        small.images[:4],
+        small.victims(4),
+        small.gallery,
+        AttackOptions(steps=30, restarts=3),
+        on_step=lambda progress: steps.append(progress.step),
+        cancel=lambda: len(steps) == 2,
+    )
+    assert result.cancelled
+    assert steps == [1, 2]
+    two = run(small, "ES", 4, steps=2)
+    torch.testing.assert_close(result.images, two.images)
+    torch.testing.assert_close(result.after, two.after)
+
+
+def test_each_image_keeps_its_worst_restart(small: Small) -> None:
+    one = run(small, "TMA", restarts=1)
+    three = run(small, "TMA", restarts=3)
+    assert (three.after >= one.after - 1e-12).all()
+    assert three.after.mean() > one.after.mean()
+    assert three.restart.unique().tolist() == [0, 1, 2]
+    assert three.passes > 2 * one.passes
+    first = three.restart == 0
+    torch.testing.assert_close(three.images[first], one.images[first])
+    torch.testing.assert_close(small.embed(three.images), three.embeddings)
+
+
+def test_a_random_start_is_another_run(small: Small) -> None:
+    assert not run(small, "TMA", 4, random_start=True).images.equal(run(small, "TMA", 4).images)
+
+
+def test_the_caller_chooses_targets(small: Small) -> None:
+    chosen = torch.tensor([199, 198, 197])
+    result = run_attack(
+        make_attack("TMA"),
+        small.embed,
+        small.images[:3],
+        small.victims(3),
+        small.gallery,
+        AttackOptions(steps=4),
+        targets=chosen,
+    )
+    assert result.targets.tolist() == [[199], [198], [197]]
+    reached = (result.embeddings * small.gallery.embeddings[chosen]).sum(1, keepdim=True)
+    torch.testing.assert_close(result.after, reached)
+    with pytest.raises(AttackError, match=r"shape \(3, 1\)"):
+        run_attack(
+            make_attack("TMA"),
+            small.embed,
+            small.images[:3],
+            small.victims(3),
+            small.gallery,
+            AttackOptions(),
+            targets=torch.zeros(3, 2).long(),
+        )
+
+
+def test_a_judge_embeds_the_end(small: Small) -> None:
+    attack, victims = make_attack("ES"), small.victims(3)
+
+    def judge(x: Tensor) -> Tensor:
+        return -small.embed(x)
+
+    result = run_attack(
+        attack, small.embed, small.images[:3], victims, small.gallery, AttackOptions(steps=2), judge=judge
+    )
+    torch.testing.assert_close(result.embeddings, -small.embed(result.images))
+
+
+def test_a_network_off_the_sphere_is_refused(small: Small) -> None:
+    for spoil in (lambda z: 3 * z, lambda z: z * torch.nan):
+        with pytest.raises(RetrievalError, match=r"attacked images.*unit sphere"):
+            run_attack(
+                make_attack("ES"),
+                lambda x, spoil=spoil: spoil(small.embed(x)),  # type: ignore[misc]
+                small.images[:2],
+                small.victims(2),
+                small.gallery,
+                AttackOptions(steps=1),
+            )
+
+
+def test_an_image_from_outside_the_gallery(small: Small) -> None:
+    image = small.images[:1].flip(3)
+    outside = Victims(small.embed(image), torch.tensor([0]), torch.tensor([ABSENT]), torch.tensor([5]))
+    result = run_attack(make_attack("QA+"), small.embed, image, outside, small.gallery, AttackOptions(steps=4))
+    assert result.after.item() <= result.before.item()
+
+
+@pytest.mark.parametrize(
+    ("spoil", "says"),
+    [
+        (lambda x: 255 * x, r"\[0,1\].*image 0 of 3.*divide"),
+        (lambda x: x - 1e-3 * (torch.arange(3) == 2).view(-1, 1, 1, 1) - x.min(), "image 2 of 3"),
+        (lambda x: x.index_fill(0, torch.tensor(1), torch.nan), "image 1 of 3"),
+        (lambda x: x[:2], "2 images were given for 3 victims"),
+        (lambda x: x[:, :1], "shape"),
+        (lambda x: (255 * x).byte(), "floats"),
+    ],
+)
+def test_images_that_cannot_be_attacked(spoil: object, says: str, small: Small) -> None:
+    assert callable(spoil)
+    with pytest.raises(AttackError, match=says):
+        run_attack(
+            make_attack("ES"),
+            small.embed,
+            spoil(small.images[:3].clone()),
+            small.victims(3),
+            small.gallery,
+            AttackOptions(),
+        )

@@ -1,0 +1,158 @@
+"""Retrieval metrics against naive loops, a second library, and odd cases."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from sklearn.metrics import average_precision_score
+from torch import Tensor
+from torch.nn import functional as F
+
+from hardrank.trainer.evaluation import retrieval
+from hardrank.trainer.evaluation.retrieval import (
+    ABSENT,
+    RetrievalError,
+    evaluate,
+    leave_out,
+    mean_cosine,
+    nearest,
+    pairwise_distances,
+)
+
+
+def sphere(count: int, dimension: int = 8, seed: int = 0) -> Tensor:
+    generator = torch.Generator().manual_seed(seed)
+    return F.normalize(torch.randn(count, dimension, generator=generator, dtype=torch.float64), dim=1)
+
+
+def naive(embeddings: Tensor, labels: Tensor) -> dict[str, float]:
+    figures: dict[str, list[float]] = {"r1": [], "r2": [], "ap": [], "apr": []}
+    for q in range(len(embeddings)):
+        others = [x for x in range(len(embeddings)) if x != q]
+        others.sort(key=lambda x: (embeddings[q] - embeddings[x]).norm().item())
+        hits = [int(labels[x] == labels[q]) for x in others]
+        total = sum(hits)
+        if total == 0:
+            continue
+        precision = [sum(hits[: k + 1]) / (k + 1) for k in range(len(hits))]
+        figures["r1"].append(hits[0])
+        figures["r2"].append(max(hits[:2]))
+        figures["ap"].append(sum(p for p, h in zip(precision, hits, strict=True) if h) / total)
+        within = zip(precision[:total], hits[:total], strict=True)
+        figures["apr"].append(sum(p for p, h in within if h) / total)
+    return {name: float(np.mean(values)) for name, values in figures.items()}
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("chunk", [1, 100, 1 << 22])
+def test_equals_the_naive_loop(dtype: torch.dtype, chunk: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(retrieval, "CHUNK_ELEMENTS", chunk)
+    embeddings = sphere(40)
+    labels = torch.tensor([i % 7 for i in range(39)] + [99])  # the last is alone in its class
+    expected = naive(embeddings, labels)
+    found = evaluate(embeddings.to(dtype), labels, nmi=False)
+    assert found.queries == 39
+    assert found.without_match == 1
+    assert found.recall_at_1 == pytest.approx(expected["r1"], abs=1e-9)
+    assert found.recall_at_2 == pytest.approx(expected["r2"], abs=1e-9)
+    assert found.mean_ap == pytest.approx(expected["ap"], abs=1e-6)
+    assert found.map_at_r == pytest.approx(expected["apr"], abs=1e-6)
+
+
+def test_average_precision_agrees_with_scikit_learn() -> None:
+    embeddings, labels = sphere(60, seed=3), torch.arange(60) % 4
+    cosine = embeddings @ embeddings.T
+    expected = []
+    for q in range(60):
+        keep = torch.arange(60) != q
+        expected.append(average_precision_score(labels[keep].eq(labels[q]).numpy(), cosine[q, keep].numpy()))
+    assert evaluate(embeddings, labels, nmi=False).mean_ap == pytest.approx(np.mean(expected), abs=1e-6)
+
+
+def test_perfect_clusters_score_one() -> None:
+    labels = torch.arange(30) % 3
+    embeddings = F.normalize(F.one_hot(labels, 8).double() + 0.01 * sphere(30), dim=1)
+    found = evaluate(embeddings, labels)
+    assert (found.recall_at_1, found.mean_ap, found.map_at_r, found.nmi) == pytest.approx((1, 1, 1, 1))
+
+
+def test_nmi_of_random_labels_is_low_and_seeded() -> None:
+    embeddings, labels = sphere(200), torch.arange(200) % 4
+    found = evaluate(embeddings, labels, seed=5).nmi
+    assert found < 0.1
+    assert found == evaluate(embeddings, labels, seed=5).nmi
+
+
+def test_one_class_is_always_right() -> None:
+    found = evaluate(sphere(5), torch.zeros(5, dtype=torch.long))
+    assert (found.recall_at_1, found.mean_ap, found.map_at_r) == (1, 1, 1)
+
+
+def test_metrics_are_json() -> None:
+    found = evaluate(sphere(6), torch.arange(6) % 2)
+    assert json.loads(json.dumps(found.to_dict()))["recall_at_1"] == found.recall_at_1
+
+
+@pytest.mark.parametrize(
+    ("embeddings", "labels", "says"),
+    [
+        (sphere(4), torch.arange(4), "no class has two"),
+        (sphere(4), torch.zeros(3), "as many labels"),
+        (2 * sphere(4), torch.zeros(4), "4 of 4 rows.*norm 2"),
+        (sphere(4).index_fill(0, torch.tensor(2), torch.nan), torch.zeros(4), "row 2"),
+        (torch.zeros(0, 3), torch.zeros(0), "no class has two"),
+        (torch.zeros(3), torch.zeros(3), "shape"),
+    ],
+)
+def test_bad_input_is_a_typed_error(embeddings: Tensor, labels: Tensor, says: str) -> None:
+    with pytest.raises(RetrievalError, match=says):
+        evaluate(embeddings, labels)
+
+
+def test_distances_and_their_gradient_equal_the_broadcast_ones() -> None:
+    gallery = sphere(20)
+    points = torch.cat([sphere(5, seed=1), -gallery[:2]]).requires_grad_(True)
+    found = pairwise_distances(points, gallery)
+    expected = (points[:, None] - gallery).norm(dim=2)
+    assert torch.allclose(found, expected, atol=1e-9, rtol=0)
+    weights = torch.rand(7, 20, generator=torch.Generator().manual_seed(2), dtype=torch.float64)
+    gradients = [torch.autograd.grad((d * weights).sum(), points)[0] for d in (found, expected)]
+    assert torch.allclose(gradients[0], gradients[1], atol=1e-9, rtol=0)
+
+
+def test_distances_in_float32_never_pull_harder_than_a_unit_vector() -> None:
+    gallery = sphere(50, 512).float()
+    points = gallery.clone().requires_grad_(True)
+    d = pairwise_distances(points, gallery).diagonal()
+    assert d.max() < 2e-3
+    (gradient,) = torch.autograd.grad(d.sum(), points)
+    assert gradient.norm(dim=1).max() <= 1
+
+
+def test_nearest_leaves_out_the_query_by_id_even_among_duplicates() -> None:
+    point = sphere(1)
+    gallery = torch.cat([point, point, -point])
+    assert nearest(point, gallery, torch.tensor([0]), 2).tolist() == [[1, 2]]
+    assert nearest(point, gallery, torch.tensor([1]), 1).tolist() == [[0]]
+    assert nearest(point, gallery, torch.tensor([ABSENT]), 3)[0, 2] == 2
+    with pytest.raises(RetrievalError, match="k = 3"):
+        nearest(point, gallery, torch.tensor([0]), 3)
+    assert nearest(gallery[:0], gallery, torch.empty(0, dtype=torch.long), 1).shape == (0, 1)
+
+
+def test_leave_out_leaves_its_input() -> None:
+    distances = torch.ones(2, 3)
+    masked = leave_out(distances, torch.tensor([2, ABSENT]))
+    assert masked.isinf().nonzero().tolist() == [[0, 2]]
+    assert distances.eq(1).all()
+
+
+def test_mean_cosine() -> None:
+    same = sphere(1).expand(10, -1)
+    assert mean_cosine(same) == pytest.approx(1)
+    assert mean_cosine(torch.cat([same[:1], -same[:1]])) == pytest.approx(-1)
+    many = sphere(300)
+    exact = ((many @ many.T).sum() - 300) / (300 * 299)
+    assert mean_cosine(many) == pytest.approx(exact.item(), abs=1e-12)
+    assert np.isnan(mean_cosine(same[:1]))

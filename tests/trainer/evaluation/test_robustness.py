@@ -1,0 +1,334 @@
+"""The scorecard: ERS as published, intervals, resumption, worst cases, and evaluations that cannot be trusted."""
+
+import csv
+import json
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from hardrank.models.embedder import Embed
+from hardrank.trainer.attacks.options import AttackError
+from hardrank.trainer.attacks.registry import make_attack
+from hardrank.trainer.attacks.runner import AttackResult, Engine, run_attack
+from hardrank.trainer.evaluation.diagnostics import compare_seeds
+from hardrank.trainer.evaluation.journal import Journal, JournalError
+from hardrank.trainer.evaluation.robustness import (
+    CancelledError,
+    EvaluationProgress,
+    RobustnessOptions,
+    bytes_provider,
+    measure_robustness,
+)
+from hardrank.trainer.evaluation.scorecard import (
+    ERS_KEYS,
+    CheckKind,
+    PerImage,
+    Scorecard,
+    bootstrap_interval,
+    ers,
+    worst_case,
+)
+from tests.trainer.conftest import Small
+
+QUICK = RobustnessOptions(steps=6, bootstrap=200, seed_check=0, epsilon=24 / 255)
+
+
+def measure(
+    small: Small,
+    *,
+    embed: Embed | None = None,
+    options: RobustnessOptions = QUICK,
+    queries: Tensor | None = None,
+    names: tuple[str, ...] = ("CA+", "QA-", "TMA", "ES"),
+    seed: int = 0,
+    batch: int = 16,
+    resume: Journal | None = None,
+    cancel: Callable[[], bool] = lambda: False,
+    progress: Callable[[EvaluationProgress], None] | None = None,
+) -> Scorecard:
+    return measure_robustness(
+        embed or small.embed,
+        lambda rows: small.images[rows],
+        small.gallery.embeddings,
+        small.gallery.labels,
+        torch.arange(0, 200, 5) if queries is None else queries,
+        options=options,
+        attacks={name: make_attack(name) for name in names},
+        seed=seed,
+        batch=batch,
+        resume=resume,
+        cancel=cancel,
+        progress=progress,
+    )
+
+
+def test_ers_of_every_published_row(shared_dir: Path) -> None:
+    with (shared_dir / "reference" / "paper_tables.csv").open(encoding="utf-8") as file:
+        rows = list(csv.DictReader(file))
+    assert len(rows) == 82
+    for row in rows:
+        found = ers({key: float(row[key]) for key in ERS_KEYS})
+        assert found == pytest.approx(float(row["ERS"]), abs=0.1)
+
+
+def test_ers_of_the_two_extremes() -> None:
+    helpless = {
+        "CA+": 0,
+        "CA-": 100,
+        "QA+": 0,
+        "QA-": 100,
+        "TMA": 1,
+        "ES:D": 2,
+        "ES:R": 0,
+        "LTM": 0,
+        "GTM": 0,
+        "GTT": 0,
+    }
+    untouched = {"CA+": 50, "CA-": 0, "QA+": 50, "QA-": 0, "TMA": 0, "ES:D": 0}
+    assert ers(helpless) == pytest.approx(0)
+    assert ers(untouched | dict.fromkeys(("ES:R", "LTM", "GTM", "GTT"), 100)) == pytest.approx(100)
+
+
+def test_full_scorecard(small: Small, tmp_path: Path) -> None:
+    card = measure_robustness(
+        small.embed,
+        lambda rows: small.images[rows],
+        small.gallery.embeddings,
+        small.gallery.labels,
+        torch.arange(30),
+        options=QUICK,
+    )
+    assert tuple(card.figures) == ERS_KEYS
+    assert card.ers == pytest.approx(ers({key: result.value for key, result in card.figures.items()}))
+    assert card.ers_low < card.ers < card.ers_high
+    for key, result in card.figures.items():
+        column = card.per_image.columns[key]
+        assert result.value == pytest.approx(column.mean())
+        assert result.low <= result.value <= result.high
+    assert card.figures["TMA"].success > 20
+    assert card.worst_recall <= min(card.recall_at_1, *(card.figures[k].value for k in ("ES:R", "LTM", "GTM")))
+    assert card.worst_score <= card.ers
+    assert card.n == 30
+    assert card.gallery == 200
+    assert card.seeds == (0,)
+    content = json.loads(json.dumps(card.to_dict()))
+    assert content["options"]["steps"] == 6
+    assert content["attacks"]["QA+"]["m"] == 1
+    card.per_image.write_csv(tmp_path / "table.csv")
+    with (tmp_path / "table.csv").open(encoding="utf-8") as file:
+        rows = list(csv.DictReader(file))
+    assert len(rows) == 30
+    assert float(rows[3]["ES:D"]) == card.per_image.columns["ES:D"][3]
+
+
+def test_part_of_the_attacks_gives_no_ers(small: Small) -> None:
+    card = measure(small)
+    assert np.isnan(card.ers)
+    assert set(card.figures) == {"CA+", "QA-", "TMA", "ES:D", "ES:R"}
+
+
+def test_the_batch_does_not_matter(small: Small) -> None:
+    whole, parts = measure(small, batch=40), measure(small, batch=7)
+    for key, result in whole.figures.items():
+        assert parts.figures[key].value == pytest.approx(result.value, abs=1e-6)
+        assert parts.figures[key].noise == pytest.approx(result.noise, abs=1e-9)
+
+
+def test_a_killed_evaluation_goes_on_and_ends_alike(small: Small, tmp_path: Path) -> None:
+    expected = measure(small)
+    calls = 0
+
+    def fragile(x: Tensor) -> Tensor:
+        nonlocal calls
+        calls += 1
+        if calls == 40:
+            raise KeyboardInterrupt
+        return small.embed(x)
+
+    with pytest.raises(KeyboardInterrupt):
+        measure(small, embed=fragile, resume=Journal(tmp_path))
+    finished = len(list(tmp_path.glob("*.npz")))
+    assert 0 < finished < 12
+    seen: list[str] = []
+    card = measure(small, resume=Journal(tmp_path), progress=lambda p: seen.append(f"{p.attack}/{p.queries_done}"))
+    assert len(set(seen)) == 12 - finished
+    assert card.to_dict() | {"passes": 0} == expected.to_dict() | {"passes": 0}
+    for name, column in expected.per_image.columns.items():
+        np.testing.assert_array_equal(card.per_image.columns[name], column)
+    calls = -10_000
+    assert measure(small, embed=fragile, resume=Journal(tmp_path)).passes == 0
+
+
+def test_cancel(small: Small) -> None:
+    seen: list[EvaluationProgress] = []
+    with pytest.raises(CancelledError):
+        measure(small, progress=seen.append, cancel=lambda: len(seen) == 9)
+    assert seen[-1].attack == "QA-"
+    assert seen[-1].attacks_done == 1
+    assert seen[-1].attacks == 4
+    assert seen[-1].inside.step == 3
+
+
+def test_interval_covers_the_mean_of_a_known_distribution() -> None:
+    rng = np.random.default_rng(0)
+    hits = 0
+    for seed in range(100):
+        sample = rng.normal(size=(60, 1))
+        low, high = bootstrap_interval(sample, seed=seed, resamples=300)
+        hits += int(low[0] < 0 < high[0])
+    assert 88 <= hits <= 99
+
+
+def test_worst_case_is_the_worst_image_by_image(small: Small) -> None:
+    cards = [measure(small, options=RobustnessOptions(**{**vars(QUICK), "engine": engine})) for engine in Engine]
+    worst = worst_case(cards)
+    for key, figure in worst.scales.items():
+        scores = [figure.score(torch.from_numpy(card.per_image.columns[key])) for card in (*cards, worst)]
+        torch.testing.assert_close(scores[2], torch.minimum(scores[0], scores[1]))
+        assert worst.figures[key].score <= min(card.figures[key].score for card in cards) + 1e-9
+    with pytest.raises(AttackError, match="one seed"):
+        worst_case([cards[0], measure(small, seed=1)])
+    with pytest.raises(AttackError, match="same queries"):
+        worst_case([cards[0], measure(small, queries=torch.arange(40))])
+
+
+def kinds(card: Scorecard) -> set[CheckKind]:
+    return {check.kind for check in card.checks}
+
+
+def test_an_honest_evaluation_passes_every_check(small: Small) -> None:
+    card = measure(small, options=RobustnessOptions(steps=32, bootstrap=50, seed_check=20))
+    assert card.trustworthy, card.checks
+    assert card.seeds == (0, 1)
+
+
+def test_a_hidden_gradient_is_found(small: Small) -> None:
+    def hides(x: Tensor) -> Tensor:
+        return small.embed((x * 255).round() / 255 + 0 * x)
+
+    gallery = hides(small.images)
+    card = measure_robustness(
+        hides,
+        lambda rows: small.images[rows],
+        gallery,
+        small.gallery.labels,
+        torch.arange(200),
+        options=QUICK,
+        attacks={"TMA": make_attack("TMA"), "ES": make_attack("ES")},
+    )
+    assert CheckKind.ZERO_GRADIENT in kinds(card)
+    assert CheckKind.NOISE_BEATS_ATTACK in kinds(card)
+    assert not card.trustworthy
+
+
+def test_a_random_network_is_found(small: Small) -> None:
+    generator = torch.Generator().manual_seed(0)
+
+    def shaky(x: Tensor) -> Tensor:
+        return small.embed(x + 0.01 * torch.rand(x.shape, generator=generator, dtype=x.dtype))
+
+    assert CheckKind.RANDOM_NETWORK in kinds(measure(small, embed=shaky))
+
+
+def test_too_few_steps_are_found(small: Small) -> None:
+    card = measure(small, options=RobustnessOptions(steps=6, alpha=0.5 / 255, bootstrap=50, seed_check=0))
+    assert {check.where for check in card.checks if check.kind is CheckKind.STILL_FALLING} >= {"TMA", "ES"}
+
+
+def test_a_collapsed_model_is_found(small: Small) -> None:
+    pole = torch.nn.functional.one_hot(torch.tensor(0), 16).double()
+
+    def collapsed(x: Tensor) -> Tensor:
+        return torch.nn.functional.normalize(3 * pole + small.embed(x), dim=1)
+
+    card = measure_robustness(
+        collapsed,
+        lambda rows: small.images[rows],
+        collapsed(small.images),
+        small.gallery.labels,
+        torch.arange(20),
+        options=QUICK,
+        attacks={"ES": make_attack("ES")},
+    )
+    assert CheckKind.COLLAPSE in kinds(card)
+    assert card.mean_cosine > 0.5
+
+
+def test_seeds_that_disagree_are_found() -> None:
+    figures = {figure.key: figure for figure in make_attack("ES").figures}
+    rng = np.random.default_rng(0)
+
+    def table(shift: float) -> PerImage:
+        columns = {"ES:D": rng.normal(0.5 + shift, 0.02, 200), "ES:R": rng.choice([0.0, 100.0], 200)}
+        return PerImage(rows=np.arange(200), labels=np.zeros(200), columns=columns)
+
+    assert compare_seeds([table(0), table(0)], figures) == []
+    [check] = compare_seeds([table(0), table(0.1)], figures)
+    assert check.kind is CheckKind.SEED_VARIANCE
+    assert check.where == "ES:D"
+
+
+def test_bytes_become_pixels() -> None:
+    stored = torch.arange(2 * 3 * 4, dtype=torch.uint8).view(2, 3, 2, 2)
+    given = bytes_provider(stored)(torch.tensor([1]))
+    assert given.dtype == torch.float32
+    torch.testing.assert_close(given[0], stored[1] / 255)
+
+
+def test_what_cannot_be_measured(small: Small) -> None:
+    with pytest.raises(AttackError, match="nothing to attack"):
+        measure(small, queries=torch.arange(0))
+    with pytest.raises(AttackError, match="named twice"):
+        measure(small, queries=torch.tensor([1, 1]))
+    with pytest.raises(AttackError, match="rows 0 … 199"):
+        measure(small, queries=torch.tensor([200]))
+    with pytest.raises(AttackError, match="do not belong together"):
+        measure(small, embed=lambda x: -small.embed(x))
+    with pytest.raises(AttackError, match=r"\[0,1\]"):
+        measure_robustness(
+            small.embed,
+            lambda rows: 255 * small.images[rows],
+            small.gallery.embeddings,
+            small.gallery.labels,
+            torch.arange(3),
+        )
+
+
+def test_another_method_searches_in_the_place_of_gradient_descent(small: Small, tmp_path: Path) -> None:
+    class Unmoved:
+        """Leaves every image where it is."""
+
+        calls = 0
+
+        def describe(self) -> dict[str, Any]:
+            return {"name": "unmoved"}
+
+        def __call__(self, *arguments: Any, **options: Any) -> AttackResult:
+            self.calls += 1
+            attack, embed, images, victims, gallery, budget = arguments
+            return run_attack(attack, embed, images, victims, gallery, replace(budget, epsilon=0.0), **options)
+
+    method = Unmoved()
+    card = measure_robustness(
+        small.embed,
+        lambda rows: small.images[rows],
+        small.gallery.embeddings,
+        small.gallery.labels,
+        torch.arange(10),
+        options=QUICK,
+        attacks={"ES": make_attack("ES")},
+        batch=5,
+        method=method,
+        resume=Journal(tmp_path),
+    )
+    assert method.calls == 2
+    assert card.figures["ES:D"].value == pytest.approx(0, abs=1e-6)
+    assert card.options["method"] == {"name": "unmoved"}
+    with pytest.raises(JournalError, match="method"):
+        measure(small, names=("ES",), queries=torch.arange(10), batch=5, resume=Journal(tmp_path))

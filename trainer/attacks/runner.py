@@ -1,0 +1,335 @@
+"""Running one attack on a batch of images: step by step, with restarts, progress and cancellation."""
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Any, Final, Protocol
+
+import torch
+from torch import Tensor
+
+from hardrank.models.embedder import Embed
+from hardrank.trainer.attacks.apgd import apgd_steps
+from hardrank.trainer.attacks.attack import Attack, Gallery, Victims, check_targets
+from hardrank.trainer.attacks.options import AttackError, option
+from hardrank.trainer.attacks.pgd import Objective, PGDOptions, Step, pgd_steps
+from hardrank.trainer.attacks.starts import random_starts
+from hardrank.trainer.evaluation.retrieval import check_sphere
+
+
+class Engine(StrEnum):
+    """What minimises the objective."""
+
+    PGD = "pgd"
+    """Plain PGD, as published."""
+    APGD = "apgd"
+    """Momentum, step halving, the best point kept."""
+
+
+class StepFunction(Protocol):
+    """The interface of the engines."""
+
+    def __call__(
+        self,
+        embed: Embed,
+        images: Tensor,
+        objective: Objective,
+        options: PGDOptions,
+        *,
+        moving: Tensor | None = None,
+        start: Tensor | None = None,
+    ) -> Iterator[Step]:
+        """See `pgd_steps`."""
+
+
+ENGINES: Final[Mapping[Engine, StepFunction]] = {
+    Engine.PGD: pgd_steps,
+    Engine.APGD: apgd_steps,
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class AttackOptions(PGDOptions):
+    """The engine's options, whichever the attack."""
+
+    engine: Engine = option(Engine.PGD, help="plain PGD as published, or the adaptive-step APGD")  # noqa: RUF009
+    random_start: bool = option(
+        False, help="begin at a random point of the budget; without it the first run begins at the image"
+    )
+    restarts: int = option(
+        1,
+        minimum=1,
+        unit="runs",
+        help="runs, all but the first from a random point; each image keeps its worst",
+    )
+
+
+@dataclass(frozen=True)
+class Progress:
+    """Where a running attack stands after a step."""
+
+    restart: int
+    """From 0."""
+    step: int
+    """Steps done in this run, from 1."""
+    losses: Tensor
+    """(G,): each image's loss as last seen, before the step."""
+    images: Tensor
+    """(G,3,H,W): the images as perturbed so far."""
+    embeddings: Tensor
+    """(G,D): as last seen, before the step."""
+    moving: int
+    """How many images the step moved."""
+    measure: Callable[[Tensor], Tensor]
+    queries: Tensor | None = None
+    """(G,): how often the model was asked about each image so far, by attacks that only may ask."""
+
+    def figures(self) -> Tensor:
+        """Measure the attack's figures (G,F) so far, as the ranks stood before the step."""
+        return self.measure(self.embeddings)
+
+
+@dataclass(frozen=True)
+class AttackResult:
+    """What an attack did to a batch of images; a row for each image."""
+
+    images: Tensor
+    """(G,3,H,W): the perturbed images."""
+    embeddings: Tensor
+    """(G,D): where they lie."""
+    targets: Tensor
+    """(G,T): the gallery rows that were aimed at."""
+    before: Tensor
+    """(G,F): the attack's figures on the benign embeddings."""
+    after: Tensor
+    """(G,F): the figures reached."""
+    first_loss: Tensor
+    """(G,): at the start."""
+    late_loss: Tensor
+    """(G,): mean over the third quarter of the steps."""
+    end_loss: Tensor
+    """(G,): mean over the last quarter of the steps."""
+    blind: Tensor
+    """(G,) bool: at the start the loss pulled, but no pixel had a gradient."""
+    restart: Tensor
+    """(G,): which run was the worst, from 0."""
+    passes: int
+    """Images that went forward and back through the network, over all steps."""
+    cancelled: bool
+    """Whether `cancel` ended it early; the rest is what was reached by then."""
+
+    def columns(self) -> dict[str, Tensor]:
+        """Give what is kept of each image (G,…), by name."""
+        return {
+            "after": self.after,
+            "before": self.before,
+            "targets": self.targets,
+            "first loss": self.first_loss,
+            "late loss": self.late_loss,
+            "end loss": self.end_loss,
+            "blind": self.blind,
+            "restart": self.restart,
+        }
+
+
+class Method(Protocol):
+    """Another way to search than `run_attack`, as one that only may ask the model."""
+
+    def __call__(
+        self,
+        attack: Attack,
+        embed: Embed,
+        images: Tensor,
+        victims: Victims,
+        gallery: Gallery,
+        options: AttackOptions,
+        *,
+        seed: int = 0,
+        targets: Tensor | None = None,
+        judge: Embed | None = None,
+        on_step: Callable[[Progress], None] | None = None,
+        cancel: Callable[[], bool] = ...,
+    ) -> AttackResult:
+        """See `run_attack`."""
+
+    def describe(self) -> dict[str, Any]:
+        """Give its name and options, ready for JSON; results of the same description are alike."""
+
+
+def never() -> bool:
+    """Do not cancel."""
+    return False
+
+
+def run_attack(
+    attack: Attack,
+    embed: Embed,
+    images: Tensor,
+    victims: Victims,
+    gallery: Gallery,
+    options: AttackOptions,
+    *,
+    seed: int = 0,
+    targets: Tensor | None = None,
+    judge: Embed | None = None,
+    on_step: Callable[[Progress], None] | None = None,
+    cancel: Callable[[], bool] = never,
+) -> AttackResult:
+    """Attack `images` (G,3,H,W) in [0,1], all at once, and measure what became of their ranking.
+
+    `targets` (G,T) are drawn from `seed` unless given. `judge` embeds the final images where it should be
+    another network than the one that gives gradients, as the exact twin of a bf16 one. `on_step` sees every
+    step; `cancel` is asked before each.
+
+    Raises `AttackError` for pixels outside [0,1] and targets that the gallery cannot give, `RetrievalError`
+    for a network whose embeddings leave the unit sphere or are not numbers.
+    """
+    check_images(images, victims)
+    if targets is None:
+        targets = attack.draw(victims, gallery, seed=seed)
+    else:
+        targets = check_targets(targets, victims, gallery, attack.target_count)
+    objective = attack.objective(victims, gallery, targets)
+    final = judge or embed
+
+    def measure(embeddings: Tensor) -> Tensor:
+        return attack.measure(embeddings, victims, gallery, targets)
+
+    with torch.no_grad():
+        before = measure(victims.embeddings)
+    worst: AttackResult | None = None
+    for restart in range(options.restarts):
+        start = None
+        if restart > 0 or options.random_start:
+            start = random_starts(images, options, victims.ids, seed=seed, restart=restart)
+        trace = _Trace(options.steps)
+        current, stopped = images if start is None else start, False
+        groups = images[:, None]
+        steps = ENGINES[options.engine](
+            embed, groups, objective, options, start=None if start is None else start[:, None]
+        )
+        while not (stopped := cancel()) and (state := next(steps, None)) is not None:
+            current = state.images[:, 0]
+            trace.add(state)
+            if on_step is not None:
+                on_step(
+                    Progress(
+                        restart,
+                        state.number,
+                        trace.last,
+                        current,
+                        state.embeddings[:, 0],
+                        state.moving,
+                        measure,
+                    )
+                )
+        with torch.no_grad():
+            embeddings = final(current)
+            check_sphere(embeddings, what="the network's embeddings of attacked images")
+            after = measure(embeddings)
+        summary = trace.summary(victims)
+        run = AttackResult(
+            images=current,
+            embeddings=embeddings,
+            targets=targets,
+            before=before,
+            after=after,
+            restart=torch.full_like(victims.own, restart),
+            first_loss=summary.first,
+            late_loss=summary.late,
+            end_loss=summary.end,
+            blind=summary.blind,
+            passes=summary.passes,
+            cancelled=stopped,
+        )
+        worst = run if worst is None else _worse(worst, run, attack)
+        if stopped:
+            break
+    assert worst is not None
+    return worst
+
+
+def check_images(images: Tensor, victims: Victims) -> None:
+    """Raise `AttackError` unless `images` (G,3,H,W) are the victims' finite pixels in [0,1]."""
+    if images.ndim != 4 or images.shape[1] != 3 or not images.is_floating_point():
+        raise AttackError(f"images must be floats of shape (G,3,H,W), not {images.dtype} {tuple(images.shape)}")
+    if len(images) != len(victims):
+        raise AttackError(f"{len(images)} images were given for {len(victims)} victims")
+    wrong = ((images >= 0) & (images <= 1)).flatten(1).all(1).logical_not()  # also true for NaN
+    if bool(wrong.any()):
+        row = int(wrong.nonzero()[0, 0])
+        low, high = images[row].min().item(), images[row].max().item()
+        raise AttackError(
+            f"pixels must lie in [0,1]: image {row} of {len(images)} has values from {low:g} to {high:g}; "
+            "divide bytes by 255, and leave normalisation to the network"
+        )
+
+
+class _Trace:
+    """Each image's loss at the start, late, and at the end, without keeping every step."""
+
+    def __init__(self, steps: int) -> None:
+        self._late, self._end = steps // 2, steps * 3 // 4
+        self._sums: list[Tensor] = []
+        self._first: Tensor | None = None
+        self._blind: Tensor | None = None
+        self._counts = [0, 0]
+        self._passes = 0
+
+    last: Tensor
+
+    def add(self, state: Step) -> None:
+        seen = state.losses.isfinite()
+        self._passes += int(seen.sum()) * state.images.shape[1]
+        if self._first is None:
+            self._first, self._blind, self.last = state.losses, state.blind, state.losses
+            self._sums = [torch.zeros_like(state.losses) for _ in range(2)]
+        self.last = torch.where(seen, state.losses, self.last)  # an image at rest keeps its loss
+        for window, begins in enumerate((self._late, self._end)):
+            ends = self._end if window == 0 else state.number
+            if begins < state.number <= ends:
+                self._sums[window] += self.last
+                self._counts[window] += 1
+
+    def summary(self, victims: Victims) -> "_Summary":
+        if self._first is None or self._blind is None:
+            nothing = victims.embeddings.new_full((len(victims),), torch.nan)
+            return _Summary(nothing, nothing, nothing, torch.zeros_like(victims.own, dtype=torch.bool), 0)
+        late, end = (
+            total / count if count else default
+            for total, count, default in zip(self._sums, self._counts, (self._first, self.last), strict=True)
+        )
+        return _Summary(self._first, late, end, self._blind, self._passes)
+
+
+@dataclass(frozen=True)
+class _Summary:
+    first: Tensor
+    late: Tensor
+    end: Tensor
+    blind: Tensor
+    passes: int
+
+
+def _worse(a: AttackResult, b: AttackResult, attack: Attack) -> AttackResult:
+    """For each image, the run on which the first figure resisted less; the earlier one when alike."""
+    figure = attack.figures[0]
+    second = figure.score(b.after[:, 0]) < figure.score(a.after[:, 0])
+
+    def pick(x: Tensor, y: Tensor) -> Tensor:
+        return torch.where(second.view(-1, *[1] * (x.ndim - 1)), y, x)
+
+    return AttackResult(
+        images=pick(a.images, b.images),
+        embeddings=pick(a.embeddings, b.embeddings),
+        targets=a.targets,
+        before=a.before,
+        after=pick(a.after, b.after),
+        first_loss=pick(a.first_loss, b.first_loss),
+        late_loss=pick(a.late_loss, b.late_loss),
+        end_loss=pick(a.end_loss, b.end_loss),
+        blind=a.blind & b.blind,
+        restart=pick(a.restart, b.restart),
+        passes=a.passes + b.passes,
+        cancelled=a.cancelled or b.cancelled,
+    )

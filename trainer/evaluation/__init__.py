@@ -1,0 +1,1 @@
+"""Retrieval quality and adversarial robustness of an embedding model."""

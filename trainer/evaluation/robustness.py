@@ -1,0 +1,316 @@
+"""From attacks to a scorecard: attack a gallery's images block by block, resumably, and gather the results."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, replace
+from functools import partial
+from typing import Any, Final
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from hardrank.models.embedder import Embed
+from hardrank.models.errors import HardrankError
+from hardrank.trainer.attacks.attack import Attack, Gallery, Victims, victims_in
+from hardrank.trainer.attacks.options import AttackError, option
+from hardrank.trainer.attacks.registry import standard_attacks
+from hardrank.trainer.attacks.runner import AttackOptions, Method, Progress, check_images, never, run_attack
+from hardrank.trainer.attacks.starts import random_noise
+from hardrank.trainer.evaluation.diagnostics import check_attacks, check_collapse, compare_seeds
+from hardrank.trainer.evaluation.journal import Columns, Journal
+from hardrank.trainer.evaluation.retrieval import mean_cosine, recall_at_1
+from hardrank.trainer.evaluation.scorecard import Check, CheckKind, PerImage, Scorecard, figures_of, summarise
+
+ImageProvider = Callable[[Tensor], Tensor]
+"""Gallery rows (n,) → their images (n,3,H,W), floats in [0,1]."""
+
+SEED_CHECK: Final = 32
+"""How many queries are attacked again with another seed, where nothing else is asked."""
+
+_ELEMENTS: Final = 1 << 24
+"""How many distances an attack may hold at once: 64 MiB in float32."""
+
+
+class CancelledError(HardrankError):
+    """The evaluation was asked to stop; its journal, if it has one, keeps what was finished."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class RobustnessOptions(AttackOptions):
+    """How the scorecard is measured; the defaults are the published protocol."""
+
+    bootstrap: int = option(1000, minimum=2, unit="resamples", help="of the images, for the 95 % intervals")
+    seed_check: int = option(
+        SEED_CHECK,
+        minimum=0,
+        unit="queries",
+        help="attacked again with the next seed, to see whether results vary with it",
+    )
+
+
+@dataclass(frozen=True)
+class EvaluationProgress:
+    """Where an evaluation stands."""
+
+    attack: str
+    attacks_done: int
+    """Attacks finished on these queries."""
+    attacks: int
+    queries_done: int
+    """Queries on which all attacks are finished."""
+    queries: int
+    inside: Progress
+    """The running attack."""
+
+
+def bytes_provider(images: Tensor) -> ImageProvider:
+    """Provide images held as bytes, uint8 (N,3,H,W), as float32 in [0,1]."""
+    return lambda rows: images[rows.to(images.device)].to(torch.float32) / 255
+
+
+def measure_robustness(
+    embed: Embed,
+    images: ImageProvider,
+    gallery: Tensor,
+    labels: Tensor,
+    queries: Tensor,
+    *,
+    options: RobustnessOptions | None = None,
+    attacks: Mapping[str, Attack] | None = None,
+    seed: int = 0,
+    batch: int = 128,
+    judge: Embed | None = None,
+    method: Method | None = None,
+    progress: Callable[[EvaluationProgress], None] | None = None,
+    cancel: Callable[[], bool] = never,
+    resume: Journal | None = None,
+) -> Scorecard:
+    """Attack the gallery's images `queries` (n,) with each of `attacks`, and score what is left of it.
+
+    `gallery` (N,D) are the benign embeddings of all images, on the unit sphere, with `labels` (N,); `images`
+    gives pixels by gallery row, `batch` at a time. `embed` gives gradients; `judge`, where given, embeds the
+    final images in its stead, so that a bf16 `embed` is judged in float32. `method`, where given, searches in the
+    place of gradient descent; `embed` then needs no gradient. What is drawn depends on `seed`,
+    attack, gallery and query alone, so neither `batch` nor an interruption changes it. With `resume` the
+    finished blocks are kept, and a later call goes on from there. Raises `AttackError` for input that cannot
+    be attacked, `CancelledError` when `cancel` says so.
+    """
+    options = options or RobustnessOptions()
+    attacks = standard_attacks() if attacks is None else attacks
+    store = Gallery(gallery, labels.to(gallery.device))
+    victims = victims_in(store, queries)
+    if len(victims) == 0 or batch < 1 or not attacks:
+        raise AttackError(f"there is nothing to attack: {len(victims)} queries, {len(attacks)} attacks, batch {batch}")
+    if len(set(victims.own.tolist())) < len(victims):
+        raise AttackError("a query is named twice; name each gallery row once")
+    task = _Task(embed, judge or embed, images, store, attacks, options, batch, progress, cancel, method)
+    done = {name: _Results(victims) for name in attacks}
+    if resume is not None:
+        resume.open(_settings(task, seed), _probe(gallery))
+        for name in attacks:
+            for rows, columns in resume.load(name):
+                done[name].put(rows, columns)
+    steady = _check_network(task, victims[: min(batch, 32)])
+    passes = _attack_all(task, victims, done, seed=seed, resume=resume)
+    table = _table(task, victims, done)
+    checks = [*steady, *check_attacks(table, attacks, steps=options.steps), *check_collapse(store)]
+    if options.seed_check:
+        some = victims[: options.seed_check]
+        again = {name: _Results(some) for name in attacks}
+        passes += _attack_all(replace(task, progress=None), some, again, seed=seed + 1, resume=None)
+        checks += compare_seeds([_head(table, len(some)), _table(task, some, again)], figures_of(attacks))
+    figures = figures_of(attacks)
+    return Scorecard(
+        **vars(summarise(table, figures, seed=seed, resamples=options.bootstrap)),
+        mean_cosine=mean_cosine(gallery),
+        checks=tuple(checks),
+        gallery=len(store),
+        seeds=(seed, seed + 1) if options.seed_check else (seed,),
+        options={**asdict(options), **_method(task)},
+        attacks={name: _described(attack) for name, attack in attacks.items()},
+        passes=passes,
+        scales=figures,
+        per_image=table,
+    )
+
+
+def sample_queries(count: int, wanted: int | None, *, seed: int) -> Tensor:
+    """Rows of a gallery of `count` images that are attacked, sorted (n,): all, or a seeded sample of different ones."""
+    if wanted is None or wanted >= count:
+        return torch.arange(count)
+    drawn = np.random.default_rng([seed, count]).permutation(count)[:wanted]
+    return torch.from_numpy(np.sort(drawn))
+
+
+@dataclass(frozen=True)
+class _Task:
+    embed: Embed
+    judge: Embed
+    images: ImageProvider
+    gallery: Gallery
+    attacks: Mapping[str, Attack]
+    options: RobustnessOptions
+    batch: int
+    progress: Callable[[EvaluationProgress], None] | None
+    cancel: Callable[[], bool]
+    method: Method | None
+
+
+class _Results:
+    """The columns of one attack, filled block by block; a row for each victim."""
+
+    def __init__(self, victims: Victims) -> None:
+        self._places = {row: i for i, row in enumerate(victims.own.tolist())}
+        self.finished = np.zeros(len(victims), dtype=bool)
+        self.columns: dict[str, np.ndarray] = {}
+
+    def put(self, rows: np.ndarray, columns: Columns) -> None:
+        """Fill in the gallery rows `rows` (n,), as far as they are among the victims."""
+        known = np.array([row in self._places for row in rows.tolist()], dtype=bool)
+        places = [self._places[row] for row in rows[known].tolist()]
+        for name, values in columns.items():
+            whole = self.columns.setdefault(name, np.zeros((len(self.finished), *values.shape[1:]), values.dtype))
+            whole[places] = values[known]
+        self.finished[places] = True
+
+
+def _settings(task: _Task, seed: int) -> dict[str, Any]:
+    ignored = {"bootstrap", "seed_check"}
+    return {
+        "seed": seed,
+        "gallery": list(task.gallery.embeddings.shape),
+        "options": {k: v for k, v in asdict(task.options).items() if k not in ignored},
+        "attacks": {name: repr(attack) for name, attack in task.attacks.items()},
+        **_method(task),
+    }
+
+
+def _method(task: _Task) -> dict[str, Any]:
+    """What searches, where it is not gradient descent."""
+    return {} if task.method is None else {"method": task.method.describe()}
+
+
+def _probe(gallery: Tensor) -> np.ndarray:
+    rows = torch.linspace(0, len(gallery) - 1, min(64, len(gallery)), device=gallery.device).long()
+    return gallery[rows].double().cpu().numpy()
+
+
+@torch.no_grad()
+def _check_network(task: _Task, victims: Victims) -> list[Check]:
+    """Embed a batch twice: it must lie where the gallery has it, and twice at the same place."""
+    images = task.images(victims.own)
+    check_images(images, victims)
+    first, second = task.judge(images), task.judge(images)
+    away = (first - victims.embeddings).norm(dim=1)
+    if not bool((away < 0.2).all()):
+        row = int(victims.own[away.nan_to_num(9).argmax()])
+        raise AttackError(
+            f"the image of gallery row {row} is embedded {away.max().item():.3g} away from that row: "
+            "gallery, images and network do not belong together (another preprocessing, or training mode?)"
+        )
+    if bool((first != second).any()):
+        return [
+            Check(
+                CheckKind.RANDOM_NETWORK,
+                "model",
+                "the same images are embedded differently each time: PGD needs the expectation over that",
+            )
+        ]
+    return []
+
+
+def _attack_all(
+    task: _Task, victims: Victims, done: Mapping[str, _Results], *, seed: int, resume: Journal | None
+) -> int:
+    """Fill `done` with the results of every attack on every victim; gives the number of passes."""
+    passes = 0
+    for begin in range(0, len(victims), task.batch):
+        block = victims[begin : begin + task.batch]
+        part = slice(begin, begin + task.batch)
+        rows = block.own.cpu().numpy()
+        missing = [name for name in task.attacks if not done[name].finished[part].all()]
+        if not missing:
+            continue
+        images = task.images(block.own)
+        check_images(images, block)
+        with torch.no_grad():
+            noisy = task.judge(random_noise(images, task.options, block.ids, seed=seed))
+        for place, name in enumerate(missing, start=len(task.attacks) - len(missing)):
+            report = partial(_report, task, name, place, begin, len(victims))
+            columns, used = _attack_block(task, name, images, noisy, block, seed=seed, report=report)
+            passes += used
+            done[name].put(rows, columns)
+            if resume is not None:
+                resume.record(name, rows, columns)
+    return passes
+
+
+def _report(task: _Task, name: str, place: int, done: int, queries: int, inside: Progress) -> None:
+    if task.progress is not None:
+        task.progress(EvaluationProgress(name, place, len(task.attacks), done, queries, inside))
+
+
+def _attack_block(
+    task: _Task,
+    name: str,
+    images: Tensor,
+    noisy: Tensor,
+    block: Victims,
+    *,
+    seed: int,
+    report: Callable[[Progress], None],
+) -> tuple[dict[str, np.ndarray], int]:
+    """Run one attack on a block of victims, in parts that fit the memory; gives its columns and passes."""
+    attack = task.attacks[name]
+    size = max(1, _ELEMENTS // max(1, attack.width * len(task.gallery)))
+    parts: list[dict[str, Tensor]] = []
+    passes = 0
+    for begin in range(0, len(block), size):
+        part = slice(begin, begin + size)
+        victims = block[part]
+        result = (task.method or run_attack)(
+            attack,
+            task.embed,
+            images[part],
+            victims,
+            task.gallery,
+            task.options,
+            seed=seed,
+            judge=task.judge,
+            on_step=report,
+            cancel=task.cancel,
+        )
+        if result.cancelled:
+            raise CancelledError("the evaluation was stopped; finished blocks are in its journal, if it has one")
+        passes += result.passes
+        with torch.no_grad():
+            noise = attack.measure(noisy[part], victims, task.gallery, result.targets)
+        parts.append({"noise": noise, **result.columns()})
+    return {k: torch.cat([part[k] for part in parts]).cpu().numpy() for k in parts[0]}, passes
+
+
+def _table(task: _Task, victims: Victims, done: Mapping[str, _Results]) -> PerImage:
+    """Gather results by query into columns."""
+    columns: dict[str, np.ndarray] = {}
+    for name, attack in task.attacks.items():
+        gathered = done[name].columns
+        for i, figure in enumerate(attack.figures):
+            for kind, suffix in (("after", ""), ("before", " before"), ("noise", " noise")):
+                columns[figure.key + suffix] = gathered[kind][:, i].astype(np.float64)
+        columns |= {f"{name} {k}": gathered[k] for k in gathered if k not in {"after", "before", "noise"}}
+    points, labels = task.gallery.embeddings, task.gallery.labels
+    benign = recall_at_1(victims.embeddings, points, labels, victims.own, victims.labels)
+    columns["R@1"] = 100.0 * benign.double().cpu().numpy()
+    return PerImage(rows=victims.own.cpu().numpy(), labels=victims.labels.cpu().numpy(), columns=columns)
+
+
+def _head(table: PerImage, count: int) -> PerImage:
+    return PerImage(
+        rows=table.rows[:count],
+        labels=table.labels[:count],
+        columns={name: values[:count] for name, values in table.columns.items()},
+    )
+
+
+def _described(attack: Attack) -> dict[str, Any]:
+    return asdict(attack)  # type: ignore[call-overload, no-any-return]

@@ -1,0 +1,248 @@
+"""The scorecard: the ten results and ERS with intervals, per image and in the mean, and worst cases over engines."""
+
+import csv
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from enum import StrEnum
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+import torch
+
+from hardrank.trainer.attacks.attack import Attack, Figure
+from hardrank.trainer.attacks.options import AttackError
+from hardrank.trainer.attacks.registry import standard_attacks
+
+ERS_KEYS: Final = ("CA+", "CA-", "QA+", "QA-", "TMA", "ES:D", "ES:R", "LTM", "GTM", "GTT")
+"""The ten results, in the order of the published tables."""
+
+RECALL_KEYS: Final = ("ES:R", "LTM", "GTM")
+"""Those that are Recall@1 under attack."""
+
+
+class CheckKind(StrEnum):
+    """Why an evaluation should not be trusted, or its score not taken for robustness."""
+
+    ZERO_GRADIENT = "zero gradient"
+    NOISE_BEATS_ATTACK = "noise beats the attack"
+    STILL_FALLING = "loss still falling"
+    SEED_VARIANCE = "varies with the seed"
+    RANDOM_NETWORK = "random network"
+    COLLAPSE = "collapse"
+
+
+@dataclass(frozen=True)
+class Check:
+    """A check that failed."""
+
+    kind: CheckKind
+    where: str
+    """The attack or figure, or `model`."""
+    message: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class FigureResult:
+    """One of the ten results."""
+
+    value: float
+    """The mean over the queries, in the published unit: %, a cosine, or a distance."""
+    low: float
+    high: float
+    """Ends of the 95 % bootstrap interval."""
+    before: float
+    """The same of the benign queries."""
+    noise: float
+    """The same under random noise at the edge of the budget."""
+    score: float
+    """Its part of ERS, 0 … 100."""
+    success: float
+    """How far the attack got from the benign ranking to its goal, in %; NaN when it began there."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class PerImage:
+    """The results of every query, a row each."""
+
+    rows: np.ndarray
+    """(n,): gallery rows."""
+    labels: np.ndarray
+    """(n,)."""
+    columns: Mapping[str, np.ndarray]
+    """`KEY`, `KEY before`, `KEY noise` of each figure (n,); `ATTACK targets` (n,T), …; `R@1`."""
+
+    def write_csv(self, path: Path) -> None:
+        """Write the table, a line for each query."""
+        flat = {name: values for name, values in self.columns.items() if values.ndim == 1}
+        with path.open("w", newline="", encoding="utf-8") as file:
+            writer = csv.writer(file)
+            writer.writerow(["row", "label", *flat])
+            for i, (row, label) in enumerate(zip(self.rows.tolist(), self.labels.tolist(), strict=True)):
+                writer.writerow([row, label, *(values[i].item() for values in flat.values())])
+
+
+@dataclass(frozen=True, kw_only=True)
+class Summary:
+    """The figures of a table of results."""
+
+    figures: Mapping[str, FigureResult]
+    ers: float
+    """Empirical Robustness Score, 0 … 100, higher is more robust; NaN unless all ten results are there."""
+    ers_low: float
+    ers_high: float
+    """Ends of its 95 % bootstrap interval."""
+    ars: float
+    """100 − the mean success of the attacks relative to the benign ranking."""
+    worst_recall: float
+    """Recall@1 in % when each query meets the worst of the attacks on it, the benign image among them."""
+    worst_score: float
+    """Mean over queries of the smallest of their scores, 0 … 100."""
+    recall_at_1: float
+    """Recall@1 of the benign queries, in %."""
+    n: int
+    """How many queries."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Scorecard(Summary):
+    """What the attacks did, in figures that a reviewer can check."""
+
+    mean_cosine: float
+    """Of all pairs of the gallery: near 1 the model has collapsed, and ERS means nothing."""
+    checks: tuple[Check, ...]
+    gallery: int
+    """How many items it has."""
+    seeds: tuple[int, ...]
+    """The seed of the draws, and that of the check with another one."""
+    options: Mapping[str, Any]
+    attacks: Mapping[str, Mapping[str, Any]]
+    """Each attack's options."""
+    passes: int
+    """Images that went forward and back through the network."""
+    scales: Mapping[str, Figure]
+    """What the figures mean."""
+    per_image: PerImage
+
+    @property
+    def trustworthy(self) -> bool:
+        """Whether no check failed."""
+        return not self.checks
+
+    def to_dict(self) -> dict[str, Any]:
+        """Give all but the table, ready for JSON; what is not a number is None."""
+        whole = asdict(replace(self, per_image=PerImage(rows=np.empty(0), labels=np.empty(0), columns={})))
+        del whole["per_image"]
+        found: dict[str, Any] = _without_nan(whole)
+        return found
+
+
+def ers(values: Mapping[str, float], figures: Mapping[str, Figure] | None = None) -> float:
+    """Give the ERS of ten results in published units, by `ERS_KEYS` (evaluation: ERS)."""
+    known = figures or figures_of(standard_attacks())
+    parts = [float(known[key].score(torch.tensor(values[key], dtype=torch.float64))) for key in ERS_KEYS]
+    return sum(parts) / len(parts)
+
+
+def worst_case(scorecards: Sequence[Scorecard]) -> Scorecard:
+    """Give the scorecard in which each image meets the worst of several evaluations, figure by figure.
+
+    They must have attacked the same queries with the same targets, as with other engines, starts or budgets.
+    Raises `AttackError` otherwise.
+    """
+    first = scorecards[0]
+    columns = dict(first.per_image.columns)
+    for other in scorecards[1:]:
+        theirs = other.per_image.columns
+        same = other.scales == first.scales and np.array_equal(other.per_image.rows, first.per_image.rows)
+        aims = [name for name in columns if name.endswith(" targets")]
+        if not same or any(not np.array_equal(columns[name], theirs[name]) for name in aims):
+            raise AttackError(
+                "a worst case is taken over evaluations of the same queries, targets and figures; these differ: "
+                "use one seed and one set of attacks"
+            )
+        for key, figure in first.scales.items():
+            ours, worse = (figure.score(torch.from_numpy(c[key])).numpy() for c in (columns, theirs))
+            columns[key] = np.where(worse < ours, theirs[key], columns[key])
+    table = replace(first.per_image, columns=columns)
+    summary = summarise(table, first.scales, seed=first.seeds[0], resamples=int(first.options["bootstrap"]))
+    found = [check for card in scorecards for check in card.checks]
+    return replace(
+        first,
+        **vars(summary),
+        per_image=table,
+        checks=tuple(dict.fromkeys(found)),
+        passes=sum(card.passes for card in scorecards),
+        options={**first.options, "worst of": [dict(card.options) for card in scorecards]},
+    )
+
+
+def summarise(table: PerImage, figures: Mapping[str, Figure], *, seed: int, resamples: int) -> Summary:
+    """Average a table of results: the figures, ERS, their intervals, and the worst cases per image."""
+    scores = scores_of(table, figures)
+    complete = set(ERS_KEYS) <= set(figures)
+    whole = scores[:, [list(figures).index(key) for key in ERS_KEYS]].mean(axis=1) if complete else None
+    nan = float("nan")
+    values = np.stack([table.columns[key] for key in figures], axis=1)
+    stacked = np.column_stack([values, np.full(len(values), nan) if whole is None else whole])
+    low, high = bootstrap_interval(stacked, seed=seed, resamples=resamples)
+    results = {
+        key: FigureResult(
+            value=float(values[:, i].mean()),
+            low=float(low[i]),
+            high=float(high[i]),
+            before=float(table.columns[key + " before"].mean()),
+            noise=float(table.columns[key + " noise"].mean()),
+            score=float(scores[:, i].mean()),
+            success=_success(figure, table),
+        )
+        for i, (key, figure) in enumerate(figures.items())
+    }
+    recalls = [table.columns[key] for key in ("R@1", *RECALL_KEYS) if key in table.columns]
+    return Summary(
+        figures=results,
+        ers=nan if whole is None else float(whole.mean()),
+        ers_low=float(low[-1]),
+        ers_high=float(high[-1]),
+        ars=100 - float(np.nanmean([result.success for result in results.values()])),
+        worst_recall=float(np.min(recalls, axis=0).mean()),
+        worst_score=float(np.clip(scores, 0, 100).min(axis=1).mean()),
+        recall_at_1=float(table.columns["R@1"].mean()),
+        n=len(table.rows),
+    )
+
+
+def bootstrap_interval(values: np.ndarray, *, seed: int, resamples: int) -> tuple[np.ndarray, np.ndarray]:
+    """Give the 95 % percentile interval of the mean of each column of `values` (n,F), resampling rows."""
+    rng = np.random.default_rng([seed, 0xB007])
+    n = len(values)
+    means = np.stack([values[rng.integers(n, size=n)].mean(axis=0) for _ in range(resamples)])
+    low, high = np.percentile(means, [2.5, 97.5], axis=0)
+    return low, high
+
+
+def figures_of(attacks: Mapping[str, Attack]) -> dict[str, Figure]:
+    """Give the results of several attacks by their keys."""
+    return {figure.key: figure for attack in attacks.values() for figure in attack.figures}
+
+
+def scores_of(table: PerImage, figures: Mapping[str, Figure], suffix: str = "") -> np.ndarray:
+    """Score each query's figures (n,F): 0 … 100, but for rounding; `suffix` chooses ` before` or ` noise`."""
+    columns = [figure.score(torch.from_numpy(table.columns[key + suffix])) for key, figure in figures.items()]
+    return torch.stack(columns, dim=1).numpy()
+
+
+def _success(figure: Figure, table: PerImage) -> float:
+    before, after = (table.columns[figure.key + suffix].mean() for suffix in (" before", ""))
+    room = figure.attacked - before
+    return float(100 * (after - before) / room) if abs(room) > 1e-9 else float("nan")
+
+
+def _without_nan(content: Any) -> Any:
+    """Replace NaN, of which JSON has none, by None."""
+    if isinstance(content, Mapping):
+        return {key: _without_nan(value) for key, value in content.items()}
+    if isinstance(content, list | tuple):
+        return [_without_nan(value) for value in content]
+    return None if isinstance(content, float) and math.isnan(content) else content

@@ -1,0 +1,1 @@
+"""Distances, triplet samplers and losses, as pure tensor functions."""

@@ -1,0 +1,1 @@
+"""Devices, processes, folders and logs of a training run."""

@@ -1,0 +1,413 @@
+"""The training loop. It owns the state (weights, optimiser, previous loss, average) and checkpoints all of it.
+
+Batches, crops and draws are functions of (seed, stage, iteration) alone, so the state is small and a run that was
+killed continues to the same weights.
+"""
+
+import copy
+import logging
+import math
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final, Protocol, Self, cast
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from hardrank.models.embedder import Embedder
+from hardrank.models.errors import HardrankError
+from hardrank.models.files import atomic_path
+from hardrank.models.folded import FoldedEmbedder
+from hardrank.trainer.config import Schedule
+from hardrank.trainer.metric.collapse import CollapseError, Reading, Watch, observe
+from hardrank.trainer.runtime.progress import Progress as Progress
+from hardrank.trainer.runtime.progress import Report as Report
+
+if TYPE_CHECKING:
+    import lightning as L
+
+_logger: Final = logging.getLogger(__name__)
+
+_RAMP: Final = 20
+"""Iterations over which the learning rate rises, for Adam's moments start at nothing."""
+
+
+class TrainingError(HardrankError):
+    """A training that cannot go on: a checkpoint of another run, a loss that is not a number."""
+
+
+@dataclass
+class State:
+    """What changes during a stage."""
+
+    step: int = 0
+    """Updates done."""
+    previous_loss: float = 2.0
+    """l of the gradual adversary: the last triplet loss; 2 before the first."""
+    totals: dict[str, float] = field(default_factory=dict)
+    """Sums of measures since the last line of the log."""
+    counted: int = 0
+    """Updates in `totals`."""
+    collapsed: bool = False
+    """The embeddings have collapsed, as the lines of the log until now tell."""
+    contradicted: int = 0
+    """The latest lines of the log that speak against `collapsed`."""
+
+
+@dataclass(frozen=True)
+class Milestone:
+    """Looks at a model on its way."""
+
+    every: int
+    """Iterations between looks; there is one before the first iteration and one after the last too."""
+    look: Callable[[int, Embedder], None]
+    """Called with the updates done and the embedder that would be the result now, in evaluation mode."""
+
+
+class Log(Protocol):
+    """Where the measures of training go."""
+
+    def resume(self, step: int) -> None:
+        """Called once, before the first line: the stage goes on after `step` updates."""
+
+    def write(self, step: int, measures: Mapping[str, float]) -> None:
+        """Add a line for `step`."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class StepContext:
+    """What a stage computes its loss with."""
+
+    network: Callable[[Tensor], Tensor]
+    """φ in training mode, in the precision of training."""
+    frozen: FoldedEmbedder
+    """φ in evaluation mode, with the weights of now."""
+    state: State
+    generator: torch.Generator
+    """For the draws of this iteration, on the CPU."""
+
+
+@dataclass(frozen=True)
+class StepLoss:
+    """What a stage gives for a batch."""
+
+    loss: Tensor
+    """Scalar, with gradient."""
+    previous_loss: float
+    """The `previous_loss` of the next iteration."""
+    measures: Mapping[str, float]
+
+
+class Stage(Protocol):
+    """A part of training: what it iterates over, and its loss."""
+
+    @property
+    def name(self) -> str:
+        """Names the checkpoint and the log."""
+
+    @property
+    def iterations(self) -> int:
+        """Updates in all."""
+
+    def batches(self, start: int, rank: int, world_size: int) -> Iterator[tuple[Tensor, Tensor]]:
+        """Images (B,3,H,W) in [0,1] and labels (B,) of the updates from `start` on, without an end."""
+
+    def loss(self, images: Tensor, labels: Tensor, context: StepContext) -> StepLoss:
+        """The loss of a batch."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class LoopOptions:
+    """How a stage is run."""
+
+    learning_rate: float
+    weight_decay: float
+    schedule: Schedule
+    averaging: float = 0.0
+    freeze_batch_norm: bool = False
+    low_precision: bool = False
+    """Backbone in bf16; head, distances and losses stay in float32."""
+    seed: int = 0
+    log_every: int = 10
+    """Iterations that a line of the log averages over."""
+    checkpoint_every: int = 50
+    """Iterations between checkpoints."""
+    stop_on_collapse: bool = False
+    """Raise `CollapseError` when the embeddings have collapsed; otherwise it is a warning and a mark in the log."""
+
+
+class MixedPrecision(nn.Module):
+    """φ whose backbone runs under autocast and whose head does not: distances need more than bf16's 8 bits."""
+
+    def __init__(self, embedder: Embedder, *, enabled: bool) -> None:
+        super().__init__()
+        self.embedder = embedder
+        self.enabled = enabled
+
+    def forward(self, images: Tensor) -> Tensor:
+        """(N,3,H,W) in [0,1] → (N,D)."""
+        with torch.autocast(images.device.type, torch.bfloat16, enabled=self.enabled):
+            features = self.embedder.features(images)
+        return self.embedder.project(features.to(self.embedder.head.weight.dtype))
+
+
+def run_stage(
+    stage: Stage,
+    embedder: Embedder,
+    extra: nn.Module | None,
+    *,
+    fabric: "L.Fabric",
+    options: LoopOptions,
+    checkpoint: Path,
+    log: Log,
+    report: Report,
+    milestone: Milestone | None = None,
+) -> Embedder:
+    """Train `embedder` in place through a stage and give it back, or its average where `options.averaging`.
+
+    `extra` holds parameters of the stage itself (the class weights of warm-up). Continues from `checkpoint` where
+    it exists. Raises `TrainingError` when the loss is no longer finite, and `CollapseError` where asked to.
+    """
+    loop = _Loop.set_up(stage, embedder, extra, fabric=fabric, options=options, checkpoint=checkpoint)
+    if fabric.is_global_zero and loop.state.step:
+        report(Progress(stage=stage.name, done=loop.state.step, total=stage.iterations))
+    if loop.finished:
+        return loop.result
+    if fabric.is_global_zero:
+        log.resume(loop.state.step)
+    batches = stage.batches(loop.state.step, fabric.global_rank, fabric.world_size)
+    if milestone and loop.state.step == 0:
+        milestone.look(0, loop.result)
+    for _ in range(loop.state.step, stage.iterations):
+        images, labels = next(batches)
+        loop.update(images, labels)
+        if milestone and (loop.finished or loop.state.step % milestone.every == 0):
+            milestone.look(loop.state.step, loop.result)
+        if loop.line_due:
+            loop.tell(log, report, queries=loop.state.counted * len(images))
+        loop.keep()
+    fabric.barrier()
+    return loop.result
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Loop:
+    """A stage under way: its parts stay, `state` and the weights change."""
+
+    stage: Stage
+    embedder: Embedder
+    extra: nn.Module | None
+    whole: nn.ModuleDict
+    """All that is trained."""
+    average: Embedder | None
+    """The moving average of the embedder's weights, where one is kept."""
+    network: Callable[[Tensor], Tensor]
+    frozen: FoldedEmbedder
+    optimiser: torch.optim.Optimizer
+    fabric: "L.Fabric"
+    options: LoopOptions
+    checkpoint: Path
+    state: State
+
+    @classmethod
+    def set_up(
+        cls,
+        stage: Stage,
+        embedder: Embedder,
+        extra: nn.Module | None,
+        *,
+        fabric: "L.Fabric",
+        options: LoopOptions,
+        checkpoint: Path,
+    ) -> Self:
+        """Put everything on the device, and restore the checkpoint where there is one."""
+        embedder.to(fabric.device).to(memory_format=torch.channels_last)
+        whole = nn.ModuleDict({"embedder": embedder})
+        if extra is not None:
+            whole["extra"] = extra.to(fabric.device)
+        optimiser = torch.optim.Adam(whole.parameters(), lr=options.learning_rate, weight_decay=options.weight_decay)
+        average = copy.deepcopy(embedder).requires_grad_(False) if options.averaging else None
+        state = _restore(checkpoint, whole, optimiser, average)
+        return cls(
+            stage=stage,
+            embedder=embedder,
+            extra=extra,
+            whole=whole,
+            average=average,
+            network=fabric.setup_module(MixedPrecision(embedder, enabled=options.low_precision)),
+            frozen=FoldedEmbedder(embedder, dtype=torch.bfloat16 if options.low_precision else None),
+            optimiser=optimiser,
+            fabric=fabric,
+            options=options,
+            checkpoint=checkpoint,
+            state=state,
+        )
+
+    @property
+    def finished(self) -> bool:
+        """Whether all updates are done."""
+        return self.state.step >= self.stage.iterations
+
+    @property
+    def line_due(self) -> bool:
+        """Whether the log gets a line after this update."""
+        return self.finished or self.state.step % self.options.log_every == 0
+
+    @property
+    def result(self) -> Embedder:
+        """The trained embedder, in evaluation mode."""
+        return (self.average or self.embedder).eval()
+
+    def update(self, images: Tensor, labels: Tensor) -> None:
+        """Take one step of the optimiser. Raises `TrainingError` when the loss is no longer finite."""
+        step, options, device = self.state.step, self.options, self.fabric.device
+        _training_mode(self.embedder, freeze_batch_norm=options.freeze_batch_norm)
+        _set_rate(self.optimiser, options, step, self.stage.iterations)
+        generator = step_generator(options.seed, self.stage.name, step, self.fabric.global_rank)
+        context = StepContext(network=self.network, frozen=self.frozen, state=self.state, generator=generator)
+        outcome = self.stage.loss(images.to(device, memory_format=torch.channels_last), labels.to(device), context)
+        loss = float(outcome.loss.detach())
+        if not math.isfinite(loss):
+            raise TrainingError(
+                f"the loss of {self.stage.name} is {loss} at iteration {step}: lower the learning rate "
+                f"({options.learning_rate:g}); the last checkpoint is {self.checkpoint}"
+            )
+        self.optimiser.zero_grad(set_to_none=True)
+        self.fabric.backward(outcome.loss)
+        _share_gradients(self.fabric, self.extra)
+        self.optimiser.step()
+        self.frozen.refresh()
+        if self.average is not None:
+            _average(self.average, self.embedder, _decay(options.averaging, step))
+        self.state.previous_loss = _mean_over_processes(self.fabric, outcome.previous_loss)
+        _count(self.state, {**outcome.measures, "loss": loss})
+        self.state.step = step + 1
+
+    def tell(self, log: Log, report: Report, *, queries: int) -> None:
+        """Write a line of the log and show it; raises `CollapseError` where asked to stop."""
+        name, state = self.stage.name, self.state
+        if self.fabric.is_global_zero:
+            measures = _watch(state, _take_means(state), queries=queries, stage=name)
+            log.write(state.step, measures)
+            report(Progress(stage=name, done=state.step, total=self.stage.iterations, measures=measures))
+        if self.options.stop_on_collapse and self.fabric.broadcast(state.collapsed):
+            raise CollapseError(
+                f"{name} was stopped at iteration {state.step}, for its embeddings have collapsed: take a weaker "
+                "adversary (a smaller epsilon, or HM[S,g_LGA] in place of min-max) or a lower learning rate"
+            )
+
+    def keep(self) -> None:
+        """Write the checkpoint where one is due."""
+        due = self.finished or self.state.step % self.options.checkpoint_every == 0
+        if due and self.fabric.is_global_zero:
+            _save(self.checkpoint, self.whole, self.optimiser, self.average, self.state)
+
+
+def step_generator(seed: int, stage: str, step: int, rank: int) -> torch.Generator:
+    """Give the generator of an iteration's draws; the same for the same arguments."""
+    words = np.random.SeedSequence([seed, *stage.encode(), step, rank]).generate_state(2, np.uint32)
+    return torch.Generator().manual_seed(int(words[0]) << 31 ^ int(words[1]))
+
+
+def _training_mode(embedder: Embedder, *, freeze_batch_norm: bool) -> None:
+    embedder.train()
+    if freeze_batch_norm:
+        for module in embedder.modules():
+            if isinstance(module, nn.modules.batchnorm._BatchNorm):
+                module.eval()
+
+
+def _set_rate(optimiser: torch.optim.Optimizer, options: LoopOptions, step: int, total: int) -> None:
+    factor = min(1.0, (step + 1) / _RAMP)
+    if options.schedule is Schedule.COSINE:
+        factor *= 0.5 * (1 + math.cos(math.pi * step / total))
+    for group in optimiser.param_groups:
+        group["lr"] = options.learning_rate * factor
+
+
+def _decay(averaging: float, step: int) -> float:
+    """A shorter memory in the first iterations, so that the average does not remember the start."""
+    return min(averaging, (1 + step) / (10 + step))
+
+
+@torch.no_grad()
+def _average(average: Embedder, embedder: Embedder, decay: float) -> None:
+    for mean, value in zip(average.state_dict().values(), embedder.state_dict().values(), strict=True):
+        if mean.dtype.is_floating_point:
+            mean.lerp_(value, 1 - decay)
+        else:
+            mean.copy_(value)
+
+
+def _mean_over_processes(fabric: "L.Fabric", value: float) -> float:
+    if fabric.world_size == 1:
+        return value
+    return float(cast(Tensor, fabric.all_reduce(torch.tensor(value, device=fabric.device), reduce_op="mean")))
+
+
+def _share_gradients(fabric: "L.Fabric", extra: nn.Module | None) -> None:
+    """Average the gradients of what stands outside the network, as DDP does inside it."""
+    if fabric.world_size == 1 or extra is None:
+        return
+    for parameter in extra.parameters():
+        if parameter.grad is not None:
+            parameter.grad.copy_(cast(Tensor, fabric.all_reduce(parameter.grad, reduce_op="mean")))
+
+
+def _count(state: State, measures: Mapping[str, float]) -> None:
+    for name, value in measures.items():
+        state.totals[name] = state.totals.get(name, 0.0) + value
+    state.counted += 1
+
+
+def _take_means(state: State) -> dict[str, float]:
+    means = {name: total / state.counted for name, total in state.totals.items()}
+    state.totals, state.counted = {}, 0
+    return means
+
+
+def _watch(state: State, means: dict[str, float], *, queries: int, stage: str) -> dict[str, float]:
+    """Look for a collapse in a line of the log; a collapsed stage gets `collapsed` added to its measures."""
+    if not {"cosine", "recall", "chance"} <= means.keys():
+        return means
+    reading = Reading(cosine=means["cosine"], recall=means["recall"], chance=means["chance"])
+    watch = observe(Watch(state.collapsed, state.contradicted), reading, queries=queries)
+    if watch.collapsed and not state.collapsed:
+        _logger.warning(
+            "%s has collapsed by iteration %d: cosine of different classes %.3f, recall %.3f (chance %.3f)",
+            *(stage, state.step, reading.cosine, reading.recall, reading.chance),
+        )
+    state.collapsed, state.contradicted = watch.collapsed, watch.streak
+    return {**means, "collapsed": 1.0} if watch.collapsed else means
+
+
+def _save(
+    path: Path, whole: nn.Module, optimiser: torch.optim.Optimizer, average: Embedder | None, state: State
+) -> None:
+    content: dict[str, Any] = {
+        "weights": whole.state_dict(),
+        "optimiser": optimiser.state_dict(),
+        "average": average.state_dict() if average is not None else None,
+        "state": vars(state),
+    }
+    with atomic_path(path) as unfinished:
+        torch.save(content, unfinished)
+
+
+def _restore(path: Path, whole: nn.Module, optimiser: torch.optim.Optimizer, average: Embedder | None) -> State:
+    if not path.exists():
+        return State()
+    try:
+        content = torch.load(path, weights_only=True, map_location="cpu")
+        whole.load_state_dict(content["weights"])
+        optimiser.load_state_dict(content["optimiser"])
+        if average is not None:
+            average.load_state_dict(content["average"])
+        return State(**content["state"])
+    except Exception as error:  # torch.load raises anything, from KeyError to UnpicklingError
+        raise TrainingError(
+            f"the checkpoint {path} is damaged or of another configuration ({type(error).__name__}); "
+            "delete it to train this stage anew"
+        ) from error

@@ -1,0 +1,172 @@
+"""The stages of training: warm-up by classification, then triplets with a defense."""
+
+import itertools
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from hardrank.trainer.attacks.pgd import Norm, PGDOptions, project
+from hardrank.trainer.config import TrainingOptions, WarmupOptions
+from hardrank.trainer.data.batches import spc2_batches
+from hardrank.trainer.data.store import ImageStore
+from hardrank.trainer.defenses import Conditions, Defense
+from hardrank.trainer.training.loop import StepContext, StepLoss
+
+Rows = np.ndarray[tuple[int], np.dtype[np.int64]]
+"""Row numbers or labels, (N,) int64."""
+
+
+BENIGN_PART = 0.5
+"""Part of a perturbed warm-up that comes first and is left benign."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Source:
+    """Training images as batches draw them."""
+
+    store: ImageStore
+    labels: Rows
+    """(N,) from 0 to C − 1."""
+    crop: int
+    """Side of the random crops, pixels."""
+    seed: int
+
+    def images(self, rows: Rows, stage: str, step: int, rank: int) -> Tensor:
+        """Random crops and flips of `rows` (B,) → (B,3,crop,crop) in [0,1]; the same for the same arguments."""
+        generator = np.random.default_rng([self.seed, *stage.encode(), step, rank])
+        pixels = torch.from_numpy(self.store.augmented(rows, self.crop, generator))
+        return pixels.to(torch.float32).div_(255)
+
+
+class CosineClassifier(nn.Module):
+    """Class directions on the sphere; logits are scaled cosines."""
+
+    def __init__(self, classes: int, dimension: int, scale: float) -> None:
+        super().__init__()
+        self.directions = nn.Parameter(torch.randn(classes, dimension) / math.sqrt(dimension))
+        self.scale = scale
+
+    def forward(self, embeddings: Tensor) -> Tensor:
+        """(N,D) on the unit sphere → (N,C)."""
+        return self.scale * embeddings @ F.normalize(self.directions, dim=1).T
+
+
+@dataclass(frozen=True, kw_only=True)
+class Warmup:
+    """Classification of the training classes with a cosine softmax: a start for training from scratch.
+
+    With ε > 0 the batches of its second half are perturbed by one signed gradient step from a random start ("fast"
+    adversarial training, Wong et al. 2020), so that the start is already less brittle. The first half stays benign, as
+    in Gupta et al. 2020, for a perturbed update takes half as long again.
+    """
+
+    source: Source
+    options: WarmupOptions
+    classifier: CosineClassifier
+    epsilon: float = 0.0
+    """ε of the perturbation of its images, pixels in [0,1]; 0: benign images."""
+
+    @property
+    def name(self) -> str:
+        """`warmup`, with ε in 1/255 where there is one."""
+        return f"warmup-{255 * self.epsilon:g}" if self.epsilon else "warmup"
+
+    @property
+    def iterations(self) -> int:
+        """Updates in all."""
+        return max(1, round(self.options.epochs * self._batches_per_epoch))
+
+    @property
+    def _batches_per_epoch(self) -> int:
+        return max(1, len(self.source.labels) // self.options.batch_size)
+
+    def batches(self, start: int, rank: int, world_size: int) -> Iterator[tuple[Tensor, Tensor]]:
+        """Slices of each epoch's permutation, shared out among the processes."""
+        size = self.options.batch_size
+        for step in itertools.count(start):
+            epoch, index = divmod(step, self._batches_per_epoch)
+            order = np.random.default_rng([self.source.seed, *self.name.encode(), epoch]).permutation(
+                len(self.source.labels)
+            )
+            rows = order[index * size : (index + 1) * size][rank::world_size]
+            yield self.source.images(rows, self.name, step, rank), torch.from_numpy(self.source.labels[rows])
+
+    def loss(self, images: Tensor, labels: Tensor, context: StepContext) -> StepLoss:
+        """Cross-entropy of the scaled cosines."""
+        if self.epsilon and context.state.step >= BENIGN_PART * self.iterations:
+            images = self._perturbed(images, labels, context)
+        logits = self.classifier(context.network(images))
+        loss = F.cross_entropy(logits, labels, label_smoothing=self.options.label_smoothing)
+        accuracy = (logits.detach().argmax(1) == labels).float().mean().item()
+        return StepLoss(loss, context.state.previous_loss, {"accuracy": accuracy})
+
+    def _perturbed(self, images: Tensor, labels: Tensor, context: StepContext) -> Tensor:
+        epsilon = self.epsilon
+        start = torch.rand(images.shape, generator=context.generator).to(images.device)
+        x = (images + epsilon * (2 * start - 1)).clamp(0, 1).requires_grad_(True)
+        loss = F.cross_entropy(self.classifier(context.frozen(x)), labels)
+        (gradient,) = torch.autograd.grad(loss, x)
+        return project(x.detach() + 1.25 * epsilon * gradient.sign(), images, epsilon=epsilon, norm=Norm.LINF)
+
+
+@dataclass(frozen=True, kw_only=True)
+class TripletStage:
+    """Training with triplets and a defense."""
+
+    name: str
+    source: Source
+    options: TrainingOptions
+    defense: Defense
+
+    @cached_property  # it is asked for at every update, and takes drawing an epoch
+    def iterations(self) -> int:
+        """Updates in all."""
+        return max(1, round(self.options.epochs * len(self._epoch(0, 0, 1))))
+
+    def batches(self, start: int, rank: int, world_size: int) -> Iterator[tuple[Tensor, Tensor]]:
+        """SPC-2 batches, epoch after epoch."""
+        first, skipped = divmod(start, len(self._epoch(0, rank, world_size)))
+        step = start
+        for epoch in itertools.count(first):
+            for rows in self._epoch(epoch, rank, world_size)[skipped:]:
+                yield (
+                    self.source.images(rows, self.name, step, rank),
+                    torch.from_numpy(self.source.labels[rows]),
+                )
+                step += 1
+            skipped = 0
+
+    def _epoch(self, epoch: int, rank: int, world_size: int) -> list[Rows]:
+        pairs = max(2, self.options.pairs // world_size)
+        return spc2_batches(
+            self.source.labels,
+            pairs=pairs,
+            epoch=epoch,
+            seed=self.source.seed,
+            rank=rank,
+            world_size=world_size,
+        )
+
+    def loss(self, images: Tensor, labels: Tensor, context: StepContext) -> StepLoss:
+        """The defense's loss; nothing is learnt from a batch without a triplet."""
+        conditions = Conditions(
+            network=context.network,
+            frozen=context.frozen,
+            attack=PGDOptions(epsilon=self.options.epsilon, alpha=self.options.alpha, steps=self.options.steps),
+            previous_loss=context.state.previous_loss,
+            margin=self.options.margin,
+            generator=context.generator,
+            iteration=context.state.step,
+            progress=context.state.step / self.iterations,
+        )
+        outcome = self.defense(images, labels, conditions)
+        if outcome is None:  # keeps every process in step: the others wait for this gradient
+            return StepLoss(0.0 * context.network(images).sum(), context.state.previous_loss, {})
+        triplet_loss = float(outcome.triplet_loss)
+        return StepLoss(outcome.loss, triplet_loss, {**outcome.measures, "triplet_loss": triplet_loss})
