@@ -41,7 +41,7 @@ from hardrank.trainer.attacks.runner import AttackOptions, run_attack
 from hardrank.trainer.config import parse_config
 from hardrank.trainer.data import load_dataset
 from hardrank.trainer.data.store import ImageStore
-from hardrank.trainer.evaluation.retrieval import ABSENT
+from hardrank.trainer.metric.distances import ABSENT
 from hardrank.trainer.runtime.environment import hardware, versions
 
 ROOT = Path(__file__).resolve().parents[1]

@@ -17,7 +17,7 @@ from torch import Tensor
 from hardrank.models.bundle import ONNX, WEIGHTS
 from hardrank.models.embedder import Embedder
 from hardrank.models.errors import HardrankError
-from hardrank.trainer.evaluation.retrieval import nearest, recall_at_1
+from hardrank.trainer.metric.distances import nearest, recall_at_1
 
 INPUT: Final = "images"
 OUTPUT: Final = "embeddings"

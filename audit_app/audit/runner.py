@@ -27,7 +27,7 @@ from hardrank.trainer.attacks.attack import Attack, victims_in
 from hardrank.trainer.attacks.options import AttackError
 from hardrank.trainer.attacks.runner import Method, never
 from hardrank.trainer.evaluation.journal import Journal
-from hardrank.trainer.evaluation.retrieval import RetrievalError, RetrievalMetrics, evaluate
+from hardrank.trainer.evaluation.retrieval import RetrievalMetrics, evaluate
 from hardrank.trainer.evaluation.robustness import (
     CancelledError,
     EvaluationProgress,
@@ -36,6 +36,7 @@ from hardrank.trainer.evaluation.robustness import (
     sample_queries,
 )
 from hardrank.trainer.evaluation.scorecard import Scorecard, bootstrap_interval
+from hardrank.trainer.metric.distances import RetrievalError
 from hardrank.trainer.runtime.progress import Progress, Report
 
 JOURNAL: Final = "journal"

@@ -14,7 +14,7 @@ from hardrank.trainer.attacks.attack import Attack, Gallery, Victims, check_targ
 from hardrank.trainer.attacks.options import check_ranges, option
 from hardrank.trainer.attacks.pgd import ball_around
 from hardrank.trainer.attacks.runner import AttackOptions, AttackResult, Progress, check_images, never
-from hardrank.trainer.evaluation.retrieval import check_sphere
+from hardrank.trainer.metric.distances import check_sphere
 
 _ELEMENTS: Final = 1 << 22
 """How many distances an objective may hold at once."""

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from hardrank.models.embedder import Embed
 from hardrank.trainer.attacks.pgd import Objective
-from hardrank.trainer.evaluation.retrieval import check_sphere
+from hardrank.trainer.metric.distances import check_sphere
 
 _LATER: Final = 1
 """The step that objectives are told: they know a first step that a gradient can take and a question cannot."""

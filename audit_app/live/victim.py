@@ -13,7 +13,7 @@ from hardrank.audit_app.images.exact_png import Pixels, crop_of
 from hardrank.audit_app.ranking.movement import head, rank_items
 from hardrank.models.preprocessing import to_unit
 from hardrank.trainer.attacks.attack import Victims, victims_in
-from hardrank.trainer.evaluation.retrieval import ABSENT
+from hardrank.trainer.metric.distances import ABSENT
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from hardrank.trainer.attacks.options import AttackError
 from hardrank.trainer.attacks.pgd import Objective
-from hardrank.trainer.evaluation.retrieval import check_sphere, leave_out, nearest, pairwise_distances
+from hardrank.trainer.metric.distances import check_sphere, leave_out, nearest, pairwise_distances
 
 ROUNDING: Final = 0.03
 """A distance below this may be no more than the rounding of a bf16 network."""

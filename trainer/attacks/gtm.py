@@ -15,7 +15,7 @@ from hardrank.trainer.attacks.attack import (
     require_two_classes,
 )
 from hardrank.trainer.attacks.options import option
-from hardrank.trainer.evaluation.retrieval import nearest
+from hardrank.trainer.metric.distances import nearest
 from hardrank.trainer.metric.losses import distance
 
 

@@ -8,7 +8,7 @@ from hardrank.trainer.attacks.attack import Figure, Gallery, Victims
 from hardrank.trainer.attacks.direction import Direction
 from hardrank.trainer.attacks.options import check_ranges, option
 from hardrank.trainer.attacks.qa import RankObjective
-from hardrank.trainer.evaluation.retrieval import leave_out, nearest
+from hardrank.trainer.metric.distances import leave_out, nearest
 
 
 @dataclass(frozen=True, kw_only=True)

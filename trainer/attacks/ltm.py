@@ -16,7 +16,7 @@ from hardrank.trainer.attacks.attack import (
     require_two_classes,
 )
 from hardrank.trainer.attacks.options import AttackError
-from hardrank.trainer.evaluation.retrieval import row_distances
+from hardrank.trainer.metric.distances import row_distances
 
 
 @dataclass(frozen=True)

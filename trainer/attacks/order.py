@@ -8,7 +8,7 @@ from torch import Tensor
 from hardrank.trainer.attacks.attack import Figure, Gallery, Victims, draw_each, rank_percent
 from hardrank.trainer.attacks.direction import Direction, rank_hinge
 from hardrank.trainer.attacks.options import check_ranges, option
-from hardrank.trainer.evaluation.retrieval import nearest
+from hardrank.trainer.metric.distances import nearest
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ from hardrank.trainer.attacks.attack import Attack, Gallery, Victims, check_targ
 from hardrank.trainer.attacks.options import AttackError, option
 from hardrank.trainer.attacks.pgd import Objective, PGDOptions, Step, pgd_steps
 from hardrank.trainer.attacks.starts import random_starts
-from hardrank.trainer.evaluation.retrieval import check_sphere
+from hardrank.trainer.metric.distances import check_sphere
 
 
 class Engine(StrEnum):

@@ -5,8 +5,8 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from hardrank.trainer.attacks.attack import Attack, Figure, Gallery
-from hardrank.trainer.evaluation.retrieval import mean_cosine
 from hardrank.trainer.evaluation.scorecard import Check, CheckKind, PerImage, scores_of
+from hardrank.trainer.metric.distances import mean_cosine
 
 
 def check_attacks(table: PerImage, attacks: Mapping[str, Attack], *, steps: int) -> list[Check]:

@@ -18,8 +18,8 @@ from hardrank.trainer.attacks.runner import AttackOptions, Method, Progress, che
 from hardrank.trainer.attacks.starts import random_noise
 from hardrank.trainer.evaluation.diagnostics import check_attacks, check_collapse, compare_seeds
 from hardrank.trainer.evaluation.journal import Columns, Journal
-from hardrank.trainer.evaluation.retrieval import mean_cosine, recall_at_1
 from hardrank.trainer.evaluation.scorecard import Check, CheckKind, PerImage, Scorecard, figures_of, summarise
+from hardrank.trainer.metric.distances import mean_cosine, recall_at_1
 
 ImageProvider = Callable[[Tensor], Tensor]
 """Gallery rows (n,) → their images (n,3,H,W), floats in [0,1]."""

@@ -27,7 +27,7 @@ from hardrank.trainer.attacks.pgd import Norm
 from hardrank.trainer.attacks.registry import make_attack
 from hardrank.trainer.attacks.runner import AttackOptions, Progress, run_attack
 from hardrank.trainer.attacks.starts import random_noise
-from hardrank.trainer.evaluation.retrieval import RetrievalError
+from hardrank.trainer.metric.distances import RetrievalError
 from tests.audit_app.onnx_graphs import write_linear
 from tests.audit_app.stage import OPTIONS
 

@@ -8,7 +8,7 @@ from torch.nn import functional as F
 from hardrank.trainer.attacks.attack import Gallery, Victims, check_targets, victims_in
 from hardrank.trainer.attacks.options import AttackError
 from hardrank.trainer.attacks.registry import ATTACKS, make_attack
-from hardrank.trainer.evaluation.retrieval import ABSENT, RetrievalError, nearest
+from hardrank.trainer.metric.distances import ABSENT, RetrievalError, nearest
 
 
 def gallery_of(count: int, classes: int = 4) -> Gallery:

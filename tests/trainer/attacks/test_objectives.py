@@ -12,7 +12,7 @@ from benchmarks.plain_attacks import PLAIN, Scene
 from hardrank.trainer.attacks.attack import Attack, Gallery, Victims, victims_in
 from hardrank.trainer.attacks.registry import make_attack
 from hardrank.trainer.attacks.spqa import SemanticsPreservingQueryAttack
-from hardrank.trainer.evaluation.retrieval import ABSENT, nearest
+from hardrank.trainer.metric.distances import ABSENT, nearest
 
 
 def scene(seed: int = 0, count: int = 60, dtype: torch.dtype = torch.float64) -> tuple[Gallery, Victims, Tensor]:

@@ -8,7 +8,7 @@ from hardrank.trainer.attacks.attack import Victims
 from hardrank.trainer.attacks.options import AttackError
 from hardrank.trainer.attacks.registry import ATTACKS, make_attack
 from hardrank.trainer.attacks.runner import AttackOptions, AttackResult, Engine, Progress, run_attack
-from hardrank.trainer.evaluation.retrieval import ABSENT, RetrievalError
+from hardrank.trainer.metric.distances import ABSENT, RetrievalError
 from tests.trainer.conftest import Small
 
 

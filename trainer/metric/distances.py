@@ -1,0 +1,107 @@
+"""Distances and rankings of embeddings on the unit sphere, as pure tensor functions."""
+
+from collections.abc import Iterator
+from typing import Final
+
+import torch
+from torch import Tensor
+
+from hardrank.models.errors import HardrankError
+
+ABSENT: Final = -1
+"""The row of a query that has no copy of its own in the gallery."""
+
+CHUNK_ELEMENTS: Final = 1 << 22
+"""How many distances are held at once: 16 MiB in float32."""
+
+_SPHERE_TOLERANCE: Final = 1e-2
+
+
+class RetrievalError(HardrankError):
+    """Embeddings or labels that cannot be ranked."""
+
+
+def check_sphere(embeddings: Tensor, *, what: str = "embeddings") -> None:
+    """Raise `RetrievalError` unless `embeddings` is (N,D), finite, with rows of norm 1."""
+    if embeddings.ndim != 2:
+        raise RetrievalError(f"{what} must have the shape (N,D), not {tuple(embeddings.shape)}")
+    norms = torch.linalg.vector_norm(embeddings, dim=1)
+    wrong = (norms - 1).abs().le(_SPHERE_TOLERANCE).logical_not()  # also true for NaN
+    if bool(wrong.any()):
+        row = int(wrong.nonzero()[0, 0])
+        raise RetrievalError(
+            f"{what}: {int(wrong.sum())} of {len(embeddings)} rows are not on the unit sphere, the first is "
+            f"row {row} with norm {norms[row].item():g}; normalise them to length 1"
+        )
+
+
+def pairwise_distances(points: Tensor, gallery: Tensor, *, squares: Tensor | None = None) -> Tensor:
+    """Euclidean d of each of `points` (Q,D) to each of `gallery` (N,D) → (Q,N), differentiable in `points`.
+
+    One matrix product: d² = |q|² − 2q·x + |x|², where `squares` (N,) gives |x|² to who has it already.
+    Rounding in d² is bounded by a floor, at which the gradient is zero: below it the distance is noise, and
+    its gradient could be longer than a unit vector.
+    """
+    of_gallery = gallery.square().sum(1) if squares is None else squares
+    squared = torch.addmm(of_gallery, points, gallery.T, alpha=-2) + points.square().sum(1)[:, None]
+    return _floored_root(squared)
+
+
+def row_distances(points: Tensor, items: Tensor) -> Tensor:
+    """Euclidean d of each of `points` (Q,D) to its row of `items` (Q,D) → (Q,), with the same floor."""
+    return _floored_root((points - items).square().sum(1))
+
+
+def _floored_root(squared: Tensor) -> Tensor:
+    return squared.clamp_min(8 * torch.finfo(squared.dtype).eps).sqrt()
+
+
+def leave_out(distances: Tensor, own: Tensor) -> Tensor:
+    """Put each query's own row, `own` (Q,) or `ABSENT`, behind every other item of `distances` (Q,N).
+
+    The one place where self-matches are left out, of clean and attacked queries alike.
+    """
+    masked = distances.clone()
+    present = own.ne(ABSENT).nonzero().squeeze(1)
+    masked[present, own[present]] = torch.inf
+    return masked
+
+
+def nearest(points: Tensor, gallery: Tensor, own: Tensor, k: int) -> Tensor:
+    """Find the `k` rows of `gallery` (N,D) nearest to each of `points` (Q,D), itself left out → (Q,k).
+
+    Raises `RetrievalError` when fewer than `k` others exist.
+    """
+    others = len(gallery) - int(own.ne(ABSENT).any())
+    if not 0 < k <= others:
+        raise RetrievalError(f"k = {k} nearest items were asked of a gallery with {others} others")
+    found = [
+        leave_out(distances, own[rows]).topk(k, largest=False).indices
+        for rows, distances in distance_chunks(points, gallery)
+    ]
+    return torch.cat(found) if found else own.new_empty((0, k))
+
+
+def distance_chunks(points: Tensor, gallery: Tensor) -> Iterator[tuple[slice, Tensor]]:
+    """Yield slices of `points` (Q,D) with their distances to `gallery` (N,D), never all Q × N at once."""
+    size = max(1, CHUNK_ELEMENTS // max(1, len(gallery)))
+    for start in range(0, len(points), size):
+        rows = slice(start, min(start + size, len(points)))
+        yield rows, pairwise_distances(points[rows], gallery)
+
+
+def recall_at_1(points: Tensor, gallery: Tensor, labels: Tensor, own: Tensor, wanted: Tensor) -> Tensor:
+    """Say whether the item nearest to each of `points` (Q,D), itself left out, is of `wanted` (Q,) → bool."""
+    return labels[nearest(points, gallery, own, 1).squeeze(1)].eq(wanted)
+
+
+def mean_cosine(embeddings: Tensor) -> float:
+    """Give the mean cosine of all pairs of different rows of `embeddings` (N,D) on the sphere, in [−1,1].
+
+    In closed form: (|Σx|² − Σ|x|²) / N(N−1). NaN for fewer than two rows.
+    """
+    count = len(embeddings)
+    if count < 2:
+        return float("nan")
+    whole = embeddings.sum(0, dtype=torch.float64).square().sum() - embeddings.square().sum(dtype=torch.float64)
+    return float(whole) / (count * (count - 1))
