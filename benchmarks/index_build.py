@@ -84,7 +84,9 @@ def run(folder: Path, options: argparse.Namespace) -> dict[str, Any]:
     rounds: list[dict[str, float]] = []
     for number in range(options.rounds):
         bare = options.images / timed(embed)
-        with SearchIndex.create(folder / f"index-{number}", identity=IndexIdentity.of(engine), upkeep=False) as index:
+        with SearchIndex.create(
+            folder / f"index-{number}", identity=IndexIdentity.of(engine), maintenance=False
+        ) as index:
             built = options.images / timed(partial(build, index))
             assert index.size == options.images
         rounds.append({"bare_per_s": round(bare, 2), "built_per_s": round(built, 2), "ratio": round(built / bare, 4)})

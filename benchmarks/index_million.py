@@ -233,7 +233,7 @@ def build(folder: Path, options: argparse.Namespace) -> dict[str, float]:
         preprocessing=PreprocessingEntry(resize=256, crop=224),
         backend=BackendOptions(structure=Structure(options.structure)),
     )
-    with SearchIndex.create(folder, identity=identity, upkeep=False) as index:
+    with SearchIndex.create(folder, identity=identity, maintenance=False) as index:
         added = fill(index, draw, options.count)
         print(f"added in {added:.0f} s", flush=True)
         began = time.perf_counter()

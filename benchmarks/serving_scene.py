@@ -92,7 +92,7 @@ def write_index(folder: Path, bundle: Path, images: Path, size: int) -> Path:
     )
     generator = np.random.default_rng(0)
     centres = generator.normal(size=(1000, DIMENSION)).astype(np.float32)
-    with SearchIndex.create(folder, identity=identity, upkeep=False) as index:
+    with SearchIndex.create(folder, identity=identity, maintenance=False) as index:
         for start in range(0, size, 10_000):
             count = min(10_000, size - start)
             vectors = centres[generator.integers(0, len(centres), count)] + 0.8 * generator.normal(

@@ -135,7 +135,7 @@ def main(arguments: list[str] | None = None) -> int:
 def _carry_out(command: Command, console: Console, typed: str) -> None:
     _check(command)
     if command.info:
-        with SearchIndex.open(command.out, upkeep=False) as index:
+        with SearchIndex.open(command.out, maintenance=False) as index:
             _describe(index, console)
         return
     with ConsoleProgress(console) as progress:
@@ -144,7 +144,7 @@ def _carry_out(command: Command, console: Console, typed: str) -> None:
             engine = Engine(command.model, threads=command.threads, device=command.device)
             index = _open(command, engine, typed)
         else:
-            index = SearchIndex.open(command.out, writable=True, upkeep=False)
+            index = SearchIndex.open(command.out, writable=True, maintenance=False)
         with index:
             index.delete(command.delete)
             if command.model is not None:
@@ -173,8 +173,8 @@ def _open(command: Command, engine: Engine, typed: str) -> SearchIndex:
     options = _backend_options(command)
     if not (command.out / MANIFEST).exists():
         identity = IndexIdentity.of(engine, backend=options, command=typed)
-        return SearchIndex.create(command.out, identity=identity, upkeep=False)
-    index = SearchIndex.open(command.out, writable=True, upkeep=False)
+        return SearchIndex.create(command.out, identity=identity, maintenance=False)
+    index = SearchIndex.open(command.out, writable=True, maintenance=False)
     index.identity.check_model(command.out, engine.model_sha256, str(command.model))
     own = index.identity.backend
     if options not in (own, BackendOptions()):

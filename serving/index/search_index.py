@@ -7,7 +7,6 @@ is there when the index is opened again, and nothing else.
 Searches work on a snapshot, which never changes; a change makes another one and puts it in its place.
 """
 
-import hashlib
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -18,18 +17,18 @@ import numpy as np
 import numpy.typing as npt
 
 from hardrank.models.files import atomic_folder
-from hardrank.models.preprocessing import UndecodableImageError, read_bytes
 from hardrank.serving.ann.backend import ShowStage
 from hardrank.serving.index.maintenance import Upkeep
 from hardrank.serving.index.rescoring import Best, rank
 from hardrank.serving.index.state import Current, Holdings
 from hardrank.serving.index.stats import IndexStats, index_stats
-from hardrank.serving.store.errors import IndexExistsError, InvalidSearchError
+from hardrank.serving.store.errors import IndexBusyError, IndexExistsError, InvalidSearchError
 from hardrank.serving.store.item_table import Known
 from hardrank.serving.store.items import (
     DuplicateItemError,
     InvalidItemError,
     Item,
+    ListedItem,
     Match,
     NewItem,
     UnknownItemError,
@@ -37,6 +36,7 @@ from hardrank.serving.store.items import (
     check_vectors,
 )
 from hardrank.serving.store.manifest import IndexIdentity, read_identity
+from hardrank.serving.store.snapshot import Snapshot
 
 _TRIES: Final = 5
 
@@ -44,38 +44,48 @@ _TRIES: Final = 5
 class SearchIndex:
     """An open index; use `create` or `open`. All methods may be called from several threads at once."""
 
-    def __init__(self, folder: Path, identity: IndexIdentity, *, writable: bool, upkeep: bool) -> None:
+    def __init__(self, folder: Path, identity: IndexIdentity, *, writable: bool, maintenance: bool) -> None:
         self.folder = folder
         self.identity = identity
         """What the index is: model, dimension, preprocessing, backend."""
         self.writable = writable
         self._holdings = Holdings(folder, identity, writable=writable)
         self._table = self._holdings.table
-        self._upkeep = Upkeep(self._holdings, unasked=upkeep)
+        self._upkeep = Upkeep(self._holdings, unasked=maintenance)
         self._upkeep.tend()
 
     @classmethod
-    def create(cls, folder: Path, *, identity: IndexIdentity, upkeep: bool = True) -> Self:
+    def create(cls, folder: Path, *, identity: IndexIdentity, maintenance: bool = True) -> Self:
         """Make an empty index in a new folder and open it for writing (see `open`); raises `IndexExistsError`."""
         if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
             raise IndexExistsError(f"{folder} is there already; open it, or choose another folder for a new index")
         with atomic_folder(folder) as unfinished:
             Holdings.create(unfinished)
             identity.write(unfinished)
-        return cls(folder, identity, writable=True, upkeep=upkeep)
+        return cls(folder, identity, writable=True, maintenance=maintenance)
 
     @classmethod
     def open(
-        cls, folder: Path, *, model_sha256: str | None = None, writable: bool = False, upkeep: bool = True
+        cls, folder: Path, *, model_sha256: str | None = None, writable: bool = False, maintenance: bool = True
     ) -> Self:
-        """Open an index. With `upkeep`, a thread settles whenever that is due (see `settle`); else nobody does unasked.
+        """Open an index; use it as a context manager, or call `close`.
 
-        Raises `IndexNotFoundError`, `IndexDamagedError`, and `WrongModelError` for another model than `model_sha256`.
+        Args:
+            folder: Folder of the index.
+            model_sha256: SHA-256 of the `model.onnx` that the index must belong to; None for any.
+            writable: Whether `add`, `delete` and `compact` are allowed.
+            maintenance: Whether a background thread builds what searches need whenever that is due (see `settle`).
+                Pass False to read an index without starting anything.
+
+        Raises:
+            IndexNotFoundError: `folder` is not an index.
+            IndexDamagedError: A file is missing, damaged, or of another version.
+            WrongModelError: The index belongs to another model.
         """
         identity = read_identity(folder)
         if model_sha256 is not None:
             identity.check_model(folder, model_sha256)
-        return cls(folder, identity, writable=writable, upkeep=upkeep)
+        return cls(folder, identity, writable=writable, maintenance=maintenance)
 
     def __enter__(self) -> Self:
         return self
@@ -86,7 +96,7 @@ class SearchIndex:
         self.close()
 
     def close(self) -> None:
-        """Let go of files and memory; searches in flight finish, and upkeep that is under way saves nothing."""
+        """Let go of files and memory; searches in flight finish, and maintenance in progress saves nothing."""
         self._upkeep.end()
         self._holdings.close()
 
@@ -134,36 +144,61 @@ class SearchIndex:
         return self._table.item(id)
 
     def vector(self, id: str) -> npt.NDArray[np.float32]:
-        """Give an item's vector (D,); raises `UnknownItemError`."""
-        row = np.array([self._table.item(id).row])
-        for _ in range(_TRIES):
-            snapshot = self._holdings.current.snapshot
-            slot = int(snapshot.slots_of(row)[0])
-            if slot >= 0:
-                return np.array(snapshot.vectors[slot], dtype=np.float32)
-            self.refresh()
-        raise UnknownItemError(f"no item has the id {id!r}")
+        """Return an item's vector (D,); raises `UnknownItemError`."""
+        return self.vectors([id])[0]
+
+    def vectors(self, ids: Sequence[str]) -> npt.NDArray[np.float32]:
+        """Return the vectors (n,D) of items, in the order of `ids`; raises `UnknownItemError`."""
+        snapshot, slots = self._slots(ids)
+        return np.array(snapshot.vectors[slots], dtype=np.float32)
+
+    def iter_vectors(self, ids: Sequence[str], *, block: int = 4096) -> Iterator[npt.NDArray[np.float32]]:
+        """Yield the vectors of items in blocks (≤ block,D), in the order of `ids`, without holding them all.
+
+        All blocks come from the state of the index at the call, whatever changes meanwhile. Raises `UnknownItemError`
+        at the call, not in the middle.
+        """
+        if block < 1:
+            raise InvalidSearchError(f"block is {block}; give at least 1 vector")
+        snapshot, slots = self._slots(ids)
+        return (
+            np.array(snapshot.vectors[slots[start : start + block]], dtype=np.float32)
+            for start in range(0, len(slots), block)
+        )
 
     def thumbnail(self, id: str) -> bytes:
         """Give an item's thumbnail, a PNG, empty where it has none; raises `UnknownItemError`."""
         return self._table.thumbnail(id)
 
     def original(self, id: str) -> bytes | None:
-        """Give the bytes of the file that an item was made of; None where it is gone, has changed, or is too large."""
+        """Return the file an item was indexed from; None if it is unknown, gone, changed, or too large."""
         source = self._table.source(id)
-        if source is None:
-            return None
-        try:
-            data = read_bytes(source.path)
-        except UndecodableImageError:
-            return None
-        return data if hashlib.sha256(data).hexdigest() == source.sha256 else None
+        return None if source is None else source.read()
 
     def ids(self, *, start: int = 0, count: int = 100, label: str | None = None) -> list[str]:
-        """Give ids in the order of addition: at most `count` after the first `start`, of a label where one is given."""
+        """Return at most `count` ids in the order of addition, after skipping `start` of them.
+
+        A deletion between two calls shifts what follows: to read page after page use `list_items`.
+        """
         if start < 0 or count < 0:
             raise InvalidSearchError(f"start is {start} and count {count}; neither can be negative")
         return self._table.ids(start=start, count=count, label=label)
+
+    def list_items(self, *, after: int = -1, count: int | None = None, label: str | None = None) -> list[ListedItem]:
+        """Return items in the order of addition, with one query: ids, labels and files.
+
+        Args:
+            after: Row of the last item of the page before; −1 to start. Pages neither skip nor repeat an item, whatever
+                is added or deleted between them, even that last item itself.
+            count: Items to return at most; None for all.
+            label: Return only the items with this label.
+
+        Raises:
+            InvalidSearchError: `count` is negative.
+        """
+        if count is not None and count < 0:
+            raise InvalidSearchError(f"count is {count}; it cannot be negative")
+        return self._table.list_items(after=after, count=count, label=label)
 
     def rows(self, ids: Sequence[str]) -> dict[str, int]:
         """Give id → row of those ids that are indexed."""
@@ -281,6 +316,19 @@ class SearchIndex:
                 yield current
             finally:
                 self._upkeep.tend()
+
+    def _slots(self, ids: Sequence[str]) -> tuple[Snapshot, npt.NDArray[np.int64]]:
+        """Return a snapshot that holds the vectors of all these items, and their slots (n,) in it."""
+        for _ in range(_TRIES):
+            rows = self._table.rows(ids)
+            if missing := [id for id in ids if id not in rows]:
+                raise UnknownItemError(f"no item has the id {missing[0]!r}")
+            snapshot = self._holdings.current.snapshot
+            slots = snapshot.slots_of(np.array([rows[id] for id in ids], dtype=np.int64))
+            if (slots >= 0).all():
+                return snapshot, slots
+            self.refresh()  # an item was added since the snapshot, or its vector has moved
+        raise IndexBusyError(f"{self.folder} changes faster than it can be read; try again")
 
     def _vectors(self, items: Sequence[NewItem]) -> npt.NDArray[np.float32]:
         for item in items:

@@ -16,7 +16,15 @@ import numpy as np
 import numpy.typing as npt
 
 from hardrank.serving.store.database import Database
-from hardrank.serving.store.items import Item, NewItem, Scalar, UnknownItemError, encode_metadata
+from hardrank.serving.store.items import (
+    ImageSource,
+    Item,
+    ListedItem,
+    NewItem,
+    Scalar,
+    UnknownItemError,
+    encode_metadata,
+)
 
 NO_LABEL: Final = -1
 _VERSION: Final = 1
@@ -57,14 +65,6 @@ class State:
     def slots(self) -> int:
         """Vectors in the volume, of deleted items too."""
         return self.base_slots + self.next_row - self.base_row
-
-
-@dataclass(frozen=True, kw_only=True)
-class Source:
-    """Where the image of an item lies."""
-
-    path: Path
-    sha256: str
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -167,17 +167,27 @@ class ItemTable:
         query = "SELECT png FROM items LEFT JOIN thumbnails USING (row) WHERE id = ?"
         return self._one(query, id)[0] or b""
 
-    def source(self, id: str) -> Source | None:
-        """Say which file an item was made of, where that is known; raises `UnknownItemError`."""
-        path, digest = self._one("SELECT source, source_sha256 FROM items WHERE id = ?", id)
-        return Source(path=Path(path), sha256=digest) if path and digest else None
+    def source(self, id: str) -> ImageSource | None:
+        """Return the file an item was indexed from, None if unknown; raises `UnknownItemError`."""
+        return _source(*self._one("SELECT source, source_sha256 FROM items WHERE id = ?", id))
 
     def ids(self, *, start: int, count: int, label: str | None) -> list[str]:
-        """Give ids in the order of addition, at most `count` after the first `start`."""
+        """Return at most `count` ids in row order, after skipping `start` of them."""
         where, values = ("", ()) if label is None else ("WHERE label = ?", (label,))
         query = f"SELECT id FROM items {where} ORDER BY row LIMIT ? OFFSET ?"
         with self._database.connection() as connection:
             return [id for (id,) in connection.execute(query, (*values, count, start))]
+
+    def list_items(self, *, after: int = -1, count: int | None = None, label: str | None = None) -> list[ListedItem]:
+        """Return the items with rows above `after` in row order, as of one commit: all, or at most `count`."""
+        where, values = ("", ()) if label is None else ("AND label = ?", (label,))
+        query = f"SELECT row, id, label, source, source_sha256 FROM items WHERE row > ? {where} ORDER BY row LIMIT ?"
+        with self._database.connection() as connection:
+            found = connection.execute(query, (after, *values, -1 if count is None else count))
+            return [
+                ListedItem(row=row, id=id, label=label, source=_source(path, digest))
+                for row, id, label, path, digest in found
+            ]
 
     def labels(self) -> dict[str, int]:
         """Count the items of each label, in alphabetical order."""
@@ -276,6 +286,10 @@ def _fields(item: NewItem) -> tuple[Any, ...]:
 def _item(found: Sequence[Any]) -> Item:
     row, id, label, metadata, width, height = found
     return Item(row=row, id=id, label=label, metadata=_read_metadata(metadata), width=width, height=height)
+
+
+def _source(path: str | None, digest: str | None) -> ImageSource | None:
+    return ImageSource(path=Path(path), sha256=digest) if path and digest else None
 
 
 def _read_metadata(text: str) -> Mapping[str, Any]:

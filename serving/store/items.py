@@ -6,12 +6,14 @@ import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Final
 
 import numpy as np
 import numpy.typing as npt
 
 from hardrank.models.errors import HardrankError
+from hardrank.models.preprocessing import UndecodableImageError, read_bytes
 
 Scalar = str | int | float | bool | None
 """What a field of an item's metadata may hold."""
@@ -97,6 +99,35 @@ class Item:
     """Pixels of the original; 0: unknown."""
     height: int
     """Pixels of the original; 0: unknown."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ImageSource:
+    """The image file that an item was indexed from."""
+
+    path: Path
+    sha256: str
+    """Of the file when it was indexed, hexadecimal."""
+
+    def read(self) -> bytes | None:
+        """Return the file's bytes; None if it no longer exists, has changed, or is too large."""
+        try:
+            data = read_bytes(self.path)
+        except UndecodableImageError:
+            return None
+        return data if hashlib.sha256(data).hexdigest() == self.sha256 else None
+
+
+@dataclass(frozen=True, kw_only=True)
+class ListedItem:
+    """An item as `SearchIndex.list_items` returns it. It holds a local path, so it must not be sent to clients."""
+
+    row: int
+    """See `Item`; the cursor that continues a listing after this item."""
+    id: str
+    label: str | None
+    source: ImageSource | None
+    """None if unknown, as for items that were uploaded."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -23,9 +23,9 @@ COUNT = 2000
 APPROXIMATE = [Structure.HNSW, Structure.IVF_SQ8, Structure.IVF_PQ]
 
 
-def _index(folder: Path, *, upkeep: bool = False, **options: object) -> SearchIndex:
+def _index(folder: Path, *, maintenance: bool = False, **options: object) -> SearchIndex:
     backend = BackendOptions.model_validate({"tail": 200, **options})
-    return SearchIndex.create(folder, identity=make_identity(backend=backend), upkeep=upkeep)
+    return SearchIndex.create(folder, identity=make_identity(backend=backend), maintenance=maintenance)
 
 
 def _nearest(query: npt.NDArray[np.float32], vectors: dict[int, npt.NDArray[np.float32]], k: int) -> list[int]:
@@ -76,7 +76,7 @@ def test_a_structure_follows_the_gallery(tmp_path: Path, structure: Structure) -
     assert _recall(index, here) >= 0.93
     index.settle(threads=1)
     assert _recall(index, here) >= 0.93
-    with SearchIndex.open(index.folder, upkeep=False) as reader:
+    with SearchIndex.open(index.folder, maintenance=False) as reader:
         assert _recall(reader, here) >= 0.93
 
     index.compact(threads=1)
@@ -85,7 +85,7 @@ def test_a_structure_follows_the_gallery(tmp_path: Path, structure: Structure) -
     assert _recall(index, here) >= 0.93
     index.add(new_items(both[:1], start=0))
     assert index.search(both[:1], 1)[0][0].item.id == "item-0"
-    with SearchIndex.open(index.folder, upkeep=False) as reader:
+    with SearchIndex.open(index.folder, maintenance=False) as reader:
         assert reader.stats().backend == f"faiss {structure}"
         assert reader.ids(count=10_000) == index.ids(count=10_000)
         assert np.array_equal(reader.vector("item-1"), vectors[1])
@@ -136,19 +136,19 @@ def test_a_damaged_structure_only_costs_time(tmp_path: Path, caplog: pytest.LogC
         shutil.copytree(index.folder, folder)
         damage(folder / "ann" / "0001.faiss")
         caplog.clear()
-        with caplog.at_level(logging.WARNING), SearchIndex.open(folder, writable=True, upkeep=False) as again:
+        with caplog.at_level(logging.WARNING), SearchIndex.open(folder, writable=True, maintenance=False) as again:
             assert "searches are exact" in caplog.text
             assert again.stats().backend == "faiss flat"
             assert _recall(again, vectors) == 1.0
             if number == 0:
                 again.settle(threads=1)
                 assert again.stats().backend == "faiss ivf-sq8"
-                with SearchIndex.open(folder, upkeep=False) as reader:
+                with SearchIndex.open(folder, maintenance=False) as reader:
                     assert reader.stats().backend == "faiss ivf-sq8"
 
 
 def test_upkeep_builds_what_is_due_by_itself(tmp_path: Path) -> None:
-    index = _index(tmp_path / "index", upkeep=True, structure=Structure.IVF_SQ8)
+    index = _index(tmp_path / "index", maintenance=True, structure=Structure.IVF_SQ8)
     vectors = unit_vectors(COUNT)
     for start in range(0, COUNT, 500):
         index.add(new_items(vectors[start : start + 500], start=start))

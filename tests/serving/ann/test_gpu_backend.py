@@ -21,7 +21,7 @@ def _full(dimension: int) -> Any:
 def _index(folder: Path, patch: pytest.MonkeyPatch, make: Callable[[int], Any]) -> SearchIndex:
     patch.setattr("hardrank.serving.ann.gpu_backend.on_gpu", lambda within, options: GpuBackend(within, options, make))
     assert registry  # imports on_gpu when it is called
-    return SearchIndex.create(folder, identity=make_identity(backend=BackendOptions(tail=50)), upkeep=False)
+    return SearchIndex.create(folder, identity=make_identity(backend=BackendOptions(tail=50)), maintenance=False)
 
 
 def test_a_gpu_gives_the_answers_of_exact_search(

@@ -20,7 +20,7 @@ MILVUS = BackendOptions(kind=BackendKind.MILVUS)
 
 
 def _index(folder: Path, options: BackendOptions = MILVUS) -> SearchIndex:
-    return SearchIndex.create(folder, identity=make_identity(backend=options), upkeep=False)
+    return SearchIndex.create(folder, identity=make_identity(backend=options), maintenance=False)
 
 
 def _answers(
@@ -59,8 +59,8 @@ def test_milvus_and_faiss_give_the_same_answers(tmp_path: Path) -> None:
             index.compact(threads=1)
         _assert_same(flat, milvus)
     with (
-        SearchIndex.open(tmp_path / "faiss", upkeep=False) as flat,
-        SearchIndex.open(tmp_path / "milvus", writable=True, upkeep=False) as milvus,
+        SearchIndex.open(tmp_path / "faiss", maintenance=False) as flat,
+        SearchIndex.open(tmp_path / "milvus", writable=True, maintenance=False) as milvus,
     ):
         _assert_same(flat, milvus)
 
@@ -91,7 +91,7 @@ def test_what_a_crash_left_is_passed_over_and_then_removed(tmp_path: Path, monke
         assert backend._client.query(backend._collection, filter="", output_fields=["count(*)"])[0] == {"count(*)": 60}
     with (
         SearchIndex.open(tmp_path / "faiss", writable=True) as flat,
-        SearchIndex.open(tmp_path / "milvus", writable=True, upkeep=False) as milvus,
+        SearchIndex.open(tmp_path / "milvus", writable=True, maintenance=False) as milvus,
     ):
         backend = milvus._holdings.current.backend
         milvus.settle()

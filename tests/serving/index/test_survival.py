@@ -51,7 +51,7 @@ def _follow(held: dict[str, int], said: list[str]) -> tuple[dict[str, int], dict
 
 def _check(folder: Path, either: tuple[dict[str, int], dict[str, int]]) -> dict[str, int]:
     """See that the index holds the one state or the other, whole, and give it."""
-    with SearchIndex.open(folder, upkeep=False) as index:
+    with SearchIndex.open(folder, maintenance=False) as index:
         ids = index.ids(count=100_000)
         held = {id: int(str(index.item(id).metadata["turn"])) for id in ids}
         assert held in either
@@ -79,7 +79,7 @@ def _survive(folder: Path, structure: Structure, kills: int) -> None:
         made += said.count("done")
         held = _check(folder, _follow(held, said))
     assert made
-    with SearchIndex.open(folder, writable=True, upkeep=False) as index:
+    with SearchIndex.open(folder, writable=True, maintenance=False) as index:
         index.compact(threads=1)
         names = {path.name for path in folder.iterdir()}
         assert sum(name.startswith(("vectors", ".vectors")) for name in names) <= 2
@@ -111,7 +111,7 @@ def test_a_write_that_did_not_finish_leaves_bytes_of_nobody(tmp_path: Path) -> N
     path.write_bytes(whole)
     (index.folder / ".vectors-0002.f32.1.unfinished").write_bytes(b"half")
     (index.folder / "vectors-0002.f32").write_bytes(b"half")
-    with SearchIndex.open(index.folder, writable=True, upkeep=False) as again:
+    with SearchIndex.open(index.folder, writable=True, maintenance=False) as again:
         assert again.size == 10
         again.add(new_items(vectors[10:], start=10))
         for number in range(30):
