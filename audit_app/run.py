@@ -65,11 +65,11 @@ from hardrank.audit_app.subjects.loading import Precision, Subject, SubjectOptio
 from hardrank.audit_app.subjects.onnx_file import PixelScale
 from hardrank.models.errors import HardrankError
 from hardrank.models.home import typed
+from hardrank.models.progress import ConsoleProgress
 from hardrank.serving.engine import Device
 from hardrank.trainer.attacks.options import declared_options
 from hardrank.trainer.attacks.registry import ATTACKS, SCORECARD
 from hardrank.trainer.evaluation.robustness import RobustnessOptions
-from hardrank.trainer.runtime.console import ConsoleProgress
 from hardrank.trainer.runtime.malloc import keep_freed_memory
 
 _ALL = "all"

@@ -26,11 +26,12 @@ from torch import Tensor
 from hardrank.models.bundle import load_embedder
 from hardrank.models.embedder import Embedder, build_embedder
 from hardrank.models.files import write_json
+from hardrank.models.progress import StageProgress
 from hardrank.trainer.config import Config, Schedule, load_recipe
 from hardrank.trainer.job_steps import Images, read_images, triplet_stage, warmup_stage
 from hardrank.trainer.runtime.environment import hardware, versions
 from hardrank.trainer.runtime.launch import Launch, make_fabric
-from hardrank.trainer.training.loop import LoopOptions, Progress, Stage, StepContext, StepLoss, run_stage
+from hardrank.trainer.training.loop import LoopOptions, Stage, StepContext, StepLoss, run_stage
 from hardrank.trainer.training.stages import BENIGN_PART, CosineClassifier
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -113,7 +114,7 @@ def take_turn(part: Part, embedder: Embedder) -> list[float]:
     return [later - earlier for earlier, later in zip(part.moments, part.moments[1:], strict=False)]
 
 
-def _silent(progress: Progress) -> None:
+def _silent(progress: StageProgress) -> None:
     """The turns are short."""
 
 

@@ -9,6 +9,7 @@ import os
 import shlex
 import sys
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
@@ -24,11 +25,11 @@ from rich.markup import escape
 from hardrank.models.errors import HardrankError
 from hardrank.models.files import write_json
 from hardrank.models.home import typed
+from hardrank.models.progress import ConsoleProgress, StageProgress
 from hardrank.serving.engine import Device, Engine
 from hardrank.serving.index.search_index import SearchIndex
 from hardrank.serving.ingest.image_list import Listing, list_images, list_run
 from hardrank.serving.ingest.indexer import Filled, FillOptions, fill
-from hardrank.serving.ingest.progress import ConsoleProgress
 from hardrank.serving.store.index_options import BackendKind, BackendOptions, Structure
 from hardrank.serving.store.manifest import MANIFEST, IndexIdentity
 
@@ -138,7 +139,11 @@ def _carry_out(command: Command, console: Console, typed: str) -> None:
         with SearchIndex.open(command.out, maintenance=False) as index:
             _describe(index, console)
         return
-    with ConsoleProgress(console) as progress:
+    with ConsoleProgress(console) as show:
+
+        def progress(stage: str, done: int, total: int) -> None:
+            show(StageProgress(stage=stage, done=done, total=total))
+
         if command.model is not None:
             listing = list_images(command.images) if command.images else list_run(command.from_run or Path())
             engine = Engine(command.model, threads=command.threads, device=command.device)
@@ -197,7 +202,12 @@ def _backend_options(command: Command) -> BackendOptions:
 
 
 def _fill(
-    index: SearchIndex, engine: Engine, listing: Listing, command: Command, progress: ConsoleProgress, console: Console
+    index: SearchIndex,
+    engine: Engine,
+    listing: Listing,
+    command: Command,
+    progress: Callable[[str, int, int], None],
+    console: Console,
 ) -> None:
     filled = fill(
         index,

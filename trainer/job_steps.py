@@ -16,6 +16,7 @@ from hardrank.models.embedder import Embedder, build_embedder
 from hardrank.models.files import atomic_path
 from hardrank.models.folded import FoldedEmbedder
 from hardrank.models.preprocessing import to_unit
+from hardrank.models.progress import OnProgress, StageProgress
 from hardrank.trainer.config import Config, Schedule, TrainingOptions
 from hardrank.trainer.data import load_dataset
 from hardrank.trainer.data.dataset import Dataset
@@ -34,7 +35,7 @@ from hardrank.trainer.evaluation.scorecard import Scorecard
 from hardrank.trainer.runtime.launch import LaunchError
 from hardrank.trainer.runtime.metrics_log import MetricsLog
 from hardrank.trainer.runtime.run_folder import CHECKPOINTS, Run
-from hardrank.trainer.training.loop import LoopOptions, Milestone, Progress, Report, Stage, run_stage
+from hardrank.trainer.training.loop import LoopOptions, Milestone, Stage, run_stage
 from hardrank.trainer.training.stages import CosineClassifier, Rows, Source, TripletStage, Warmup
 
 if TYPE_CHECKING:
@@ -71,18 +72,18 @@ class Job:
     checkpoint_every: int
     """Iterations between checkpoints."""
     images: Images
-    report: Report
+    report: OnProgress
 
     def timed(self, stage: str) -> AbstractContextManager[None]:
         """Count the seconds of a block; those of the first process."""
         return self.run.timed(stage) if self.fabric.is_global_zero else nullcontext()
 
 
-def read_images(config: Config, fabric: "L.Fabric", report: Report) -> Images:
+def read_images(config: Config, fabric: "L.Fabric", report: OnProgress) -> Images:
     """Read the images of a configuration; the first process goes ahead, for it may have to write them."""
 
     def at(stage: str) -> Callable[[int, int], None]:
-        return lambda done, total: report(Progress(stage=stage, done=done, total=total))
+        return lambda done, total: report(StageProgress(stage=stage, done=done, total=total))
 
     if fabric.is_global_zero:
         load_dataset(config.data, progress=at("data"))
@@ -216,7 +217,7 @@ def measure(job: Job, embedder: Embedder, kind: str, *, seed_check: int = SEED_C
         block = min(evaluation.batch, progress.queries - progress.queries_done)
         share = (progress.attacks_done + steps) / progress.attacks
         done = round(progress.queries_done + share * block)
-        job.report(Progress(stage=f"attacks on {kind}", done=done, total=progress.queries))
+        job.report(StageProgress(stage=f"attacks on {kind}", done=done, total=progress.queries))
 
     measured = take_measure(
         job,

@@ -20,6 +20,7 @@ from hardrank.models.bundle import (
     save_bundle,
 )
 from hardrank.models.embedder import Embedder
+from hardrank.models.progress import OnProgress, StageProgress
 from hardrank.trainer.config import Config, TrainingOptions, config_to_json
 from hardrank.trainer.data.listing import TEST_IMAGES, write_test_images
 from hardrank.trainer.defenses import parse_defense
@@ -29,7 +30,6 @@ from hardrank.trainer.runtime.environment import hardware, versions
 from hardrank.trainer.runtime.launch import MainLaunch, low_precision, make_fabric
 from hardrank.trainer.runtime.metrics_log import MetricsLog
 from hardrank.trainer.runtime.run_folder import exclusive, open_run, read_run
-from hardrank.trainer.training.loop import Progress, Report
 
 if TYPE_CHECKING:
     import lightning as L
@@ -60,7 +60,7 @@ class _Export:
         return self.zoo / f"{config.name}-{kind}"
 
 
-def run_main_job(config: Config, launch: MainLaunch, *, recipe: str, report: Report) -> Outcome:
+def run_main_job(config: Config, launch: MainLaunch, *, recipe: str, report: OnProgress) -> Outcome:
     """Train, evaluate and export both models. Raises subclasses of `HardrankError`; see `MainLaunch` for resuming."""
     for model in (config.benign, config.robust):
         parse_defense(model.defense, margin=model.margin)  # before an hour is spent
@@ -69,7 +69,9 @@ def run_main_job(config: Config, launch: MainLaunch, *, recipe: str, report: Rep
         return _run_main_job(config, launch, fabric, recipe=recipe, report=report)
 
 
-def _run_main_job(config: Config, launch: MainLaunch, fabric: "L.Fabric", *, recipe: str, report: Report) -> Outcome:
+def _run_main_job(
+    config: Config, launch: MainLaunch, fabric: "L.Fabric", *, recipe: str, report: OnProgress
+) -> Outcome:
     folder = launch.runs / config.name
     if fabric.is_global_zero:
         open_run(folder, config, resume=launch.resume, overwrite=launch.overwrite)
@@ -101,7 +103,7 @@ def _run_main_job(config: Config, launch: MainLaunch, fabric: "L.Fabric", *, rec
     return Outcome(folder, bundles)
 
 
-def _silent(progress: Progress) -> None:
+def _silent(progress: StageProgress) -> None:
     """Other processes leave the talking to the first."""
 
 
@@ -124,10 +126,10 @@ def _finish(job: Job, exported: _Export, embedder: Embedder, kind: str, options:
         return _card(job, exported.recipe, kind, options, measured, parities[0], files)
 
     stage = f"{kind} export"
-    job.report(Progress(stage=stage, done=0, total=1))
+    job.report(StageProgress(stage=stage, done=0, total=1))
     with job.timed(stage):
         save_bundle(folder, card, write, overwrite=exported.overwrite)
-    job.report(Progress(stage=stage, done=1, total=1))
+    job.report(StageProgress(stage=stage, done=1, total=1))
     return folder
 
 

@@ -20,10 +20,10 @@ from rich.table import Table
 from hardrank.models.bundle import Card, load_card
 from hardrank.models.errors import HardrankError
 from hardrank.models.home import typed
+from hardrank.models.progress import ConsoleProgress
 from hardrank.trainer.config import Config, load_recipe, recipe_names
 from hardrank.trainer.evaluation.scorecard import ERS_KEYS, CheckKind
 from hardrank.trainer.main_job import Outcome, run_main_job
-from hardrank.trainer.runtime.console import ConsoleProgress
 from hardrank.trainer.runtime.launch import MainLaunch
 
 _DEFAULT_RECIPE = "demo"

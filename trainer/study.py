@@ -27,15 +27,14 @@ from rich.text import Text
 from hardrank.models.errors import HardrankError
 from hardrank.models.files import write_json
 from hardrank.models.home import typed
+from hardrank.models.progress import ConsoleProgress, OnProgress, StageProgress
 from hardrank.trainer.config import ConfigError
-from hardrank.trainer.runtime.console import ConsoleProgress
 from hardrank.trainer.runtime.launch import ROOT, Launch, LaunchError
 from hardrank.trainer.runtime.run_folder import exclusive
 from hardrank.trainer.studies.plan import Trial, load_study, study_names, trials
 from hardrank.trainer.studies.plots import write_plots
 from hardrank.trainer.studies.table import summarise, write_table
 from hardrank.trainer.studies.work import Bench, carry_out, sampler_hardness
-from hardrank.trainer.training.loop import Progress, Report
 
 _DEFAULT_STUDY = "caltech101"
 
@@ -83,7 +82,7 @@ def main(arguments: list[str] | None = None) -> int:
     return 0
 
 
-def run_study(command: Command, report: Report) -> tuple[Path, int]:
+def run_study(command: Command, report: OnProgress) -> tuple[Path, int]:
     """Carry out what is not done yet, write the table after each trial; gives its folder and how many are missing.
 
     Raises subclasses of `HardrankError` for what cannot be carried out.
@@ -96,9 +95,9 @@ def run_study(command: Command, report: Report) -> tuple[Path, int]:
     with exclusive(command.launch.runs / f"study-{study.name}"):
         wanted = [trial for trial in planned if command.only in trial.title and not bench.place(trial).exists()]
         if wanted:
-            report(Progress(stage=f"study {study.name}", done=0, total=len(wanted)))
+            report(StageProgress(stage=f"study {study.name}", done=0, total=len(wanted)))
         for done, _ in enumerate(_carried_out(bench, wanted, command.jobs, report), start=1):
-            report(Progress(stage=f"study {study.name}", done=done, total=len(wanted)))
+            report(StageProgress(stage=f"study {study.name}", done=done, total=len(wanted)))
             _conclude(bench, planned, command.study)
         _measure_samplers(bench, planned, report)
         missing = _conclude(bench, planned, command.study)
@@ -116,7 +115,7 @@ def _check(command: Command, planned: list[Trial]) -> None:
         raise ConfigError(f"no row's title contains {command.only!r}; the rows are {'; '.join(titles)}")
 
 
-def _carried_out(bench: Bench, wanted: list[Trial], jobs: int, report: Report) -> Iterator[dict[str, Any]]:
+def _carried_out(bench: Bench, wanted: list[Trial], jobs: int, report: OnProgress) -> Iterator[dict[str, Any]]:
     """Results as they come: one after the other here, or several at a time in processes of their own."""
     if jobs == 1:
         yield from (carry_out(bench, trial, report) for trial in wanted)
@@ -153,11 +152,11 @@ def _end_with_parent() -> None:
     Thread(target=wait, daemon=True).start()
 
 
-def _work(bench: Bench, trial: Trial, told: "Queue[Progress]") -> dict[str, Any]:
+def _work(bench: Bench, trial: Trial, told: "Queue[StageProgress]") -> dict[str, Any]:
     return carry_out(bench, trial, told.put)
 
 
-def _listen(told: "Queue[Progress]", report: Report, finished: Event) -> None:
+def _listen(told: "Queue[StageProgress]", report: OnProgress, finished: Event) -> None:
     while not finished.is_set():
         try:
             report(told.get(timeout=0.5))
@@ -167,7 +166,7 @@ def _listen(told: "Queue[Progress]", report: Report, finished: Event) -> None:
             return
 
 
-def _measure_samplers(bench: Bench, planned: list[Trial], report: Report) -> None:
+def _measure_samplers(bench: Bench, planned: list[Trial], report: OnProgress) -> None:
     """E[H] at the start of the first trial, once."""
     place = bench.results / "samplers.json"
     if bench.study.sampler_batches == 0 or place.exists():

@@ -23,6 +23,7 @@ from hardrank.audit_app.errors import AuditError, SceneError
 from hardrank.audit_app.gallery.collection import Collection
 from hardrank.audit_app.gallery.embedded import Scene, silent
 from hardrank.audit_app.subjects.loading import Subject, check_names_differ
+from hardrank.models.progress import OnProgress, StageProgress
 from hardrank.trainer.attacks.attack import Attack, victims_in
 from hardrank.trainer.attacks.options import AttackError
 from hardrank.trainer.attacks.runner import Method, never
@@ -37,7 +38,6 @@ from hardrank.trainer.evaluation.robustness import (
 )
 from hardrank.trainer.evaluation.scorecard import Scorecard, bootstrap_interval
 from hardrank.trainer.metric.distances import RetrievalError
-from hardrank.trainer.runtime.progress import Progress, Report
 
 JOURNAL: Final = "journal"
 _LOCK: Final = ".lock"
@@ -112,7 +112,7 @@ def run_audit(
     out: Path,
     *,
     surrogate: Subject | None = None,
-    report: Report = silent,
+    report: OnProgress = silent,
     cancel: Callable[[], bool] = never,
 ) -> AuditResult:
     """Measure the model of each scene with the same attacks on the same images; see `make_scenes`.
@@ -151,7 +151,7 @@ class _Part:
     method: Method | None
     options: AuditOptions
     journal: Path
-    report: Report
+    report: OnProgress
     cancel: Callable[[], bool]
 
     def score(
@@ -166,7 +166,7 @@ class _Part:
                 share = float(progress.inside.queries.max()) / method.queries
             block = min(options.batch, progress.queries - progress.queries_done)
             done = progress.queries_done + (progress.attacks_done + min(1.0, share)) / progress.attacks * block
-            self.report(Progress(stage=stage, done=round(done), total=progress.queries))
+            self.report(StageProgress(stage=stage, done=round(done), total=progress.queries))
 
         card = measure_robustness(
             subject.judge if method is not None else subject.gradients,
@@ -184,7 +184,7 @@ class _Part:
             cancel=self.cancel,
             resume=Journal(self.journal / name),
         )
-        self.report(Progress(stage=stage, done=len(rows), total=len(rows)))
+        self.report(StageProgress(stage=stage, done=len(rows), total=len(rows)))
         return card
 
 
@@ -202,7 +202,7 @@ def _measure(part: _Part, rows: torch.Tensor) -> ModelResult:
                 "the audit was stopped; what was finished is kept, and the same one goes on from there"
             )
         cases.append(worst_case(scene, query, card, options, part.method))
-        part.report(Progress(stage=f"worst cases of {name}", done=i, total=len(weak)))
+        part.report(StageProgress(stage=f"worst cases of {name}", done=i, total=len(weak)))
     return ModelResult(
         scene=scene,
         card=card,
@@ -276,7 +276,7 @@ def overall(card: Scorecard, *, seed: int, resamples: int) -> tuple[float, float
     return float(scores.mean()), float(low[0]), float(high[0])
 
 
-def _method(scene: Scene, options: AuditOptions, surrogate: Subject | None, report: Report) -> Method | None:
+def _method(scene: Scene, options: AuditOptions, surrogate: Subject | None, report: OnProgress) -> Method | None:
     """Choose how a model is attacked; None: by its gradients."""
     asked, subject = options.method, scene.subject
     if asked is SearchMethod.WHITE_BOX or (asked is SearchMethod.AUTO and subject.white_box):

@@ -12,10 +12,9 @@ from hardrank.audit_app.blackbox.method import BlackBoxResult
 from hardrank.audit_app.gallery.embedded import Scene, silent
 from hardrank.audit_app.subjects.loading import Subject
 from hardrank.models.embedder import Embed
+from hardrank.models.progress import OnProgress, StageProgress
 from hardrank.trainer.attacks.attack import Attack, Gallery, Victims, check_targets
 from hardrank.trainer.attacks.runner import AttackOptions, Progress, never, run_attack
-from hardrank.trainer.runtime.progress import Progress as StageProgress
-from hardrank.trainer.runtime.progress import Report
 
 _BATCH: Final = 256
 
@@ -84,7 +83,7 @@ class Transfer:
         return BlackBoxResult(**moved, queries=torch.zeros_like(victims.own))
 
 
-def transfer_from(surrogate: Subject, scene: Scene, *, report: Report = silent) -> Transfer:
+def transfer_from(surrogate: Subject, scene: Scene, *, report: OnProgress = silent) -> Transfer:
     """Prepare transfer from `surrogate` to the model of `scene`: the gallery is embedded by the surrogate too.
 
     Where the two take images of different sizes, the surrogate sees the target's pixels resized (antialiased

@@ -23,9 +23,9 @@ from hardrank.models.preprocessing import (
     to_square,
     to_unit,
 )
+from hardrank.models.progress import OnProgress, StageProgress
 from hardrank.serving.store.errors import WrongModelError
 from hardrank.trainer.attacks.attack import Gallery
-from hardrank.trainer.runtime.progress import Progress, Report
 
 Bytes = npt.NDArray[np.uint8]
 Rows = npt.NDArray[np.int64]
@@ -38,7 +38,7 @@ _SAME_VECTOR: Final = 1e-2
 """How far a float32 embedding may lie from the index's own, as indexes may hold half precision."""
 
 
-def silent(progress: Progress) -> None:
+def silent(progress: StageProgress) -> None:
     """Report nothing."""
 
 
@@ -102,12 +102,12 @@ class Scene:
         return unit.to(self.subject.device, memory_format=torch.channels_last)
 
 
-def make_scene(subject: Subject, collection: Collection, *, report: Report = silent) -> Scene:
+def make_scene(subject: Subject, collection: Collection, *, report: OnProgress = silent) -> Scene:
     """Prepare and embed the images of `collection` for a model; see `make_scenes`."""
     return make_scenes([subject], collection, report=report)[0]
 
 
-def make_scenes(subjects: Sequence[Subject], collection: Collection, *, report: Report = silent) -> list[Scene]:
+def make_scenes(subjects: Sequence[Subject], collection: Collection, *, report: OnProgress = silent) -> list[Scene]:
     """Prepare and embed the images for each model; images that cannot be read are left out, and named.
 
     All scenes share one collection, whose rows mean the same in each. Raises `SceneError` where fewer than two
@@ -149,7 +149,7 @@ def check_indexes(subjects: Sequence[Subject], collection: Collection) -> None:
 
 
 def _prepare(
-    collection: Collection, wanted: Sequence[Preprocessing], report: Report
+    collection: Collection, wanted: Sequence[Preprocessing], report: OnProgress
 ) -> tuple[dict[Preprocessing, Bytes | None], dict[int, str]]:
     """Decode each image once; gives pixels by preprocessing, and what is wrong with which rows."""
     sizes = {one: len(collection) * 3 * one.crop**2 for one in wanted}
@@ -177,18 +177,18 @@ def _prepare(
                     cache = caches[one]
                     if cache is not None:
                         cache[row] = pixels
-            report(Progress(stage="images", done=end, total=len(collection)))
+            report(StageProgress(stage="images", done=end, total=len(collection)))
     return caches, problems
 
 
 @torch.no_grad()
-def _scene(subject: Subject, collection: Collection, store: PixelStore, report: Report) -> Scene:
+def _scene(subject: Subject, collection: Collection, store: PixelStore, report: OnProgress) -> Scene:
     """Embed all images."""
     total, parts = len(collection), []
     for begin in range(0, total, _BATCH):
         rows = np.arange(begin, min(begin + _BATCH, total))
         parts.append(subject.judge(torch.from_numpy(to_unit(store[rows])).to(subject.device)))
-        report(Progress(stage=f"embeddings {subject.name}", done=min(begin + _BATCH, total), total=total))
+        report(StageProgress(stage=f"embeddings {subject.name}", done=min(begin + _BATCH, total), total=total))
     scene = Scene(collection=collection, subject=subject, store=store, embeddings=torch.cat(parts))
     for index in collection.indexes:
         if index.identity.model_sha256 == subject.sha256:

@@ -9,7 +9,7 @@ from hardrank.audit_app.gallery.embedded import Scene, silent
 from hardrank.audit_app.images.exact_png import Pixels, canvas_around, canvas_of, crop_of, pixels_hash
 from hardrank.audit_app.ranking.views import Matrix, Vector
 from hardrank.models.preprocessing import UndecodableImageError, to_unit
-from hardrank.trainer.runtime.progress import Progress, Report
+from hardrank.models.progress import OnProgress, StageProgress
 
 _BATCH: Final = 256
 
@@ -60,7 +60,7 @@ class Served:
             return None
 
 
-def serve_scene(scene: Scene, *, report: Report = silent) -> Served:
+def serve_scene(scene: Scene, *, report: OnProgress = silent) -> Served:
     """Embed a scene's gallery with the served model, or take the vectors of its index."""
     for index in scene.collection.indexes:
         if index.identity.model_sha256 == scene.subject.sha256:
@@ -70,5 +70,5 @@ def serve_scene(scene: Scene, *, report: Report = silent) -> Served:
     for begin in range(0, len(scene), _BATCH):
         rows = np.arange(begin, min(begin + _BATCH, len(scene)))
         parts.append(scene.subject.serve(to_unit(scene.pixels(rows))))
-        report(Progress(stage=f"{scene.subject.name} as served", done=int(rows[-1]) + 1, total=len(scene)))
+        report(StageProgress(stage=f"{scene.subject.name} as served", done=int(rows[-1]) + 1, total=len(scene)))
     return Served(scene=scene, matrix=np.concatenate(parts))

@@ -18,8 +18,8 @@ from hardrank.audit_app.results.schema import AuditReport, ReportError, read_rep
 from hardrank.audit_app.subjects.loading import load_subject, load_subjects
 from hardrank.audit_app.web.background_cache import UNFORESEEN
 from hardrank.models.errors import HardrankError
+from hardrank.models.progress import OnProgress, StageProgress
 from hardrank.trainer.evaluation.robustness import CancelledError
-from hardrank.trainer.runtime.progress import Progress, Report
 
 _logger = logging.getLogger(__name__)
 
@@ -30,7 +30,7 @@ class Running:
 
     folder: Path
     request: AuditRequest
-    progress: Progress | None = None
+    progress: StageProgress | None = None
     """The stage under way."""
     problem: str = ""
     """Why it ended without a report."""
@@ -97,7 +97,7 @@ class AuditDesk:
         return sorted(found, key=lambda one: one.when, reverse=True)
 
     def _run(self, request: AuditRequest, folder: Path, cancel: threading.Event) -> None:
-        def report(progress: Progress) -> None:
+        def report(progress: StageProgress) -> None:
             self._put(Running(folder=folder, request=request, progress=progress))
             if cancel.is_set():
                 raise CancelledError("the audit was stopped")
@@ -118,14 +118,14 @@ class AuditDesk:
         with self._lock:
             self._running = running
 
-    def _audit(self, request: AuditRequest, folder: Path, cancel: threading.Event, report: Report) -> None:
+    def _audit(self, request: AuditRequest, folder: Path, cancel: threading.Event, report: OnProgress) -> None:
         torch.set_num_threads(os.cpu_count() or 1)  # of this thread; live attacks take fewer
         try:
             folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise AuditError(f"{folder} cannot be written ({error.strerror or error}); choose --audits") from error
         request.write(folder)
-        report(Progress(stage="models", done=0, total=len(request.models)))
+        report(StageProgress(stage="models", done=0, total=len(request.models)))
         subjects = load_subjects(request.models, request.loading)
         surrogate = None if request.surrogate is None else load_subject(request.surrogate, request.loading)
         scenes = make_scenes(subjects, request.gallery.open(), report=report)

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Generic, TypeVar
 
 from hardrank.models.errors import HardrankError
-from hardrank.trainer.runtime.progress import Progress, Report
+from hardrank.models.progress import OnProgress, StageProgress
 
 _logger = logging.getLogger(__name__)
 
@@ -22,7 +22,7 @@ UNFORESEEN = "this failed for a reason that is not yours to mend; the log of the
 class Making(Generic[T]):
     """How far something has come; never changes."""
 
-    progress: Progress | None = None
+    progress: StageProgress | None = None
     """The stage under way."""
     made: T | None = None
     """It, once it is there."""
@@ -46,7 +46,7 @@ class Shelf(Generic[T]):
         self._lock = threading.Lock()
         self._things: OrderedDict[Hashable, Making[T]] = OrderedDict()
 
-    def ask(self, key: Hashable, make: Callable[[Report], T]) -> Making[T]:
+    def ask(self, key: Hashable, make: Callable[[OnProgress], T]) -> Making[T]:
         """See how far `key` has come; begins to make it where nobody did."""
         with self._lock:
             if key in self._things:
@@ -60,7 +60,7 @@ class Shelf(Generic[T]):
         threading.Thread(target=self._make, args=(key, make), name="shelf", daemon=True).start()
         return Making()
 
-    def _make(self, key: Hashable, make: Callable[[Report], T]) -> None:
+    def _make(self, key: Hashable, make: Callable[[OnProgress], T]) -> None:
         try:
             made = Making(made=make(lambda progress: self._put(key, Making(progress=progress))))
         except HardrankError as error:

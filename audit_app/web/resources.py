@@ -22,7 +22,7 @@ from hardrank.audit_app.web.audit_jobs import AuditDesk
 from hardrank.audit_app.web.background_cache import Making, Shelf
 from hardrank.audit_app.web.settings import AppSettings, read_settings
 from hardrank.audit_app.web.visitor import Visitor
-from hardrank.trainer.runtime.progress import Progress, Report
+from hardrank.models.progress import OnProgress, StageProgress
 
 _STAGES = 3
 """Sets of models and galleries that are kept in memory."""
@@ -70,7 +70,7 @@ def ask_transfers(key: StageKey, stage: Stage, surrogate: str) -> Making[dict[st
     )
 
 
-def _load_transfers(stage: Stage, surrogate: str, report: Report) -> dict[str, Transfer]:
+def _load_transfers(stage: Stage, surrogate: str, report: OnProgress) -> dict[str, Transfer]:
     torch.set_num_threads(os.cpu_count() or 1)
     subject = load_subject(surrogate)
     return {served.name: transfer_from(subject, served.scene, report=report) for served in stage}
@@ -96,11 +96,11 @@ def ask_stage(key: StageKey) -> Making[Stage]:
     return _shelf().ask((key, stamp_of([*key.models, *key.gallery.paths])), lambda report: _load(key, report))
 
 
-def _load(key: StageKey, report: Report) -> Stage:
+def _load(key: StageKey, report: OnProgress) -> Stage:
     torch.set_num_threads(os.cpu_count() or 1)  # of this thread; live attacks take fewer
-    report(Progress(stage="models", done=0, total=len(key.models)))
+    report(StageProgress(stage="models", done=0, total=len(key.models)))
     subjects = load_subjects(key.models, key.loading)
-    report(Progress(stage="list of images", done=0, total=1))
+    report(StageProgress(stage="list of images", done=0, total=1))
     scenes = make_scenes(subjects, key.gallery.open(), report=report)
     stage = tuple(serve_scene(scene, report=report) for scene in scenes)
     _settle()

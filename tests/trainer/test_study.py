@@ -18,13 +18,12 @@ import psutil
 import pytest
 import torch
 import yaml
-from rich.console import Console
 
 from hardrank.models.errors import HardrankError
+from hardrank.models.progress import StageProgress
 from hardrank.trainer.config import ConfigError, load_recipe
 from hardrank.trainer.metric.losses import hardness
 from hardrank.trainer.metric.samplers import Sampler, draw_triplets
-from hardrank.trainer.runtime.console import ConsoleProgress
 from hardrank.trainer.runtime.launch import ROOT, Launch
 from hardrank.trainer.studies.plan import load_study, merged, study_names, trials
 from hardrank.trainer.studies.plots import looks, write_plots
@@ -32,7 +31,6 @@ from hardrank.trainer.studies.table import markdown, summarise
 from hardrank.trainer.studies.titles import title_offsets
 from hardrank.trainer.studies.work import _within, hardness_by_sampler
 from hardrank.trainer.study import Command, main, run_study
-from hardrank.trainer.training.loop import Progress
 from tests.trainer.tiny import write_images, write_recipe
 
 
@@ -171,7 +169,7 @@ def test_the_page_shows_rows_and_plots(finished: tuple[Path, Command]) -> None:
 def test_a_second_run_trains_nothing_and_changes_nothing(finished: tuple[Path, Command]) -> None:
     results, asked = finished
     before = {path: path.read_bytes() for path in results.rglob("*") if path.is_file()}
-    heard: list[Progress] = []
+    heard: list[StageProgress] = []
     run_study(asked, heard.append)
     assert heard == []
     assert {path: path.read_bytes() for path in results.rglob("*") if path.is_file()} == before
@@ -409,17 +407,6 @@ def test_hardware_that_reads_alike_is_named_once() -> None:
 ODD = "tricky [/b] row [bold]x :smile:"
 
 
-@pytest.mark.parametrize("terminal", [True, False])
-def test_odd_titles_are_shown_as_they_are(terminal: bool, capsys: pytest.CaptureFixture[str]) -> None:
-    console = Console(force_terminal=terminal, width=150, height=8)
-    with ConsoleProgress(console) as report:
-        for number in range(20):  # more stages than the terminal has lines
-            report(Progress(stage=f"{ODD} · {number}", done=1, total=1, measures={"[/b]": 1}))
-    shown = capsys.readouterr().out
-    assert f"{ODD} · 19" in shown
-    assert "[/b] 1" in shown
-
-
 def test_the_page_and_errors_are_printed_as_they_are(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -436,10 +423,10 @@ def test_the_page_and_errors_are_printed_as_they_are(
 
 
 def test_each_stage_of_a_trial_tells_its_own_progress() -> None:
-    heard: list[Progress] = []
+    heard: list[StageProgress] = []
     told = _within(heard.append, "EST[R] · 0")
     for stage, done in (("warmup-2", 3), ("robust", 4), ("attacks on robust", 8)):
-        told(Progress(stage=stage, done=done, total=8))
+        told(StageProgress(stage=stage, done=done, total=8))
     assert [(each.stage, each.done, each.total) for each in heard] == [
         ("EST[R] · 0 · warm-up", 3, 8),
         ("EST[R] · 0 · training", 4, 8),

@@ -15,6 +15,7 @@ from hardrank.models.embedder import Embedder
 from hardrank.models.files import write_json
 from hardrank.models.folded import FoldedEmbedder
 from hardrank.models.preprocessing import to_unit
+from hardrank.models.progress import OnProgress, StageProgress
 from hardrank.trainer.config import config_to_json
 from hardrank.trainer.data.batches import spc2_batches
 from hardrank.trainer.evaluation.robustness import RobustnessOptions
@@ -27,7 +28,7 @@ from hardrank.trainer.runtime.environment import hardware, versions
 from hardrank.trainer.runtime.launch import Launch, low_precision, make_fabric
 from hardrank.trainer.runtime.run_folder import CHECKPOINTS, Run
 from hardrank.trainer.studies.plan import Study, Trial
-from hardrank.trainer.training.loop import Milestone, Progress, Report, TrainingError
+from hardrank.trainer.training.loop import Milestone, TrainingError
 
 if TYPE_CHECKING:
     import lightning as L
@@ -58,7 +59,7 @@ class Bench:
         return Run(folder=folder, run_id=trial.key, command="", created="")
 
 
-def carry_out(bench: Bench, trial: Trial, report: Report) -> dict[str, Any]:
+def carry_out(bench: Bench, trial: Trial, report: OnProgress) -> dict[str, Any]:
     """Train and measure a trial, going on where it was interrupted, and write its result.
 
     A training that collapses (where asked to stop) or whose loss is no longer finite is a result too.
@@ -78,9 +79,8 @@ def carry_out(bench: Bench, trial: Trial, report: Report) -> dict[str, Any]:
     # No attack with a second seed: the rows with several seeds show more than that, and attacks are most of the cost.
     measured = measure(job, trained, _STAGE, seed_check=0)
     attacked = measured.robustness.n
-    report(
-        Progress(stage=f"{label} · attacks", done=attacked, total=attacked, measures={"ERS": measured.robustness.ers})
-    )
+    ers = {"ERS": measured.robustness.ers}
+    report(StageProgress(stage=f"{label} · attacks", done=attacked, total=attacked, measures=ers))
     content = {
         "failure": None,
         "metrics": {name: float(value) for name, value in measured.metrics.to_dict().items()},
@@ -90,11 +90,11 @@ def carry_out(bench: Bench, trial: Trial, report: Report) -> dict[str, Any]:
     return _written(bench, trial, job, content)
 
 
-def _quiet(progress: Progress) -> None:
+def _quiet(progress: StageProgress) -> None:
     """Reading the images takes seconds."""
 
 
-def _job(bench: Bench, trial: Trial, fabric: "L.Fabric", images: Images, run: Run, report: Report) -> Job:
+def _job(bench: Bench, trial: Trial, fabric: "L.Fabric", images: Images, run: Run, report: OnProgress) -> Job:
     return Job(
         config=trial.config,
         run=run,
@@ -106,10 +106,10 @@ def _job(bench: Bench, trial: Trial, fabric: "L.Fabric", images: Images, run: Ru
     )
 
 
-def _within(report: Report, label: str) -> Report:
+def _within(report: OnProgress, label: str) -> OnProgress:
     """A line for each stage of a trial, for what is left of one says nothing of the next."""
 
-    def at(progress: Progress) -> None:
+    def at(progress: StageProgress) -> None:
         name, done = "attacks", progress.done
         if progress.stage.startswith("warmup"):
             name = "warm-up"
@@ -212,7 +212,7 @@ class _Curve:
         }
 
 
-def sampler_hardness(bench: Bench, trial: Trial, report: Report) -> dict[str, dict[str, float]]:
+def sampler_hardness(bench: Bench, trial: Trial, report: OnProgress) -> dict[str, dict[str, float]]:
     """Mean and variance of H(A,P,N) of each sampler's triplets over batches, at the start of training.
 
     As in the paper's measurement, batches are SPC-2 of the training images; here without augmentation. The variance
@@ -237,7 +237,7 @@ def sampler_hardness(bench: Bench, trial: Trial, report: Report) -> dict[str, di
         pairs=trial.options.pairs,
         batches=bench.study.sampler_batches,
         seed=trial.seed,
-        report=lambda done, total: report(Progress(stage="samplers", done=done, total=total)),
+        report=lambda done, total: report(StageProgress(stage="samplers", done=done, total=total)),
     )
 
 

@@ -20,10 +20,9 @@ from hardrank.models.embedder import Embedder
 from hardrank.models.errors import HardrankError
 from hardrank.models.files import atomic_path
 from hardrank.models.folded import FoldedEmbedder
+from hardrank.models.progress import OnProgress, StageProgress
 from hardrank.trainer.config import Schedule
 from hardrank.trainer.metric.collapse import CollapseError, Reading, Watch, observe
-from hardrank.trainer.runtime.progress import Progress as Progress
-from hardrank.trainer.runtime.progress import Report as Report
 
 if TYPE_CHECKING:
     import lightning as L
@@ -162,7 +161,7 @@ def run_stage(
     options: LoopOptions,
     checkpoint: Path,
     log: Log,
-    report: Report,
+    report: OnProgress,
     milestone: Milestone | None = None,
 ) -> Embedder:
     """Train `embedder` in place through a stage and give it back, or its average where `options.averaging`.
@@ -172,7 +171,7 @@ def run_stage(
     """
     loop = _Loop.set_up(stage, embedder, extra, fabric=fabric, options=options, checkpoint=checkpoint)
     if fabric.is_global_zero and loop.state.step:
-        report(Progress(stage=stage.name, done=loop.state.step, total=stage.iterations))
+        report(StageProgress(stage=stage.name, done=loop.state.step, total=stage.iterations))
     if loop.finished:
         return loop.result
     if fabric.is_global_zero:
@@ -285,13 +284,13 @@ class _Loop:
         _count(self.state, {**outcome.measures, "loss": loss})
         self.state.step = step + 1
 
-    def tell(self, log: Log, report: Report, *, queries: int) -> None:
+    def tell(self, log: Log, report: OnProgress, *, queries: int) -> None:
         """Write a line of the log and show it; raises `CollapseError` where asked to stop."""
         name, state = self.stage.name, self.state
         if self.fabric.is_global_zero:
             measures = _watch(state, _take_means(state), queries=queries, stage=name)
             log.write(state.step, measures)
-            report(Progress(stage=name, done=state.step, total=self.stage.iterations, measures=measures))
+            report(StageProgress(stage=name, done=state.step, total=self.stage.iterations, measures=measures))
         if self.options.stop_on_collapse and self.fabric.broadcast(state.collapsed):
             raise CollapseError(
                 f"{name} was stopped at iteration {state.step}, for its embeddings have collapsed: take a weaker "

@@ -13,6 +13,7 @@ from hardrank.audit_app.errors import AuditError, SceneError
 from hardrank.audit_app.gallery.collection import from_images
 from hardrank.audit_app.gallery.embedded import Scene, make_scene, make_scenes
 from hardrank.audit_app.subjects.loading import Subject, SubjectOptions, load_subjects
+from hardrank.models.progress import StageProgress
 from hardrank.serving.engine import Device
 from hardrank.trainer.attacks.options import AttackError
 from hardrank.trainer.attacks.pgd import Norm
@@ -26,7 +27,6 @@ from hardrank.trainer.evaluation.robustness import (
     measure_robustness,
     sample_queries,
 )
-from hardrank.trainer.runtime.progress import Progress
 from tests.audit_app.stage import OPTIONS
 
 QUICK = RobustnessOptions(steps=3, bootstrap=50, seed_check=3)
@@ -100,7 +100,7 @@ def test_the_same_seed_gives_the_same(scenes: list[Scene], tmp_path: Path) -> No
 
 
 def test_a_stopped_audit_goes_on_and_ends_alike(whole: AuditResult, scenes: list[Scene], tmp_path: Path) -> None:
-    seen: list[Progress] = []
+    seen: list[StageProgress] = []
 
     def stop() -> bool:
         return any(progress.stage == "attacks on tiny-robust" and progress.done >= 6 for progress in seen)
@@ -206,7 +206,7 @@ def test_a_folder_holds_one_audit(scenes: list[Scene], tmp_path: Path) -> None:
 def test_two_audits_do_not_share_a_folder(scenes: list[Scene], tmp_path: Path) -> None:
     caught: list[str] = []
 
-    def second(progress: Progress) -> None:
+    def second(progress: StageProgress) -> None:
         if not caught:
             with pytest.raises(AuditError, match="another audit is at work") as error:
                 run_audit(scenes[:1], FEW, tmp_path)

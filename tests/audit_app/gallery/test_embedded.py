@@ -15,13 +15,13 @@ from hardrank.audit_app.gallery.embedded import make_scene, make_scenes
 from hardrank.audit_app.subjects.loading import Subject, load_subject, load_subjects
 from hardrank.models.bundle import BundleError
 from hardrank.models.preprocessing import prepare
+from hardrank.models.progress import StageProgress
 from hardrank.serving.index.search_index import SearchIndex
 from hardrank.serving.ingest.image_list import ListingError
 from hardrank.serving.store.errors import WrongModelError
 from hardrank.trainer.config import config_to_json, load_recipe
 from hardrank.trainer.data import load_dataset
 from hardrank.trainer.data.store import ImageStore
-from hardrank.trainer.runtime.progress import Progress
 from tests.audit_app.indexed import make_index
 from tests.audit_app.onnx_graphs import write_linear
 from tests.audit_app.stage import OPTIONS
@@ -75,7 +75,7 @@ def test_images_that_cannot_be_read_are_left_out_and_named(benign: Subject, grat
     folder = shutil.copytree(gratings, tmp_path / "some")
     (folder / "class-2" / "3.png").write_bytes(b"no image")
     (folder / "class-2" / "notes.txt").write_text("hello")
-    seen: list[Progress] = []
+    seen: list[StageProgress] = []
     scene = make_scene(benign, from_images(folder), report=seen.append)
     assert len(scene) == 63
     assert "class-2~3.png" not in scene.collection.ids

@@ -14,11 +14,12 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from hardrank.models.embedder import Architecture, build_embedder
+from hardrank.models.progress import StageProgress
 from hardrank.trainer.attacks.pgd import PGDOptions
 from hardrank.trainer.config import Schedule
 from hardrank.trainer.defenses import Conditions, parse_defense
 from hardrank.trainer.metric.collapse import CollapseError, Reading, Symptom, Watch, observe, read_collapse, symptoms
-from hardrank.trainer.training.loop import LoopOptions, Progress, Stage, StepContext, StepLoss, run_stage
+from hardrank.trainer.training.loop import LoopOptions, Stage, StepContext, StepLoss, run_stage
 
 
 def naive_reading(embeddings: Tensor, labels: Tensor) -> Reading:
@@ -128,7 +129,7 @@ class Lines:
         self.rows[step] = dict(measures)
 
 
-def silent(progress: Progress) -> None:
+def silent(progress: StageProgress) -> None:
     pass
 
 

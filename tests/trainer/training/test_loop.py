@@ -12,6 +12,7 @@ from torch.nn import functional as F
 
 from hardrank.models.embedder import Architecture, Embedder, build_embedder
 from hardrank.models.folded import FoldedEmbedder
+from hardrank.models.progress import StageProgress
 from hardrank.trainer.config import Schedule, TrainingOptions, WarmupOptions
 from hardrank.trainer.data.dataset import DataOptions
 from hardrank.trainer.data.folder import load
@@ -20,7 +21,6 @@ from hardrank.trainer.defenses import parse_defense
 from hardrank.trainer.runtime.metrics_log import MetricsLog
 from hardrank.trainer.training.loop import (
     LoopOptions,
-    Progress,
     Stage,
     State,
     StepContext,
@@ -63,8 +63,8 @@ def _run(
     folder: Path,
     options: LoopOptions = OPTIONS,
     extra: nn.Module | None = None,
-) -> tuple[Embedder, list[Progress]]:
-    told: list[Progress] = []
+) -> tuple[Embedder, list[StageProgress]]:
+    told: list[StageProgress] = []
     trained = run_stage(
         stage,
         _embedder(),

@@ -1,0 +1,67 @@
+"""Progress on a terminal and as plain lines."""
+
+import io
+
+import pytest
+from rich.console import Console
+
+from hardrank.models.progress import ConsoleProgress, StageProgress
+
+ODD = "tricky [/b] row [bold]x :smile:"
+
+
+class Clock:
+    def __init__(self) -> None:
+        self.now = 100.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+def lines_of(reports: list[tuple[float, int]], *, total: int = 100) -> list[str]:
+    """Return the plain lines for reports of (seconds since the start, done)."""
+    clock, out = Clock(), io.StringIO()
+    with ConsoleProgress(Console(file=out, width=150), clock=clock) as show:
+        for seconds, done in reports:
+            clock.now = 100.0 + seconds
+            show(StageProgress(stage="images", done=done, total=total))
+    return out.getvalue().splitlines()
+
+
+def test_plain_lines_show_rate_time_left_and_duration() -> None:
+    lines = lines_of([(0, 0), (20, 20), (150, 100)])
+    assert [line.split()[1] for line in lines] == ["0/100", "20/100", "100/100"]
+    assert lines[1].endswith("1/s  80 s left")
+    assert lines[2].endswith("done in 2 min")
+
+
+def test_plain_lines_come_every_ten_seconds() -> None:
+    lines = lines_of([(second, second) for second in range(40)])
+    assert [line.split()[1] for line in lines] == ["0/100", "10/100", "20/100", "30/100"]
+
+
+def test_the_end_is_printed_once() -> None:
+    assert len(lines_of([(0, 0), (1, 100), (2, 100), (30, 100)])) == 2
+
+
+def test_work_done_before_the_first_report_does_not_count_for_the_rate() -> None:
+    """A resumed stage starts at 90; ten seconds for one item leave 90 s for nine."""
+    assert lines_of([(0, 90), (10, 91)])[1].endswith("0.1/s  90 s left")
+
+
+def test_the_time_left_follows_the_recent_rate() -> None:
+    """After 1000 quick reports, 1000 slow ones: the time left is that of the slow rate."""
+    quick = [(0.2 * i, i) for i in range(1000)]
+    slow = [(200.0 + 2 * i, 1000 + i) for i in range(1000)]
+    assert "0.5/s" in lines_of([*quick, *slow], total=10_000)[-1]
+
+
+@pytest.mark.parametrize("terminal", [True, False])
+def test_brackets_and_emoji_codes_are_shown_literally(terminal: bool) -> None:
+    out = io.StringIO()
+    console = Console(file=out, force_terminal=terminal, width=150, height=8)
+    with ConsoleProgress(console) as show:
+        for number in range(20):  # more stages than the terminal has lines
+            show(StageProgress(stage=f"{ODD} · {number}", done=1, total=1, measures={"[/b]": 1}))
+    assert f"{ODD} · 19" in out.getvalue()
+    assert "[/b] 1" in out.getvalue()
