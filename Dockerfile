@@ -37,8 +37,6 @@ COPY trainer trainer
 COPY serving serving
 COPY audit_app audit_app
 RUN pip install -q --no-deps --no-build-isolation --prefix /opt/package .
-RUN cp -r /opt/package /opt/serve-package \
-    && cd /opt/serve-package/bin && rm hardrank-train hardrank-study hardrank-audit hardrank-audit-app
 
 FROM serve-libraries AS serve-ready
 RUN pip uninstall -q -y setuptools pip
@@ -54,11 +52,11 @@ ENV HOME=/data TMPDIR=/tmp MPLCONFIGDIR=/tmp/matplotlib NUMBA_CACHE_DIR=/tmp/num
 
 FROM ready AS serve
 COPY --from=serve-ready /opt/hardrank /opt/hardrank
-COPY --from=package /opt/serve-package /opt/hardrank
+COPY --from=package /opt/package /opt/hardrank
 EXPOSE 7860
 HEALTHCHECK --interval=10s --timeout=3s --start-period=60s \
     CMD ["python3", "-c", "import urllib.request as r; r.urlopen('http://127.0.0.1:7860/readyz', timeout=2)"]
-ENTRYPOINT ["hardrank-serve", "--host", "0.0.0.0"]
+ENTRYPOINT ["hardrank", "serve", "--host", "0.0.0.0"]
 CMD ["--help"]
 
 FROM ready AS audit
@@ -67,9 +65,9 @@ COPY --from=package /opt/package /opt/hardrank
 EXPOSE 8501
 HEALTHCHECK --interval=10s --timeout=3s --start-period=60s \
     CMD ["python3", "-c", "import urllib.request as r; r.urlopen('http://127.0.0.1:8501/_stcore/health', timeout=2)"]
-ENTRYPOINT ["hardrank-audit-app", "--host", "0.0.0.0"]
+ENTRYPOINT ["hardrank", "app", "--host", "0.0.0.0"]
 
 FROM ready AS train
 COPY --from=torch-ready /opt/hardrank /opt/hardrank
 COPY --from=package /opt/package /opt/hardrank
-ENTRYPOINT ["hardrank-train"]
+ENTRYPOINT ["hardrank", "train"]

@@ -36,6 +36,7 @@ from hardrank.audit_app.live.victim import Victim
 from hardrank.audit_app.subjects.loading import Subject, SubjectOptions, load_subject
 from hardrank.models.errors import HardrankError
 from hardrank.models.files import atomic_path
+from hardrank.models.home import typed
 from hardrank.trainer.attacks.runner import AttackOptions
 from hardrank.trainer.runtime.environment import versions
 
@@ -270,7 +271,7 @@ def _plain(values: dict[str, Any]) -> dict[str, Any]:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Carry out the command; gives the exit status."""
-    parser = argparse.ArgumentParser(prog="python audit_app/replay.py", description="run a recorded live attack again")
+    parser = argparse.ArgumentParser(prog=typed("replay"), description="run a recorded live attack again")
     parser.add_argument("file", type=Path, help="the JSON that the page gave")
     parser.add_argument("--models", nargs="+", default=(), help="where the models lie now, in the record's order")
     parser.add_argument("--gallery", nargs="+", help="where the gallery lies now")

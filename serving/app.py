@@ -98,7 +98,7 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         command = tyro.cli(
             Command,
-            prog=typed("serving/app.py"),
+            prog=typed("serve"),
             description=f"{__doc__}\n{_EXAMPLES}",
             args=arguments,
             config=(tyro.conf.EnumChoicesFromValues, tyro.conf.UseAppendAction),

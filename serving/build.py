@@ -111,7 +111,7 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         command = tyro.cli(
             Command,
-            prog=typed("serving/build.py"),
+            prog=typed("index"),
             description=f"{__doc__}{_EXAMPLES}",
             args=arguments,
             config=(tyro.conf.EnumChoicesFromValues, tyro.conf.FlagCreatePairsOff),

@@ -54,7 +54,7 @@ def _remove(options: argparse.Namespace) -> None:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
-        prog=typed("serving/keys.py"), description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+        prog=typed("keys"), description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     commands = parser.add_subparsers(required=True, metavar="add|list|remove")
     add = commands.add_parser("add", help="make a key and show it")

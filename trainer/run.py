@@ -45,7 +45,7 @@ def main(arguments: list[str] | None = None) -> int:
         recipe, options = _split(arguments)
         command = tyro.cli(
             Command,
-            prog=typed("trainer/run.py"),
+            prog=typed("train"),
             description=_description(recipe),
             args=options,
             default=Command(load_recipe(recipe)),

@@ -62,7 +62,7 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         command = tyro.cli(
             Command,
-            prog=typed("trainer/study.py"),
+            prog=typed("study"),
             description=f"{__doc__}\nStudies: {', '.join(study_names())}.",
             args=arguments,
             config=(tyro.conf.EnumChoicesFromValues,),

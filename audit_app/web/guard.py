@@ -7,7 +7,7 @@ from streamlit import config
 from hardrank.audit_app.errors import AuditError
 
 _MEND = (
-    "start it with `hardrank-audit-app`, or from the repository with `streamlit run audit_app/app.py`, whose settings "
+    "start it with `hardrank app`, or from the repository with `streamlit run audit_app/app.py`, whose settings "
     "lie in audit_app/.streamlit/config.toml; from another machine, reach it through an SSH tunnel"
 )
 

@@ -29,9 +29,9 @@ from tests.trainer.tiny import write_images
 
 DOCKERFILE = (ROOT / "Dockerfile").read_text(encoding="utf-8")
 COMPOSE = (ROOT / "docs" / "deploy" / "compose.yaml").read_text(encoding="utf-8")
-INDEX = "hardrank-index --model models/zoo/tiny-robust --images photos --out indexes/tiny"
+INDEX = "hardrank index --model models/zoo/tiny-robust --images photos --out indexes/tiny"
 TRAIN = (
-    "hardrank-train folder --data.root photos --name own --architecture.dimension 8 --warmup.epochs 1 "
+    "hardrank train folder --data.root photos --name own --architecture.dimension 8 --warmup.epochs 1 "
     "--robust.epochs 1 --evaluation.attacked 2 --evaluation.steps 1"
 )
 _USER = 10001
@@ -121,9 +121,9 @@ def test_serve_is_built_entered_and_answers(base: str, volume: Path) -> None:
         _in(
             root,
             volume,
-            *["hardrank-index", "--model", "models/zoo/tiny-robust", "--images", "photos", "--out", "indexes/tiny"],
+            *["hardrank", "index", "--model", "models/zoo/tiny-robust", "--images", "photos", "--out", "indexes/tiny"],
         )
-        asked = f"hardrank-serve --host 0.0.0.0 --port {port} --model models/zoo/tiny-robust=indexes/tiny"
+        asked = f"hardrank serve --host 0.0.0.0 --port {port} --model models/zoo/tiny-robust=indexes/tiny"
         with _running(enter(root, volume, *asked.split()), f"http://127.0.0.1:{port}/readyz"):
             photo = (volume / "photos" / "class-3" / "5.png").read_bytes()
             query = Request(f"http://127.0.0.1:{port}/v1/search?k=3", photo, {"Content-Type": "image/png"})
@@ -139,11 +139,11 @@ def test_serve_is_built_entered_and_answers(base: str, volume: Path) -> None:
 def test_audit_is_built_and_its_page_and_command_work(base: str, volume: Path) -> None:
     port = _free_port()
     with mounted(build("audit", base)) as root:
-        asked = f"hardrank-audit-app --host 0.0.0.0 --port {port} --zoo models/zoo --gallery photos"
+        asked = f"hardrank app --host 0.0.0.0 --port {port} --zoo models/zoo --gallery photos"
         with _running(enter(root, volume, *asked.split()), f"http://127.0.0.1:{port}/_stcore/health"):
             _in(root, volume, *_health("audit", port))
         asked = (
-            "hardrank-audit --models models/zoo/tiny-robust --images photos --out audits/tiny --attacks ES --steps 2"
+            "hardrank audit --models models/zoo/tiny-robust --images photos --out audits/tiny --attacks ES --steps 2"
         )
         _in(root, volume, *asked.split())
         assert (volume / "audits" / "tiny" / "report.json").is_file()

@@ -15,13 +15,13 @@ import pytest
 from tests.packages.wheel import ROOT, build_wheel
 from tests.trainer.tiny import write_images
 
-_COMMANDS = ("train", "study", "index", "serve", "keys", "audit", "audit-app")
+_COMMANDS = ("train", "study", "index", "serve", "keys", "audit", "app", "replay")
 _SMALL = (
     "--architecture.dimension 8 --warmup.epochs 1 --warmup.batch-size 8 --robust.epochs 1 --robust.pairs 4 "
     "--evaluation.attacked 2 --evaluation.steps 1"
 )
 _AUDIT = (
-    "hardrank-audit --models models/zoo/own-robust --run runs/own --out audits/own --attacks ES --attacked 2 --steps 1"
+    "hardrank audit --models models/zoo/own-robust --run runs/own --out audits/own --attacks ES --attacked 2 --steps 1"
 )
 
 
@@ -53,7 +53,7 @@ def _run(programs: Path, folder: Path, command: str) -> str:
 @pytest.mark.timeout(3600)
 def test_every_command_says_what_it_can(programs: Path, tmp_path: Path) -> None:
     for name in _COMMANDS:
-        assert f"usage: hardrank-{name} " in _run(programs, tmp_path, f"hardrank-{name} --help")
+        assert f"usage: hardrank {name} " in _run(programs, tmp_path, f"hardrank {name} --help")
 
 
 @pytest.mark.slow
@@ -63,8 +63,8 @@ def test_the_way_from_images_to_a_report(programs: Path, tmp_path: Path) -> None
     where = subprocess.run([programs / "python", "-c", found], cwd=tmp_path, capture_output=True, text=True, check=True)
     assert str(programs.parent) in where.stdout
     write_images(tmp_path / "photos")
-    _run(programs, tmp_path, f"hardrank-train folder --data.root photos --name own {_SMALL}")
-    _run(programs, tmp_path, "hardrank-index --model models/zoo/own-robust --from-run runs/own --out indexes/own")
-    assert "own-robust" in _run(programs, tmp_path, "hardrank-index --out indexes/own --info")
+    _run(programs, tmp_path, f"hardrank train folder --data.root photos --name own {_SMALL}")
+    _run(programs, tmp_path, "hardrank index --model models/zoo/own-robust --from-run runs/own --out indexes/own")
+    assert "own-robust" in _run(programs, tmp_path, "hardrank index --out indexes/own --info")
     _run(programs, tmp_path, _AUDIT)
     assert "<html" in (tmp_path / "audits" / "own" / "report.html").read_text(encoding="utf-8")

@@ -20,7 +20,9 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> ZipFile:
 def test_the_wheel_holds_every_file_of_the_packages(wheel: ZipFile) -> None:
     files = {path for package in PACKAGES for path in (ROOT / package).rglob("*") if path.is_file()}
     relative = (path.relative_to(ROOT) for path in files if not {"__pycache__", "zoo"} & set(path.parts))
-    wanted = {Path("hardrank") / path for path in relative} | {Path("hardrank") / "__init__.py"}
+    wanted = {Path("hardrank") / path for path in relative} | {
+        Path("hardrank") / name for name in ("__init__.py", "__main__.py", "cli.py")
+    }
     held = {Path(name) for name in wheel.namelist() if ".dist-info/" not in name}
     assert held == wanted
     assert any(name.endswith("licenses/LICENSE") for name in wheel.namelist())
@@ -30,7 +32,7 @@ def test_the_wheel_has_the_commands(wheel: ZipFile) -> None:
     commands = ConfigParser()
     commands.read_string(wheel.read(next(n for n in wheel.namelist() if n.endswith("entry_points.txt"))).decode())
     scripts = dict(commands["console_scripts"])
-    assert {"hardrank-train", "hardrank-index", "hardrank-serve", "hardrank-audit"} <= set(scripts)
+    assert set(scripts) == {"hardrank"}
     assert scripts == tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]["scripts"]
     for name, place in scripts.items():
         module = ROOT / ".ci" / "src" / Path(*place.partition(":")[0].split(".")).with_suffix(".py")
@@ -45,6 +47,6 @@ def test_what_is_made_lands_where_the_user_is(tmp_path: Path, monkeypatch: pytes
 
 
 def test_help_calls_a_command_by_what_was_typed(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert typed("trainer/run.py") == "python trainer/run.py"
-    monkeypatch.setattr("sys.argv", ["/somewhere/bin/hardrank-train", "--help"])
-    assert typed("trainer/run.py") == "hardrank-train"
+    assert typed("train") == "python trainer/run.py"
+    monkeypatch.setattr("sys.argv", ["/somewhere/bin/hardrank", "train", "--help"])
+    assert typed("train") == "hardrank train"

@@ -4,7 +4,7 @@ The short names below are what `docs/python.md` shows. Each is imported when it 
 is cheap and a server without PyTorch can import the parts that it needs.
 """
 
-from importlib import import_module
+from importlib import import_module, metadata
 from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
@@ -16,6 +16,12 @@ if TYPE_CHECKING:
     from hardrank.trainer.attacks.runner import run_attack as run_attack
     from hardrank.trainer.evaluation.robustness import measure_robustness as measure_robustness
 
+
+def version() -> str:
+    """Return the version of the installed package."""
+    return metadata.version("hardrank")
+
+
 _PLACES: Final = {
     "Engine": "hardrank.serving.engine",
     "SearchIndex": "hardrank.serving.index.search_index",
@@ -26,7 +32,7 @@ _PLACES: Final = {
     "run_attack": "hardrank.trainer.attacks.runner",
 }
 
-__all__ = list(_PLACES)
+__all__ = [*_PLACES, "version"]
 
 
 def __getattr__(name: str) -> object:
@@ -38,4 +44,4 @@ def __getattr__(name: str) -> object:
 
 def __dir__() -> list[str]:
     """Return the public names."""
-    return sorted(_PLACES)
+    return sorted(__all__)
