@@ -58,4 +58,4 @@ def test_public_names_are_imported_when_used() -> None:
     for name in hardrank.__all__:
         assert callable(getattr(hardrank, name)), name
     with pytest.raises(AttributeError, match="no attribute 'serach'"):
-        _ = hardrank.serach  # type: ignore[attr-defined]
+        _ = hardrank.serach

@@ -71,7 +71,8 @@ def test_a_gpu_that_is_not_there_is_named(benign_bundle: Path) -> None:
 
 def test_an_engine_and_an_index_need_no_torch(benign_bundle: Path) -> None:
     code = (
-        "import sys, serving.search_index, serving.filling, serving.index.faiss_backend, serving.index.gpu_backend\n"
+        "import sys, hardrank.serving.index.search_index, hardrank.serving.ingest.indexer\n"
+        "import hardrank.serving.ann.faiss_backend, hardrank.serving.ann.gpu_backend\n"
         f"from hardrank.serving.engine import Engine; from pathlib import Path; Engine(Path({str(benign_bundle)!r}))\n"
         "sys.exit('torch' in sys.modules)"
     )
