@@ -28,8 +28,8 @@ from hardrank.models.files import write_json
 from hardrank.serving.engine import Engine
 from hardrank.serving.index.search_index import SearchIndex
 from hardrank.serving.ingest.image_list import list_images
-from hardrank.serving.ingest.indexer import FillOptions, fill
-from hardrank.serving.store.manifest import IndexIdentity
+from hardrank.serving.ingest.indexer import IngestOptions, add_images
+from hardrank.serving.store.manifest import IndexManifest
 from hardrank.trainer.runtime.environment import hardware, versions
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -67,7 +67,7 @@ def run(folder: Path, options: argparse.Namespace) -> dict[str, Any]:
     """Measure both, turn by turn."""
     engine = Engine(write_bundle(folder / "resnet18"))
     listing = list_images(write_images(folder / "images", options.images))
-    chosen = FillOptions()
+    chosen = IngestOptions()
     some = [engine.prepare(entry.path.read_bytes()) for entry in listing.entries[: 2 * chosen.batch]]
     batch = np.stack(some[: chosen.batch])
     for _ in range(3):
@@ -78,14 +78,14 @@ def run(folder: Path, options: argparse.Namespace) -> dict[str, Any]:
             engine.embed(batch[: min(chosen.batch, options.images - start)])
 
     def build(index: SearchIndex) -> None:
-        fill(index, engine, listing, options=chosen)
-        index.settle()
+        add_images(index, engine, listing, options=chosen)
+        index.optimize()
 
     rounds: list[dict[str, float]] = []
     for number in range(options.rounds):
         bare = options.images / timed(embed)
         with SearchIndex.create(
-            folder / f"index-{number}", identity=IndexIdentity.of(engine), maintenance=False
+            folder / f"index-{number}", manifest=IndexManifest.of(engine), maintenance=False
         ) as index:
             built = options.images / timed(partial(build, index))
             assert index.size == options.images

@@ -39,9 +39,8 @@ from hardrank.models.bundle import ArchitectureEntry, PreprocessingEntry
 from hardrank.models.files import write_json
 from hardrank.serving.ann.brute_force import nearest_in_range
 from hardrank.serving.index.search_index import SearchIndex
-from hardrank.serving.store.index_options import BackendOptions, Structure
 from hardrank.serving.store.items import NewItem
-from hardrank.serving.store.manifest import IndexIdentity
+from hardrank.serving.store.manifest import AnnKind, BackendOptions, IndexManifest
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -190,7 +189,7 @@ def change(index: SearchIndex, draw: Draw, count: int) -> dict[str, Any]:
         deleted.append((time.monotonic(), set(ids)))
         most = max(most, memory()["own_mib"])
     seconds = time.perf_counter() - began
-    index.settle(threads=1)
+    index.optimize(threads=1)
     most = max(most, memory()["own_mib"])
     for searcher in searchers:
         searcher.over.set()
@@ -226,18 +225,18 @@ def between(index: SearchIndex, count: int, queries: int) -> Vectors:
 def build(folder: Path, options: argparse.Namespace) -> dict[str, float]:
     """Build the index, in a process whose memory is not counted; gives seconds."""
     draw = Draw(dimension=options.dimension)
-    identity = IndexIdentity(
+    manifest = IndexManifest(
         model="drawn",
         model_sha256="0" * 64,
         architecture=ArchitectureEntry(backbone="none", dimension=draw.dimension, image_size=224),
         preprocessing=PreprocessingEntry(resize=256, crop=224),
-        backend=BackendOptions(structure=Structure(options.structure)),
+        backend=BackendOptions(structure=AnnKind(options.structure)),
     )
-    with SearchIndex.create(folder, identity=identity, maintenance=False) as index:
+    with SearchIndex.create(folder, manifest=manifest, maintenance=False) as index:
         added = fill(index, draw, options.count)
         print(f"added in {added:.0f} s", flush=True)
         began = time.perf_counter()
-        index.settle(threads=os.cpu_count() or 1, progress=_shown())
+        index.optimize(threads=os.cpu_count() or 1, progress=_shown())
         settled = time.perf_counter() - began
         print(f"settled in {settled:.0f} s: {index.stats()}", flush=True)
     return {"adding": round(added, 1), "structure": round(settled, 1), "most_resident_mib": most_memory()}
@@ -304,7 +303,7 @@ def main() -> None:
     parser.add_argument("--count", type=int, default=1_000_000)
     parser.add_argument("--dimension", type=int, default=512)
     parser.add_argument("--queries", type=int, default=500)
-    parser.add_argument("--structure", default="auto", choices=[str(structure) for structure in Structure])
+    parser.add_argument("--structure", default="auto", choices=[str(structure) for structure in AnnKind])
     parser.add_argument("--folder", type=Path, help="keep the index here (default: a temporary folder)")
     parser.add_argument("--out", type=Path, default=RESULT)
     options = parser.parse_args()

@@ -14,9 +14,8 @@ from hardrank.models.bundle import ONNX, WEIGHTS, ArchitectureEntry, Card, FileE
 from hardrank.models.embedder import Architecture, build_embedder
 from hardrank.serving.engine import Engine
 from hardrank.serving.index.search_index import SearchIndex
-from hardrank.serving.store.index_options import BackendOptions
 from hardrank.serving.store.items import NewItem
-from hardrank.serving.store.manifest import IndexIdentity
+from hardrank.serving.store.manifest import BackendOptions, IndexManifest
 from hardrank.trainer.export import export_onnx, save_weights
 from hardrank.trainer.runtime.environment import versions
 
@@ -83,7 +82,7 @@ def write_images(folder: Path) -> Path:
 def write_index(folder: Path, bundle: Path, images: Path, size: int) -> Path:
     """`size` items around random centres, with the structure that is chosen for so many; then the images themselves."""
     engine = Engine(bundle)
-    identity = IndexIdentity(
+    manifest = IndexManifest(
         model=engine.name,
         model_sha256=engine.model_sha256,
         architecture=engine.card.architecture,
@@ -92,7 +91,7 @@ def write_index(folder: Path, bundle: Path, images: Path, size: int) -> Path:
     )
     generator = np.random.default_rng(0)
     centres = generator.normal(size=(1000, DIMENSION)).astype(np.float32)
-    with SearchIndex.create(folder, identity=identity, maintenance=False) as index:
+    with SearchIndex.create(folder, manifest=manifest, maintenance=False) as index:
         for start in range(0, size, 10_000):
             count = min(10_000, size - start)
             vectors = centres[generator.integers(0, len(centres), count)] + 0.8 * generator.normal(
@@ -105,7 +104,7 @@ def write_index(folder: Path, bundle: Path, images: Path, size: int) -> Path:
                     for row, vector in enumerate(vectors.astype(np.float32))
                 ]
             )
-        index.settle()
+        index.optimize()
         for path in sorted(images.glob("*.jpg")):
             vector = engine.embed(engine.prepare(path.read_bytes())[None])[0]
             index.add([NewItem(id=path.stem, vector=vector, label="sent")])

@@ -34,7 +34,7 @@ from hardrank.serving.agreement.calibration import Calibration, Level, Suspicion
 from hardrank.serving.engine import Device, Engine
 from hardrank.serving.index.search_index import SearchIndex
 from hardrank.serving.store.items import Match, NewItem
-from hardrank.serving.store.manifest import IndexIdentity
+from hardrank.serving.store.manifest import IndexManifest
 from hardrank.trainer.attacks.attack import Gallery, Victims
 from hardrank.trainer.attacks.registry import make_attack
 from hardrank.trainer.attacks.runner import AttackOptions, run_attack
@@ -198,7 +198,7 @@ def measure(scene: Scene, *, steps: int, attacks: tuple[str, ...] = ATTACKS) -> 
 def _side(bundle: Path, folder: Path, pixels: Tensor, labels: Tensor) -> Side:
     engine = Engine(bundle, device=Device.CPU)
     gallery = _embed(engine, pixels)
-    index = SearchIndex.create(folder, identity=IndexIdentity.of(engine))
+    index = SearchIndex.create(folder, manifest=IndexManifest.of(engine))
     index.add(
         [NewItem(id=f"image-{row}", vector=vector, label=str(int(labels[row]))) for row, vector in enumerate(gallery)]
     )

@@ -29,9 +29,8 @@ from hardrank.models.progress import ConsoleProgress, StageProgress
 from hardrank.serving.engine import Device, Engine
 from hardrank.serving.index.search_index import SearchIndex
 from hardrank.serving.ingest.image_list import Listing, list_images, list_run
-from hardrank.serving.ingest.indexer import Filled, FillOptions, fill
-from hardrank.serving.store.index_options import BackendKind, BackendOptions, Structure
-from hardrank.serving.store.manifest import MANIFEST, IndexIdentity
+from hardrank.serving.ingest.indexer import IngestOptions, IngestResult, add_images
+from hardrank.serving.store.manifest import MANIFEST, AnnKind, BackendKind, BackendOptions, IndexManifest
 
 PROBLEMS: Final = "problems.json"
 """What was left out of an index, in its folder."""
@@ -75,7 +74,7 @@ class Command:
     """Say what the index holds, and nothing else."""
     backend: BackendKind = BackendKind.FAISS
     """Where vectors are searched (of a new index)."""
-    structure: Structure = Structure.AUTO
+    structure: AnnKind = AnnKind.AUTO
     """How FAISS searches (of a new index): auto is exact as long as that is fast, then what measures best."""
     recall: float = 0.97
     """recall@10 against exact search that an approximate structure should reach (of a new index)."""
@@ -157,7 +156,7 @@ def _carry_out(command: Command, console: Console, typed: str) -> None:
             if command.compact:
                 index.compact(progress=progress)
             else:
-                index.settle(progress=progress)
+                index.optimize(progress=progress)
             _describe(index, console)
 
 
@@ -177,11 +176,11 @@ def _open(command: Command, engine: Engine, typed: str) -> SearchIndex:
     """Open the index that is there, or make one."""
     options = _backend_options(command)
     if not (command.out / MANIFEST).exists():
-        identity = IndexIdentity.of(engine, backend=options, command=typed)
-        return SearchIndex.create(command.out, identity=identity, maintenance=False)
+        manifest = IndexManifest.of(engine, backend=options, command=typed)
+        return SearchIndex.create(command.out, manifest=manifest, maintenance=False)
     index = SearchIndex.open(command.out, writable=True, maintenance=False)
-    index.identity.check_model(command.out, engine.model_sha256, str(command.model))
-    own = index.identity.backend
+    index.manifest.check_model(command.out, engine.model_sha256, str(command.model))
+    own = index.manifest.backend
     if options not in (own, BackendOptions()):
         index.close()
         changed = [name for name in BackendOptions.model_fields if getattr(own, name) != getattr(options, name)]
@@ -209,11 +208,11 @@ def _fill(
     progress: Callable[[str, int, int], None],
     console: Console,
 ) -> None:
-    filled = fill(
+    filled = add_images(
         index,
         engine,
         listing,
-        options=FillOptions(batch=command.batch, decoders=command.decoders),
+        options=IngestOptions(batch=command.batch, decoders=command.decoders),
         progress=lambda done, total: progress("images", done, total),
     )
     _name_problems(index.folder, filled, console)
@@ -224,7 +223,7 @@ def _fill(
     )
 
 
-def _name_problems(folder: Path, filled: Filled, console: Console) -> None:
+def _name_problems(folder: Path, filled: IngestResult, console: Console) -> None:
     """Write problems.json, and show the first of them."""
     problems = [{"path": one.path, "kind": str(one.kind), "detail": one.detail} for one in filled.problems]
     counts = dict(Counter(str(one.kind) for one in filled.problems))
@@ -238,11 +237,11 @@ def _name_problems(folder: Path, filled: Filled, console: Console) -> None:
 
 
 def _describe(index: SearchIndex, console: Console) -> None:
-    stats, identity = index.stats(), index.identity
+    stats, manifest = index.stats(), index.manifest
     labels = index.labels()
     lines = {
         "index": str(index.folder),
-        "model": f"{identity.model} (SHA-256 {identity.model_sha256[:12]}…)",
+        "model": f"{manifest.model} (SHA-256 {manifest.model_sha256[:12]}…)",
         "items": f"{stats.size} with {len(labels)} labels" + (f"; {stats.deleted} deleted" if stats.deleted else ""),
         "search": " ".join([stats.backend, *(f"{name}={value}" for name, value in stats.parameters.items())]),
         "disk": f"{stats.disk_bytes / 2**20:.1f} MiB",

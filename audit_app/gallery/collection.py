@@ -17,7 +17,7 @@ from hardrank.models.preprocessing import UndecodableImageError, read_bytes
 from hardrank.serving.index.search_index import SearchIndex
 from hardrank.serving.ingest.image_list import RUN, list_images
 from hardrank.serving.store.items import id_of_path
-from hardrank.serving.store.manifest import IndexIdentity
+from hardrank.serving.store.manifest import IndexManifest
 from hardrank.trainer.config import Config, parse_config
 from hardrank.trainer.data import load_dataset
 from hardrank.trainer.data.dataset import DataOptions, relative
@@ -33,7 +33,7 @@ class Indexed:
     """An index that holds the images of a collection."""
 
     folder: Path
-    identity: IndexIdentity
+    manifest: IndexManifest
     vector: Callable[[str], npt.NDArray[np.float32]] = field(repr=False)
     """Id → the vector that searches compare with."""
 
@@ -186,7 +186,7 @@ def from_index(*folders: Path) -> Collection:
         labels=np.array([names.index(item.label or UNLABELLED) for item in items], dtype=np.int64),
         classes=tuple(names),
         read=read,
-        indexes=tuple(Indexed(folder=one.folder, identity=one.identity, vector=one.vector) for one in opened),
+        indexes=tuple(Indexed(folder=one.folder, manifest=one.manifest, vector=one.vector) for one in opened),
     )
 
 

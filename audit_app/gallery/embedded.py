@@ -139,11 +139,11 @@ def check_indexes(subjects: Sequence[Subject], collection: Collection) -> None:
     """Raise `WrongModelError` unless each index that the images come from was made with one of the models."""
     known = {subject.sha256 for subject in subjects}
     for index in collection.indexes:
-        if index.identity.model_sha256 not in known:
+        if index.manifest.model_sha256 not in known:
             names = ", ".join(f"{subject.name} ({subject.sha256[:12]}…)" for subject in subjects)
             raise WrongModelError(
-                f"the index {index.folder} was made with the model {index.identity.model} (SHA-256 "
-                f"{index.identity.model_sha256[:12]}…), which is none of those under audit: {names}; name that model, "
+                f"the index {index.folder} was made with the model {index.manifest.model} (SHA-256 "
+                f"{index.manifest.model_sha256[:12]}…), which is none of those under audit: {names}; name that model, "
                 "or the index of one of these"
             )
 
@@ -191,7 +191,7 @@ def _scene(subject: Subject, collection: Collection, store: PixelStore, report: 
         report(StageProgress(stage=f"embeddings {subject.name}", done=min(begin + _BATCH, total), total=total))
     scene = Scene(collection=collection, subject=subject, store=store, embeddings=torch.cat(parts))
     for index in collection.indexes:
-        if index.identity.model_sha256 == subject.sha256:
+        if index.manifest.model_sha256 == subject.sha256:
             _compare(scene, index.folder.name, index.vector)
     return scene
 

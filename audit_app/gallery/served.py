@@ -63,7 +63,7 @@ class Served:
 def serve_scene(scene: Scene, *, report: OnProgress = silent) -> Served:
     """Embed a scene's gallery with the served model, or take the vectors of its index."""
     for index in scene.collection.indexes:
-        if index.identity.model_sha256 == scene.subject.sha256:
+        if index.manifest.model_sha256 == scene.subject.sha256:
             vectors = [index.vector(id) for id in scene.collection.ids]
             return Served(scene=scene, matrix=np.stack(vectors).astype(np.float32))
     parts = []

@@ -23,7 +23,7 @@ CONFIGURATION = (
     "hardrank.trainer.studies.plan",
     "hardrank.serving.settings",
     "hardrank.audit_app.audit.options",
-    "hardrank.serving.store.index_options",
+    "hardrank.serving.store.manifest",
 )
 _BEGINNING = """# Configuration
 

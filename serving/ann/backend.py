@@ -12,7 +12,7 @@ from hardrank.serving.store.snapshot import Snapshot
 
 Vectors = npt.NDArray[np.float32]
 Slots = npt.NDArray[np.int64]
-ShowStage = Callable[[str, int, int], None]
+ShowProgress = Callable[[str, int, int], None]
 """Called with (stage, done, total)."""
 
 
@@ -29,14 +29,14 @@ class BackendStats:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Task:
+class OptimizeOptions:
     """How to settle."""
 
     anew: bool = False
     """Whether to build again what would still do."""
     threads: int = 0
     """Threads to work with; 0: one for each core."""
-    progress: ShowStage | None = None
+    progress: ShowProgress | None = None
     """Called as it goes on."""
 
     def at(self, stage: str) -> Callable[[int, int], None]:
@@ -59,24 +59,24 @@ class Backend(Protocol):
         The `count` nearest should be among them, in any order; C may be larger. −1 fills a row of fewer.
         """
 
-    def adding(self, rows: Slots, vectors: Vectors, labels: Sequence[str | None]) -> None:
+    def on_add(self, rows: Slots, vectors: Vectors, labels: Sequence[str | None]) -> None:
         """Take vectors (n,D) of items that are about to be committed.
 
         A commit that fails afterwards leaves vectors that belong to nobody: the backend must not mind, and takes others
         for the same rows later.
         """
 
-    def deleted(self, rows: Slots) -> None:
+    def on_delete(self, rows: Slots) -> None:
         """Let go of the vectors of items that were deleted."""
 
-    def is_due(self, snapshot: Snapshot) -> bool:
-        """Whether `settled` has something to do."""
+    def is_stale(self, snapshot: Snapshot) -> bool:
+        """Whether `optimized` has something to do."""
 
-    def settled(self, snapshot: Snapshot, task: Task) -> "Backend":
+    def optimized(self, snapshot: Snapshot, task: OptimizeOptions) -> "Backend":
         """Give a backend that fits what the snapshot holds; may take minutes. This one goes on searching meanwhile."""
 
     def save(self, folder: Path, number: int) -> bool:
-        """Write what `settled` made to `folder` under a number, where there is something unsaved; says whether."""
+        """Write what `optimized` made to `folder` under a number, where there is something unsaved; says whether."""
 
     def stats(self) -> BackendStats:
         """Say what this is and what it takes."""

@@ -15,15 +15,15 @@ from typing import Final
 import numpy as np
 import numpy.typing as npt
 
-from hardrank.serving.ann.backend import BackendStats, Slots, Task, Vectors
+from hardrank.serving.ann.backend import BackendStats, OptimizeOptions, Slots, Vectors
 from hardrank.serving.ann.brute_force import completed, nearest_among, nearest_in_range
-from hardrank.serving.ann.faiss_index import Approximate, build, load
-from hardrank.serving.ann.faiss_kinds import FEWEST, KINDS, Effort
-from hardrank.serving.ann.faiss_record import Record, read_record, structure_path, write_record
-from hardrank.serving.ann.tuning import Measurement, Trial, best
+from hardrank.serving.ann.faiss_index import FaissIndex, build, load
+from hardrank.serving.ann.faiss_kinds import FAISS_KINDS, FEWEST, SearchEffort
+from hardrank.serving.ann.faiss_record import FaissRecord, read_record, structure_path, write_record
+from hardrank.serving.ann.tuning import TuningQueries, TuningResult, best
 from hardrank.serving.store.errors import IndexDamagedError
-from hardrank.serving.store.index_options import BackendOptions, Structure
-from hardrank.serving.store.item_table import State
+from hardrank.serving.store.item_table import TableState
+from hardrank.serving.store.manifest import AnnKind, BackendOptions
 from hardrank.serving.store.snapshot import Snapshot
 
 _LOG: Final = logging.getLogger(__name__)
@@ -41,8 +41,8 @@ _UNSAVED: Final = 0.05
 class _Structure:
     """A structure, how it came about, and how much of it lies on the disk."""
 
-    found: Approximate
-    record: Record
+    found: FaissIndex
+    record: FaissRecord
     saved: int
     """Slots that the saved file covers; 0: none."""
 
@@ -55,7 +55,7 @@ class FaissBackend:
         self._structure = structure
 
     @classmethod
-    def load(cls, folder: Path, options: BackendOptions, state: State) -> "FaissBackend":
+    def load(cls, folder: Path, options: BackendOptions, state: TableState) -> "FaissBackend":
         """Read the structure in force; where it is missing or damaged, search exactly until it is built again."""
         if not state.structure:
             return cls(options)
@@ -64,7 +64,7 @@ class FaissBackend:
             record = read_record(path)
             if record.volume != state.volume or record.covered > state.slots:
                 raise IndexDamagedError(f"{path} belongs to another state of the index")
-            effort = Effort(width=record.width, fetch=record.fetch)
+            effort = SearchEffort(width=record.width, fetch=record.fetch)
             found = load(record.structure, path, covered=record.covered, effort=effort)
         except (IndexDamagedError, RuntimeError) as error:
             _LOG.warning("%s; searches are exact, and slower, until the index is compacted", error)
@@ -87,25 +87,25 @@ class FaissBackend:
         slots = np.concatenate([early, late], axis=1)
         return completed(slots, queries, snapshot.vectors, count, alive=alive, there=there)
 
-    def adding(self, rows: Slots, vectors: Vectors, labels: Sequence[str | None]) -> None:
+    def on_add(self, rows: Slots, vectors: Vectors, labels: Sequence[str | None]) -> None:
         """Nothing to do: the file of vectors is all that is needed."""
 
-    def deleted(self, rows: Slots) -> None:
+    def on_delete(self, rows: Slots) -> None:
         """Nothing to do: snapshots know what is alive."""
 
-    def is_due(self, snapshot: Snapshot) -> bool:
+    def is_stale(self, snapshot: Snapshot) -> bool:
         """See `Backend`."""
         if self._structure is None:
-            return self._wanted(snapshot) is not Structure.FLAT
+            return self._wanted(snapshot) is not AnnKind.FLAT
         return snapshot.slots - self._structure.found.covered > self._options.tail or self._is_worn(snapshot)
 
-    def settled(self, snapshot: Snapshot, task: Task) -> "FaissBackend":
+    def optimized(self, snapshot: Snapshot, task: OptimizeOptions) -> "FaissBackend":
         """See `Backend`."""
-        if self._wanted(snapshot) is Structure.FLAT and (task.anew or self._structure is None):
+        if self._wanted(snapshot) is AnnKind.FLAT and (task.anew or self._structure is None):
             return self if self._structure is None else FaissBackend(self._options)
         if self._structure is None or task.anew or self._is_worn(snapshot):
             return FaissBackend(self._options, self._built(snapshot, task))
-        if not self.is_due(snapshot):
+        if not self.is_stale(snapshot):
             return self
         found = self._structure.found.folded(snapshot.vectors, snapshot.alive, threads=task.threads)
         return FaissBackend(self._options, replace(self._structure, found=found))
@@ -126,7 +126,7 @@ class FaissBackend:
     def stats(self) -> BackendStats:
         """See `Backend`."""
         if self._structure is None:
-            return BackendStats(name=f"faiss {Structure.FLAT}")
+            return BackendStats(name=f"faiss {AnnKind.FLAT}")
         record, found = self._structure.record, self._structure.found
         return BackendStats(
             name=f"faiss {found.structure}",
@@ -143,13 +143,13 @@ class FaissBackend:
     def close(self) -> None:
         """Nothing to let go of: memory goes with the last search."""
 
-    def _wanted(self, snapshot: Snapshot) -> Structure:
+    def _wanted(self, snapshot: Snapshot) -> AnnKind:
         """Say which structure these items call for; `AUTO`: one that is to be chosen."""
         if snapshot.size < FEWEST:
-            return Structure.FLAT
-        if self._options.structure is not Structure.AUTO:
+            return AnnKind.FLAT
+        if self._options.structure is not AnnKind.AUTO:
             return self._options.structure
-        return Structure.FLAT if snapshot.size <= self._fast(snapshot) else Structure.AUTO
+        return AnnKind.FLAT if snapshot.size <= self._fast(snapshot) else AnnKind.AUTO
 
     def _fast(self, snapshot: Snapshot) -> int:
         """Items that are compared exactly without being slow."""
@@ -160,7 +160,7 @@ class FaissBackend:
         if one is None:
             return False
         dead = one.found.size - int(np.count_nonzero(snapshot.alive[: one.found.covered]))
-        heavy = dead > _DEAD_WEIGHT * one.found.size and not KINDS[one.found.structure].removes
+        heavy = dead > _DEAD_WEIGHT * one.found.size and not FAISS_KINDS[one.found.structure].removes
         return heavy or snapshot.size > _GROWTH * one.record.items
 
     def _dead_bits(self, snapshot: Snapshot) -> npt.NDArray[np.uint8] | None:
@@ -169,15 +169,19 @@ class FaissBackend:
         found = self._structure.found
         return None if np.count_nonzero(snapshot.alive[: found.covered]) == found.size else snapshot.alive_bits
 
-    def _built(self, snapshot: Snapshot, task: Task) -> _Structure:
+    def _built(self, snapshot: Snapshot, task: OptimizeOptions) -> _Structure:
         """Build the structure that is asked for, or all that come into question, and keep the best."""
         began = time.perf_counter()
         slots = snapshot.live_slots()
-        trial = Trial(snapshot.vectors, slots)
+        trial = TuningQueries(snapshot.vectors, slots)
         wanted = self._options.structure
-        kinds = [wanted] if wanted in KINDS else [one for one, kind in KINDS.items() if kind.largest >= len(slots)]
-        measured: list[Measurement] = []
-        found: Approximate | None = None
+        kinds = (
+            [wanted]
+            if wanted in FAISS_KINDS
+            else [one for one, kind in FAISS_KINDS.items() if kind.largest >= len(slots)]
+        )
+        measured: list[TuningResult] = []
+        found: FaissIndex | None = None
         for kind in kinds:
             # Of a large gallery, no more than two structures fit in memory: the best so far, and the one that is tried.
             latest = build(
@@ -194,9 +198,9 @@ class FaissBackend:
             chosen = best(measured, recall=self._options.recall)
             found = latest if found is None or chosen in tried else found
         assert found is not None
-        record = Record(
+        record = FaissRecord(
             structure=found.structure,
-            built_with=KINDS[found.structure].describe(found.index),
+            built_with=FAISS_KINDS[found.structure].describe(found.index),
             width=chosen.width,
             fetch=chosen.fetch,
             recall_items=chosen.recall_items,

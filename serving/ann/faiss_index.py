@@ -13,8 +13,8 @@ import numpy.typing as npt
 
 from hardrank.models.files import atomic_path
 from hardrank.serving.ann.backend import Slots, Vectors
-from hardrank.serving.ann.faiss_kinds import KINDS, Effort
-from hardrank.serving.store.index_options import Structure
+from hardrank.serving.ann.faiss_kinds import FAISS_KINDS, SearchEffort
+from hardrank.serving.store.manifest import AnnKind
 
 _BLOCK: Final = 16_384
 _SEED: Final = 1234
@@ -26,15 +26,15 @@ Advance = Callable[[int, int], None]
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class Approximate:
+class FaissIndex:
     """A FAISS index whose ids are slots."""
 
-    structure: Structure
+    structure: AnnKind
     index: Any
     """Of FAISS; only ever searched."""
     covered: int
     """Slots below this are in it, unless they were dead when it was made."""
-    effort: Effort
+    effort: SearchEffort
 
     @property
     def size(self) -> int:
@@ -44,7 +44,7 @@ class Approximate:
     @property
     def memory_bytes(self) -> int:
         """What it takes, the vectors' file apart."""
-        return KINDS[self.structure].memory_bytes(self.index)
+        return FAISS_KINDS[self.structure].memory_bytes(self.index)
 
     def search(self, queries: Vectors, count: int, *, allowed: Bits | None = None, share: float = 1.0) -> Slots:
         """Give candidate slots (Q,C), −1 where there are fewer; with `allowed`, only those whose bit is set.
@@ -55,7 +55,7 @@ class Approximate:
         faiss.omp_set_num_threads(1)
         effort = self.effort.scaled(count, share)
         selector = None if allowed is None else faiss.IDSelectorBitmap(len(allowed), faiss.swig_ptr(allowed))
-        parameters = KINDS[self.structure].parameters(effort, selector)
+        parameters = FAISS_KINDS[self.structure].parameters(effort, selector)
         # faiss.contrib.torch_utils, which other libraries import, puts a search without `params` in its place.
         search = getattr(self.index, "search_numpy", self.index.search)
         _, slots = search(queries, max(1, min(effort.fetch, self.size)), params=parameters)
@@ -65,7 +65,7 @@ class Approximate:
         """Give a copy that covers all of `vectors` (S,D), without what has died where that can be taken out."""
         with _threads(threads):
             index = faiss.clone_index(self.index)
-            if KINDS[self.structure].removes:
+            if FAISS_KINDS[self.structure].removes:
                 index.remove_ids(np.flatnonzero(~alive[: self.covered]))
             _add(index, vectors, np.flatnonzero(alive[self.covered :]) + self.covered)
         return replace(self, index=index, covered=len(alive))
@@ -77,23 +77,23 @@ class Approximate:
 
 
 def build(
-    structure: Structure,
+    structure: AnnKind,
     vectors: Vectors,
     slots: Slots,
     *,
     covered: int,
     threads: int,
-    like: Approximate | None = None,
+    like: FaissIndex | None = None,
     advance: Advance | None = None,
-) -> Approximate:
+) -> FaissIndex:
     """Build a structure over `slots` (n,) of `vectors` (S,D), with the centres of another; its effort is the least."""
-    kind = KINDS[structure]
+    kind = FAISS_KINDS[structure]
     with _threads(threads):
         index = kind.empty(vectors.shape[1], len(slots), like=None if like is None else like.index)
         index.train(_sample(vectors, slots, kind.training(index)))
         _add(index, vectors, slots, advance)
-    effort = Effort(width=kind.widths[0], fetch=kind.fetches[0])
-    return Approximate(structure=structure, index=index, covered=covered, effort=effort)
+    effort = SearchEffort(width=kind.widths[0], fetch=kind.fetches[0])
+    return FaissIndex(structure=structure, index=index, covered=covered, effort=effort)
 
 
 def _add(index: Any, vectors: Vectors, slots: Slots, advance: Advance | None = None) -> None:
@@ -111,9 +111,9 @@ def _sample(vectors: Vectors, slots: Slots, count: int) -> Vectors:
     return np.ascontiguousarray(vectors[slots])
 
 
-def load(structure: Structure, path: Path, *, covered: int, effort: Effort) -> Approximate:
+def load(structure: AnnKind, path: Path, *, covered: int, effort: SearchEffort) -> FaissIndex:
     """Read what `save` wrote; raises `RuntimeError` where that is no FAISS index."""
-    return Approximate(structure=structure, index=faiss.read_index(str(path)), covered=covered, effort=effort)
+    return FaissIndex(structure=structure, index=faiss.read_index(str(path)), covered=covered, effort=effort)
 
 
 @contextmanager

@@ -1,4 +1,4 @@
-"""Approximate structures of FAISS: how each is built and searched. A new one is one class and one line in the registry.
+"""FaissIndex structures of FAISS: how each is built and searched. A new one is one class and one line in the registry.
 
 All hold slots as ids, compare by inner product, and name candidates only; scores come from the vectors themselves.
 """
@@ -11,7 +11,7 @@ from typing import Any, ClassVar, Final
 
 import faiss
 
-from hardrank.serving.store.index_options import Structure
+from hardrank.serving.store.manifest import AnnKind
 
 _SEED: Final = 1234
 _POINTS_A_CENTRE: Final = 48
@@ -30,7 +30,7 @@ FEWEST: Final = 1000
 
 
 @dataclass(frozen=True, kw_only=True)
-class Effort:
+class SearchEffort:
     """How hard a search tries. Each structure reads `width` its own way."""
 
     width: int
@@ -38,13 +38,13 @@ class Effort:
     fetch: int
     """Candidates whose exact scores are computed, for ten results."""
 
-    def scaled(self, count: int, share: float = 1.0) -> "Effort":
+    def scaled(self, count: int, share: float = 1.0) -> "SearchEffort":
         """Give the effort for `count` results in place of ten, among a share of the vectors."""
         more = max(1.0, count / 10)
-        return Effort(width=math.ceil(self.width * math.sqrt(more / share)), fetch=math.ceil(self.fetch * more))
+        return SearchEffort(width=math.ceil(self.width * math.sqrt(more / share)), fetch=math.ceil(self.fetch * more))
 
 
-class Kind(ABC):
+class FaissKind(ABC):
     """One kind of structure."""
 
     removes: ClassVar[bool]
@@ -61,7 +61,7 @@ class Kind(ABC):
         """Give an untrained FAISS index for about `size` vectors, with the centres of `like` where both have such."""
 
     @abstractmethod
-    def parameters(self, effort: Effort, selector: Any) -> Any:
+    def parameters(self, effort: SearchEffort, selector: Any) -> Any:
         """Give FAISS's search parameters; `selector` (or None) says which slots may be found."""
 
     @abstractmethod
@@ -77,7 +77,7 @@ class Kind(ABC):
         """Give what it takes, vectors' file apart."""
 
 
-class _Hnsw(Kind):
+class _Hnsw(FaissKind):
     removes = False
     largest = 60_000
     widths = (16, 32, 64, 128, 256)
@@ -88,7 +88,7 @@ class _Hnsw(Kind):
         graph.hnsw.efConstruction = _CONSTRUCTION
         return faiss.IndexIDMap(graph)
 
-    def parameters(self, effort: Effort, selector: Any) -> Any:
+    def parameters(self, effort: SearchEffort, selector: Any) -> Any:
         return faiss.SearchParametersHNSW(efSearch=max(effort.width, effort.fetch), sel=selector)
 
     def training(self, index: Any) -> int:
@@ -103,12 +103,12 @@ class _Hnsw(Kind):
         return int(index.ntotal * (node + _ID_BYTES) + graph.hnsw.neighbors.size() * 4)
 
 
-class _Ivf(Kind):
+class _Ivf(FaissKind):
     removes = True
     largest = 2**40
     widths = (1, 2, 4, 8, 16, 32, 64, 128)
 
-    def parameters(self, effort: Effort, selector: Any) -> Any:
+    def parameters(self, effort: SearchEffort, selector: Any) -> Any:
         return faiss.SearchParametersIVF(nprobe=effort.width, sel=selector)
 
     def training(self, index: Any) -> int:
@@ -173,8 +173,8 @@ class _IvfPq(_Ivf):
         return {"lists": int(index.nlist), "bytes": int(index.pq.M)}
 
 
-KINDS: Final[Mapping[Structure, Kind]] = {
-    Structure.HNSW: _Hnsw(),
-    Structure.IVF_SQ8: _IvfSq8(),
-    Structure.IVF_PQ: _IvfPq(),
+FAISS_KINDS: Final[Mapping[AnnKind, FaissKind]] = {
+    AnnKind.HNSW: _Hnsw(),
+    AnnKind.IVF_SQ8: _IvfSq8(),
+    AnnKind.IVF_PQ: _IvfPq(),
 }

@@ -8,18 +8,18 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from hardrank.models.files import sha256, write_json
 from hardrank.serving.store.errors import IndexDamagedError
-from hardrank.serving.store.index_options import Structure
+from hardrank.serving.store.manifest import AnnKind
 
 SCHEMA: Final = "hardrank.structure/1"
 
 
-class Record(BaseModel):
+class FaissRecord(BaseModel):
     """A structure and how it was chosen."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     schema_version: str = Field(default=SCHEMA, description="`hardrank.structure/1`")
-    structure: Structure
+    structure: AnnKind
     built_with: dict[str, int] = Field(description="lists, links, bytes of a code …")
     width: int = Field(
         description="inverted lists that a search looks into (IVF), or nodes that it keeps in view (HNSW)"
@@ -50,16 +50,16 @@ def remove_other_structures(folder: Path, number: int) -> None:
             path.unlink(missing_ok=True)
 
 
-def write_record(record: Record, path: Path) -> None:
+def write_record(record: FaissRecord, path: Path) -> None:
     """Write the record of the structure at `path`, with its size and hash."""
     full = record.model_copy(update={"bytes": path.stat().st_size, "sha256": sha256(path)})
     write_json(path.with_suffix(".json"), full.model_dump(mode="json"))
 
 
-def read_record(path: Path) -> Record:
+def read_record(path: Path) -> FaissRecord:
     """Read the record of the structure at `path` and compare the file with it; raises `IndexDamagedError`."""
     try:
-        record = Record.model_validate(json.loads(path.with_suffix(".json").read_text(encoding="utf-8")))
+        record = FaissRecord.model_validate(json.loads(path.with_suffix(".json").read_text(encoding="utf-8")))
         intact = path.stat().st_size == record.bytes and sha256(path) == record.sha256
     except (OSError, ValueError, ValidationError) as error:
         raise IndexDamagedError(f"{path} or its record cannot be read: {error}") from error

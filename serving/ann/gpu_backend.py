@@ -13,10 +13,10 @@ from typing import Any, Final
 import faiss
 import numpy as np
 
-from hardrank.serving.ann.backend import Backend, BackendStats, Slots, Task, Vectors
+from hardrank.serving.ann.backend import Backend, BackendStats, OptimizeOptions, Slots, Vectors
 from hardrank.serving.ann.brute_force import completed, nearest_in_range
 from hardrank.serving.ann.faiss_kinds import FEWEST
-from hardrank.serving.store.index_options import BackendOptions, Structure
+from hardrank.serving.store.manifest import AnnKind, BackendOptions
 from hardrank.serving.store.snapshot import Snapshot
 
 _LOG: Final = logging.getLogger(__name__)
@@ -76,32 +76,32 @@ class GpuBackend:
         slots = np.concatenate([early, late], axis=1)
         return completed(slots, queries, snapshot.vectors, count, alive=snapshot.alive, there=snapshot.size)
 
-    def adding(self, rows: Slots, vectors: Vectors, labels: Sequence[str | None]) -> None:
+    def on_add(self, rows: Slots, vectors: Vectors, labels: Sequence[str | None]) -> None:
         """See `Backend`."""
-        self._within.adding(rows, vectors, labels)
+        self._within.on_add(rows, vectors, labels)
 
-    def deleted(self, rows: Slots) -> None:
+    def on_delete(self, rows: Slots) -> None:
         """See `Backend`."""
-        self._within.deleted(rows)
+        self._within.on_delete(rows)
 
-    def is_due(self, snapshot: Snapshot) -> bool:
+    def is_stale(self, snapshot: Snapshot) -> bool:
         """See `Backend`."""
         if self._full:
-            return self._within.is_due(snapshot)
+            return self._within.is_stale(snapshot)
         if self._held is None:
             return snapshot.size >= FEWEST
         dead = len(self._held.slots) - int(np.count_nonzero(snapshot.alive[: self._held.covered]))
         return max(snapshot.slots - self._held.covered, dead) > min(self._options.tail, _MOST // 2)
 
-    def settled(self, snapshot: Snapshot, task: Task) -> Backend:
+    def optimized(self, snapshot: Snapshot, task: OptimizeOptions) -> Backend:
         """See `Backend`."""
-        if not self._full and (task.anew or self.is_due(snapshot)):
+        if not self._full and (task.anew or self.is_stale(snapshot)):
             try:
                 held = self._sent(snapshot, task)
                 return GpuBackend(self._within, self._options, self._make, held=held)
             except RuntimeError as error:  # FAISS's for all that goes wrong on a GPU
                 _LOG.warning("the vectors cannot be searched on the GPU: %s", error)
-        within = self._within.settled(snapshot, task)
+        within = self._within.optimized(snapshot, task)
         return GpuBackend(within, self._options, self._make, full=True)
 
     def save(self, folder: Path, number: int) -> bool:
@@ -118,7 +118,7 @@ class GpuBackend:
         """See `Backend`."""
         self._within.close()
 
-    def _sent(self, snapshot: Snapshot, task: Task) -> _Held:
+    def _sent(self, snapshot: Snapshot, task: OptimizeOptions) -> _Held:
         slots = snapshot.live_slots()
         index = self._make(snapshot.vectors.shape[1])
         advance = task.at("sending to the GPU")
@@ -131,7 +131,7 @@ class GpuBackend:
 
 def on_gpu(within: Backend, options: BackendOptions) -> Backend:
     """Put a GPU before a backend, where there is one and exact search is not ruled out."""
-    if options.structure not in (Structure.AUTO, Structure.FLAT) or not _gpus():
+    if options.structure not in (AnnKind.AUTO, AnnKind.FLAT) or not _gpus():
         return within
     resources = faiss.StandardGpuResources()
     return GpuBackend(within, options, lambda dimension: faiss.GpuIndexFlatIP(resources, dimension))

@@ -15,11 +15,10 @@ from typing import Any, Final
 
 import numpy as np
 
-from hardrank.serving.ann.backend import BackendStats, Slots, Task, Vectors
+from hardrank.serving.ann.backend import BackendStats, OptimizeOptions, Slots, Vectors
 from hardrank.serving.ann.brute_force import completed, nearest_in_range
 from hardrank.serving.store.errors import BackendError
-from hardrank.serving.store.index_options import BackendOptions, Structure
-from hardrank.serving.store.manifest import IndexIdentity
+from hardrank.serving.store.manifest import AnnKind, BackendOptions, IndexManifest
 from hardrank.serving.store.snapshot import Snapshot
 
 LITE_FILE: Final = "milvus.db"
@@ -34,41 +33,41 @@ _RANGE: Final = 10_000
 _METRIC: Final = "COSINE"
 _LISTS: Final = 1024
 
-_INDEXES: Final[Mapping[Structure, tuple[str, Callable[[int], dict[str, int]]]]] = {
-    Structure.AUTO: ("AUTOINDEX", lambda dimension: {}),
-    Structure.FLAT: ("FLAT", lambda dimension: {}),
-    Structure.HNSW: ("HNSW", lambda dimension: {"M": 32, "efConstruction": 200}),
-    Structure.IVF_SQ8: ("IVF_SQ8", lambda dimension: {"nlist": _LISTS}),
-    Structure.IVF_PQ: ("IVF_PQ", lambda dimension: {"nlist": _LISTS, "m": max(1, dimension // 8), "nbits": 8}),
+_INDEXES: Final[Mapping[AnnKind, tuple[str, Callable[[int], dict[str, int]]]]] = {
+    AnnKind.AUTO: ("AUTOINDEX", lambda dimension: {}),
+    AnnKind.FLAT: ("FLAT", lambda dimension: {}),
+    AnnKind.HNSW: ("HNSW", lambda dimension: {"M": 32, "efConstruction": 200}),
+    AnnKind.IVF_SQ8: ("IVF_SQ8", lambda dimension: {"nlist": _LISTS}),
+    AnnKind.IVF_PQ: ("IVF_PQ", lambda dimension: {"nlist": _LISTS, "m": max(1, dimension // 8), "nbits": 8}),
 }
-_EFFORTS: Final[Mapping[Structure, Callable[[int], dict[str, int]]]] = {
-    Structure.AUTO: lambda count: {},
-    Structure.FLAT: lambda count: {},
-    Structure.HNSW: lambda count: {"ef": max(128, 2 * count)},
-    Structure.IVF_SQ8: lambda count: {"nprobe": 64},
-    Structure.IVF_PQ: lambda count: {"nprobe": 64},
+_EFFORTS: Final[Mapping[AnnKind, Callable[[int], dict[str, int]]]] = {
+    AnnKind.AUTO: lambda count: {},
+    AnnKind.FLAT: lambda count: {},
+    AnnKind.HNSW: lambda count: {"ef": max(128, 2 * count)},
+    AnnKind.IVF_SQ8: lambda count: {"nprobe": 64},
+    AnnKind.IVF_PQ: lambda count: {"nprobe": 64},
 }
 
 
 class MilvusBackend:
     """See `Backend`."""
 
-    def __init__(self, client: Any, identity: IndexIdentity, place: str, *, writable: bool) -> None:
+    def __init__(self, client: Any, manifest: IndexManifest, place: str, *, writable: bool) -> None:
         self._client = client
-        self._options = identity.backend
-        self._collection = _collection(identity)
+        self._options = manifest.backend
+        self._collection = _collection(manifest)
         self._place = place
         self._unsure = writable
         """Whether the collection may differ from the table, and is to be compared with it."""
 
     @classmethod
-    def open(cls, folder: Path, identity: IndexIdentity, *, writable: bool) -> "MilvusBackend":
+    def open(cls, folder: Path, manifest: IndexManifest, *, writable: bool) -> "MilvusBackend":
         """Connect, and make the collection where it is not there; raises `BackendError`."""
-        place = _place(folder, identity.backend.uri)
-        client = _connect(place, identity.backend)
-        backend = cls(client, identity, place, writable=writable)
+        place = _place(folder, manifest.backend.uri)
+        client = _connect(place, manifest.backend)
+        backend = cls(client, manifest, place, writable=writable)
         with backend._asking():
-            backend._make_ready(identity, writable)
+            backend._make_ready(manifest, writable)
         return backend
 
     def candidates(self, snapshot: Snapshot, queries: Vectors, count: int, *, label: str | None = None) -> Slots:
@@ -82,7 +81,7 @@ class MilvusBackend:
         slots[~alive[slots] | (slots < 0)] = -1
         return completed(slots, queries, snapshot.vectors, count, alive=alive, there=there)
 
-    def adding(self, rows: Slots, vectors: Vectors, labels: Sequence[str | None]) -> None:
+    def on_add(self, rows: Slots, vectors: Vectors, labels: Sequence[str | None]) -> None:
         """See `Backend`."""
         with self._asking():
             for start in range(0, len(rows), _SENT):
@@ -93,17 +92,17 @@ class MilvusBackend:
                 ]
                 self._client.upsert(self._collection, data)
 
-    def deleted(self, rows: Slots) -> None:
+    def on_delete(self, rows: Slots) -> None:
         """See `Backend`."""
         self._unsure = True  # until it is done: the table has deleted them already
         self._remove(rows)
         self._unsure = False
 
-    def is_due(self, snapshot: Snapshot) -> bool:
+    def is_stale(self, snapshot: Snapshot) -> bool:
         """See `Backend`."""
         return self._unsure
 
-    def settled(self, snapshot: Snapshot, task: Task) -> "MilvusBackend":
+    def optimized(self, snapshot: Snapshot, task: OptimizeOptions) -> "MilvusBackend":
         """Make the collection hold what the snapshot does: after a crash, or in a Milvus that is new to the index."""
         with self._asking():
             known = f"row < {snapshot.state.next_row}"
@@ -126,26 +125,26 @@ class MilvusBackend:
         """Close the connection."""
         self._client.close()
 
-    def _make_ready(self, identity: IndexIdentity, writable: bool) -> None:
+    def _make_ready(self, manifest: IndexManifest, writable: bool) -> None:
         """See that the collection is there and can be searched."""
         if not self._client.has_collection(self._collection):
             if not writable:
                 raise BackendError(
                     f"{self._place} has no collection {self._collection}; open the index for writing to fill it"
                 )
-            self._create(identity)
+            self._create(manifest)
         self._client.load_collection(self._collection)
 
-    def _create(self, identity: IndexIdentity) -> None:
+    def _create(self, manifest: IndexManifest) -> None:
         from pymilvus import DataType
 
         schema = self._client.create_schema(auto_id=False, enable_dynamic_field=False)
         schema.add_field("row", DataType.INT64, is_primary=True)
         schema.add_field("label", DataType.INT64)
-        schema.add_field("vector", DataType.FLOAT_VECTOR, dim=identity.dimension)
+        schema.add_field("vector", DataType.FLOAT_VECTOR, dim=manifest.dimension)
         kind, parameters = _INDEXES[self._options.structure]
         index = self._client.prepare_index_params()
-        index.add_index("vector", index_type=kind, metric_type=_METRIC, params=parameters(identity.dimension))
+        index.add_index("vector", index_type=kind, metric_type=_METRIC, params=parameters(manifest.dimension))
         self._client.create_collection(self._collection, schema=schema, index_params=index, consistency_level="Strong")
 
     def _search(self, snapshot: Snapshot, queries: Vectors, count: int, label: str | None) -> Slots:
@@ -167,7 +166,7 @@ class MilvusBackend:
             own[: len(hits)] = [hit["row"] for hit in hits]
         return rows
 
-    def _reconcile(self, snapshot: Snapshot, task: Task) -> None:
+    def _reconcile(self, snapshot: Snapshot, task: OptimizeOptions) -> None:
         """Remove vectors of nobody and add those that are missing, of the rows that the snapshot speaks of."""
         held = np.array(sorted(self._rows(snapshot.state.next_row)), dtype=np.int64)
         slots = snapshot.slots_of(held)
@@ -179,7 +178,7 @@ class MilvusBackend:
         for start in range(0, len(missing), _SENT):
             part = missing[start : start + _SENT]
             labels = [names.get(int(code)) for code in snapshot.labels[part]]
-            self.adding(snapshot.rows_of(part), snapshot.vectors[part], labels)
+            self.on_add(snapshot.rows_of(part), snapshot.vectors[part], labels)
             advance(start + len(part), len(missing))
 
     def _rows(self, until: int) -> Iterator[int]:
@@ -228,10 +227,10 @@ def _place(folder: Path, uri: str | None) -> str:
     return str(folder.resolve() / (uri or LITE_FILE))
 
 
-def _collection(identity: IndexIdentity) -> str:
+def _collection(manifest: IndexManifest) -> str:
     """Name the collection of an index: no other index has the same model and moment of creation."""
-    mark = f"{identity.model_sha256} {identity.created.isoformat()}"
-    return f"{identity.backend.collection}_{hashlib.sha256(mark.encode()).hexdigest()[:12]}"
+    mark = f"{manifest.model_sha256} {manifest.created.isoformat()}"
+    return f"{manifest.backend.collection}_{hashlib.sha256(mark.encode()).hexdigest()[:12]}"
 
 
 def _number(label: str | None) -> int:

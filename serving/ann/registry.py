@@ -5,30 +5,29 @@ from pathlib import Path
 from typing import Final
 
 from hardrank.serving.ann.backend import Backend
-from hardrank.serving.store.index_options import BackendKind
-from hardrank.serving.store.item_table import State
-from hardrank.serving.store.manifest import IndexIdentity
+from hardrank.serving.store.item_table import TableState
+from hardrank.serving.store.manifest import BackendKind, IndexManifest
 
 
-def open_backend(folder: Path, identity: IndexIdentity, state: State, *, writable: bool) -> Backend:
+def open_backend(folder: Path, manifest: IndexManifest, state: TableState, *, writable: bool) -> Backend:
     """Open the backend that an index was made for; raises `BackendError`."""
-    return _OPENERS[identity.backend.kind](folder, identity, state, writable)
+    return _OPENERS[manifest.backend.kind](folder, manifest, state, writable)
 
 
-def _faiss(folder: Path, identity: IndexIdentity, state: State, writable: bool) -> Backend:
+def _faiss(folder: Path, manifest: IndexManifest, state: TableState, writable: bool) -> Backend:
     from hardrank.serving.ann.faiss_backend import FaissBackend
     from hardrank.serving.ann.gpu_backend import on_gpu
 
-    return on_gpu(FaissBackend.load(folder, identity.backend, state), identity.backend)
+    return on_gpu(FaissBackend.load(folder, manifest.backend, state), manifest.backend)
 
 
-def _milvus(folder: Path, identity: IndexIdentity, state: State, writable: bool) -> Backend:
+def _milvus(folder: Path, manifest: IndexManifest, state: TableState, writable: bool) -> Backend:
     from hardrank.serving.ann.milvus_backend import MilvusBackend
 
-    return MilvusBackend.open(folder, identity, writable=writable)
+    return MilvusBackend.open(folder, manifest, writable=writable)
 
 
-_OPENERS: Final[Mapping[BackendKind, Callable[[Path, IndexIdentity, State, bool], Backend]]] = {
+_OPENERS: Final[Mapping[BackendKind, Callable[[Path, IndexManifest, TableState, bool], Backend]]] = {
     BackendKind.FAISS: _faiss,
     BackendKind.MILVUS: _milvus,
 }

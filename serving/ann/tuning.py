@@ -15,8 +15,8 @@ import numpy as np
 
 from hardrank.serving.ann.backend import Slots, Vectors
 from hardrank.serving.ann.brute_force import nearest_among
-from hardrank.serving.ann.faiss_index import Approximate
-from hardrank.serving.ann.faiss_kinds import KINDS, Effort
+from hardrank.serving.ann.faiss_index import FaissIndex
+from hardrank.serving.ann.faiss_kinds import FAISS_KINDS, SearchEffort
 
 K: Final = 10
 QUERIES: Final = 512
@@ -24,14 +24,14 @@ _SEED: Final = 4321
 
 
 @dataclass(frozen=True, kw_only=True)
-class Measurement:
+class TuningResult:
     """What a structure reaches with an effort."""
 
     structure: str
     width: int
-    """See `Effort`."""
+    """See `SearchEffort`."""
     fetch: int
-    """See `Effort`."""
+    """See `SearchEffort`."""
     recall_items: float
     """recall@10 of queries that are items, 0 to 1."""
     recall_between: float
@@ -45,16 +45,16 @@ class Measurement:
         return min(self.recall_items, self.recall_between)
 
     @property
-    def effort(self) -> Effort:
+    def effort(self) -> SearchEffort:
         """Give the effort that was measured."""
-        return Effort(width=self.width, fetch=self.fetch)
+        return SearchEffort(width=self.width, fetch=self.fetch)
 
     def to_dict(self) -> dict[str, Any]:
         """Give plain values for the record."""
         return asdict(self)
 
 
-class Trial:
+class TuningQueries:
     """Queries drawn from the gallery, with their true neighbours."""
 
     def __init__(self, vectors: Vectors, slots: Slots) -> None:
@@ -70,18 +70,18 @@ class Trial:
         found = nearest_among(self._queries, vectors, K + 1, slots=slots)
         self._true = self._best(self._queries, self._own, found)
 
-    def tune(self, candidate: Approximate, *, recall: float) -> tuple[Approximate, list[Measurement]]:
+    def tune(self, candidate: FaissIndex, *, recall: float) -> tuple[FaissIndex, list[TuningResult]]:
         """Give the candidate with its fastest effort that reaches `recall`, or else its best; and all measurements."""
-        kind = KINDS[candidate.structure]
-        measured: list[Measurement] = []
+        kind = FAISS_KINDS[candidate.structure]
+        measured: list[TuningResult] = []
         for fetch in kind.fetches:
             for width in kind.widths:
-                measured.append(self.measure(replace(candidate, effort=Effort(width=width, fetch=fetch))))
+                measured.append(self.measure(replace(candidate, effort=SearchEffort(width=width, fetch=fetch))))
                 if measured[-1].recall >= recall:
                     break
         return replace(candidate, effort=best(measured, recall=recall).effort), measured
 
-    def measure(self, candidate: Approximate) -> Measurement:
+    def measure(self, candidate: FaissIndex) -> TuningResult:
         """Measure recall and latency."""
         times: list[float] = []
         shares: list[float] = []
@@ -91,7 +91,7 @@ class Trial:
             nearest = self._best(query[None], self._own[number : number + 1], found)
             times.append(perf_counter() - began)
             shares.append(len(np.intersect1d(nearest[0], self._true[number])) / K)
-        return Measurement(
+        return TuningResult(
             structure=str(candidate.structure),
             width=candidate.effort.width,
             fetch=candidate.effort.fetch,
@@ -110,7 +110,7 @@ class Trial:
         return best
 
 
-def best(measured: Sequence[Measurement], *, recall: float) -> Measurement:
+def best(measured: Sequence[TuningResult], *, recall: float) -> TuningResult:
     """Choose the fastest measurement that reaches `recall`, or else the one with the highest."""
     enough = [one for one in measured if one.recall >= recall]
     if enough:

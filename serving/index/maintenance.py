@@ -9,9 +9,9 @@ from typing import Final
 
 from filelock import FileLock, Timeout
 
-from hardrank.serving.ann.backend import ShowStage, Task
+from hardrank.serving.ann.backend import OptimizeOptions, ShowProgress
 from hardrank.serving.ann.faiss_record import remove_other_structures
-from hardrank.serving.index.state import WAIT_S, Current, Holdings
+from hardrank.serving.index.state import WAIT_S, IndexState, SearchState
 from hardrank.serving.store.errors import IndexBusyError
 from hardrank.serving.store.snapshot import Snapshot
 from hardrank.serving.store.vector_file import VectorFile, remove_other_volumes, write_volume
@@ -20,10 +20,10 @@ _LOG: Final = logging.getLogger(__name__)
 _LOCK: Final = ".upkeep.lock"
 
 
-class Upkeep:
+class Maintenance:
     """The upkeep of one open index."""
 
-    def __init__(self, holdings: Holdings, *, unasked: bool) -> None:
+    def __init__(self, holdings: IndexState, *, unasked: bool) -> None:
         """Take what is to be kept up; `unasked`: whether `tend` does anything."""
         self._holdings = holdings
         self._unasked = unasked
@@ -37,41 +37,43 @@ class Upkeep:
     def tend(self) -> None:
         """Settle in a thread of its own, where that is due and nobody does it already."""
         current = self._holdings.current
-        if not self._unasked or self._ended or self._busy.locked() or not current.backend.is_due(current.snapshot):
+        if not self._unasked or self._ended or self._busy.locked() or not current.backend.is_stale(current.snapshot):
             return
         threading.Thread(target=self._tended, name="index upkeep", daemon=True).start()
 
-    def settle(self, *, threads: int = 0, progress: ShowStage | None = None) -> None:
+    def optimize(self, *, threads: int = 0, progress: ShowProgress | None = None) -> None:
         """See `SearchIndex.settle`."""
         with self._busy:
             current = self._holdings.current
-            if current.backend.is_due(current.snapshot):
-                backend = current.backend.settled(current.snapshot, Task(threads=threads, progress=progress))
+            if current.backend.is_stale(current.snapshot):
+                backend = current.backend.optimized(
+                    current.snapshot, OptimizeOptions(threads=threads, progress=progress)
+                )
                 self._holdings.put_backend(current.file, backend)
             if self._holdings.writable and not self._ended:
                 with self._alone(wait=False) as alone:
                     if alone:
                         self._save()
 
-    def compact(self, *, threads: int = 0, progress: ShowStage | None = None) -> None:
+    def compact(self, *, threads: int = 0, progress: ShowProgress | None = None) -> None:
         """See `SearchIndex.compact`."""
         holdings = self._holdings
         holdings.check_writable()
-        task = Task(anew=True, threads=threads, progress=progress)
+        task = OptimizeOptions(anew=True, threads=threads, progress=progress)
         with self._busy, self._alone(wait=True):
             holdings.refresh()
             current = holdings.current
             if current.snapshot.dead:
                 self._move(current, task)
             else:
-                holdings.put_backend(current.file, current.backend.settled(current.snapshot, task))
+                holdings.put_backend(current.file, current.backend.optimized(current.snapshot, task))
                 self._save()
             remove_other_volumes(holdings.folder, holdings.current.file.volume)
             holdings.table.free_space()
 
     def _tended(self) -> None:
         try:
-            self.settle(threads=1)
+            self.optimize(threads=1)
         except Exception:
             if self._ended:
                 return
@@ -92,15 +94,15 @@ class Upkeep:
                 holdings.refresh()
         remove_other_structures(holdings.folder, number)
 
-    def _move(self, current: Current, task: Task) -> None:
+    def _move(self, current: SearchState, task: OptimizeOptions) -> None:
         """Write a volume without the vectors of deleted items, and what searches it, and put both in force."""
         holdings, folder = self._holdings, self._holdings.folder
         former, state = current.snapshot, current.snapshot.state
         volume, live = state.volume + 1, former.live_slots()
         write_volume(folder, volume, former.vectors, live, former.rows_of(live), task.at("moving vectors"))
-        file = VectorFile(folder, volume, holdings.identity.dimension)
+        file = VectorFile(folder, volume, holdings.manifest.dimension)
         moved = replace(state, volume=volume, base_slots=len(live), base_row=state.next_row)
-        backend = current.backend.settled(former.compacted(file, moved), task)
+        backend = current.backend.optimized(former.compacted(file, moved), task)
         number = state.structure + 1
         structure = number if backend.save(folder, number) else 0
         with holdings.writing() as latest:
@@ -108,7 +110,7 @@ class Upkeep:
             file.write(len(live), latest.snapshot.vectors[former.slots :])
             holdings.table.adopt(volume=volume, base_slots=len(live), base_row=state.next_row, structure=structure)
             snapshot = Snapshot.load(file, holdings.table.changes())
-            holdings.put(Current(snapshot=snapshot, file=file, backend=backend, structure=structure))
+            holdings.put(SearchState(snapshot=snapshot, file=file, backend=backend, structure=structure))
         remove_other_structures(folder, structure)
 
     @contextmanager

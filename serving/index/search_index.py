@@ -17,13 +17,13 @@ import numpy as np
 import numpy.typing as npt
 
 from hardrank.models.files import atomic_folder
-from hardrank.serving.ann.backend import ShowStage
-from hardrank.serving.index.maintenance import Upkeep
+from hardrank.serving.ann.backend import ShowProgress
+from hardrank.serving.index.maintenance import Maintenance
 from hardrank.serving.index.rescoring import Best, rank
-from hardrank.serving.index.state import Current, Holdings
+from hardrank.serving.index.state import IndexState, SearchState
 from hardrank.serving.index.stats import IndexStats, index_stats
 from hardrank.serving.store.errors import IndexBusyError, IndexExistsError, InvalidSearchError
-from hardrank.serving.store.item_table import Known
+from hardrank.serving.store.item_table import Fingerprint
 from hardrank.serving.store.items import (
     DuplicateItemError,
     InvalidItemError,
@@ -35,7 +35,7 @@ from hardrank.serving.store.items import (
     UnknownLabelError,
     check_vectors,
 )
-from hardrank.serving.store.manifest import IndexIdentity, read_identity
+from hardrank.serving.store.manifest import IndexManifest, read_manifest
 from hardrank.serving.store.snapshot import Snapshot
 
 _TRIES: Final = 5
@@ -44,25 +44,25 @@ _TRIES: Final = 5
 class SearchIndex:
     """An open index; use `create` or `open`. All methods may be called from several threads at once."""
 
-    def __init__(self, folder: Path, identity: IndexIdentity, *, writable: bool, maintenance: bool) -> None:
+    def __init__(self, folder: Path, manifest: IndexManifest, *, writable: bool, maintenance: bool) -> None:
         self.folder = folder
-        self.identity = identity
+        self.manifest = manifest
         """What the index is: model, dimension, preprocessing, backend."""
         self.writable = writable
-        self._holdings = Holdings(folder, identity, writable=writable)
+        self._holdings = IndexState(folder, manifest, writable=writable)
         self._table = self._holdings.table
-        self._upkeep = Upkeep(self._holdings, unasked=maintenance)
+        self._upkeep = Maintenance(self._holdings, unasked=maintenance)
         self._upkeep.tend()
 
     @classmethod
-    def create(cls, folder: Path, *, identity: IndexIdentity, maintenance: bool = True) -> Self:
+    def create(cls, folder: Path, *, manifest: IndexManifest, maintenance: bool = True) -> Self:
         """Make an empty index in a new folder and open it for writing (see `open`); raises `IndexExistsError`."""
         if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
             raise IndexExistsError(f"{folder} is there already; open it, or choose another folder for a new index")
         with atomic_folder(folder) as unfinished:
-            Holdings.create(unfinished)
-            identity.write(unfinished)
-        return cls(folder, identity, writable=True, maintenance=maintenance)
+            IndexState.create(unfinished)
+            manifest.write(unfinished)
+        return cls(folder, manifest, writable=True, maintenance=maintenance)
 
     @classmethod
     def open(
@@ -74,7 +74,7 @@ class SearchIndex:
             folder: Folder of the index.
             model_sha256: SHA-256 of the `model.onnx` that the index must belong to; None for any.
             writable: Whether `add`, `delete` and `compact` are allowed.
-            maintenance: Whether a background thread builds what searches need whenever that is due (see `settle`).
+            maintenance: Whether a background thread builds what searches need whenever that is due (see `optimize`).
                 Pass False to read an index without starting anything.
 
         Raises:
@@ -82,10 +82,10 @@ class SearchIndex:
             IndexDamagedError: A file is missing, damaged, or of another version.
             WrongModelError: The index belongs to another model.
         """
-        identity = read_identity(folder)
+        manifest = read_manifest(folder)
         if model_sha256 is not None:
-            identity.check_model(folder, model_sha256)
-        return cls(folder, identity, writable=writable, maintenance=maintenance)
+            manifest.check_model(folder, model_sha256)
+        return cls(folder, manifest, writable=writable, maintenance=maintenance)
 
     def __enter__(self) -> Self:
         return self
@@ -145,7 +145,8 @@ class SearchIndex:
 
     def vector(self, id: str) -> npt.NDArray[np.float32]:
         """Return an item's vector (D,); raises `UnknownItemError`."""
-        return self.vectors([id])[0]
+        vector: npt.NDArray[np.float32] = self.vectors([id])[0]
+        return vector
 
     def vectors(self, ids: Sequence[str]) -> npt.NDArray[np.float32]:
         """Return the vectors (n,D) of items, in the order of `ids`; raises `UnknownItemError`."""
@@ -204,13 +205,13 @@ class SearchIndex:
         """Give id → row of those ids that are indexed."""
         return self._table.rows(ids)
 
-    def sources(self, ids: Sequence[str]) -> dict[str, str | None]:
+    def source_hashes(self, ids: Sequence[str]) -> dict[str, str | None]:
         """Give id → SHA-256 of the file it was made of, of those ids that are indexed."""
-        return self._table.sources(ids)
+        return self._table.source_hashes(ids)
 
-    def known(self, ids: Sequence[str]) -> dict[str, Known]:
+    def fingerprints(self, ids: Sequence[str]) -> dict[str, Fingerprint]:
         """Give what tells whether an image is indexed as it is now, of those ids that are indexed."""
-        return self._table.known(ids)
+        return self._table.fingerprints(ids)
 
     def labels(self) -> dict[str, int]:
         """Count the items of each label."""
@@ -243,11 +244,11 @@ class SearchIndex:
             state = current.snapshot.state
             rows = np.arange(state.next_row, state.next_row + len(items))
             current.file.write(state.slots, vectors)
-            current.backend.adding(rows, vectors, [item.label for item in items])
+            current.backend.on_add(rows, vectors, [item.label for item in items])
             self._table.add(items, replaced=replaced)
             self._holdings.refresh()
             if replaced:
-                current.backend.deleted(np.array(replaced, dtype=np.int64))
+                current.backend.on_delete(np.array(replaced, dtype=np.int64))
 
     def delete(self, ids: Sequence[str]) -> None:
         """Delete items, all or none; raises `UnknownItemError` naming the first that is not there."""
@@ -260,16 +261,16 @@ class SearchIndex:
             numbers = sorted(rows.values())
             self._table.delete(numbers)
             self._holdings.refresh()
-            current.backend.deleted(np.array(numbers, dtype=np.int64))
+            current.backend.on_delete(np.array(numbers, dtype=np.int64))
 
-    def settle(self, *, threads: int = 0, progress: ShowStage | None = None) -> None:
+    def optimize(self, *, threads: int = 0, progress: ShowProgress | None = None) -> None:
         """Make the structure that searches use fit what the index holds; returns at once where nothing is due.
 
         Building one may take minutes; searches, additions and deletions go on meanwhile. `threads`: 0 for one a core.
         """
-        self._upkeep.settle(threads=threads, progress=progress)
+        self._upkeep.optimize(threads=threads, progress=progress)
 
-    def compact(self, *, threads: int = 0, progress: ShowStage | None = None) -> None:
+    def compact(self, *, threads: int = 0, progress: ShowProgress | None = None) -> None:
         """Free the space of deleted items and build anew what searches use; the rest goes on meanwhile."""
         self._upkeep.compact(threads=threads, progress=progress)
 
@@ -290,7 +291,7 @@ class SearchIndex:
         whole = isinstance(k, int | np.integer) and not isinstance(k, bool)
         if not whole or k < 1 or (k > snapshot.size and not fewer):
             raise InvalidSearchError(f"k is {k}; give a whole number from 1 to {snapshot.size}, the items of the index")
-        if wrong := check_vectors(queries, self.identity.dimension):
+        if wrong := check_vectors(queries, self.manifest.dimension):
             raise InvalidSearchError(f"queries: {wrong}")
         if exclude and len(exclude) != len(queries):
             raise InvalidSearchError(f"{len(exclude)} items to exclude for {len(queries)} queries; give one each")
@@ -309,7 +310,7 @@ class SearchIndex:
         return rank(current.snapshot, current.backend, queries, k, label=label, left_out=left_out)
 
     @contextmanager
-    def _writing(self) -> Iterator[Current]:
+    def _writing(self) -> Iterator[SearchState]:
         """Change the index from its latest state on, alone; then settle, where that is due."""
         with self._holdings.writing() as current:
             try:
@@ -332,7 +333,7 @@ class SearchIndex:
 
     def _vectors(self, items: Sequence[NewItem]) -> npt.NDArray[np.float32]:
         for item in items:
-            if wrong := check_vectors(np.asarray(item.vector)[None], self.identity.dimension):
+            if wrong := check_vectors(np.asarray(item.vector)[None], self.manifest.dimension):
                 raise InvalidItemError(f"the item {item.id!r}: {wrong}")
         return np.stack([np.asarray(item.vector, dtype=np.float32) for item in items])
 

@@ -13,8 +13,8 @@ from hardrank.serving.ann.backend import Backend
 from hardrank.serving.ann.registry import open_backend
 from hardrank.serving.store.database import is_read_only
 from hardrank.serving.store.errors import IndexBusyError, IndexDamagedError, ReadOnlyIndexError
-from hardrank.serving.store.item_table import ItemTable, State
-from hardrank.serving.store.manifest import IndexIdentity
+from hardrank.serving.store.item_table import ItemTable, TableState
+from hardrank.serving.store.manifest import IndexManifest
 from hardrank.serving.store.snapshot import Snapshot
 from hardrank.serving.store.vector_file import VectorFile, create_volume
 
@@ -25,7 +25,7 @@ _LOCK: Final = ".writing.lock"
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class Current:
+class SearchState:
     """What a search works with; replaced as a whole."""
 
     snapshot: Snapshot
@@ -35,15 +35,15 @@ class Current:
     """The saved structure that the backend is, or comes from; 0: none."""
 
 
-class Holdings:
+class IndexState:
     """The holdings of one open index. Whoever searches takes `current` once, and needs no lock."""
 
-    def __init__(self, folder: Path, identity: IndexIdentity, *, writable: bool) -> None:
+    def __init__(self, folder: Path, manifest: IndexManifest, *, writable: bool) -> None:
         """Read everything; raises `IndexDamagedError`, and `ReadOnlyIndexError` for what cannot be written."""
         if writable and is_read_only(folder):
             raise ReadOnlyIndexError(f"nothing can be written in {folder}; open the index for reading, or give rights")
         self.folder = folder
-        self.identity = identity
+        self.manifest = manifest
         self.writable = writable
         self.table = ItemTable(folder / _TABLE)
         self._changing = threading.RLock()
@@ -81,7 +81,7 @@ class Holdings:
         return True
 
     @contextmanager
-    def writing(self) -> Iterator[Current]:
+    def writing(self) -> Iterator[SearchState]:
         """Keep other writers out, of all processes, and begin from the latest state; raises `IndexBusyError`."""
         self.check_writable()
         with self._changing:
@@ -97,7 +97,7 @@ class Holdings:
             finally:
                 self._lock.release()
 
-    def put(self, current: Current) -> None:
+    def put(self, current: SearchState) -> None:
         """Let searches use what a writer has made; only within `writing`."""
         self.current = current
 
@@ -107,23 +107,23 @@ class Holdings:
             if self.current.file is file:
                 self.current = replace(self.current, backend=backend)
 
-    def _load(self) -> Current:
+    def _load(self) -> SearchState:
         """Read everything. A compaction may remove what was just looked up: then look again."""
         while True:
             changes = self.table.changes()
             state = changes.state
-            file = VectorFile(self.folder, state.volume, self.identity.dimension)
+            file = VectorFile(self.folder, state.volume, self.manifest.dimension)
             try:
                 snapshot = Snapshot.load(file, changes)
-                backend = open_backend(self.folder, self.identity, state, writable=self.writable)
+                backend = open_backend(self.folder, self.manifest, state, writable=self.writable)
             except IndexDamagedError:
                 if self._is_in_force(state):
                     raise
                 continue
             if self._is_in_force(state):
-                return Current(snapshot=snapshot, file=file, backend=backend, structure=state.structure)
+                return SearchState(snapshot=snapshot, file=file, backend=backend, structure=state.structure)
 
-    def _is_in_force(self, state: State) -> bool:
+    def _is_in_force(self, state: TableState) -> bool:
         """Whether the volume and structure of a state are still those that count."""
         now = self.table.state()
         return (now.volume, now.structure) == (state.volume, state.structure)

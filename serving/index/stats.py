@@ -3,7 +3,7 @@
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from hardrank.serving.index.state import Holdings
+from hardrank.serving.index.state import IndexState
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,13 +30,13 @@ class IndexStats:
     """Commits so far."""
 
 
-def index_stats(holdings: Holdings) -> IndexStats:
+def index_stats(holdings: IndexState) -> IndexStats:
     """Measure an open index."""
     current = holdings.current
     snapshot, backend = current.snapshot, current.backend.stats()
     return IndexStats(
         size=snapshot.size,
-        dimension=holdings.identity.dimension,
+        dimension=holdings.manifest.dimension,
         backend=backend.name,
         parameters=backend.parameters,
         disk_bytes=_allocated(holdings.folder),

@@ -29,7 +29,7 @@ from hardrank.models.preprocessing import (
 from hardrank.serving.engine import Engine
 from hardrank.serving.index.search_index import SearchIndex
 from hardrank.serving.ingest.image_list import Entry, Listing, Problem, ProblemKind
-from hardrank.serving.store.item_table import Known
+from hardrank.serving.store.item_table import Fingerprint
 from hardrank.serving.store.items import NewItem
 from hardrank.serving.store.thumbnails import make_thumbnail
 
@@ -37,13 +37,13 @@ Given = TypeVar("Given")
 Made = TypeVar("Made")
 
 
-class FillError(HardrankError):
+class IngestError(HardrankError):
     """Options of filling that cannot be."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class FillOptions:
-    """How images are embedded. Raises `FillError` for a number below 1."""
+class IngestOptions:
+    """How images are embedded. Raises `IngestError` for a number below 1."""
 
     batch: int = 32
     """Images embedded at once."""
@@ -56,14 +56,14 @@ class FillOptions:
 
     def __post_init__(self) -> None:
         if self.batch < 1 or self.commit < 1 or self.decoders < 0:
-            raise FillError(
+            raise IngestError(
                 f"batch is {self.batch}, commit {self.commit}, decoders {self.decoders}; give at least 1 (decoders: 0 "
                 "for one a core)"
             )
 
 
 @dataclass(frozen=True, kw_only=True)
-class Filled:
+class IngestResult:
     """What came of it."""
 
     added: int = 0
@@ -93,21 +93,21 @@ class _Unchanged:
     """An image that is indexed as it is."""
 
 
-def fill(
+def add_images(
     index: SearchIndex,
     engine: Engine,
     listing: Listing,
     *,
-    options: FillOptions | None = None,
+    options: IngestOptions | None = None,
     progress: Callable[[int, int], None] | None = None,
-) -> Filled:
+) -> IngestResult:
     """Add the images of `listing` that `index` does not hold, and replace those that have changed.
 
     `progress` is called with images dealt with and in all. Bad files are named in the result. An error or interruption
     leaves what was committed.
     """
-    options = options or FillOptions()
-    index.identity.check_model(index.folder, engine.model_sha256, engine.name)
+    options = options or IngestOptions()
+    index.manifest.check_model(index.folder, engine.model_sha256, engine.name)
     work = _Work(index=index, engine=engine, options=options, problems=list(listing.problems))
     with work:
         for done, one in enumerate(work.decoded(listing.entries), start=1):
@@ -121,7 +121,7 @@ def fill(
 class _Work:
     """The state of filling: what is decoded, embedded, and being written."""
 
-    def __init__(self, *, index: SearchIndex, engine: Engine, options: FillOptions, problems: list[Problem]) -> None:
+    def __init__(self, *, index: SearchIndex, engine: Engine, options: IngestOptions, problems: list[Problem]) -> None:
         self._index = index
         self._engine = engine
         self._options = options
@@ -144,7 +144,7 @@ class _Work:
         """Decode ahead, in order: as much as a few batches, so that memory is bounded."""
         pre, limits = self._engine.preprocessing, self._options.limits
 
-        def read(given: tuple[Entry, Known | None]) -> _Decoded | Problem | _Unchanged:
+        def read(given: tuple[Entry, Fingerprint | None]) -> _Decoded | Problem | _Unchanged:
             return _read(*given, pre, limits)
 
         return _ahead(self._decoders, read, self._looked_up(entries), 4 * self._options.batch)
@@ -168,17 +168,17 @@ class _Work:
         self._write()
         self._wait()
 
-    def outcome(self) -> Filled:
+    def outcome(self) -> IngestResult:
         """Say what came of it."""
-        return Filled(
+        return IngestResult(
             added=self._added, replaced=self._replaced, unchanged=self._unchanged, problems=tuple(self._problems)
         )
 
-    def _looked_up(self, entries: Sequence[Entry], count: int = 1024) -> Iterator[tuple[Entry, Known | None]]:
+    def _looked_up(self, entries: Sequence[Entry], count: int = 1024) -> Iterator[tuple[Entry, Fingerprint | None]]:
         """Ask the index, some at a time, what it knows of the images."""
         for start in range(0, len(entries), count):
             part = entries[start : start + count]
-            known = self._index.known([entry.id for entry in part])
+            known = self._index.fingerprints([entry.id for entry in part])
             yield from ((entry, known.get(entry.id)) for entry in part)
 
     def _embed(self) -> None:
@@ -220,14 +220,14 @@ def _ahead(
 
 
 def _read(
-    entry: Entry, known: Known | None, pre: Preprocessing, limits: DecodeLimits
+    entry: Entry, known: Fingerprint | None, pre: Preprocessing, limits: DecodeLimits
 ) -> _Decoded | Problem | _Unchanged:
     if not entry.path.is_file():
         return Problem(path=str(entry.path), kind=ProblemKind.MISSING)
     try:
         data = read_bytes(entry.path, limits=limits)
         digest = hashlib.sha256(data).hexdigest()
-        if known == Known(sha256=digest, label=entry.label, metadata=dict(entry.metadata)):
+        if known == Fingerprint(sha256=digest, label=entry.label, metadata=dict(entry.metadata)):
             return _Unchanged()
         image = decode(data, limits=limits)
     except UndecodableImageError as error:

@@ -48,7 +48,7 @@ class Writer:
 
     def _holds(self, key: str, item: NewItem) -> bool:
         index = self._indexes[key]
-        sources = index.sources([item.id])
+        sources = index.source_hashes([item.id])
         if item.id not in sources:
             return False
         there = index.item(item.id)

@@ -45,7 +45,7 @@ _ITEM: Final = "row, id, label, metadata, width, height"
 
 
 @dataclass(frozen=True, kw_only=True)
-class State:
+class TableState:
     """What a commit leaves besides the items themselves."""
 
     generation: int
@@ -68,7 +68,7 @@ class State:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Known:
+class Fingerprint:
     """An indexed image, to compare with one at hand."""
 
     sha256: str | None
@@ -78,10 +78,10 @@ class Known:
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class Changes:
+class TableChanges:
     """What was committed since a state, or everything."""
 
-    state: State
+    state: TableState
     whole: bool
     """Whether these are all items, and not only what changed."""
     rows: npt.NDArray[np.int64]
@@ -111,12 +111,12 @@ class ItemTable:
 
     # ------------------------------------------------------------------ reading
 
-    def state(self) -> State:
+    def state(self) -> TableState:
         """Read the state."""
         with self._database.connection() as connection:
             return _state(connection)
 
-    def changes(self, since: State | None = None) -> Changes:
+    def changes(self, since: TableState | None = None) -> TableChanges:
         """Read what changed since a state, or all items where there is none or vectors have moved since."""
         with self._database.reading() as connection:
             state = _state(connection)
@@ -129,7 +129,7 @@ class ItemTable:
                 gone = connection.execute(
                     "SELECT row FROM deletions WHERE generation > ? AND row < ?", (since.generation, since.next_row)
                 ).fetchall()
-        return Changes(
+        return TableChanges(
             state=state,
             whole=whole,
             rows=rows,
@@ -150,15 +150,15 @@ class ItemTable:
         """Give id → row of those that are there."""
         return dict(self._among("SELECT id, row FROM items WHERE id IN", ids))
 
-    def sources(self, ids: Sequence[str]) -> dict[str, str | None]:
+    def source_hashes(self, ids: Sequence[str]) -> dict[str, str | None]:
         """Give id → SHA-256 of the file it was made of, of those that are there."""
         return dict(self._among("SELECT id, source_sha256 FROM items WHERE id IN", ids))
 
-    def known(self, ids: Sequence[str]) -> dict[str, Known]:
+    def fingerprints(self, ids: Sequence[str]) -> dict[str, Fingerprint]:
         """Give what tells whether an image is indexed as it is now, of those ids that are there."""
         found = self._among("SELECT id, source_sha256, label, metadata FROM items WHERE id IN", ids)
         return {
-            id: Known(sha256=digest, label=label, metadata=_read_metadata(metadata))
+            id: Fingerprint(sha256=digest, label=label, metadata=_read_metadata(metadata))
             for id, digest, label, metadata in found
         }
 
@@ -220,7 +220,7 @@ class ItemTable:
             _advance(connection)
 
     def adopt(self, **changes: int) -> None:
-        """Put another volume of vectors or another structure in force (fields of `State`)."""
+        """Put another volume of vectors or another structure in force (fields of `TableState`)."""
         with self._database.writing() as connection:
             if "volume" in changes:
                 connection.execute("DELETE FROM deletions")
@@ -257,10 +257,10 @@ def _columns(found: Iterable[tuple[int, str | None]]) -> tuple[npt.NDArray[np.in
     return np.array(rows, dtype=np.int64), np.array(labels, dtype=np.int32), list(numbers)
 
 
-def _state(connection: sqlite3.Connection) -> State:
+def _state(connection: sqlite3.Connection) -> TableState:
     names = ("generation", "next_row", "volume", "base_slots", "base_row", "structure")
     found = connection.execute(f"SELECT {', '.join(names)} FROM state").fetchone()
-    return State(**dict(zip(names, found, strict=True)))
+    return TableState(**dict(zip(names, found, strict=True)))
 
 
 def _advance(connection: sqlite3.Connection, **changes: int) -> None:

@@ -28,23 +28,23 @@ _PNG: Final = b"\x89PNG\r\n\x1a\n"
 _PLAIN: Final = re.compile(r"[A-Za-z0-9._\-]")
 
 
-class GalleryError(HardrankError):
+class ItemError(HardrankError):
     """An item that does not exist, exists already, or cannot be one."""
 
 
-class UnknownItemError(GalleryError):
+class UnknownItemError(ItemError):
     """No item has this id."""
 
 
-class UnknownLabelError(GalleryError):
+class UnknownLabelError(ItemError):
     """No item has this label."""
 
 
-class DuplicateItemError(GalleryError):
+class DuplicateItemError(ItemError):
     """An item of this id is in the index already, or twice in one request."""
 
 
-class InvalidItemError(GalleryError):
+class InvalidItemError(ItemError):
     """An id, label, metadata or vector that an item cannot have."""
 
 

@@ -1,25 +1,81 @@
-"""index.json: which model an index was made with, and how it searches. Written once."""
+"""index.json: which model an index belongs to, and how it is searched. Written once, when the index is created."""
 
 import json
 from datetime import UTC, datetime
+from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, Self
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from hardrank.models.bundle import ArchitectureEntry, PreprocessingEntry
 from hardrank.models.files import write_json
 from hardrank.serving.store.errors import IndexDamagedError, IndexNotFoundError, WrongModelError
-from hardrank.serving.store.index_options import BackendOptions
 
 if TYPE_CHECKING:
     from hardrank.serving.engine import Engine
 
 SCHEMA: Final = "hardrank.index/1"
 MANIFEST: Final = "index.json"
+DEFAULT_COLLECTION: Final = "hardrank"
 
 
-class IndexIdentity(BaseModel):
+class BackendKind(StrEnum):
+    """Where vectors are searched."""
+
+    FAISS = "faiss"
+    """In this process."""
+    MILVUS = "milvus"
+    """In a Milvus Lite file or a Milvus cluster."""
+
+
+class AnnKind(StrEnum):
+    """How FAISS finds candidates."""
+
+    AUTO = "auto"
+    """Flat as long as that is fast, then whichever of the others measures best."""
+    FLAT = "flat"
+    """Compare every vector: exact, no structure to build."""
+    HNSW = "hnsw"
+    """A graph of neighbours over 8-bit codes: the fastest search, the slowest to build."""
+    IVF_SQ8 = "ivf-sq8"
+    """Inverted lists of 8-bit codes, D bytes a vector."""
+    IVF_PQ = "ivf-pq"
+    """Inverted lists of product codes, D/8 bytes a vector: the smallest."""
+
+
+class BackendOptions(BaseModel):
+    """Options of an index, as index.json keeps them."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    kind: BackendKind = BackendKind.FAISS
+    structure: AnnKind = AnnKind.AUTO
+    flat_bytes: int = Field(default=32 * 2**20, ge=0, description="auto: vectors up to this size are searched exactly")
+    recall: float = Field(
+        default=0.97,
+        gt=0,
+        le=1,
+        description="recall@10 against exact search that a structure should reach",
+    )
+    tail: int = Field(
+        default=4096, ge=1, description="items added since the structure was built that are searched exactly; more are "
+        "folded into it"
+    )  # fmt: skip
+    uri: str | None = Field(default=None, description="Milvus: a local file for Milvus Lite, or http://HOST:19530")
+    collection: str = Field(default=DEFAULT_COLLECTION, description="Milvus: what the collection's name begins with")
+    token_variable: str | None = Field(
+        default=None, description="Milvus: the environment variable that holds user:password or an API key"
+    )
+
+    @model_validator(mode="after")
+    def _fits(self) -> Self:
+        if self.kind is BackendKind.FAISS and (self.uri or self.token_variable):
+            raise ValueError("uri and token_variable are options of Milvus; choose that backend or leave them out")
+        return self
+
+
+class IndexManifest(BaseModel):
     """What an index is, apart from what it holds."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -67,7 +123,7 @@ class IndexIdentity(BaseModel):
         write_json(folder / MANIFEST, self.model_dump(mode="json"))
 
 
-def read_identity(folder: Path) -> IndexIdentity:
+def read_manifest(folder: Path) -> IndexManifest:
     """Read index.json; raises `IndexNotFoundError` where there is none, `IndexDamagedError` where it is damaged."""
     path = folder / MANIFEST
     try:
@@ -83,7 +139,7 @@ def read_identity(folder: Path) -> IndexIdentity:
     if version != SCHEMA:
         raise IndexDamagedError(f"{path} has the schema {version!r}; this version reads {SCHEMA}")
     try:
-        return IndexIdentity.model_validate(content)
+        return IndexManifest.model_validate(content)
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(str(part) for part in first["loc"])

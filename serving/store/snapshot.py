@@ -8,7 +8,7 @@ from typing import Self
 import numpy as np
 import numpy.typing as npt
 
-from hardrank.serving.store.item_table import NO_LABEL, Changes, State
+from hardrank.serving.store.item_table import NO_LABEL, TableChanges, TableState
 from hardrank.serving.store.vector_file import VectorFile
 
 
@@ -16,7 +16,7 @@ from hardrank.serving.store.vector_file import VectorFile
 class Snapshot:
     """Which vectors there are, and whose. A slot is a vector's place in the file; a row is an item's number."""
 
-    state: State
+    state: TableState
     base_rows: npt.NDArray[np.int64]
     """(base_slots,), ascending: the rows of the slots that compaction wrote."""
     vectors: npt.NDArray[np.float32]
@@ -30,7 +30,7 @@ class Snapshot:
     """Items."""
 
     @classmethod
-    def load(cls, file: VectorFile, changes: Changes) -> Self:
+    def load(cls, file: VectorFile, changes: TableChanges) -> Self:
         """Make a snapshot of a whole table."""
         state = changes.state
         slots = state.slots
@@ -45,7 +45,7 @@ class Snapshot:
         )
         return empty._with_items(changes)
 
-    def advanced(self, file: VectorFile, changes: Changes) -> Self:
+    def advanced(self, file: VectorFile, changes: TableChanges) -> Self:
         """Make the snapshot after further commits to the same volume."""
         state = changes.state
         more = state.slots - self.state.slots
@@ -61,7 +61,7 @@ class Snapshot:
         alive[grown.slots_of(changes.deleted)] = False
         return grown._with_items(changes)
 
-    def compacted(self, file: VectorFile, state: State) -> Self:
+    def compacted(self, file: VectorFile, state: TableState) -> Self:
         """Make the snapshot of a volume that holds the living vectors of this one alone, in their order."""
         live = self.live_slots()
         return replace(
@@ -122,7 +122,7 @@ class Snapshot:
         """Give the slots of all items, ascending."""
         return np.flatnonzero(self.alive)
 
-    def _with_items(self, changes: Changes) -> Self:
+    def _with_items(self, changes: TableChanges) -> Self:
         """Fill in added items; called before anybody else sees this snapshot."""
         codes = dict(self.label_codes)
         numbers = [codes.setdefault(name, len(codes)) for name in changes.names]

@@ -9,7 +9,7 @@ from hardrank.audit_app.gallery.collection import from_images
 from hardrank.serving.engine import Device, Engine
 from hardrank.serving.index.search_index import SearchIndex
 from hardrank.serving.store.items import NewItem
-from hardrank.serving.store.manifest import IndexIdentity
+from hardrank.serving.store.manifest import IndexManifest
 
 
 def make_index(folder: Path, bundle: Path, gallery: Path, *, turn: bool = False) -> Path:
@@ -29,6 +29,6 @@ def make_index(folder: Path, bundle: Path, gallery: Path, *, turn: bool = False)
                 source_sha256=hashlib.sha256(path.read_bytes()).hexdigest(),
             )
         )
-    with SearchIndex.create(folder, identity=IndexIdentity.of(engine)) as index:
+    with SearchIndex.create(folder, manifest=IndexManifest.of(engine)) as index:
         index.add(items)
     return folder

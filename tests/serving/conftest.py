@@ -10,9 +10,8 @@ import pytest
 from hardrank.models.bundle import ArchitectureEntry, PreprocessingEntry
 from hardrank.serving.engine import Device, Engine
 from hardrank.serving.index.search_index import SearchIndex
-from hardrank.serving.store.index_options import BackendOptions
 from hardrank.serving.store.items import NewItem
-from hardrank.serving.store.manifest import IndexIdentity
+from hardrank.serving.store.manifest import BackendOptions, IndexManifest
 from tests.serving.bundles import DIMENSION, write_bundle
 
 MakeIndex = Callable[..., SearchIndex]
@@ -57,11 +56,11 @@ def new_items(vectors: npt.NDArray[np.float32], *, start: int = 0, labels: int =
     ]
 
 
-def make_identity(
+def make_manifest(
     *, dimension: int = DIMENSION, model_sha256: str = "0" * 64, backend: BackendOptions | None = None
-) -> IndexIdentity:
+) -> IndexManifest:
     """What an index is, of a model that does not matter."""
-    return IndexIdentity(
+    return IndexManifest(
         model="tiny-benign",
         model_sha256=model_sha256,
         architecture=ArchitectureEntry(backbone="small-resnet", dimension=dimension, image_size=32),
@@ -73,4 +72,4 @@ def make_identity(
 @pytest.fixture
 def index(tmp_path: Path) -> SearchIndex:
     """An empty, writable index of vectors with 16 coordinates."""
-    return SearchIndex.create(tmp_path / "index", identity=make_identity())
+    return SearchIndex.create(tmp_path / "index", manifest=make_manifest())

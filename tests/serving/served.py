@@ -20,9 +20,9 @@ from hardrank.serving.search.models import Model
 from hardrank.serving.search.service import SearchService
 from hardrank.serving.settings import Access, Settings
 from hardrank.serving.store.items import NewItem
-from hardrank.serving.store.manifest import IndexIdentity
+from hardrank.serving.store.manifest import IndexManifest
 from hardrank.serving.store.thumbnails import make_thumbnail
-from tests.serving.conftest import make_identity
+from tests.serving.conftest import make_manifest
 from tests.waiting import until
 
 LABELS = ("red", "green", "blue")
@@ -81,12 +81,12 @@ def new_item(file: Painted, engine: Engine) -> NewItem:
     )
 
 
-def identity_of(engine: Engine) -> IndexIdentity:
-    return make_identity(dimension=engine.dimension, model_sha256=engine.model_sha256)
+def manifest_of(engine: Engine) -> IndexManifest:
+    return make_manifest(dimension=engine.dimension, model_sha256=engine.model_sha256)
 
 
 def build_index(folder: Path, engine: Engine, files: Sequence[Painted]) -> SearchIndex:
-    index = SearchIndex.create(folder, identity=identity_of(engine))
+    index = SearchIndex.create(folder, manifest=manifest_of(engine))
     index.add([new_item(file, engine) for file in files])
     return index
 

@@ -21,7 +21,7 @@ from hardrank.audit_app.web.guard import check_server
 from hardrank.audit_app.web.resources import settings
 from hardrank.serving.engine import Device, Engine
 from hardrank.serving.index.search_index import SearchIndex
-from hardrank.serving.store.manifest import IndexIdentity
+from hardrank.serving.store.manifest import IndexManifest
 from tests.audit_app.apptest import attacked, errors, markup, open_app, until, words
 from tests.audit_app.stage import random_pixels
 from tests.serving.conftest import new_items, unit_vectors
@@ -228,9 +228,9 @@ def test_an_attack_that_the_gallery_does_not_allow_is_told(app: Tell, tmp_path: 
 
 
 def test_an_index_of_another_model_is_told(app: Tell, tmp_path: Path, tiny_zoo: list[Path]) -> None:
-    own = IndexIdentity.of(Engine(tiny_zoo[0], threads=1, device=Device.CPU))
-    identity = own.model_copy(update={"model": "stranger", "model_sha256": "0" * 64})
-    with SearchIndex.create(tmp_path / "index", identity=identity) as index:
+    own = IndexManifest.of(Engine(tiny_zoo[0], threads=1, device=Device.CPU))
+    manifest = own.model_copy(update={"model": "stranger", "model_sha256": "0" * 64})
+    with SearchIndex.create(tmp_path / "index", manifest=manifest) as index:
         index.add(new_items(unit_vectors(5)))
     app("--gallery", str(tmp_path / "index"))
     assert any("made with the model stranger" in one for one in errors(open_app()))

@@ -10,7 +10,7 @@ from hardrank.serving.agreement.calibration import SuspicionOptions
 from hardrank.serving.agreement.monitor import Hint
 from hardrank.serving.index.search_index import SearchIndex
 from hardrank.serving.store.items import NewItem
-from tests.serving.conftest import make_identity, new_items, unit_vectors
+from tests.serving.conftest import make_manifest, new_items, unit_vectors
 
 OPTIONS = SuspicionOptions(sample=20, depth=10)
 
@@ -18,7 +18,7 @@ OPTIONS = SuspicionOptions(sample=20, depth=10)
 @pytest.fixture
 def pair(tmp_path: Path) -> dict[str, SearchIndex]:
     """Two models that see forty images in much the same way."""
-    made = {key: SearchIndex.create(tmp_path / key, identity=make_identity()) for key in ("one", "other")}
+    made = {key: SearchIndex.create(tmp_path / key, manifest=make_manifest()) for key in ("one", "other")}
     for index in made.values():
         index.add(new_items(unit_vectors(40)))
     return made

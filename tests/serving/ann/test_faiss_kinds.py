@@ -1,4 +1,4 @@
-"""Approximate structures find what exact search finds, and follow additions, deletions and compaction."""
+"""FaissIndex structures find what exact search finds, and follow additions, deletions and compaction."""
 
 import json
 import logging
@@ -14,18 +14,18 @@ import numpy.typing as npt
 import pytest
 
 from hardrank.serving.index.search_index import SearchIndex
-from hardrank.serving.store.index_options import BackendOptions, Structure
+from hardrank.serving.store.manifest import AnnKind, BackendOptions
 from tests.serving.bundles import DIMENSION
-from tests.serving.conftest import make_identity, new_items, unit_vectors
+from tests.serving.conftest import make_manifest, new_items, unit_vectors
 from tests.waiting import PATIENCE_S, until
 
 COUNT = 2000
-APPROXIMATE = [Structure.HNSW, Structure.IVF_SQ8, Structure.IVF_PQ]
+APPROXIMATE = [AnnKind.HNSW, AnnKind.IVF_SQ8, AnnKind.IVF_PQ]
 
 
 def _index(folder: Path, *, maintenance: bool = False, **options: object) -> SearchIndex:
     backend = BackendOptions.model_validate({"tail": 200, **options})
-    return SearchIndex.create(folder, identity=make_identity(backend=backend), maintenance=maintenance)
+    return SearchIndex.create(folder, manifest=make_manifest(backend=backend), maintenance=maintenance)
 
 
 def _nearest(query: npt.NDArray[np.float32], vectors: dict[int, npt.NDArray[np.float32]], k: int) -> list[int]:
@@ -52,12 +52,12 @@ def _recall(index: SearchIndex, vectors: dict[int, npt.NDArray[np.float32]], k: 
 
 
 @pytest.mark.parametrize("structure", APPROXIMATE)
-def test_a_structure_follows_the_gallery(tmp_path: Path, structure: Structure) -> None:
+def test_a_structure_follows_the_gallery(tmp_path: Path, structure: AnnKind) -> None:
     vectors = dict(enumerate(unit_vectors(COUNT + 500)))
     both = np.stack(list(vectors.values()))
     index = _index(tmp_path / "index", structure=structure, recall=0.95, flat_bytes=4 * DIMENSION * 400)
     index.add(new_items(both[:COUNT], labels=5))
-    index.settle(threads=1)
+    index.optimize(threads=1)
     here = {number: vectors[number] for number in range(COUNT)}
     assert index.stats().backend == f"faiss {structure}"
     assert _recall(index, here) >= 0.93
@@ -74,7 +74,7 @@ def test_a_structure_follows_the_gallery(tmp_path: Path, structure: Structure) -
     for number in gone:
         del here[number]
     assert _recall(index, here) >= 0.93
-    index.settle(threads=1)
+    index.optimize(threads=1)
     assert _recall(index, here) >= 0.93
     with SearchIndex.open(index.folder, maintenance=False) as reader:
         assert _recall(reader, here) >= 0.93
@@ -96,10 +96,10 @@ def test_auto_stays_exact_and_then_keeps_what_measures_best(tmp_path: Path) -> N
     index = _index(tmp_path / "index", flat_bytes=4 * DIMENSION * 1500, recall=0.9)
     vectors = unit_vectors(COUNT)
     index.add(new_items(vectors[:1500]))
-    index.settle(threads=1)
+    index.optimize(threads=1)
     assert index.stats().backend == "faiss flat"
     index.add(new_items(vectors[1500:], start=1500))
-    index.settle(threads=1)
+    index.optimize(threads=1)
     record = json.loads((index.folder / "ann" / "0001.json").read_text(encoding="utf-8"))
     measured = record["measured"]
     assert {one["structure"] for one in measured} == {str(structure) for structure in APPROXIMATE}
@@ -110,9 +110,9 @@ def test_auto_stays_exact_and_then_keeps_what_measures_best(tmp_path: Path) -> N
 
 
 def test_few_items_have_no_structure_whatever_was_asked(tmp_path: Path) -> None:
-    index = _index(tmp_path / "index", structure=Structure.IVF_PQ)
+    index = _index(tmp_path / "index", structure=AnnKind.IVF_PQ)
     index.add(new_items(unit_vectors(100)))
-    index.settle(threads=1)
+    index.optimize(threads=1)
     assert index.stats().backend == "faiss flat"
     index.delete(["item-3"])
     index.compact(threads=1)
@@ -121,10 +121,10 @@ def test_few_items_have_no_structure_whatever_was_asked(tmp_path: Path) -> None:
 
 
 def test_a_damaged_structure_only_costs_time(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    index = _index(tmp_path / "index", structure=Structure.IVF_SQ8)
+    index = _index(tmp_path / "index", structure=AnnKind.IVF_SQ8)
     vectors = dict(enumerate(unit_vectors(COUNT)))
     index.add(new_items(np.stack(list(vectors.values()))))
-    index.settle(threads=1)
+    index.optimize(threads=1)
     index.close()
     damages: list[Callable[[Path], object]] = [
         lambda path: path.unlink(),
@@ -141,14 +141,14 @@ def test_a_damaged_structure_only_costs_time(tmp_path: Path, caplog: pytest.LogC
             assert again.stats().backend == "faiss flat"
             assert _recall(again, vectors) == 1.0
             if number == 0:
-                again.settle(threads=1)
+                again.optimize(threads=1)
                 assert again.stats().backend == "faiss ivf-sq8"
                 with SearchIndex.open(folder, maintenance=False) as reader:
                     assert reader.stats().backend == "faiss ivf-sq8"
 
 
 def test_upkeep_builds_what_is_due_by_itself(tmp_path: Path) -> None:
-    index = _index(tmp_path / "index", maintenance=True, structure=Structure.IVF_SQ8)
+    index = _index(tmp_path / "index", maintenance=True, structure=AnnKind.IVF_SQ8)
     vectors = unit_vectors(COUNT)
     for start in range(0, COUNT, 500):
         index.add(new_items(vectors[start : start + 500], start=start))
@@ -156,13 +156,13 @@ def test_upkeep_builds_what_is_due_by_itself(tmp_path: Path) -> None:
     assert index.search(vectors[:1], 1)[0][0].item.id == "item-0"
 
 
-@pytest.mark.parametrize("structure", [Structure.FLAT, Structure.IVF_SQ8, Structure.HNSW])
-def test_searches_never_fail_while_everything_changes(tmp_path: Path, structure: Structure) -> None:
+@pytest.mark.parametrize("structure", [AnnKind.FLAT, AnnKind.IVF_SQ8, AnnKind.HNSW])
+def test_searches_never_fail_while_everything_changes(tmp_path: Path, structure: AnnKind) -> None:
     """Items that stay are found throughout, by searches that run while others come, go, and vectors are moved."""
     index = _index(tmp_path / "index", structure=structure)
     vectors = unit_vectors(2000)
     index.add(new_items(vectors[:1200], labels=3))
-    index.settle(threads=1)
+    index.optimize(threads=1)
     over, failures, searches = threading.Event(), list[object](), [0, 0]
 
     def search(number: int) -> None:
@@ -193,7 +193,7 @@ def test_searches_never_fail_while_everything_changes(tmp_path: Path, structure:
         start = 1200 + 200 * step
         index.add(new_items(vectors[start : start + 200], start=start, labels=3))
         index.delete([f"item-{number}" for number in range(400 + 150 * step, 400 + 150 * step + 150)])
-        index.compact(threads=1) if step == 2 else index.settle(threads=1)
+        index.compact(threads=1) if step == 2 else index.optimize(threads=1)
         both_search()
     over.set()
     for thread in threads:
@@ -207,11 +207,11 @@ def test_a_library_that_teaches_faiss_tensors_does_not_hinder_a_search() -> None
     """As pytorch-metric-learning does at import, in a process of its own: it changes FAISS for good."""
     code = (
         "import faiss.contrib.torch_utils, faiss, numpy as np\n"
-        "from hardrank.serving.ann.faiss_index import Approximate, Effort, Structure\n"
+        "from hardrank.serving.ann.faiss_index import FaissIndex, SearchEffort, AnnKind\n"
         "vectors = np.eye(8, dtype=np.float32)\n"
         "index = faiss.IndexHNSWFlat(8, 4, faiss.METRIC_INNER_PRODUCT)\n"
         "index.add(vectors)\n"
-        "held = Approximate(structure=Structure.HNSW, index=index, covered=8, effort=Effort(width=16, fetch=4))\n"
+        "held = FaissIndex(structure=AnnKind.HNSW, index=index, covered=8, effort=SearchEffort(width=16, fetch=4))\n"
         "assert (held.search(vectors, 1)[:, 0] == np.arange(8)).all()\n"
     )
     subprocess.run([sys.executable, "-c", code], check=True, timeout=PATIENCE_S)

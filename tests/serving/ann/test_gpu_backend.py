@@ -10,8 +10,8 @@ import pytest
 from hardrank.serving.ann import registry
 from hardrank.serving.ann.gpu_backend import GpuBackend
 from hardrank.serving.index.search_index import SearchIndex
-from hardrank.serving.store.index_options import BackendOptions
-from tests.serving.conftest import make_identity, new_items, unit_vectors
+from hardrank.serving.store.manifest import BackendOptions
+from tests.serving.conftest import make_manifest, new_items, unit_vectors
 
 
 def _full(dimension: int) -> Any:
@@ -21,7 +21,7 @@ def _full(dimension: int) -> Any:
 def _index(folder: Path, patch: pytest.MonkeyPatch, make: Callable[[int], Any]) -> SearchIndex:
     patch.setattr("hardrank.serving.ann.gpu_backend.on_gpu", lambda within, options: GpuBackend(within, options, make))
     assert registry  # imports on_gpu when it is called
-    return SearchIndex.create(folder, identity=make_identity(backend=BackendOptions(tail=50)), maintenance=False)
+    return SearchIndex.create(folder, manifest=make_manifest(backend=BackendOptions(tail=50)), maintenance=False)
 
 
 def test_a_gpu_gives_the_answers_of_exact_search(
@@ -37,14 +37,14 @@ def test_a_gpu_gives_the_answers_of_exact_search(
 
     for one in (index, gpu):
         one.add(new_items(vectors[:1500], labels=3))
-    gpu.settle()
+    gpu.optimize()
     assert gpu.stats().backend == "faiss flat on GPU"
     assert_same()
     for one in (index, gpu):
         one.add(new_items(vectors[1500:], start=1500, labels=3))
         one.delete([f"item-{number}" for number in range(0, 2000, 7)])
     assert_same()
-    gpu.settle()
+    gpu.optimize()
     assert gpu.stats().parameters == {"vectors": 2000 - 286}
     assert_same()
     for one in (index, gpu):
@@ -59,7 +59,7 @@ def test_vectors_that_do_not_fit_are_searched_as_without_a_gpu(
     index = _index(tmp_path / "gpu", monkeypatch, _full)
     vectors = unit_vectors(1200)
     index.add(new_items(vectors))
-    index.settle(threads=1)
+    index.optimize(threads=1)
     assert "out of memory" in caplog.text
     assert index.stats().backend == "faiss flat"
     assert index.search(vectors[:1], 1)[0][0].item.id == "item-0"

@@ -10,8 +10,8 @@ import pytest
 
 from hardrank.serving.index.search_index import SearchIndex
 from hardrank.serving.store.errors import BackendError
-from hardrank.serving.store.index_options import BackendKind, BackendOptions, Structure
-from tests.serving.conftest import make_identity, new_items, unit_vectors
+from hardrank.serving.store.manifest import AnnKind, BackendKind, BackendOptions
+from tests.serving.conftest import make_manifest, new_items, unit_vectors
 
 pytest.importorskip("pymilvus")
 pytest.importorskip("milvus_lite")
@@ -20,7 +20,7 @@ MILVUS = BackendOptions(kind=BackendKind.MILVUS)
 
 
 def _index(folder: Path, options: BackendOptions = MILVUS) -> SearchIndex:
-    return SearchIndex.create(folder, identity=make_identity(backend=options), maintenance=False)
+    return SearchIndex.create(folder, manifest=make_manifest(backend=options), maintenance=False)
 
 
 def _answers(
@@ -65,8 +65,8 @@ def test_milvus_and_faiss_give_the_same_answers(tmp_path: Path) -> None:
         _assert_same(flat, milvus)
 
 
-@pytest.mark.parametrize("structure", [Structure.FLAT, Structure.HNSW, Structure.IVF_SQ8])
-def test_milvus_searches_as_told(tmp_path: Path, structure: Structure) -> None:
+@pytest.mark.parametrize("structure", [AnnKind.FLAT, AnnKind.HNSW, AnnKind.IVF_SQ8])
+def test_milvus_searches_as_told(tmp_path: Path, structure: AnnKind) -> None:
     with _index(tmp_path / "milvus", BackendOptions(kind=BackendKind.MILVUS, structure=structure)) as index:
         vectors = unit_vectors(300)
         index.add(new_items(vectors))
@@ -81,7 +81,7 @@ def test_what_a_crash_left_is_passed_over_and_then_removed(tmp_path: Path, monke
         milvus.add(new_items(vectors[:50]))
         # As if killed between Milvus and the commit of an addition, and between the commit of a deletion and Milvus.
         backend: Any = milvus._holdings.current.backend
-        backend.adding(np.arange(50, 60), vectors[50:], [None] * 10)
+        backend.on_add(np.arange(50, 60), vectors[50:], [None] * 10)
         gone = [f"item-{number}" for number in range(5)]
         with monkeypatch.context() as patch:
             patch.setattr(backend, "deleted", lambda rows: None)
@@ -94,7 +94,7 @@ def test_what_a_crash_left_is_passed_over_and_then_removed(tmp_path: Path, monke
         SearchIndex.open(tmp_path / "milvus", writable=True, maintenance=False) as milvus,
     ):
         backend = milvus._holdings.current.backend
-        milvus.settle()
+        milvus.optimize()
         assert sorted(backend._rows(50)) == list(range(5, 50))
         for index in (flat, milvus):
             index.add(new_items(unit_vectors(10, seed=4), start=100))

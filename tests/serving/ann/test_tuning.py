@@ -7,14 +7,14 @@ import pytest
 
 from hardrank.serving.ann.brute_force import completed, nearest_among, nearest_in_range
 from hardrank.serving.ann.faiss_index import build
-from hardrank.serving.ann.faiss_kinds import Effort
-from hardrank.serving.ann.tuning import Measurement, Trial, best
-from hardrank.serving.store.index_options import Structure
+from hardrank.serving.ann.faiss_kinds import SearchEffort
+from hardrank.serving.ann.tuning import TuningQueries, TuningResult, best
+from hardrank.serving.store.manifest import AnnKind
 from tests.serving.conftest import unit_vectors
 
 
-def _measured(recall: float, p50_ms: float) -> Measurement:
-    return Measurement(structure="hnsw", width=1, fetch=1, recall_items=recall, recall_between=1.0, p50_ms=p50_ms)
+def _measured(recall: float, p50_ms: float) -> TuningResult:
+    return TuningResult(structure="hnsw", width=1, fetch=1, recall_items=recall, recall_between=1.0, p50_ms=p50_ms)
 
 
 def test_the_fastest_that_reaches_the_recall_is_best() -> None:
@@ -26,17 +26,17 @@ def test_the_fastest_that_reaches_the_recall_is_best() -> None:
 
 
 def test_more_results_and_fewer_items_take_more_effort() -> None:
-    effort = Effort(width=8, fetch=32)
+    effort = SearchEffort(width=8, fetch=32)
     assert effort.scaled(10) == effort.scaled(3) == effort
-    assert effort.scaled(40) == Effort(width=16, fetch=128)
-    assert effort.scaled(10, share=0.25) == Effort(width=16, fetch=32)
+    assert effort.scaled(40) == SearchEffort(width=16, fetch=128)
+    assert effort.scaled(10, share=0.25) == SearchEffort(width=16, fetch=32)
 
 
 def test_recall_is_the_share_of_true_neighbours_found() -> None:
     vectors = unit_vectors(2000)
     slots = np.arange(2000)
-    trial = Trial(vectors, slots)
-    found = build(Structure.IVF_SQ8, vectors, slots, covered=2000, threads=1)
+    trial = TuningQueries(vectors, slots)
+    found = build(AnnKind.IVF_SQ8, vectors, slots, covered=2000, threads=1)
     low = trial.measure(found)
     tuned, measured = trial.tune(found, recall=0.99)
     high = trial.measure(tuned)

@@ -32,7 +32,7 @@ def main() -> None:
     folder, seed = Path(sys.argv[1]), int(sys.argv[2])
     generator = np.random.default_rng(seed)
     index = SearchIndex.open(folder, writable=True)
-    dimension = index.identity.dimension
+    dimension = index.manifest.dimension
     turn = 1000 * seed
     while True:
         turn += 1

@@ -84,7 +84,7 @@ def test_vectors_of_many_items_equal_those_of_each(filled: SearchIndex, compacte
     blocks = list(filled.iter_vectors(ids, block=100))
     assert [len(block) for block in blocks] == [100] * (len(ids) // 100) + [len(ids) % 100]
     assert np.array_equal(np.concatenate(blocks), one_by_one)
-    assert filled.vectors([]).shape == (0, filled.identity.dimension)
+    assert filled.vectors([]).shape == (0, filled.manifest.dimension)
     assert list(filled.iter_vectors([])) == []
 
 

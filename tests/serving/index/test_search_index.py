@@ -27,7 +27,7 @@ from hardrank.serving.store.items import (
     UnknownLabelError,
 )
 from tests.serving.bundles import DIMENSION
-from tests.serving.conftest import make_identity, new_items, unit_vectors
+from tests.serving.conftest import make_manifest, new_items, unit_vectors
 
 
 def _plain(queries: npt.NDArray[np.float32], vectors: npt.NDArray[np.float32], k: int) -> list[list[int]]:
@@ -199,7 +199,7 @@ def test_items_come_back_as_they_were_given(index: SearchIndex, tmp_path: Path) 
         assert np.array_equal(reader.vector("Zürich 1.png"), vector)
         assert reader.original("Zürich 1.png") is None  # another file than the one that was indexed
         assert reader.original("bare") is None
-        assert reader.sources(["Zürich 1.png", "bare", "absent"]) == {"Zürich 1.png": digest, "bare": None}
+        assert reader.source_hashes(["Zürich 1.png", "bare", "absent"]) == {"Zürich 1.png": digest, "bare": None}
 
 
 def test_the_original_is_served_while_it_is_the_same(index: SearchIndex, tmp_path: Path) -> None:
@@ -225,7 +225,7 @@ def test_opening_says_what_is_wrong(index: SearchIndex, tmp_path: Path) -> None:
     with pytest.raises(IndexNotFoundError, match="build one with"):
         SearchIndex.open(tmp_path / "nowhere")
     with pytest.raises(IndexExistsError, match="is there already"):
-        SearchIndex.create(folder, identity=make_identity())
+        SearchIndex.create(folder, manifest=make_manifest())
     with SearchIndex.open(folder) as reader, pytest.raises(ReadOnlyIndexError, match="for reading"):
         reader.delete(["item-0"])
 

@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 
 from hardrank.serving.index.search_index import SearchIndex
-from hardrank.serving.store.index_options import BackendOptions, Structure
+from hardrank.serving.store.manifest import AnnKind, BackendOptions
 from tests.serving.bundles import DIMENSION
-from tests.serving.conftest import make_identity
+from tests.serving.conftest import make_manifest
 from tests.serving.index.changing_process import vector_of
 
 SCRIPT = Path(__file__).with_name("changing_process.py")
@@ -66,9 +66,9 @@ def _check(folder: Path, either: tuple[dict[str, int], dict[str, int]]) -> dict[
     return held
 
 
-def _survive(folder: Path, structure: Structure, kills: int) -> None:
+def _survive(folder: Path, structure: AnnKind, kills: int) -> None:
     options = BackendOptions(structure=structure, tail=100)
-    SearchIndex.create(folder, identity=make_identity(backend=options)).close()
+    SearchIndex.create(folder, manifest=make_manifest(backend=options)).close()
     generator = np.random.default_rng(7)
     held: dict[str, int] = {}
     made = 0
@@ -86,14 +86,14 @@ def _survive(folder: Path, structure: Structure, kills: int) -> None:
     _check(folder, (held, held))
 
 
-@pytest.mark.parametrize("structure", [Structure.FLAT, Structure.IVF_SQ8])
-def test_nothing_acknowledged_is_lost(tmp_path: Path, structure: Structure) -> None:
+@pytest.mark.parametrize("structure", [AnnKind.FLAT, AnnKind.IVF_SQ8])
+def test_nothing_acknowledged_is_lost(tmp_path: Path, structure: AnnKind) -> None:
     _survive(tmp_path / "index", structure, kills=6)
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("structure", [Structure.FLAT, Structure.IVF_SQ8, Structure.HNSW])
-def test_nothing_acknowledged_is_lost_in_a_hundred_kills(tmp_path: Path, structure: Structure) -> None:
+@pytest.mark.parametrize("structure", [AnnKind.FLAT, AnnKind.IVF_SQ8, AnnKind.HNSW])
+def test_nothing_acknowledged_is_lost_in_a_hundred_kills(tmp_path: Path, structure: AnnKind) -> None:
     _survive(tmp_path / "index", structure, kills=100)
 
 
@@ -101,7 +101,7 @@ def test_a_write_that_did_not_finish_leaves_bytes_of_nobody(tmp_path: Path) -> N
     """What lies past the last commit is overwritten: the fault is put there by hand."""
     from tests.serving.conftest import new_items, unit_vectors
 
-    index = SearchIndex.create(tmp_path / "index", identity=make_identity())
+    index = SearchIndex.create(tmp_path / "index", manifest=make_manifest())
     vectors = unit_vectors(30)
     index.add(new_items(vectors[:10]))
     index.close()

@@ -10,12 +10,12 @@ from hardrank.models.preprocessing import decode
 from hardrank.serving.engine import Engine
 from hardrank.serving.index.search_index import SearchIndex
 from hardrank.serving.ingest.image_list import Listing, ProblemKind, list_images
-from hardrank.serving.ingest.indexer import FillError, FillOptions, fill
+from hardrank.serving.ingest.indexer import IngestError, IngestOptions, add_images
 from hardrank.serving.store.errors import WrongModelError
-from hardrank.serving.store.manifest import IndexIdentity
+from hardrank.serving.store.manifest import IndexManifest
 from tests.serving.pictures import write_gallery, write_picture
 
-SMALL = FillOptions(batch=4, commit=5, decoders=2)
+SMALL = IngestOptions(batch=4, commit=5, decoders=2)
 
 
 @pytest.fixture
@@ -25,12 +25,12 @@ def gallery(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def filled(tmp_path: Path, engine: Engine) -> SearchIndex:
-    return SearchIndex.create(tmp_path / "filled", identity=IndexIdentity.of(engine))
+    return SearchIndex.create(tmp_path / "filled", manifest=IndexManifest.of(engine))
 
 
 def test_items_are_what_the_network_makes_of_the_images(gallery: Path, filled: SearchIndex, engine: Engine) -> None:
     listing = list_images(gallery)
-    outcome = fill(filled, engine, listing, options=SMALL)
+    outcome = add_images(filled, engine, listing, options=SMALL)
     assert (outcome.added, outcome.replaced, outcome.unchanged, outcome.problems) == (24, 0, 0, ())
     assert filled.ids() == [entry.id for entry in listing.entries]
     for entry in listing.entries:
@@ -50,21 +50,21 @@ def test_an_interrupted_fill_goes_on(gallery: Path, filled: SearchIndex, engine:
 
     listing = list_images(gallery)
     with pytest.raises(KeyboardInterrupt):
-        fill(filled, engine, listing, options=SMALL, progress=interrupt)
+        add_images(filled, engine, listing, options=SMALL, progress=interrupt)
     there = filled.size
     assert 0 < there < 24
-    outcome = fill(filled, engine, listing, options=SMALL)
+    outcome = add_images(filled, engine, listing, options=SMALL)
     assert (outcome.added, outcome.unchanged) == (24 - there, there)
     assert sorted(filled.ids()) == sorted(entry.id for entry in listing.entries)
 
 
 def test_what_has_changed_is_replaced(gallery: Path, filled: SearchIndex, engine: Engine) -> None:
     listing = list_images(gallery)
-    fill(filled, engine, listing, options=SMALL)
+    add_images(filled, engine, listing, options=SMALL)
     changed = write_picture(gallery / "class-1" / "1.png", seed=999)
     relabelled = replace(listing.entries[0], label="other", metadata={"note": "x"})
     again = Listing(entries=[relabelled, *listing.entries[1:]])
-    outcome = fill(filled, engine, again, options=SMALL)
+    outcome = add_images(filled, engine, again, options=SMALL)
     assert (outcome.added, outcome.replaced, outcome.unchanged) == (0, 2, 22)
     expected = engine.embed(engine.prepare(changed.read_bytes())[None])[0]
     np.testing.assert_allclose(filled.vector("class-1~1.png"), expected, atol=1e-6)
@@ -80,7 +80,7 @@ def test_bad_files_are_named_and_left_out(gallery: Path, filled: SearchIndex, en
     (gallery / "class-0" / "gone.jpg").write_bytes(whole)
     listing = list_images(gallery)
     (gallery / "class-0" / "gone.jpg").unlink()
-    outcome = fill(filled, engine, listing, options=SMALL)
+    outcome = add_images(filled, engine, listing, options=SMALL)
     assert outcome.added == 24
     assert {(Path(one.path).name, one.kind) for one in outcome.problems} == {
         ("empty.jpg", ProblemKind.UNREADABLE),
@@ -92,9 +92,9 @@ def test_bad_files_are_named_and_left_out(gallery: Path, filled: SearchIndex, en
 
 def test_another_models_index_is_refused(gallery: Path, filled: SearchIndex, robust_engine: Engine) -> None:
     with pytest.raises(WrongModelError, match=r"made with the model tiny-benign .* not tiny-robust"):
-        fill(filled, robust_engine, list_images(gallery))
+        add_images(filled, robust_engine, list_images(gallery))
 
 
 def test_impossible_options_are_refused() -> None:
-    with pytest.raises(FillError, match="batch is 0"):
-        FillOptions(batch=0)
+    with pytest.raises(IngestError, match="batch is 0"):
+        IngestOptions(batch=0)

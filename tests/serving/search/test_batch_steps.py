@@ -8,7 +8,7 @@ from hardrank.serving.engine import Engine
 from hardrank.serving.index.search_index import SearchIndex
 from hardrank.serving.search.batch_steps import Found, SearchJob, SearchStage
 from hardrank.serving.search.models import Model
-from tests.serving.conftest import make_identity, new_items, unit_vectors
+from tests.serving.conftest import make_manifest, new_items, unit_vectors
 
 
 def test_items_that_went_since_the_question_make_the_answer_shorter(index: SearchIndex, engine: Engine) -> None:
@@ -26,7 +26,7 @@ def test_the_depth_of_the_hint_is_no_error_of_who_asks_for_few(
     index: SearchIndex, engine: Engine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     vectors = unit_vectors(30)
-    other = SearchIndex.create(index.folder.with_name("other"), identity=make_identity())
+    other = SearchIndex.create(index.folder.with_name("other"), manifest=make_manifest())
     models = {key: Model(key=key, engine=engine, index=one) for key, one in (("one", index), ("other", other))}
     for model in models.values():
         model.index.add(new_items(vectors))

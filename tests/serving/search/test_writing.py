@@ -11,14 +11,14 @@ from hardrank.serving.index.search_index import SearchIndex
 from hardrank.serving.search.writing import Writer
 from hardrank.serving.store.errors import IndexBusyError
 from hardrank.serving.store.items import DuplicateItemError, NewItem, UnknownItemError
-from tests.serving.conftest import make_identity, unit_vectors
+from tests.serving.conftest import make_manifest, unit_vectors
 
 KEYS = ("benign", "robust", "third")
 
 
 @pytest.fixture
 def indexes(tmp_path: Path) -> Iterator[dict[str, SearchIndex]]:
-    made = {key: SearchIndex.create(tmp_path / key, identity=make_identity()) for key in KEYS}
+    made = {key: SearchIndex.create(tmp_path / key, manifest=make_manifest()) for key in KEYS}
     yield made
     for index in made.values():
         index.close()
