@@ -237,6 +237,9 @@ def test_the_help_teaches() -> None:
 
 
 def test_serving_imports_no_torch() -> None:
-    code = "import json, sys, hardrank.serving.app, hardrank.serving.build, hardrank.serving.page.mount; print(json.dumps(sorted(sys.modules)))"
+    code = (
+        "import json, sys, hardrank.serving.app, hardrank.serving.build, hardrank.serving.page.mount\n"
+        "print(json.dumps(sorted(sys.modules)))"
+    )
     told = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True).stdout
     assert not [name for name in json.loads(told.splitlines()[-1]) if name.partition(".")[0] == "torch"]
