@@ -11,5 +11,5 @@ class SubjectError(AuditError):
     """A model that does not exist, cannot be loaded, or does not embed images."""
 
 
-class SceneError(AuditError):
+class GalleryError(AuditError):
     """A gallery that does not exist, does not fit the model, or has no ranking to attack."""

@@ -20,18 +20,18 @@ from typing import Any, Final
 
 from pydantic import TypeAdapter, ValidationError
 
-from hardrank.audit_app.audit.options import SearchMethod
+from hardrank.audit_app.blackbox.choice import SearchMethod
 from hardrank.audit_app.blackbox.transfer import Transfer, transfer_from
 from hardrank.audit_app.errors import AuditError
-from hardrank.audit_app.gallery.embedded import Scene, make_scenes
-from hardrank.audit_app.gallery.served import serve_scene
+from hardrank.audit_app.gallery.embedded import EmbeddedGallery, embed_galleries
+from hardrank.audit_app.gallery.served import serve_gallery
 from hardrank.audit_app.gallery.source import GallerySource
-from hardrank.audit_app.images.transforms import TreatmentOptions
+from hardrank.audit_app.images.transforms import TransformOptions
 from hardrank.audit_app.live.attack import LiveAttack
 from hardrank.audit_app.live.options import LiveOptions
-from hardrank.audit_app.live.outcome import Outcome
+from hardrank.audit_app.live.outcome import RankingOutcome
 from hardrank.audit_app.live.result import LiveResult, SubjectResult
-from hardrank.audit_app.live.status import Phase
+from hardrank.audit_app.live.status import AttackPhase
 from hardrank.audit_app.live.victim import Victim
 from hardrank.audit_app.subjects.loading import Subject, SubjectOptions, load_subject
 from hardrank.models.errors import HardrankError
@@ -55,17 +55,17 @@ def record(
 
     `loading` is how its models were loaded, where not by default.
     """
-    options, collection = live.options, live.scenes[0].scene.collection
+    options, gallery = live.options, live.served[0].gallery
     return {
         "schema_version": SCHEMA,
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
-        "models": [_model(served.scene.subject) for served in live.scenes],
+        "models": [_model(served.subject) for served in live.served],
         "loading": _plain(asdict(loading or SubjectOptions())),
         "gallery": {
             **source.to_dict(),
-            "name": collection.name,
-            "size": len(collection),
-            "sha256": collection.digest(),
+            "name": gallery.name,
+            "size": len(gallery),
+            "sha256": gallery.digest(),
         },
         "image": _image(live.victim),
         "attack": {"name": options.attack, "settings": _plain(dict(options.settings))},
@@ -73,7 +73,7 @@ def record(
         "targets": None if options.targets is None else list(options.targets),
         "seed": options.seed,
         "k": options.k,
-        "treatment": asdict(options.treatment),
+        "treatment": asdict(options.transform),
         "threads": options.threads,
         "method": {"name": str(options.method), "search": _plain(dict(options.search)), "surrogate": _surrogate(live)},
         "stopped": result.stopped,
@@ -108,18 +108,16 @@ def replay(content: dict[str, Any], *, models: Sequence[str] = (), gallery: Gall
     loading = _loading(content)
     subjects = [load_subject(text, loading) for text in sources]
     _check_models(content, subjects)
-    collection = (gallery or GallerySource.from_dict(content["gallery"])).open()
-    scenes = make_scenes(subjects, collection)
-    if scenes[0].collection.digest() != content["gallery"]["sha256"]:
-        raise ReplayError(
-            f"{collection.name} does not hold the images of the record; name the gallery it was made with"
-        )
-    transfers = _transfers(content, scenes)
-    served = [serve_scene(scene) for scene in scenes]
+    images = (gallery or GallerySource.from_dict(content["gallery"])).open()
+    galleries = embed_galleries(subjects, images)
+    if galleries[0].gallery.digest() != content["gallery"]["sha256"]:
+        raise ReplayError(f"{images.name} does not hold the images of the record; name the gallery it was made with")
+    transfers = _transfers(content, galleries)
+    served = [serve_gallery(embedded) for embedded in galleries]
     live = LiveAttack(served, _victim(content), _options(content), transfers=transfers)
     live.start()
     status = live.wait()
-    if status.phase is not Phase.DONE or status.result is None:
+    if status.phase is not AttackPhase.DONE or status.result is None:
         raise ReplayError(status.message)
     return Replayed(live=live, result=status.result, differences=_differences(content, live, status.result))
 
@@ -132,14 +130,14 @@ def _surrogate(live: LiveAttack) -> dict[str, Any] | None:
     return None
 
 
-def _transfers(content: dict[str, Any], scenes: Sequence[Scene]) -> dict[str, Transfer]:
+def _transfers(content: dict[str, Any], galleries: Sequence[EmbeddedGallery]) -> dict[str, Transfer]:
     wanted = content.get("method", {}).get("surrogate")
     if wanted is None:
         return {}
     surrogate = load_subject(str(wanted["source"]), _loading(content))
     if surrogate.sha256 != wanted["sha256"]:
         raise ReplayError(f"{surrogate.source} is not the surrogate {wanted['name']} of the record")
-    return {scene.subject.name: transfer_from(surrogate, scene) for scene in scenes}
+    return {embedded.subject.name: transfer_from(surrogate, embedded) for embedded in galleries}
 
 
 def read_record(data: bytes) -> dict[str, Any]:
@@ -212,7 +210,7 @@ def _options(content: dict[str, Any]) -> LiveOptions:
             targets=None if content.get("targets") is None else tuple(content["targets"]),
             seed=content["seed"],
             k=content["k"],
-            treatment=TypeAdapter(TreatmentOptions).validate_python(content.get("treatment", {})),
+            transform=TypeAdapter(TransformOptions).validate_python(content.get("treatment", {})),
             threads=content.get("threads", 1),
             method=SearchMethod(content.get("method", {}).get("name", SearchMethod.AUTO)),
             search=content.get("method", {}).get("search", {}),
@@ -222,7 +220,7 @@ def _options(content: dict[str, Any]) -> LiveOptions:
 
 
 def _found(found: SubjectResult, live: LiveAttack) -> dict[str, Any]:
-    ids = live.scenes[0].scene.collection.ids
+    ids = live.served[0].gallery.ids
 
     def named(row: int | None) -> str:
         return ids[row] if row is not None and row < len(ids) else "the attacked image"
@@ -240,7 +238,7 @@ def _found(found: SubjectResult, live: LiveAttack) -> dict[str, Any]:
     }
 
 
-def _outcome(outcome: Outcome) -> dict[str, Any]:
+def _outcome(outcome: RankingOutcome) -> dict[str, Any]:
     return {
         "ranks_before": list(outcome.ranks_before),
         "ranks_after": list(outcome.ranks_after),

@@ -41,13 +41,13 @@ from rich.markup import escape
 from rich.table import Table
 
 from hardrank.audit_app.audit.arguments import add_declared, fraction, read_pairs, take
-from hardrank.audit_app.audit.options import AuditOptions, Curve, CurveParameter, SearchMethod
+from hardrank.audit_app.audit.options import AuditOptions, Curve, CurveParameter
 from hardrank.audit_app.audit.request import AuditRequest
-from hardrank.audit_app.audit.runner import run_audit
+from hardrank.audit_app.audit.sequence import prepare_audit
 from hardrank.audit_app.blackbox import SEARCHES
+from hardrank.audit_app.blackbox.choice import SearchMethod
 from hardrank.audit_app.errors import AuditError
-from hardrank.audit_app.gallery.collection import Collection
-from hardrank.audit_app.gallery.embedded import make_scenes
+from hardrank.audit_app.gallery.image_gallery import ImageGallery
 from hardrank.audit_app.gallery.source import GallerySource, SourceKind
 from hardrank.audit_app.report.build import HTML, JSON, settings_of, write_report
 from hardrank.audit_app.results.gate import (
@@ -60,8 +60,8 @@ from hardrank.audit_app.results.gate import (
     parse_limits,
 )
 from hardrank.audit_app.results.schema import AuditReport, read_report
-from hardrank.audit_app.subjects.library_models import Weights
-from hardrank.audit_app.subjects.loading import Precision, Subject, SubjectOptions, load_subject, load_subjects
+from hardrank.audit_app.subjects.library_models import LibraryWeights
+from hardrank.audit_app.subjects.loading import Precision, Subject, SubjectOptions
 from hardrank.audit_app.subjects.onnx_file import PixelScale
 from hardrank.models.errors import HardrankError
 from hardrank.models.home import typed
@@ -151,12 +151,10 @@ def carry_out(
     if request.limits.drop and request.baseline is None:
         raise AuditError("--fail-drop compares with an earlier report; name it with --baseline")
     baseline = None if request.baseline is None else read_report(request.baseline)
-    subjects = load_subjects(asked.models, asked.loading)
-    surrogate = None if asked.surrogate is None else load_subject(asked.surrogate, asked.loading)
-    scenes = make_scenes(subjects, asked.gallery.open(), report=progress)
+    audit = prepare_audit(asked, on_progress=progress)
     if baseline is not None:
-        _check_baseline(asked.options, scenes[0].collection, surrogate, baseline)
-    result = run_audit(scenes, asked.options, request.out, surrogate=surrogate, report=progress)
+        _check_baseline(asked.options, audit.gallery, audit.surrogate, baseline)
+    result = audit.run(request.out, on_progress=progress)
     # For the pages on this machine alone: the report, which is handed on, names places as they were typed.
     asked.absolute().write(request.out)
     report = write_report(
@@ -166,12 +164,12 @@ def carry_out(
 
 
 def _check_baseline(
-    options: AuditOptions, collection: Collection, surrogate: Subject | None, baseline: AuditReport
+    options: AuditOptions, gallery: ImageGallery, surrogate: Subject | None, baseline: AuditReport
 ) -> None:
     """Refuse a baseline of other settings before hours are spent."""
     wanted = options.attacked
-    attacked = len(collection) if wanted is None else min(wanted, len(collection))
-    settings = settings_of(options, collection, attacked=attacked, surrogate=surrogate)
+    attacked = len(gallery) if wanted is None else min(wanted, len(gallery))
+    settings = settings_of(options, gallery, attacked=attacked, surrogate=surrogate)
     check_comparable(baseline.model_copy(update={"settings": settings}), baseline)
 
 
@@ -308,9 +306,9 @@ def _parser() -> argparse.ArgumentParser:
     models.add_argument("--resize", type=_count, metavar="PX", help="side of the square that the input is cut from")
     models.add_argument(
         "--weights",
-        type=Weights,
-        choices=list(Weights),
-        default=Weights.IMAGENET,
+        type=LibraryWeights,
+        choices=list(LibraryWeights),
+        default=LibraryWeights.IMAGENET,
         metavar="imagenet|random",
         help="of timm and torchvision networks; nothing is fetched",
     )

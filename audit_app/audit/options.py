@@ -6,31 +6,11 @@ from enum import StrEnum
 from typing import Any
 
 from hardrank.audit_app.blackbox import make_search
+from hardrank.audit_app.blackbox.choice import SearchMethod, search_name
 from hardrank.audit_app.errors import AuditError
 from hardrank.trainer.attacks.attack import Attack
-from hardrank.trainer.attacks.pgd import Norm
 from hardrank.trainer.attacks.registry import ATTACKS, SCORECARD, make_attack
 from hardrank.trainer.evaluation.robustness import RobustnessOptions
-
-
-class SearchMethod(StrEnum):
-    """How adversarial images are found."""
-
-    AUTO = "auto"
-    """By gradients where a model gives them, else by random squares (L∞) or NES (L2)."""
-    WHITE_BOX = "white-box"
-    NES = "nes"
-    SPSA = "spsa"
-    SQUARE = "square"
-    TRANSFER = "transfer"
-    """White-box on a surrogate, judged on the model."""
-
-
-def search_name(method: SearchMethod, norm: Norm) -> str:
-    """Name the black-box search for models without gradients: the one asked for, else what suits the norm."""
-    if method in {SearchMethod.NES, SearchMethod.SPSA, SearchMethod.SQUARE}:
-        return str(method)
-    return "square" if norm is Norm.LINF else "nes"
 
 
 class CurveParameter(StrEnum):

@@ -13,15 +13,15 @@ import numpy as np
 import torch
 from filelock import FileLock, Timeout
 
-from hardrank.audit_app.audit.options import AuditOptions, Curve, CurveParameter, SearchMethod
+from hardrank.audit_app.audit.options import AuditOptions, Curve, CurveParameter
 from hardrank.audit_app.audit.weak_spots import WeakClass, WeakQuery, clipped_scores, worst_classes, worst_queries
 from hardrank.audit_app.audit.worst_cases import WorstCase, worst_case
-from hardrank.audit_app.blackbox import make_search
+from hardrank.audit_app.blackbox.choice import SearchMethod, choose_method
 from hardrank.audit_app.blackbox.method import Search
 from hardrank.audit_app.blackbox.transfer import Transfer, transfer_from
-from hardrank.audit_app.errors import AuditError, SceneError
-from hardrank.audit_app.gallery.collection import Collection
-from hardrank.audit_app.gallery.embedded import Scene, silent
+from hardrank.audit_app.errors import AuditError, GalleryError
+from hardrank.audit_app.gallery.embedded import EmbeddedGallery, ignore_progress
+from hardrank.audit_app.gallery.image_gallery import ImageGallery
 from hardrank.audit_app.subjects.loading import Subject, check_names_differ
 from hardrank.models.progress import OnProgress, StageProgress
 from hardrank.trainer.attacks.attack import Attack, victims_in
@@ -68,7 +68,7 @@ class CurveResult:
 class ModelResult:
     """What was found of one model."""
 
-    scene: Scene
+    embedded: EmbeddedGallery
     card: Scorecard
     benign: RetrievalMetrics | None
     """None where no class has two images."""
@@ -83,7 +83,7 @@ class ModelResult:
     @property
     def subject(self) -> Subject:
         """The model."""
-        return self.scene.subject
+        return self.embedded.subject
 
     @property
     def queries(self) -> int | None:
@@ -97,7 +97,7 @@ class AuditResult:
     """What was found."""
 
     options: AuditOptions
-    collection: Collection
+    gallery: ImageGallery
     attacked: int
     """Images under attack."""
     surrogate: Subject | None
@@ -107,15 +107,15 @@ class AuditResult:
 
 
 def run_audit(
-    scenes: Sequence[Scene],
+    galleries: Sequence[EmbeddedGallery],
     options: AuditOptions,
     out: Path,
     *,
     surrogate: Subject | None = None,
-    report: OnProgress = silent,
+    on_progress: OnProgress = ignore_progress,
     cancel: Callable[[], bool] = never,
 ) -> AuditResult:
-    """Measure the model of each scene with the same attacks on the same images; see `make_scenes`.
+    """Measure the model of each gallery with the same attacks on the same images; see `embed_galleries`.
 
     What is finished is kept in the folder `out`: a later call with the same arguments goes on from there, and gives
     the same result. Raises `AuditError` (and its subclasses) for what cannot be audited, `AttackError` for attacks
@@ -123,19 +123,19 @@ def run_audit(
     `cancel` says so.
     """
     began = time.monotonic()
-    _check(scenes, options, surrogate)
-    collection = scenes[0].collection
-    rows = sample_queries(len(collection), options.attacked, seed=options.seed)
-    methods = [_method(scene, options, surrogate, report) for scene in scenes]
+    _check(galleries, options, surrogate)
+    gallery = galleries[0].gallery
+    rows = sample_queries(len(gallery), options.attacked, seed=options.seed)
+    methods = [_method(embedded, options, surrogate, on_progress) for embedded in galleries]
     with _exclusive(out):
         models = []
-        for scene, method in zip(scenes, methods, strict=True):
-            _rehearse(scene, options, rows)
-            part = _Part(scene, method, options, out / JOURNAL / _folder(scene), report, cancel)
+        for embedded, method in zip(galleries, methods, strict=True):
+            _rehearse(embedded, options, rows)
+            part = _Part(embedded, method, options, out / JOURNAL / _folder(embedded), on_progress, cancel)
             models.append(_measure(part, rows))
     return AuditResult(
         options=options,
-        collection=collection,
+        gallery=gallery,
         attacked=len(rows),
         surrogate=surrogate,
         models=tuple(models),
@@ -147,18 +147,18 @@ def run_audit(
 class _Part:
     """The audit of one model."""
 
-    scene: Scene
+    embedded: EmbeddedGallery
     method: Method | None
     options: AuditOptions
     journal: Path
-    report: OnProgress
+    on_progress: OnProgress
     cancel: Callable[[], bool]
 
     def score(
         self, rows: torch.Tensor, robustness: RobustnessOptions, method: Method | None, *, name: str, stage: str
     ) -> Scorecard:
         """Attack the gallery rows `rows` (n,); what is finished is kept under `name`."""
-        subject, options = self.scene.subject, self.options
+        subject, options = self.embedded.subject, self.options
 
         def show(progress: EvaluationProgress) -> None:
             share = progress.inside.step / max(1, robustness.steps)
@@ -166,13 +166,13 @@ class _Part:
                 share = float(progress.inside.queries.max()) / method.queries
             block = min(options.batch, progress.queries - progress.queries_done)
             done = progress.queries_done + (progress.attacks_done + min(1.0, share)) / progress.attacks * block
-            self.report(StageProgress(stage=stage, done=round(done), total=progress.queries))
+            self.on_progress(StageProgress(stage=stage, done=round(done), total=progress.queries))
 
         card = measure_robustness(
             subject.judge if method is not None else subject.gradients,
-            self.scene.images,
-            self.scene.embeddings,
-            self.scene.labels,
+            self.embedded.images,
+            self.embedded.embeddings,
+            self.embedded.labels,
             rows.to(subject.device),
             options=robustness,
             attacks=options.build(),
@@ -184,14 +184,14 @@ class _Part:
             cancel=self.cancel,
             resume=Journal(self.journal / name),
         )
-        self.report(StageProgress(stage=stage, done=len(rows), total=len(rows)))
+        self.on_progress(StageProgress(stage=stage, done=len(rows), total=len(rows)))
         return card
 
 
 def _measure(part: _Part, rows: torch.Tensor) -> ModelResult:
-    scene, options = part.scene, part.options
-    name = scene.subject.name
-    benign = _benign(scene, options.seed)
+    embedded, options = part.embedded, part.options
+    name = embedded.subject.name
+    benign = _benign(embedded, options.seed)
     card = part.score(rows, options.robustness, part.method, name="scorecard", stage=f"attacks on {name}")
     curves = tuple(_curve(part, rows, curve) for curve in options.curves if _applies(curve, part.method))
     weak = tuple(worst_queries(card, options.worst))
@@ -201,10 +201,10 @@ def _measure(part: _Part, rows: torch.Tensor) -> ModelResult:
             raise CancelledError(
                 "the audit was stopped; what was finished is kept, and the same one goes on from there"
             )
-        cases.append(worst_case(scene, query, card, options, part.method))
-        part.report(StageProgress(stage=f"worst cases of {name}", done=i, total=len(weak)))
+        cases.append(worst_case(embedded, query, card, options, part.method))
+        part.on_progress(StageProgress(stage=f"worst cases of {name}", done=i, total=len(weak)))
     return ModelResult(
-        scene=scene,
+        embedded=embedded,
         card=card,
         benign=benign,
         method={"name": "white-box"} if part.method is None else part.method.describe(),
@@ -215,9 +215,9 @@ def _measure(part: _Part, rows: torch.Tensor) -> ModelResult:
     )
 
 
-def _benign(scene: Scene, seed: int) -> RetrievalMetrics | None:
+def _benign(embedded: EmbeddedGallery, seed: int) -> RetrievalMetrics | None:
     try:
-        return evaluate(scene.embeddings, scene.labels, seed=seed)
+        return evaluate(embedded.embeddings, embedded.labels, seed=seed)
     except RetrievalError:  # no class has two images: there is nothing to retrieve, and the report says so
         return None
 
@@ -236,7 +236,7 @@ def _curve(part: _Part, rows: torch.Tensor, curve: Curve) -> CurveResult:
             robustness,
             method,
             name=f"{curve.parameter} {value:.9g}",
-            stage=f"{part.scene.subject.name} {where}",
+            stage=f"{part.embedded.subject.name} {where}",
         )
         points.append(_point(value, card, options))
     return CurveResult(parameter=curve.parameter, attacked=len(sample), points=tuple(points))
@@ -263,11 +263,11 @@ def _applies(curve: Curve, method: Method | None) -> bool:
 
 
 def _point(at: float, card: Scorecard, options: AuditOptions) -> CurvePoint:
-    score, low, high = overall(card, seed=options.seed, resamples=options.robustness.bootstrap)
+    score, low, high = overall_score(card, seed=options.seed, resamples=options.robustness.bootstrap)
     return CurvePoint(at=at, score=score, low=low, high=high)
 
 
-def overall(card: Scorecard, *, seed: int, resamples: int) -> tuple[float, float, float]:
+def overall_score(card: Scorecard, *, seed: int, resamples: int) -> tuple[float, float, float]:
     """Give ERS and its interval; where not all ten results are there, the mean score of those that are."""
     if np.isfinite(card.ers):
         return card.ers, card.ers_low, card.ers_high
@@ -276,41 +276,42 @@ def overall(card: Scorecard, *, seed: int, resamples: int) -> tuple[float, float
     return float(scores.mean()), float(low[0]), float(high[0])
 
 
-def _method(scene: Scene, options: AuditOptions, surrogate: Subject | None, report: OnProgress) -> Method | None:
-    """Choose how a model is attacked; None: by its gradients."""
-    asked, subject = options.method, scene.subject
-    if asked is SearchMethod.WHITE_BOX or (asked is SearchMethod.AUTO and subject.white_box):
-        _ = subject.gradients  # raises, and names the model, where there are none
-        return None
-    if asked is SearchMethod.TRANSFER:
-        assert surrogate is not None
-        transfer: Transfer = transfer_from(surrogate, scene, report=report)
-        return transfer
-    return make_search(options.searched, **options.search)
+def _method(
+    embedded: EmbeddedGallery, options: AuditOptions, surrogate: Subject | None, on_progress: OnProgress
+) -> Method | None:
+    """Choose how a model is attacked; None: white-box."""
+
+    def transfer() -> Transfer:
+        assert surrogate is not None  # `_check` refuses a transfer without one
+        return transfer_from(surrogate, embedded, on_progress=on_progress)
+
+    return choose_method(
+        embedded.subject, options.method, norm=options.robustness.norm, search=options.search, transfer=transfer
+    )
 
 
-def _check(scenes: Sequence[Scene], options: AuditOptions, surrogate: Subject | None) -> None:
+def _check(galleries: Sequence[EmbeddedGallery], options: AuditOptions, surrogate: Subject | None) -> None:
     """Find mistakes before any work is done."""
-    check_names_differ([scene.subject for scene in scenes])
-    if any(scene.collection is not scenes[0].collection for scene in scenes):
-        raise SceneError("the models were given different galleries, so they cannot be compared; use make_scenes")
+    check_names_differ([embedded.subject for embedded in galleries])
+    if any(embedded.gallery is not galleries[0].gallery for embedded in galleries):
+        raise GalleryError("the models were given different galleries, so they cannot be compared; use embed_galleries")
     if (options.method is SearchMethod.TRANSFER) != (surrogate is not None):
         raise AuditError("a transfer attack needs a surrogate, a model with gradients; no other attack does")
 
 
-def _rehearse(scene: Scene, options: AuditOptions, rows: torch.Tensor) -> None:
+def _rehearse(embedded: EmbeddedGallery, options: AuditOptions, rows: torch.Tensor) -> None:
     """Let each attack draw its targets and look at one image: what the gallery does not allow is said at once."""
-    victims = victims_in(scene.gallery, rows)
+    victims = victims_in(embedded.tensors, rows)
     for attack in options.build().values():
         try:
-            targets = attack.draw(victims, scene.gallery, seed=options.seed)
-            attack.objective(victims[:1], scene.gallery, targets[:1])
+            targets = attack.draw(victims, embedded.tensors, seed=options.seed)
+            attack.objective(victims[:1], embedded.tensors, targets[:1])
         except AttackError as error:
-            raise AttackError(_advised(error, attack, scene)) from error
+            raise AttackError(_advised(error, attack, embedded)) from error
 
 
-def _advised(error: AttackError, attack: Attack, scene: Scene) -> str:
-    if scene.collection.labelled_classes > 1:
+def _advised(error: AttackError, attack: Attack, embedded: EmbeddedGallery) -> str:
+    if embedded.gallery.labelled_classes > 1:
         return str(error)
     return (
         f"{error} (put each class's images into a folder of its own, or a column `label` in a CSV), or leave out the "
@@ -318,10 +319,10 @@ def _advised(error: AttackError, attack: Attack, scene: Scene) -> str:
     )
 
 
-def _folder(scene: Scene) -> str:
+def _folder(embedded: EmbeddedGallery) -> str:
     """A folder for what is known of a model on a gallery; another model of the same name gets another."""
-    subject = scene.subject
-    known = f"{subject.sha256}{subject.preprocessing}{scene.collection.digest()}"
+    subject = embedded.subject
+    known = f"{subject.sha256}{subject.preprocessing}{embedded.gallery.digest()}"
     return f"{slug(subject.name)}-{hashlib.sha256(known.encode()).hexdigest()[:8]}"
 
 

@@ -9,8 +9,8 @@ import torch
 
 from hardrank.audit_app.audit.options import AuditOptions
 from hardrank.audit_app.audit.weak_spots import WeakQuery
-from hardrank.audit_app.gallery.embedded import Bytes, Scene
-from hardrank.audit_app.images.quantization import to_eight_bits
+from hardrank.audit_app.gallery.embedded import Bytes, EmbeddedGallery
+from hardrank.audit_app.images.quantization import quantize
 from hardrank.audit_app.ranking.views import movement_between, views_of
 from hardrank.models.preprocessing import to_unit
 from hardrank.trainer.attacks.attack import victims_in
@@ -51,7 +51,7 @@ class WorstCase:
 
 
 def worst_case(
-    scene: Scene, query: WeakQuery, card: Scorecard, options: AuditOptions, method: Method | None
+    embedded: EmbeddedGallery, query: WeakQuery, card: Scorecard, options: AuditOptions, method: Method | None
 ) -> WorstCase:
     """Run the attack that did the most to `query` again: draws depend on seed and image, so it finds the same image.
 
@@ -60,30 +60,30 @@ def worst_case(
     attacks = options.build()
     owner = {figure.key: name for name, attack in attacks.items() for figure in attack.figures}
     name = owner[query.weakest]
-    attack, subject = attacks[name], scene.subject
+    attack, subject = attacks[name], embedded.subject
     rows = torch.tensor([query.row])
-    victims = victims_in(scene.gallery, rows)
+    victims = victims_in(embedded.tensors, rows)
     place = int(np.flatnonzero(card.per_image.rows == query.row)[0])
     targets = torch.from_numpy(card.per_image.columns[f"{name} targets"][place : place + 1])
-    images = scene.images(rows)
+    images = embedded.images(rows)
     result = (method or run_attack)(
         attack,
         subject.judge if method is not None else subject.gradients,
         images,
         victims,
-        scene.gallery,
+        embedded.tensors,
         options.robustness,
         seed=options.seed,
         targets=targets,
         judge=subject.judge,
     )
-    benign = scene.pixels(rows.numpy())[0]
-    adversarial = to_eight_bits(
+    benign = embedded.pixels(rows.numpy())[0]
+    adversarial = quantize(
         result.images[0].cpu().numpy(), benign, epsilon=options.robustness.epsilon, norm=options.robustness.norm
     )
-    one, other = _served(scene, benign), _served(scene, adversarial)
+    one, other = _served(embedded, benign), _served(embedded, adversarial)
     aims = tuple(targets[0].tolist())
-    gallery = scene.embeddings.cpu().numpy()
+    gallery = embedded.embeddings.cpu().numpy()
     view = views_of(attack, gallery, own=query.row, targets=aims, benign=one)[0]
     movement = movement_between(view, one, other, SHOWN)
     tracked = tuple(int(row) for row in view.tracked)
@@ -104,7 +104,7 @@ def worst_case(
     )
 
 
-def _served(scene: Scene, pixels: Bytes) -> npt.NDArray[np.float32]:
+def _served(embedded: EmbeddedGallery, pixels: Bytes) -> npt.NDArray[np.float32]:
     """Embed pixels (3,S,S) as the served model does → (D,)."""
-    point: npt.NDArray[np.float32] = scene.subject.serve(to_unit(pixels)[None])[0]
+    point: npt.NDArray[np.float32] = embedded.subject.serve(to_unit(pixels)[None])[0]
     return point

@@ -16,7 +16,7 @@ from hardrank.trainer.attacks.options import AttackError, Option, check_names, d
 
 
 @dataclass(frozen=True)
-class Kind:
+class SearchKind:
     """A black-box attack that can be asked for by name."""
 
     title: str
@@ -29,10 +29,10 @@ class Kind:
         return declared_options(self.build)
 
 
-SEARCHES: Final[Mapping[str, Kind]] = {
-    "nes": Kind("descends along gradients estimated from pairs of Gaussian steps", NES),
-    "spsa": Kind("descends along gradients estimated from pairs of steps of ±σ in every pixel", SPSA),
-    "square": Kind("tries random squares at the edge of the budget and keeps those that help", SquareSearch),
+SEARCHES: Final[Mapping[str, SearchKind]] = {
+    "nes": SearchKind("descends along gradients estimated from pairs of Gaussian steps", NES),
+    "spsa": SearchKind("descends along gradients estimated from pairs of steps of ±σ in every pixel", SPSA),
+    "square": SearchKind("tries random squares at the edge of the budget and keeps those that help", SquareSearch),
 }
 """The searches. Beside them stands `hardrank.audit_app.blackbox.transfer.Transfer`, which needs a second model."""
 

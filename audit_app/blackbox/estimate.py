@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from hardrank.audit_app.blackbox.method import Found, Search, Task
+from hardrank.audit_app.blackbox.method import Search, SearchState, SearchTask
 from hardrank.audit_app.blackbox.oracle import Oracle
 from hardrank.trainer.attacks.options import AttackError, option
 from hardrank.trainer.attacks.pgd import ball_around
@@ -70,7 +70,7 @@ class EstimatedDescent(Search):
             total += (slope[..., None, None, None] * u).sum(1)
         return total / self.pairs
 
-    def steps(self, task: Task) -> Iterator[Found]:
+    def steps(self, task: SearchTask) -> Iterator[SearchState]:
         """Begin at a random point of the budget: at an untouched image some objectives have no slope to feel."""
         oracle, images = task.oracle, task.images
         ball = ball_around(images, epsilon=task.budget.epsilon, norm=task.budget.norm)
@@ -79,7 +79,7 @@ class EstimatedDescent(Search):
         here = oracle.ask(x, rows)
         best, losses, embeddings = x.clone(), here.losses.clone(), here.embeddings.clone()
         velocity = torch.zeros_like(x)
-        yield Found(best, losses, embeddings, len(rows))
+        yield SearchState(best, losses, embeddings, len(rows))
         cost = 2 * self.pairs + 1
         for step in range((self.queries - 1) // cost):
             if rows.numel() == 0:
@@ -101,7 +101,7 @@ class EstimatedDescent(Search):
             won = rows[better]
             best, losses, embeddings = best.clone(), losses.clone(), embeddings.clone()
             best[won], losses[won], embeddings[won] = x[won], here.losses[better], here.embeddings[better]
-            yield Found(best, losses, embeddings, int(rows.numel()))
+            yield SearchState(best, losses, embeddings, int(rows.numel()))
 
     def _directions(self, x: Tensor, generators: list[np.random.Generator], count: int) -> Tensor:
         """Draw `count` directions for each image, from its own generator → (A,count,3,S,S)."""

@@ -34,7 +34,7 @@ class BlackBoxResult(AttackResult):
 
 
 @dataclass(frozen=True)
-class Found:
+class SearchState:
     """Where a search stands after a step; a row for each image."""
 
     images: Tensor
@@ -48,7 +48,7 @@ class Found:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Task:
+class SearchTask:
     """What a search has to do."""
 
     oracle: Oracle
@@ -75,7 +75,7 @@ class Search(ABC):
         check_ranges(self)
 
     @abstractmethod
-    def steps(self, task: Task) -> Iterator[Found]:
+    def steps(self, task: SearchTask) -> Iterator[SearchState]:
         """Search, a step at a time, within the budget of pixels and of queries. Stop by not asking for more."""
 
     def describe(self) -> dict[str, Any]:
@@ -119,7 +119,7 @@ class Search(ABC):
             chunk=min(_CHUNK, _ELEMENTS // max(1, attack.width * len(gallery))),
             device=images.device,
         )
-        task = Task(oracle=oracle, images=images, ids=victims.ids, budget=options, seed=seed)
+        task = SearchTask(oracle=oracle, images=images, ids=victims.ids, budget=options, seed=seed)
         history = _History(self.queries)
         steps, best, stopped = self.steps(task), images, False
         while not (stopped := cancel()) and (found := next(steps, None)) is not None:

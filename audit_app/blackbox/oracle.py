@@ -15,7 +15,7 @@ _LATER: Final = 1
 
 
 @dataclass(frozen=True)
-class Answer:
+class OracleAnswer:
     """What the model's embeddings say of some images."""
 
     losses: Tensor
@@ -37,7 +37,7 @@ class Oracle:
         """(G,): questions about each image so far."""
 
     @torch.no_grad()
-    def ask(self, images: Tensor, rows: Tensor) -> Answer:
+    def ask(self, images: Tensor, rows: Tensor) -> OracleAnswer:
         """Ask about `images` (n,3,S,S), variants of the attacked images `rows` (n,), which may repeat."""
         losses, embeddings = [], []
         for begin in range(0, len(rows), self.chunk):
@@ -47,4 +47,4 @@ class Oracle:
             self.queries.index_add_(0, rows[part], torch.ones_like(rows[part]))
             losses.append(self._objective(found[:, None], rows[part], _LATER))
             embeddings.append(found)
-        return Answer(torch.cat(losses), torch.cat(embeddings))
+        return OracleAnswer(torch.cat(losses), torch.cat(embeddings))

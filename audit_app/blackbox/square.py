@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from hardrank.audit_app.blackbox.method import Found, Search, Task
+from hardrank.audit_app.blackbox.method import Search, SearchState, SearchTask
 from hardrank.trainer.attacks.options import AttackError, option
 from hardrank.trainer.attacks.pgd import Norm, ball_around
 
@@ -28,7 +28,7 @@ class SquareSearch(Search):
         0.3, minimum=0.001, maximum=1, unit="of the image", help="area of the first squares; later ones are smaller"
     )
 
-    def steps(self, task: Task) -> Iterator[Found]:
+    def steps(self, task: SearchTask) -> Iterator[SearchState]:
         """Begin with vertical stripes of ±ε. Raises `AttackError` for another norm than L∞."""
         if task.budget.norm is not Norm.LINF:
             raise AttackError("the square search works in the L∞ budget alone; choose norm linf, or NES or SPSA")
@@ -41,7 +41,7 @@ class SquareSearch(Search):
         best = ball.project(images + epsilon * _tensor(stripes, images))
         here = oracle.ask(best, rows)
         losses, embeddings = here.losses.clone(), here.embeddings.clone()
-        yield Found(best, losses, embeddings, len(rows))
+        yield SearchState(best, losses, embeddings, len(rows))
         for step in range(1, self.queries):
             window = square_side(self.area, step / self.queries, side)
             tried = ball.project(_with_squares(best, images, generators, window, epsilon))
@@ -50,7 +50,7 @@ class SquareSearch(Search):
             best = torch.where(better.view(-1, 1, 1, 1), tried, best)
             losses = torch.where(better, here.losses, losses)
             embeddings = torch.where(better[:, None], here.embeddings, embeddings)
-            yield Found(best, losses, embeddings, len(rows))
+            yield SearchState(best, losses, embeddings, len(rows))
 
 
 def square_side(area: float, spent: float, side: int) -> int:

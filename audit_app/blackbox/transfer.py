@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from hardrank.audit_app.blackbox.method import BlackBoxResult
-from hardrank.audit_app.gallery.embedded import Scene, silent
+from hardrank.audit_app.gallery.embedded import EmbeddedGallery, ignore_progress
 from hardrank.audit_app.subjects.loading import Subject
 from hardrank.models.embedder import Embed
 from hardrank.models.progress import OnProgress, StageProgress
@@ -21,7 +21,7 @@ _BATCH: Final = 256
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Transfer:
-    """An attack method for the model of one scene; make it with `transfer_from`."""
+    """An attack method for the model of one gallery; make it with `transfer_from`."""
 
     surrogate: Subject
     embed: Embed
@@ -83,8 +83,10 @@ class Transfer:
         return BlackBoxResult(**moved, queries=torch.zeros_like(victims.own))
 
 
-def transfer_from(surrogate: Subject, scene: Scene, *, report: OnProgress = silent) -> Transfer:
-    """Prepare transfer from `surrogate` to the model of `scene`: the gallery is embedded by the surrogate too.
+def transfer_from(
+    surrogate: Subject, embedded: EmbeddedGallery, *, on_progress: OnProgress = ignore_progress
+) -> Transfer:
+    """Prepare transfer from `surrogate` to the model of `embedded`: the gallery is embedded by the surrogate too.
 
     Where the two take images of different sizes, the surrogate sees the target's pixels resized (antialiased
     bilinear, differentiable). Raises `SubjectError` for a surrogate without gradients.
@@ -92,7 +94,7 @@ def transfer_from(surrogate: Subject, scene: Scene, *, report: OnProgress = sile
     side = surrogate.size
 
     def through(network: Embed) -> Embed:
-        if side == scene.subject.size:
+        if side == embedded.subject.size:
             return network
         return lambda x: network(
             F.interpolate(x, (side, side), mode="bilinear", antialias=True, align_corners=False).clamp(0, 1)
@@ -100,10 +102,10 @@ def transfer_from(surrogate: Subject, scene: Scene, *, report: OnProgress = sile
 
     judge = through(surrogate.judge)
     embed = through(surrogate.gradients)
-    parts, total = [], len(scene)
+    parts, total = [], len(embedded)
     with torch.no_grad():
         for rows in torch.arange(total).split(_BATCH):
-            parts.append(judge(scene.images(rows)))
+            parts.append(judge(embedded.images(rows)))
             done = int(rows[-1]) + 1
-            report(StageProgress(stage=f"surrogate {surrogate.name}", done=done, total=total))
+            on_progress(StageProgress(stage=f"surrogate {surrogate.name}", done=done, total=total))
     return Transfer(surrogate=surrogate, embed=embed, judge=judge, gallery=torch.cat(parts))

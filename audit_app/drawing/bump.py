@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from hardrank.audit_app.drawing.markup import Markup, element, join, svg
-from hardrank.audit_app.ranking.movement import Movement
+from hardrank.audit_app.ranking.movement import RankingMovement
 
 _WIDTH: Final = 400.0
 _ROW: Final = 46.0
@@ -32,7 +32,7 @@ class Pictured:
     """Words to stand beside some rows."""
 
 
-def bump_chart(movement: Movement, shown: Pictured, *, label: str) -> Markup:
+def bump_chart(movement: RankingMovement, shown: Pictured, *, label: str) -> Markup:
     """Draw the heads before (left) and after (right); marked items outside both get a line of their own below."""
     outside = [row for row in shown.marked if movement.before[row] > movement.k and movement.after[row] > movement.k]
     rows = movement.k + len(outside)
@@ -45,7 +45,7 @@ def bump_chart(movement: Movement, shown: Pictured, *, label: str) -> Markup:
     return svg(_WIDTH, height, *parts, label=label)
 
 
-def _lined(movement: Movement, shown: Pictured) -> list[int]:
+def _lined(movement: RankingMovement, shown: Pictured) -> list[int]:
     """Rows with a line, marked ones last, so that they lie on top."""
     rows = dict.fromkeys([*movement.top_before.tolist(), *movement.top_after.tolist()])
     return sorted(rows, key=lambda row: row in shown.marked)
@@ -60,7 +60,7 @@ def _heading(x: float, text: str) -> Markup:
     return element("text", text, x=x, y=14, text_anchor="middle", class_="quiet")
 
 
-def _kind(movement: Movement, shown: Pictured, row: int) -> str:
+def _kind(movement: RankingMovement, shown: Pictured, row: int) -> str:
     """Class of an item: the attacked one, or how it moved."""
     if row in shown.marked:
         return "marked"
@@ -72,7 +72,7 @@ def _kind(movement: Movement, shown: Pictured, row: int) -> str:
     return "still" if before == after else "moved"
 
 
-def _line(movement: Movement, shown: Pictured, row: int) -> Markup:
+def _line(movement: RankingMovement, shown: Pictured, row: int) -> Markup:
     before, after, k = int(movement.before[row]), int(movement.after[row]), movement.k
     start, end = _LEFT + _SIDE + 4, _RIGHT - 4
     kind = _kind(movement, shown, row)
@@ -104,12 +104,12 @@ def _picture(shown: Pictured, row: int, x: float, y: float, kind: str, told: str
     )
 
 
-def told_move(movement: Movement, row: int) -> str:
+def told_move(movement: RankingMovement, row: int) -> str:
     """Say where an item stood and stands."""
     return f"rank {movement.before[row]} → {movement.after[row]}"
 
 
-def _left(movement: Movement, shown: Pictured, row: int) -> Markup:
+def _left(movement: RankingMovement, shown: Pictured, row: int) -> Markup:
     rank, kind = int(movement.before[row]), _kind(movement, shown, row)
     y = _y(rank - 1)
     parts = [
@@ -121,7 +121,7 @@ def _left(movement: Movement, shown: Pictured, row: int) -> Markup:
     return join(*parts)
 
 
-def _right(movement: Movement, shown: Pictured, row: int) -> Markup:
+def _right(movement: RankingMovement, shown: Pictured, row: int) -> Markup:
     rank, kind, risen = int(movement.after[row]), _kind(movement, shown, row), int(movement.risen_by[row])
     y = _y(rank - 1)
     badge = f"▲ {risen}" if risen > 0 else f"▼ {-risen}" if risen < 0 else "="
@@ -132,7 +132,7 @@ def _right(movement: Movement, shown: Pictured, row: int) -> Markup:
     )
 
 
-def _outside(movement: Movement, shown: Pictured, row: int, place: int) -> Markup:
+def _outside(movement: RankingMovement, shown: Pictured, row: int, place: int) -> Markup:
     y = _y(place) + 10
     return join(
         element("line", x1=_LEFT, x2=_RIGHT + _SIDE, y1=y - _ROW / 2, y2=y - _ROW / 2, class_="divider"),

@@ -10,11 +10,11 @@ from hardrank.audit_app.drawing.curves import Line, Scale, line_chart
 from hardrank.audit_app.drawing.markup import Markup, element, png_uri
 from hardrank.audit_app.drawing.words import percent, rank, whole
 from hardrank.audit_app.images.exact_png import encode_png
-from hardrank.audit_app.live.status import Frame, Point, Status
+from hardrank.audit_app.live.status import AttackStatus, TraceFrame, TracePoint
 from hardrank.trainer.attacks.pgd import PGDOptions
 
 
-def live_panel(status: Status, budget: PGDOptions, *, ranked: int, watched: str) -> Markup:
+def live_panel(status: AttackStatus, budget: PGDOptions, *, ranked: int, watched: str) -> Markup:
     """Draw where an attack stands; `ranked` is how many items a ranking has, `watched` what the ranks are of."""
     cards = [
         _card(name, i, status.frames[name], status.curves[name], status, budget, ranked)
@@ -31,7 +31,7 @@ def live_panel(status: Status, budget: PGDOptions, *, ranked: int, watched: str)
     )
 
 
-def picture(frame: Frame, budget: PGDOptions) -> Markup:
+def picture(frame: TraceFrame, budget: PGDOptions) -> Markup:
     """Draw an image beside its perturbation."""
     change = amplify(frame.change, budget)
     return element(
@@ -51,7 +51,13 @@ def _figure(uri: str, title: str, told: str) -> Markup:
 
 
 def _card(
-    name: str, place: int, frame: Frame, points: Sequence[Point], status: Status, budget: PGDOptions, ranked: int
+    name: str,
+    place: int,
+    frame: TraceFrame,
+    points: Sequence[TracePoint],
+    status: AttackStatus,
+    budget: PGDOptions,
+    ranked: int,
 ) -> Markup:
     first, last, spending = points[0], points[-1], status.budgets[name]
     spent = spending.spent(last)
@@ -91,20 +97,20 @@ def _fact(name: str, value: str, more: str = "") -> tuple[Markup, Markup]:
     return element("dt", name), element("dd", element("b", value), " ", element("small", more))
 
 
-def curves(status: Status, ranked: int, watched: str) -> list[Markup]:
+def curves(status: AttackStatus, ranked: int, watched: str) -> list[Markup]:
     """Draw rank, loss and overlap over what was spent, a line for each model."""
     points, budgets = status.curves, status.budgets
     losses = [p.loss for path in points.values() for p in path if np.isfinite(p.loss)]
     asks = any(budget.asks for budget in budgets.values())
     end = max(budget.most for budget in budgets.values())
 
-    def lines(value: Callable[[Point], float]) -> list[Line]:
+    def lines(value: Callable[[TracePoint], float]) -> list[Line]:
         return [
             Line(name=name, style=f"series-{i}", x=[budgets[name].spent(p) for p in path], y=[value(p) for p in path])
             for i, (name, path) in enumerate(points.items())
         ]
 
-    def chart(title: str, value: Callable[[Point], float], low: float, high: float, **more: Any) -> Markup:
+    def chart(title: str, value: Callable[[TracePoint], float], low: float, high: float, **more: Any) -> Markup:
         label = "question" if asks else "step"
         return line_chart(lines(value), title=title, x_end=end, low=low, high=high, x_label=label, **more)
 

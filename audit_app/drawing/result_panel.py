@@ -8,7 +8,7 @@ from hardrank.audit_app.drawing.bump import Pictured, bump_chart
 from hardrank.audit_app.drawing.markup import Markup, element, png_uri
 from hardrank.audit_app.drawing.words import number, percent, rank, whole
 from hardrank.audit_app.images.exact_png import Pixels, encode_png
-from hardrank.audit_app.live.outcome import Outcome
+from hardrank.audit_app.live.outcome import RankingOutcome
 from hardrank.audit_app.live.result import LiveResult, SubjectResult
 from hardrank.models.preprocessing import to_unit
 from hardrank.trainer.attacks.attack import Attack
@@ -166,7 +166,7 @@ def transfer_table(result: LiveResult) -> Markup:
     return _table(["", *(f"shown to {name}" for name in names)], [element("tbody", *rows)])
 
 
-def _cell(outcome: Outcome, *, own: bool) -> Markup:
+def _cell(outcome: RankingOutcome, *, own: bool) -> Markup:
     return element(
         "td",
         element("b", f"{rank(outcome.mean_rank_before)} → {rank(outcome.mean_rank_after)}"),
@@ -179,7 +179,7 @@ def survival_table(result: LiveResult, shown: Shown) -> Markup:
     """What is left of each model's attack after its file was treated."""
     rows = []
     for i, found in enumerate(result.subjects.values()):
-        out = found.unrounded
+        out = found.unquantized
         rows.append(
             element(
                 "tbody",

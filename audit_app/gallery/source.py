@@ -5,8 +5,8 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Any, Self
 
-from hardrank.audit_app.errors import SceneError
-from hardrank.audit_app.gallery.collection import Collection, from_images, from_index, from_run
+from hardrank.audit_app.errors import GalleryError
+from hardrank.audit_app.gallery.image_gallery import ImageGallery, from_images, from_index, from_run
 from hardrank.models.bundle import CARD
 from hardrank.serving.ingest.image_list import RUN
 from hardrank.serving.store.manifest import MANIFEST
@@ -34,14 +34,14 @@ class GallerySource:
 
     @classmethod
     def at(cls, *texts: str) -> Self:
-        """Look what is at these paths; raises `SceneError` where nothing is, or several that are no indexes."""
+        """Look what is at these paths; raises `GalleryError` where nothing is, or several that are no indexes."""
         kinds = {_kind(Path(text).expanduser()) for text in texts}
         if not texts or (len(texts) > 1 and kinds != {SourceKind.INDEX}):
-            raise SceneError("give one gallery; several paths must all be indexes of the same images")
+            raise GalleryError("give one gallery; several paths must all be indexes of the same images")
         return cls(kind=kinds.pop(), paths=texts)
 
-    def open(self) -> Collection:
-        """Read what is there; raises what `hardrank.audit_app.gallery.collection` raises."""
+    def open(self) -> ImageGallery:
+        """Read what is there; raises what `hardrank.audit_app.gallery.image_gallery` raises."""
         first, *others = (Path(path).expanduser() for path in self.paths)
         if self.kind is SourceKind.INDEX:
             return from_index(first, *others)
@@ -61,7 +61,7 @@ class GallerySource:
 
     @classmethod
     def from_dict(cls, content: dict[str, Any]) -> Self:
-        """Read what `to_dict` gave; raises `SceneError`."""
+        """Read what `to_dict` gave; raises `GalleryError`."""
         try:
             return cls(
                 kind=SourceKind(content["kind"]),
@@ -69,7 +69,7 @@ class GallerySource:
                 data_root=None if content.get("data_root") is None else str(content["data_root"]),
             )
         except (KeyError, TypeError, ValueError) as error:
-            raise SceneError(f"the gallery is described as {content!r}; give kind and paths") from error
+            raise GalleryError(f"the gallery is described as {content!r}; give kind and paths") from error
 
 
 def _whole(path: str) -> str:
@@ -78,7 +78,7 @@ def _whole(path: str) -> str:
 
 def _kind(place: Path) -> SourceKind:
     if not place.exists():
-        raise SceneError(f"{place} is not there; give an index, a run, a bundle, a folder of images or a CSV")
+        raise GalleryError(f"{place} is not there; give an index, a run, a bundle, a folder of images or a CSV")
     if (place / MANIFEST).is_file():
         return SourceKind.INDEX
     if (place / RUN).is_file() or (place / CARD).is_file():

@@ -8,7 +8,7 @@ from hardrank.trainer.attacks.pgd import Norm
 _LEVELS = 255
 
 
-def to_eight_bits(
+def quantize(
     attacked: npt.NDArray[np.float32], benign: npt.NDArray[np.uint8], *, epsilon: float, norm: Norm
 ) -> npt.NDArray[np.uint8]:
     """Round `attacked` (…,H,W) in [0,1] to 8 bits without leaving the budget ε around `benign` (…,H,W).

@@ -12,7 +12,7 @@ from hardrank.models.preprocessing import decode
 
 
 @dataclass(frozen=True, kw_only=True)
-class TreatmentOptions:
+class TransformOptions:
     """How roughly images are treated. Raises `AuditError` outside the ranges."""
 
     jpeg_quality: int = 90
@@ -28,7 +28,7 @@ class TreatmentOptions:
 
 
 @dataclass(frozen=True)
-class Treatment:
+class Transform:
     """One thing that may happen to the file of an image."""
 
     title: str
@@ -36,13 +36,13 @@ class Treatment:
     """Bytes of a file → bytes of the treated file."""
 
 
-def treatments(options: TreatmentOptions) -> Mapping[str, Treatment]:
-    """Give the treatments by key, the harmless one first."""
+def transforms(options: TransformOptions) -> Mapping[str, Transform]:
+    """Give the transforms by key, the harmless one first."""
     quality, percent = options.jpeg_quality, options.resize_percent
     return {
-        "png": Treatment("saved as 8-bit PNG", lambda data: data),
-        "jpeg": Treatment(f"saved as JPEG, quality {quality}", lambda data: _as_jpeg(data, quality)),
-        "resize": Treatment(f"resized to {percent} % and back", lambda data: _resized(data, percent)),
+        "png": Transform("saved as 8-bit PNG", lambda data: data),
+        "jpeg": Transform(f"saved as JPEG, quality {quality}", lambda data: _as_jpeg(data, quality)),
+        "resize": Transform(f"resized to {percent} % and back", lambda data: _resized(data, percent)),
     }
 
 

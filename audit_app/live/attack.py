@@ -7,14 +7,14 @@ from collections.abc import Mapping, Sequence
 
 from hardrank.audit_app.blackbox.transfer import Transfer
 from hardrank.audit_app.errors import AuditError
-from hardrank.audit_app.gallery.served import Served
+from hardrank.audit_app.gallery.served import ServedGallery
 from hardrank.audit_app.live.options import LiveOptions
-from hardrank.audit_app.live.queue import Turnstile
+from hardrank.audit_app.live.queue import AttackQueue
 from hardrank.audit_app.live.result import LiveResult, SubjectResult, transfers
-from hardrank.audit_app.live.status import Frame, Phase, Status
-from hardrank.audit_app.live.trace import Trace
+from hardrank.audit_app.live.status import AttackPhase, AttackStatus, TraceFrame
+from hardrank.audit_app.live.trace import AttackTrace
 from hardrank.audit_app.live.victim import Victim
-from hardrank.audit_app.live.worker import Reached, Worker, budget_of, method_of
+from hardrank.audit_app.live.worker import ModelAttack, UnjudgedResult, budget_of, method_of
 from hardrank.audit_app.subjects.loading import check_names_differ
 from hardrank.models.errors import HardrankError
 
@@ -30,39 +30,39 @@ class LiveAttack:
 
     def __init__(
         self,
-        scenes: Sequence[Served],
+        galleries: Sequence[ServedGallery],
         victim: Victim,
         options: LiveOptions,
         *,
         transfers: Mapping[str, Transfer] | None = None,
-        turnstile: Turnstile | None = None,
+        queue: AttackQueue | None = None,
     ) -> None:
         """Prepare; `transfers`, by model, are the methods where `options` ask for transfer.
 
         Raises `AuditError` for no model, `SubjectError` for one that does not give what the method needs.
         """
-        if not scenes:
+        if not galleries:
             raise AuditError("choose at least one model to attack")
-        check_names_differ([served.scene.subject for served in scenes])
-        self.scenes = tuple(scenes)
+        check_names_differ([served.subject for served in galleries])
+        self.served = tuple(galleries)
         self.victim = victim
         self.options = options
         self.attack = options.build()
-        self.methods = {served.name: method_of(served, options, transfers or {}) for served in scenes}
+        self.methods = {served.name: method_of(served, options, transfers or {}) for served in galleries}
         self._budgets = {name: budget_of(method, options) for name, method in self.methods.items()}
-        self._turnstile = turnstile or Turnstile(1)
+        self._queue = queue or AttackQueue(1)
         self._stop, self._gone = threading.Event(), threading.Event()
         self._lock = threading.Lock()
-        self._phase, self._message = Phase.WAITING, ""
-        self._traces = {name: Trace(budget) for name, budget in self._budgets.items()}
-        self._workers = [self._worker(served) for served in scenes]
+        self._phase, self._message = AttackPhase.WAITING, ""
+        self._traces = {name: AttackTrace(budget) for name, budget in self._budgets.items()}
+        self._workers = [self._worker(served) for served in galleries]
         self._began: float | None = None
         self._ended: float | None = None
         self._result: LiveResult | None = None
         self._thread = threading.Thread(target=self._run, name="live attack", daemon=True)
 
     def start(self) -> None:
-        """Begin as soon as the turnstile lets it."""
+        """Begin as soon as the queue lets it."""
         self._thread.start()
 
     def stop(self) -> None:
@@ -74,18 +74,18 @@ class LiveAttack:
         self._gone.set()
         self._stop.set()
 
-    def wait(self, timeout: float | None = None) -> Status:
+    def wait(self, timeout: float | None = None) -> AttackStatus:
         """Wait until it is over, at most `timeout` seconds."""
         self._thread.join(timeout)
         return self.status()
 
-    def status(self) -> Status:
+    def status(self) -> AttackStatus:
         """See where it stands."""
         with self._lock:
             end = self._ended or time.perf_counter()
-            return Status(
+            return AttackStatus(
                 phase=self._phase,
-                ahead=self._turnstile.ahead(self) if self._phase is Phase.WAITING else 0,
+                ahead=self._queue.ahead(self) if self._phase is AttackPhase.WAITING else 0,
                 names=tuple(self._traces),
                 budgets=self._budgets,
                 curves={name: trace.points for name, trace in self._traces.items()},
@@ -96,7 +96,7 @@ class LiveAttack:
                 result=self._result,
             )
 
-    def keyframes(self, name: str) -> tuple[Frame, ...]:
+    def keyframes(self, name: str) -> tuple[TraceFrame, ...]:
         """Give pictures of the attack on a model, evenly over its steps."""
         return self._traces[name].kept
 
@@ -104,36 +104,36 @@ class LiveAttack:
 
     def _run(self) -> None:
         try:
-            with self._turnstile.passing(self, self._stop.is_set) as entered:
+            with self._queue.passing(self, self._stop.is_set) as entered:
                 if not entered:
                     raise AuditError("the attack was stopped before it began")
-                self._enter(Phase.RUNNING)
+                self._enter(AttackPhase.RUNNING)
                 self._began = time.perf_counter()
                 reached = self._attack_all()
-                self._enter(Phase.JUDGING)
+                self._enter(AttackPhase.JUDGING)
                 result = self._judge(reached)
             self._ended = time.perf_counter()
             with self._lock:
                 self._result = result
-                self._phase = Phase.DONE
+                self._phase = AttackPhase.DONE
         except _AbandonedError:
-            self._enter(Phase.GONE)
+            self._enter(AttackPhase.GONE)
         except HardrankError as error:
             self._fail(str(error))
         except Exception:
             _logger.exception("a live attack failed")
             self._fail("the attack failed for a reason that is not yours to mend; the log of the app has the details")
 
-    def _enter(self, phase: Phase) -> None:
+    def _enter(self, phase: AttackPhase) -> None:
         with self._lock:
             self._phase = phase
 
     def _fail(self, message: str) -> None:
         with self._lock:
-            self._phase, self._message = Phase.GONE if self._gone.is_set() else Phase.FAILED, message
+            self._phase, self._message = AttackPhase.GONE if self._gone.is_set() else AttackPhase.FAILED, message
 
-    def _worker(self, served: Served) -> Worker:
-        return Worker(
+    def _worker(self, served: ServedGallery) -> ModelAttack:
+        return ModelAttack(
             served=served,
             victim=self.victim,
             attack=self.attack,
@@ -143,11 +143,11 @@ class LiveAttack:
             stop=self._stop,
         )
 
-    def _attack_all(self) -> list[Reached]:
+    def _attack_all(self) -> list[UnjudgedResult]:
         """Attack every model, each in a thread of its own."""
-        found: dict[int, Reached | BaseException] = {}
+        found: dict[int, UnjudgedResult | BaseException] = {}
 
-        def work(place: int, worker: Worker) -> None:
+        def work(place: int, worker: ModelAttack) -> None:
             try:
                 found[place] = worker.run()
             except BaseException as error:
@@ -166,9 +166,9 @@ class LiveAttack:
         for outcome in found.values():
             if isinstance(outcome, BaseException):
                 raise outcome
-        return [reached for _, reached in sorted(found.items()) if isinstance(reached, Reached)]
+        return [reached for _, reached in sorted(found.items()) if isinstance(reached, UnjudgedResult)]
 
-    def _judge(self, reached: Sequence[Reached]) -> LiveResult:
+    def _judge(self, reached: Sequence[UnjudgedResult]) -> LiveResult:
         subjects: dict[str, SubjectResult] = {}
         for worker, one in zip(self._workers, reached, strict=True):
             self._check_present()

@@ -4,10 +4,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from hardrank.audit_app.audit.options import SearchMethod, search_name
 from hardrank.audit_app.blackbox import make_search
+from hardrank.audit_app.blackbox.choice import SearchMethod, search_name
 from hardrank.audit_app.errors import AuditError
-from hardrank.audit_app.images.transforms import TreatmentOptions
+from hardrank.audit_app.images.transforms import TransformOptions
 from hardrank.trainer.attacks.attack import Attack
 from hardrank.trainer.attacks.registry import make_attack
 from hardrank.trainer.attacks.runner import AttackOptions
@@ -29,7 +29,7 @@ class LiveOptions:
     """Of what is drawn: targets and random starts."""
     k: int = 10
     """How many items the head of a ranking has."""
-    treatment: TreatmentOptions = field(default_factory=TreatmentOptions)
+    transform: TransformOptions = field(default_factory=TransformOptions)
     """What the adversarial image is put through afterwards."""
     method: SearchMethod = SearchMethod.AUTO
     """How adversarial images are found."""

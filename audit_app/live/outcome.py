@@ -7,22 +7,22 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from hardrank.audit_app.gallery.served import Served
-from hardrank.audit_app.ranking.movement import Movement, Shift, shift
-from hardrank.audit_app.ranking.views import Vector, View, movement_between, ranks_at, views_of
+from hardrank.audit_app.gallery.served import ServedGallery
+from hardrank.audit_app.ranking.movement import EmbeddingShift, RankingMovement, shift
+from hardrank.audit_app.ranking.views import RankingView, Vector, movement_between, ranks_at, views_of
 from hardrank.trainer.attacks.attack import Attack, Victims
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class Outcome:
+class RankingOutcome:
     """The rankings with an image in place of the benign one."""
 
-    movements: tuple[Movement, ...]
+    movements: tuple[RankingMovement, ...]
     """Of each ranking that the attack moves; most attacks move one."""
     ranks_before: tuple[int, ...]
     """Of the items that the attack is about, over all rankings."""
     ranks_after: tuple[int, ...]
-    shift: Shift
+    shift: EmbeddingShift
     """Of the image's embedding."""
     figures: Mapping[str, float]
     """The attack's own results by name, in their units; its `figures` say what they mean."""
@@ -43,12 +43,12 @@ class Outcome:
         return float(np.mean(self.ranks_after))
 
 
-class Bench:
+class RankingMeter:
     """Measures what becomes of one attack's rankings, wherever its image ends up."""
 
     def __init__(
         self,
-        served: Served,
+        served: ServedGallery,
         attack: Attack,
         victims: Victims,
         targets: Tensor,
@@ -62,7 +62,7 @@ class Bench:
         self.attack = attack
         self.benign = benign
         self.targets: tuple[int, ...] = tuple(int(row) for row in targets[0])
-        self.views: list[View] = views_of(attack, served.matrix, own=own, targets=self.targets, benign=benign)
+        self.views: list[RankingView] = views_of(attack, served.matrix, own=own, targets=self.targets, benign=benign)
         self._victims = victims
         self._rows = targets
         self._k = k
@@ -77,12 +77,12 @@ class Bench:
         return float(np.mean([movement_between(v, self.benign, point, self._k).overlap for v in self.views]))
 
     @torch.no_grad()
-    def measure(self, point: Vector) -> Outcome:
+    def measure(self, point: Vector) -> RankingOutcome:
         """Measure the rankings with the image at `point` (D,)."""
-        gallery = self.served.scene.gallery
+        gallery = self.served.embedded.tensors
         moved = torch.from_numpy(point).to(gallery.embeddings.device)[None]
         values = self.attack.measure(moved, self._victims, gallery, self._rows)[0].tolist()
-        return Outcome(
+        return RankingOutcome(
             movements=tuple(movement_between(view, self.benign, point, self._k) for view in self.views),
             ranks_before=self.ranks_before,
             ranks_after=self.ranks(point),

@@ -10,7 +10,7 @@ _LOOK_AGAIN_S: Final = 0.2
 """How often who waits looks whether it was cancelled."""
 
 
-class Turnstile:
+class AttackQueue:
     """Lets `limit` through at once, first come, first served. Safe to use from several threads."""
 
     def __init__(self, limit: int) -> None:

@@ -8,10 +8,10 @@ import torch
 
 from hardrank.audit_app.blackbox.method import BlackBoxResult
 from hardrank.audit_app.images.exact_png import Pixels, exact_png, pixels_hash
-from hardrank.audit_app.images.quantization import largest_change, to_eight_bits
-from hardrank.audit_app.images.transforms import Treatment, TreatmentOptions, treatments
-from hardrank.audit_app.live.outcome import Bench, Outcome
-from hardrank.audit_app.live.victim import Prepared
+from hardrank.audit_app.images.quantization import largest_change, quantize
+from hardrank.audit_app.images.transforms import Transform, TransformOptions, transforms
+from hardrank.audit_app.live.outcome import RankingMeter, RankingOutcome
+from hardrank.audit_app.live.victim import PreparedVictim
 from hardrank.models.preprocessing import to_unit
 from hardrank.trainer.attacks.runner import AttackOptions, AttackResult
 from hardrank.trainer.attacks.starts import random_noise
@@ -22,9 +22,9 @@ class Survival:
     """An adversarial image after something happened to its file."""
 
     title: str
-    outcome: Outcome
+    outcome: RankingOutcome
     """Against the rankings of the untouched benign image."""
-    benign: Outcome
+    benign: RankingOutcome
     """The benign image after the same: how much of the movement is not the attack's doing."""
 
 
@@ -40,14 +40,14 @@ class SubjectResult:
     tracked: tuple[tuple[int | None, int], ...]
     """What the ranks are of: query (gallery row, None: the attacked image) and item (gallery row, N: the attacked
     image), over all rankings."""
-    outcome: Outcome
+    outcome: RankingOutcome
     """Of the exact PNG: 8-bit pixels through the served model."""
-    unrounded: Outcome
+    unquantized: RankingOutcome
     """Of the floats that the attack left, before they became 8-bit pixels."""
-    noise: Outcome
+    noise: RankingOutcome
     """Of random noise at the edge of the same budget."""
     survival: Mapping[str, Survival]
-    """By treatment."""
+    """By transform."""
     before: Mapping[str, float]
     """The attack's figures of the benign image."""
     benign: Pixels
@@ -76,36 +76,36 @@ class LiveResult:
 
     subjects: Mapping[str, SubjectResult]
     """By model."""
-    transfer: Mapping[tuple[str, str], Outcome]
+    transfer: Mapping[tuple[str, str], RankingOutcome]
     """By model that was attacked, and model that is shown its image; the diagonal is the white-box result."""
     stopped: bool
     """Whether it was told to end early."""
 
 
 def conclude(
-    bench: Bench,
-    prepared: Prepared,
+    bench: RankingMeter,
+    prepared: PreparedVictim,
     result: AttackResult,
     engine: AttackOptions,
-    options: TreatmentOptions,
+    options: TransformOptions,
     *,
     seed: int,
     seconds: float,
 ) -> SubjectResult:
     """Judge what an attack reached with the served model."""
-    served, pre = bench.served, bench.served.scene.subject.preprocessing
+    served, pre = bench.served, bench.served.subject.preprocessing
     floats = result.images[0].float().cpu().numpy()
-    pixels = to_eight_bits(floats, prepared.pixels, epsilon=engine.epsilon, norm=engine.norm)
+    pixels = quantize(floats, prepared.pixels, epsilon=engine.epsilon, norm=engine.norm)
     png = exact_png(pixels, prepared.canvas, pre)
     benign_png = exact_png(prepared.pixels, prepared.canvas, pre)
-    kinds = treatments(options)
+    kinds = transforms(options)
     return SubjectResult(
         name=served.name,
-        sha256=served.scene.subject.sha256,
+        sha256=served.subject.sha256,
         targets=bench.targets,
         tracked=tuple((view.query, row) for view in bench.views for row in view.tracked),
         outcome=bench.measure(served.embed_file(png)),
-        unrounded=bench.measure(served.embed_floats(floats)),
+        unquantized=bench.measure(served.embed_floats(floats)),
         noise=bench.measure(_noisy(bench, prepared, engine, seed)),
         survival={key: _survival(bench, kind, png, benign_png) for key, kind in kinds.items()},
         before=bench.measure(bench.benign).figures,
@@ -121,28 +121,28 @@ def conclude(
     )
 
 
-def _survival(bench: Bench, treatment: Treatment, png: bytes, benign_png: bytes) -> Survival:
+def _survival(bench: RankingMeter, transform: Transform, png: bytes, benign_png: bytes) -> Survival:
     embed = bench.served.embed_file
     return Survival(
-        title=treatment.title,
-        outcome=bench.measure(embed(treatment.apply(png))),
-        benign=bench.measure(embed(treatment.apply(benign_png))),
+        title=transform.title,
+        outcome=bench.measure(embed(transform.apply(png))),
+        benign=bench.measure(embed(transform.apply(benign_png))),
     )
 
 
-def _noisy(bench: Bench, prepared: Prepared, engine: AttackOptions, seed: int) -> np.ndarray:
+def _noisy(bench: RankingMeter, prepared: PreparedVictim, engine: AttackOptions, seed: int) -> np.ndarray:
     """Embed the image with random noise, in 8 bits like the attack."""
     images = torch.from_numpy(to_unit(prepared.pixels))[None]
     noisy = random_noise(images, engine, prepared.victims.ids, seed=seed)[0].numpy()
-    rounded = to_eight_bits(noisy, prepared.pixels, epsilon=engine.epsilon, norm=engine.norm)
+    rounded = quantize(noisy, prepared.pixels, epsilon=engine.epsilon, norm=engine.norm)
     return bench.served.embed(rounded)
 
 
 def transfers(
-    benches: Sequence[Bench], victims: Sequence[Prepared], subjects: Mapping[str, SubjectResult], *, k: int
-) -> dict[tuple[str, str], Outcome]:
+    benches: Sequence[RankingMeter], victims: Sequence[PreparedVictim], subjects: Mapping[str, SubjectResult], *, k: int
+) -> dict[tuple[str, str], RankingOutcome]:
     """Show each model the PNGs made against the others, aimed at the same items of the gallery."""
-    found: dict[tuple[str, str], Outcome] = {}
+    found: dict[tuple[str, str], RankingOutcome] = {}
     for source in benches:
         for target, prepared in zip(benches, victims, strict=True):
             name, other = source.served.name, target.served.name
@@ -150,6 +150,8 @@ def transfers(
                 found[name, other] = subjects[name].outcome
                 continue
             rows = torch.tensor([source.targets], dtype=torch.long).view(1, -1)
-            bench = Bench(target.served, target.attack, prepared.victims, rows, target.benign, own=prepared.own, k=k)
+            bench = RankingMeter(
+                target.served, target.attack, prepared.victims, rows, target.benign, own=prepared.own, k=k
+            )
             found[name, other] = bench.measure(target.served.embed_file(subjects[name].png))
     return found

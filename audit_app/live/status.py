@@ -12,7 +12,7 @@ from hardrank.audit_app.live.result import LiveResult
 
 
 @dataclass(frozen=True, kw_only=True)
-class Point:
+class TracePoint:
     """Where an attack on one model stood."""
 
     step: int
@@ -28,10 +28,10 @@ class Point:
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class Frame:
+class TraceFrame:
     """A point with its picture."""
 
-    point: Point
+    point: TracePoint
     image: Pixels
     """(3,S,S)."""
     change: npt.NDArray[np.float32]
@@ -39,7 +39,7 @@ class Frame:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Budget:
+class AttackBudget:
     """How long the attack on a model may go on."""
 
     most: int
@@ -47,12 +47,12 @@ class Budget:
     asks: bool
     """Whether questions to the model are counted, not steps."""
 
-    def spent(self, point: Point) -> int:
+    def spent(self, point: TracePoint) -> int:
         """How much of it was spent at a point."""
         return point.queries if self.asks else point.step
 
 
-class Phase(StrEnum):
+class AttackPhase(StrEnum):
     """Where a live attack stands."""
 
     WAITING = "waiting"
@@ -68,23 +68,23 @@ class Phase(StrEnum):
     @property
     def over(self) -> bool:
         """Whether nothing more will happen."""
-        return self in {Phase.DONE, Phase.FAILED, Phase.GONE}
+        return self in {AttackPhase.DONE, AttackPhase.FAILED, AttackPhase.GONE}
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class Status:
+class AttackStatus:
     """All that can be seen of a live attack at a moment; never changes."""
 
-    phase: Phase
+    phase: AttackPhase
     ahead: int
     """How many attacks have to end before this one begins."""
     names: tuple[str, ...]
     """Of the models."""
-    budgets: Mapping[str, Budget]
+    budgets: Mapping[str, AttackBudget]
     """By model."""
-    curves: Mapping[str, tuple[Point, ...]]
+    curves: Mapping[str, tuple[TracePoint, ...]]
     """By model, a point for each step so far."""
-    frames: Mapping[str, Frame]
+    frames: Mapping[str, TraceFrame]
     """By model, the latest."""
     message: str
     """What went wrong, when it failed."""

@@ -9,9 +9,9 @@ import numpy as np
 from hardrank.audit_app.blackbox.method import Search
 from hardrank.audit_app.blackbox.transfer import Transfer
 from hardrank.audit_app.live.options import LiveOptions
-from hardrank.audit_app.live.outcome import Bench
-from hardrank.audit_app.live.status import Budget, Frame, Point
-from hardrank.audit_app.live.victim import Prepared
+from hardrank.audit_app.live.outcome import RankingMeter
+from hardrank.audit_app.live.status import AttackBudget, TraceFrame, TracePoint
+from hardrank.audit_app.live.victim import PreparedVictim
 from hardrank.models.preprocessing import to_unit
 from hardrank.trainer.attacks.runner import Engine, Method, Progress
 
@@ -19,17 +19,17 @@ _KEYFRAMES: Final = 64
 """About as many images of an attack are kept, to look back at."""
 
 
-class Trace:
+class AttackTrace:
     """What was published of one model; one thread writes, others read."""
 
-    def __init__(self, budget: Budget) -> None:
+    def __init__(self, budget: AttackBudget) -> None:
         self._budget = budget
         self._every = max(1, -(-budget.most // _KEYFRAMES))
-        self.points: tuple[Point, ...] = ()
-        self.latest: Frame | None = None
-        self.kept: tuple[Frame, ...] = ()
+        self.points: tuple[TracePoint, ...] = ()
+        self.latest: TraceFrame | None = None
+        self.kept: tuple[TraceFrame, ...] = ()
 
-    def add(self, frame: Frame) -> None:
+    def add(self, frame: TraceFrame) -> None:
         """Publish a frame; tuples are replaced as a whole, so that readers need no lock."""
         self.points = (*self.points, frame.point)
         self.latest = frame
@@ -38,14 +38,14 @@ class Trace:
             self.kept = (*self.kept, frame)
 
 
-class Watch:
+class FrameRecorder:
     """Turns the steps of an engine into frames, and keeps the pace."""
 
     def __init__(
         self,
-        bench: Bench,
-        prepared: Prepared,
-        trace: Trace,
+        bench: RankingMeter,
+        prepared: PreparedVictim,
+        trace: AttackTrace,
         options: LiveOptions,
         stop: threading.Event,
         method: Method | None,
@@ -73,8 +73,8 @@ class Watch:
         else:
             point = progress.embeddings[0].detach().float().cpu().numpy()
         self._trace.add(
-            Frame(
-                point=Point(
+            TraceFrame(
+                point=TracePoint(
                     step=self._steps,
                     queries=0 if progress.queries is None else int(progress.queries[0]),
                     loss=float(progress.losses[0]),

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 
 from hardrank.audit_app.errors import AuditError
-from hardrank.audit_app.gallery.served import Served
+from hardrank.audit_app.gallery.served import ServedGallery
 from hardrank.audit_app.images.exact_png import Pixels, crop_of
 from hardrank.audit_app.ranking.movement import head, rank_items
 from hardrank.models.preprocessing import to_unit
@@ -38,7 +38,7 @@ class Victim:
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class Prepared:
+class PreparedVictim:
     """A victim as one model sees it."""
 
     own: int | None
@@ -51,39 +51,37 @@ class Prepared:
     """The same for the attacks, a batch of one."""
 
 
-def prepare_victim(victim: Victim, served: Served) -> Prepared:
-    """Prepare an image for a model; raises `SceneError` for an unknown id, `UndecodableImageError` for a bad file."""
-    scene = served.scene
+def prepare_victim(victim: Victim, served: ServedGallery) -> PreparedVictim:
+    """Prepare an image for a model; raises `GalleryError` for an unknown id, `UndecodableImageError` for a bad file."""
+    embedded = served.embedded
     if victim.id is not None:
-        row = scene.collection.row(victim.id)
+        row = embedded.gallery.row(victim.id)
         pixels = served.picture(row)
-        return Prepared(
+        return PreparedVictim(
             own=row,
             pixels=pixels,
             canvas=served.canvas(served.file(row), pixels),
-            victims=victims_in(scene.gallery, torch.tensor([row])),
+            victims=victims_in(embedded.tensors, torch.tensor([row])),
         )
     assert victim.data is not None
-    pixels = crop_of(victim.data, scene.subject.preprocessing)
-    device = scene.embeddings.device
+    pixels = crop_of(victim.data, embedded.subject.preprocessing)
+    device = embedded.embeddings.device
     with torch.no_grad():
-        point = scene.subject.judge(torch.from_numpy(to_unit(pixels))[None].to(device))
+        point = embedded.subject.judge(torch.from_numpy(to_unit(pixels))[None].to(device))
     victims = Victims(
         embeddings=point,
         labels=torch.tensor([_label(victim, served, pixels)], device=device),
         own=torch.tensor([ABSENT], device=device),
         ids=torch.tensor([zlib.crc32(victim.data)], device=device),
     )
-    return Prepared(own=None, pixels=pixels, canvas=served.canvas(victim.data, pixels), victims=victims)
+    return PreparedVictim(own=None, pixels=pixels, canvas=served.canvas(victim.data, pixels), victims=victims)
 
 
-def _label(victim: Victim, served: Served, pixels: Pixels) -> int:
-    collection = served.scene.collection
+def _label(victim: Victim, served: ServedGallery, pixels: Pixels) -> int:
+    gallery = served.gallery
     if victim.label is None:
         nearest = head(rank_items(np.asarray(served.matrix @ served.embed(pixels))), 1)[0]
-        return int(collection.labels[nearest])
-    if victim.label not in collection.classes:
-        raise AuditError(
-            f"{collection.name} has no class {victim.label!r}; choose one of its {len(collection.classes)}"
-        )
-    return collection.classes.index(victim.label)
+        return int(gallery.labels[nearest])
+    if victim.label not in gallery.classes:
+        raise AuditError(f"{gallery.name} has no class {victim.label!r}; choose one of its {len(gallery.classes)}")
+    return gallery.classes.index(victim.label)

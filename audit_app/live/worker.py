@@ -7,118 +7,119 @@ from dataclasses import dataclass
 
 import torch
 
-from hardrank.audit_app.audit.options import SearchMethod
-from hardrank.audit_app.blackbox import make_search
+from hardrank.audit_app.blackbox.choice import choose_method
 from hardrank.audit_app.blackbox.method import Search
 from hardrank.audit_app.blackbox.transfer import Transfer
 from hardrank.audit_app.errors import AuditError
-from hardrank.audit_app.gallery.served import Served
+from hardrank.audit_app.gallery.served import ServedGallery
 from hardrank.audit_app.live.options import LiveOptions
-from hardrank.audit_app.live.outcome import Bench
+from hardrank.audit_app.live.outcome import RankingMeter
 from hardrank.audit_app.live.result import SubjectResult, conclude
-from hardrank.audit_app.live.status import Budget, Frame, Point
-from hardrank.audit_app.live.trace import Trace, Watch
-from hardrank.audit_app.live.victim import Prepared, Victim, prepare_victim
+from hardrank.audit_app.live.status import AttackBudget, TraceFrame, TracePoint
+from hardrank.audit_app.live.trace import AttackTrace, FrameRecorder
+from hardrank.audit_app.live.victim import PreparedVictim, Victim, prepare_victim
 from hardrank.models.preprocessing import to_unit
 from hardrank.trainer.attacks.attack import Attack
 from hardrank.trainer.attacks.runner import AttackResult, Method, run_attack
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class Reached:
+class UnjudgedResult:
     """Where the steps on a model ended."""
 
-    bench: Bench
-    prepared: Prepared
+    bench: RankingMeter
+    prepared: PreparedVictim
     result: AttackResult
     seconds: float
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class Worker:
+class ModelAttack:
     """Attacks one model; both of its methods run in threads of the live attack."""
 
-    served: Served
+    served: ServedGallery
     victim: Victim
     attack: Attack
     options: LiveOptions
     method: Method | None
     """None: by gradients."""
-    trace: Trace
+    trace: AttackTrace
     """Where it publishes what it reaches."""
     stop: threading.Event
 
-    def run(self) -> Reached:
+    def run(self) -> UnjudgedResult:
         """Carry out the steps, until they end or are stopped."""
         torch.set_num_threads(self.options.threads)  # counts for this thread
         began = time.perf_counter()
         prepared = prepare_victim(self.victim, self.served)
-        scene, victims, targets = self.served.scene, prepared.victims, self._targets(prepared)
+        embedded, victims, targets = self.served.embedded, prepared.victims, self._targets(prepared)
         benign = self.served.embed(prepared.pixels)
-        bench = Bench(self.served, self.attack, victims, targets, benign, own=prepared.own, k=self.options.k)
+        bench = RankingMeter(self.served, self.attack, victims, targets, benign, own=prepared.own, k=self.options.k)
         images = torch.from_numpy(to_unit(prepared.pixels))[None].to(
-            scene.subject.device, memory_format=torch.channels_last
+            embedded.subject.device, memory_format=torch.channels_last
         )
         result = (self.method or run_attack)(
             self.attack,
-            scene.subject.gradients if self.method is None else scene.subject.judge,
+            embedded.subject.gradients if self.method is None else embedded.subject.judge,
             images,
             victims,
-            scene.gallery,
+            embedded.tensors,
             self.options.engine,
             seed=self.options.seed,
             targets=targets,
-            judge=scene.subject.judge,
-            on_step=Watch(bench, prepared, self.trace, self.options, self.stop, self.method).see,
+            judge=embedded.subject.judge,
+            on_step=FrameRecorder(bench, prepared, self.trace, self.options, self.stop, self.method).see,
             cancel=self.stop.is_set,
         )
-        return Reached(bench=bench, prepared=prepared, result=result, seconds=time.perf_counter() - began)
+        return UnjudgedResult(bench=bench, prepared=prepared, result=result, seconds=time.perf_counter() - began)
 
-    def _targets(self, prepared: Prepared) -> torch.Tensor:
+    def _targets(self, prepared: PreparedVictim) -> torch.Tensor:
         """Rows of the targets (1,T): those that were chosen, else drawn from the seed."""
         if self.options.targets is None:
-            return self.attack.draw(prepared.victims, self.served.scene.gallery, seed=self.options.seed)
-        rows = [self.served.scene.collection.row(id) for id in self.options.targets]
+            return self.attack.draw(prepared.victims, self.served.embedded.tensors, seed=self.options.seed)
+        rows = [self.served.gallery.row(id) for id in self.options.targets]
         return torch.tensor([rows], dtype=torch.long)
 
-    def judge(self, reached: Reached) -> SubjectResult:
+    def judge(self, reached: UnjudgedResult) -> SubjectResult:
         """Let the served model judge the image, and publish it as the last frame."""
         found = conclude(
             reached.bench,
             reached.prepared,
             reached.result,
             self.options.engine,
-            self.options.treatment,
+            self.options.transform,
             seed=self.options.seed,
             seconds=reached.seconds,
         )
         ended = self.trace.points
-        point = Point(
+        point = TracePoint(
             step=ended[-1].step + 1 if ended else 0,
             queries=found.queries or 0,
             loss=float("nan"),
             ranks=found.outcome.ranks_after,
             overlap=found.outcome.overlap,
         )
-        self.trace.add(Frame(point=point, image=found.pixels, change=to_unit(found.pixels) - to_unit(found.benign)))
+        self.trace.add(
+            TraceFrame(point=point, image=found.pixels, change=to_unit(found.pixels) - to_unit(found.benign))
+        )
         return found
 
 
-def method_of(served: Served, options: LiveOptions, transfers: Mapping[str, Transfer]) -> Method | None:
-    """Choose how a model is attacked; None: by its gradients."""
-    subject = served.scene.subject
-    if options.method is SearchMethod.TRANSFER:
+def method_of(served: ServedGallery, options: LiveOptions, transfers: Mapping[str, Transfer]) -> Method | None:
+    """Choose how a model is attacked; None: white-box."""
+
+    def transfer() -> Transfer:
         if served.name not in transfers:
             raise AuditError(f"a transfer attack on {served.name} needs a surrogate: choose a model with gradients")
         return transfers[served.name]
-    if options.method is SearchMethod.WHITE_BOX or (options.method is SearchMethod.AUTO and subject.white_box):
-        _ = subject.gradients  # raises, and names the model, where there are none
-        return None
-    return make_search(options.searched, **options.search)
+
+    return choose_method(
+        served.subject, options.method, norm=options.engine.norm, search=options.search, transfer=transfer
+    )
 
 
-def budget_of(method: Method | None, options: LiveOptions) -> Budget:
+def budget_of(method: Method | None, options: LiveOptions) -> AttackBudget:
     """Say how long an attack by `method` may go on."""
     if isinstance(method, Search):
-        return Budget(most=method.queries, asks=True)
-    return Budget(most=options.engine.steps * options.engine.restarts, asks=False)
+        return AttackBudget(most=method.queries, asks=True)
+    return AttackBudget(most=options.engine.steps * options.engine.restarts, asks=False)

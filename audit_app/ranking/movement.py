@@ -22,21 +22,21 @@ Rows = npt.NDArray[np.int64]
 Scores = npt.NDArray[np.floating]
 
 
-class MovementError(HardrankError):
+class RankingError(HardrankError):
     """Scores that cannot be ranked, or rankings that cannot be compared."""
 
 
 def rank_items(scores: Scores, *, left_out: Sequence[int] = ()) -> Ranks:
     """Rank items by `scores` (N,), the highest first → (N,); rows `left_out` get `UNRANKED`.
 
-    Raises `MovementError` for scores that are not numbers, or when nothing is left to rank.
+    Raises `RankingError` for scores that are not numbers, or when nothing is left to rank.
     """
     if scores.ndim != 1 or not np.isfinite(scores).all():
-        raise MovementError(f"scores must be finite numbers of shape (N,), not {scores.dtype} {scores.shape}")
+        raise RankingError(f"scores must be finite numbers of shape (N,), not {scores.dtype} {scores.shape}")
     ranked = np.ones(len(scores), dtype=bool)
     ranked[list(left_out)] = False
     if not ranked.any():
-        raise MovementError(
+        raise RankingError(
             "the gallery holds nothing but the query itself, so there is no ranking; add images to the gallery"
         )
     order = np.argsort(-scores, kind="stable")
@@ -47,8 +47,8 @@ def rank_items(scores: Scores, *, left_out: Sequence[int] = ()) -> Ranks:
 
 
 @dataclass(frozen=True, eq=False)
-class Movement:
-    """Two rankings of the same items. Raises `MovementError` where they rank different items, or fewer than `k`."""
+class RankingMovement:
+    """Two rankings of the same items. Raises `RankingError` where they rank different items, or fewer than `k`."""
 
     before: Ranks
     """(N,)."""
@@ -59,9 +59,9 @@ class Movement:
 
     def __post_init__(self) -> None:
         if self.before.shape != self.after.shape or ((self.before == UNRANKED) != (self.after == UNRANKED)).any():
-            raise MovementError("the two rankings do not rank the same items, so nothing can be said to have moved")
+            raise RankingError("the two rankings do not rank the same items, so nothing can be said to have moved")
         if not 1 <= self.k <= self.ranked:
-            raise MovementError(f"k is {self.k}; {self.ranked} items are ranked: give a k from 1 to that many")
+            raise RankingError(f"k is {self.k}; {self.ranked} items are ranked: give a k from 1 to that many")
 
     @property
     def ranked(self) -> int:
@@ -129,7 +129,7 @@ def overlap_path(scores: Scores, k: int, *, left_out: Sequence[int] = ()) -> npt
 
 
 @dataclass(frozen=True, kw_only=True)
-class Shift:
+class EmbeddingShift:
     """How far a point moved on the unit sphere."""
 
     distance: float
@@ -138,7 +138,7 @@ class Shift:
     """Of the two points, −1 … 1."""
 
 
-def shift(before: npt.NDArray[np.floating], after: npt.NDArray[np.floating]) -> Shift:
+def shift(before: npt.NDArray[np.floating], after: npt.NDArray[np.floating]) -> EmbeddingShift:
     """Measure how far the embedding `before` (D,) of norm 1 moved to become `after` (D,)."""
     one, other = before.astype(np.float64), after.astype(np.float64)
-    return Shift(distance=float(np.linalg.norm(one - other)), cosine=float(np.clip(one @ other, -1, 1)))
+    return EmbeddingShift(distance=float(np.linalg.norm(one - other)), cosine=float(np.clip(one @ other, -1, 1)))

@@ -11,7 +11,7 @@ from typing import Protocol
 import numpy as np
 import numpy.typing as npt
 
-from hardrank.audit_app.ranking.movement import Movement, Ranks, head, rank_items
+from hardrank.audit_app.ranking.movement import RankingMovement, Ranks, head, rank_items
 from hardrank.trainer.attacks.attack import Attack
 from hardrank.trainer.attacks.ca import CandidateAttack
 
@@ -33,7 +33,7 @@ def role_of(attack: Attack) -> Role:
     return Role.CANDIDATE if isinstance(attack, CandidateAttack) else Role.QUERY
 
 
-class View(Protocol):
+class RankingView(Protocol):
     """A ranking of the gallery's rows 0 … N−1, and perhaps of the attacked image itself as row N."""
 
     @property
@@ -97,11 +97,11 @@ class CandidateView:
 
 def views_of(
     attack: Attack, gallery: Matrix, *, own: int | None, targets: tuple[int, ...], benign: Vector
-) -> list[View]:
+) -> list[RankingView]:
     """Give the rankings that `attack` moves, one or more.
 
     `targets` are gallery rows as the attack drew them; an attack without targets is watched by the former first item
-    of the ranking of `benign` (D,). Raises `MovementError` where nothing can be ranked.
+    of the ranking of `benign` (D,). Raises `RankingError` where nothing can be ranked.
     """
     if role_of(attack) is Role.CANDIDATE:
         return [CandidateView(gallery=gallery, query=row, own=own) for row in dict.fromkeys(targets)]
@@ -112,12 +112,12 @@ def views_of(
     return [view]
 
 
-def ranks_at(view: View, point: Vector) -> Ranks:
+def ranks_at(view: RankingView, point: Vector) -> Ranks:
     """Rank a view's items with the attacked image at `point` (D,)."""
     return rank_items(view.scores(point), left_out=view.left_out)
 
 
-def movement_between(view: View, before: Vector, after: Vector, k: int) -> Movement:
+def movement_between(view: RankingView, before: Vector, after: Vector, k: int) -> RankingMovement:
     """Compare a view's rankings with the image at `before` and at `after`; `k` is cut to what is ranked."""
     one, other = ranks_at(view, before), ranks_at(view, after)
-    return Movement(one, other, min(k, int((one > 0).sum())))
+    return RankingMovement(one, other, min(k, int((one > 0).sum())))

@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any, Final
 
 from hardrank.audit_app.audit.options import AuditOptions
-from hardrank.audit_app.audit.runner import AuditResult, CurveResult, ModelResult, overall, slug
-from hardrank.audit_app.gallery.collection import UNLABELLED, Collection
+from hardrank.audit_app.audit.runner import AuditResult, CurveResult, ModelResult, overall_score, slug
+from hardrank.audit_app.gallery.image_gallery import UNLABELLED, ImageGallery
 from hardrank.audit_app.results.schema import (
     AuditReport,
     BenignEntry,
@@ -37,7 +37,7 @@ _NAMED: Final = 5
 
 
 def settings_of(
-    options: AuditOptions, collection: Collection, *, attacked: int, surrogate: Subject | None = None
+    options: AuditOptions, gallery: ImageGallery, *, attacked: int, surrogate: Subject | None = None
 ) -> Settings:
     """Give what decides the figures of an audit, besides the models."""
     robustness = options.robustness
@@ -56,18 +56,18 @@ def settings_of(
         search=dict(options.search),
         surrogate=None if surrogate is None else surrogate.sha256,
         gallery=GalleryEntry(
-            name=collection.name,
-            sha256=collection.digest(),
-            items=len(collection),
-            classes=collection.labelled_classes,
-            left_out=list(collection.problems),
+            name=gallery.name,
+            sha256=gallery.digest(),
+            items=len(gallery),
+            classes=gallery.labelled_classes,
+            left_out=list(gallery.problems),
         ),
     )
 
 
 def make_report(result: AuditResult, *, command: str) -> AuditReport:
     """Describe what an audit found."""
-    settings = settings_of(result.options, result.collection, attacked=result.attacked, surrogate=result.surrogate)
+    settings = settings_of(result.options, result.gallery, attacked=result.attacked, surrogate=result.surrogate)
     names = [slug(one.subject.name) for one in result.models]
     files = [f"{name}{f'-{i}' if names.count(name) > 1 else ''}.csv" for i, name in enumerate(names, start=1)]
     models = [_model(one, result.options, file) for one, file in zip(result.models, files, strict=True)]
@@ -90,7 +90,7 @@ def write_report(result: AuditResult, out: Path, *, command: str) -> AuditReport
 
     report = make_report(result, command=command)
     for model, entry in zip(result.models, report.models, strict=True):
-        write_table(model.card, result.collection, out / entry.per_image)
+        write_table(model.card, result.gallery, out / entry.per_image)
     page = render_page(report, result)
     with atomic_path(out / HTML) as unfinished:
         unfinished.write_text(page, encoding="utf-8")
@@ -99,7 +99,7 @@ def write_report(result: AuditResult, out: Path, *, command: str) -> AuditReport
     return report
 
 
-def write_table(card: Scorecard, collection: Collection, path: Path) -> None:
+def write_table(card: Scorecard, gallery: ImageGallery, path: Path) -> None:
     """Write a line for each attacked image: its id, class and row, and each figure before, under noise and attacked."""
     table = card.per_image
     flat = {name: values for name, values in table.columns.items() if values.ndim == 1}
@@ -108,7 +108,7 @@ def write_table(card: Scorecard, collection: Collection, path: Path) -> None:
         writer.writerow(["id", "class", "row", *flat])
         for i, row in enumerate(table.rows.tolist()):
             writer.writerow(
-                [collection.ids[row], collection.label(row), row, *(values[i].item() for values in flat.values())]
+                [gallery.ids[row], gallery.label(row), row, *(values[i].item() for values in flat.values())]
             )
 
 
@@ -206,8 +206,8 @@ def in_255(value: float) -> str:
 
 
 def _model(result: ModelResult, options: AuditOptions, per_image: str) -> ModelEntry:
-    card, collection = result.card, result.scene.collection
-    score, _, _ = overall(card, seed=options.seed, resamples=2)
+    card, gallery = result.card, result.embedded.gallery
+    score, _, _ = overall_score(card, seed=options.seed, resamples=2)
     described = result.subject.describe()
     return ModelEntry(
         **described,
@@ -229,12 +229,12 @@ def _model(result: ModelResult, options: AuditOptions, per_image: str) -> ModelE
         queries=result.queries,
         curves=[_curve(curve) for curve in result.curves],
         worst_queries=[
-            WeakQueryEntry(id=collection.ids[one.row], label=collection.label(one.row), **asdict(one))
+            WeakQueryEntry(id=gallery.ids[one.row], label=gallery.label(one.row), **asdict(one))
             for one in result.worst_queries
         ],
         worst_classes=[
             WeakClassEntry(
-                label=collection.classes[one.label] or UNLABELLED,
+                label=gallery.classes[one.label] or UNLABELLED,
                 images=len(one.rows),
                 score=one.score,
                 recall_at_1=one.recall_at_1,

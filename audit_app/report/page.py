@@ -15,7 +15,7 @@ from hardrank.audit_app.audit.runner import AuditResult, ModelResult
 from hardrank.audit_app.audit.worst_cases import WorstCase
 from hardrank.audit_app.drawing.markup import Markup, png_uri
 from hardrank.audit_app.drawing.score_figures import SERIES, WANTED, overall_bars, part_bars, score_curves, score_radar
-from hardrank.audit_app.gallery.embedded import Bytes, Scene
+from hardrank.audit_app.gallery.embedded import Bytes, EmbeddedGallery
 from hardrank.audit_app.report.build import NOT_SAID, in_255
 from hardrank.audit_app.results.schema import AuditReport
 from hardrank.audit_app.results.scores import scores_of_report
@@ -78,7 +78,7 @@ def render_page(report: AuditReport, result: AuditResult) -> str:
     environment.filters["in_255"] = in_255
     environment.filters["number"] = _number
     environment.filters["percent"] = lambda value: f"{100 * value:.1f} %"
-    pictures = [_Pictures(one.scene) for one in result.models]
+    pictures = [_Pictures(one.embedded) for one in result.models]
     scores = scores_of_report(report)
     return environment.get_template("report.html").render(
         report=report,
@@ -101,19 +101,19 @@ def render_page(report: AuditReport, result: AuditResult) -> str:
 class _Pictures:
     """Thumbnails of a gallery, each made once."""
 
-    def __init__(self, scene: Scene) -> None:
-        self._scene = scene
+    def __init__(self, embedded: EmbeddedGallery) -> None:
+        self._embedded = embedded
         self._made: dict[int, str] = {}
 
     def of(self, row: int, *, caption: str = "", style: str = "") -> Picture:
         if row not in self._made:
-            self._made[row] = thumbnail(self._scene.pixels(np.array([row]))[0])
+            self._made[row] = thumbnail(self._embedded.pixels(np.array([row]))[0])
         return Picture(self._made[row], self.name(row), caption, style)
 
     def name(self, row: int) -> str:
         """An image's id and class."""
-        label = self._scene.collection.label(row)
-        return self._scene.collection.ids[row] + (f" ({label})" if label else "")
+        label = self._embedded.gallery.label(row)
+        return self._embedded.gallery.ids[row] + (f" ({label})" if label else "")
 
 
 def thumbnail(pixels: Bytes) -> str:
@@ -144,9 +144,9 @@ def _number(value: float | None, digits: int = 1) -> str:
 
 
 def _case(case: WorstCase, pictures: _Pictures, model: ModelResult) -> Case:
-    collection, row = model.scene.collection, case.query.row
+    gallery, row = model.embedded.gallery, case.query.row
     change, factor = amplified(case.benign, case.adversarial)
-    label = collection.labels[case.ranked_by]
+    label = gallery.labels[case.ranked_by]
     trio = [
         Picture(thumbnail(case.benign), pictures.name(row), "untouched"),
         Picture(thumbnail(case.adversarial), f"{pictures.name(row)}, attacked", "attacked"),
@@ -156,7 +156,7 @@ def _case(case: WorstCase, pictures: _Pictures, model: ModelResult) -> Case:
     def strip(title: str, rows: Sequence[int]) -> Strip:
         found = []
         for rank, one in enumerate(rows, start=1):
-            style = "aim" if case.aimed and one in case.tracked else ("same" if collection.labels[one] == label else "")
+            style = "aim" if case.aimed and one in case.tracked else ("same" if gallery.labels[one] == label else "")
             found.append(pictures.of(one, caption=str(rank), style=style))
         return Strip(title, found)
 
@@ -179,7 +179,7 @@ def _case(case: WorstCase, pictures: _Pictures, model: ModelResult) -> Case:
 def _classes(model: ModelResult, pictures: _Pictures) -> list[ClassCase]:
     found = []
     for one in model.worst_classes:
-        name = model.scene.collection.classes[one.label] or "no class"
+        name = model.embedded.gallery.classes[one.label] or "no class"
         detail = f"score {one.score:.1f} over {len(one.rows)} images, Recall@1 {one.recall_at_1:.0f} % untouched"
         found.append(ClassCase(name, detail, [pictures.of(row) for row in one.rows[:_CLASS_IMAGES]]))
     return found

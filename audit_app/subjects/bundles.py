@@ -11,7 +11,7 @@ _BENIGN, _ROBUST = "-benign", "-robust"
 
 
 @dataclass(frozen=True, kw_only=True)
-class Entry:
+class BundleEntry:
     """A bundle."""
 
     folder: Path
@@ -27,12 +27,12 @@ class Entry:
 class Catalogue:
     """The bundles of a folder."""
 
-    entries: tuple[Entry, ...]
+    entries: tuple[BundleEntry, ...]
     """The newest first."""
     problems: tuple[str, ...]
     """Folders that look like bundles and cannot be read."""
 
-    def default(self) -> tuple[Entry, ...]:
+    def default(self) -> tuple[BundleEntry, ...]:
         """Choose what to begin with: the newest pair of a benign and a robust model of one run, else the newest."""
         folders = {entry.folder.name: entry for entry in self.entries}
         for entry in self.entries:
@@ -44,19 +44,19 @@ class Catalogue:
         return self.entries[:1]
 
 
-def read_catalogue(zoo: Path) -> Catalogue:
+def list_bundles(zoo: Path) -> Catalogue:
     """List the bundles in the folder `zoo`; a folder that is not there holds none."""
     entries, problems = [], []
     for card in sorted(zoo.glob(f"*/{CARD}")):
         try:
-            entries.append(Entry(folder=card.parent, card=load_card(card.parent)))
+            entries.append(BundleEntry(folder=card.parent, card=load_card(card.parent)))
         except BundleError as error:
             problems.append(str(error))
     entries.sort(key=lambda entry: entry.card.created, reverse=True)
     return Catalogue(entries=tuple(entries), problems=tuple(problems))
 
 
-def stamp_of(paths: Sequence[str]) -> tuple[tuple[str, int], ...]:
+def modification_stamp(paths: Sequence[str]) -> tuple[tuple[str, int], ...]:
     """Tell whether what lies at `paths` is what lay there before: changes of it change the stamp."""
     marks = []
     for text in paths:

@@ -18,7 +18,7 @@ from hardrank.models.preprocessing import Preprocessing
 TIMM: Final = "timm/"
 
 
-class Weights(StrEnum):
+class LibraryWeights(StrEnum):
     """What a network of timm or torchvision knows."""
 
     IMAGENET = "imagenet"
@@ -28,7 +28,7 @@ class Weights(StrEnum):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Pretrained:
+class LibraryModel:
     """A network of a library, ready to embed."""
 
     embedder: Embedder
@@ -53,14 +53,14 @@ class _Recipe:
     """Where they would come from."""
 
 
-def load_pretrained(name: str, *, weights: Weights, size: int | None = None) -> Pretrained:
+def load_library_model(name: str, *, weights: LibraryWeights, size: int | None = None) -> LibraryModel:
     """Build `timm/NAME` or a torchvision name. Nothing is fetched: pretrained weights must be in the cache.
 
     Raises `BackboneError` for an unknown name, `SubjectError` where the weights are not at hand.
     """
     recipe = _of_timm(name) if name.startswith(TIMM) else _of_torchvision(name)
     side = size or recipe.size
-    if weights is Weights.IMAGENET and recipe.file is None:
+    if weights is LibraryWeights.IMAGENET and recipe.file is None:
         raise SubjectError(
             f"the ImageNet weights of {name} are not in the cache, and nothing is fetched here: fetch them once with "
             f"the library itself ({recipe.place}), or ask for random weights"
@@ -76,10 +76,10 @@ def load_pretrained(name: str, *, weights: Weights, size: int | None = None) -> 
         embedder.mean.copy_(torch.tensor(recipe.mean).view(1, 3, 1, 1))
         embedder.std.copy_(torch.tensor(recipe.std).view(1, 3, 1, 1))
     notes = ["the embedding is the network's features, normalised to length 1: it was not trained for retrieval"]
-    if weights is Weights.RANDOM:
+    if weights is LibraryWeights.RANDOM:
         notes.append("the weights are random: this model knows nothing")
     resize = recipe.resize if side == recipe.size else round(side * recipe.resize / recipe.size)
-    return Pretrained(
+    return LibraryModel(
         embedder=embedder,
         preprocessing=Preprocessing(resize=max(side, resize), crop=side),
         sha256=state_hash(backbone),
@@ -119,9 +119,9 @@ def _cached(name: str, side: int, recipe: _Recipe) -> tuple[nn.Module, int]:
     return backbone, width
 
 
-_MAKERS: Final[dict[Weights, Callable[[str, int, _Recipe], tuple[nn.Module, int]]]] = {
-    Weights.RANDOM: _random,
-    Weights.IMAGENET: _cached,
+_MAKERS: Final[dict[LibraryWeights, Callable[[str, int, _Recipe], tuple[nn.Module, int]]]] = {
+    LibraryWeights.RANDOM: _random,
+    LibraryWeights.IMAGENET: _cached,
 }
 
 

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from hardrank.audit_app.errors import SubjectError
-from hardrank.audit_app.subjects.library_models import TIMM, Weights, load_pretrained
+from hardrank.audit_app.subjects.library_models import TIMM, LibraryWeights, load_library_model
 from hardrank.audit_app.subjects.onnx_file import LARGEST_FILE, OnnxFile, PixelScale
 from hardrank.models.bundle import CARD, Card, load_embedder
 from hardrank.models.embedder import Embed, Embedder
@@ -64,7 +64,7 @@ class SubjectOptions:
     resize: int | None = None
     """Side of the square that images are resized to before the input is cut from its centre; None: 8/7 of it for
     ONNX files, else the model's own."""
-    weights: Weights = Weights.IMAGENET
+    weights: LibraryWeights = LibraryWeights.IMAGENET
     """Of timm and torchvision networks."""
     scale: PixelScale = PixelScale.UNIT
     """What values an ONNX file expects of the pixels."""
@@ -225,7 +225,7 @@ def _bundle(text: str, options: SubjectOptions) -> Subject:
 
 
 def _backbone(text: str, options: SubjectOptions) -> Subject:
-    loaded = load_pretrained(text, weights=options.weights, size=options.size)
+    loaded = load_library_model(text, weights=options.weights, size=options.size)
     device = _device(options)
     twins = _twins(loaded.embedder, device, options)
 

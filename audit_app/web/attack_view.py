@@ -8,7 +8,7 @@ import numpy as np
 import streamlit as st
 from streamlit.delta_generator import DeltaGenerator
 
-from hardrank.audit_app.audit.options import SearchMethod
+from hardrank.audit_app.blackbox.choice import SearchMethod
 from hardrank.audit_app.blackbox.transfer import Transfer
 from hardrank.audit_app.drawing.live_panel import live_panel
 from hardrank.audit_app.drawing.markup import png_uri
@@ -16,7 +16,7 @@ from hardrank.audit_app.drawing.plot_panel import Captioned, answers_panel, plot
 from hardrank.audit_app.images.exact_png import crop_of, encode_png
 from hardrank.audit_app.live.aims import AIMS, STORIES, watched
 from hardrank.audit_app.live.attack import LiveAttack
-from hardrank.audit_app.live.status import Phase, Status
+from hardrank.audit_app.live.status import AttackPhase, AttackStatus
 from hardrank.audit_app.ranking.movement import head, rank_items
 from hardrank.audit_app.web.choosing import IMAGE, TARGETS, ask, asked, choose_image, choose_targets
 from hardrank.audit_app.web.live_form import Form, live_form
@@ -65,11 +65,11 @@ def attack_view(
 
 
 def _hero(stage: Stage, plan: Plan, form: Form) -> None:
-    collection = stage[0].scene.collection
+    gallery = stage[0].gallery
     ids = plan.targets.get(form.attack, ())
     targets = [
         Captioned(thumbnail(stage[0], row), _aim(form.attack, i, len(ids)), kind(stage[0], row))
-        for i, row in enumerate(map(collection.row, ids))
+        for i, row in enumerate(map(gallery.row, ids))
     ]
     aim = "the one beside it" if len(ids) == 1 else "those beside it" if ids else "one drawn from the seed"
     story = STORIES[form.attack].format(aim=aim)
@@ -91,10 +91,10 @@ def _picture(stage: Stage, plan: Plan) -> Captioned:
     """The image under attack."""
     victim = plan.victim
     if victim.id is not None:
-        row = stage[0].scene.collection.row(victim.id)
+        row = stage[0].gallery.row(victim.id)
         return Captioned(thumbnail(stage[0], row), "the image", kind(stage[0], row))
     assert victim.data is not None
-    pixels = crop_of(victim.data, stage[0].scene.subject.preprocessing)
+    pixels = crop_of(victim.data, stage[0].subject.preprocessing)
     return Captioned(png_uri(encode_png(pixels)), "the image", "uploaded")
 
 
@@ -120,7 +120,7 @@ def _begin(stage: Stage, plan: Plan, form: Form, transfers: Transfers | None) ->
     options = form.options(plan.targets.get(form.attack, ()))
     methods = transfers() if transfers is not None and form.method is SearchMethod.TRANSFER else {}
     places = turnstile(settings().attacks)
-    visitor().begin(LiveAttack(stage, plan.victim, options, transfers=methods, turnstile=places))
+    visitor().begin(LiveAttack(stage, plan.victim, options, transfers=methods, queue=places))
 
 
 # ---------------------------------------------------------------------- while it runs, and after
@@ -128,7 +128,7 @@ def _begin(stage: Stage, plan: Plan, form: Form, transfers: Transfers | None) ->
 
 def _outcome(stage: Stage, key: StageKey, plan: Plan) -> None:
     live = visitor().live
-    if live is None or live.scenes != stage:
+    if live is None or live.served != stage:
         st.markdown("#### What the models answer now")
         panel(answers_panel(_answers(stage, plan)), key="answers")
         return
@@ -154,10 +154,10 @@ def _watch() -> None:
     panel(drawn, key="running", looked_at=bool(status.frames))
 
 
-def _standing(status: Status) -> str:
-    if status.phase is Phase.WAITING:
+def _standing(status: AttackStatus) -> str:
+    if status.phase is AttackPhase.WAITING:
         return f"Waiting: {status.ahead} before yours." if status.ahead else "About to begin …"
-    if status.phase is Phase.JUDGING:
+    if status.phase is AttackPhase.JUDGING:
         return "The served models judge the images …"
     return f"Attacking for {status.seconds:.1f} s"
 
@@ -169,7 +169,7 @@ def _answers(stage: Stage, plan: Plan) -> list[tuple[str, list[Captioned]]]:
         victim = plan.victim
         own: list[int] = []
         if victim.id is not None:
-            own = [served.scene.collection.row(victim.id)]
+            own = [served.gallery.row(victim.id)]
             point = served.matrix[own[0]]
         else:
             assert victim.data is not None

@@ -10,12 +10,10 @@ from pathlib import Path
 import torch
 
 from hardrank.audit_app.audit.request import REQUEST, AuditRequest, read_request
-from hardrank.audit_app.audit.runner import run_audit
+from hardrank.audit_app.audit.sequence import prepare_audit
 from hardrank.audit_app.errors import AuditError
-from hardrank.audit_app.gallery.embedded import make_scenes
 from hardrank.audit_app.report.build import JSON, write_report
 from hardrank.audit_app.results.schema import AuditReport, ReportError, read_report
-from hardrank.audit_app.subjects.loading import load_subject, load_subjects
 from hardrank.audit_app.web.background_cache import UNFORESEEN
 from hardrank.models.errors import HardrankError
 from hardrank.models.progress import OnProgress, StageProgress
@@ -125,11 +123,7 @@ class AuditDesk:
         except OSError as error:
             raise AuditError(f"{folder} cannot be written ({error.strerror or error}); choose --audits") from error
         request.write(folder)
-        report(StageProgress(stage="models", done=0, total=len(request.models)))
-        subjects = load_subjects(request.models, request.loading)
-        surrogate = None if request.surrogate is None else load_subject(request.surrogate, request.loading)
-        scenes = make_scenes(subjects, request.gallery.open(), report=report)
-        result = run_audit(scenes, request.options, folder, surrogate=surrogate, report=report, cancel=cancel.is_set)
+        result = prepare_audit(request, on_progress=report).run(folder, on_progress=report, cancel=cancel.is_set)
         write_report(result, folder, command="streamlit run audit_app/app.py")
 
 

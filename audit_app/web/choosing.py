@@ -42,7 +42,7 @@ def choose_image(stage: Stage, plan: Plan) -> None:
         )
         if file is not None:
             _uploaded(stage, plan, file.getvalue())
-        row = None if plan.victim.id is None else stage[0].scene.collection.row(plan.victim.id)
+        row = None if plan.victim.id is None else stage[0].gallery.row(plan.victim.id)
         picked = [] if row is None else [row]
         pick = partial(_image_picked, stage, plan)
         gallery_picker(stage[0], Choice(key="image", picked=picked, left_out=[], on_pick=pick, closes=True))
@@ -50,10 +50,10 @@ def choose_image(stage: Stage, plan: Plan) -> None:
 
 def _uploaded(stage: Stage, plan: Plan, data: bytes) -> None:
     """Look at an uploaded file: it must be an image; its class decides what counts as a right answer."""
-    collection = stage[0].scene.collection
-    pixels = crop_of(data, stage[0].scene.subject.preprocessing)
+    gallery = stage[0].gallery
+    pixels = crop_of(data, stage[0].subject.preprocessing)
     st.html(f'<img src="{png_uri(encode_png(pixels))}" alt="as the models see it" style="{_SEEN}">')
-    label = st.selectbox("Its class", [_NEAREST, *filter(None, collection.classes)], key="upload.class")
+    label = st.selectbox("Its class", [_NEAREST, *filter(None, gallery.classes)], key="upload.class")
     victim = Victim(data=data, label=None if label == _NEAREST else label)
     if st.button("Attack this image", type="primary", key="upload.take", on_click=_taken, args=(plan, victim)):
         st.rerun()
@@ -70,7 +70,7 @@ def _taken(plan: Plan, victim: Victim) -> None:
 
 
 def _image_picked(stage: Stage, plan: Plan, row: int) -> None:
-    _taken(plan, Victim(id=stage[0].scene.collection.ids[row]))
+    _taken(plan, Victim(id=stage[0].gallery.ids[row]))
 
 
 @st.dialog("Where shall it aim?", width="large", on_dismiss=ask)
@@ -78,9 +78,9 @@ def choose_targets(stage: Stage, plan: Plan, attack: str) -> None:
     """Let one click targets, or leave them to the seed."""
     with told():
         plan = chosen_plan(plan)  # it changes while the dialog is open
-        collection = stage[0].scene.collection
-        own = [] if plan.victim.id is None else [collection.row(plan.victim.id)]
-        picked = [collection.row(id) for id in plan.targets.get(attack, ())]
+        gallery = stage[0].gallery
+        own = [] if plan.victim.id is None else [gallery.row(plan.victim.id)]
+        picked = [gallery.row(id) for id in plan.targets.get(attack, ())]
         st.button(
             "Draw them from the seed",
             key="targets-drawn",
@@ -90,7 +90,7 @@ def choose_targets(stage: Stage, plan: Plan, attack: str) -> None:
         )
 
         def pick(row: int) -> None:
-            toggle_target(chosen_plan(plan), attack, collection.ids[row])
+            toggle_target(chosen_plan(plan), attack, gallery.ids[row])
 
         if st.button("Done", type="primary", key="targets-done", on_click=ask):
             st.rerun()

@@ -6,9 +6,9 @@ from typing import Any, Final
 import streamlit as st
 from streamlit.delta_generator import DeltaGenerator
 
-from hardrank.audit_app.audit.options import SearchMethod, search_name
 from hardrank.audit_app.blackbox import SEARCHES
-from hardrank.audit_app.images.transforms import TreatmentOptions
+from hardrank.audit_app.blackbox.choice import SearchMethod, search_name
+from hardrank.audit_app.images.transforms import TransformOptions
 from hardrank.audit_app.live.aims import AIMS, with_count
 from hardrank.audit_app.live.options import LiveOptions
 from hardrank.audit_app.web.option_fields import option_field, option_fields
@@ -36,7 +36,7 @@ class Form:
     engine: dict[str, Any]
     method: SearchMethod
     search: dict[str, Any]
-    treatment: TreatmentOptions
+    transform: TransformOptions
     seed: int
     k: int
     pace: float | None
@@ -50,7 +50,7 @@ class Form:
             targets=targets or None,
             seed=self.seed,
             k=self.k,
-            treatment=self.treatment,
+            transform=self.transform,
             method=self.method,
             search=self.search,
             pace=self.pace,
@@ -70,7 +70,7 @@ def live_form(bar: DeltaGenerator, more: DeltaGenerator, stage: Stage, *, method
     )
     engine = {option.name: option for option in declared_options(AttackOptions)}
     with more:
-        asked = [served.scene.subject for served in stage if not served.scene.subject.white_box]
+        asked = [served.subject for served in stage if not served.subject.white_box]
         left, middle, right = st.columns(3, gap="medium")
         with left:
             st.caption("The attack")
@@ -110,7 +110,7 @@ def live_form(bar: DeltaGenerator, more: DeltaGenerator, stage: Stage, *, method
         engine={**rest, "norm": norm, "epsilon": epsilon},
         method=method,
         search=search,
-        treatment=TreatmentOptions(jpeg_quality=quality, resize_percent=percent),
+        transform=TransformOptions(jpeg_quality=quality, resize_percent=percent),
         seed=seed,
         k=k,
         pace=None if pace >= 60 or searching else float(pace),

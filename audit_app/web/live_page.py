@@ -4,7 +4,7 @@ from typing import Final
 
 import streamlit as st
 
-from hardrank.audit_app.audit.options import SearchMethod
+from hardrank.audit_app.blackbox.choice import SearchMethod
 from hardrank.audit_app.web.attack_view import Areas, attack_view
 from hardrank.audit_app.web.messages import told
 from hardrank.audit_app.web.stage import choose_stage, wait_for

@@ -19,14 +19,14 @@ from hardrank.audit_app.drawing.result_panel import (
 from hardrank.audit_app.live.aims import watched
 from hardrank.audit_app.live.attack import LiveAttack
 from hardrank.audit_app.live.result import LiveResult
-from hardrank.audit_app.live.status import Status
+from hardrank.audit_app.live.status import AttackStatus
 from hardrank.audit_app.replay import record
 from hardrank.audit_app.web.panel import panel
 from hardrank.audit_app.web.pictures import called
 from hardrank.audit_app.web.resources import StageKey, visitor
 
 
-def show_result(live: LiveAttack, status: Status, key: StageKey) -> None:
+def show_result(live: LiveAttack, status: AttackStatus, key: StageKey) -> None:
     """Draw what a finished attack came to; `key` says where its models and gallery lie."""
     result = status.result
     assert result is not None
@@ -57,15 +57,15 @@ def show_result(live: LiveAttack, status: Status, key: StageKey) -> None:
 
 def ranked_items(live: LiveAttack) -> int:
     """How many items the rankings of an attack have."""
-    size = len(live.scenes[0].scene)
+    size = len(live.served[0].embedded)
     return size - 1 if live.victim.id is not None else size
 
 
 def _shown(live: LiveAttack) -> Shown:
-    by_name = {served.name: served for served in live.scenes}
+    by_name = {served.name: served for served in live.served}
     return Shown(
         picture=lambda name, row: by_name[name].picture(row),
-        name=lambda row: called(live.scenes[0], row),
+        name=lambda row: called(live.served[0], row),
         attack=live.attack,
         budget=live.options.engine,
         watched=watched(live.attack),

@@ -4,9 +4,9 @@ from typing import Final
 
 import streamlit as st
 
-from hardrank.audit_app.audit.options import SearchMethod
+from hardrank.audit_app.blackbox.choice import SearchMethod
 from hardrank.audit_app.blackbox.transfer import Transfer
-from hardrank.audit_app.subjects.library_models import Weights
+from hardrank.audit_app.subjects.library_models import LibraryWeights
 from hardrank.audit_app.subjects.loading import Subject, SubjectKind, SubjectOptions
 from hardrank.audit_app.subjects.onnx_file import LARGEST_FILE, PixelScale
 from hardrank.audit_app.web.attack_view import Areas, attack_view
@@ -44,7 +44,7 @@ def own_model_page() -> None:
         with hero:
             stage = wait_for(key)
         with notes:
-            _describe(stage[0].scene.subject)
+            _describe(stage[0].subject)
         with more:
             surrogate = _surrogate(stage)
         attack_view(areas, key, stage, methods=_METHODS, transfers=lambda: _transfers(key, stage, surrogate))
@@ -97,7 +97,9 @@ def _key(name: str) -> StageKey | None:
             )
         )
         scale = three.selectbox("pixel values (ONNX)", list(PixelScale), format_func=_TOLD.__getitem__, key="own.scale")
-        weights = four.selectbox("weights (timm, torchvision)", list(Weights), format_func=str, key="own.weights")
+        weights = four.selectbox(
+            "weights (timm, torchvision)", list(LibraryWeights), format_func=str, key="own.weights"
+        )
         output: str = st.text_input("output (ONNX)", placeholder="the only one", key="own.output").strip()
     if not name:
         return None
@@ -105,7 +107,7 @@ def _key(name: str) -> StageKey | None:
         size=size or None,
         resize=resize or None,
         scale=scale or PixelScale.UNIT,
-        weights=weights or Weights.IMAGENET,
+        weights=weights or LibraryWeights.IMAGENET,
         output=output or None,
     )
     return StageKey(models=(name,), gallery=read_gallery(gallery, first or name), loading=loading)
@@ -136,7 +138,7 @@ def _describe(subject: Subject) -> None:
 def _surrogate(stage: Stage) -> str:
     """Draw the field for the model that transfer attacks are made on; gives its path, empty for none."""
     entries = catalogue().entries
-    if stage[0].scene.subject.white_box or not entries:
+    if stage[0].subject.white_box or not entries:
         return ""
     names = {str(entry.folder): entry.name for entry in entries}
     found: str = st.selectbox(

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 import streamlit as st
 
-from hardrank.audit_app.gallery.served import Served
+from hardrank.audit_app.gallery.served import ServedGallery
 from hardrank.audit_app.web.pictures import called, thumbnail
 
 _PAGE = 24
@@ -29,11 +29,11 @@ class Choice:
     """Whether a click ends the choosing: the page is drawn anew."""
 
 
-def gallery_picker(served: Served, choice: Choice) -> None:
+def gallery_picker(served: ServedGallery, choice: Choice) -> None:
     """Draw a page of the gallery's images as buttons, with a class to look at and a way to the next page."""
-    collection = served.scene.collection
+    gallery = served.gallery
     narrow, turn = st.columns([3, 2], vertical_alignment="bottom")
-    classes = [name for name in collection.classes if name]
+    classes = [name for name in gallery.classes if name]
     label = narrow.selectbox("Class", [_ANY, *classes], key=f"{choice.key}.class")
     page_key = f"{choice.key}.page"
     st.session_state.setdefault(page_key, 0)
@@ -52,19 +52,19 @@ def _turn(key: str) -> None:
     st.session_state[key] += 1
 
 
-def _page(served: Served, label: str | None, page: int, choice: Choice) -> list[int]:
+def _page(served: ServedGallery, label: str | None, page: int, choice: Choice) -> list[int]:
     """Rows to show: those chosen, then some at random, other ones on every page."""
-    collection = served.scene.collection
-    rows = np.arange(len(collection))
+    gallery = served.gallery
+    rows = np.arange(len(gallery))
     if label is not None:
-        rows = rows[collection.labels == collection.classes.index(label)]
+        rows = rows[gallery.labels == gallery.classes.index(label)]
     rows = rows[~np.isin(rows, [*choice.left_out, *choice.picked])]
     shuffled = np.random.default_rng(0).permutation(rows)
     begin = (page * _PAGE) % max(1, len(shuffled))
     return [*choice.picked, *np.roll(shuffled, -begin)[:_PAGE].tolist()]
 
 
-def _style(served: Served, row: int, choice: Choice) -> str:
+def _style(served: ServedGallery, row: int, choice: Choice) -> str:
     """Make a button look like its picture; its words are for screen readers and the tooltip."""
     frame = "outline:3px solid #d6245f;outline-offset:1px;" if row in choice.picked else ""
     button = f".st-key-{choice.key}-{row} button"

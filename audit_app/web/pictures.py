@@ -5,7 +5,7 @@ import streamlit as st
 from PIL import Image
 
 from hardrank.audit_app.drawing.markup import png_uri
-from hardrank.audit_app.gallery.served import Served
+from hardrank.audit_app.gallery.served import ServedGallery
 from hardrank.audit_app.images.exact_png import Pixels, encode_png
 
 _SIDE = 96
@@ -20,22 +20,22 @@ def _small(sha256: str, id: str, _pixels: Pixels) -> str:
     return png_uri(encode_png(pixels))
 
 
-def thumbnail(served: Served, row: int) -> str:
+def thumbnail(served: ServedGallery, row: int) -> str:
     """Give the address (`data:`) of a gallery image as a model sees it."""
-    scene = served.scene
-    place = f"{scene.subject.sha256}{scene.subject.preprocessing}{scene.collection.name}"
-    return _small(place, f"{row} {scene.collection.ids[row]}", served.picture(row))
+    embedded = served.embedded
+    place = f"{embedded.subject.sha256}{embedded.subject.preprocessing}{embedded.gallery.name}"
+    return _small(place, f"{row} {embedded.gallery.ids[row]}", served.picture(row))
 
 
-def kind(served: Served, row: int) -> str:
+def kind(served: ServedGallery, row: int) -> str:
     """Say what a gallery image shows: its class, or its id where it has none."""
-    return served.scene.collection.label(row) or served.scene.collection.ids[row]
+    return served.gallery.label(row) or served.gallery.ids[row]
 
 
-def called(served: Served, row: int) -> str:
+def called(served: ServedGallery, row: int) -> str:
     """Name a gallery image: its class, and its id."""
-    collection = served.scene.collection
-    if row >= len(collection):
+    gallery = served.gallery
+    if row >= len(gallery):
         return "the attacked image"
-    label, id = collection.label(row), collection.ids[row]
+    label, id = gallery.label(row), gallery.ids[row]
     return f"{label} ({id})" if label else id

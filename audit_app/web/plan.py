@@ -32,15 +32,15 @@ class Plan:
 
 def current_plan(stage: Stage, *, k: int) -> Plan:
     """Give the visitor's plan; begins a sensible one on a gallery that is new to them."""
-    collection = stage[0].scene.collection
+    gallery = stage[0].gallery
     plan: Plan | None = st.session_state.get(_KEY)
     asked = st.session_state.pop(_OPEN, None)
-    if asked is not None and asked in collection.ids:
-        plan = Plan(gallery=collection.digest(), victim=Victim(id=asked))
-    elif plan is None or plan.gallery != collection.digest():
+    if asked is not None and asked in gallery.ids:
+        plan = Plan(gallery=gallery.digest(), victim=Victim(id=asked))
+    elif plan is None or plan.gallery != gallery.digest():
         query = choose_query(stage, k=k)
-        target = collection.ids[choose_target(stage, query)]
-        plan = Plan(gallery=collection.digest(), victim=Victim(id=collection.ids[query]))
+        target = gallery.ids[choose_target(stage, query)]
+        plan = Plan(gallery=gallery.digest(), victim=Victim(id=gallery.ids[query]))
         plan = replace(plan, targets={FIRST_ATTACK: (target,)})
     st.session_state[_KEY] = plan
     return plan

@@ -12,11 +12,11 @@ from streamlit import runtime
 from streamlit.runtime.scriptrunner import get_script_run_ctx
 
 from hardrank.audit_app.blackbox.transfer import Transfer, transfer_from
-from hardrank.audit_app.gallery.embedded import make_scenes
-from hardrank.audit_app.gallery.served import Served, serve_scene
+from hardrank.audit_app.gallery.embedded import embed_galleries
+from hardrank.audit_app.gallery.served import ServedGallery, serve_gallery
 from hardrank.audit_app.gallery.source import GallerySource
-from hardrank.audit_app.live.queue import Turnstile
-from hardrank.audit_app.subjects.bundles import Catalogue, read_catalogue, stamp_of
+from hardrank.audit_app.live.queue import AttackQueue
+from hardrank.audit_app.subjects.bundles import Catalogue, list_bundles, modification_stamp
 from hardrank.audit_app.subjects.loading import SubjectOptions, load_subject, load_subjects
 from hardrank.audit_app.web.audit_jobs import AuditDesk
 from hardrank.audit_app.web.background_cache import Making, Shelf
@@ -37,7 +37,7 @@ class StageKey:
     loading: SubjectOptions = field(default_factory=SubjectOptions)
 
 
-Stage = tuple[Served, ...]
+Stage = tuple[ServedGallery, ...]
 """Models on one gallery, as they are served."""
 
 
@@ -47,9 +47,9 @@ def settings() -> AppSettings:
 
 
 @st.cache_resource(show_spinner=False)
-def turnstile(places: int) -> Turnstile:
+def turnstile(places: int) -> AttackQueue:
     """The queue of live attacks."""
-    return Turnstile(places)
+    return AttackQueue(places)
 
 
 @st.cache_resource(show_spinner=False)
@@ -65,7 +65,7 @@ def _transfers() -> Shelf[dict[str, Transfer]]:
 def ask_transfers(key: StageKey, stage: Stage, surrogate: str) -> Making[dict[str, Transfer]]:
     """See how far the surrogate of transfer attacks on a stage has come."""
     return _transfers().ask(
-        (key, stamp_of([*key.models, *key.gallery.paths, surrogate]), surrogate),
+        (key, modification_stamp([*key.models, *key.gallery.paths, surrogate]), surrogate),
         lambda report: _load_transfers(stage, surrogate, report),
     )
 
@@ -73,7 +73,7 @@ def ask_transfers(key: StageKey, stage: Stage, surrogate: str) -> Making[dict[st
 def _load_transfers(stage: Stage, surrogate: str, report: OnProgress) -> dict[str, Transfer]:
     torch.set_num_threads(os.cpu_count() or 1)
     subject = load_subject(surrogate)
-    return {served.name: transfer_from(subject, served.scene, report=report) for served in stage}
+    return {served.name: transfer_from(subject, served.embedded, on_progress=report) for served in stage}
 
 
 @st.cache_resource(scope="session", on_release=Visitor.leave, show_spinner=False)
@@ -88,12 +88,12 @@ def visitor() -> Visitor:
 
 def catalogue() -> Catalogue:
     """The bundles at hand."""
-    return read_catalogue(settings().zoo)
+    return list_bundles(settings().zoo)
 
 
 def ask_stage(key: StageKey) -> Making[Stage]:
     """See how far models and gallery have come; they are loaded in a thread of their own."""
-    return _shelf().ask((key, stamp_of([*key.models, *key.gallery.paths])), lambda report: _load(key, report))
+    return _shelf().ask((key, modification_stamp([*key.models, *key.gallery.paths])), lambda report: _load(key, report))
 
 
 def _load(key: StageKey, report: OnProgress) -> Stage:
@@ -101,8 +101,8 @@ def _load(key: StageKey, report: OnProgress) -> Stage:
     report(StageProgress(stage="models", done=0, total=len(key.models)))
     subjects = load_subjects(key.models, key.loading)
     report(StageProgress(stage="list of images", done=0, total=1))
-    scenes = make_scenes(subjects, key.gallery.open(), report=report)
-    stage = tuple(serve_scene(scene, report=report) for scene in scenes)
+    galleries = embed_galleries(subjects, key.gallery.open(), on_progress=report)
+    stage = tuple(serve_gallery(embedded, on_progress=report) for embedded in galleries)
     _settle()
     return stage
 

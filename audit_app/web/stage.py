@@ -77,7 +77,7 @@ def choose_stage() -> StageKey:
 
 
 def _key(now: _Kept) -> StageKey:
-    """Read the fields; raises `SceneError`."""
+    """Read the fields; raises `GalleryError`."""
     opened = now.opened
     if opened is None or now.models != opened.models:
         return StageKey(models=now.models, gallery=read_gallery(now.gallery, now.models[0]))
@@ -88,7 +88,7 @@ def _key(now: _Kept) -> StageKey:
 def read_gallery(text: str, first: str) -> GallerySource:
     """Read the field of the gallery, the test images of the model `first` where it is empty.
 
-    A path may hold spaces where it is alone. Raises `SceneError`.
+    A path may hold spaces where it is alone. Raises `GalleryError`.
     """
     text = text.strip()
     if not text:

@@ -8,7 +8,7 @@ import streamlit as st
 from hardrank.audit_app.audit.request import REQUEST, AuditRequest
 from hardrank.audit_app.drawing.markup import png_uri
 from hardrank.audit_app.drawing.score_figures import WANTED
-from hardrank.audit_app.gallery.collection import Collection
+from hardrank.audit_app.gallery.image_gallery import ImageGallery
 from hardrank.audit_app.images.exact_png import crop_of, encode_png
 from hardrank.audit_app.results.image_scores import ImageScores, read_scores, worst_classes
 from hardrank.audit_app.results.schema import AuditReport, ModelEntry
@@ -39,7 +39,7 @@ class _Shown:
     scores: ImageScores
     by: str | None
     """The figure that decides; None: the mean of all."""
-    collection: Collection | None
+    gallery: ImageGallery | None
     """None: the images are not at hand."""
 
 
@@ -64,18 +64,18 @@ def weak_spots_page() -> None:
         key = right.selectbox("Attack", [_ALL, *found.keys], key="weak.key")
         by = None if key == _ALL else key
         shown = _Shown(
-            audit=one, report=one.report, model=model, scores=found, by=by, collection=_collection(one, one.report)
+            audit=one, report=one.report, model=model, scores=found, by=by, gallery=_collection(one, one.report)
         )
         _queries(shown)
         _classes(shown)
 
 
 @st.cache_resource(max_entries=4, show_spinner=False)
-def _opened(folder: str, changed: float, _request: AuditRequest) -> Collection:
+def _opened(folder: str, changed: float, _request: AuditRequest) -> ImageGallery:
     return _request.gallery.open()
 
 
-def _collection(one: Past, report: AuditReport) -> Collection | None:
+def _collection(one: Past, report: AuditReport) -> ImageGallery | None:
     """Open the gallery of an audit; None, with a message, where it is not at hand or another one now."""
     if one.request is None:
         problem(
@@ -127,14 +127,14 @@ def _spot(shown: _Shown, place: int, told_it: str, *, group: str) -> None:
     """Draw an image with a way to the live attack."""
     id, label = shown.scores.ids[place], shown.scores.classes[place]
     with st.container(width=132, gap="small", key=f"weak-{group}-{place}"):
-        if shown.collection is not None:
+        if shown.gallery is not None:
             pre = Preprocessing.from_dict(shown.model.preprocessing)
-            st.html(f'<img src="{_image(shown.collection, id, pre)}" alt="" style="{_STYLE}">')
+            st.html(f'<img src="{_image(shown.gallery, id, pre)}" alt="" style="{_STYLE}">')
         st.caption(f"{plain(label or id)}  \n{plain(told_it)}")
         st.button(
             "Attack it",
             key=f"open-{group}-{place}",
-            disabled=shown.audit.request is None or shown.collection is None,
+            disabled=shown.audit.request is None or shown.gallery is None,
             help=f"{id}: open in the live attack",
             on_click=_open,
             args=(shown, place),
@@ -146,9 +146,9 @@ def _spot(shown: _Shown, place: int, told_it: str, *, group: str) -> None:
 _STYLE: Final = "width:100%;aspect-ratio:1;image-rendering:pixelated;border-radius:.5rem;display:block"
 
 
-def _image(collection: Collection, id: str, pre: Preprocessing) -> str:
+def _image(gallery: ImageGallery, id: str, pre: Preprocessing) -> str:
     try:
-        return png_uri(encode_png(crop_of(collection.read(collection.row(id)), pre)))
+        return png_uri(encode_png(crop_of(gallery.read(gallery.row(id)), pre)))
     except UndecodableImageError:
         return "data:,"
 

@@ -12,8 +12,8 @@ from streamlit import config
 from streamlit.components.v2 import manifest_scanner
 from streamlit.testing.v1 import AppTest
 
-from hardrank.audit_app.gallery.served import Served
-from tests.audit_app.stage import served_scenes, write_gallery, write_zoo
+from hardrank.audit_app.gallery.served import ServedGallery
+from tests.audit_app.stage import serve_galleries, write_gallery, write_zoo
 
 # What all installed packages say of themselves is read once, and not a second for every page that is opened.
 _packages_with_components = functools.cache(manifest_scanner.scan_component_manifests)
@@ -32,9 +32,9 @@ def gratings(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def served(tiny_zoo: list[Path], gratings: Path) -> list[Served]:
+def served(tiny_zoo: list[Path], gratings: Path) -> list[ServedGallery]:
     """The gratings as the two bundles serve them."""
-    return served_scenes(tiny_zoo, gratings)
+    return serve_galleries(tiny_zoo, gratings)
 
 
 @pytest.fixture(scope="session")

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 
-from hardrank.audit_app.gallery.collection import from_images
+from hardrank.audit_app.gallery.image_gallery import from_images
 from hardrank.serving.engine import Device, Engine
 from hardrank.serving.index.search_index import SearchIndex
 from hardrank.serving.store.items import NewItem

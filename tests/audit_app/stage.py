@@ -5,9 +5,9 @@ from pathlib import Path
 
 import numpy as np
 
-from hardrank.audit_app.gallery.collection import from_images
-from hardrank.audit_app.gallery.embedded import make_scenes
-from hardrank.audit_app.gallery.served import Served, serve_scene
+from hardrank.audit_app.gallery.embedded import embed_galleries
+from hardrank.audit_app.gallery.image_gallery import from_images
+from hardrank.audit_app.gallery.served import ServedGallery, serve_gallery
 from hardrank.audit_app.subjects.loading import SubjectOptions, load_subjects
 from hardrank.serving.engine import Device
 from tests.serving.bundles import write_bundle
@@ -26,10 +26,10 @@ def write_gallery(root: Path) -> Path:
     return write_images(root)
 
 
-def served_scenes(models: list[Path], gallery: Path, *, resize: int | None = None) -> list[Served]:
+def serve_galleries(models: list[Path], gallery: Path, *, resize: int | None = None) -> list[ServedGallery]:
     """The pictures of a folder, as served by each model."""
     subjects = load_subjects([str(model) for model in models], replace(OPTIONS, resize=resize))
-    return [serve_scene(scene) for scene in make_scenes(subjects, from_images(gallery))]
+    return [serve_gallery(embedded) for embedded in embed_galleries(subjects, from_images(gallery))]
 
 
 def random_pixels(*shape: int, seed: int = 0) -> np.ndarray:

@@ -4,10 +4,11 @@ from pathlib import Path
 
 import pytest
 
-from hardrank.audit_app.audit.options import AuditOptions, Curve, CurveParameter, SearchMethod
+from hardrank.audit_app.audit.options import AuditOptions, Curve, CurveParameter
 from hardrank.audit_app.audit.request import AuditRequest, read_request
+from hardrank.audit_app.blackbox.choice import SearchMethod
 from hardrank.audit_app.gallery.source import GallerySource, SourceKind
-from hardrank.audit_app.subjects.library_models import Weights
+from hardrank.audit_app.subjects.library_models import LibraryWeights
 from hardrank.audit_app.subjects.loading import SubjectOptions
 from hardrank.trainer.evaluation.robustness import RobustnessOptions
 
@@ -35,7 +36,7 @@ def request(**changes: object) -> AuditRequest:
                 method=SearchMethod.TRANSFER,
                 curves=(Curve(parameter=CurveParameter.STEPS, values=(4, 8)),),
             ),
-            loading=SubjectOptions(weights=Weights.RANDOM, resize=40),
+            loading=SubjectOptions(weights=LibraryWeights.RANDOM, resize=40),
             surrogate="b",
         ),
     ],

@@ -7,11 +7,12 @@ import numpy as np
 import pytest
 import torch
 
-from hardrank.audit_app.audit.options import AuditOptions, Curve, CurveParameter, SearchMethod
+from hardrank.audit_app.audit.options import AuditOptions, Curve, CurveParameter
 from hardrank.audit_app.audit.runner import AuditResult, ModelResult, run_audit, slug
-from hardrank.audit_app.errors import AuditError, SceneError
-from hardrank.audit_app.gallery.collection import from_images
-from hardrank.audit_app.gallery.embedded import Scene, make_scene, make_scenes
+from hardrank.audit_app.blackbox.choice import SearchMethod
+from hardrank.audit_app.errors import AuditError, GalleryError
+from hardrank.audit_app.gallery.embedded import EmbeddedGallery, embed_galleries, embed_gallery
+from hardrank.audit_app.gallery.image_gallery import from_images
 from hardrank.audit_app.subjects.loading import Subject, SubjectOptions, load_subjects
 from hardrank.models.progress import StageProgress
 from hardrank.serving.engine import Device
@@ -35,21 +36,21 @@ FEW = replace(AUDIT, attacks=("TMA", "ES"), robustness=replace(QUICK, seed_check
 
 
 @pytest.fixture(scope="module")
-def scenes(tiny_zoo: list[Path], gratings: Path) -> list[Scene]:
-    return make_scenes(load_subjects(list(map(str, tiny_zoo)), OPTIONS), from_images(gratings))
+def galleries(tiny_zoo: list[Path], gratings: Path) -> list[EmbeddedGallery]:
+    return embed_galleries(load_subjects(list(map(str, tiny_zoo)), OPTIONS), from_images(gratings))
 
 
 @pytest.fixture(scope="module")
-def stranger(tiny_zoo: list[Path], gratings: Path) -> Scene:
+def stranger(tiny_zoo: list[Path], gratings: Path) -> EmbeddedGallery:
     """A plain ONNX file."""
     options = SubjectOptions(device=Device.CPU, threads=1, resize=36)
     [subject] = load_subjects([f"stranger={tiny_zoo[0] / 'model.onnx'}"], options)
-    return make_scene(subject, from_images(gratings))
+    return embed_gallery(subject, from_images(gratings))
 
 
 @pytest.fixture(scope="module")
-def whole(scenes: list[Scene], tmp_path_factory: pytest.TempPathFactory) -> AuditResult:
-    return run_audit(scenes, AUDIT, tmp_path_factory.mktemp("whole"))
+def whole(galleries: list[EmbeddedGallery], tmp_path_factory: pytest.TempPathFactory) -> AuditResult:
+    return run_audit(galleries, AUDIT, tmp_path_factory.mktemp("whole"))
 
 
 def columns(result: ModelResult) -> dict[str, np.ndarray]:
@@ -67,15 +68,15 @@ def assert_alike(one: AuditResult, other: AuditResult) -> None:
         assert mine.curves == theirs.curves
 
 
-def test_numbers_are_those_of_the_trainer(whole: AuditResult, scenes: list[Scene]) -> None:
+def test_numbers_are_those_of_the_trainer(whole: AuditResult, galleries: list[EmbeddedGallery]) -> None:
     rows = sample_queries(64, 9, seed=1)
-    for scene, found in zip(scenes, whole.models, strict=True):
-        subject = scene.subject
+    for embedded, found in zip(galleries, whole.models, strict=True):
+        subject = embedded.subject
         card = measure_robustness(
             subject.gradients,
-            bytes_provider(torch.from_numpy(scene.pixels(np.arange(64)))),
-            scene.embeddings,
-            scene.labels,
+            bytes_provider(torch.from_numpy(embedded.pixels(np.arange(64)))),
+            embedded.embeddings,
+            embedded.labels,
             rows,
             options=QUICK,
             attacks=standard_attacks(),
@@ -87,32 +88,34 @@ def test_numbers_are_those_of_the_trainer(whole: AuditResult, scenes: list[Scene
         assert found.card.per_image.rows.tolist() == rows.tolist()
         for name, column in card.per_image.columns.items():
             np.testing.assert_allclose(columns(found)[name], column, atol=2e-3 if column.dtype.kind == "f" else 0)
-        assert found.benign == evaluate(scene.embeddings, scene.labels, seed=1)
+        assert found.benign == evaluate(embedded.embeddings, embedded.labels, seed=1)
         assert found.method == {"name": "white-box"}
         assert found.queries is None
 
 
-def test_the_same_seed_gives_the_same(scenes: list[Scene], tmp_path: Path) -> None:
-    one, other = (run_audit(scenes, FEW, tmp_path / name) for name in ("one", "other"))
+def test_the_same_seed_gives_the_same(galleries: list[EmbeddedGallery], tmp_path: Path) -> None:
+    one, other = (run_audit(galleries, FEW, tmp_path / name) for name in ("one", "other"))
     assert_alike(one, other)
-    different = run_audit(scenes, replace(FEW, seed=2), tmp_path / "different")
+    different = run_audit(galleries, replace(FEW, seed=2), tmp_path / "different")
     assert different.models[0].card.per_image.rows.tolist() != one.models[0].card.per_image.rows.tolist()
 
 
-def test_a_stopped_audit_goes_on_and_ends_alike(whole: AuditResult, scenes: list[Scene], tmp_path: Path) -> None:
+def test_a_stopped_audit_goes_on_and_ends_alike(
+    whole: AuditResult, galleries: list[EmbeddedGallery], tmp_path: Path
+) -> None:
     seen: list[StageProgress] = []
 
     def stop() -> bool:
         return any(progress.stage == "attacks on tiny-robust" and progress.done >= 6 for progress in seen)
 
     with pytest.raises(CancelledError):
-        run_audit(scenes, AUDIT, tmp_path, report=seen.append, cancel=stop)
+        run_audit(galleries, AUDIT, tmp_path, on_progress=seen.append, cancel=stop)
     finished = set(tmp_path.rglob("*.npz"))
     assert len(finished) > len(SCORECARD) * 2
     stamps = {path: path.stat().st_mtime_ns for path in finished}
-    assert_alike(run_audit(scenes, AUDIT, tmp_path), whole)
+    assert_alike(run_audit(galleries, AUDIT, tmp_path), whole)
     assert {path: path.stat().st_mtime_ns for path in finished} == stamps
-    again = run_audit(scenes, AUDIT, tmp_path)
+    again = run_audit(galleries, AUDIT, tmp_path)
     # What is left is the check with another seed, which the journal does not keep.
     assert again.models[0].card.passes < whole.models[0].card.passes / 2
     assert_alike(again, whole)
@@ -126,7 +129,7 @@ def test_worst_cases_show_what_was_measured(whole: AuditResult) -> None:
         for case in model.cases:
             change = case.adversarial.astype(int) - case.benign
             assert 0 < np.abs(change).max() <= 8
-            np.testing.assert_array_equal(case.benign, model.scene.pixels(np.array([case.query.row]))[0])
+            np.testing.assert_array_equal(case.benign, model.embedded.pixels(np.array([case.query.row]))[0])
             assert len(case.before) == len(case.after) == 8
             assert case.ranked == 63
             column = columns(model)[f"{case.attack} targets"]
@@ -143,12 +146,14 @@ def test_worst_cases_show_what_was_measured(whole: AuditResult) -> None:
             assert case.moved > 0.01
 
 
-def test_curves_fall_with_the_budget(scenes: list[Scene], stranger: Scene, tmp_path: Path) -> None:
+def test_curves_fall_with_the_budget(
+    galleries: list[EmbeddedGallery], stranger: EmbeddedGallery, tmp_path: Path
+) -> None:
     budgets = Curve(parameter=CurveParameter.EPSILON, values=(1 / 255, 8 / 255, 32 / 255))
     steps = Curve(parameter=CurveParameter.STEPS, values=(1, 6))
     queries = Curve(parameter=CurveParameter.QUERIES, values=(2, 60))
     options = replace(FEW, attacks=("QA+",), curves=(budgets, steps, queries), curve_attacked=4, search={"queries": 20})
-    [white] = run_audit(scenes[:1], options, tmp_path / "white").models
+    [white] = run_audit(galleries[:1], options, tmp_path / "white").models
     assert [curve.parameter for curve in white.curves] == [CurveParameter.EPSILON, CurveParameter.STEPS]
     [black] = run_audit([stranger], options, tmp_path / "black").models
     assert [curve.parameter for curve in black.curves] == [CurveParameter.EPSILON, CurveParameter.QUERIES]
@@ -159,7 +164,7 @@ def test_curves_fall_with_the_budget(scenes: list[Scene], stranger: Scene, tmp_p
         assert all(point.low <= point.score <= point.high for point in curve.points)
 
 
-def test_an_onnx_file_is_searched_and_its_queries_are_counted(stranger: Scene, tmp_path: Path) -> None:
+def test_an_onnx_file_is_searched_and_its_queries_are_counted(stranger: EmbeddedGallery, tmp_path: Path) -> None:
     options = replace(FEW, search={"queries": 40})
     [model] = run_audit([stranger], options, tmp_path).models
     assert model.method == {"name": "square", "queries": 40, "area": 0.3}
@@ -173,15 +178,17 @@ def test_an_onnx_file_is_searched_and_its_queries_are_counted(stranger: Scene, t
     assert euclidean.searched == "nes"
 
 
-def test_any_method_can_be_asked_of_any_model(scenes: list[Scene], stranger: Scene, tmp_path: Path) -> None:
+def test_any_method_can_be_asked_of_any_model(
+    galleries: list[EmbeddedGallery], stranger: EmbeddedGallery, tmp_path: Path
+) -> None:
     asked = replace(FEW, attacks=("TMA",), method=SearchMethod.SPSA, search={"queries": 40, "pairs": 4})
-    [searched] = run_audit(scenes[:1], asked, tmp_path / "spsa").models
+    [searched] = run_audit(galleries[:1], asked, tmp_path / "spsa").models
     assert searched.method["name"] == "spsa"
     transfer = replace(FEW, attacks=("TMA",), method=SearchMethod.TRANSFER)
-    surrogate: Subject = scenes[0].subject
+    surrogate: Subject = galleries[0].subject
     [moved] = run_audit([stranger], transfer, tmp_path / "transfer", surrogate=surrogate).models
     assert moved.method["surrogate"] == "tiny-benign"
-    [white] = run_audit(scenes[:1], replace(FEW, attacks=("TMA",)), tmp_path / "white").models
+    [white] = run_audit(galleries[:1], replace(FEW, attacks=("TMA",)), tmp_path / "white").models
     # The stranger is the same network: what is made for one works on the other.
     assert moved.card.figures["TMA"].value == pytest.approx(white.card.figures["TMA"].value, abs=2e-3)
     with pytest.raises(AuditError, match="needs a surrogate"):
@@ -192,32 +199,32 @@ def test_any_method_can_be_asked_of_any_model(scenes: list[Scene], stranger: Sce
         run_audit([stranger], replace(FEW, method=SearchMethod.WHITE_BOX), tmp_path / "none")
 
 
-def test_a_folder_holds_one_audit(scenes: list[Scene], tmp_path: Path) -> None:
-    run_audit(scenes[:1], replace(FEW, attacks=("TMA",)), tmp_path)
+def test_a_folder_holds_one_audit(galleries: list[EmbeddedGallery], tmp_path: Path) -> None:
+    run_audit(galleries[:1], replace(FEW, attacks=("TMA",)), tmp_path)
     with pytest.raises(JournalError, match="attacks differ"):
-        run_audit(scenes[:1], FEW, tmp_path)
+        run_audit(galleries[:1], FEW, tmp_path)
     with pytest.raises(JournalError, match="options differ"):
-        run_audit(scenes[:1], replace(FEW, attacks=("TMA",), robustness=replace(FEW.robustness, steps=4)), tmp_path)
+        run_audit(galleries[:1], replace(FEW, attacks=("TMA",), robustness=replace(FEW.robustness, steps=4)), tmp_path)
     (tmp_path / "file").write_text("")
     with pytest.raises(AuditError, match="cannot be written"):
-        run_audit(scenes[:1], FEW, tmp_path / "file")
+        run_audit(galleries[:1], FEW, tmp_path / "file")
 
 
-def test_two_audits_do_not_share_a_folder(scenes: list[Scene], tmp_path: Path) -> None:
+def test_two_audits_do_not_share_a_folder(galleries: list[EmbeddedGallery], tmp_path: Path) -> None:
     caught: list[str] = []
 
     def second(progress: StageProgress) -> None:
         if not caught:
             with pytest.raises(AuditError, match="another audit is at work") as error:
-                run_audit(scenes[:1], FEW, tmp_path)
+                run_audit(galleries[:1], FEW, tmp_path)
             caught.append(str(error.value))
 
-    run_audit(scenes[:1], FEW, tmp_path, report=second)
+    run_audit(galleries[:1], FEW, tmp_path, on_progress=second)
     assert caught
 
 
-def test_a_gallery_of_one_class(scenes: list[Scene], gratings: Path, tmp_path: Path) -> None:
-    one = make_scene(scenes[0].subject, from_images(gratings / "class-0"))
+def test_a_gallery_of_one_class(galleries: list[EmbeddedGallery], gratings: Path, tmp_path: Path) -> None:
+    one = embed_gallery(galleries[0].subject, from_images(gratings / "class-0"))
     with pytest.raises(AttackError, match=r"one class.*--attacks CA\+ CA- QA\+ QA- TMA ES GTT"):
         run_audit([one], replace(FEW, attacks=SCORECARD, attacked=None), tmp_path)
     few = replace(FEW, attacks=("CA+", "CA-", "QA+", "QA-", "TMA", "ES", "GTT"), attacked=None)
@@ -226,21 +233,21 @@ def test_a_gallery_of_one_class(scenes: list[Scene], gratings: Path, tmp_path: P
     assert model.card.n == 8
 
 
-def test_a_gallery_where_nobody_has_a_match(scenes: list[Scene], gratings: Path, tmp_path: Path) -> None:
+def test_a_gallery_where_nobody_has_a_match(galleries: list[EmbeddedGallery], gratings: Path, tmp_path: Path) -> None:
     table = tmp_path / "images.csv"
     files = [gratings / f"class-{i}" / "0.png" for i in range(8)]
     table.write_text("path,label\n" + "".join(f"{path},c{i}\n" for i, path in enumerate(files)))
-    scene = make_scene(scenes[0].subject, from_images(table))
-    [model] = run_audit([scene], replace(FEW, attacked=None), tmp_path / "out").models
+    embedded = embed_gallery(galleries[0].subject, from_images(table))
+    [model] = run_audit([embedded], replace(FEW, attacked=None), tmp_path / "out").models
     assert model.benign is None
 
 
-def test_what_cannot_be_audited(scenes: list[Scene], gratings: Path, tmp_path: Path) -> None:
-    other = make_scene(scenes[1].subject, from_images(gratings))
-    with pytest.raises(SceneError, match="different galleries"):
-        run_audit([scenes[0], other], FEW, tmp_path)
+def test_what_cannot_be_audited(galleries: list[EmbeddedGallery], gratings: Path, tmp_path: Path) -> None:
+    other = embed_gallery(galleries[1].subject, from_images(gratings))
+    with pytest.raises(GalleryError, match="different galleries"):
+        run_audit([galleries[0], other], FEW, tmp_path)
     with pytest.raises(AuditError, match="two models are called"):
-        run_audit([scenes[0], scenes[0]], FEW, tmp_path)
+        run_audit([galleries[0], galleries[0]], FEW, tmp_path)
     with pytest.raises(AttackError, match="no attack 'XX'"):
         replace(FEW, attacks=("XX",))
     with pytest.raises(AuditError, match="name each once"):

@@ -11,13 +11,13 @@ from torch.nn import functional as F
 
 from hardrank.audit_app.blackbox import SEARCHES, make_search
 from hardrank.audit_app.blackbox.estimate import EstimatedDescent
-from hardrank.audit_app.blackbox.method import Search, Task
+from hardrank.audit_app.blackbox.method import Search, SearchTask
 from hardrank.audit_app.blackbox.oracle import Oracle
 from hardrank.audit_app.blackbox.square import square_side
 from hardrank.audit_app.blackbox.transfer import transfer_from
 from hardrank.audit_app.errors import SubjectError
-from hardrank.audit_app.gallery.collection import from_images
-from hardrank.audit_app.gallery.embedded import Scene, make_scenes
+from hardrank.audit_app.gallery.embedded import EmbeddedGallery, embed_galleries
+from hardrank.audit_app.gallery.image_gallery import from_images
 from hardrank.audit_app.subjects.loading import SubjectOptions, load_subjects
 from hardrank.models.embedder import Embed
 from hardrank.serving.engine import Device
@@ -37,11 +37,11 @@ ALL = pytest.mark.parametrize("name", list(SEARCHES))
 
 
 @pytest.fixture(scope="module")
-def scenes(tiny_zoo: list[Path], gratings: Path) -> tuple[Scene, Scene]:
+def galleries(tiny_zoo: list[Path], gratings: Path) -> tuple[EmbeddedGallery, EmbeddedGallery]:
     """The gratings as a bundle sees them, and as its model.onnx does, a file without gradients."""
     options = SubjectOptions(device=Device.CPU, threads=1, resize=36)
     names = [str(tiny_zoo[0]), f"stranger={tiny_zoo[0] / 'model.onnx'}"]
-    white, black = make_scenes(load_subjects(names, options), from_images(gratings))
+    white, black = embed_galleries(load_subjects(names, options), from_images(gratings))
     return white, black
 
 
@@ -126,14 +126,16 @@ def test_directions_are_centred_of_variance_one_and_per_image(name: str) -> None
 
 
 @ALL
-def test_queries_are_counted_exactly_and_stay_within_the_budget(name: str, scenes: tuple[Scene, Scene]) -> None:
-    scene = scenes[1]
-    victims, images = some(scene, range(5))
-    model = Counted(scene.subject.judge)
+def test_queries_are_counted_exactly_and_stay_within_the_budget(
+    name: str, galleries: tuple[EmbeddedGallery, EmbeddedGallery]
+) -> None:
+    embedded = galleries[1]
+    victims, images = some(embedded, range(5))
+    model = Counted(embedded.subject.judge)
     for budget in (120, 61):
         model.images = 0
         search = make_search(name, queries=budget)
-        result = search(make_attack("TMA"), model, images, victims, scene.gallery, BUDGET)
+        result = search(make_attack("TMA"), model, images, victims, embedded.tensors, BUDGET)
         assert model.images == result.passes + 5  # the auditor's look at the result comes after the attack
         assert result.passes == int(result.queries.sum())
         assert int(result.queries.max()) <= budget
@@ -143,16 +145,18 @@ def test_queries_are_counted_exactly_and_stay_within_the_budget(name: str, scene
 
 
 @ALL
-def test_the_budget_of_pixels_holds_and_the_loss_falls(name: str, scenes: tuple[Scene, Scene]) -> None:
-    scene = scenes[1]
-    victims, images = some(scene, range(0, 40, 8))
+def test_the_budget_of_pixels_holds_and_the_loss_falls(
+    name: str, galleries: tuple[EmbeddedGallery, EmbeddedGallery]
+) -> None:
+    embedded = galleries[1]
+    victims, images = some(embedded, range(0, 40, 8))
     norms = [Norm.LINF] if name == "square" else [Norm.LINF, Norm.L2]
     for norm in norms:
         options = AttackOptions(epsilon=8 / 255 if norm is Norm.LINF else 0.5, norm=norm)
         seen: list[Progress] = []
         search = make_search(name, queries=200, **({} if norm is Norm.LINF else {"alpha": 0.2}))
         result = search(
-            make_attack("TMA"), scene.subject.judge, images, victims, scene.gallery, options, on_step=seen.append
+            make_attack("TMA"), embedded.subject.judge, images, victims, embedded.tensors, options, on_step=seen.append
         )
         change = (result.images - images).flatten(1)
         size = change.abs().amax(1) if norm is Norm.LINF else change.norm(dim=1)
@@ -169,25 +173,27 @@ def test_the_budget_of_pixels_holds_and_the_loss_falls(name: str, scenes: tuple[
         torch.testing.assert_close(result.after, seen[-1].figures(), atol=1e-3, rtol=0)
 
 
-def some(scene: Scene, rows: range) -> tuple[Victims, Tensor]:
+def some(embedded: EmbeddedGallery, rows: range) -> tuple[Victims, Tensor]:
     chosen = torch.tensor(list(rows))
-    return victims_in(scene.gallery, chosen), scene.images(chosen)
+    return victims_in(embedded.tensors, chosen), embedded.images(chosen)
 
 
 @ALL
 @pytest.mark.parametrize("attack", ["QA+", "ES"])
-def test_ranks_of_an_onnx_file_move_more_than_under_noise(name: str, attack: str, scenes: tuple[Scene, Scene]) -> None:
+def test_ranks_of_an_onnx_file_move_more_than_under_noise(
+    name: str, attack: str, galleries: tuple[EmbeddedGallery, EmbeddedGallery]
+) -> None:
     """Paired by image: each attacked image against as much random noise within the same budget and queries."""
-    scene = scenes[1]
-    victims, images = some(scene, range(0, 64, 8))
+    embedded = galleries[1]
+    victims, images = some(embedded, range(0, 64, 8))
     method = make_attack(attack)
-    result = make_search(name, queries=250)(method, scene.subject.judge, images, victims, scene.gallery, BUDGET)
+    result = make_search(name, queries=250)(method, embedded.subject.judge, images, victims, embedded.tensors, BUDGET)
     figure = method.figures[0]
     scores = figure.score(result.after[:, 0])
     luckiest = torch.full_like(scores, torch.inf)  # the best of ten random images, for each
     for seed in range(10):
-        noisy = scene.subject.judge(random_noise(images, BUDGET, victims.ids, seed=seed))
-        found = figure.score(method.measure(noisy, victims, scene.gallery, result.targets)[:, 0])
+        noisy = embedded.subject.judge(random_noise(images, BUDGET, victims.ids, seed=seed))
+        found = figure.score(method.measure(noisy, victims, embedded.tensors, result.targets)[:, 0])
         luckiest = torch.minimum(luckiest, found)
     gap = (luckiest - scores).numpy()
     assert gap.mean() > 2 * gap.std(ddof=1) / len(gap) ** 0.5, (luckiest, scores)
@@ -195,13 +201,13 @@ def test_ranks_of_an_onnx_file_move_more_than_under_noise(name: str, attack: str
 
 
 @ALL
-def test_results_depend_on_seed_and_image_alone(name: str, scenes: tuple[Scene, Scene]) -> None:
-    scene = scenes[1]
+def test_results_depend_on_seed_and_image_alone(name: str, galleries: tuple[EmbeddedGallery, EmbeddedGallery]) -> None:
+    embedded = galleries[1]
     search, attack = make_search(name, queries=70), make_attack("TMA")
 
     def attacked(rows: range, seed: int = 3) -> Tensor:
-        victims, images = some(scene, rows)
-        return search(attack, scene.subject.judge, images, victims, scene.gallery, BUDGET, seed=seed).images
+        victims, images = some(embedded, rows)
+        return search(attack, embedded.subject.judge, images, victims, embedded.tensors, BUDGET, seed=seed).images
 
     whole = attacked(range(6))
     assert torch.equal(whole, attacked(range(6)))
@@ -210,16 +216,16 @@ def test_results_depend_on_seed_and_image_alone(name: str, scenes: tuple[Scene, 
 
 
 @ALL
-def test_it_stops_when_asked_and_keeps_the_best(name: str, scenes: tuple[Scene, Scene]) -> None:
-    scene = scenes[1]
-    victims, images = some(scene, range(3))
+def test_it_stops_when_asked_and_keeps_the_best(name: str, galleries: tuple[EmbeddedGallery, EmbeddedGallery]) -> None:
+    embedded = galleries[1]
+    victims, images = some(embedded, range(3))
     seen: list[Progress] = []
     result = make_search(name)(
         make_attack("ES"),
-        scene.subject.judge,
+        embedded.subject.judge,
         images,
         victims,
-        scene.gallery,
+        embedded.tensors,
         BUDGET,
         on_step=seen.append,
         cancel=lambda: len(seen) == 3,
@@ -229,7 +235,7 @@ def test_it_stops_when_asked_and_keeps_the_best(name: str, scenes: tuple[Scene, 
     assert int(result.queries.max()) < 100
     assert torch.equal(result.images, seen[-1].images)
     none = make_search(name)(
-        make_attack("ES"), scene.subject.judge, images, victims, scene.gallery, BUDGET, cancel=lambda: True
+        make_attack("ES"), embedded.subject.judge, images, victims, embedded.tensors, BUDGET, cancel=lambda: True
     )
     assert none.cancelled
     assert none.passes == 0
@@ -245,7 +251,7 @@ def test_an_image_at_its_goal_asks_no_more(name: str) -> None:
     images = torch.cat([torch.full((1, 3, 4, 4), 0.3), torch.full((1, 3, 4, 4), 0.7)])
     oracle = fixed_oracle(loss, images=2)
     search = make_search(name, queries=100, pairs=5)
-    task = Task(oracle=oracle, images=images, ids=torch.arange(2), budget=BUDGET, seed=0)
+    task = SearchTask(oracle=oracle, images=images, ids=torch.arange(2), budget=BUDGET, seed=0)
     found = list(search.steps(task))
     assert oracle.queries.tolist() == [100, 11]
     assert found[-1].moving == 1
@@ -261,9 +267,9 @@ def test_squares_shrink_over_the_budget() -> None:
     assert square_side(0.001, 1, 8) == 1
 
 
-def test_what_cannot_be_searched(scenes: tuple[Scene, Scene]) -> None:
-    scene = scenes[1]
-    victims, images = some(scene, range(2))
+def test_what_cannot_be_searched(galleries: tuple[EmbeddedGallery, EmbeddedGallery]) -> None:
+    embedded = galleries[1]
+    victims, images = some(embedded, range(2))
     with pytest.raises(AttackError, match="no black-box attack 'guess'; there are nes, spsa, square, and transfer"):
         make_search("guess")
     with pytest.raises(AttackError, match="has no option speed"):
@@ -274,13 +280,13 @@ def test_what_cannot_be_searched(scenes: tuple[Scene, Scene]) -> None:
         make_search("nes", sigma=2.0)
     with pytest.raises(AttackError, match="L∞ budget alone"):
         make_search("square")(
-            make_attack("ES"), scene.subject.judge, images, victims, scene.gallery, AttackOptions(norm=Norm.L2)
+            make_attack("ES"), embedded.subject.judge, images, victims, embedded.tensors, AttackOptions(norm=Norm.L2)
         )
     with pytest.raises(AttackError, match=r"\[0,1\]"):
-        make_search("square")(make_attack("ES"), scene.subject.judge, 2 * images, victims, scene.gallery, BUDGET)
+        make_search("square")(make_attack("ES"), embedded.subject.judge, 2 * images, victims, embedded.tensors, BUDGET)
     with pytest.raises(RetrievalError, match="the model's answers"):
         make_search("square")(
-            make_attack("ES"), lambda x: 3 * scene.subject.judge(x), images, victims, scene.gallery, BUDGET
+            make_attack("ES"), lambda x: 3 * embedded.subject.judge(x), images, victims, embedded.tensors, BUDGET
         )
 
 
@@ -293,15 +299,17 @@ def test_options_are_declared() -> None:
         assert built.describe()["name"] in SEARCHES
 
 
-def test_transfer_from_the_same_network_is_the_white_box_attack(scenes: tuple[Scene, Scene]) -> None:
-    white, black = scenes
+def test_transfer_from_the_same_network_is_the_white_box_attack(
+    galleries: tuple[EmbeddedGallery, EmbeddedGallery],
+) -> None:
+    white, black = galleries
     victims, images = some(black, range(4))
     attack = make_attack("QA+")
     model = Counted(black.subject.judge)
     transfer = transfer_from(white.subject, black)
-    moved = transfer(attack, model, images, victims, black.gallery, BUDGET)
+    moved = transfer(attack, model, images, victims, black.tensors, BUDGET)
     direct = run_attack(
-        attack, white.subject.gradients, images, victims_in(white.gallery, victims.own), white.gallery, BUDGET
+        attack, white.subject.gradients, images, victims_in(white.tensors, victims.own), white.tensors, BUDGET
     )
     assert torch.equal(moved.targets, direct.targets)
     torch.testing.assert_close(moved.after, direct.after, atol=2.0, rtol=0)
@@ -316,14 +324,14 @@ def test_transfer_between_sizes_keeps_to_the_targets_pixels(
 ) -> None:
 
     surrogate, target = load_subjects([str(tiny_zoo[0]), str(write_linear(tmp_path / "m.onnx"))], OPTIONS)
-    scene = make_scenes([target], from_images(gratings))[0]
-    transfer = transfer_from(surrogate, scene)
-    victims, images = some(scene, range(4))
-    result = transfer(make_attack("ES"), target.judge, images, victims, scene.gallery, BUDGET)
+    embedded = embed_galleries([target], from_images(gratings))[0]
+    transfer = transfer_from(surrogate, embedded)
+    victims, images = some(embedded, range(4))
+    result = transfer(make_attack("ES"), target.judge, images, victims, embedded.tensors, BUDGET)
     assert result.images.shape == (4, 3, 16, 16)
     change = (result.images - images).abs()
     assert change.max() <= BUDGET.epsilon * (1 + 1e-5)
     assert change.mean() > BUDGET.epsilon / 10
     assert transfer.gallery.shape == (64, 16)
     with pytest.raises(SubjectError, match="no gradients"):
-        transfer_from(target, scene)
+        transfer_from(target, embedded)

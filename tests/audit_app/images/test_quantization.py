@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from hardrank.audit_app.images.quantization import largest_change, to_eight_bits
+from hardrank.audit_app.images.quantization import largest_change, quantize
 from hardrank.trainer.attacks.pgd import Norm
 from tests.audit_app.stage import random_pixels
 
@@ -19,7 +19,7 @@ def _attacked(benign: np.ndarray, epsilon: float, norm: Norm) -> np.ndarray:
 def test_linf_budget_holds_and_no_pixel_moves_more_than_it_must(epsilon: float) -> None:
     benign = random_pixels(3, 16, 16)
     attacked = _attacked(benign, epsilon, Norm.LINF)
-    pixels = to_eight_bits(attacked, benign, epsilon=epsilon, norm=Norm.LINF)
+    pixels = quantize(attacked, benign, epsilon=epsilon, norm=Norm.LINF)
     assert largest_change(pixels, benign, norm=Norm.LINF) <= epsilon * 255 + 1e-6
     assert np.abs(pixels - attacked * 255.0).max() <= 1.0
 
@@ -27,7 +27,7 @@ def test_linf_budget_holds_and_no_pixel_moves_more_than_it_must(epsilon: float) 
 @pytest.mark.parametrize("epsilon", [0.0, 0.5 / 255, 0.1, 1.0, 3.0])
 def test_l2_budget_holds(epsilon: float) -> None:
     benign = random_pixels(3, 16, 16)
-    pixels = to_eight_bits(_attacked(benign, epsilon, Norm.L2), benign, epsilon=epsilon, norm=Norm.L2)
+    pixels = quantize(_attacked(benign, epsilon, Norm.L2), benign, epsilon=epsilon, norm=Norm.L2)
     change = (pixels.astype(float) - benign) / 255
     assert np.linalg.norm(change) <= epsilon + 1e-9
     assert largest_change(pixels, benign, norm=Norm.L2) == pytest.approx(np.linalg.norm(change) * 255)
@@ -38,4 +38,4 @@ def test_what_lies_on_the_grid_loses_nothing() -> None:
     steps = np.random.default_rng(0).integers(-8, 9, benign.shape)
     wanted = (benign.astype(int) + steps).clip(0, 255)
     floats = wanted.astype(np.float32) / np.float32(255)
-    assert np.array_equal(to_eight_bits(floats, benign, epsilon=8 / 255, norm=Norm.LINF), wanted)
+    assert np.array_equal(quantize(floats, benign, epsilon=8 / 255, norm=Norm.LINF), wanted)

@@ -8,7 +8,7 @@ from PIL import Image
 
 from hardrank.audit_app.errors import AuditError
 from hardrank.audit_app.images.exact_png import encode_png
-from hardrank.audit_app.images.transforms import TreatmentOptions, treatments
+from hardrank.audit_app.images.transforms import TransformOptions, transforms
 from hardrank.models.preprocessing import decode
 from tests.audit_app.stage import random_pixels
 
@@ -16,11 +16,11 @@ DATA = encode_png(random_pixels(3, 36, 36))
 
 
 def test_png_is_the_file_itself() -> None:
-    assert treatments(TreatmentOptions())["png"].apply(DATA) == DATA
+    assert transforms(TransformOptions())["png"].apply(DATA) == DATA
 
 
 def test_jpeg_is_what_pillow_writes_at_that_quality() -> None:
-    found = treatments(TreatmentOptions(jpeg_quality=40))["jpeg"].apply(DATA)
+    found = transforms(TransformOptions(jpeg_quality=40))["jpeg"].apply(DATA)
     file = io.BytesIO()
     Image.open(io.BytesIO(DATA)).save(file, format="JPEG", quality=40)
     assert found == file.getvalue()
@@ -28,17 +28,17 @@ def test_jpeg_is_what_pillow_writes_at_that_quality() -> None:
 
 @pytest.mark.parametrize("percent", [10, 50, 90, 200])
 def test_resizing_keeps_the_size_and_changes_the_pixels(percent: int) -> None:
-    found = decode(treatments(TreatmentOptions(resize_percent=percent))["resize"].apply(DATA))
+    found = decode(transforms(TransformOptions(resize_percent=percent))["resize"].apply(DATA))
     assert found.size == (36, 36)
     assert not np.array_equal(np.asarray(found), np.asarray(decode(DATA)))
 
 
 def test_resizing_to_the_same_size_changes_nothing() -> None:
-    found = decode(treatments(TreatmentOptions(resize_percent=100))["resize"].apply(DATA))
+    found = decode(transforms(TransformOptions(resize_percent=100))["resize"].apply(DATA))
     assert np.array_equal(np.asarray(found), np.asarray(decode(DATA)))
 
 
 @pytest.mark.parametrize("wrong", [{"jpeg_quality": 0}, {"jpeg_quality": 101}, {"resize_percent": 5}])
 def test_what_makes_no_sense_is_refused(wrong: dict[str, int]) -> None:
     with pytest.raises(AuditError, match="give"):
-        TreatmentOptions(**wrong)
+        TransformOptions(**wrong)

@@ -10,15 +10,15 @@ import numpy as np
 import pytest
 import torch
 
-from hardrank.audit_app.audit.options import SearchMethod
+from hardrank.audit_app.blackbox.choice import SearchMethod
 from hardrank.audit_app.blackbox.transfer import transfer_from
 from hardrank.audit_app.errors import AuditError, SubjectError
-from hardrank.audit_app.gallery.served import Served
+from hardrank.audit_app.gallery.served import ServedGallery
 from hardrank.audit_app.images.exact_png import encode_png, pixels_hash
 from hardrank.audit_app.live.attack import LiveAttack
 from hardrank.audit_app.live.options import LiveOptions
-from hardrank.audit_app.live.queue import Turnstile
-from hardrank.audit_app.live.status import Budget, Phase, Status
+from hardrank.audit_app.live.queue import AttackQueue
+from hardrank.audit_app.live.status import AttackBudget, AttackPhase, AttackStatus
 from hardrank.audit_app.live.victim import Victim
 from hardrank.models.preprocessing import to_unit
 from hardrank.serving.engine import Device, Engine
@@ -28,36 +28,42 @@ from hardrank.trainer.attacks.pgd import Norm
 from hardrank.trainer.attacks.registry import ATTACKS, make_attack
 from hardrank.trainer.attacks.runner import AttackOptions, run_attack
 from hardrank.trainer.attacks.runner import Engine as Minimiser
-from tests.audit_app.stage import random_pixels, served_scenes
+from tests.audit_app.stage import random_pixels, serve_galleries
 from tests.waiting import PATIENCE_S
 
 
-def finished(live: LiveAttack) -> Status:
+def finished(live: LiveAttack) -> AttackStatus:
     live.start()
     status = live.wait(PATIENCE_S)
-    assert status.phase is Phase.DONE, status.message
+    assert status.phase is AttackPhase.DONE, status.message
     return status
 
 
-def attack(served: list[Served], id: str | None = None, **options: object) -> LiveAttack:
+def attack(served: list[ServedGallery], id: str | None = None, **options: object) -> LiveAttack:
     wanted: dict[str, object] = {"attack": "QA+", "engine": AttackOptions(steps=4), "k": 5, **options}
-    collection = served[0].scene.collection
-    return LiveAttack(served, Victim(id=id or collection.ids[3]), LiveOptions(**wanted))  # type: ignore[arg-type]
+    gallery = served[0].gallery
+    return LiveAttack(served, Victim(id=id or gallery.ids[3]), LiveOptions(**wanted))  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("name", list(ATTACKS))
-def test_every_attack_gives_the_numbers_of_the_scorecards_engine(served: list[Served], name: str) -> None:
+def test_every_attack_gives_the_numbers_of_the_scorecards_engine(served: list[ServedGallery], name: str) -> None:
     one = served[0]
     settings = {"share": 0.2} if "-" in name else {}
     live = attack(served[:1], attack=name, settings=settings, seed=3)
     status = finished(live)
     assert status.result
     found = status.result.subjects[one.name]
-    scene, kind = one.scene, make_attack(name, **settings)
-    victims = victims_in(scene.gallery, torch.tensor([3]))
+    embedded, kind = one.embedded, make_attack(name, **settings)
+    victims = victims_in(embedded.tensors, torch.tensor([3]))
     torch.set_num_threads(1)
     plain = run_attack(
-        kind, scene.subject.gradients, scene.images(victims.own), victims, scene.gallery, live.options.engine, seed=3
+        kind,
+        embedded.subject.gradients,
+        embedded.images(victims.own),
+        victims,
+        embedded.tensors,
+        live.options.engine,
+        seed=3,
     )
     # ε and α are whole 255ths, so the 8-bit image is the attack's own.
     assert np.array_equal(found.pixels, np.rint(plain.images[0].numpy() * 255).astype(np.uint8))
@@ -66,7 +72,7 @@ def test_every_attack_gives_the_numbers_of_the_scorecards_engine(served: list[Se
         assert found.outcome.figures[figure.key] == pytest.approx(value, abs=2e-3 if not figure.unit else 4)
 
 
-def test_frames_show_the_perturbation_grow_within_the_budget(served: list[Served]) -> None:
+def test_frames_show_the_perturbation_grow_within_the_budget(served: list[ServedGallery]) -> None:
     live = attack(served, attack="ES", engine=AttackOptions(steps=6, epsilon=4 / 255, alpha=1 / 255))
     status = finished(live)
     for one in served:
@@ -83,7 +89,7 @@ def test_frames_show_the_perturbation_grow_within_the_budget(served: list[Served
         assert status.frames[one.name] is frames[-1]
 
 
-def test_ranks_of_a_frame_are_those_of_its_image(served: list[Served]) -> None:
+def test_ranks_of_a_frame_are_those_of_its_image(served: list[ServedGallery]) -> None:
     live = attack(served[:1])
     result = finished(live).result
     assert result
@@ -98,15 +104,19 @@ def test_ranks_of_a_frame_are_those_of_its_image(served: list[Served]) -> None:
 
 @pytest.mark.parametrize("minimiser", list(Minimiser))
 @pytest.mark.parametrize("random_start", [False, True])
-def test_engines_and_restarts_are_followed(served: list[Served], minimiser: Minimiser, random_start: bool) -> None:
+def test_engines_and_restarts_are_followed(
+    served: list[ServedGallery], minimiser: Minimiser, random_start: bool
+) -> None:
     engine = AttackOptions(steps=3, restarts=2, engine=minimiser, random_start=random_start)
     live = attack(served[:1], attack="ES", engine=engine)
     status = finished(live)
     assert [point.step for point in status.curves[served[0].name]] == list(range(7))
-    assert status.budgets[served[0].name] == Budget(most=6, asks=False)
+    assert status.budgets[served[0].name] == AttackBudget(most=6, asks=False)
 
 
-def test_the_png_gives_the_result_of_the_page_on_the_serving_side(served: list[Served], tiny_zoo: list[Path]) -> None:
+def test_the_png_gives_the_result_of_the_page_on_the_serving_side(
+    served: list[ServedGallery], tiny_zoo: list[Path]
+) -> None:
     status = finished(attack(served, attack="ES"))
     assert status.result
     for one, bundle in zip(served, tiny_zoo, strict=True):
@@ -120,7 +130,7 @@ def test_the_png_gives_the_result_of_the_page_on_the_serving_side(served: list[S
         assert order[:5] == found.outcome.movements[0].top_after.tolist()
 
 
-def test_transfer_shows_each_model_the_others_file(served: list[Served]) -> None:
+def test_transfer_shows_each_model_the_others_file(served: list[ServedGallery]) -> None:
     status = finished(attack(served, attack="TMA", engine=AttackOptions(steps=8)))
     assert status.result
     names = [one.name for one in served]
@@ -135,7 +145,7 @@ def test_transfer_shows_each_model_the_others_file(served: list[Served]) -> None
             assert shown.figures["TMA"] == pytest.approx(cosine, abs=1e-5)
 
 
-def test_survival_compares_with_the_benign_image_treated_alike(served: list[Served]) -> None:
+def test_survival_compares_with_the_benign_image_treated_alike(served: list[ServedGallery]) -> None:
     status = finished(attack(served[:1], attack="ES", engine=AttackOptions(steps=8)))
     assert status.result
     (found,) = status.result.subjects.values()
@@ -144,12 +154,12 @@ def test_survival_compares_with_the_benign_image_treated_alike(served: list[Serv
     assert found.survival["png"].outcome.figures == found.outcome.figures
     assert found.survival["resize"].benign.shift.distance > 0
     assert found.outcome.shift.distance > found.noise.shift.distance
-    assert found.unrounded.shift.distance == pytest.approx(found.outcome.shift.distance, abs=1e-4)
+    assert found.unquantized.shift.distance == pytest.approx(found.outcome.shift.distance, abs=1e-4)
     assert found.change == 8
 
 
-def test_chosen_targets_are_aimed_at(served: list[Served]) -> None:
-    ids = served[0].scene.collection.ids
+def test_chosen_targets_are_aimed_at(served: list[ServedGallery]) -> None:
+    ids = served[0].gallery.ids
     live = attack(served, settings={"m": 2}, targets=(ids[40], ids[50]), engine=AttackOptions(steps=12))
     status = finished(live)
     assert status.result
@@ -158,7 +168,7 @@ def test_chosen_targets_are_aimed_at(served: list[Served]) -> None:
         assert found.outcome.mean_rank_after < found.outcome.mean_rank_before
 
 
-def test_an_uploaded_file_is_attacked_as_a_query_and_as_a_candidate(served: list[Served]) -> None:
+def test_an_uploaded_file_is_attacked_as_a_query_and_as_a_candidate(served: list[ServedGallery]) -> None:
     data = encode_png(random_pixels(3, 80, 60))
     for name, count in (("QA+", 64), ("CA+", 64), ("LTM", 64)):
         options = LiveOptions(attack=name, engine=AttackOptions(steps=3), k=5)
@@ -170,18 +180,18 @@ def test_an_uploaded_file_is_attacked_as_a_query_and_as_a_candidate(served: list
         Victim(id="a", data=data)
 
 
-def test_an_attack_that_has_reached_its_goal_ends(served: list[Served]) -> None:
+def test_an_attack_that_has_reached_its_goal_ends(served: list[ServedGallery]) -> None:
     first = finished(attack(served[:1], attack="ES", engine=AttackOptions(steps=0))).result
     assert first
     nearest = first.subjects[served[0].name].tracked[0][1]
-    live = attack(served[:1], targets=(served[0].scene.collection.ids[nearest],), engine=AttackOptions(steps=500))
+    live = attack(served[:1], targets=(served[0].gallery.ids[nearest],), engine=AttackOptions(steps=500))
     status = finished(live)
     assert len(status.curves[served[0].name]) < 100
     assert status.result
     assert status.result.subjects[served[0].name].outcome.ranks_after == (1,)
 
 
-def test_l2_budget_holds_in_the_file(served: list[Served]) -> None:
+def test_l2_budget_holds_in_the_file(served: list[ServedGallery]) -> None:
     engine = AttackOptions(steps=5, norm=Norm.L2, epsilon=0.5, alpha=0.2)
     status = finished(attack(served[:1], attack="ES", engine=engine))
     assert status.result
@@ -190,23 +200,25 @@ def test_l2_budget_holds_in_the_file(served: list[Served]) -> None:
 
 
 @pytest.fixture(scope="module")
-def stranger(tiny_zoo: list[Path], gratings: Path, tmp_path_factory: pytest.TempPathFactory) -> Served:
+def stranger(tiny_zoo: list[Path], gratings: Path, tmp_path_factory: pytest.TempPathFactory) -> ServedGallery:
     """The robust bundle's ONNX file without its bundle: no gradients."""
     file = tmp_path_factory.mktemp("onnx") / "stranger.onnx"
     file.write_bytes((tiny_zoo[1] / "model.onnx").read_bytes())
-    return served_scenes([file], gratings, resize=36)[0]
+    return serve_galleries([file], gratings, resize=36)[0]
 
 
 @pytest.mark.parametrize("method", [SearchMethod.AUTO, SearchMethod.NES, SearchMethod.SPSA, SearchMethod.SQUARE])
-def test_a_model_without_gradients_is_asked_and_questions_are_counted(stranger: Served, method: SearchMethod) -> None:
+def test_a_model_without_gradients_is_asked_and_questions_are_counted(
+    stranger: ServedGallery, method: SearchMethod
+) -> None:
     options = LiveOptions(attack="ES", method=method, search={"queries": 60}, k=5)
-    live = LiveAttack([stranger], Victim(id=stranger.scene.collection.ids[3]), options)
+    live = LiveAttack([stranger], Victim(id=stranger.gallery.ids[3]), options)
     status = finished(live)
     assert status.result
     found = status.result.subjects["stranger"]
     assert found.queries is not None
     assert 0 < found.queries <= 60
-    assert status.budgets["stranger"] == Budget(most=60, asks=True)
+    assert status.budgets["stranger"] == AttackBudget(most=60, asks=True)
     counts = [point.queries for point in status.curves["stranger"]]
     assert counts == sorted(counts)
     assert counts[-1] == found.queries
@@ -215,10 +227,12 @@ def test_a_model_without_gradients_is_asked_and_questions_are_counted(stranger: 
     assert found.change <= 8
 
 
-def test_a_transfer_attack_shows_the_target_and_asks_it_nothing(served: list[Served], stranger: Served) -> None:
-    transfer = transfer_from(served[1].scene.subject, stranger.scene)
+def test_a_transfer_attack_shows_the_target_and_asks_it_nothing(
+    served: list[ServedGallery], stranger: ServedGallery
+) -> None:
+    transfer = transfer_from(served[1].subject, stranger.embedded)
     options = LiveOptions(attack="ES", method=SearchMethod.TRANSFER, engine=AttackOptions(steps=5), k=5)
-    victim = Victim(id=stranger.scene.collection.ids[3])
+    victim = Victim(id=stranger.gallery.ids[3])
     live = LiveAttack([stranger], victim, options, transfers={"stranger": transfer})
     result = finished(live).result
     white_box = finished(attack(served[1:], attack="ES", engine=AttackOptions(steps=5))).result
@@ -236,7 +250,7 @@ def test_a_transfer_attack_shows_the_target_and_asks_it_nothing(served: list[Ser
         LiveAttack([stranger], victim, LiveOptions(method=SearchMethod.WHITE_BOX))
 
 
-def test_no_budget_changes_nothing(served: list[Served]) -> None:
+def test_no_budget_changes_nothing(served: list[ServedGallery]) -> None:
     status = finished(attack(served[:1], engine=AttackOptions(steps=3, epsilon=0)))
     assert status.result
     (found,) = status.result.subjects.values()
@@ -244,21 +258,21 @@ def test_no_budget_changes_nothing(served: list[Served]) -> None:
     assert (found.outcome.overlap, found.change) == (1, 0)
 
 
-def test_stopping_gives_what_was_reached(served: list[Served]) -> None:
+def test_stopping_gives_what_was_reached(served: list[ServedGallery]) -> None:
     live = attack(served, attack="ES", engine=AttackOptions(steps=20_000), pace=50)
     live.start()
     while len(live.status().curves[served[0].name]) < 5:
         time.sleep(0.01)
     live.stop()
     status = live.wait(PATIENCE_S)  # all steps would have taken longer
-    assert status.phase is Phase.DONE
+    assert status.phase is AttackPhase.DONE
     assert status.stopped
     assert status.result
     assert status.result.stopped
     assert len(live.keyframes(served[0].name)) < 100
 
 
-def test_an_abandoned_attack_ends_and_its_memory_is_free(served: list[Served]) -> None:
+def test_an_abandoned_attack_ends_and_its_memory_is_free(served: list[ServedGallery]) -> None:
     live = attack(served, attack="ES", engine=AttackOptions(steps=10_000), pace=50)
     live.start()
     while served[0].name not in live.status().frames:  # the other model may be first
@@ -266,14 +280,14 @@ def test_an_abandoned_attack_ends_and_its_memory_is_free(served: list[Served]) -
     frame = weakref.ref(live.status().frames[served[0].name])
     held = weakref.ref(live)
     live.abandon()
-    assert live.wait(PATIENCE_S).phase is Phase.GONE
+    assert live.wait(PATIENCE_S).phase is AttackPhase.GONE
     del live
     gc.collect()
     assert held() is None
     assert frame() is None
 
 
-def test_pace_is_kept_and_changes_nothing(served: list[Served]) -> None:
+def test_pace_is_kept_and_changes_nothing(served: list[ServedGallery]) -> None:
     fast = finished(attack(served[:1], attack="ES"))
     slow = finished(attack(served[:1], attack="ES", pace=20))
     assert slow.seconds > 3 / 20
@@ -283,17 +297,17 @@ def test_pace_is_kept_and_changes_nothing(served: list[Served]) -> None:
     assert one.prepared_sha256 == other.prepared_sha256
 
 
-def test_two_at_once_get_their_own_results(served: list[Served]) -> None:
-    ids = served[0].scene.collection.ids
+def test_two_at_once_get_their_own_results(served: list[ServedGallery]) -> None:
+    ids = served[0].gallery.ids
     wanted = [(ids[i], name, seed) for i, name, seed in ((1, "QA+", 0), (9, "ES", 1), (30, "CA+", 2), (44, "QA+", 3))]
 
-    def make(id: str, name: str, seed: int, turnstile: Turnstile | None = None) -> LiveAttack:
+    def make(id: str, name: str, seed: int, queue: AttackQueue | None = None) -> LiveAttack:
         options = LiveOptions(attack=name, seed=seed, engine=AttackOptions(steps=6), k=5)
-        return LiveAttack(served, Victim(id=id), options, turnstile=turnstile)
+        return LiveAttack(served, Victim(id=id), options, queue=queue)
 
     alone = [finished(make(*one)) for one in wanted]
-    turnstile = Turnstile(2)
-    together = [make(*one, turnstile) for one in wanted]
+    queue = AttackQueue(2)
+    together = [make(*one, queue) for one in wanted]
     for live in together:
         live.start()
     for one, live in zip(alone, together, strict=True):
@@ -305,26 +319,24 @@ def test_two_at_once_get_their_own_results(served: list[Served]) -> None:
             assert other.result.subjects[name].outcome.ranks_after == found.outcome.ranks_after
 
 
-def test_others_wait_with_a_place_in_the_queue(served: list[Served]) -> None:
-    turnstile = Turnstile(1)
+def test_others_wait_with_a_place_in_the_queue(served: list[ServedGallery]) -> None:
+    queue = AttackQueue(1)
     options = LiveOptions(attack="ES", engine=AttackOptions(steps=10_000), pace=20)
-    first, second = (
-        LiveAttack(served, Victim(id=served[0].scene.collection.ids[0]), options, turnstile=turnstile) for _ in range(2)
-    )
+    first, second = (LiveAttack(served, Victim(id=served[0].gallery.ids[0]), options, queue=queue) for _ in range(2))
     first.start()
-    while first.status().phase is not Phase.RUNNING:
+    while first.status().phase is not AttackPhase.RUNNING:
         time.sleep(0.01)
     second.start()
     while not second.status().ahead:
         time.sleep(0.01)
-    assert (second.status().phase, second.status().ahead) == (Phase.WAITING, 1)
+    assert (second.status().phase, second.status().ahead) == (AttackPhase.WAITING, 1)
     second.stop()
-    assert second.wait(PATIENCE_S).phase is Phase.FAILED
+    assert second.wait(PATIENCE_S).phase is AttackPhase.FAILED
     first.abandon()
-    assert first.wait(PATIENCE_S).phase is Phase.GONE
+    assert first.wait(PATIENCE_S).phase is AttackPhase.GONE
 
 
-def test_mistakes_are_told_and_not_traced(served: list[Served], caplog: pytest.LogCaptureFixture) -> None:
+def test_mistakes_are_told_and_not_traced(served: list[ServedGallery], caplog: pytest.LogCaptureFixture) -> None:
     with pytest.raises(AuditError, match="at least one model"):
         LiveAttack([], Victim(id="x"), LiveOptions())
     with pytest.raises(AttackError, match="no attack 'QB'"):
@@ -334,23 +346,23 @@ def test_mistakes_are_told_and_not_traced(served: list[Served], caplog: pytest.L
     for victim, options, told in (
         (Victim(id="nobody"), LiveOptions(), "no image with the id 'nobody'"),
         (Victim(data=b"no image"), LiveOptions(), "no image of a known format"),
-        (Victim(id=served[0].scene.collection.ids[0]), LiveOptions(targets=("nobody",)), "no image with the id"),
+        (Victim(id=served[0].gallery.ids[0]), LiveOptions(targets=("nobody",)), "no image with the id"),
         (
-            Victim(id=served[0].scene.collection.ids[0]),
-            LiveOptions(settings={"m": 2}, targets=(served[0].scene.collection.ids[1],)),
+            Victim(id=served[0].gallery.ids[0]),
+            LiveOptions(settings={"m": 2}, targets=(served[0].gallery.ids[1],)),
             "shape",
         ),
     ):
         live = LiveAttack(served, victim, options)
         live.start()
         status = live.wait(PATIENCE_S)
-        assert status.phase is Phase.FAILED
+        assert status.phase is AttackPhase.FAILED
         assert told in status.message
     assert not caplog.records
 
 
 def test_an_unforeseen_failure_is_logged_and_not_shown(
-    served: list[Served], caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+    served: list[ServedGallery], caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def broken(*_: object, **__: object) -> None:
         raise RuntimeError("secret")
@@ -359,7 +371,7 @@ def test_an_unforeseen_failure_is_logged_and_not_shown(
     live = attack(served)
     live.start()
     status = live.wait(PATIENCE_S)
-    assert status.phase is Phase.FAILED
+    assert status.phase is AttackPhase.FAILED
     assert "secret" not in status.message
     assert "secret" in caplog.text
     assert not [thread for thread in threading.enumerate() if thread.name.startswith("attack on")]

@@ -3,16 +3,16 @@
 import threading
 import time
 
-from hardrank.audit_app.live.queue import Turnstile
+from hardrank.audit_app.live.queue import AttackQueue
 from tests.waiting import PATIENCE_S, until
 
 
 def test_no_more_than_the_limit_are_inside_and_all_get_through() -> None:
-    turnstile, inside, most, lock = Turnstile(2), [0], [0], threading.Lock()
+    queue, inside, most, lock = AttackQueue(2), [0], [0], threading.Lock()
     two = threading.Barrier(2, timeout=PATIENCE_S)
 
     def visit(number: int) -> None:
-        with turnstile.passing(number, lambda: False) as entered:
+        with queue.passing(number, lambda: False) as entered:
             assert entered
             with lock:
                 inside[0] += 1
@@ -27,15 +27,15 @@ def test_no_more_than_the_limit_are_inside_and_all_get_through() -> None:
         thread.start()
     for thread in threads:
         thread.join(PATIENCE_S)
-    assert (most[0], turnstile.inside) == (2, 0)
+    assert (most[0], queue.inside) == (2, 0)
 
 
 def test_first_come_first_served_and_who_gives_up_is_skipped() -> None:
-    turnstile, order, release = Turnstile(1), list[str](), threading.Event()
+    queue, order, release = AttackQueue(1), list[str](), threading.Event()
     gave_up = threading.Event()
 
     def visit(name: str, cancelled: threading.Event) -> None:
-        with turnstile.passing(name, cancelled.is_set) as entered:
+        with queue.passing(name, cancelled.is_set) as entered:
             order.append(name if entered else f"{name} left")
             if entered:
                 release.wait(PATIENCE_S)
@@ -49,13 +49,13 @@ def test_first_come_first_served_and_who_gives_up_is_skipped() -> None:
     threads = [arrive("a", stay)]
     until(lambda: order == ["a"])
     threads.append(arrive("b", gave_up))
-    until(lambda: turnstile.ahead("b") == 1)
+    until(lambda: queue.ahead("b") == 1)
     threads.append(arrive("c", stay))
-    until(lambda: turnstile.ahead("c") == 2)
-    assert [turnstile.ahead(name) for name in ("a", "b", "c")] == [0, 1, 2]
+    until(lambda: queue.ahead("c") == 2)
+    assert [queue.ahead(name) for name in ("a", "b", "c")] == [0, 1, 2]
     gave_up.set()
     threads[1].join(PATIENCE_S)
-    assert turnstile.ahead("c") == 1
+    assert queue.ahead("c") == 1
     release.set()
     for thread in threads:
         thread.join(PATIENCE_S)
@@ -63,11 +63,11 @@ def test_first_come_first_served_and_who_gives_up_is_skipped() -> None:
 
 
 def test_an_error_inside_frees_the_place() -> None:
-    turnstile = Turnstile(1)
+    queue = AttackQueue(1)
     for _ in range(2):
         try:
-            with turnstile.passing(object(), lambda: False):
+            with queue.passing(object(), lambda: False):
                 raise ValueError
         except ValueError:
             pass
-    assert turnstile.inside == 0
+    assert queue.inside == 0

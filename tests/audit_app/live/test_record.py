@@ -10,23 +10,25 @@ from typing import Any
 
 import pytest
 
-from hardrank.audit_app.errors import SceneError
-from hardrank.audit_app.gallery.served import Served
+from hardrank.audit_app.errors import GalleryError
+from hardrank.audit_app.gallery.served import ServedGallery
 from hardrank.audit_app.gallery.source import GallerySource, SourceKind
 from hardrank.audit_app.images.exact_png import encode_png
-from hardrank.audit_app.images.transforms import TreatmentOptions
+from hardrank.audit_app.images.transforms import TransformOptions
 from hardrank.audit_app.live.attack import LiveAttack
 from hardrank.audit_app.live.options import LiveOptions
 from hardrank.audit_app.live.victim import Victim
 from hardrank.audit_app.replay import ReplayError, read_record, record, replay
 from hardrank.trainer.attacks.runner import AttackOptions, Engine
-from tests.audit_app.stage import OPTIONS, random_pixels, served_scenes
+from tests.audit_app.stage import OPTIONS, random_pixels, serve_galleries
 from tests.waiting import PATIENCE_S
 
 ROOT = Path(__file__).resolve().parents[3]
 
 
-def recorded(served: list[Served], gratings: Path, victim: Victim, **options: Any) -> tuple[LiveAttack, dict[str, Any]]:
+def recorded(
+    served: list[ServedGallery], gratings: Path, victim: Victim, **options: Any
+) -> tuple[LiveAttack, dict[str, Any]]:
     live = LiveAttack(served, victim, LiveOptions(k=5, **options))
     live.start()
     status = live.wait(PATIENCE_S)
@@ -36,8 +38,8 @@ def recorded(served: list[Served], gratings: Path, victim: Victim, **options: An
 
 
 @pytest.mark.parametrize("image", ["item", "file"])
-def test_the_same_pixels_and_ranks_come_out(served: list[Served], gratings: Path, image: str) -> None:
-    ids = served[0].scene.collection.ids
+def test_the_same_pixels_and_ranks_come_out(served: list[ServedGallery], gratings: Path, image: str) -> None:
+    ids = served[0].gallery.ids
     victim = (
         Victim(id=ids[7]) if image == "item" else Victim(data=encode_png(random_pixels(3, 50, 41)), label="class-1")
     )
@@ -51,7 +53,7 @@ def test_the_same_pixels_and_ranks_come_out(served: list[Served], gratings: Path
         engine=engine,
         seed=11,
         targets=(ids[20], ids[33]),
-        treatment=TreatmentOptions(jpeg_quality=61),
+        transform=TransformOptions(jpeg_quality=61),
     )
     again = replay(content)
     assert again.differences == ()
@@ -66,8 +68,8 @@ def test_the_same_pixels_and_ranks_come_out(served: list[Served], gratings: Path
 def test_a_black_box_attack_asks_the_same_questions(tiny_zoo: list[Path], gratings: Path, tmp_path: Path) -> None:
     file = tmp_path / "stranger.onnx"
     file.write_bytes((tiny_zoo[1] / "model.onnx").read_bytes())
-    (stranger,) = served_scenes([file], gratings, resize=40)
-    victim = Victim(id=stranger.scene.collection.ids[7])
+    (stranger,) = serve_galleries([file], gratings, resize=40)
+    victim = Victim(id=stranger.gallery.ids[7])
     live = LiveAttack([stranger], victim, LiveOptions(attack="ES", search={"queries": 30}, k=5))
     live.start()
     result = live.wait(PATIENCE_S).result
@@ -78,8 +80,8 @@ def test_a_black_box_attack_asks_the_same_questions(tiny_zoo: list[Path], gratin
     assert again.result.subjects["stranger"].queries == result.subjects["stranger"].queries
 
 
-def test_what_came_out_otherwise_is_named(served: list[Served], gratings: Path) -> None:
-    _, content = recorded(served, gratings, Victim(id=served[0].scene.collection.ids[7]), engine=AttackOptions(steps=2))
+def test_what_came_out_otherwise_is_named(served: list[ServedGallery], gratings: Path) -> None:
+    _, content = recorded(served, gratings, Victim(id=served[0].gallery.ids[7]), engine=AttackOptions(steps=2))
     content["seed"] = 5
     differences = replay(content).differences
     assert differences
@@ -87,9 +89,9 @@ def test_what_came_out_otherwise_is_named(served: list[Served], gratings: Path) 
 
 
 def test_other_models_and_galleries_are_refused(
-    served: list[Served], gratings: Path, tiny_zoo: list[Path], tmp_path: Path
+    served: list[ServedGallery], gratings: Path, tiny_zoo: list[Path], tmp_path: Path
 ) -> None:
-    _, content = recorded(served, gratings, Victim(id=served[0].scene.collection.ids[7]), engine=AttackOptions(steps=1))
+    _, content = recorded(served, gratings, Victim(id=served[0].gallery.ids[7]), engine=AttackOptions(steps=1))
     with pytest.raises(ReplayError, match="is not the model tiny-benign"):
         replay(content, models=[str(tiny_zoo[1]), str(tiny_zoo[0])])
     for name in ("a", "b"):
@@ -111,8 +113,8 @@ def test_what_is_no_record_is_refused(data: bytes, told: str) -> None:
         read_record(data)
 
 
-def test_the_command(served: list[Served], gratings: Path, tmp_path: Path) -> None:
-    _, content = recorded(served, gratings, Victim(id=served[0].scene.collection.ids[7]), engine=AttackOptions(steps=2))
+def test_the_command(served: list[ServedGallery], gratings: Path, tmp_path: Path) -> None:
+    _, content = recorded(served, gratings, Victim(id=served[0].gallery.ids[7]), engine=AttackOptions(steps=2))
     file = tmp_path / "attack.json"
     file.write_text(json.dumps(content), encoding="utf-8")
 
@@ -138,9 +140,9 @@ def test_places_are_recognised(tiny_zoo: list[Path], gratings: Path, tmp_path: P
     (tmp_path / "index.json").write_text("{}", encoding="utf-8")
     source = GallerySource.at(str(tmp_path), str(tmp_path))
     assert (source.kind, GallerySource.from_dict(source.to_dict())) == (SourceKind.INDEX, source)
-    with pytest.raises(SceneError, match="is not there"):
+    with pytest.raises(GalleryError, match="is not there"):
         GallerySource.at(str(tmp_path / "nowhere"))
-    with pytest.raises(SceneError, match="must all be indexes"):
+    with pytest.raises(GalleryError, match="must all be indexes"):
         GallerySource.at(str(gratings), str(gratings))
-    with pytest.raises(SceneError, match="kind and paths"):
+    with pytest.raises(GalleryError, match="kind and paths"):
         GallerySource.from_dict({"kind": "cloud"})

@@ -7,8 +7,8 @@ from hypothesis import strategies as st
 
 from hardrank.audit_app.ranking.movement import (
     UNRANKED,
-    Movement,
-    MovementError,
+    RankingError,
+    RankingMovement,
     head,
     overlap_path,
     rank_items,
@@ -48,7 +48,7 @@ def test_without_anything_left_out_every_rank_occurs_once() -> None:
 def test_movement_as_loops_see_it(rankings: tuple[list[int], list[int]], data: st.DataObject) -> None:
     before, after = (np.array(r, dtype=np.int64) + 1 for r in rankings)
     k = data.draw(st.integers(1, len(before)))
-    moved = Movement(before, after, k)
+    moved = RankingMovement(before, after, k)
     was = {i for i in range(len(before)) if before[i] <= k}
     now = {i for i in range(len(after)) if after[i] <= k}
     assert set(moved.entered.tolist()) == now - was
@@ -67,7 +67,7 @@ def test_movement_as_loops_see_it(rankings: tuple[list[int], list[int]], data: s
 def test_the_own_copy_takes_no_part() -> None:
     before = rank_items(np.array([1.0, 0.9, 0.5, 0.1]), left_out=[0])
     after = rank_items(np.array([0.0, 0.1, 0.5, 0.9]), left_out=[0])
-    moved = Movement(before, after, 2)
+    moved = RankingMovement(before, after, 2)
     assert moved.ranked == 3
     assert moved.top_before.tolist() == [1, 2]
     assert moved.top_after.tolist() == [3, 2]
@@ -105,13 +105,13 @@ def test_shift_on_the_sphere(dtype: type) -> None:
 
 
 def test_what_cannot_be_ranked_or_compared_is_refused() -> None:
-    with pytest.raises(MovementError, match="finite"):
+    with pytest.raises(RankingError, match="finite"):
         rank_items(np.array([0.5, np.nan]))
-    with pytest.raises(MovementError, match="nothing but the query"):
+    with pytest.raises(RankingError, match="nothing but the query"):
         rank_items(np.array([1.0]), left_out=[0])
     one, other = rank_items(np.array([1.0, 2.0, 3.0])), rank_items(np.array([1.0, 2.0, 3.0]), left_out=[1])
-    with pytest.raises(MovementError, match="same items"):
-        Movement(one, other, 1)
+    with pytest.raises(RankingError, match="same items"):
+        RankingMovement(one, other, 1)
     for k in (0, 4):
-        with pytest.raises(MovementError, match="3 items are ranked"):
-            Movement(one, one, k)
+        with pytest.raises(RankingError, match="3 items are ranked"):
+            RankingMovement(one, one, k)

@@ -11,8 +11,8 @@ import pytest
 from hardrank.audit_app.audit.options import AuditOptions, Curve, CurveParameter
 from hardrank.audit_app.audit.runner import AuditResult, run_audit
 from hardrank.audit_app.audit.weak_spots import clipped_scores
-from hardrank.audit_app.gallery.collection import Collection, from_images
-from hardrank.audit_app.gallery.embedded import make_scenes
+from hardrank.audit_app.gallery.embedded import embed_galleries
+from hardrank.audit_app.gallery.image_gallery import ImageGallery, from_images
 from hardrank.audit_app.report.build import make_report, settings_of, write_report
 from hardrank.audit_app.results.schema import AuditReport, ReportError, read_report
 from hardrank.audit_app.subjects.loading import SubjectOptions, load_subjects
@@ -32,11 +32,11 @@ OPTIONS = AuditOptions(
 )
 
 
-def renamed(collection: Collection) -> Collection:
+def renamed(gallery: ImageGallery) -> ImageGallery:
     """The same images, with names that somebody wishes us ill by."""
-    ids = (HOSTILE, *collection.ids[1:])
-    classes = tuple(f"{HOSTILE} {name}" for name in collection.classes)
-    return replace(collection, ids=ids, classes=classes, problems=(f"{HOSTILE}: not an image",))
+    ids = (HOSTILE, *gallery.ids[1:])
+    classes = tuple(f"{HOSTILE} {name}" for name in gallery.classes)
+    return replace(gallery, ids=ids, classes=classes, problems=(f"{HOSTILE}: not an image",))
 
 
 @pytest.fixture(scope="module")
@@ -50,8 +50,8 @@ def audited(
     )
     benign = replace(benign, name=HOSTILE, notes=(HOSTILE,))
     out = tmp_path_factory.mktemp("report")
-    scenes = make_scenes([benign, stranger], renamed(from_images(gratings)))
-    result = run_audit(scenes, OPTIONS, out)
+    galleries = embed_galleries([benign, stranger], renamed(from_images(gratings)))
+    result = run_audit(galleries, OPTIONS, out)
     return result, write_report(result, out, command=f"python audit_app/run.py '{HOSTILE}'"), out
 
 
@@ -132,8 +132,8 @@ def test_the_table_has_a_line_for_each_image(audited: tuple[AuditResult, AuditRe
         table = model.card.per_image
         for i, row in enumerate(rows):
             assert int(row["row"]) == table.rows[i]
-            assert row["id"] == result.collection.ids[int(row["row"])]
-            assert row["class"] == result.collection.label(int(row["row"]))
+            assert row["id"] == result.gallery.ids[int(row["row"])]
+            assert row["class"] == result.gallery.label(int(row["row"]))
             assert float(row["TMA"]) == table.columns["TMA"][i]
             assert float(row["ES:D noise"]) == table.columns["ES:D noise"][i]
 
@@ -182,10 +182,10 @@ def test_the_same_audit_gives_the_same_report(audited: tuple[AuditResult, AuditR
 
 def test_settings_differ_by_what_decides_figures(audited: tuple[AuditResult, AuditReport, Path]) -> None:
     result, report, _ = audited
-    same = settings_of(OPTIONS, replace(result.collection, name="elsewhere"), attacked=7)
+    same = settings_of(OPTIONS, replace(result.gallery, name="elsewhere"), attacked=7)
     assert report.settings.differences(same) == []
     other = replace(OPTIONS, seed=3, attacks=("ES",), robustness=replace(OPTIONS.robustness, steps=9, bootstrap=77))
-    renamed_too = replace(result.collection, ids=("x", *result.collection.ids[1:]))
+    renamed_too = replace(result.gallery, ids=("x", *result.gallery.ids[1:]))
     found = report.settings.differences(settings_of(other, renamed_too, attacked=7))
     assert found == ["attacks", "seed", "steps", "gallery"]
 

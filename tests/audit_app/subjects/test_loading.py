@@ -10,7 +10,7 @@ import torch
 from torch.nn import functional as F
 
 from hardrank.audit_app.errors import SubjectError
-from hardrank.audit_app.subjects.library_models import Weights, load_pretrained
+from hardrank.audit_app.subjects.library_models import LibraryWeights, load_library_model
 from hardrank.audit_app.subjects.loading import (
     Precision,
     Subject,
@@ -25,7 +25,7 @@ from hardrank.serving.engine import Device
 from tests.audit_app.onnx_graphs import write_linear
 
 OPTIONS = SubjectOptions(device=Device.CPU, threads=1, precision=Precision.FLOAT32)
-RANDOM = dataclasses.replace(OPTIONS, weights=Weights.RANDOM, size=32)
+RANDOM = dataclasses.replace(OPTIONS, weights=LibraryWeights.RANDOM, size=32)
 
 
 def some(subject: Subject, count: int = 4) -> torch.Tensor:
@@ -117,7 +117,7 @@ def test_cached_weights_are_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     cache.mkdir(parents=True)
     torch.save(model.state_dict(), cache / weights.url.rpartition("/")[2])
     monkeypatch.setattr(torch.hub, "download_url_to_file", lambda *_, **__: pytest.fail("the network was asked"))
-    loaded = load_pretrained("mobilenet_v3_small", weights=Weights.IMAGENET, size=64)
+    loaded = load_library_model("mobilenet_v3_small", weights=LibraryWeights.IMAGENET, size=64)
     assert (loaded.preprocessing.resize, loaded.preprocessing.crop) == (73, 64)
     model.classifier[-1] = torch.nn.Identity()
     images = torch.rand(2, 3, 64, 64)

@@ -12,7 +12,7 @@ from streamlit import config
 from streamlit.testing.v1 import AppTest
 
 from hardrank.audit_app.errors import AuditError
-from hardrank.audit_app.gallery.collection import from_images
+from hardrank.audit_app.gallery.image_gallery import from_images
 from hardrank.audit_app.images.exact_png import encode_png
 from hardrank.audit_app.live.attack import LiveAttack
 from hardrank.audit_app.replay import read_record, replay
@@ -138,8 +138,8 @@ def test_another_image_of_the_gallery(started: list[LiveAttack]) -> None:
     button.click().run()
     attacked(at)
     row = int(str(button.key).removeprefix("image-"))
-    assert started[0].victim.id == started[0].scenes[0].scene.collection.ids[row]
-    assert started[0].scenes[0].scene.collection.label(row) == "class-5"
+    assert started[0].victim.id == started[0].served[0].gallery.ids[row]
+    assert started[0].served[0].gallery.label(row) == "class-5"
 
 
 def test_an_uploaded_image_is_attacked_as_it_is(started: list[LiveAttack]) -> None:

@@ -9,7 +9,7 @@ import pytest
 from onnx import helper
 from streamlit.testing.v1 import AppTest
 
-from hardrank.audit_app.audit.options import SearchMethod
+from hardrank.audit_app.blackbox.choice import SearchMethod
 from tests.audit_app.apptest import attacked, errors, markup, open_app, words
 from tests.audit_app.onnx_graphs import linear, save, with_external, write_linear
 

@@ -14,8 +14,8 @@ from streamlit.testing.v1 import AppTest
 from hardrank.audit_app.audit.options import AuditOptions, Curve, CurveParameter
 from hardrank.audit_app.audit.request import AuditRequest
 from hardrank.audit_app.audit.runner import run_audit
-from hardrank.audit_app.gallery.collection import from_images
-from hardrank.audit_app.gallery.embedded import make_scenes
+from hardrank.audit_app.gallery.embedded import embed_galleries
+from hardrank.audit_app.gallery.image_gallery import from_images
 from hardrank.audit_app.gallery.source import GallerySource
 from hardrank.audit_app.images.exact_png import crop_of, encode_png
 from hardrank.audit_app.report.build import write_report
@@ -48,8 +48,8 @@ def done(tiny_zoo: list[Path], few_gratings: Path, tmp_path_factory: pytest.Temp
     request = AuditRequest(
         models=tuple(map(str, tiny_zoo)), gallery=GallerySource.at(str(few_gratings)), options=QUICK, loading=OPTIONS
     )
-    scenes = make_scenes(load_subjects(request.models, OPTIONS), from_images(few_gratings))
-    result = run_audit(scenes, QUICK, root / request.name)
+    galleries = embed_galleries(load_subjects(request.models, OPTIONS), from_images(few_gratings))
+    result = run_audit(galleries, QUICK, root / request.name)
     write_report(result, root / request.name, command="the app")
     request.write(root / request.name)
     return root
@@ -232,9 +232,9 @@ def test_an_audit_by_the_command_shows_its_images_too(by_command: Path, few_grat
     assert not errors(at)
     ids = [at.button(key=key).help.split(":")[0] for key in spots(at)]
     assert len(ids) == 6
-    collection = from_images(few_gratings)
+    gallery = from_images(few_gratings)
     pre = Preprocessing.from_dict(read_report(by_command).models[0].preprocessing)
-    wanted = [encode_png(crop_of(collection.read(collection.row(id)), pre)) for id in ids]
+    wanted = [encode_png(crop_of(gallery.read(gallery.row(id)), pre)) for id in ids]
     assert pictures(at)[:6] == wanted
     at.selectbox(key="weak.model").set_value("Strong").run()
     first = at.button(key=spots(at)[0])

@@ -5,7 +5,7 @@ import threading
 import time
 import weakref
 
-from hardrank.audit_app.gallery.served import Served
+from hardrank.audit_app.gallery.served import ServedGallery
 from hardrank.audit_app.live.attack import LiveAttack
 from hardrank.audit_app.live.options import LiveOptions
 from hardrank.audit_app.live.victim import Victim
@@ -16,8 +16,8 @@ from tests.waiting import PATIENCE_S, until
 LONG = LiveOptions(attack="ES", engine=AttackOptions(steps=20_000), pace=50.0)
 
 
-def attack(served: list[Served], options: LiveOptions = LONG) -> LiveAttack:
-    return LiveAttack(served[:1], Victim(id=served[0].scene.collection.ids[3]), options)
+def attack(served: list[ServedGallery], options: LiveOptions = LONG) -> LiveAttack:
+    return LiveAttack(served[:1], Victim(id=served[0].gallery.ids[3]), options)
 
 
 def is_gone(seen: "weakref.ref[LiveAttack]") -> bool:
@@ -25,7 +25,7 @@ def is_gone(seen: "weakref.ref[LiveAttack]") -> bool:
     return seen() is None
 
 
-def test_who_left_frees_worker_and_memory(served: list[Served]) -> None:
+def test_who_left_frees_worker_and_memory(served: list[ServedGallery]) -> None:
     there = threading.Event()
     there.set()
     visitor = Visitor(there.is_set, look_again_s=0.02)
@@ -44,7 +44,7 @@ def test_who_left_frees_worker_and_memory(served: list[Served]) -> None:
     until(lambda: not workers & {thread.name for thread in threading.enumerate()})
 
 
-def test_a_result_is_freed_too(served: list[Served]) -> None:
+def test_a_result_is_freed_too(served: list[ServedGallery]) -> None:
     there = threading.Event()
     there.set()
     visitor = Visitor(there.is_set, look_again_s=0.02)
@@ -57,7 +57,7 @@ def test_a_result_is_freed_too(served: list[Served]) -> None:
     until(lambda: is_gone(seen))
 
 
-def test_a_lost_connection_that_comes_back_loses_nothing(served: list[Served]) -> None:
+def test_a_lost_connection_that_comes_back_loses_nothing(served: list[ServedGallery]) -> None:
     looks = iter([False, False, *[True] * 10, False] + [True] * 10_000)
     visitor = Visitor(lambda: next(looks), look_again_s=0.01)
     live = attack(served)
@@ -67,7 +67,7 @@ def test_a_lost_connection_that_comes_back_loses_nothing(served: list[Served]) -
     visitor.forget()
 
 
-def test_another_attack_takes_the_place_of_the_one_before(served: list[Served]) -> None:
+def test_another_attack_takes_the_place_of_the_one_before(served: list[ServedGallery]) -> None:
     visitor = Visitor()
     first, second = attack(served), attack(served)
     visitor.begin(first)

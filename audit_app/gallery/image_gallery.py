@@ -11,7 +11,7 @@ from typing import Final
 import numpy as np
 import numpy.typing as npt
 
-from hardrank.audit_app.errors import SceneError
+from hardrank.audit_app.errors import GalleryError
 from hardrank.models.bundle import CARD, load_card
 from hardrank.models.preprocessing import UndecodableImageError, read_bytes
 from hardrank.serving.index.search_index import SearchIndex
@@ -29,8 +29,8 @@ _PAGE: Final = 1000
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class Indexed:
-    """An index that holds the images of a collection."""
+class SourceIndex:
+    """An index that holds the images of a gallery."""
 
     folder: Path
     manifest: IndexManifest
@@ -39,8 +39,8 @@ class Indexed:
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class Collection:
-    """Images by row, with their ids and classes. Raises `SceneError` for ids that repeat, or no image at all."""
+class ImageGallery:
+    """Images by row, with their ids and classes. Raises `GalleryError` for ids that repeat, or no image at all."""
 
     name: str
     """Where they come from, for a reader."""
@@ -54,16 +54,16 @@ class Collection:
     """Row → the bytes of its file; raises `UndecodableImageError` where they cannot be read."""
     problems: tuple[str, ...] = ()
     """What was left out, and why."""
-    indexes: tuple["Indexed", ...] = ()
+    indexes: tuple["SourceIndex", ...] = ()
     """The indexes it was read from."""
 
     def __post_init__(self) -> None:
         if not self.ids:
             most = f"; left out: {self.problems[0]}" if self.problems else ""
-            raise SceneError(f"{self.name} has no image that can be read{most}")
+            raise GalleryError(f"{self.name} has no image that can be read{most}")
         if len(set(self.ids)) < len(self.ids):
             twice, _ = Counter(self.ids).most_common(1)[0]
-            raise SceneError(f"{self.name} has two images with the id {twice!r}; give each its own")
+            raise GalleryError(f"{self.name} has two images with the id {twice!r}; give each its own")
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -78,11 +78,11 @@ class Collection:
         return self.classes[int(self.labels[row])]
 
     def row(self, id: str) -> int:
-        """Find the row of an id; raises `SceneError`."""
+        """Find the row of an id; raises `GalleryError`."""
         try:
             return self.ids.index(id)
         except ValueError:
-            raise SceneError(f"{self.name} has no image with the id {id!r}") from None
+            raise GalleryError(f"{self.name} has no image with the id {id!r}") from None
 
     def digest(self) -> str:
         """SHA-256 over the ids and classes, in their order: two audits with the same have the same gallery."""
@@ -91,14 +91,14 @@ class Collection:
             whole.update(f"{id}\0{self.label(row)}\n".encode("utf-8", "surrogateescape"))
         return whole.hexdigest()
 
-    def without(self, problems: Mapping[int, str]) -> "Collection":
-        """Give the collection less the rows that are `problems`, which are named."""
+    def without(self, problems: Mapping[int, str]) -> "ImageGallery":
+        """Give the gallery less the rows that are `problems`, which are named."""
         if not problems:
             return self
         kept = [row for row in range(len(self)) if row not in problems]
         ids = [self.ids[row] for row in kept]
         read = self.read
-        return Collection(
+        return ImageGallery(
             name=self.name,
             ids=tuple(ids),
             labels=self.labels[kept],
@@ -109,7 +109,7 @@ class Collection:
         )
 
 
-def from_images(place: Path) -> Collection:
+def from_images(place: Path) -> ImageGallery:
     """Read a folder (its class folders are the classes) or a CSV of `path[,id][,label]`; raises `ListingError`."""
     listing = list_images(place)
     names = sorted({entry.label or UNLABELLED for entry in listing.entries})
@@ -123,10 +123,10 @@ def from_images(place: Path) -> Collection:
     )
 
 
-def from_run(place: Path, *, data_root: Path | None = None) -> Collection:
+def from_run(place: Path, *, data_root: Path | None = None) -> ImageGallery:
     """Read the test images of a run, or of the run that made a bundle, in the order in which it was evaluated.
 
-    `data_root` names the images where they have moved since. Raises `SceneError` where `place` is neither,
+    `data_root` names the images where they have moved since. Raises `GalleryError` where `place` is neither,
     `DatasetError` where the images are gone.
     """
     config = config_of(place)
@@ -144,7 +144,7 @@ def from_run(place: Path, *, data_root: Path | None = None) -> Collection:
 
 
 def config_of(place: Path) -> Config:
-    """Read the configuration of a run's folder or of a bundle; raises `SceneError` where it is neither."""
+    """Read the configuration of a run's folder or of a bundle; raises `GalleryError` where it is neither."""
     place = place.expanduser()
     if (place / CARD).is_file():
         return parse_config(load_card(place).config, source=str(place / CARD))
@@ -152,22 +152,22 @@ def config_of(place: Path) -> Config:
         content = json.loads((place / RUN).read_text(encoding="utf-8"))
         return parse_config(content["config"], source=str(place / RUN))
     except (FileNotFoundError, NotADirectoryError) as error:
-        raise SceneError(f"{place} is neither the folder of a run nor a bundle; runs lie in runs/NAME") from error
+        raise GalleryError(f"{place} is neither the folder of a run nor a bundle; runs lie in runs/NAME") from error
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise SceneError(f"{place / RUN} is damaged ({error}); name another run, or its bundle") from error
+        raise GalleryError(f"{place / RUN} is damaged ({error}); name another run, or its bundle") from error
 
 
-def from_index(*folders: Path) -> Collection:
+def from_index(*folders: Path) -> ImageGallery:
     """Take the items of an index whose original images are still there, unchanged.
 
     Further folders are the same images indexed with other models. Raises `IndexNotFoundError`, `IndexDamagedError`,
-    and `SceneError` where the indexes hold different images.
+    and `GalleryError` where the indexes hold different images.
     """
     opened = [SearchIndex.open(folder.expanduser()) for folder in folders]
     index, ids = opened[0], _all_ids(opened[0])
     for other in opened[1:]:
         if differing := set(ids) ^ set(_all_ids(other)):
-            raise SceneError(
+            raise GalleryError(
                 f"{index.folder} and {other.folder} do not hold the same images ({len(differing)} ids are in one "
                 f"alone, as {min(differing)!r}), so their rankings cannot be compared; index the same folder twice"
             )
@@ -180,13 +180,13 @@ def from_index(*folders: Path) -> Collection:
             raise UndecodableImageError("the file it was indexed from is gone, has changed, or is not known")
         return data
 
-    return Collection(
+    return ImageGallery(
         name=f"index {folders[0]}",
         ids=tuple(ids),
         labels=np.array([names.index(item.label or UNLABELLED) for item in items], dtype=np.int64),
         classes=tuple(names),
         read=read,
-        indexes=tuple(Indexed(folder=one.folder, manifest=one.manifest, vector=one.vector) for one in opened),
+        indexes=tuple(SourceIndex(folder=one.folder, manifest=one.manifest, vector=one.vector) for one in opened),
     )
 
 
@@ -209,8 +209,8 @@ def _of_files(
     labels: npt.NDArray[np.int64],
     classes: Sequence[str],
     problems: Sequence[str],
-) -> Collection:
-    return Collection(
+) -> ImageGallery:
+    return ImageGallery(
         name=name,
         ids=tuple(ids),
         labels=labels,

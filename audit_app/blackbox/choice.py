@@ -1,0 +1,63 @@
+"""How a model is attacked: by its gradients, by a black-box search, or by transfer."""
+
+from collections.abc import Callable, Mapping
+from enum import StrEnum
+from typing import Any
+
+from hardrank.audit_app.blackbox import make_search
+from hardrank.audit_app.blackbox.transfer import Transfer
+from hardrank.audit_app.subjects.loading import Subject
+from hardrank.trainer.attacks.pgd import Norm
+from hardrank.trainer.attacks.runner import Method
+
+
+class SearchMethod(StrEnum):
+    """How adversarial images are found."""
+
+    AUTO = "auto"
+    """White-box where the model gives gradients, else the square search (L∞) or NES (L2)."""
+    WHITE_BOX = "white-box"
+    NES = "nes"
+    SPSA = "spsa"
+    SQUARE = "square"
+    TRANSFER = "transfer"
+    """White-box on a surrogate, judged on the model."""
+
+
+def search_name(method: SearchMethod, norm: Norm) -> str:
+    """Return the black-box search for models without gradients: the requested one, else the one that suits the norm."""
+    if method in {SearchMethod.NES, SearchMethod.SPSA, SearchMethod.SQUARE}:
+        return str(method)
+    return "square" if norm is Norm.LINF else "nes"
+
+
+def choose_method(
+    subject: Subject,
+    method: SearchMethod,
+    *,
+    norm: Norm,
+    search: Mapping[str, Any],
+    transfer: Callable[[], Transfer],
+) -> Method | None:
+    """Choose how a model is attacked.
+
+    Args:
+        subject: The model under audit.
+        method: The requested method.
+        norm: Norm of the budget, which decides the default search.
+        search: Options of the black-box search.
+        transfer: Returns the transfer attack on this model. Called only if `method` is `TRANSFER`.
+
+    Returns:
+        A method that replaces `run_attack`; None for white-box attacks.
+
+    Raises:
+        SubjectError: The method needs gradients, and the model has none.
+        AttackError: Unknown options of the search.
+    """
+    if method is SearchMethod.TRANSFER:
+        return transfer()
+    if method is SearchMethod.WHITE_BOX or (method is SearchMethod.AUTO and subject.white_box):
+        _ = subject.gradients  # raises where there are none
+        return None
+    return make_search(search_name(method, norm), **search)
