@@ -30,9 +30,9 @@ _FULL = os.environ.get("HARDRANK_README") == "full"
 _SMALL_RUN = "--warmup.epochs 2 --robust.epochs 1 --evaluation.attacked 4 --evaluation.steps 2"
 _LONG = {
     "pip install -e '.[test]'": "--no-deps",
-    "python trainer/run.py": _SMALL_RUN,
-    "python trainer/run.py folder --data.root DIR": f"{_SMALL_RUN} --warmup.batch-size 8 --robust.pairs 4",
-    "python audit_app/run.py": "--attacked 4 --steps 2",
+    "hardrank train": _SMALL_RUN,
+    "hardrank train folder --data.root DIR": f"{_SMALL_RUN} --warmup.batch-size 8 --robust.pairs 4",
+    "hardrank audit": "--attacked 4 --steps 2",
     "python benchmarks/serving.py query": "--size 2000 --queries 3 --result query.json",
     "python benchmarks/serving.py clients": "--size 2000 --seconds 6 --result clients.json",
     "python benchmarks/serving.py soak": "--size 2000 --minutes 0.2 --result soak.json",
@@ -44,7 +44,7 @@ _LONG = {
     ),
 }
 """Commands that take minutes (or packages from elsewhere), and what makes them small."""
-_SERVERS = {"python serving/app.py": (7860, "/readyz"), "python audit_app/start.py": (8501, "/_stcore/health")}
+_SERVERS = {"hardrank serve": (7860, "/readyz"), "hardrank app": (8501, "/_stcore/health")}
 """Commands that serve until they are ended: their port, and what answers when they are ready."""
 _ELSEWHERE = {
     "pytest": "this is it",
@@ -52,9 +52,13 @@ _ELSEWHERE = {
     "pip install hardrank-*.whl": "tests/packages/test_installed.py",
     "pip install -e '.[docs]'": "as the other extras, whose packages must be at hand",
     "mkdocs build -f docs/site/mkdocs.yml": "test_site.py",
-    "python trainer/run.py demo": "the same as without the name",
+    "python trainer/run.py": "tests/trainer/test_command.py",
+    "hardrank train": "runs from its block",
+    "hardrank train demo": "the same as without the name",
+    "python trainer/run.py demo": "the same",
     "python trainer/run.py caltech101": "benchmarks/main_job.py; needs the photographs",
-    "python trainer/run.py folder --help": "tests/trainer/test_command.py",
+    "hardrank train folder --help": "tests/trainer/test_command.py",
+    "hardrank --help": "tests/packages/test_cli.py",
     "python3 -m venv .venv": "done by the fixture",
     "source .venv/bin/activate": "done by the fixture",
 }
@@ -70,7 +74,7 @@ def blocks() -> list[str]:
 def mentions() -> list[str]:
     """The commands within sentences and tables."""
     spans = re.findall(
-        r"`((?:python3?|pip|pytest|mkdocs|source) ?[^`]*)`", re.sub(r"```.*?```", "", README, flags=re.DOTALL)
+        r"`((?:hardrank|python3?|pip|pytest|mkdocs|source) ?[^`]*)`", re.sub(r"```.*?```", "", README, flags=re.DOTALL)
     )
     return [part.strip() for span in spans for part in span.split("&&")]
 
@@ -80,7 +84,7 @@ def test_every_command_is_known() -> None:
     assert set(mentions()) - set(tables) <= set(_ELSEWHERE)
     assert all(_longest(command) for command in tables)
     for command in blocks():
-        known = command.startswith(("pip install -e", "python serving/build.py")) or command in _ELSEWHERE
+        known = command.startswith(("pip install -e", "hardrank index")) or command in _ELSEWHERE
         assert known or _longest(command) or _server(command), command
     for script in re.findall(r"python3? (\S+\.py)", README):
         assert (ROOT / script).is_file(), script
@@ -104,9 +108,9 @@ def clone(tmp_path_factory: pytest.TempPathFactory) -> Path:
     if listed.returncode:
         pytest.skip("the project is no git repository here")
     for name in listed.stdout.splitlines():
-        if (ROOT / name).is_file():
+        if (ROOT / name).is_file() or (ROOT / name).is_symlink():
             (folder / name).parent.mkdir(parents=True, exist_ok=True)
-            shutil.copy(ROOT / name, folder / name)
+            shutil.copy(ROOT / name, folder / name, follow_symlinks=False)
     subprocess.run([sys.executable, "-m", "venv", folder / ".venv"], check=True)
     # An old setuptools that came with the environment would hide the one that builds the package.
     pip = [str(folder / ".venv" / "bin" / "pip"), "uninstall", "-q", "-y", "setuptools"]

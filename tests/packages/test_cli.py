@@ -57,5 +57,5 @@ def test_public_names_are_imported_when_used() -> None:
     assert set(hardrank.__all__) == set(dir(hardrank))
     for name in hardrank.__all__:
         assert callable(getattr(hardrank, name)), name
-    with pytest.raises(AttributeError, match="no attribute 'serach'"):
-        _ = hardrank.serach
+    with pytest.raises(AttributeError, match="no attribute 'srch'"):
+        _ = hardrank.srch
