@@ -1,1 +1,1 @@
-"""Parts of the search page: what it shows, how it looks, what it lets through."""
+"""The search page: its layout and events, the requests it accepts, and its appearance."""

@@ -1,11 +1,13 @@
-"""What reaches Gradio: the routes that the page uses, and of them nothing that makes the server fetch or read at will.
+"""An allow-list in front of Gradio: only the routes and files that the page needs are reachable.
 
-Gradio serves more than a page needs: it fetches addresses for callers, runs functions past its queue, and lets anybody
-fill the disk. Here everything but an allow-list is answered 404.
+By default Gradio also fetches URLs for callers, runs functions outside its queue and accepts unlimited uploads. Every
+request that is not listed here is answered 404.
 """
 
 import json
 from collections.abc import Iterator
+from contextlib import nullcontext
+from functools import partial
 from pathlib import Path, PurePath
 from typing import Any, Final
 
@@ -13,13 +15,13 @@ from starlette.datastructures import Headers
 from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from hardrank.serving.page.upload_quota import NoRoomError, Room
+from hardrank.serving.page.upload_quota import UploadQuota, UploadQuotaError, measure_uploads
 
 _MIB: Final = 2**20
-_LARGEST_CALL: Final = _MIB
-"""Bytes of a call of one of the page's functions: options and the path of an upload."""
+_MAX_CALL_BYTES: Final = _MIB
+"""Of a call of one of the page's functions: options and the path of an upload."""
 _RETRY_S: Final = 60
-"""Seconds after which uploads that were kept may have gone."""
+"""Seconds after which some uploads may have been deleted."""
 
 _FILE: Final = "/gradio_api/file="
 _UPLOAD: Final = "/gradio_api/upload"
@@ -42,12 +44,12 @@ _READ: Final = frozenset(
         "/theme.css",
     }
 )
-_READ_BELOW: Final = ("/assets/", "/static/", "/svelte/", "/gradio_api/heartbeat/")
+_READ_PREFIXES: Final = ("/assets/", "/static/", "/svelte/", "/gradio_api/heartbeat/")
 _WRITE: Final = frozenset({_CALL, _UPLOAD, "/gradio_api/cancel", "/gradio_api/reset", "/login"})
 
 
 class _RefusedError(Exception):
-    """A request that is not let through."""
+    """A request that is not passed on."""
 
     def __init__(self, status: int, detail: str) -> None:
         super().__init__(detail)
@@ -55,91 +57,94 @@ class _RefusedError(Exception):
         self.detail = detail
 
 
-class PageGuard:
+class AllowListMiddleware:
     """ASGI middleware around the Gradio app."""
 
     def __init__(self, app: ASGIApp, *, folder: Path, upload_bytes: int, kept_bytes: int, kept_s: float) -> None:
-        """Let through files below `folder`, where Gradio keeps uploads for `kept_s` seconds.
+        """Wrap `app`.
 
-        One upload has at most `upload_bytes`, all that are kept at most `kept_bytes`.
+        Args:
+            app: The Gradio app.
+            folder: Where Gradio keeps uploads, for `kept_s` seconds; the only files that can be read.
+            upload_bytes: Limit of one upload.
+            kept_bytes: Limit of all uploads together.
+            kept_s: Age in seconds at which Gradio deletes an upload.
         """
         self._app = app
         self._folder = folder
         self._upload_bytes = upload_bytes
-        self._room = Room(folder, limit=kept_bytes, age_s=kept_s)
+        self._quota = UploadQuota(partial(measure_uploads, folder, age_s=kept_s), limit=kept_bytes)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Pass a request on, or refuse it."""
         if scope["type"] == "lifespan":
             await self._app(scope, receive, send)
             return
-        began = False
+        started = False
 
-        async def send_noting(message: Message) -> None:
-            nonlocal began
-            if message["type"] == "http.response.start":
-                began = True
+        async def tracked_send(message: Message) -> None:
+            nonlocal started
+            started = started or message["type"] == "http.response.start"
             await send(message)
 
         try:
-            await self._app(scope, await self._checked(scope, receive), send_noting)
+            await self._forward(scope, receive, tracked_send)
         except _RefusedError as error:
-            if began:
+            if started:
                 raise
             await _refusal(error, scope)(scope, receive, send)
+        except UploadQuotaError as error:
+            await _refusal(_RefusedError(429, str(error)), scope)(scope, receive, send)
 
-    async def _checked(self, scope: Scope, receive: Receive) -> Receive:
-        """Give what the app may receive; raises `_RefusedError`."""
+    async def _forward(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Check a request and call the app with it; raises `_RefusedError` or `UploadQuotaError`."""
         if scope["type"] != "http":
-            raise _RefusedError(404, "There is nothing at this address.")
+            raise _RefusedError(404, "Not found.")
         path = scope["path"].removeprefix(scope.get("root_path", ""))
         if scope["method"] in {"GET", "HEAD"} and self._is_readable(path):
-            return receive
+            await self._app(scope, receive, send)
+            return
         if scope["method"] != "POST" or path not in _WRITE:
-            raise _RefusedError(404, "There is nothing at this address.")
-        limit = self._upload_bytes if path == _UPLOAD else _LARGEST_CALL
-        announced = _length(scope)
+            raise _RefusedError(404, "Not found.")
+        limit = self._upload_bytes if path == _UPLOAD else _MAX_CALL_BYTES
+        announced = _content_length(scope)
         if announced is not None and announced > limit:
-            raise _RefusedError(413, f"The request has more than {limit} bytes; send less.")
-        if path == _UPLOAD:
-            await self._admit(limit if announced is None else announced)
+            raise _too_large(limit)
         bounded = _bounded(receive, limit)
-        return _replay(self._call(await _body(bounded)), receive) if path == _CALL else bounded
-
-    async def _admit(self, size: int) -> None:
-        try:
-            await self._room.admit(size)
-        except NoRoomError as error:
-            raise _RefusedError(429, str(error)) from error
+        if path == _CALL:
+            bounded = _replay(self._checked_call(await _body(bounded)), receive)
+        size = limit if announced is None else announced
+        async with self._quota.reserve(size) if path == _UPLOAD else nullcontext():
+            await self._app(scope, bounded, send)
 
     def _is_readable(self, path: str) -> bool:
         if path.startswith(_FILE):
             return self._is_upload(path.removeprefix(_FILE))
-        return path in _READ or path.startswith(_READ_BELOW)
+        return path in _READ or path.startswith(_READ_PREFIXES)
 
     def _is_upload(self, path: object) -> bool:
-        """Whether `path` lies below the folder of uploads; an address of the web does not."""
+        """Whether `path` is inside the folder of uploads; URLs are not."""
         if not isinstance(path, str):
             return False
         parts = PurePath(path)
         return self._folder in parts.parents and ".." not in parts.parts
 
-    def _call(self, body: bytes) -> bytes:
-        """Check a call: a file that it names must be an upload, for Gradio would fetch an address of the web.
+    def _checked_call(self, body: bytes) -> bytes:
+        """Return the call as new JSON, so that Gradio parses what was checked here.
 
-        What is passed on is written anew, so that both sides read the same.
+        Every file it names must be an upload: Gradio would fetch a URL.
         """
         try:
             content = json.loads(body)
         except (ValueError, RecursionError) as error:
-            raise _RefusedError(400, "The request is no JSON.") from error
+            raise _RefusedError(400, "The request body is not valid JSON.") from error
         if any(not self._is_upload(path) for path in _paths(content)):
             raise _RefusedError(400, "The request names a file that was not uploaded here.")
         return json.dumps(content).encode()
 
 
 def _paths(content: Any) -> Iterator[Any]:
-    """Whatever is called a path in nested JSON."""
+    """Every value of a key `path` in nested JSON."""
     rest = [content]
     while rest:
         value = rest.pop()
@@ -151,17 +156,21 @@ def _paths(content: Any) -> Iterator[Any]:
             rest.extend(value)
 
 
-def _length(scope: Scope) -> int | None:
+def _content_length(scope: Scope) -> int | None:
     text = Headers(scope=scope).get("content-length")
     if text is None:
         return None
     if not (text.isascii() and text.isdigit()):
-        raise _RefusedError(400, "The Content-Length is no number.")
+        raise _RefusedError(400, "The Content-Length header is not a number.")
     return int(text)
 
 
+def _too_large(limit: int) -> _RefusedError:
+    return _RefusedError(413, f"The request body exceeds the limit of {limit} bytes.")
+
+
 def _bounded(receive: Receive, limit: int) -> Receive:
-    """Receive at most `limit` bytes, whatever was announced."""
+    """Receive at most `limit` bytes, whatever the Content-Length says."""
     left = limit
 
     async def counted() -> Message:
@@ -169,7 +178,7 @@ def _bounded(receive: Receive, limit: int) -> Receive:
         message = await receive()
         left -= len(message.get("body", b""))
         if left < 0:
-            raise _RefusedError(413, f"The request has more than {limit} bytes; send less.")
+            raise _too_large(limit)
         return message
 
     return counted
@@ -187,7 +196,7 @@ async def _body(receive: Receive) -> bytes:
 
 
 def _replay(body: bytes, receive: Receive) -> Receive:
-    """Receive `body`, then what else comes."""
+    """Receive `body` first, then whatever follows."""
     messages = iter([{"type": "http.request", "body": body, "more_body": False}])
 
     async def replay() -> Message:
@@ -197,10 +206,10 @@ def _replay(body: bytes, receive: Receive) -> Receive:
 
 
 def _refusal(error: _RefusedError, scope: Scope) -> ASGIApp:
-    """Answer as the API does."""
+    """Return a response in the format of the HTTP API's errors."""
     problem = {
         "type": "about:blank",
-        "title": "The page does not do this",
+        "title": "Request refused",
         "status": error.status,
         "detail": error.detail,
         "request_id": scope.get("state", {}).get("id", ""),

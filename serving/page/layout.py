@@ -1,4 +1,4 @@
-"""The parts of the page, and what is connected with them."""
+"""The components of the page, and the events that connect them."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -7,16 +7,16 @@ from typing import Any, Final
 import gradio as gr
 from gradio.data_classes import ImageData
 
-from hardrank.serving.page.events import ALL, RESULTS, Events
+from hardrank.serving.page.events import ALL, DEFAULT_RESULTS, PageEvents
 
-_CHOOSE: Final = """
+_CLICK_ITEM: Final = """
 element.addEventListener('click', (event) => {
   const button = event.target.closest('button[data-id]');
   if (button) trigger('choose', {id: button.dataset.id});
 });
 """
-_SHOW: Final = (
-    _CHOOSE
+_CLICK_AND_SCROLL: Final = (
+    _CLICK_ITEM
     + """
 watch('value', () => {
   const answer = element.querySelector('.hr-query, .hr-message');
@@ -34,102 +34,119 @@ watch('value', () => {
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class _Parts:
-    """What events come from, and what they change."""
+class _Components:
+    """The components that events read and change."""
 
     image: gr.Image
     examples: gr.HTML
     controls: Sequence[gr.components.Component]
     """Models, number of results, label."""
     again: gr.Button
-    shown: gr.HTML
-    asked: gr.State
+    results: gr.HTML
+    query: gr.State
+    """The last query."""
 
 
-def lay_out(blocks: gr.Blocks, events: Events) -> None:
-    """Lay out the page within `blocks`, which must be the context, and connect its events."""
+def build_layout(blocks: gr.Blocks, events: PageEvents) -> None:
+    """Add the components to `blocks`, which must be the current context, and connect their events."""
     gr.HTML(
-        '<header class="hr-header"><h1>hardrank</h1><p>Image search that holds under attack</p></header>',
+        '<header class="hr-header"><h1>hardrank</h1><p>Adversarially robust image search</p></header>',
         apply_default_css=False,
     )
-    asked = gr.State(None)
+    query = gr.State(None)
     with gr.Row(elem_classes="hr-main"):
         with gr.Column(scale=1, min_width=280, elem_classes="hr-side"):
             image = _image()
-            examples = gr.HTML(elem_id="examples", js_on_load=_CHOOSE, apply_default_css=False)
+            examples = gr.HTML(elem_id="examples", js_on_load=_CLICK_ITEM, apply_default_css=False)
             controls = _controls(events)
             again = gr.Button("Search again", size="sm", elem_id="again")
         with gr.Column(scale=3, min_width=300, elem_classes="hr-answer"):
-            shown = gr.HTML(elem_id="results", js_on_load=_SHOW, apply_default_css=False)
-    parts = _Parts(image=image, examples=examples, controls=controls, again=again, shown=shown, asked=asked)
-    _connect(blocks, parts, events)
+            results = gr.HTML(elem_id="results", js_on_load=_CLICK_AND_SCROLL, apply_default_css=False)
+    components = _Components(
+        image=image, examples=examples, controls=controls, again=again, results=results, query=query
+    )
+    _connect(blocks, components, events)
 
 
 def _image() -> gr.Image:
     image = gr.Image(
-        label="Your image",
+        label="Query image",
         type="filepath",
         format="png",
         image_mode=None,
         sources=["upload", "webcam", "clipboard"],
         buttons=[],
         height=240,
-        placeholder="Drop an image here\nor click to choose one",
-        alt_text="Your image",
+        placeholder="Drop an image here\nor click to upload",
+        alt_text="Query image",
         webcam_options=gr.WebcamOptions(mirror=False),
         elem_id="query",
     )
-    # Gradio would open the file with whatever decoder fits; here the service does, within its limits.
+    # Gradio would decode the file with any decoder; the service does it within its limits.
     image.preprocess = _path_of  # type: ignore[method-assign]
     return image
 
 
-def _controls(events: Events) -> list[gr.components.Component]:
-    titles = [(key.capitalize(), key) for key in events.keys]
+def _controls(events: PageEvents) -> list[gr.components.Component]:
+    titles = [(key.capitalize(), key) for key in events.model_keys]
     models = gr.Radio(
         [("Both" if len(titles) == 2 else "All", ALL), *titles] if len(titles) > 1 else titles,
-        value=ALL if len(titles) > 1 else events.keys[0],
+        value=ALL if len(titles) > 1 else events.model_keys[0],
         label="Models",
         visible=len(titles) > 1,
         elem_id="models",
     )
-    count = gr.Slider(1, events.most, value=min(RESULTS, events.most), step=1, label="Results", elem_id="count")
+    count = gr.Slider(
+        1,
+        events.max_results,
+        value=min(DEFAULT_RESULTS, events.max_results),
+        step=1,
+        label="Number of results",
+        elem_id="count",
+    )
     label = gr.Dropdown(
         [("All labels", ALL)], value=ALL, label="Label", allow_custom_value=True, filterable=True, elem_id="label"
     )
     return [models, count, label]
 
 
-def _connect(blocks: gr.Blocks, parts: _Parts, events: Events) -> None:
-    quiet: dict[str, Any] = {"api_visibility": "private", "show_progress": "minimal", "show_progress_on": parts.shown}
-    for pictures in (parts.examples, parts.shown):
-        pictures.choose(
-            events.choose,
-            inputs=parts.controls,
-            outputs=[parts.shown, parts.asked, parts.image],
+def _connect(blocks: gr.Blocks, components: _Components, events: PageEvents) -> None:
+    options: dict[str, Any] = {
+        "api_visibility": "private",
+        "show_progress": "minimal",
+        "show_progress_on": components.results,
+    }
+    for clickable in (components.examples, components.results):
+        clickable.choose(
+            events.search_item,
+            inputs=components.controls,
+            outputs=[components.results, components.query, components.image],
             trigger_mode="always_last",
-            **quiet,
+            **options,
         )
-    parts.image.change(
-        events.upload, inputs=[parts.image, parts.asked, *parts.controls], outputs=[parts.shown, parts.asked], **quiet
+    components.image.change(
+        events.search_upload,
+        inputs=[components.image, components.query, *components.controls],
+        outputs=[components.results, components.query],
+        **options,
     )
     gr.on(
-        [parts.again.click, *(control.change for control in parts.controls)],  # type: ignore[attr-defined]
-        events.repeat,
-        inputs=[parts.asked, *parts.controls],
-        outputs=parts.shown,
+        [components.again.click, *(control.change for control in components.controls)],  # type: ignore[attr-defined]
+        events.search_again,
+        inputs=[components.query, *components.controls],
+        outputs=components.results,
         trigger_mode="always_last",
-        **quiet,
+        **options,
     )
-    # What the gallery holds may have changed since the server started.
+    # The gallery may have changed since the server started.
     blocks.load(
-        events.open,
-        outputs=[parts.shown, parts.examples, *parts.controls[1:]],
+        events.load,
+        outputs=[components.results, components.examples, *components.controls[1:]],
         api_visibility="private",
         show_progress="hidden",
     )
 
 
 def _path_of(payload: ImageData | None) -> str | None:
-    """Give the path of an upload, whatever is in it."""
+    """Return the path of an upload without decoding it."""
     return None if payload is None else payload.path

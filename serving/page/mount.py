@@ -1,7 +1,7 @@
-"""The search page: an image in, the most similar ones out, from one model or two side by side.
+"""Mount the search page in the FastAPI app.
 
-The bytes of an upload reach the service as they were sent, and thumbnails reach the browser as they are stored: nothing
-encodes an image again on the way, for that would wash out what the page is to show.
+Uploads reach the service, and thumbnails the browser, byte for byte. Re-encoding an image, as Gradio does by default,
+would destroy adversarial perturbations.
 """
 
 import atexit
@@ -16,29 +16,31 @@ import gradio as gr
 from fastapi import FastAPI
 from starlette.middleware import Middleware
 
-from hardrank.serving.page.allow_list import PageGuard
-from hardrank.serving.page.events import Events
-from hardrank.serving.page.layout import lay_out
+from hardrank.serving.page.allow_list import AllowListMiddleware
+from hardrank.serving.page.events import PageEvents
+from hardrank.serving.page.layout import build_layout
 from hardrank.serving.page.theme import HEAD, STYLE, theme
 from hardrank.serving.search.service import SearchService
 from hardrank.serving.settings import Settings
 
 _FOLDER_VARIABLE: Final = "GRADIO_TEMP_DIR"
-_QUEUE: Final = 64
-"""Calls of the page's functions that may wait; above, the page says that the server is busy."""
-_AT_ONCE: Final = 16
-"""Calls that run at once; each mostly waits for the batches that it shares with all callers."""
-_CACHE_S: Final = (60, 600)
-"""Seconds between clearings of the folder of uploads, and the age at which an upload goes."""
+_QUEUE_SIZE: Final = 64
+"""Calls that may wait. Further ones are told that the server is busy."""
+_CONCURRENCY: Final = 16
+"""Calls that run at once. Each mostly waits for a batch that all callers share."""
+_DELETE_EVERY_S: Final = 60
+_KEEP_UPLOADS_S: Final = 600
 
 
 def create_page(service: SearchService, settings: Settings) -> gr.Blocks:
-    """Build the page. Its theme and style are arguments of mounting in Gradio, so `mount_page` is what serves it."""
-    _own_folder()
-    blocks = gr.Blocks(title="hardrank · image search", analytics_enabled=False, delete_cache=_CACHE_S)
+    """Build the page. `mount_page` adds its theme and style, which Gradio takes when mounting."""
+    _upload_folder()
+    blocks = gr.Blocks(
+        title="hardrank · image search", analytics_enabled=False, delete_cache=(_DELETE_EVERY_S, _KEEP_UPLOADS_S)
+    )
     with blocks:
-        lay_out(blocks, Events(service, settings))
-    blocks.queue(max_size=_QUEUE, default_concurrency_limit=_AT_ONCE, api_open=False)
+        build_layout(blocks, PageEvents(service, settings))
+    blocks.queue(max_size=_QUEUE_SIZE, default_concurrency_limit=_CONCURRENCY, api_open=False)
     return blocks
 
 
@@ -50,11 +52,16 @@ def mount_page(
     auth: Callable[[str, str], bool] | None = None,
     path: str = "/",
 ) -> None:
-    """Serve the page by `app`, which must have all its own routes already: at "/" the page takes what is left.
+    """Add the page to `app`.
 
-    `auth` says whether a name and a key may see it; None: everybody may.
+    Args:
+        app: The app of the HTTP API. It must have all its own routes already: at "/" the page takes the rest.
+        service: Answers the searches.
+        settings: Limits and network settings of the server.
+        auth: Whether a user name and an API key may open the page. None: the page is public.
+        path: Where to mount the page.
     """
-    folder = _own_folder()
+    folder = _upload_folder()
     gr.mount_gradio_app(
         app,
         create_page(service, settings),
@@ -69,16 +76,16 @@ def mount_page(
             "openapi_url": None,
             "middleware": [
                 Middleware(
-                    PageGuard,
+                    AllowListMiddleware,
                     folder=folder,
                     upload_bytes=settings.limits.body_bytes,
                     kept_bytes=settings.limits.held_bytes,
-                    kept_s=_CACHE_S[1],
+                    kept_s=_KEEP_UPLOADS_S,
                 ),
             ],
         },
         auth=auth,
-        auth_message="The key of the API is the password; any name will do.",
+        auth_message="Enter your API key as the password. Any user name works.",
         allowed_paths=[],
         show_error=False,
         max_file_size=settings.limits.image_bytes,
@@ -92,8 +99,8 @@ def mount_page(
     )
 
 
-def _own_folder() -> Path:
-    """Give a folder for uploads that no other program and no other user reads; Gradio knows it by its variable."""
+def _upload_folder() -> Path:
+    """Return a folder for uploads that only this user can read. Gradio takes it from its environment variable."""
     if _FOLDER_VARIABLE not in os.environ:
         folder = tempfile.mkdtemp(prefix="hardrank-page-")
         os.environ[_FOLDER_VARIABLE] = folder

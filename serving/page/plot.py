@@ -1,4 +1,4 @@
-"""The plot of the scores by rank, as inline SVG that grows with its place and follows the page's colours."""
+"""The plot of scores by rank, as inline SVG that scales with its container and uses the page's colours."""
 
 from collections.abc import Sequence
 from html import escape
@@ -10,15 +10,15 @@ _TOP: Final = 14
 _BOTTOM: Final = 152
 _LEFT: Final = 9.0
 _RIGHT: Final = 97.0
-_MOST_TICKS: Final = 10
+_MAX_TICKS: Final = 10
 _STEPS: Final = (0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0)
 
 Line = tuple[str, Sequence[float]]
-"""A model's title and its scores."""
+"""A model's title and its scores, best first."""
 
 
 def score_plot(lines: Sequence[Line]) -> str:
-    """Draw each model's title and scores, the best first, as an SVG element; empty text without scores.
+    """Return an SVG element with one line per model, or an empty string without scores.
 
     Widths are in percent and heights in pixels, so that text keeps its size on a narrow screen.
     """
@@ -26,16 +26,16 @@ def score_plot(lines: Sequence[Line]) -> str:
     if not drawn:
         return ""
     low, high, step = _range([value for _, values in drawn for value in values])
-    most = max(len(values) for _, values in drawn)
+    ranks = max(len(values) for _, values in drawn)
 
     def x(rank: int) -> float:
-        return (_LEFT + _RIGHT) / 2 if most == 1 else _LEFT + (_RIGHT - _LEFT) * (rank - 1) / (most - 1)
+        return (_LEFT + _RIGHT) / 2 if ranks == 1 else _LEFT + (_RIGHT - _LEFT) * (rank - 1) / (ranks - 1)
 
     def y(score: float) -> float:
         return _BOTTOM - (_BOTTOM - _TOP) * (score - low) / (high - low)
 
     parts = [_horizontal(low + step * tick, y(low + step * tick)) for tick in range(round((high - low) / step) + 1)]
-    parts += [_tick(rank, x(rank)) for rank in _ticks(most)]
+    parts += [_tick(rank, x(rank)) for rank in _ticks(ranks)]
     for number, (_, values) in enumerate(drawn):
         points = [(x(rank), y(score)) for rank, score in enumerate(values, start=1)]
         parts += [f'<g class="hr-line hr-line-{number}">', *_line(points), "</g>"]
@@ -45,7 +45,7 @@ def score_plot(lines: Sequence[Line]) -> str:
 
 
 def legend(titles: Sequence[str]) -> str:
-    """Name the lines of the plot, in their order."""
+    """Return the legend of the plot."""
     entries = (
         f'<span class="hr-key"><i class="hr-dot hr-dot-{number}"></i>{escape(title)}</span>'
         for number, title in enumerate(titles)
@@ -54,7 +54,7 @@ def legend(titles: Sequence[str]) -> str:
 
 
 def _range(values: Sequence[float]) -> tuple[float, float, float]:
-    """Give round bounds around the values, and the distance of the lines between: three to six of them."""
+    """Return round bounds of the values and the distance between grid lines, of which there are two to six."""
     low, high = min(values), max(values)
     step = next((step for step in _STEPS if (high - low) / step <= 4), _STEPS[-1])
     bottom, top = _floor(low / step) * step, -_floor(-high / step) * step
@@ -62,13 +62,13 @@ def _range(values: Sequence[float]) -> tuple[float, float, float]:
 
 
 def _floor(value: float) -> int:
-    # A bound that is a multiple of the step but for rounding stays where it is.
+    # Tolerates rounding errors of bounds that are multiples of the step.
     return int((value + 1e-9) // 1)
 
 
-def _ticks(most: int) -> list[int]:
-    every = -(-most // _MOST_TICKS)
-    return [1, *(rank for rank in range(every, most + 1, every) if rank > 1)]
+def _ticks(ranks: int) -> list[int]:
+    every = -(-ranks // _MAX_TICKS)
+    return [1, *(rank for rank in range(every, ranks + 1, every) if rank > 1)]
 
 
 def _horizontal(score: float, y: float) -> str:

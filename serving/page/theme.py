@@ -1,4 +1,4 @@
-"""How the page looks, apart from what its parts show: theme, style sheet, icon."""
+"""Theme, style sheet and icon of the page."""
 
 from pathlib import Path
 from typing import Final
@@ -14,7 +14,7 @@ HEAD: Final = f'<meta name="color-scheme" content="light dark"><link rel="icon" 
 
 
 def theme() -> gr.themes.Base:
-    """One accent on greys, and the fonts that a device has: none is fetched."""
+    """Return a theme of greys with one accent colour and system fonts; no font is downloaded."""
     system = ("system-ui", "-apple-system", "Segoe UI", "Roboto", "Ubuntu", "sans-serif")
     return gr.themes.Base(
         primary_hue=gr.themes.colors.teal,

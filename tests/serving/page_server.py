@@ -1,4 +1,4 @@
-"""A real server with the page, on the loopback, in a thread of the test; and what reached its service."""
+"""A server with the page on the loopback interface, in a thread, whose service records the searches."""
 
 import asyncio
 import socket
@@ -21,22 +21,22 @@ from tests.waiting import PATIENCE_S, patient_client, until
 
 
 class RecordingService(SearchService):
-    """A service that remembers what it was asked, and fails on demand."""
+    """A service that records its searches and fails on demand."""
 
     def __init__(self, models: Sequence[Model], settings: Settings) -> None:
         super().__init__(models, settings)
-        self.asked: list[tuple[Query, SearchOptions]] = []
+        self.searches: list[tuple[Query, SearchOptions]] = []
         self.failure: BaseException | None = None
 
     async def search(self, query: Query, options: SearchOptions) -> SearchAnswer:
-        self.asked.append((query, options))
+        self.searches.append((query, options))
         if self.failure is not None:
             raise self.failure
         return await super().search(query, options)
 
     def images(self) -> list[bytes]:
-        """The bytes of all images that were searched with."""
-        return [query.data for query, _ in self.asked if isinstance(query, ImageQuery)]
+        """The bytes of all images that were searched with, in order."""
+        return [query.data for query, _ in self.searches if isinstance(query, ImageQuery)]
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -44,14 +44,14 @@ class PageServer:
     url: str
     service: RecordingService
     client: httpx.Client
-    """Asks it, besides the page."""
+    """Talks to the server directly."""
 
 
 @contextmanager
 def page_server(
     models: Sequence[Model], settings: Settings | None = None, keyring: Keyring | None = None
 ) -> Iterator[PageServer]:
-    """Serve API and page until the block ends."""
+    """Serve the API and the page until the block ends."""
     service = RecordingService(models, settings or Settings())
     app = create_app(service, service.settings, keyring or Keyring())
     listener = socket.create_server(("127.0.0.1", 0))
@@ -70,7 +70,7 @@ def page_server(
 
 
 def _is_ready(client: httpx.Client, service: SearchService) -> bool:
-    """Whether the server is ready, and knows what agreement is usual where there are two models."""
+    """Whether the server is ready and, with two models, has calibrated their agreement."""
     try:
         ready = client.get("/readyz").status_code == 200
     except httpx.TransportError:

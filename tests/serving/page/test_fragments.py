@@ -1,4 +1,4 @@
-"""What the page shows, without a browser: every text escaped, every figure as it is."""
+"""The HTML fragments, without a browser: every text is escaped and every figure is correct."""
 
 import base64
 import math
@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hardrank.serving.agreement.calibration import Level, Suspicion
-from hardrank.serving.page.html import Column, Results, examples, failure, results, welcome
+from hardrank.serving.page.fragments import ModelColumn, SearchResults, examples, failure, results, welcome
 from hardrank.serving.page.plot import legend, score_plot
 from hardrank.serving.store.items import Item, Match
 
@@ -55,34 +55,42 @@ def match(rank: int, *, text: str = "", label: str | None = None, score: float =
     return Match(item=item, score=score, rank=rank)
 
 
-def answer(matches: Sequence[Sequence[Match]], **options: object) -> Results:
+def found(matches: Sequence[Sequence[Match]], **options: object) -> SearchResults:
     columns = [
-        Column(name=name, title=f"{name} model", note="a note", matches=own, timings={"decode": 1.234, "search": 123.4})
-        for name, own in zip(("benign", "robust"), matches, strict=False)
+        ModelColumn(
+            key=key, title=f"{key} model", note="a note", matches=own, timings={"decode": 1.234, "search": 123.4}
+        )
+        for key, own in zip(("benign", "robust"), matches, strict=False)
     ]
-    return Results(query="your image", columns=columns, thumbnails={}, **options)  # type: ignore[arg-type]
+    return SearchResults(query="your image", columns=columns, thumbnails={}, **options)  # type: ignore[arg-type]
 
 
 @given(st.text(max_size=30))
 @settings(max_examples=30, deadline=None)
-def test_no_text_becomes_markup(text: str) -> None:
-    plain = Outline(results(answer([[match(1, text="t", label="t")]] * 2, query_label="t", filtered="t")))
+def test_texts_are_escaped(text: str) -> None:
+    plain = Outline(results(found([[match(1, text="t", label="t")]] * 2, query_label="t", label_filter="t")))
     for hostile in (HOSTILE, HOSTILE + text):
         shown = results(
-            Results(
+            SearchResults(
                 query=hostile,
                 columns=[
-                    Column(name=hostile, title=hostile, note=hostile, matches=[match(1, text=hostile, label=hostile)],
-                           timings={hostile: 1.0})
-                ] * 2,
+                    ModelColumn(
+                        key=hostile,
+                        title=hostile,
+                        note=hostile,
+                        matches=[match(1, text=hostile, label=hostile)],
+                        timings={hostile: 1.0},
+                    )
+                ]
+                * 2,
                 thumbnails={},
                 query_label=hostile,
-                filtered=hostile,
-                suspicion=None,
+                label_filter=hostile,
+                agreement=None,
             )
-        )  # fmt: skip
+        )
         outline = Outline(shown)
-        assert outline.tags == plain.tags, "texts change no tag"
+        assert outline.tags == plain.tags, "the tags do not depend on the texts"
         assert not [name for name, _ in outline.attributes if name.startswith("on") or name == "src"]
     for piece in (
         failure(HOSTILE, HOSTILE),
@@ -92,10 +100,10 @@ def test_no_text_becomes_markup(text: str) -> None:
         assert not {"script", "img"} & set(Outline(piece).tags)
 
 
-def test_cards_have_rank_score_label_id_metadata_and_the_rank_elsewhere() -> None:
+def test_cards_show_rank_score_label_metadata_and_the_rank_of_the_other_model() -> None:
     first = [match(1, label="cat", score=0.91234), match(2, score=0.5)]
     second = [match(1, label="cat", score=0.8), Match(item=first[1].item, score=0.4, rank=2)]
-    shown = results(answer([first, second[::-1]], query_label="cat"))
+    shown = results(found([first, second[::-1]], query_label="cat"))
     texts = " ".join(Outline(shown).texts)
     for expected in ("1", "0.912", "cat", "field: 1", "no label", "#2 robust", "decode 1.2 · search 123 ms"):
         assert expected in texts
@@ -103,38 +111,42 @@ def test_cards_have_rank_score_label_id_metadata_and_the_rank_elsewhere() -> Non
     assert "2 most similar images" in texts
 
 
-def test_thumbnails_are_embedded_as_they_are() -> None:
+def test_thumbnails_are_embedded_unchanged() -> None:
     png = b"\x89PNG\r\n\x1a\n" + bytes(range(256))
     shown = results(
-        Results(query="q", columns=answer([[match(1)]]).columns, thumbnails={"1": png}, query_thumbnail=png)
+        SearchResults(query="q", columns=found([[match(1)]]).columns, thumbnails={"1": png}, query_thumbnail=png)
     )
-    found = re.findall(r'src="data:image/png;base64,([^"]+)"', shown)
-    assert [base64.b64decode(data) for data in found] == [png, png]
-    assert "hr-blank" in results(answer([[match(1)]])), "an item without a thumbnail has a blank"
+    embedded = re.findall(r'src="data:image/png;base64,([^"]+)"', shown)
+    assert [base64.b64decode(data) for data in embedded] == [png, png]
+    assert "hr-blank" in results(found([[match(1)]])), "an item without a thumbnail gets a placeholder"
 
 
 @pytest.mark.parametrize("level", Level)
-def test_the_hint_says_level_text_and_percentile(level: Level) -> None:
-    hint = Suspicion(rbo=0.123, percentile=4.56, level=level, text="Some words <b>.")
-    shown = results(answer([[match(1)], [match(1)]], suspicion=hint))
+def test_the_agreement_shows_level_text_overlap_and_percentile(level: Level) -> None:
+    agreement = Suspicion(rbo=0.123, percentile=4.56, level=level, text="Some words <b>.")
+    shown = results(found([[match(1)], [match(1)]], agreement=agreement))
     assert f"hr-{level.value}" in shown
     texts = " ".join(Outline(shown).texts)
-    for expected in (level.value.capitalize(), "Some words <b>.", "0.123", "4.6 percentile", "a hint, not a detector"):
+    for expected in (level.value.capitalize(), "Some words <b>.", "0.123", "percentile 4.6"):
         assert expected in texts
     assert 'left:4.56%"' in shown
 
 
-def test_nothing_found_and_an_empty_gallery_are_said() -> None:
-    assert "Nothing found" in results(answer([[]]))
+def test_no_results_and_an_empty_gallery_have_a_message() -> None:
+    assert "No results" in results(found([[]]))
     assert "empty" in examples([], {})
-    assert "1,234 images" in welcome(size=1234, models=["a", "b"])
-    assert "hint" not in welcome(size=1, models=["a"])
     assert "empty" in welcome(size=0, models=["a"])
+
+
+def test_the_instructions_depend_on_the_models() -> None:
+    assert "1,234 images" in welcome(size=1234, models=["a", "b"])
+    assert "agreement" in welcome(size=2, models=["a", "b"])
+    assert "agreement" not in welcome(size=2, models=["a"])
 
 
 @given(st.lists(st.floats(-1, 1), min_size=1, max_size=60), st.lists(st.floats(-1, 1), max_size=60))
 @settings(max_examples=200, deadline=None)
-def test_the_plot_places_every_score(first: list[float], second: list[float]) -> None:
+def test_the_plot_draws_every_score_at_its_height(first: list[float], second: list[float]) -> None:
     scores = [("one & <other>", sorted(first, reverse=True)), ("two", sorted(second, reverse=True))]
     drawn = ElementTree.fromstring(score_plot(scores))
     groups = list(drawn.iter("g"))
@@ -156,10 +168,10 @@ def test_the_plot_places_every_score(first: list[float], second: list[float]) ->
             assert math.isclose(float(circle.get("cy", "nan")), expected, abs_tol=0.7)
 
 
-def test_without_scores_there_is_no_plot() -> None:
+def test_there_is_no_plot_without_scores() -> None:
     assert score_plot([]) == score_plot([("a", [])]) == ""
 
 
-def test_equal_scores_are_a_level_line() -> None:
+def test_equal_scores_are_a_horizontal_line() -> None:
     drawn = ElementTree.fromstring(score_plot([("a", [0.5] * 3)]))
     assert len({circle.get("cy") for circle in drawn.iter("circle")}) == 1
