@@ -35,7 +35,7 @@ from typing import Any, Final
 import numpy as np
 import numpy.typing as npt
 
-from hardrank.models.bundle import ArchitectureEntry, PreprocessingEntry
+from hardrank.models.card import ArchitectureEntry, PreprocessingEntry
 from hardrank.models.files import write_json
 from hardrank.serving.ann.brute_force import nearest_in_range
 from hardrank.serving.index.search_index import SearchIndex

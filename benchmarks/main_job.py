@@ -10,7 +10,8 @@ import re
 from pathlib import Path
 from typing import Any
 
-from hardrank.models.bundle import Card, load_card
+from hardrank.models.bundle import load_card
+from hardrank.models.card import Card
 from hardrank.models.files import atomic_path, write_json
 
 ROOT = Path(__file__).resolve().parents[1]

@@ -10,7 +10,8 @@ import numpy as np
 import torch
 from PIL import Image
 
-from hardrank.models.bundle import ONNX, WEIGHTS, ArchitectureEntry, Card, FileEntry, PreprocessingEntry, save_bundle
+from hardrank.models.bundle import ONNX, WEIGHTS, save_bundle
+from hardrank.models.card import ArchitectureEntry, Card, FileEntry, PreprocessingEntry
 from hardrank.models.embedder import Architecture, build_embedder
 from hardrank.serving.engine import Engine
 from hardrank.serving.index.search_index import SearchIndex

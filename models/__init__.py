@@ -1,1 +1,1 @@
-"""What an embedding model is, and how it lies on disk."""
+"""Embedding models: network, preprocessing, files on disk."""

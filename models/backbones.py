@@ -13,7 +13,7 @@ from hardrank.models.errors import HardrankError
 
 
 class BackboneError(HardrankError):
-    """A backbone that does not exist, cannot take the image size, or whose weights cannot be had."""
+    """A backbone is unknown, cannot take the image size, or its weights are not available."""
 
 
 class ResidualBlock(nn.Module):
@@ -97,15 +97,23 @@ OWN: Final[dict[str, Callable[[int], nn.Module]]] = {"small-resnet": _small_resn
 
 
 def build_backbone(name: str, *, image_size: int, imagenet: bool) -> tuple[nn.Module, int]:
-    """Build the backbone `name` without its classifier; returns it and F, the width of its features.
+    """Build a backbone without its classifier.
 
-    Own networks come first, then `timm/NAME`, then torchvision's names. Raises `BackboneError`.
+    Args:
+        name: One of `OWN`, `timm/NAME`, or a torchvision name.
+        image_size: H = W of the input, pixels.
+        imagenet: Load ImageNet weights.
+
+    Returns:
+        The backbone, (N,3,H,W) → (N,F), and F.
+
+    Raises:
+        BackboneError: The backbone is unknown, cannot take the image size, or its weights are not available.
     """
     if name in OWN:
         if imagenet:
             raise BackboneError(
-                f"there are no ImageNet weights for {name}; use initialisation `warmup`, or a torchvision or "
-                "timm backbone"
+                f"{name} has no ImageNet weights; use initialisation `warmup`, or a torchvision or timm backbone"
             )
         backbone = OWN[name](image_size)
     elif name.startswith("timm/"):
@@ -125,18 +133,19 @@ def _feature_width(backbone: nn.Module, name: str, image_size: int) -> int:
     finally:
         backbone.train(was_training)
     if features.ndim != 2:
-        raise BackboneError(f"{name} gives features of shape {tuple(features.shape)}, not (N,F); it is no backbone")
+        shape = tuple(features.shape)
+        raise BackboneError(f"{name} returns features of shape {shape}, not (N,F); use another backbone")
     return int(features.shape[1])
 
 
 def _fetched(name: str, make: Callable[[], nn.Module]) -> nn.Module:
     try:
         return make()
-    except Exception as error:  # every hub client has its own errors for "no network" and "no such weights"
+    except Exception as error:  # each library has its own errors for "no network" and "no such weights"
         raise BackboneError(
-            f"the ImageNet weights of {name} cannot be had ({type(error).__name__}: {error}). Either fetch them once "
-            "where there is a network (they stay in torch's cache), or start from a bundle (`initialisation: "
-            "models/zoo/NAME`), or from scratch (`initialisation: warmup`)."
+            f"the ImageNet weights of {name} are not available ({type(error).__name__}: {error}). Download them once "
+            "with a network connection (torch caches them), or start from a bundle (`initialisation: models/zoo/NAME`) "
+            "or from scratch (`initialisation: warmup`)."
         ) from error
 
 
@@ -145,7 +154,7 @@ def _timm(name: str, imagenet: bool) -> nn.Module:
 
     if not timm.is_model(name):
         near = ", ".join(difflib.get_close_matches(name, timm.list_models(), n=4))
-        raise BackboneError(f"timm has no model {name!r}" + (f"; near: {near}" if near else ""))
+        raise BackboneError(f"timm has no model {name!r}" + (f"; similar: {near}" if near else ""))
     return _fetched(name, lambda: timm.create_model(name, pretrained=imagenet, num_classes=0))
 
 
@@ -155,12 +164,12 @@ def _torchvision(name: str, imagenet: bool) -> nn.Module:
     known = torchvision.models.list_models(module=torchvision.models)
     if name not in known:
         raise BackboneError(
-            f"no backbone is called {name!r}: give one of {', '.join(OWN)}, timm/NAME, or a torchvision name "
+            f"unknown backbone {name!r}; use one of {', '.join(OWN)}, timm/NAME, or a torchvision name "
             f"({', '.join(known[:3])}, …)"
         )
 
     def make() -> nn.Module:
-        # Without weights, Inception and GoogLeNet warn that they will initialise themselves differently one day.
+        # Inception and GoogLeNet without weights warn about a future change of their initialisation.
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", FutureWarning)
             model: nn.Module = torchvision.models.get_model(name, weights="DEFAULT" if imagenet else None)
@@ -170,10 +179,10 @@ def _torchvision(name: str, imagenet: bool) -> nn.Module:
 
 
 def _without_classifier(model: nn.Module, name: str) -> nn.Module:
-    """Replace the last linear layer, which is the classifier in every torchvision model that has one."""
+    """Replace the last linear layer, which is the classifier in torchvision models."""
     linear = [path for path, module in model.named_modules() if isinstance(module, nn.Linear)]
     if not linear:
-        raise BackboneError(f"{name} does not end in a linear classifier, so it gives no features to embed")
+        raise BackboneError(f"{name} does not end in a linear classifier; use another backbone")
     parent, _, child = linear[-1].rpartition(".")
     owner: Any = model.get_submodule(parent)
     if isinstance(owner, nn.Sequential):

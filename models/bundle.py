@@ -1,25 +1,25 @@
-"""A trained model on disk: model.onnx, weights.safetensors, card.json, and README.md for people.
+"""A trained model on disk: model.onnx, weights.safetensors, card.json and README.md.
 
-Nothing here needs torch until weights are loaded.
+Only `load_embedder` imports torch.
 """
 
 import json
 from collections.abc import Callable
-from datetime import datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import ValidationError
 
+from hardrank.models.card import SCHEMA, Card, FileEntry
 from hardrank.models.errors import HardrankError
-from hardrank.models.files import atomic_folder, sha256, write_json
+from hardrank.models.files import atomic_folder, restore_folder, sha256, write_json
+from hardrank.models.home import typed
 from hardrank.models.model_card import MODEL_CARD, model_card
 from hardrank.models.preprocessing import Preprocessing
 
 if TYPE_CHECKING:
     from hardrank.models.embedder import Embedder
 
-SCHEMA: Final = "hardrank.card/1"
 CARD: Final = "card.json"
 ONNX: Final = "model.onnx"
 WEIGHTS: Final = "weights.safetensors"
@@ -27,63 +27,7 @@ _LARGEST_CARD: Final = 8 * 2**20
 
 
 class BundleError(HardrankError):
-    """A bundle that is missing, damaged, of a newer schema, or somebody else's."""
-
-
-class _Strict(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-
-class FileEntry(_Strict):
-    """A file of the bundle."""
-
-    sha256: str = Field(description="SHA-256 of its bytes, hexadecimal")
-    bytes: int = Field(description="its size")
-
-
-class ArchitectureEntry(_Strict):
-    """What is needed to build the network."""
-
-    backbone: str = Field(description="`small-resnet`, `c2f2`, a torchvision name or `timm/NAME`")
-    dimension: int = Field(description="D, coordinates of an embedding")
-    image_size: int = Field(description="H = W of the input, pixels")
-
-
-class PreprocessingEntry(_Strict):
-    """From a file's bytes to the input."""
-
-    resize: int = Field(description="side of the square that an image is resized to, pixels")
-    crop: int = Field(description="side of the centre crop of it, pixels; the network's input")
-
-
-class Card(_Strict):
-    """card.json: all that is known of a model."""
-
-    schema_version: str = Field(default=SCHEMA, description="`hardrank.card/1`")
-    name: str = Field(description="the bundle's name")
-    run_id: str = Field(description="the run that made it; only that run replaces it unasked")
-    created: datetime = Field(description="when, UTC")
-    command: str = Field(description="what was typed")
-    defense: str = Field(description="in the paper's notation")
-    recipe: str = Field(description="name or file of the recipe")
-    config: dict[str, Any] = Field(description="the full configuration; `hardrank.trainer.config` documents its fields")
-    seeds: dict[str, int] = Field(description="seeds by what they decide")
-    architecture: ArchitectureEntry
-    preprocessing: PreprocessingEntry
-    data: dict[str, Any] = Field(description="name, counts, SHA-256 and problems of the data set")
-    metrics: dict[str, float] = Field(
-        description="on benign images of unseen classes: recall_at_1, recall_at_2, mean_ap, map_at_r, nmi (0 to 1), "
-        "mean_cosine of random pairs (near 1: collapsed), number of queries"
-    )
-    robustness: dict[str, Any] | None = Field(
-        description="scorecard of the ten attacks, ERS, n, intervals; null: not measured"
-    )
-    parity: dict[str, float] = Field(description="agreement of PyTorch and ONNX Runtime, as measured at export")
-    training: dict[str, Any] = Field(default_factory=dict, description="iterations, last measures of the training log")
-    versions: dict[str, str] = Field(description="of Python and the libraries that computed it")
-    hardware: dict[str, str] = Field(description="processor, cores, memory, accelerator, precision")
-    durations: dict[str, float] = Field(description="seconds of each stage")
-    files: dict[str, FileEntry] = Field(description="each file of the bundle but this and README.md, made of it")
+    """A bundle that is missing, damaged, of another schema, or made by another run."""
 
 
 def save_bundle(
@@ -93,9 +37,20 @@ def save_bundle(
     *,
     overwrite: bool = False,
 ) -> Card:
-    """Make the bundle `folder` whole or not at all: `write` puts model.onnx and weights.safetensors in a folder.
+    """Write a bundle as a whole: if anything fails, `folder` stays as it was.
 
-    A bundle of another run is replaced only when `overwrite`; raises `BundleError` otherwise.
+    Args:
+        folder: The bundle's folder.
+        card: Makes the card from the entries of the written files.
+        write: Writes model.onnx and weights.safetensors into the folder it is given.
+        overwrite: Replace a bundle of another run.
+
+    Returns:
+        The card.
+
+    Raises:
+        BundleError: `folder` holds a bundle of another run and `overwrite` is false.
+        OSError: A file cannot be written.
     """
     with atomic_folder(folder) as unfinished:
         write(unfinished)
@@ -112,7 +67,7 @@ def save_bundle(
 
 
 def check_replaceable(folder: Path, run_id: str, *, overwrite: bool) -> None:
-    """Raise `BundleError` when `folder` holds what the run `run_id` did not make, unless `overwrite`."""
+    """Raise `BundleError` if `folder` exists and was not made by the run `run_id`, unless `overwrite`."""
     if folder.exists() and not overwrite and not is_made_by(folder, run_id):
         raise BundleError(
             f"{folder} was made by another run; give --overwrite to replace it, or another --name to keep both"
@@ -120,7 +75,7 @@ def check_replaceable(folder: Path, run_id: str, *, overwrite: bool) -> None:
 
 
 def is_made_by(folder: Path, run_id: str) -> bool:
-    """Whether `folder` is a bundle that the run `run_id` made."""
+    """Return whether `folder` is a bundle of the run `run_id`."""
     try:
         return load_card(folder).run_id == run_id
     except BundleError:
@@ -128,14 +83,27 @@ def is_made_by(folder: Path, run_id: str) -> bool:
 
 
 def load_card(folder: Path) -> Card:
-    """Read card.json; raises `BundleError` where it is missing, damaged or of another schema."""
+    """Read the card of a bundle.
+
+    Args:
+        folder: The bundle's folder. If a replacement of it was killed halfway, the former bundle is restored first.
+
+    Returns:
+        The card.
+
+    Raises:
+        BundleError: card.json is missing, damaged or of another schema.
+    """
     path = folder / CARD
+    restore_folder(folder)
     try:
         if path.stat().st_size > _LARGEST_CARD:
-            raise BundleError(f"{path} is larger than {_LARGEST_CARD >> 20} MiB, so it is no card")
+            raise BundleError(f"{path} is larger than {_LARGEST_CARD >> 20} MiB; a card is not")
         content = json.loads(path.read_text(encoding="utf-8"))
     except (FileNotFoundError, NotADirectoryError) as error:
-        raise BundleError(f"{folder} is no bundle: it has no {CARD}; train one with `python trainer/run.py`") from error
+        raise BundleError(f"{folder} is not a bundle: it has no {CARD}; train one with `{typed('train')}`") from error
+    except OSError as error:
+        raise BundleError(f"cannot read {path}: {error.strerror}") from error
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
         raise BundleError(f"{path} is damaged: {error}") from error
     version = content.get("schema_version") if isinstance(content, dict) else None
@@ -150,7 +118,17 @@ def load_card(folder: Path) -> Card:
 
 
 def verify_bundle(folder: Path) -> Card:
-    """Read the card and compare each file's size and SHA-256 with it; raises `BundleError` on a difference."""
+    """Compare the size and SHA-256 of each file of a bundle with its card.
+
+    Args:
+        folder: The bundle's folder.
+
+    Returns:
+        The card.
+
+    Raises:
+        BundleError: The card cannot be read, or a file is missing or differs.
+    """
     card = load_card(folder)
     for name in (ONNX, WEIGHTS):
         if name not in card.files:
@@ -161,19 +139,30 @@ def verify_bundle(folder: Path) -> Card:
             raise BundleError(f"{folder} lacks {name}, which its card lists")
         if path.stat().st_size != entry.bytes or sha256(path) != entry.sha256:
             raise BundleError(
-                f"{path} is not the file that the card describes (size or SHA-256 differ); "
-                "fetch or train the bundle again"
+                f"{path} does not match its card (size or SHA-256 differ); download or train the bundle again"
             )
     return card
 
 
 def preprocessing_of(card: Card) -> Preprocessing:
-    """Give the preprocessing that the model was trained with."""
+    """Return the preprocessing that the model was trained with."""
     return Preprocessing(resize=card.preprocessing.resize, crop=card.preprocessing.crop)
 
 
 def load_embedder(folder: Path, *, verify: bool = True) -> "Embedder":
-    """Build the network of a bundle with its weights, in evaluation mode (needs torch). Raises `BundleError`."""
+    """Build the network of a bundle and load its weights (needs torch).
+
+    Args:
+        folder: The bundle's folder.
+        verify: Compare all files with the card first (see `verify_bundle`).
+
+    Returns:
+        The network in evaluation mode: float pixels (N,3,H,W) in [0,1] → embeddings (N,D) of norm 1.
+
+    Raises:
+        BundleError: The bundle is damaged, or its weights do not fit its architecture.
+        BackboneError: Its backbone is unknown to this version or the installed libraries.
+    """
     from safetensors import SafetensorError
     from safetensors.torch import load_file
 
@@ -183,10 +172,6 @@ def load_embedder(folder: Path, *, verify: bool = True) -> "Embedder":
     embedder = build_embedder(Architecture(**card.architecture.model_dump()))
     try:
         embedder.load_state_dict(load_file(folder / WEIGHTS))
-    except (RuntimeError, SafetensorError) as error:
+    except (OSError, RuntimeError, SafetensorError) as error:
         raise BundleError(f"the weights of {folder} do not fit its architecture: {error}") from error
     return embedder.eval()
-
-
-if __name__ == "__main__":  # the machine-readable schema, as docs/ holds it
-    print(json.dumps(Card.model_json_schema(), indent=2))

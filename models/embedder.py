@@ -1,4 +1,4 @@
-"""The embedding network φ: pixels in [0,1] → points on the unit sphere."""
+"""The embedding network φ: pixels in [0,1] → embeddings on the unit sphere."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -14,17 +14,17 @@ IMAGENET_MEAN: Final = (0.485, 0.456, 0.406)
 IMAGENET_STD: Final = (0.229, 0.224, 0.225)
 
 Embed = Callable[[Tensor], Tensor]
-"""What an attack needs of a model: (N,3,H,W) in [0,1] → (N,D) on the unit sphere, differentiable."""
+"""A model as attacks use it: (N,3,H,W) in [0,1] → (N,D) on the unit sphere, differentiable."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Architecture:
-    """All that is needed to build an embedder without its weights."""
+    """The arguments that build an embedder."""
 
     backbone: str = "small-resnet"
     """`small-resnet` (32 to 96 px), `c2f2` (28 px), a torchvision name (`resnet18`) or `timm/NAME`."""
     dimension: int = 512
-    """D, the number of coordinates of an embedding."""
+    """D, the dimension of an embedding."""
     image_size: int = 64
     """H = W of the input, in pixels; the same as preprocessing.crop."""
 
@@ -52,23 +52,31 @@ class Embedder(nn.Module):
         return features
 
     def project(self, features: Tensor) -> Tensor:
-        """Features (N,F) → (N,D) on the unit sphere; apart from `features`, so that it can stay in float32."""
+        """Features (N,F) → (N,D) on the unit sphere. Separate from `features` so that it can run in float32."""
         return F.normalize(self.head(features), dim=1)
 
     def forward(self, images: Tensor) -> Tensor:
-        """Embed `images` (N,3,H,W) in [0,1] → (N,D), each row of norm 1."""
+        """Embed `images`: (N,3,H,W) in [0,1] → (N,D), each row of norm 1."""
         return self.project(self.features(images))
 
 
 def build_embedder(architecture: Architecture, *, imagenet: bool = False) -> Embedder:
-    """Build φ with random weights, or with ImageNet weights in the backbone when `imagenet`.
+    """Build an embedding network.
 
-    Raises `BackboneError` for an unknown backbone, or weights that cannot be had.
+    Args:
+        architecture: Backbone, dimension and image size.
+        imagenet: Start the backbone from ImageNet weights instead of random ones.
+
+    Returns:
+        The network in training mode: float pixels (N,3,H,W) in [0,1] → embeddings (N,D) of norm 1.
+
+    Raises:
+        BackboneError: The backbone is unknown, cannot take the image size, or its weights are not available.
     """
     if architecture.dimension < 1 or architecture.image_size < 8:
         raise BackboneError(
-            f"an embedder needs dimension ≥ 1 and image_size ≥ 8 px, not {architecture.dimension} and "
-            f"{architecture.image_size}"
+            f"dimension is {architecture.dimension} and image_size {architecture.image_size}; they must be at least 1 "
+            "and 8 px"
         )
     backbone, features = build_backbone(architecture.backbone, image_size=architecture.image_size, imagenet=imagenet)
     return Embedder(backbone, features, architecture)

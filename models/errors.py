@@ -1,8 +1,8 @@
-"""The root of every error that is the caller's to mend."""
+"""The base class of all errors that a user can fix."""
 
 
 class HardrankError(Exception):
-    """A mistake in what was asked or given; the message names the cause and the mend in a sentence or two.
+    """Invalid input or configuration. The message names the cause and the remedy in one or two sentences.
 
-    Entry points print it without a stack trace; servers map its subclasses to 4xx answers.
+    Commands print it without a traceback; servers map its subclasses to 4xx responses.
     """

@@ -1,4 +1,4 @@
-"""A frozen twin of an embedder for gradients with respect to pixels: the fast path of every attack."""
+"""A frozen, faster copy of an embedder for gradients with respect to pixels, as attacks need them."""
 
 import copy
 import threading
@@ -16,7 +16,7 @@ from hardrank.models.embedder import Embedder
 
 @dataclass(frozen=True)
 class _Pair:
-    """A convolution and the batch norm that alone consumes its output, by module path."""
+    """A convolution and the batch norm that is the only consumer of its output, by module path."""
 
     conv: str
     norm: str
@@ -25,21 +25,20 @@ class _Pair:
 class FoldedEmbedder(nn.Module):
     """φ in evaluation mode with batch norm folded into the convolutions, channels-last, without parameter gradients.
 
-    The same function as `embedder.eval()` up to rounding; with `dtype=torch.bfloat16` the backbone runs in bf16,
-    normalisation and head stay in float32. `refresh()` takes over the weights of `embedder` after an update,
-    without tracing again.
+    It equals `embedder.eval()` up to rounding. With `dtype=torch.bfloat16` the backbone runs in bf16; normalisation and
+    head stay in float32. `refresh()` copies the weights of `embedder` after an update, without tracing again.
     """
 
     def __init__(self, embedder: Embedder, *, dtype: torch.dtype | None = None) -> None:
         super().__init__()
-        self._source = [embedder]  # in a list: the source is not a submodule of its twin
+        self._source = [embedder]  # in a list, so that the source does not become a submodule
         self._dtype = dtype or embedder.head.weight.dtype
-        twin = copy.deepcopy(embedder.backbone).eval().requires_grad_(False)
+        frozen = copy.deepcopy(embedder.backbone).eval().requires_grad_(False)
         self._pairs: list[_Pair] = []
         try:
-            traced = _trace(twin)
-        except Exception:  # control flow that depends on data: such a backbone runs unfolded, merely slower
-            self.backbone: nn.Module = twin
+            traced = _trace(frozen)
+        except Exception:  # data-dependent control flow: run the backbone unfolded, only slower
+            self.backbone: nn.Module = frozen
         else:
             self._pairs = _fold_graph(traced)
             self.backbone = traced
@@ -59,7 +58,7 @@ class FoldedEmbedder(nn.Module):
 
     @torch.no_grad()
     def refresh(self) -> None:
-        """Copy the source's present weights and statistics, folding batch norm again."""
+        """Copy the current weights and statistics of the source and fold batch norm again."""
         source = self._source[0]
         folded = {pair.conv for pair in self._pairs}
         norms = {pair.norm for pair in self._pairs}
@@ -86,10 +85,9 @@ _TRACING: Final = threading.Lock()
 
 
 class _Tracer(fx.Tracer):
-    """Traces what its own thread calls.
+    """Traces only the calls of its own thread.
 
-    While anything is traced, PyTorch hands the calls of all modules to the tracer, those of other threads too: there
-    other networks are made or run, and must not notice.
+    While a trace runs, PyTorch patches module calls globally, so calls from other threads reach the tracer too.
     """
 
     def __init__(self) -> None:
@@ -110,7 +108,7 @@ class _Tracer(fx.Tracer):
 
 
 def _trace(module: nn.Module) -> fx.GraphModule:
-    """Trace a module, whatever other threads do; two traces at once would take each other's calls."""
+    """Trace a module, one at a time: concurrent traces would record each other's calls."""
     with _TRACING:
         tracer = _Tracer()
         graph = tracer.trace(module)
@@ -118,7 +116,7 @@ def _trace(module: nn.Module) -> fx.GraphModule:
 
 
 def _fold_graph(traced: fx.GraphModule) -> list[_Pair]:
-    """Remove each batch norm that follows a convolution from the graph; give the convolution a bias."""
+    """Remove each batch norm that follows a convolution from the graph, and add a bias to the convolution."""
     modules = dict(traced.named_modules())
     pairs = []
     for node in list(traced.graph.nodes):

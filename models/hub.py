@@ -1,10 +1,11 @@
-"""Bundles on the Hugging Face Hub, through its own library (`pip install 'hardrank[hub]'`)."""
+"""Upload bundles to the Hugging Face Hub and download them (`pip install 'hardrank[hub]'`)."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from hardrank.models.bundle import CARD, ONNX, WEIGHTS, BundleError, verify_bundle
+from hardrank.models.bundle import CARD, ONNX, WEIGHTS, BundleError, load_embedder, verify_bundle
 from hardrank.models.errors import HardrankError
+from hardrank.models.files import expand_user
 from hardrank.models.model_card import MODEL_CARD, model_card
 
 if TYPE_CHECKING:
@@ -14,17 +15,27 @@ _FILES: Final = (CARD, ONNX, WEIGHTS, MODEL_CARD)
 
 
 class HubError(HardrankError):
-    """The Hub's library is missing, or the Hub refuses or cannot be reached."""
+    """huggingface_hub is not installed, or the Hub refuses a request or cannot be reached."""
 
 
 def push_bundle(
     folder: Path, repository: str, *, private: bool = False, revision: str | None = None, token: str | None = None
 ) -> str:
-    """Upload the bundle `folder` to the model repository `repository`, which is made if absent; gives its address.
+    """Upload a bundle to a model repository, in one commit. Other files in the folder are not uploaded.
 
-    One commit, of the files of a bundle and its model card alone: nothing else that lies in the folder leaves the
-    machine. `token` is left out where `hf auth login` was used. Raises `BundleError` for a damaged bundle, `HubError`
-    for what the Hub refuses.
+    Args:
+        folder: The bundle's folder.
+        repository: `USER/NAME`; created if it does not exist.
+        private: Create the repository as a private one.
+        revision: Branch to commit to; None: the main branch.
+        token: Access token; None: the one that `hf auth login` stored.
+
+    Returns:
+        The repository's address.
+
+    Raises:
+        BundleError: The bundle is damaged.
+        HubError: The Hub refuses the upload or cannot be reached.
     """
     hub = _library()
     card = verify_bundle(folder)
@@ -39,17 +50,27 @@ def push_bundle(
         made = api.create_repo(repository, private=private, exist_ok=True)
         api.create_commit(repository, operations, commit_message=f"Bundle {card.name}", revision=revision)
     except _refusals() as error:
-        raise HubError(f"{repository} was not pushed: {error}") from error
+        raise HubError(f"cannot push to {repository}: {error}") from error
     return str(made)
 
 
 def pull_bundle(
     repository: str, *, revision: str | None = None, into: Path | None = None, token: str | None = None
 ) -> Path:
-    """Download a bundle into the Hub's cache, or the folder `into`, and give its folder.
+    """Download a bundle and compare its files with its card.
 
-    Sizes and SHA-256 of its files are compared with its card. Raises `BundleError` where they differ or the
-    repository holds no bundle, `HubError` where it cannot be had.
+    Args:
+        repository: `USER/NAME`.
+        revision: Branch, tag or commit; None: the main branch.
+        into: Folder to download to; None: the Hub's cache.
+        token: Access token; None: the one that `hf auth login` stored.
+
+    Returns:
+        The bundle's folder.
+
+    Raises:
+        BundleError: The repository does not hold a complete bundle.
+        HubError: The repository cannot be downloaded.
     """
     hub = _library()
     try:
@@ -64,27 +85,38 @@ def pull_bundle(
             )
         )
     except _refusals() as error:
-        raise HubError(f"{repository} was not downloaded: {error}") from error
+        raise HubError(f"cannot download {repository}: {error}") from error
     try:
         verify_bundle(folder)
     except BundleError as error:
-        raise BundleError(f"what {repository} holds is no whole bundle: {error}") from error
+        raise BundleError(f"{repository} does not hold a complete bundle: {error}") from error
     return folder
 
 
-def load_pretrained(place: str | Path, *, revision: str | None = None, token: str | None = None) -> "Embedder":
-    """Build the network of a bundle, in evaluation mode: `place` is a folder, or a repository of the Hub."""
-    from hardrank.models.bundle import load_embedder
+def load_from_hub(place: str | Path, *, revision: str | None = None, token: str | None = None) -> "Embedder":
+    """Download a bundle and load its network.
 
-    here = Path(place).expanduser()
-    return load_embedder(here if here.is_dir() else pull_bundle(str(place), revision=revision, token=token))
+    Args:
+        place: `USER/NAME` on the Hub, or the folder of a bundle.
+        revision: Branch, tag or commit; None: the main branch.
+        token: Access token; None: the one that `hf auth login` stored.
+
+    Returns:
+        The network in evaluation mode (see `hardrank.models.bundle.load_embedder`).
+
+    Raises:
+        BundleError: There is no complete bundle.
+        HubError: The repository cannot be downloaded.
+    """
+    folder = expand_user(place)
+    return load_embedder(folder if folder.is_dir() else pull_bundle(str(place), revision=revision, token=token))
 
 
 def _library() -> Any:
     try:
         import huggingface_hub
     except ImportError as error:
-        raise HubError("the Hub's library is missing: pip install 'hardrank[hub]'") from error
+        raise HubError("huggingface_hub is not installed: pip install 'hardrank[hub]'") from error
     return huggingface_hub
 
 

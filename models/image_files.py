@@ -1,9 +1,8 @@
-"""Image files as containers: what the pixels need is kept, metadata that is dear or dangerous to parse is dropped.
+"""Strip image files of metadata that is slow or dangerous to parse, before they are decoded.
 
-A decoder's metadata parsers are its softest side. Comments of a GIF are gathered in quadratic time, the tags of a TIFF
-(and of EXIF, which is a TIFF inside other files) may all point at the same megabytes. Nothing here decodes pixels, and
-everything runs in time linear in the length of the file. Malformed files raise `ValueError` or pass for the
-decoder to judge.
+Metadata parsers are the weakest part of a decoder: GIF comments are collected in quadratic time, and all tags of a TIFF
+(or of EXIF, which is a TIFF inside other files) may point at the same megabytes. Nothing here decodes pixels, and the
+time is linear in the length of the file. Malformed files raise `ValueError` or are passed on to the decoder.
 """
 
 import re
@@ -14,7 +13,7 @@ from dataclasses import dataclass
 _MAX_SEGMENTS = 10_000
 _EXIF_PREFIX = b"Exif\x00\x00"
 
-# A JPEG marker that is neither a stuffed byte, a restart marker nor fill.
+# A JPEG marker other than a stuffed byte, a restart marker or fill.
 _JPEG_MARKER = re.compile(rb"\xff[^\x00\x01\xd0-\xd7\xff]")
 _JPEG_END, _JPEG_SCAN, _JPEG_APP1 = 0xD9, 0xDA, 0xE1
 # APP0 (JFIF) and APP14 (Adobe) say how colours are stored; the other application segments and comments do not.
@@ -33,20 +32,20 @@ _TIFF_ENDIAN = {b"II*\x00": "<", b"MM\x00*": ">"}
 
 @dataclass(frozen=True, kw_only=True)
 class SlimFile:
-    """An image file without needless metadata."""
+    """An image file without unneeded metadata."""
 
     data: bytes
     """The file to decode."""
     exif: bytes = b""
-    """EXIF found on the way: a TIFF header and its directories."""
+    """The EXIF of the file: a TIFF header and its directories."""
     scans: int = 1
-    """Passes over the image that its decoder will make (progressive JPEG)."""
+    """Passes that a decoder makes over the image (progressive JPEG)."""
 
 
 def slim(data: bytes) -> SlimFile:
-    """Drop the metadata of a JPEG or GIF, check the tags of a TIFF; other files pass as they are.
+    """Drop the metadata of a JPEG or GIF, check the tags of a TIFF; other files are returned unchanged.
 
-    Raises `ValueError` for a file whose structure is hostile.
+    Raises `ValueError` for a malicious structure.
     """
     for signature, strip in _STRIPPERS.items():
         if data.startswith(signature):
@@ -55,7 +54,7 @@ def slim(data: bytes) -> SlimFile:
 
 
 def orientation(exif: bytes) -> int:
-    """Return the orientation 1 … 8 that EXIF bytes give; 1 where there is none or the EXIF is damaged."""
+    """Return the orientation 1 … 8 in EXIF bytes; 1 if it is missing or the EXIF is damaged."""
     exif = exif.removeprefix(_EXIF_PREFIX)
     endian = _TIFF_ENDIAN.get(exif[:4])
     if endian is None or len(exif) < 8:
@@ -117,7 +116,7 @@ def _after_sub_blocks(data: bytes, position: int) -> int:
 def _check_tiff(data: bytes) -> SlimFile:
     endian = _TIFF_ENDIAN[data[:4]]
     if len(data) < 8:
-        raise ValueError("the TIFF header is cut short")
+        raise ValueError("the TIFF header is truncated")
     pending, seen, total = [struct.unpack_from(f"{endian}I", data, 4)[0]], set[int](), 0
     while pending:
         offset = pending.pop()
@@ -141,13 +140,13 @@ def _refuse_big_tiff(data: bytes) -> SlimFile:
 class _Tag:
     number: int
     size: int
-    """Bytes of its values."""
+    """Size of its values, bytes."""
     value: bytes
-    """The four bytes of the entry: the values themselves if they fit, else where they lie."""
+    """The last four bytes of the entry: the values if they fit, else their offset."""
 
 
 def _directory(data: bytes, offset: int, endian: str) -> Iterator[_Tag]:
-    """Walk the entries of one directory of a TIFF, as far as the data go."""
+    """Yield the entries of a TIFF directory, up to the end of the data."""
     if offset + 2 > len(data):
         return
     (count,) = struct.unpack_from(f"{endian}H", data, offset)

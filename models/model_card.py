@@ -1,22 +1,26 @@
-"""The page that a bundle is introduced with: README.md, as the Hugging Face Hub shows it."""
+"""README.md of a bundle: the model card that the Hugging Face Hub shows."""
 
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 from jinja2 import Environment, PackageLoader
 
-if TYPE_CHECKING:
-    from hardrank.models.bundle import Card
+from hardrank.models.card import Card
 
 MODEL_CARD: Final = "README.md"
 _TEMPLATE: Final = "model_card.md.jinja"
 _LICENSE: Final = "other"
-"""Of the weights: that is for whoever trained them, on images with licences of their own, to say."""
+"""Whoever trained the weights decides on their licence."""
 
 
-def model_card(card: "Card", *, license: str = _LICENSE) -> str:
-    """Write the model card of `card` in Markdown, with the Hub's metadata at its head.
+def model_card(card: Card, *, license: str = _LICENSE) -> str:
+    """Render the model card of a bundle.
 
-    `license` is the Hub's name of the licence that the weights are given under.
+    Args:
+        card: The bundle's card.
+        license: Licence of the weights, as the Hub names it.
+
+    Returns:
+        Markdown that starts with the Hub's metadata.
     """
     environment = Environment(loader=PackageLoader("hardrank.models"), keep_trailing_newline=True, autoescape=False)
     environment.filters["fixed"] = _fixed
@@ -24,5 +28,5 @@ def model_card(card: "Card", *, license: str = _LICENSE) -> str:
 
 
 def _fixed(value: object, digits: int) -> str:
-    """A number with `digits` decimals; a dash where none was measured."""
+    """A number with `digits` decimals; a dash if it was not measured."""
     return f"{value:.{digits}f}" if isinstance(value, int | float) else "–"

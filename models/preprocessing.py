@@ -1,8 +1,8 @@
-"""From the bytes of an image file to pixels: the one definition that training, evaluation and serving share.
+"""From the bytes of an image file to pixels: the only implementation, for training, evaluation and serving.
 
 bytes → `decode` (RGB image) → `to_square` (uint8 (3,R,R)) → `centre_crop` (uint8 (3,C,C)) → `to_unit` (float32
 in [0,1]).
-Whatever bytes come in, `decode` gives an image or raises `UndecodableImageError`; nothing else escapes it.
+For any bytes, `decode` returns an image or raises `UndecodableImageError`, nothing else.
 """
 
 import io
@@ -19,10 +19,10 @@ from hardrank.models.errors import HardrankError
 from hardrank.models.image_files import orientation, slim
 
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF")
-"""The only decoders that are ever tried (Pillow's names)."""
+"""The enabled decoders, by Pillow's names."""
 
 MAX_RESIZE = 4096
-"""Pixels. Cards come from elsewhere: a larger square is a mistake or an attempt to fill the memory."""
+"""Pixels. Cards may come from strangers: a larger square is a mistake or an attempt to exhaust memory."""
 
 Scalar = TypeVar("Scalar", bound=np.generic)
 
@@ -47,16 +47,16 @@ class PreprocessingError(HardrankError):
 
 
 class UndecodableImageError(HardrankError):
-    """The bytes are no image that can be decoded within the limits."""
+    """The bytes cannot be decoded as an image within the limits."""
 
 
 class ImageTooLargeError(UndecodableImageError):
-    """The image is over one of the `DecodeLimits`."""
+    """The image exceeds one of the `DecodeLimits`."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Preprocessing:
-    """Sizes, as they lie in a model's card. Raises `PreprocessingError` unless 1 ≤ crop ≤ resize ≤ 4096."""
+    """Sizes, as stored in a model's card. Raises `PreprocessingError` unless 1 ≤ crop ≤ resize ≤ 4096."""
 
     resize: int
     """Pixels. Side of the square that every image is resized to, whatever its aspect ratio (antialiased bilinear)."""
@@ -80,18 +80,18 @@ class Preprocessing:
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Self:
-        """Read what `to_dict` gave. Raises `PreprocessingError` naming unknown, missing or wrong fields."""
+        """Build from the output of `to_dict`. Raises `PreprocessingError` naming unknown, missing or wrong fields."""
         known = {field.name for field in fields(cls)}
         if set(values) != known:
             raise PreprocessingError(
-                f"The preprocessing has the fields {sorted(map(str, values))}; it needs exactly {sorted(known)}."
+                f"Preprocessing has the fields {sorted(map(str, values))}; it needs exactly {sorted(known)}."
             )
         return cls(**values)
 
 
 @dataclass(frozen=True, kw_only=True)
 class DecodeLimits:
-    """What an image may cost; all are checked before any pixel is decoded. Pillow's own guard (179 Mpx) stays on."""
+    """Limits on one image, all checked before any pixel is decoded. Pillow's own limit (179 Mpx) stays on."""
 
     max_bytes: int = 32 * 2**20
     """Bytes of the file."""
@@ -112,56 +112,78 @@ DEFAULT_LIMITS = DecodeLimits()
 
 
 def decode(data: bytes, *, limits: DecodeLimits = DEFAULT_LIMITS) -> Image.Image:
-    """Decode the first frame of a JPEG, PNG, WebP, GIF, BMP or TIFF file into an RGB image without metadata.
+    """Decode the first frame of an image file.
 
-    The EXIF orientation is applied, transparency lies on white, grey, palette, CMYK and deeper pixels become 8-bit RGB.
-    Raises `ImageTooLargeError` over the limits, `UndecodableImageError` for anything else that is wrong with the bytes.
+    The EXIF orientation is applied and transparency composited on white; grey, palette, CMYK and deeper pixels become
+    8-bit RGB.
+
+    Args:
+        data: The bytes of a JPEG, PNG, WebP, GIF, BMP or TIFF file.
+        limits: Limits on the file and the image.
+
+    Returns:
+        An RGB image without metadata.
+
+    Raises:
+        ImageTooLargeError: The image exceeds the limits.
+        UndecodableImageError: The bytes are not an intact image.
     """
     if not data:
-        raise UndecodableImageError("The image is empty (0 bytes); send the whole file.")
+        raise UndecodableImageError("The image is empty (0 bytes); use the whole file.")
     if len(data) > limits.max_bytes:
         raise ImageTooLargeError(
-            f"The image has {len(data)} bytes, above the limit of {limits.max_bytes}; send a smaller file."
+            f"The image has {len(data)} bytes, above the limit of {limits.max_bytes}; use a smaller file."
         )
     try:
         return _decode(data, limits)
     except HardrankError:
         raise
     except UnidentifiedImageError as error:
-        # Pillow's own message holds the address of the buffer, which tells a caller nothing.
+        # Pillow's own message only gives the address of the buffer.
         raise UndecodableImageError(
-            f"The bytes are no image of a known format; send one of {', '.join(FORMATS)}."
+            f"The bytes are not an image of a supported format; use one of {', '.join(FORMATS)}."
         ) from error
     except (Image.DecompressionBombError, MemoryError) as error:
-        raise ImageTooLargeError(f"The image is too large to decode ({_cause(error)}); send a smaller one.") from error
+        raise ImageTooLargeError(f"The image is too large to decode ({_cause(error)}); use a smaller one.") from error
     except Exception as error:
         # Decoders of malformed files raise nearly anything: OSError, SyntaxError, ValueError, struct.error, zlib.error,
-        # OverflowError, EOFError, IndexError, KeyError, TypeError … All mean the same to whoever sent the file.
+        # OverflowError, EOFError, IndexError, KeyError, TypeError … The remedy is the same for all.
         raise UndecodableImageError(
-            f"The image is damaged or truncated ({_cause(error)}); send an intact file."
+            f"The image is damaged or truncated ({_cause(error)}); use an intact file."
         ) from error
 
 
 def read_bytes(path: Path, *, limits: DecodeLimits = DEFAULT_LIMITS) -> bytes:
-    """Read an image file, never more than the limit allows.
+    """Read an image file, but never more than the limit.
 
-    Raises `ImageTooLargeError` above `limits.max_bytes`, `UndecodableImageError` where the file cannot be read.
+    Args:
+        path: The file.
+        limits: `limits.max_bytes` applies.
+
+    Returns:
+        The bytes of the file.
+
+    Raises:
+        ImageTooLargeError: The file is larger than `limits.max_bytes`.
+        UndecodableImageError: The file cannot be read.
     """
     try:
         with path.open("rb") as file:
             data = file.read(limits.max_bytes + 1)
     except (OSError, ValueError) as error:
-        raise UndecodableImageError(f"The file cannot be read ({_cause(error)}); check its path and rights.") from error
+        raise UndecodableImageError(
+            f"The file cannot be read ({_cause(error)}); check its path and permissions."
+        ) from error
     if len(data) > limits.max_bytes:
         raise ImageTooLargeError(f"The file has more than {limits.max_bytes} bytes; use a smaller one.")
     return data
 
 
 def to_rgb(image: Image.Image) -> Image.Image:
-    """Turn an image of any mode into RGB: transparency on white, deep pixels scaled to 8 bits.
+    """Convert an image of any mode to RGB: transparency on white, deep pixels scaled to 8 bits.
 
-    16-bit grey keeps its upper byte, as Pillow does with 16-bit colour. 32-bit integers and floats carry no white
-    level: it is the smallest of 1, 255, 65535 and the largest value that no pixel exceeds. Negative and non-finite
+    16-bit grey keeps its upper byte, as 16-bit colour does in Pillow. 32-bit integers and floats have no fixed white
+    level: it is the smallest of 1, 255 and 65535 that no pixel exceeds, else the largest value. Negative and non-finite
     values are black. Raises `UndecodableImageError` for a mode without a conversion.
     """
     if image.mode.startswith("I") or image.mode == "F":
@@ -173,7 +195,7 @@ def to_rgb(image: Image.Image) -> Image.Image:
         return image if image.mode == "RGB" else image.convert("RGB")
     except ValueError as error:
         raise UndecodableImageError(
-            f"The colour mode {image.mode} cannot be turned into RGB; save the image as RGB."
+            f"The colour mode {image.mode} cannot be converted to RGB; save the image as RGB."
         ) from error
 
 
@@ -184,10 +206,13 @@ def to_square(image: Image.Image, resize: int) -> npt.NDArray[np.uint8]:
 
 
 def centre_crop(array: npt.NDArray[Scalar], crop: int) -> npt.NDArray[Scalar]:
-    """Return the central (…,C,C) of an array (…,R,R), C = `crop` ≤ R, as a view; an odd rest lies right and below."""
+    """Return the centre (…,C,C) of an array (…,R,R), C = `crop` ≤ R, as a view.
+
+    An odd margin is one pixel larger at the right and the bottom.
+    """
     side = array.shape[-1]
     if array.shape[-2] != side or not 1 <= crop <= side:
-        raise PreprocessingError(f"No {crop}×{crop} pixels can be cut from an array of shape {array.shape}.")
+        raise PreprocessingError(f"Cannot crop {crop}×{crop} pixels from an array of shape {array.shape}.")
     start = (side - crop) // 2
     return array[..., start : start + crop, start : start + crop]
 
@@ -198,13 +223,36 @@ def to_unit(array: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
 
 
 def prepare_image(image: Image.Image, pre: Preprocessing) -> npt.NDArray[np.float32]:
-    """Turn a decoded image into the network's input: float32 (3,crop,crop) in [0,1]."""
-    return to_unit(centre_crop(to_square(image, pre.resize), pre.crop))
+    """Convert a decoded image to the network's input: float32 (3,C,C) in [0,1], C = `pre.crop`."""
+    return to_unit(image_pixels(image, pre))
 
 
 def prepare(data: bytes, pre: Preprocessing, *, limits: DecodeLimits = DEFAULT_LIMITS) -> npt.NDArray[np.float32]:
-    """Turn the bytes of a file into the network's input: float32 (3,crop,crop) in [0,1]; raises as `decode`."""
-    return prepare_image(decode(data, limits=limits), pre)
+    """Convert an image file to the network's input.
+
+    Args:
+        data: The bytes of the file.
+        pre: The model's preprocessing.
+        limits: Limits on the file and the image.
+
+    Returns:
+        float32 (3,C,C) in [0,1], C = `pre.crop`.
+
+    Raises:
+        ImageTooLargeError: The image exceeds the limits.
+        UndecodableImageError: The bytes are not an intact image.
+    """
+    return to_unit(file_pixels(data, pre, limits=limits))
+
+
+def file_pixels(data: bytes, pre: Preprocessing, *, limits: DecodeLimits = DEFAULT_LIMITS) -> npt.NDArray[np.uint8]:
+    """Return the network's input as bytes, uint8 (3,C,C): `prepare` before the division by 255; raises the same."""
+    return image_pixels(decode(data, limits=limits), pre)
+
+
+def image_pixels(image: Image.Image, pre: Preprocessing) -> npt.NDArray[np.uint8]:
+    """Resize and centre-crop a decoded image: uint8 (3,C,C), C = `pre.crop`."""
+    return np.ascontiguousarray(centre_crop(to_square(image, pre.resize), pre.crop))
 
 
 def _decode(data: bytes, limits: DecodeLimits) -> Image.Image:
@@ -217,12 +265,12 @@ def _decode(data: bytes, limits: DecodeLimits) -> Image.Image:
         _check_size(image.size, limits)
         # No draft mode: it would decode a JPEG at a fraction of its size and change the pixels.
         image.load()
-        # TIFF is turned upright by Pillow itself and leaves no EXIF behind.
+        # Pillow itself rotates TIFF files and leaves no EXIF.
         turn = _TRANSPOSITIONS.get(orientation(file.exif or image.info.get("exif", b"")))
         result = to_rgb(image).copy()
     if turn is not None:
         result = result.transpose(turn)
-    # Left in, the orientation would be applied a second time by whoever asks for it.
+    # A caller would apply an orientation that is left in here a second time.
     result.info.clear()
     return result
 
@@ -230,14 +278,14 @@ def _decode(data: bytes, limits: DecodeLimits) -> Image.Image:
 def _check_size(size: tuple[int, int], limits: DecodeLimits) -> None:
     width, height = size
     if width < 1 or height < 1:
-        raise UndecodableImageError(f"The image has {width}×{height} pixels; send one with at least 1×1.")
+        raise UndecodableImageError(f"The image has {width}×{height} pixels; use one with at least 1×1.")
     if max(size) > limits.max_side:
         raise ImageTooLargeError(
-            f"The image has {width}×{height} pixels, above the limit of {limits.max_side} a side; send a smaller one."
+            f"The image has {width}×{height} pixels, above the limit of {limits.max_side} a side; use a smaller one."
         )
     if width * height > limits.max_pixels:
         raise ImageTooLargeError(
-            f"The image has {width}×{height} pixels, above the limit of {limits.max_pixels} in all; send a smaller one."
+            f"The image has {width}×{height} pixels, above the limit of {limits.max_pixels} in all; use a smaller one."
         )
 
 

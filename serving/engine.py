@@ -8,7 +8,8 @@ import numpy as np
 import numpy.typing as npt
 import onnxruntime
 
-from hardrank.models.bundle import ONNX, Card, preprocessing_of, verify_bundle
+from hardrank.models.bundle import ONNX, preprocessing_of, verify_bundle
+from hardrank.models.card import Card
 from hardrank.models.errors import HardrankError
 from hardrank.models.preprocessing import DEFAULT_LIMITS, DecodeLimits, Preprocessing, prepare
 

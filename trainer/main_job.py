@@ -10,15 +10,8 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 import torch
 
-from hardrank.models.bundle import (
-    ArchitectureEntry,
-    Card,
-    FileEntry,
-    PreprocessingEntry,
-    check_replaceable,
-    is_made_by,
-    save_bundle,
-)
+from hardrank.models.bundle import check_replaceable, is_made_by, save_bundle
+from hardrank.models.card import ArchitectureEntry, Card, FileEntry, PreprocessingEntry
 from hardrank.models.embedder import Embedder
 from hardrank.models.progress import OnProgress, StageProgress
 from hardrank.trainer.config import Config, TrainingOptions, config_to_json

@@ -17,7 +17,8 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from hardrank.models.bundle import Card, load_card
+from hardrank.models.bundle import load_card
+from hardrank.models.card import Card
 from hardrank.models.errors import HardrankError
 from hardrank.models.home import typed
 from hardrank.models.progress import ConsoleProgress

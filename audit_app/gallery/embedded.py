@@ -18,9 +18,7 @@ from hardrank.audit_app.subjects.loading import Subject
 from hardrank.models.preprocessing import (
     Preprocessing,
     UndecodableImageError,
-    centre_crop,
-    decode,
-    to_square,
+    file_pixels,
     to_unit,
 )
 from hardrank.models.progress import OnProgress, StageProgress
@@ -59,13 +57,7 @@ class PixelStore:
         """Give the pixels of `rows` (n,) → (n,3,S,S)."""
         if self._cache is not None:
             return self._cache[rows]
-        return np.stack([crop_of(self._gallery.read(int(row)), self._preprocessing) for row in rows])
-
-
-def crop_of(data: bytes, preprocessing: Preprocessing) -> Bytes:
-    """Give the bytes (3,S,S) that a network sees of a file; raises `UndecodableImageError`."""
-    square = to_square(decode(data), preprocessing.resize)
-    return np.ascontiguousarray(centre_crop(square, preprocessing.crop))
+        return np.stack([file_pixels(self._gallery.read(int(row)), self._preprocessing) for row in rows])
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -164,7 +156,7 @@ def _prepare(
     def read(row: int) -> tuple[int, Mapping[Preprocessing, Bytes] | str]:
         try:
             data = gallery.read(row)
-            return row, {one: crop_of(data, one) for one in wanted}
+            return row, {one: file_pixels(data, one) for one in wanted}
         except UndecodableImageError as error:
             return row, str(error)
 

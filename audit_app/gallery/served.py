@@ -7,10 +7,10 @@ import numpy as np
 
 from hardrank.audit_app.gallery.embedded import EmbeddedGallery, ignore_progress
 from hardrank.audit_app.gallery.image_gallery import ImageGallery
-from hardrank.audit_app.images.exact_png import Pixels, canvas_around, canvas_of, crop_of, pixels_hash
+from hardrank.audit_app.images.exact_png import Pixels, canvas_around, canvas_of, pixels_hash
 from hardrank.audit_app.ranking.views import Matrix, Vector
 from hardrank.audit_app.subjects.loading import Subject
-from hardrank.models.preprocessing import UndecodableImageError, to_unit
+from hardrank.models.preprocessing import UndecodableImageError, file_pixels, to_unit
 from hardrank.models.progress import OnProgress, StageProgress
 
 _BATCH: Final = 256
@@ -50,7 +50,7 @@ class ServedGallery:
 
     def embed_file(self, data: bytes) -> Vector:
         """Embed the bytes of a file as the server does → (D,); raises `UndecodableImageError`."""
-        return self.embed(crop_of(data, self.embedded.subject.preprocessing))
+        return self.embed(file_pixels(data, self.embedded.subject.preprocessing))
 
     def picture(self, row: int) -> Pixels:
         """Give a gallery image as the model sees it (3,S,S)."""
@@ -60,7 +60,7 @@ class ServedGallery:
     def canvas(self, data: bytes | None, pixels: Pixels) -> Pixels:
         """Give the square (3,R,R) around `pixels` (3,S,S): of the file they were cut from, where it is at hand."""
         pre = self.embedded.subject.preprocessing
-        if data is not None and pixels_hash(crop_of(data, pre)) == pixels_hash(pixels):
+        if data is not None and pixels_hash(file_pixels(data, pre)) == pixels_hash(pixels):
             return canvas_of(data, pre)
         return canvas_around(pixels, pre)
 

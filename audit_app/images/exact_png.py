@@ -19,6 +19,7 @@ from hardrank.models.preprocessing import (
     Preprocessing,
     centre_crop,
     decode,
+    file_pixels,
     to_square,
 )
 
@@ -66,14 +67,9 @@ def exact_png(pixels: Pixels, canvas: Pixels, pre: Preprocessing) -> bytes:
     Raises `ExactPngError` where preprocessing the PNG would not give `pixels` again.
     """
     data = encode_png(lay_into(pixels, canvas, pre))
-    if pixels_hash(crop_of(data, pre)) != pixels_hash(pixels):
+    if pixels_hash(file_pixels(data, pre)) != pixels_hash(pixels):
         raise ExactPngError("preprocessing the PNG does not give the attacked pixels back; nothing was saved")
     return data
-
-
-def crop_of(data: bytes, pre: Preprocessing, *, limits: DecodeLimits = DEFAULT_LIMITS) -> Pixels:
-    """Give the bytes (3,C,C) that a network sees of a file, before they become floats."""
-    return np.ascontiguousarray(centre_crop(canvas_of(data, pre, limits=limits), pre.crop))
 
 
 def pixels_hash(pixels: npt.NDArray[np.uint8] | npt.NDArray[np.float32]) -> str:

@@ -9,9 +9,9 @@ import torch
 
 from hardrank.audit_app.errors import AuditError
 from hardrank.audit_app.gallery.served import ServedGallery
-from hardrank.audit_app.images.exact_png import Pixels, crop_of
+from hardrank.audit_app.images.exact_png import Pixels
 from hardrank.audit_app.ranking.movement import head, rank_items
-from hardrank.models.preprocessing import to_unit
+from hardrank.models.preprocessing import file_pixels, to_unit
 from hardrank.trainer.attacks.attack import Victims, victims_in
 from hardrank.trainer.metric.distances import ABSENT
 
@@ -64,7 +64,7 @@ def prepare_victim(victim: Victim, served: ServedGallery) -> PreparedVictim:
             victims=victims_in(embedded.tensors, torch.tensor([row])),
         )
     assert victim.data is not None
-    pixels = crop_of(victim.data, embedded.subject.preprocessing)
+    pixels = file_pixels(victim.data, embedded.subject.preprocessing)
     device = embedded.embeddings.device
     with torch.no_grad():
         point = embedded.subject.judge(torch.from_numpy(to_unit(pixels))[None].to(device))

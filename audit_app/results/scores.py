@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pydantic import ValidationError
 
 from hardrank.audit_app.results.schema import AuditReport, BenignEntry, CheckEntry, CurveEntry, FigureEntry, ModelEntry
-from hardrank.models.bundle import Card
+from hardrank.models.card import Card
 from hardrank.trainer.attacks.registry import standard_attacks
 
 

@@ -4,7 +4,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from hardrank.models.bundle import CARD, BundleError, Card, load_card
+from hardrank.models.bundle import CARD, BundleError, load_card
+from hardrank.models.card import Card
 from hardrank.serving.store.manifest import MANIFEST
 
 _BENIGN, _ROBUST = "-benign", "-robust"

@@ -15,7 +15,8 @@ from torch import Tensor
 from hardrank.audit_app.errors import SubjectError
 from hardrank.audit_app.subjects.library_models import TIMM, LibraryWeights, load_library_model
 from hardrank.audit_app.subjects.onnx_file import LARGEST_FILE, OnnxFile, PixelScale
-from hardrank.models.bundle import CARD, Card, load_embedder
+from hardrank.models.bundle import CARD, load_embedder
+from hardrank.models.card import Card
 from hardrank.models.embedder import Embed, Embedder
 from hardrank.models.folded import FoldedEmbedder
 from hardrank.models.preprocessing import Preprocessing

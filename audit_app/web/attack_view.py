@@ -13,7 +13,7 @@ from hardrank.audit_app.blackbox.transfer import Transfer
 from hardrank.audit_app.drawing.live_panel import live_panel
 from hardrank.audit_app.drawing.markup import png_uri
 from hardrank.audit_app.drawing.plot_panel import Captioned, answers_panel, plot_panel
-from hardrank.audit_app.images.exact_png import crop_of, encode_png
+from hardrank.audit_app.images.exact_png import encode_png
 from hardrank.audit_app.live.aims import AIMS, STORIES, watched
 from hardrank.audit_app.live.attack import LiveAttack
 from hardrank.audit_app.live.status import AttackPhase, AttackStatus
@@ -26,6 +26,7 @@ from hardrank.audit_app.web.panel import panel
 from hardrank.audit_app.web.pictures import called, kind, thumbnail
 from hardrank.audit_app.web.plan import Plan, current_plan
 from hardrank.audit_app.web.resources import Stage, StageKey, settings, turnstile, visitor
+from hardrank.models.preprocessing import file_pixels
 
 _EVERY_S: Final = 0.15
 """Seconds between two looks at a running attack."""
@@ -94,7 +95,7 @@ def _picture(stage: Stage, plan: Plan) -> Captioned:
         row = stage[0].gallery.row(victim.id)
         return Captioned(thumbnail(stage[0], row), "the image", kind(stage[0], row))
     assert victim.data is not None
-    pixels = crop_of(victim.data, stage[0].subject.preprocessing)
+    pixels = file_pixels(victim.data, stage[0].subject.preprocessing)
     return Captioned(png_uri(encode_png(pixels)), "the image", "uploaded")
 
 

@@ -6,13 +6,13 @@ from typing import Final
 import streamlit as st
 
 from hardrank.audit_app.drawing.markup import png_uri
-from hardrank.audit_app.images.exact_png import crop_of, encode_png
+from hardrank.audit_app.images.exact_png import encode_png
 from hardrank.audit_app.live.victim import Victim
 from hardrank.audit_app.web.messages import told
 from hardrank.audit_app.web.picker import Choice, gallery_picker
 from hardrank.audit_app.web.plan import Plan, attack_image, chosen_plan, draw_targets, toggle_target
 from hardrank.audit_app.web.resources import Stage, visitor
-from hardrank.models.preprocessing import DEFAULT_LIMITS
+from hardrank.models.preprocessing import DEFAULT_LIMITS, file_pixels
 
 _ASKING: Final = "asking"
 IMAGE: Final = "image"
@@ -51,7 +51,7 @@ def choose_image(stage: Stage, plan: Plan) -> None:
 def _uploaded(stage: Stage, plan: Plan, data: bytes) -> None:
     """Look at an uploaded file: it must be an image; its class decides what counts as a right answer."""
     gallery = stage[0].gallery
-    pixels = crop_of(data, stage[0].subject.preprocessing)
+    pixels = file_pixels(data, stage[0].subject.preprocessing)
     st.html(f'<img src="{png_uri(encode_png(pixels))}" alt="as the models see it" style="{_SEEN}">')
     label = st.selectbox("Its class", [_NEAREST, *filter(None, gallery.classes)], key="upload.class")
     victim = Victim(data=data, label=None if label == _NEAREST else label)

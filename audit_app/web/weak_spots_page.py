@@ -9,7 +9,7 @@ from hardrank.audit_app.audit.request import REQUEST, AuditRequest
 from hardrank.audit_app.drawing.markup import png_uri
 from hardrank.audit_app.drawing.score_figures import WANTED
 from hardrank.audit_app.gallery.image_gallery import ImageGallery
-from hardrank.audit_app.images.exact_png import crop_of, encode_png
+from hardrank.audit_app.images.exact_png import encode_png
 from hardrank.audit_app.results.image_scores import ImageScores, read_scores, worst_classes
 from hardrank.audit_app.results.schema import AuditReport, ModelEntry
 from hardrank.audit_app.web.audit_jobs import Past
@@ -18,7 +18,7 @@ from hardrank.audit_app.web.plan import ask_to_open
 from hardrank.audit_app.web.resources import StageKey, desk, settings
 from hardrank.audit_app.web.stage import MOST_MODELS, open_stage
 from hardrank.models.errors import HardrankError
-from hardrank.models.preprocessing import Preprocessing, UndecodableImageError
+from hardrank.models.preprocessing import Preprocessing, UndecodableImageError, file_pixels
 from hardrank.trainer.attacks.pgd import Norm
 from hardrank.trainer.attacks.registry import ATTACKS, make_attack
 
@@ -148,7 +148,7 @@ _STYLE: Final = "width:100%;aspect-ratio:1;image-rendering:pixelated;border-radi
 
 def _image(gallery: ImageGallery, id: str, pre: Preprocessing) -> str:
     try:
-        return png_uri(encode_png(crop_of(gallery.read(gallery.row(id)), pre)))
+        return png_uri(encode_png(file_pixels(gallery.read(gallery.row(id)), pre)))
     except UndecodableImageError:
         return "data:,"
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Final, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from hardrank.models.bundle import ArchitectureEntry, PreprocessingEntry
+from hardrank.models.card import ArchitectureEntry, PreprocessingEntry
 from hardrank.models.files import write_json
 from hardrank.serving.store.errors import IndexDamagedError, IndexNotFoundError, WrongModelError
 

@@ -1,4 +1,4 @@
-"""Bundles: written whole, verified by hash, refused with a reason."""
+"""Bundles: written as a whole, verified by hash, refused with a reason."""
 
 import json
 import shutil
@@ -13,17 +13,14 @@ import torch
 from hardrank.models.bundle import (
     ONNX,
     WEIGHTS,
-    ArchitectureEntry,
     BundleError,
-    Card,
-    FileEntry,
-    PreprocessingEntry,
     load_card,
     load_embedder,
     preprocessing_of,
     save_bundle,
     verify_bundle,
 )
+from hardrank.models.card import ArchitectureEntry, Card, FileEntry, PreprocessingEntry
 from hardrank.models.embedder import Architecture, Embedder, build_embedder
 from hardrank.models.preprocessing import Preprocessing
 from hardrank.trainer.export import export_onnx, save_weights
@@ -77,11 +74,11 @@ def saved(tmp_path_factory: pytest.TempPathFactory, embedder: Embedder) -> Path:
 
 @pytest.fixture
 def bundle(tmp_path: Path, saved: Path) -> Path:
-    """A copy of its own for each test, since some damage it."""
+    """A copy for each test, since some damage it."""
     return shutil.copytree(saved, tmp_path / "zoo" / "test")
 
 
-def test_what_is_saved_comes_back(bundle: Path, embedder: Embedder) -> None:
+def test_save_and_load(bundle: Path, embedder: Embedder) -> None:
     assert sorted(path.name for path in bundle.iterdir()) == ["README.md", "card.json", ONNX, WEIGHTS]
     assert verify_bundle(bundle).files.keys() == {ONNX, WEIGHTS}
     assert preprocessing_of(load_card(bundle)) == Preprocessing(resize=36, crop=32)
@@ -89,7 +86,7 @@ def test_what_is_saved_comes_back(bundle: Path, embedder: Embedder) -> None:
     assert torch.equal(load_embedder(bundle)(images), embedder(images))
 
 
-def test_no_half_bundle_is_left_when_writing_fails(tmp_path: Path, embedder: Embedder) -> None:
+def test_a_failed_write_leaves_nothing(tmp_path: Path, embedder: Embedder) -> None:
     def fail(folder: Path) -> None:
         (folder / ONNX).write_bytes(b"half")
         raise OSError("disk full")
@@ -99,7 +96,7 @@ def test_no_half_bundle_is_left_when_writing_fails(tmp_path: Path, embedder: Emb
     assert list(tmp_path.iterdir()) == []
 
 
-def test_another_runs_bundle_is_kept_unless_told(bundle: Path, embedder: Embedder) -> None:
+def test_another_runs_bundle_is_replaced_only_with_overwrite(bundle: Path, embedder: Embedder) -> None:
     def other(files: dict[str, FileEntry]) -> Card:
         return make_card(files, run_id="two")
 
@@ -112,14 +109,38 @@ def test_another_runs_bundle_is_kept_unless_told(bundle: Path, embedder: Embedde
     assert len(list(bundle.parent.iterdir())) == 1
 
 
+def test_a_bundle_whose_replacement_was_killed_is_restored_on_reading(bundle: Path, embedder: Embedder) -> None:
+    bundle.rename(bundle.with_name(".test.former"))  # the state between the two renames
+    assert load_card(bundle).run_id == "one"
+    assert verify_bundle(bundle).files.keys() == {ONNX, WEIGHTS}
+
+
+def test_a_failed_replacement_keeps_the_former_bundle(
+    bundle: Path, embedder: Embedder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rename = Path.rename
+
+    def faulty(self: Path, target: Path) -> Path:
+        if self.name.endswith(".unfinished"):
+            raise OSError("no space")
+        return rename(self, target)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "rename", faulty)
+        with pytest.raises(OSError, match="no space"):
+            save_bundle(bundle, make_card, write_into(embedder))
+    assert verify_bundle(bundle).run_id == "one"
+    assert [path.name for path in bundle.parent.iterdir()] == ["test"]
+
+
 @pytest.mark.parametrize("name", [ONNX, WEIGHTS])
-def test_a_changed_file_is_noticed(bundle: Path, name: str) -> None:
+def test_a_changed_file_is_detected(bundle: Path, name: str) -> None:
     content = bytearray((bundle / name).read_bytes())
     content[len(content) // 2] ^= 1
     (bundle / name).write_bytes(content)
-    with pytest.raises(BundleError, match=f"{name} is not the file"):
+    with pytest.raises(BundleError, match=f"{name} does not match"):
         verify_bundle(bundle)
-    with pytest.raises(BundleError, match="not the file"):
+    with pytest.raises(BundleError, match="does not match"):
         load_embedder(bundle)
 
 
@@ -132,7 +153,7 @@ def _edit(bundle: Path, change: Callable[[dict[str, Any]], object]) -> None:
 @pytest.mark.parametrize(
     ("damage", "message"),
     [
-        (lambda bundle: (bundle / "card.json").unlink(), "is no bundle"),
+        (lambda bundle: (bundle / "card.json").unlink(), "is not a bundle"),
         (lambda bundle: (bundle / "card.json").write_text("{"), "is damaged"),
         (lambda bundle: (bundle / "card.json").write_text("[]"), "has the schema None"),
         (
@@ -167,11 +188,11 @@ def test_reading_a_card_needs_no_torch() -> None:
     import subprocess
     import sys
 
-    code = "import sys, models.bundle, models.preprocessing; sys.exit('torch' in sys.modules)"
+    code = "import sys, hardrank.models.bundle, hardrank.models.preprocessing; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 
-def test_the_documented_schema_is_the_one_in_force() -> None:
-    """`python -m hardrank.models.bundle > docs/card.schema.json` writes it."""
+def test_the_documented_schema_is_current() -> None:
+    """`python -m hardrank.models.card > docs/card.schema.json` writes it."""
     documented = Path(__file__).parents[2] / "docs" / "card.schema.json"
     assert json.loads(documented.read_text(encoding="utf-8")) == Card.model_json_schema()

@@ -1,4 +1,4 @@
-"""Embedders: shapes, the sphere, backbones by name, and the folded twin against the network itself."""
+"""Embedders: shapes, the sphere, backbones by name, and the folded folded_embedder against the network itself."""
 
 import copy
 import threading
@@ -49,43 +49,43 @@ def test_normalisation_lives_inside() -> None:
 
 
 @pytest.mark.parametrize("backbone", ["small-resnet", "resnet18", "timm/resnet10t", "c2f2", "vgg11_bn"])
-def test_the_folded_twin_computes_the_same_and_its_gradient(backbone: str) -> None:
+def test_the_folded_folded_embedder_computes_the_same_and_its_gradient(backbone: str) -> None:
     size = 28 if backbone == "c2f2" else 64
     embedder = _trained_like(Architecture(backbone=backbone, dimension=16, image_size=size))
-    twin = FoldedEmbedder(embedder)
+    folded_embedder = FoldedEmbedder(embedder)
     images = torch.rand(2, 3, size, size, dtype=torch.float64)
     weights = torch.randn(2, 16, dtype=torch.float64)
     results = []
-    for network in (embedder, twin):
+    for network in (embedder, folded_embedder):
         x = images.clone().requires_grad_(True)
         embeddings = network(x)
         (gradient,) = torch.autograd.grad((embeddings * weights).sum(), x)
         results.append((embeddings.detach(), gradient))
     torch.testing.assert_close(results[1][0], results[0][0], rtol=0, atol=1e-10)
     torch.testing.assert_close(results[1][1], results[0][1], rtol=1e-7, atol=1e-10)
-    assert not any(parameter.requires_grad for parameter in twin.parameters())
+    assert not any(parameter.requires_grad for parameter in folded_embedder.parameters())
 
 
-def test_batch_norm_is_really_folded() -> None:
-    twin = FoldedEmbedder(build_embedder(Architecture(backbone="resnet18", dimension=8, image_size=64)))
-    assert not [module for module in twin.modules() if isinstance(module, nn.BatchNorm2d)]
+def test_batch_norm_is_folded() -> None:
+    folded_embedder = FoldedEmbedder(build_embedder(Architecture(backbone="resnet18", dimension=8, image_size=64)))
+    assert not [module for module in folded_embedder.modules() if isinstance(module, nn.BatchNorm2d)]
 
 
-def test_refresh_takes_over_an_update() -> None:
+def test_refresh_copies_an_update() -> None:
     embedder = _trained_like(Architecture(dimension=8, image_size=32))
-    twin = FoldedEmbedder(embedder)
+    folded_embedder = FoldedEmbedder(embedder)
     images = torch.rand(2, 3, 32, 32, dtype=torch.float64)
-    before = twin(images)
+    before = folded_embedder(images)
     with torch.no_grad():
         for value in embedder.state_dict().values():
             if value.is_floating_point():
                 value.mul_(1.1)
     assert not torch.allclose(embedder(images), before, atol=1e-4)
-    twin.refresh()
-    torch.testing.assert_close(twin(images), embedder(images), rtol=0, atol=1e-10)
+    folded_embedder.refresh()
+    torch.testing.assert_close(folded_embedder(images), embedder(images), rtol=0, atol=1e-10)
 
 
-def test_bf16_stays_near_and_leaves_the_source_alone() -> None:
+def test_bf16_is_close_and_does_not_change_the_source() -> None:
     embedder = _trained_like(Architecture(dimension=32, image_size=32)).float()
     weights = copy.deepcopy(embedder.state_dict())
     images = torch.rand(4, 3, 32, 32)
@@ -99,35 +99,35 @@ def test_bf16_stays_near_and_leaves_the_source_alone() -> None:
 @pytest.mark.parametrize(
     ("architecture", "imagenet", "message"),
     [
-        (Architecture(backbone="resnet81", image_size=64), False, "no backbone is called 'resnet81'"),
+        (Architecture(backbone="resnet81", image_size=64), False, "unknown backbone 'resnet81'"),
         (
             Architecture(backbone="timm/resnet10x", image_size=64),
             False,
-            "timm has no model 'resnet10x'; near: .*resnet10t",
+            "timm has no model 'resnet10x'; similar: .*resnet10t",
         ),
         (Architecture(backbone="c2f2", image_size=64), False, "28 px, not 64"),
         (Architecture(image_size=224), False, "32 to 96 px, not 224"),
-        (Architecture(image_size=64), True, "no ImageNet weights for small-resnet"),
+        (Architecture(image_size=64), True, "small-resnet has no ImageNet weights"),
         (Architecture(backbone="inception_v3", image_size=32), False, "cannot take images of 32 px"),
-        (Architecture(dimension=0), False, "dimension ≥ 1"),
+        (Architecture(dimension=0), False, "dimension is 0"),
     ],
 )
-def test_what_cannot_be_built_is_said(architecture: Architecture, imagenet: bool, message: str) -> None:
+def test_invalid_architectures(architecture: Architecture, imagenet: bool, message: str) -> None:
     with pytest.raises(BackboneError, match=message):
         build_embedder(architecture, imagenet=imagenet)
 
 
-def test_weights_that_cannot_be_fetched_name_the_alternatives(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_unavailable_weights_name_the_alternatives(monkeypatch: pytest.MonkeyPatch) -> None:
     def unreachable(*arguments: object, **options: object) -> None:
         raise OSError("no network")
 
     monkeypatch.setattr(torch.hub, "load_state_dict_from_url", unreachable)
     monkeypatch.setattr("torchvision.models._api.load_state_dict_from_url", unreachable)
-    with pytest.raises(BackboneError, match=r"cannot be had.*no network.*warmup"):
+    with pytest.raises(BackboneError, match=r"no network.*warmup"):
         build_embedder(Architecture(backbone="resnet18", image_size=64), imagenet=True)
 
 
-def test_folding_disturbs_no_other_thread_and_two_fold_alike() -> None:
+def test_folding_is_safe_beside_other_threads() -> None:
     embedder = build_embedder(Architecture(dimension=8, image_size=32)).eval()
     other, images = nn.Sequential(nn.Linear(4, 4), nn.ReLU()).eval(), torch.rand(2, 3, 32, 32)
     wanted = FoldedEmbedder(embedder)(images)

@@ -1,4 +1,4 @@
-"""Bundles go to the Hub and come back whole, through its own library and a server that keeps them in a folder."""
+"""Bundles on the Hub, through huggingface_hub and a server that stores repositories in a folder."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from hardrank.models.bundle import WEIGHTS, BundleError, load_card, load_embedder
-from hardrank.models.hub import HubError, load_pretrained, pull_bundle, push_bundle
+from hardrank.models.hub import HubError, load_from_hub, pull_bundle, push_bundle
 from hardrank.models.model_card import model_card
 from tests.models.hub_server import hub
 from tests.serving.bundles import write_bundle
@@ -34,7 +34,7 @@ def remote(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
         yield tmp_path / "hub"
 
 
-def test_a_bundle_comes_back_as_it_was_pushed(bundle: Path, remote: Path) -> None:
+def test_push_and_pull(bundle: Path, remote: Path) -> None:
     stray = bundle / "keys.json"
     stray.write_text("{}")
     push_bundle(bundle, "somebody/demo-robust", private=True, token="hf_none")
@@ -49,11 +49,11 @@ def test_a_bundle_comes_back_as_it_was_pushed(bundle: Path, remote: Path) -> Non
     images = torch.rand(2, 3, 32, 32)
     with torch.no_grad():
         expected = load_embedder(bundle)(images)
-        assert torch.equal(load_pretrained("somebody/demo-robust", token="hf_none")(images), expected)
-        assert torch.equal(load_pretrained(bundle)(images), expected)
+        assert torch.equal(load_from_hub("somebody/demo-robust", token="hf_none")(images), expected)
+        assert torch.equal(load_from_hub(bundle)(images), expected)
 
 
-def test_an_edited_card_is_pushed_as_it_is(bundle: Path, remote: Path, tmp_path: Path) -> None:
+def test_an_edited_model_card_is_pushed_unchanged(bundle: Path, remote: Path, tmp_path: Path) -> None:
     page = bundle / "README.md"
     written = page.read_text(encoding="utf-8")
     mine = model_card(load_card(bundle), license="apache-2.0") + "\nMine.\n"
@@ -65,16 +65,16 @@ def test_an_edited_card_is_pushed_as_it_is(bundle: Path, remote: Path, tmp_path:
     assert (pulled / "README.md").read_text(encoding="utf-8") == mine
 
 
-def test_what_is_damaged_is_refused_on_both_ways(bundle: Path, remote: Path, tmp_path: Path) -> None:
+def test_damaged_bundles_are_refused_both_ways(bundle: Path, remote: Path, tmp_path: Path) -> None:
     push_bundle(bundle, "somebody/demo", token="hf_none")
     weights = remote / "somebody" / "demo" / WEIGHTS
     weights.write_bytes(weights.read_bytes()[:-1] + b"\x00")
-    with pytest.raises(BundleError, match=r"demo holds is no whole bundle.*SHA-256"):
+    with pytest.raises(BundleError, match=r"demo does not hold a complete bundle.*SHA-256"):
         pull_bundle("somebody/demo")
-    with pytest.raises(BundleError, match="no bundle"):
+    with pytest.raises(BundleError, match="not a bundle"):
         push_bundle(tmp_path, "somebody/demo", token="hf_none")
 
 
-def test_what_the_hub_lacks_is_named(remote: Path) -> None:
-    with pytest.raises(HubError, match="somebody/nothing was not downloaded"):
+def test_a_missing_repository_is_named(remote: Path) -> None:
+    with pytest.raises(HubError, match="cannot download somebody/nothing"):
         pull_bundle("somebody/nothing")

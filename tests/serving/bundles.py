@@ -5,7 +5,8 @@ from pathlib import Path
 
 import torch
 
-from hardrank.models.bundle import ONNX, WEIGHTS, ArchitectureEntry, Card, FileEntry, PreprocessingEntry, save_bundle
+from hardrank.models.bundle import ONNX, WEIGHTS, save_bundle
+from hardrank.models.card import ArchitectureEntry, Card, FileEntry, PreprocessingEntry
 from hardrank.models.embedder import Architecture, build_embedder
 from hardrank.trainer.export import export_onnx, save_weights
 

@@ -7,7 +7,7 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
-from hardrank.models.bundle import ArchitectureEntry, PreprocessingEntry
+from hardrank.models.card import ArchitectureEntry, PreprocessingEntry
 from hardrank.serving.engine import Device, Engine
 from hardrank.serving.index.search_index import SearchIndex
 from hardrank.serving.store.items import NewItem

@@ -52,7 +52,7 @@ def test_pixels_that_do_not_fit_are_refused(engine: Engine, shape: tuple[int, ..
 
 
 def test_what_cannot_be_loaded_is_named(benign_bundle: Path, tmp_path: Path) -> None:
-    with pytest.raises(BundleError, match="is no bundle"):
+    with pytest.raises(BundleError, match="is not a bundle"):
         Engine(tmp_path)
     with pytest.raises(EngineError, match="threads is -1"):
         Engine(benign_bundle, threads=-1)

@@ -21,7 +21,7 @@ from tests.trainer.place import Place, environment
         (("--data.root", "new [old] x"), "new [old] x is no folder"),
         (("--data.root", "nowhere"), "nowhere"),
         (("--initialisation", "imagenet"), "no ImageNet weights for small-resnet"),
-        (("--initialisation", "no/bundle"), "no/bundle is no bundle"),
+        (("--initialisation", "no/bundle"), "no/bundle is not a bundle"),
         (("--device", "tpu"), "device is auto, cpu or cuda"),
         (("--robust.epochs", "0"), "epochs must be above 0"),
         (("--robust.epsilon", "8/x"), "8/x"),

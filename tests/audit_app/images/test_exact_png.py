@@ -10,13 +10,12 @@ from hardrank.audit_app.images.exact_png import (
     ExactPngError,
     canvas_around,
     canvas_of,
-    crop_of,
     encode_png,
     exact_png,
     lay_into,
     pixels_hash,
 )
-from hardrank.models.preprocessing import Preprocessing, decode, prepare, to_unit
+from hardrank.models.preprocessing import Preprocessing, decode, file_pixels, prepare, to_unit
 from tests.audit_app.stage import random_pixels
 
 SIZES = [(36, 32), (37, 32), (33, 32), (32, 32), (72, 64), (256, 224)]
@@ -35,7 +34,7 @@ def test_the_border_is_that_of_the_benign_image(resize: int, crop: int) -> None:
     pre = Preprocessing(resize=resize, crop=crop)
     file = encode_png(random_pixels(3, 50, 70))
     canvas = canvas_of(file, pre)
-    assert np.array_equal(lay_into(crop_of(file, pre), canvas, pre), canvas)
+    assert np.array_equal(lay_into(file_pixels(file, pre), canvas, pre), canvas)
     saved = np.asarray(decode(exact_png(random_pixels(3, crop, crop, seed=2), canvas, pre))).transpose(2, 0, 1)
     border = np.ones((resize, resize), dtype=bool)
     start = (resize - crop) // 2
@@ -46,7 +45,7 @@ def test_the_border_is_that_of_the_benign_image(resize: int, crop: int) -> None:
 def test_a_file_of_the_crop_alone_would_lose_the_pixels() -> None:
     pre = Preprocessing(resize=36, crop=32)
     pixels = random_pixels(3, 32, 32)
-    assert not np.array_equal(crop_of(encode_png(pixels), pre), pixels)
+    assert not np.array_equal(file_pixels(encode_png(pixels), pre), pixels)
 
 
 def test_without_the_original_the_edge_goes_on() -> None:

@@ -150,11 +150,11 @@ def test_names(tiny_zoo: list[Path], tmp_path: Path) -> None:
 def test_what_is_no_model(tiny_zoo: list[Path], tmp_path: Path) -> None:
     with pytest.raises(SubjectError, match="is not there"):
         load_subject("models/zoo/nowhere", OPTIONS)
-    with pytest.raises(BackboneError, match="no backbone is called 'resnet-eighteen'"):
+    with pytest.raises(BackboneError, match="unknown backbone 'resnet-eighteen'"):
         load_subject("resnet-eighteen", OPTIONS)
     with pytest.raises(BackboneError, match="timm has no model"):
         load_subject("timm/nothing", RANDOM)
-    with pytest.raises(BundleError, match="is no bundle"):
+    with pytest.raises(BundleError, match="is not a bundle"):
         load_subject(str(tmp_path), OPTIONS)
     changed = shutil.copytree(tiny_zoo[0], tmp_path / "changed")
     with (changed / "model.onnx").open("ab") as file:

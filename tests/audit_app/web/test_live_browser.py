@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 from starlette.testclient import TestClient
 
-from hardrank.audit_app.images.exact_png import crop_of
 from hardrank.audit_app.replay import read_record, replay
+from hardrank.models.preprocessing import file_pixels
 from hardrank.serving.api.app import create_api
 from hardrank.serving.engine import Device, Engine
 from hardrank.serving.index.search_index import SearchIndex
@@ -90,8 +90,8 @@ def test_an_attack_from_the_button_to_the_files(
             ids = [match["id"] for match in answer.json()["models"][bundle.name]["matches"] if match["id"] != victim]
             assert ids[:10] == [shown[bundle.name][rank] for rank in range(1, 11)], "what the page showed"
             engine = Engine(bundle, threads=1, device=Device.CPU)
-            pixels = crop_of(png, engine.preprocessing).astype(int)
-            untouched = crop_of((few_gratings / victim.replace("~", "/")).read_bytes(), engine.preprocessing)
+            pixels = file_pixels(png, engine.preprocessing).astype(int)
+            untouched = file_pixels((few_gratings / victim.replace("~", "/")).read_bytes(), engine.preprocessing)
             assert 0 < abs(pixels - untouched).max() <= 4
         assert replay(record).differences == ()
 

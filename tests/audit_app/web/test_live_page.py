@@ -200,7 +200,7 @@ def test_a_bundle_whose_weights_were_changed_is_told(app: Tell, tiny_zoo: list[P
         (zoo / "tiny" / file.name).write_bytes(file.read_bytes())
     (zoo / "tiny" / "model.onnx").write_bytes(b"nothing")
     app("--zoo", str(zoo))
-    assert any("not the file that the card describes" in one for one in errors(open_app()))
+    assert any("does not match its card" in one for one in errors(open_app()))
 
 
 def test_a_gallery_of_one_image_is_told(app: Tell, tmp_path: Path) -> None:

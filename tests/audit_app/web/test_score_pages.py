@@ -17,13 +17,13 @@ from hardrank.audit_app.audit.runner import run_audit
 from hardrank.audit_app.gallery.embedded import embed_galleries
 from hardrank.audit_app.gallery.image_gallery import from_images
 from hardrank.audit_app.gallery.source import GallerySource
-from hardrank.audit_app.images.exact_png import crop_of, encode_png
+from hardrank.audit_app.images.exact_png import encode_png
 from hardrank.audit_app.report.build import write_report
 from hardrank.audit_app.results.schema import read_report
 from hardrank.audit_app.run import main
 from hardrank.audit_app.subjects.loading import load_subjects
 from hardrank.audit_app.web import scorecard_page, weak_spots_page
-from hardrank.models.preprocessing import Preprocessing
+from hardrank.models.preprocessing import Preprocessing, file_pixels
 from hardrank.trainer.evaluation.robustness import RobustnessOptions
 from tests.audit_app.apptest import errors, markup, open_app, until, words
 from tests.audit_app.stage import OPTIONS
@@ -234,7 +234,7 @@ def test_an_audit_by_the_command_shows_its_images_too(by_command: Path, few_grat
     assert len(ids) == 6
     gallery = from_images(few_gratings)
     pre = Preprocessing.from_dict(read_report(by_command).models[0].preprocessing)
-    wanted = [encode_png(crop_of(gallery.read(gallery.row(id)), pre)) for id in ids]
+    wanted = [encode_png(file_pixels(gallery.read(gallery.row(id)), pre)) for id in ids]
     assert pictures(at)[:6] == wanted
     at.selectbox(key="weak.model").set_value("Strong").run()
     first = at.button(key=spots(at)[0])

@@ -299,6 +299,26 @@ def test_a_stopped_regeneration_leaves_the_old_set(copy: Path) -> None:
     assert [path.name for path in copy.parent.iterdir()] == ["set"]
 
 
+@pytest.mark.parametrize("error", [OSError("no space"), KeyboardInterrupt()])
+def test_a_failed_replacement_keeps_the_old_set(
+    copy: Path, monkeypatch: pytest.MonkeyPatch, error: BaseException
+) -> None:
+    before, rename, calls = _bytes(copy), Path.rename, []
+
+    def faulty(self: Path, target: Path) -> Path:
+        calls.append(self)
+        if len(calls) == 2:
+            raise error
+        return rename(self, target)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "rename", faulty)
+        with pytest.raises(type(error)):
+            generate(copy, DemoOptions(seed=9, images_per_class=1, side=16))
+    assert _bytes(copy) == before
+    assert [path.name for path in copy.parent.iterdir()] == ["set"]
+
+
 def _must_not_draw(done: int, total: int) -> None:
     raise AssertionError("drawn again")
 

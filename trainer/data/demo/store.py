@@ -8,9 +8,6 @@
 import hashlib
 import io
 import json
-import shutil
-import tempfile
-import time
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
@@ -19,6 +16,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from hardrank.models.files import replace_folder, restore_folder, unfinished_folder
 from hardrank.trainer.data.demo.errors import DemoDamagedError, DemoForeignError
 from hardrank.trainer.data.demo.picture import picture
 from hardrank.trainer.data.demo.specification import DemoOptions, Half, classes
@@ -27,7 +25,6 @@ GENERATOR_VERSION = "1"
 """Raised whenever the same options would give other pictures."""
 MANIFEST = "manifest.json"
 _KIND = "hardrank demo set"
-_ABANDONED_AFTER = 3600.0  # seconds
 
 
 def ignore_progress(done: int, total: int) -> None:
@@ -78,18 +75,11 @@ def generate(
     """
     options = options or DemoOptions()
     _refuse_foreign(root)
-    root.parent.mkdir(parents=True, exist_ok=True)
-    _sweep(root)
-    work = Path(tempfile.mkdtemp(prefix=f".{root.name}.partial-", dir=root.parent))
-    try:
-        # mkdtemp is private to its owner; a data set is as open as any other folder.
-        fresh = work / "set"
-        fresh.mkdir()
+    with unfinished_folder(root) as fresh:
         manifest = manifest_of(options, _draw(fresh, options, progress))
         (fresh / MANIFEST).write_text(json.dumps(manifest, indent=1) + "\n", encoding="utf-8")
-        _settle(fresh, root, work / "old")
-    finally:
-        shutil.rmtree(work, ignore_errors=True)
+        if not _is_intact(root, manifest):  # another process may have finished the same set meanwhile
+            replace_folder(fresh, root)
     return manifest
 
 
@@ -103,6 +93,7 @@ def ensure(
     something else.
     """
     options = options or DemoOptions()
+    restore_folder(root)
     _refuse_foreign(root)
     if not _is_set(root):
         try:
@@ -165,21 +156,13 @@ def _draw(folder: Path, options: DemoOptions, progress: Callable[[int, int], Non
     return files
 
 
-def _settle(fresh: Path, root: Path, aside: Path) -> None:
-    """Put the finished set in its place, unless somebody else has finished the same one meanwhile."""
-    if _is_set(root):
-        with suppress(DemoDamagedError):
-            if read_manifest(root) == read_manifest(fresh):
-                verify(root)
-                return
-    if root.exists():
-        root.rename(aside)
-    try:
-        fresh.rename(root)
-    except OSError:
-        if aside.exists() and not root.exists():
-            aside.rename(root)
-        raise
+def _is_intact(root: Path, manifest: dict[str, Any]) -> bool:
+    """Whether `root` holds the set of this manifest, undamaged."""
+    with suppress(DemoDamagedError):
+        if read_manifest(root) == manifest:
+            verify(root)
+            return True
+    return False
 
 
 def _png(pixels: np.ndarray[Any, np.dtype[np.uint8]]) -> bytes:
@@ -207,10 +190,3 @@ def _refuse_foreign(root: Path) -> None:
                 "root, or empty the folder."
             )
         read_manifest(root)
-
-
-def _sweep(root: Path) -> None:
-    """Remove what generations that were killed outright left beside `root` (not those that may still run)."""
-    for left in root.parent.glob(f".{root.name}.partial-*"):
-        if time.time() - left.stat().st_mtime > _ABANDONED_AFTER:
-            shutil.rmtree(left, ignore_errors=True)
