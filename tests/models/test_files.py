@@ -100,10 +100,12 @@ class TestFolder:
     def test_two_writers_of_one_folder(self, tmp_path: Path) -> None:
         """At all times one of the contents is whole; the last to finish wins."""
         write_folder(tmp_path / "x", "0")
-        threads = [
-            threading.Thread(target=lambda n=n: [write_folder(tmp_path / "x", f"{n}") for _ in range(20)])
-            for n in range(2)
-        ]
+
+        def write(text: str) -> None:
+            for _ in range(20):
+                write_folder(tmp_path / "x", text)
+
+        threads = [threading.Thread(target=write, args=(text,)) for text in "01"]
         for thread in threads:
             thread.start()
         for thread in threads:
@@ -139,7 +141,7 @@ class TestFile:
     def test_an_error_keeps_the_former_file(self, tmp_path: Path) -> None:
         write_json(tmp_path / "x.json", {"ä": 1})
         with pytest.raises(TypeError), atomic_file(tmp_path / "x.json") as stream:
-            stream.write("text in a binary file")  # type: ignore[arg-type]
+            stream.write("text in a binary file")  # type: ignore[call-overload]
         assert (tmp_path / "x.json").read_text(encoding="utf-8") == '{\n  "ä": 1\n}\n'
         assert [path.name for path in tmp_path.iterdir()] == ["x.json"]
 
