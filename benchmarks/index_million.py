@@ -125,7 +125,7 @@ def fill(index: SearchIndex, draw: Draw, count: int) -> float:
 
 def measure(index: SearchIndex, queries: Vectors) -> dict[str, float]:
     """Give recall@10 against exact search, and the latency of single queries."""
-    snapshot = index._holdings.current.snapshot
+    snapshot = index.snapshot
     near = nearest_in_range(queries, snapshot.vectors, K, start=0, alive=snapshot.alive)
     for query in queries[:20]:
         index.search(query[None], K)
@@ -216,7 +216,7 @@ def change(index: SearchIndex, draw: Draw, count: int) -> dict[str, Any]:
 
 def between(index: SearchIndex, count: int, queries: int) -> Vectors:
     """Points between two items drawn at random."""
-    vectors = index._holdings.current.snapshot.vectors
+    vectors = index.snapshot.vectors
     one, other = np.random.default_rng(5).integers(0, count, (2, queries))
     sums = vectors[one] + vectors[other]
     return np.asarray(sums / np.linalg.norm(sums, axis=1, keepdims=True), dtype=np.float32)

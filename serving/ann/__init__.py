@@ -1,1 +1,1 @@
-"""Backends that find candidates, behind one interface: one a file."""
+"""Backends that find candidates, one per file, behind one interface."""

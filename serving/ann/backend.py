@@ -1,4 +1,4 @@
-"""What every backend does: name candidates for a query among the vectors of a snapshot."""
+"""The interface of backends: find candidates for a query among the vectors of a snapshot."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -13,73 +13,70 @@ from hardrank.serving.store.snapshot import Snapshot
 Vectors = npt.NDArray[np.float32]
 Slots = npt.NDArray[np.int64]
 ShowProgress = Callable[[str, int, int], None]
-"""Called with (stage, done, total)."""
+"""Called with (step, done, total)."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class BackendStats:
-    """What a backend says of itself."""
+    """Name, parameters and memory use of a backend."""
 
     name: str
-    """As `faiss flat`."""
+    """Such as `faiss flat`."""
     parameters: dict[str, str | int | float] = field(default_factory=dict)
-    """What it was built and is searched with."""
+    """What it was built with and is searched with."""
     memory_bytes: int = 0
-    """Bytes of its own in this process, the vectors' file apart."""
+    """Bytes in this process, without the mapped vectors."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class OptimizeOptions:
-    """How to settle."""
+    """How `Backend.optimized` works."""
 
-    anew: bool = False
-    """Whether to build again what would still do."""
+    rebuild: bool = False
+    """Whether to rebuild even what is not stale."""
     threads: int = 0
-    """Threads to work with; 0: one for each core."""
+    """Number of threads; 0: one per usable core."""
     progress: ShowProgress | None = None
-    """Called as it goes on."""
 
-    def at(self, stage: str) -> Callable[[int, int], None]:
-        """Give what reports a stage, called with (done, total)."""
+    def report(self, step: str) -> Callable[[int, int], None]:
+        """Return what reports the progress of a step, called with (done, total)."""
         progress = self.progress
-        return (
-            (lambda done, total: progress(stage, done, total)) if progress is not None else (lambda done, total: None)
-        )
+        return (lambda done, total: progress(step, done, total)) if progress is not None else (lambda done, total: None)
 
 
 class Backend(Protocol):
-    """Finds candidates; the index scores them exactly from the vectors' file, so a backend may approximate.
+    """Finds candidates. The index scores them exactly from the stored vectors, so a backend may approximate.
 
-    `candidates` is called by many threads at once. The other calls come one at a time.
+    Many threads may call `candidates` at once. The other methods are called one at a time.
     """
 
     def candidates(self, snapshot: Snapshot, queries: Vectors, count: int, *, label: str | None = None) -> Slots:
-        """Give slots (Q,C) of living items, with the label where one is given, for queries (Q,D) of norm 1.
+        """Return candidate slots (Q,C) of live items (with the label, if given) for queries (Q,D) of norm 1.
 
-        The `count` nearest should be among them, in any order; C may be larger. −1 fills a row of fewer.
+        The `count` nearest items should be among them, in any order. C may be larger; −1 pads a row that has fewer.
         """
 
     def on_add(self, rows: Slots, vectors: Vectors, labels: Sequence[str | None]) -> None:
         """Take vectors (n,D) of items that are about to be committed.
 
-        A commit that fails afterwards leaves vectors that belong to nobody: the backend must not mind, and takes others
-        for the same rows later.
+        If the commit fails afterwards, the vectors belong to no item: the backend must tolerate that, and accept other
+        vectors for the same rows later.
         """
 
     def on_delete(self, rows: Slots) -> None:
-        """Let go of the vectors of items that were deleted."""
+        """Remove the vectors of items whose deletion has been committed."""
 
     def is_stale(self, snapshot: Snapshot) -> bool:
-        """Whether `optimized` has something to do."""
+        """Return whether `optimized` has something to do."""
 
-    def optimized(self, snapshot: Snapshot, task: OptimizeOptions) -> "Backend":
-        """Give a backend that fits what the snapshot holds; may take minutes. This one goes on searching meanwhile."""
+    def optimized(self, snapshot: Snapshot, options: OptimizeOptions) -> "Backend":
+        """Return a backend that fits the snapshot. This may take minutes, while the present one is searched."""
 
     def save(self, folder: Path, number: int) -> bool:
-        """Write what `optimized` made to `folder` under a number, where there is something unsaved; says whether."""
+        """Save what `optimized` built to `folder` under a number, if it is not saved yet; return whether it was."""
 
     def stats(self) -> BackendStats:
-        """Say what this is and what it takes."""
+        """Return the name, parameters and memory use."""
 
     def close(self) -> None:
-        """Let go of what the process holds."""
+        """Release connections and other resources."""

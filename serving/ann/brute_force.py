@@ -1,4 +1,4 @@
-"""Exact search: every vector is compared with every query."""
+"""Exact search: compare every vector with every query."""
 
 from typing import Final
 
@@ -7,53 +7,53 @@ import numpy.typing as npt
 
 from hardrank.serving.ann.backend import Slots, Vectors
 
-_BLOCK: Final = 32_768
-"""Vectors compared at a time; bounds the memory of many queries."""
+BLOCK: Final = 32_768
+"""Default number of vectors compared at a time; bounds the memory of many queries."""
 _SPARE: Final = 8
-"""Candidates beyond those asked: float32 sums depend on how many queries are multiplied at once, and a tie at the last
-place must not."""
+"""Candidates beyond the requested ones: rounding in float32 depends on how many queries are multiplied at once, and
+must not decide which of two nearly equal items is the last."""
 
 
 def nearest_in_range(
-    queries: Vectors, vectors: Vectors, count: int, *, start: int, alive: npt.NDArray[np.bool_]
+    queries: Vectors, vectors: Vectors, count: int, *, start: int, alive: npt.NDArray[np.bool_], block: int = BLOCK
 ) -> Slots:
-    """Give the living slots ≥ `start` with the largest inner products (Q,C), C ≤ count + 8; −1 fills a row."""
-    best = _Best(queries, count + _SPARE)
-    for first in range(start, len(vectors), _BLOCK):
-        scores = queries @ vectors[first : first + _BLOCK].T
-        living = alive[first : first + _BLOCK]
-        if not living.all():
-            scores[:, ~living] = -np.inf
-        best.offer(scores, np.arange(first, first + scores.shape[1]))
-    return best.slots
+    """Return the live slots ≥ `start` with the largest inner products, (Q,C) with C ≤ count + 8; −1 pads a row."""
+    top = _TopSlots(queries, count + _SPARE)
+    for first in range(start, len(vectors), block):
+        scores = queries @ vectors[first : first + block].T
+        live = alive[first : first + block]
+        if not live.all():
+            scores[:, ~live] = -np.inf
+        top.offer(scores, np.arange(first, first + scores.shape[1]))
+    return top.slots
 
 
-def nearest_among(queries: Vectors, vectors: Vectors, count: int, *, slots: Slots) -> Slots:
-    """Give those of `slots` (n,) with the largest inner products (Q,C), C ≤ count + 8."""
-    best = _Best(queries, count + _SPARE)
-    for first in range(0, len(slots), _BLOCK):
-        part = slots[first : first + _BLOCK]
-        best.offer(queries @ vectors[part].T, part)
-    return best.slots
+def nearest_among(queries: Vectors, vectors: Vectors, count: int, *, slots: Slots, block: int = BLOCK) -> Slots:
+    """Return those of `slots` (n,) with the largest inner products, (Q,C) with C ≤ count + 8."""
+    top = _TopSlots(queries, count + _SPARE)
+    for first in range(0, len(slots), block):
+        part = slots[first : first + block]
+        top.offer(queries @ vectors[part].T, part)
+    return top.slots
 
 
-def completed(
-    slots: Slots, queries: Vectors, vectors: Vectors, count: int, *, alive: npt.NDArray[np.bool_], there: int
+def complete_rows(
+    slots: Slots, queries: Vectors, vectors: Vectors, count: int, *, alive: npt.NDArray[np.bool_], existing: int
 ) -> Slots:
-    """Search exactly for the queries whose candidates (Q,C) are fewer than `count` and than the items `there` are."""
-    few = np.flatnonzero((slots >= 0).sum(axis=1) < min(count, there))
+    """Search exactly for the queries with fewer candidates (Q,C) than `count`, although `existing` items exist."""
+    few = np.flatnonzero((slots >= 0).sum(axis=1) < min(count, existing))
     if not len(few):
         return slots
     exact = nearest_in_range(queries[few], vectors, count, start=0, alive=alive)
-    whole = np.full((len(slots), max(slots.shape[1], exact.shape[1])), -1, dtype=np.int64)
-    whole[:, : slots.shape[1]] = slots
-    whole[few] = -1
-    whole[few, : exact.shape[1]] = exact
-    return whole
+    complete = np.full((len(slots), max(slots.shape[1], exact.shape[1])), -1, dtype=np.int64)
+    complete[:, : slots.shape[1]] = slots
+    complete[few] = -1
+    complete[few, : exact.shape[1]] = exact
+    return complete
 
 
-class _Best:
-    """The best slots so far."""
+class _TopSlots:
+    """The slots with the largest scores so far, for each query."""
 
     def __init__(self, queries: Vectors, count: int) -> None:
         self._count = count

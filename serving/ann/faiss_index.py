@@ -1,6 +1,5 @@
-"""An approximate structure over the slots below a mark. Nothing of it changes once it is made."""
+"""An approximate FAISS index over the slots below a mark. It never changes once it is built."""
 
-import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -11,6 +10,7 @@ import faiss
 import numpy as np
 import numpy.typing as npt
 
+from hardrank.models.cores import usable_cores
 from hardrank.models.files import atomic_path
 from hardrank.serving.ann.backend import Slots, Vectors
 from hardrank.serving.ann.faiss_kinds import FAISS_KINDS, SearchEffort
@@ -19,53 +19,53 @@ from hardrank.serving.store.manifest import AnnKind
 _BLOCK: Final = 16_384
 _SEED: Final = 1234
 
-Bits = npt.NDArray[np.uint8]
-"""A bit for each slot, the lowest first."""
-Advance = Callable[[int, int], None]
-"""Called with vectors added and in all."""
+BitMask = npt.NDArray[np.uint8]
+"""A bit for each slot, lowest bit first."""
+Progress = Callable[[int, int], None]
+"""Called with the number of vectors added, and of all."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class FaissIndex:
-    """A FAISS index whose ids are slots."""
+    """An approximate FAISS index whose ids are slots."""
 
-    structure: AnnKind
+    kind: AnnKind
     index: Any
     """Of FAISS; only ever searched."""
     covered: int
-    """Slots below this are in it, unless they were dead when it was made."""
+    """All slots below this are in it, unless they were deleted when it was built."""
     effort: SearchEffort
 
     @property
     def size(self) -> int:
-        """Vectors in it."""
+        """Number of vectors in it."""
         return int(self.index.ntotal)
 
     @property
     def memory_bytes(self) -> int:
-        """What it takes, the vectors' file apart."""
-        return FAISS_KINDS[self.structure].memory_bytes(self.index)
+        """Bytes in memory, without the mapped vectors."""
+        return FAISS_KINDS[self.kind].memory_bytes(self.index)
 
-    def search(self, queries: Vectors, count: int, *, allowed: Bits | None = None, share: float = 1.0) -> Slots:
-        """Give candidate slots (Q,C), −1 where there are fewer; with `allowed`, only those whose bit is set.
+    def search(self, queries: Vectors, count: int, *, allowed: BitMask | None = None, share: float = 1.0) -> Slots:
+        """Return candidate slots (Q,C), −1 where there are fewer; with `allowed`, only those whose bit is set.
 
-        `share` says which part of the vectors that is, 0 to 1: the fewer, the farther one has to look.
+        `share` is the fraction of vectors that are allowed, in (0,1]: the smaller, the wider the search.
         """
-        # One query at a time is fastest on the thread that asks: waking others costs more than they save.
+        # Queries come one at a time, and are fastest on the calling thread: waking others takes longer than they save.
         faiss.omp_set_num_threads(1)
         effort = self.effort.scaled(count, share)
         selector = None if allowed is None else faiss.IDSelectorBitmap(len(allowed), faiss.swig_ptr(allowed))
-        parameters = FAISS_KINDS[self.structure].parameters(effort, selector)
-        # faiss.contrib.torch_utils, which other libraries import, puts a search without `params` in its place.
+        parameters = FAISS_KINDS[self.kind].parameters(effort, selector)
+        # faiss.contrib.torch_utils, which other libraries import, replaces `search` by one without `params`.
         search = getattr(self.index, "search_numpy", self.index.search)
         _, slots = search(queries, max(1, min(effort.fetch, self.size)), params=parameters)
         return np.asarray(slots, dtype=np.int64)
 
-    def folded(self, vectors: Vectors, alive: npt.NDArray[np.bool_], *, threads: int) -> Self:
-        """Give a copy that covers all of `vectors` (S,D), without what has died where that can be taken out."""
+    def extended(self, vectors: Vectors, alive: npt.NDArray[np.bool_], *, threads: int) -> Self:
+        """Return a copy that covers all of `vectors` (S,D), without deleted ones if this kind can remove them."""
         with _threads(threads):
             index = faiss.clone_index(self.index)
-            if FAISS_KINDS[self.structure].removes:
+            if FAISS_KINDS[self.kind].removes:
                 index.remove_ids(np.flatnonzero(~alive[: self.covered]))
             _add(index, vectors, np.flatnonzero(alive[self.covered :]) + self.covered)
         return replace(self, index=index, covered=len(alive))
@@ -77,31 +77,39 @@ class FaissIndex:
 
 
 def build(
-    structure: AnnKind,
+    kind: AnnKind,
     vectors: Vectors,
     slots: Slots,
     *,
     covered: int,
     threads: int,
     like: FaissIndex | None = None,
-    advance: Advance | None = None,
+    progress: Progress | None = None,
 ) -> FaissIndex:
-    """Build a structure over `slots` (n,) of `vectors` (S,D), with the centres of another; its effort is the least."""
-    kind = FAISS_KINDS[structure]
+    """Build an index over `slots` (n,) of `vectors` (S,D), with the least effort.
+
+    `like` is an index over the same vectors, whose centroids are reused; `threads` 0: one per usable core.
+    """
+    faiss_kind = FAISS_KINDS[kind]
     with _threads(threads):
-        index = kind.empty(vectors.shape[1], len(slots), like=None if like is None else like.index)
-        index.train(_sample(vectors, slots, kind.training(index)))
-        _add(index, vectors, slots, advance)
-    effort = SearchEffort(width=kind.widths[0], fetch=kind.fetches[0])
-    return FaissIndex(structure=structure, index=index, covered=covered, effort=effort)
+        index = faiss_kind.empty(vectors.shape[1], len(slots), like=None if like is None else like.index)
+        index.train(_sample(vectors, slots, faiss_kind.training_size(index)))
+        _add(index, vectors, slots, progress)
+    effort = SearchEffort(width=faiss_kind.widths[0], fetch=faiss_kind.fetches[0])
+    return FaissIndex(kind=kind, index=index, covered=covered, effort=effort)
 
 
-def _add(index: Any, vectors: Vectors, slots: Slots, advance: Advance | None = None) -> None:
+def load(kind: AnnKind, path: Path, *, covered: int, effort: SearchEffort) -> FaissIndex:
+    """Read what `FaissIndex.save` wrote; raises `RuntimeError` if it is not a FAISS index."""
+    return FaissIndex(kind=kind, index=faiss.read_index(str(path)), covered=covered, effort=effort)
+
+
+def _add(index: Any, vectors: Vectors, slots: Slots, progress: Progress | None = None) -> None:
     for start in range(0, len(slots), _BLOCK):
         part = slots[start : start + _BLOCK]
         index.add_with_ids(np.ascontiguousarray(vectors[part]), part)
-        if advance is not None:
-            advance(start + len(part), len(slots))
+        if progress is not None:
+            progress(start + len(part), len(slots))
 
 
 def _sample(vectors: Vectors, slots: Slots, count: int) -> Vectors:
@@ -111,16 +119,11 @@ def _sample(vectors: Vectors, slots: Slots, count: int) -> Vectors:
     return np.ascontiguousarray(vectors[slots])
 
 
-def load(structure: AnnKind, path: Path, *, covered: int, effort: SearchEffort) -> FaissIndex:
-    """Read what `save` wrote; raises `RuntimeError` where that is no FAISS index."""
-    return FaissIndex(structure=structure, index=faiss.read_index(str(path)), covered=covered, effort=effort)
-
-
 @contextmanager
 def _threads(count: int) -> Iterator[None]:
-    """Let FAISS use `count` threads for what this thread asks of it (0: one for each core)."""
+    """Let FAISS use `count` threads for calls from this thread (0: one per usable core)."""
     before = faiss.omp_get_max_threads()
-    faiss.omp_set_num_threads(count or os.cpu_count() or 1)
+    faiss.omp_set_num_threads(count or usable_cores())
     try:
         yield
     finally:

@@ -1,6 +1,6 @@
-"""FaissIndex structures of FAISS: how each is built and searched. A new one is one class and one line in the registry.
+"""Kinds of approximate FAISS indexes: how each is built and searched. To add one, write one class and one line below.
 
-All hold slots as ids, compare by inner product, and name candidates only; scores come from the vectors themselves.
+All have slots as ids and compare by inner product. They only find candidates; scores come from the vectors themselves.
 """
 
 import math
@@ -14,43 +14,43 @@ import faiss
 from hardrank.serving.store.manifest import AnnKind
 
 _SEED: Final = 1234
-_POINTS_A_CENTRE: Final = 48
-"""Vectors that each centre is learnt from; FAISS warns below 39."""
-_POINTS_OF_CODES: Final = 16_384
-"""Vectors that codes are learnt from, at least."""
+_VECTORS_PER_CENTROID: Final = 48
+"""Vectors from which each centroid is learned; FAISS warns below 39."""
+_MIN_TRAINING: Final = 16_384
+"""Minimum number of vectors from which codes are learned."""
 _ID_BYTES: Final = 8
 _LINKS: Final = 32
-"""Neighbours of a node of HNSW."""
-_CONSTRUCTION: Final = 100
-"""Nodes kept in view while HNSW is built."""
-_ROUNDS: Final = 10
-"""Rounds of k-means; more change recall little."""
-FEWEST: Final = 1000
-"""Items below which no structure is built: product codes need 256 to learn from, and exact search is fast."""
+"""HNSW's M: neighbors of a node."""
+_EF_CONSTRUCTION: Final = 100
+"""HNSW's efConstruction: candidates kept while the graph is built."""
+_KMEANS_ROUNDS: Final = 10
+"""Iterations of k-means; more hardly change recall."""
+MIN_ITEMS: Final = 1000
+"""Number of items below which search is always exact: it is fast then, and product codes need 256 items."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class SearchEffort:
-    """How hard a search tries. Each structure reads `width` its own way."""
+    """How thoroughly a search looks. Each kind of index interprets `width` in its own way."""
 
     width: int
-    """Inverted lists that are searched (IVF), or nodes that are kept in view (HNSW)."""
+    """Inverted lists to search (IVF's nprobe), or candidates to keep (HNSW's efSearch)."""
     fetch: int
-    """Candidates whose exact scores are computed, for ten results."""
+    """Number of candidates to score exactly, for ten results."""
 
     def scaled(self, count: int, share: float = 1.0) -> "SearchEffort":
-        """Give the effort for `count` results in place of ten, among a share of the vectors."""
+        """Return the effort for `count` results instead of ten, among a share of the vectors."""
         more = max(1.0, count / 10)
         return SearchEffort(width=math.ceil(self.width * math.sqrt(more / share)), fetch=math.ceil(self.fetch * more))
 
 
 class FaissKind(ABC):
-    """One kind of structure."""
+    """One kind of approximate FAISS index."""
 
     removes: ClassVar[bool]
-    """Whether vectors can be taken out; where not, they stay as dead weight until it is built anew."""
-    largest: ClassVar[int]
-    """Vectors above which it takes too long to build to be tried unasked."""
+    """Whether vectors can be removed; if not, deleted ones stay until the index is rebuilt."""
+    max_auto_items: ClassVar[int]
+    """Number of items above which `auto` does not try it, because it takes too long to build."""
     widths: ClassVar[tuple[int, ...]]
     """Widths to try, ascending."""
     fetches: ClassVar[tuple[int, ...]]
@@ -58,41 +58,41 @@ class FaissKind(ABC):
 
     @abstractmethod
     def empty(self, dimension: int, size: int, *, like: Any = None) -> Any:
-        """Give an untrained FAISS index for about `size` vectors, with the centres of `like` where both have such."""
+        """Return an untrained FAISS index for about `size` vectors, with the centroids of `like` if both have some."""
 
     @abstractmethod
     def parameters(self, effort: SearchEffort, selector: Any) -> Any:
-        """Give FAISS's search parameters; `selector` (or None) says which slots may be found."""
+        """Return FAISS's search parameters; `selector`, unless None, restricts the slots."""
 
     @abstractmethod
-    def training(self, index: Any) -> int:
-        """Say how many vectors it should learn from."""
+    def training_size(self, index: Any) -> int:
+        """Return the number of vectors to train it with."""
 
     @abstractmethod
     def describe(self, index: Any) -> dict[str, int]:
-        """Name what it was built with."""
+        """Return the parameters it was built with."""
 
     @abstractmethod
     def memory_bytes(self, index: Any) -> int:
-        """Give what it takes, vectors' file apart."""
+        """Return its bytes in memory."""
 
 
-class _Hnsw(FaissKind):
+class _HnswKind(FaissKind):
     removes = False
-    largest = 60_000
+    max_auto_items = 60_000
     widths = (16, 32, 64, 128, 256)
     fetches = (16, 32, 64)
 
     def empty(self, dimension: int, size: int, *, like: Any = None) -> Any:
         graph = faiss.IndexHNSWSQ(dimension, faiss.ScalarQuantizer.QT_8bit, _LINKS, faiss.METRIC_INNER_PRODUCT)
-        graph.hnsw.efConstruction = _CONSTRUCTION
+        graph.hnsw.efConstruction = _EF_CONSTRUCTION
         return faiss.IndexIDMap(graph)
 
     def parameters(self, effort: SearchEffort, selector: Any) -> Any:
         return faiss.SearchParametersHNSW(efSearch=max(effort.width, effort.fetch), sel=selector)
 
-    def training(self, index: Any) -> int:
-        return _POINTS_OF_CODES
+    def training_size(self, index: Any) -> int:
+        return _MIN_TRAINING
 
     def describe(self, index: Any) -> dict[str, int]:
         return {"links": _LINKS}
@@ -103,16 +103,16 @@ class _Hnsw(FaissKind):
         return int(index.ntotal * (node + _ID_BYTES) + graph.hnsw.neighbors.size() * 4)
 
 
-class _Ivf(FaissKind):
+class _IvfKind(FaissKind):
     removes = True
-    largest = 2**40
+    max_auto_items = 2**40
     widths = (1, 2, 4, 8, 16, 32, 64, 128)
 
     def parameters(self, effort: SearchEffort, selector: Any) -> Any:
         return faiss.SearchParametersIVF(nprobe=effort.width, sel=selector)
 
-    def training(self, index: Any) -> int:
-        return max(_POINTS_OF_CODES, _POINTS_A_CENTRE * int(index.nlist))
+    def training_size(self, index: Any) -> int:
+        return max(_MIN_TRAINING, _VECTORS_PER_CENTROID * int(index.nlist))
 
     def describe(self, index: Any) -> dict[str, int]:
         return {"lists": int(index.nlist)}
@@ -121,8 +121,8 @@ class _Ivf(FaissKind):
         return int(index.ntotal * (index.code_size + _ID_BYTES) + 4 * index.d * index.nlist)
 
     @staticmethod
-    def centres(dimension: int, like: Any) -> Any:
-        """Give the index of the centres: that of another one with inverted lists, which need not be learnt again."""
+    def centroids(dimension: int, like: Any) -> Any:
+        """Return the index of the centroids, copied from `like` if it has inverted lists, which saves learning them."""
         return (
             faiss.IndexFlatIP(dimension)
             if getattr(like, "quantizer", None) is None
@@ -130,51 +130,51 @@ class _Ivf(FaissKind):
         )
 
     @staticmethod
-    def lists(size: int, centres: Any) -> int:
-        """Number of inverted lists: a power of two near 4 √N, with enough vectors to learn each centre."""
+    def list_count(size: int, centroids: Any) -> int:
+        """Return the number of inverted lists: a power of two near 4 √N, with enough vectors for each centroid."""
         wanted = 2 ** round(math.log2(4 * math.sqrt(size)))
-        return int(centres.ntotal or max(1, min(wanted, size // _POINTS_A_CENTRE)))
+        return int(centroids.ntotal or max(1, min(wanted, size // _VECTORS_PER_CENTROID)))
 
     @staticmethod
-    def prepared(index: Any) -> Any:
-        """Set how the centres are learnt."""
-        index.cp.niter = _ROUNDS
-        index.cp.max_points_per_centroid = _POINTS_A_CENTRE
+    def with_training_options(index: Any) -> Any:
+        """Set how the centroids are learned."""
+        index.cp.niter = _KMEANS_ROUNDS
+        index.cp.max_points_per_centroid = _VECTORS_PER_CENTROID
         index.cp.min_points_per_centroid = 1
         index.cp.spherical = True
         index.cp.seed = _SEED
         return index
 
 
-class _IvfSq8(_Ivf):
+class _IvfSq8Kind(_IvfKind):
     fetches = (16, 32, 64)
 
     def empty(self, dimension: int, size: int, *, like: Any = None) -> Any:
-        centres = self.centres(dimension, like)
+        centroids = self.centroids(dimension, like)
         bits = faiss.ScalarQuantizer.QT_8bit
         index = faiss.IndexIVFScalarQuantizer(
-            centres, dimension, self.lists(size, centres), bits, faiss.METRIC_INNER_PRODUCT
+            centroids, dimension, self.list_count(size, centroids), bits, faiss.METRIC_INNER_PRODUCT
         )
-        return self.prepared(index)
+        return self.with_training_options(index)
 
 
-class _IvfPq(_Ivf):
+class _IvfPqKind(_IvfKind):
     fetches = (64, 128, 256, 512)
 
     def empty(self, dimension: int, size: int, *, like: Any = None) -> Any:
-        centres = self.centres(dimension, like)
+        centroids = self.centroids(dimension, like)
         codes = max((n for n in range(1, dimension // 8 + 1) if not dimension % n), default=1)
-        lists = self.lists(size, centres)
-        index = faiss.IndexIVFPQ(centres, dimension, lists, codes, 8, faiss.METRIC_INNER_PRODUCT)
+        lists = self.list_count(size, centroids)
+        index = faiss.IndexIVFPQ(centroids, dimension, lists, codes, 8, faiss.METRIC_INNER_PRODUCT)
         index.pq.cp.seed = _SEED
-        return self.prepared(index)
+        return self.with_training_options(index)
 
     def describe(self, index: Any) -> dict[str, int]:
         return {"lists": int(index.nlist), "bytes": int(index.pq.M)}
 
 
 FAISS_KINDS: Final[Mapping[AnnKind, FaissKind]] = {
-    AnnKind.HNSW: _Hnsw(),
-    AnnKind.IVF_SQ8: _IvfSq8(),
-    AnnKind.IVF_PQ: _IvfPq(),
+    AnnKind.HNSW: _HnswKind(),
+    AnnKind.IVF_SQ8: _IvfSq8Kind(),
+    AnnKind.IVF_PQ: _IvfPqKind(),
 }

@@ -1,9 +1,9 @@
-"""Milvus: a Milvus Lite file on this machine, or a cluster, by the same code.
+"""Milvus: a Milvus Lite file on this machine, or a cluster, with the same code.
 
-The collection holds what can be derived: row (the primary key), vector, and a number that stands for the label. The
-table of items remains the truth. Vectors go in before the commit that owns them and out after the one that deletes
-them, so a crash leaves at most vectors of nobody: they are passed over, and removed when the index is opened for
-writing the next time.
+The collection holds derived data: row (the primary key), vector, and a code for the label. The table of items decides
+what is indexed. Vectors are inserted before the commit of their items and removed after the commit of their deletion.
+So a crash leaves at most vectors that belong to no item: searches skip them, and they are removed when the index is
+next opened for writing.
 """
 
 import hashlib
@@ -16,19 +16,19 @@ from typing import Any, Final
 import numpy as np
 
 from hardrank.serving.ann.backend import BackendStats, OptimizeOptions, Slots, Vectors
-from hardrank.serving.ann.brute_force import completed, nearest_in_range
+from hardrank.serving.ann.brute_force import complete_rows, nearest_in_range
 from hardrank.serving.store.errors import BackendError
 from hardrank.serving.store.manifest import AnnKind, BackendOptions, IndexManifest
 from hardrank.serving.store.snapshot import Snapshot
 
 LITE_FILE: Final = "milvus.db"
-"""Where Milvus Lite keeps an index that names no other place, in the index's folder."""
+"""Default file of Milvus Lite, in the index's folder."""
 
-_SENT: Final = 1000
-"""Vectors sent at once: at D = 2048 some 8 MiB, below the limit of a message."""
+_BATCH: Final = 1000
+"""Vectors per request: about 8 MiB at D = 2048, below the limit of a message."""
 _SPARE: Final = 8
-_MOST: Final = 16_384
-"""Results that Milvus gives at most."""
+_MAX_RESULTS: Final = 16_384
+"""Maximum number of results of Milvus."""
 _RANGE: Final = 10_000
 _METRIC: Final = "COSINE"
 _LISTS: Final = 1024
@@ -57,63 +57,63 @@ class MilvusBackend:
         self._options = manifest.backend
         self._collection = _collection(manifest)
         self._place = place
-        self._unsure = writable
-        """Whether the collection may differ from the table, and is to be compared with it."""
+        self._unverified = writable
+        """Whether the collection may differ from the table, and must be compared with it."""
 
     @classmethod
     def open(cls, folder: Path, manifest: IndexManifest, *, writable: bool) -> "MilvusBackend":
-        """Connect, and make the collection where it is not there; raises `BackendError`."""
+        """Connect, and create the collection if it does not exist; raises `BackendError`."""
         place = _place(folder, manifest.backend.uri)
         client = _connect(place, manifest.backend)
         backend = cls(client, manifest, place, writable=writable)
-        with backend._asking():
+        with backend._translated_errors():
             backend._make_ready(manifest, writable)
         return backend
 
     def candidates(self, snapshot: Snapshot, queries: Vectors, count: int, *, label: str | None = None) -> Slots:
         """See `Backend`."""
-        alive = snapshot.alive if label is None else _only(snapshot, snapshot.slots_labelled(label))
-        there = snapshot.size if label is None else int(np.count_nonzero(alive))
-        if count + _SPARE > _MOST:
+        alive = snapshot.alive if label is None else _mask(snapshot, snapshot.slots_with_label(label))
+        existing = snapshot.size if label is None else int(np.count_nonzero(alive))
+        if count + _SPARE > _MAX_RESULTS:
             return nearest_in_range(queries, snapshot.vectors, count, start=0, alive=alive)
-        rows = self._search(snapshot, queries, min(count + _SPARE, _MOST), label)
+        rows = self._search(snapshot, queries, min(count + _SPARE, _MAX_RESULTS), label)
         slots = snapshot.slots_of(rows)
         slots[~alive[slots] | (slots < 0)] = -1
-        return completed(slots, queries, snapshot.vectors, count, alive=alive, there=there)
+        return complete_rows(slots, queries, snapshot.vectors, count, alive=alive, existing=existing)
 
     def on_add(self, rows: Slots, vectors: Vectors, labels: Sequence[str | None]) -> None:
         """See `Backend`."""
-        with self._asking():
-            for start in range(0, len(rows), _SENT):
-                part = slice(start, start + _SENT)
+        with self._translated_errors():
+            for start in range(0, len(rows), _BATCH):
+                part = slice(start, start + _BATCH)
                 data = [
-                    {"row": int(row), "vector": vector, "label": _number(label)}
+                    {"row": int(row), "vector": vector, "label": _label_code(label)}
                     for row, vector, label in zip(rows[part], vectors[part], labels[part], strict=True)
                 ]
                 self._client.upsert(self._collection, data)
 
     def on_delete(self, rows: Slots) -> None:
         """See `Backend`."""
-        self._unsure = True  # until it is done: the table has deleted them already
+        self._unverified = True  # until this is done: the table has deleted them already
         self._remove(rows)
-        self._unsure = False
+        self._unverified = False
 
     def is_stale(self, snapshot: Snapshot) -> bool:
         """See `Backend`."""
-        return self._unsure
+        return self._unverified
 
-    def optimized(self, snapshot: Snapshot, task: OptimizeOptions) -> "MilvusBackend":
-        """Make the collection hold what the snapshot does: after a crash, or in a Milvus that is new to the index."""
-        with self._asking():
+    def optimized(self, snapshot: Snapshot, options: OptimizeOptions) -> "MilvusBackend":
+        """Make the collection match the snapshot: after a crash, or for a new Milvus server."""
+        with self._translated_errors():
             known = f"row < {snapshot.state.next_row}"
             found = self._client.query(self._collection, filter=known, output_fields=["count(*)"])
-            if found[0]["count(*)"] != snapshot.size or task.anew:
-                self._reconcile(snapshot, task)
-        self._unsure = False
+            if found[0]["count(*)"] != snapshot.size or options.rebuild:
+                self._reconcile(snapshot, options)
+        self._unverified = False
         return self
 
     def save(self, folder: Path, number: int) -> bool:
-        """Nothing to do: Milvus keeps what it has."""
+        """Do nothing: Milvus saves by itself."""
         return False
 
     def stats(self) -> BackendStats:
@@ -126,11 +126,11 @@ class MilvusBackend:
         self._client.close()
 
     def _make_ready(self, manifest: IndexManifest, writable: bool) -> None:
-        """See that the collection is there and can be searched."""
+        """Create the collection if needed, and load it for searches."""
         if not self._client.has_collection(self._collection):
             if not writable:
                 raise BackendError(
-                    f"{self._place} has no collection {self._collection}; open the index for writing to fill it"
+                    f"{self._place} has no collection {self._collection}; open the index for writing once to create it"
                 )
             self._create(manifest)
         self._client.load_collection(self._collection)
@@ -148,9 +148,9 @@ class MilvusBackend:
         self._client.create_collection(self._collection, schema=schema, index_params=index, consistency_level="Strong")
 
     def _search(self, snapshot: Snapshot, queries: Vectors, count: int, label: str | None) -> Slots:
-        """Give rows (Q,count), −1 where there are fewer."""
-        among = f"row < {snapshot.state.next_row}" + ("" if label is None else f" and label == {_number(label)}")
-        with self._asking():
+        """Return rows (Q,count), −1 where there are fewer."""
+        among = f"row < {snapshot.state.next_row}" + ("" if label is None else f" and label == {_label_code(label)}")
+        with self._translated_errors():
             found = self._client.search(
                 self._collection,
                 data=list(queries),
@@ -166,42 +166,42 @@ class MilvusBackend:
             own[: len(hits)] = [hit["row"] for hit in hits]
         return rows
 
-    def _reconcile(self, snapshot: Snapshot, task: OptimizeOptions) -> None:
-        """Remove vectors of nobody and add those that are missing, of the rows that the snapshot speaks of."""
-        held = np.array(sorted(self._rows(snapshot.state.next_row)), dtype=np.int64)
+    def _reconcile(self, snapshot: Snapshot, options: OptimizeOptions) -> None:
+        """Remove vectors that belong to no item and add missing ones, for the rows that the snapshot covers."""
+        held = np.array(sorted(self.stored_rows(snapshot.state.next_row)), dtype=np.int64)
         slots = snapshot.slots_of(held)
         self._remove(held[(slots < 0) | ~snapshot.alive[slots]])
         live = snapshot.live_slots()
         missing = live[~np.isin(snapshot.rows_of(live), held)]
         names = {code: name for name, code in snapshot.label_codes.items()}
-        advance = task.at("sending to Milvus")
-        for start in range(0, len(missing), _SENT):
-            part = missing[start : start + _SENT]
+        progress = options.report("sending to Milvus")
+        for start in range(0, len(missing), _BATCH):
+            part = missing[start : start + _BATCH]
             labels = [names.get(int(code)) for code in snapshot.labels[part]]
             self.on_add(snapshot.rows_of(part), snapshot.vectors[part], labels)
-            advance(start + len(part), len(missing))
+            progress(start + len(part), len(missing))
 
-    def _rows(self, until: int) -> Iterator[int]:
-        """Give the rows below `until` that the collection holds; in ranges, for one answer holds so many at most."""
+    def stored_rows(self, until: int) -> Iterator[int]:
+        """Yield the rows below `until` in the collection, by ranges: the size of an answer is limited."""
         for start in range(0, until, _RANGE):
             among = f"row >= {start} and row < {min(until, start + _RANGE)}"
             found = self._client.query(self._collection, filter=among, output_fields=["row"])
             yield from (one["row"] for one in found)
 
     def _remove(self, rows: Slots) -> None:
-        with self._asking():
-            for start in range(0, len(rows), _SENT):
-                self._client.delete(self._collection, ids=[int(row) for row in rows[start : start + _SENT]])
+        with self._translated_errors():
+            for start in range(0, len(rows), _BATCH):
+                self._client.delete(self._collection, ids=[int(row) for row in rows[start : start + _BATCH]])
 
     @contextmanager
-    def _asking(self) -> Iterator[None]:
-        """Turn what Milvus raises into `BackendError`."""
+    def _translated_errors(self) -> Iterator[None]:
+        """Translate the errors of Milvus to `BackendError`."""
         from pymilvus import MilvusException
 
         try:
             yield
         except MilvusException as error:
-            raise BackendError(f"Milvus at {self._place} refused or did not answer: {error.message}") from error
+            raise BackendError(f"Milvus at {self._place} failed or did not answer: {error.message}") from error
 
 
 def _connect(place: str, options: BackendOptions) -> Any:
@@ -213,7 +213,9 @@ def _connect(place: str, options: BackendOptions) -> Any:
     if options.token_variable is not None:
         token = os.environ.get(options.token_variable, "")
         if not token:
-            raise BackendError(f"the environment variable {options.token_variable} is empty; put Milvus's token in it")
+            raise BackendError(
+                f"the environment variable {options.token_variable} is empty; set it to the token for Milvus"
+            )
     try:
         return MilvusClient(uri=place, token=token)
     except (MilvusException, OSError, ValueError, RuntimeError) as error:
@@ -221,26 +223,26 @@ def _connect(place: str, options: BackendOptions) -> Any:
 
 
 def _place(folder: Path, uri: str | None) -> str:
-    """Give the address: a file that is not named in full lies in the index's folder."""
+    """Return the address; a relative path is in the index's folder."""
     if uri is not None and "://" in uri:
         return uri
     return str(folder.resolve() / (uri or LITE_FILE))
 
 
 def _collection(manifest: IndexManifest) -> str:
-    """Name the collection of an index: no other index has the same model and moment of creation."""
+    """Return the name of an index's collection, unique by its model and time of creation."""
     mark = f"{manifest.model_sha256} {manifest.created.isoformat()}"
     return f"{manifest.backend.collection}_{hashlib.sha256(mark.encode()).hexdigest()[:12]}"
 
 
-def _number(label: str | None) -> int:
-    """Stand for a label in filters, which thus need no quoting; 0: none."""
+def _label_code(label: str | None) -> int:
+    """Return a number for a label, so that filters need no quoting; 0: no label."""
     if label is None:
         return 0
     return int.from_bytes(hashlib.sha256(label.encode()).digest()[:8], "big", signed=True)
 
 
-def _only(snapshot: Snapshot, slots: Slots) -> Any:
-    marks = np.zeros(snapshot.slots, dtype=np.bool_)
-    marks[slots] = True
-    return marks
+def _mask(snapshot: Snapshot, slots: Slots) -> Any:
+    mask = np.zeros(snapshot.slots, dtype=np.bool_)
+    mask[slots] = True
+    return mask

@@ -1,9 +1,9 @@
-"""Choosing a structure and its effort by what is measured on the gallery itself.
+"""Choice of an ANN index and its search effort by measurements on the gallery itself.
 
-Recall@10 is the share of a query's ten nearest items, by exact search, that a structure finds. Half of the queries are
-vectors of the gallery, each left out of its own results; they lie where items are dense, and are easy. The others lie
-between two items drawn at random, as images of unseen classes do, and attacked ones. What counts is the lower recall of
-the two halves. Latency is that of one query at a time on one thread, candidates scored exactly, as searches do.
+Recall@10 is the share of a query's ten nearest items, by exact search, that an index finds. Half of the queries are
+items, each excluded from its own results; they are in dense regions, and easy. The other half are midpoints of two
+random items, like images of unseen classes and adversarial images. The lower recall of the two halves counts. Latency
+is the time of one query on one thread, including the exact scores of candidates, as in a search.
 """
 
 from collections.abc import Sequence
@@ -25,7 +25,7 @@ _SEED: Final = 4321
 
 @dataclass(frozen=True, kw_only=True)
 class TuningResult:
-    """What a structure reaches with an effort."""
+    """Recall and latency of an index with one search effort."""
 
     structure: str
     width: int
@@ -33,32 +33,32 @@ class TuningResult:
     fetch: int
     """See `SearchEffort`."""
     recall_items: float
-    """recall@10 of queries that are items, 0 to 1."""
+    """Recall@10 for queries that are items, in [0,1]."""
     recall_between: float
-    """recall@10 of queries between two items, 0 to 1."""
+    """Recall@10 for queries between two items, in [0,1]."""
     p50_ms: float
-    """Median time of a query, milliseconds."""
+    """Median time of a query, in milliseconds."""
 
     @property
     def recall(self) -> float:
-        """The lower of both."""
+        """The lower of both recalls."""
         return min(self.recall_items, self.recall_between)
 
     @property
     def effort(self) -> SearchEffort:
-        """Give the effort that was measured."""
+        """The effort that was measured."""
         return SearchEffort(width=self.width, fetch=self.fetch)
 
     def to_dict(self) -> dict[str, Any]:
-        """Give plain values for the record."""
+        """Return plain values for the record."""
         return asdict(self)
 
 
 class TuningQueries:
-    """Queries drawn from the gallery, with their true neighbours."""
+    """Queries drawn from the gallery, with their true neighbors."""
 
     def __init__(self, vectors: Vectors, slots: Slots) -> None:
-        """Draw from the living `slots` (n,) of `vectors` (S,D), n > 10."""
+        """Draw queries from the live `slots` (n,) of `vectors` (S,D), n > 10."""
         self._vectors = vectors
         generator = np.random.default_rng(_SEED)
         items = np.sort(generator.choice(slots, min(QUERIES // 2, len(slots)), replace=False))
@@ -70,38 +70,38 @@ class TuningQueries:
         found = nearest_among(self._queries, vectors, K + 1, slots=slots)
         self._true = self._best(self._queries, self._own, found)
 
-    def tune(self, candidate: FaissIndex, *, recall: float) -> tuple[FaissIndex, list[TuningResult]]:
-        """Give the candidate with its fastest effort that reaches `recall`, or else its best; and all measurements."""
-        kind = FAISS_KINDS[candidate.structure]
+    def tune(self, index: FaissIndex, *, recall: float) -> tuple[FaissIndex, list[TuningResult]]:
+        """Return the index with its fastest effort that reaches `recall`, else the most accurate; and all results."""
+        kind = FAISS_KINDS[index.kind]
         measured: list[TuningResult] = []
         for fetch in kind.fetches:
             for width in kind.widths:
-                measured.append(self.measure(replace(candidate, effort=SearchEffort(width=width, fetch=fetch))))
+                measured.append(self.measure(replace(index, effort=SearchEffort(width=width, fetch=fetch))))
                 if measured[-1].recall >= recall:
                     break
-        return replace(candidate, effort=best(measured, recall=recall).effort), measured
+        return replace(index, effort=fastest(measured, recall=recall).effort), measured
 
-    def measure(self, candidate: FaissIndex) -> TuningResult:
+    def measure(self, index: FaissIndex) -> TuningResult:
         """Measure recall and latency."""
         times: list[float] = []
         shares: list[float] = []
         for number, query in enumerate(self._queries):
             began = perf_counter()
-            found = candidate.search(query[None], K)
+            found = index.search(query[None], K)
             nearest = self._best(query[None], self._own[number : number + 1], found)
             times.append(perf_counter() - began)
             shares.append(len(np.intersect1d(nearest[0], self._true[number])) / K)
         return TuningResult(
-            structure=str(candidate.structure),
-            width=candidate.effort.width,
-            fetch=candidate.effort.fetch,
+            structure=str(index.kind),
+            width=index.effort.width,
+            fetch=index.effort.fetch,
             recall_items=float(np.mean(shares[: len(shares) // 2])),
             recall_between=float(np.mean(shares[len(shares) // 2 :])),
             p50_ms=1000 * float(np.median(times)),
         )
 
     def _best(self, queries: Vectors, own: Slots, candidates: Slots) -> Slots:
-        """Give the ten best of each query's candidates, itself left out; −1 fills a row."""
+        """Return the ten best of each query's candidates without the query itself; −1 pads a row."""
         best = np.full((len(queries), K), -1, dtype=np.int64)
         for query, itself, slots, row in zip(queries, own, candidates, best, strict=True):
             there = slots[(slots >= 0) & (slots != itself)]
@@ -110,8 +110,8 @@ class TuningQueries:
         return best
 
 
-def best(measured: Sequence[TuningResult], *, recall: float) -> TuningResult:
-    """Choose the fastest measurement that reaches `recall`, or else the one with the highest."""
+def fastest(measured: Sequence[TuningResult], *, recall: float) -> TuningResult:
+    """Return the fastest result that reaches `recall`, else the one with the highest recall."""
     enough = [one for one in measured if one.recall >= recall]
     if enough:
         return min(enough, key=lambda one: one.p50_ms)

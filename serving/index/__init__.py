@@ -1,1 +1,1 @@
-"""A searchable index: search on immutable snapshots while items are added and deleted."""
+"""A searchable index: searches use immutable snapshots while items are added and deleted."""

@@ -1,4 +1,4 @@
-"""Settling and compacting an index, in a thread of its own or when asked; the rest goes on meanwhile."""
+"""Optimizing and compacting an index, in a background thread or on request, while searches and changes go on."""
 
 import logging
 import threading
@@ -10,8 +10,8 @@ from typing import Final
 from filelock import FileLock, Timeout
 
 from hardrank.serving.ann.backend import OptimizeOptions, ShowProgress
-from hardrank.serving.ann.faiss_record import remove_other_structures
-from hardrank.serving.index.state import WAIT_S, IndexState, SearchState
+from hardrank.serving.ann.faiss_record import remove_other_indexes
+from hardrank.serving.index.state import IndexState, SearchState
 from hardrank.serving.store.errors import IndexBusyError
 from hardrank.serving.store.snapshot import Snapshot
 from hardrank.serving.store.vector_file import VectorFile, remove_other_volumes, write_volume
@@ -21,107 +21,110 @@ _LOCK: Final = ".upkeep.lock"
 
 
 class Maintenance:
-    """The upkeep of one open index."""
+    """The maintenance of one open index."""
 
-    def __init__(self, holdings: IndexState, *, unasked: bool) -> None:
-        """Take what is to be kept up; `unasked`: whether `tend` does anything."""
-        self._holdings = holdings
-        self._unasked = unasked
-        self._busy = threading.Lock()
-        self._ended = False
+    def __init__(self, state: IndexState) -> None:
+        self._state = state
+        self._running = threading.Lock()
+        self._stopped = False
 
-    def end(self) -> None:
-        """Begin nothing more, and save nothing of what is under way."""
-        self._ended = True
+    def stop(self) -> None:
+        """Start nothing more, and do not save what is in progress."""
+        self._stopped = True
 
-    def tend(self) -> None:
-        """Settle in a thread of its own, where that is due and nobody does it already."""
-        current = self._holdings.current
-        if not self._unasked or self._ended or self._busy.locked() or not current.backend.is_stale(current.snapshot):
+    def start_if_stale(self) -> None:
+        """Optimize in a background thread if that is enabled, due, and not in progress."""
+        current = self._state.current
+        if not self._state.options.maintenance or self._stopped or self._running.locked():
             return
-        threading.Thread(target=self._tended, name="index upkeep", daemon=True).start()
+        if current.backend.is_stale(current.snapshot):
+            threading.Thread(target=self._run, name="index maintenance", daemon=True).start()
 
     def optimize(self, *, threads: int = 0, progress: ShowProgress | None = None) -> None:
-        """See `SearchIndex.settle`."""
-        with self._busy:
-            current = self._holdings.current
+        """See `SearchIndex.optimize`."""
+        with self._running:
+            current = self._state.current
             if current.backend.is_stale(current.snapshot):
-                backend = current.backend.optimized(
-                    current.snapshot, OptimizeOptions(threads=threads, progress=progress)
-                )
-                self._holdings.put_backend(current.file, backend)
-            if self._holdings.writable and not self._ended:
-                with self._alone(wait=False) as alone:
-                    if alone:
+                options = OptimizeOptions(threads=threads, progress=progress)
+                backend = current.backend.optimized(current.snapshot, options)
+                self._state.put_backend(current.file, backend)
+            if self._state.options.writable and not self._stopped:
+                with self._exclusive(wait=False) as acquired:
+                    if acquired:
                         self._save()
 
     def compact(self, *, threads: int = 0, progress: ShowProgress | None = None) -> None:
         """See `SearchIndex.compact`."""
-        holdings = self._holdings
-        holdings.check_writable()
-        task = OptimizeOptions(anew=True, threads=threads, progress=progress)
-        with self._busy, self._alone(wait=True):
-            holdings.refresh()
-            current = holdings.current
-            if current.snapshot.dead:
-                self._move(current, task)
+        state = self._state
+        state.check_writable()
+        options = OptimizeOptions(rebuild=True, threads=threads, progress=progress)
+        with self._running, self._exclusive(wait=True):
+            state.refresh()
+            current = state.current
+            if current.snapshot.deleted:
+                self._move(current, options)
             else:
-                holdings.put_backend(current.file, current.backend.optimized(current.snapshot, task))
+                state.put_backend(current.file, current.backend.optimized(current.snapshot, options))
                 self._save()
-            remove_other_volumes(holdings.folder, holdings.current.file.volume)
-            holdings.table.free_space()
+            remove_other_volumes(state.folder, state.current.file.volume)
+            state.table.free_space()
 
-    def _tended(self) -> None:
+    def _run(self) -> None:
         try:
             self.optimize(threads=1)
         except Exception:
-            if self._ended:
+            if self._stopped:
                 return
-            # Searches still work, exactly or with the former structure; whoever runs the server must know why.
-            _LOG.exception("the upkeep of %s failed", self._holdings.folder)
+            # Searches still work, exactly or with the former ANN index; whoever runs the server must know why.
+            _LOG.exception("the maintenance of %s failed", self._state.folder)
 
     def _save(self) -> None:
-        """Write the structure, where it has changed enough, and put it in force."""
-        holdings = self._holdings
-        current = holdings.current
-        number = holdings.table.state().structure + 1
-        if not current.backend.save(holdings.folder, number):
+        """Save the ANN index if it has changed enough, and put it in use."""
+        state = self._state
+        current = state.current
+        number = state.table.state().ann_number + 1
+        if not current.backend.save(state.folder, number):
             return
-        with holdings.writing() as latest:
+        with state.writing() as latest:
             if latest.file is current.file:
-                holdings.put(replace(latest, structure=number))
-                holdings.table.adopt(structure=number)
-                holdings.refresh()
-        remove_other_structures(holdings.folder, number)
+                state.put(replace(latest, ann_number=number))
+                state.table.update_state(ann_number=number)
+                state.refresh()
+        remove_other_indexes(state.folder, number)
 
-    def _move(self, current: SearchState, task: OptimizeOptions) -> None:
-        """Write a volume without the vectors of deleted items, and what searches it, and put both in force."""
-        holdings, folder = self._holdings, self._holdings.folder
-        former, state = current.snapshot, current.snapshot.state
-        volume, live = state.volume + 1, former.live_slots()
-        write_volume(folder, volume, former.vectors, live, former.rows_of(live), task.at("moving vectors"))
-        file = VectorFile(folder, volume, holdings.manifest.dimension)
-        moved = replace(state, volume=volume, base_slots=len(live), base_row=state.next_row)
-        backend = current.backend.optimized(former.compacted(file, moved), task)
-        number = state.structure + 1
-        structure = number if backend.save(folder, number) else 0
-        with holdings.writing() as latest:
-            # What was added meanwhile follows, dead or alive; what was deleted meanwhile is dead in the new volume too.
+    def _move(self, current: SearchState, options: OptimizeOptions) -> None:
+        """Write a volume without the vectors of deleted items and its ANN index, and put both in use."""
+        state, folder = self._state, self._state.folder
+        former, committed = current.snapshot, current.snapshot.state
+        volume, live = committed.volume + 1, former.live_slots()
+        progress = options.report("moving vectors")
+        write_volume(folder, volume, former.vectors, live, former.rows_of(live), progress)
+        file = VectorFile(folder, volume, state.manifest.dimension)
+        moved = replace(committed, volume=volume, base_slots=len(live), base_row=committed.next_row)
+        backend = current.backend.optimized(former.compacted(file, moved), options)
+        number = committed.ann_number + 1
+        ann_number = number if backend.save(folder, number) else 0
+        with state.writing() as latest:
+            # Append what was added meanwhile, live or deleted; what was deleted meanwhile is deleted there, too.
             file.write(len(live), latest.snapshot.vectors[former.slots :])
-            holdings.table.adopt(volume=volume, base_slots=len(live), base_row=state.next_row, structure=structure)
-            snapshot = Snapshot.load(file, holdings.table.changes())
-            holdings.put(SearchState(snapshot=snapshot, file=file, backend=backend, structure=structure))
-        remove_other_structures(folder, structure)
+            state.table.update_state(
+                volume=volume, base_slots=len(live), base_row=committed.next_row, ann_number=ann_number
+            )
+            snapshot = Snapshot.load(file, state.table.changes())
+            state.put(SearchState(snapshot=snapshot, file=file, backend=backend, ann_number=ann_number))
+        remove_other_indexes(folder, ann_number)
 
     @contextmanager
-    def _alone(self, *, wait: bool) -> Iterator[bool]:
-        """Keep other processes from saving structures and volumes; gives whether that could be had."""
-        lock = FileLock(self._holdings.folder / _LOCK)
+    def _exclusive(self, *, wait: bool) -> Iterator[bool]:
+        """Keep other processes from saving ANN indexes and volumes; yields whether the lock was acquired."""
+        lock = FileLock(self._state.folder / _LOCK)
         try:
-            lock.acquire(timeout=WAIT_S if wait else 0)
+            lock.acquire(timeout=self._state.options.lock_timeout_s if wait else 0)
         except Timeout:
             if wait:
-                raise IndexBusyError(f"another process is compacting {self._holdings.folder}; wait for it") from None
+                raise IndexBusyError(
+                    f"another process is compacting {self._state.folder}; try again when it has finished"
+                ) from None
             yield False
             return
         try:

@@ -1,10 +1,10 @@
-"""An index on disk: search, and change while others search.
+"""An index on disk: search it, and change it while others search.
 
-What is there is decided by commits to the table of items alone; vectors are on the disk before the commit that owns
-them, and approximate structures may be missing. So whatever moment a process is killed at, all that was acknowledged
-is there when the index is opened again, and nothing else.
+Commits to the table of items alone decide what is indexed. Vectors are on disk before the commit that refers to them,
+and an ANN index may be missing. So when a process is killed, at whatever moment, the index holds exactly what was
+acknowledged when it is opened again.
 
-Searches work on a snapshot, which never changes; a change makes another one and puts it in its place.
+Searches use a snapshot, which never changes; a change creates a new one and replaces the old.
 """
 
 from collections.abc import Iterator, Sequence
@@ -18,10 +18,12 @@ import numpy.typing as npt
 
 from hardrank.models.files import atomic_folder
 from hardrank.serving.ann.backend import ShowProgress
+from hardrank.serving.ann.registry import OpenBackend, open_backend
 from hardrank.serving.index.maintenance import Maintenance
-from hardrank.serving.index.rescoring import Best, rank
-from hardrank.serving.index.state import IndexState, SearchState
+from hardrank.serving.index.rescoring import ScoredRows, nearest_items
+from hardrank.serving.index.state import IndexState, OpenOptions, SearchState
 from hardrank.serving.index.stats import IndexStats, index_stats
+from hardrank.serving.store.database import LOCK_TIMEOUT_S
 from hardrank.serving.store.errors import IndexBusyError, IndexExistsError, InvalidSearchError
 from hardrank.serving.store.item_table import Fingerprint
 from hardrank.serving.store.items import (
@@ -42,31 +44,62 @@ _TRIES: Final = 5
 
 
 class SearchIndex:
-    """An open index; use `create` or `open`. All methods may be called from several threads at once."""
+    """An open index; use `create` or `open`. Any method may be called from several threads at once."""
 
-    def __init__(self, folder: Path, manifest: IndexManifest, *, writable: bool, maintenance: bool) -> None:
+    def __init__(self, folder: Path, manifest: IndexManifest, options: OpenOptions) -> None:
         self.folder = folder
         self.manifest = manifest
-        """What the index is: model, dimension, preprocessing, backend."""
-        self.writable = writable
-        self._holdings = IndexState(folder, manifest, writable=writable)
-        self._table = self._holdings.table
-        self._upkeep = Maintenance(self._holdings, unasked=maintenance)
-        self._upkeep.tend()
+        """The model and options of the index."""
+        self.writable = options.writable
+        self._state = IndexState(folder, manifest, options)
+        self._table = self._state.table
+        self._maintenance = Maintenance(self._state)
+        self._maintenance.start_if_stale()
 
     @classmethod
-    def create(cls, folder: Path, *, manifest: IndexManifest, maintenance: bool = True) -> Self:
-        """Make an empty index in a new folder and open it for writing (see `open`); raises `IndexExistsError`."""
+    def create(
+        cls,
+        folder: Path,
+        *,
+        manifest: IndexManifest,
+        maintenance: bool = True,
+        lock_timeout_s: float = LOCK_TIMEOUT_S,
+        open_backend: OpenBackend = open_backend,
+    ) -> Self:
+        """Create an empty index in a new folder and open it for writing.
+
+        Args:
+            folder: A folder that does not exist or is empty.
+            manifest: The model and options of the index; `IndexManifest.of(engine)` makes one.
+            maintenance: See `open`.
+            lock_timeout_s: See `open`.
+            open_backend: See `open`.
+
+        Raises:
+            IndexExistsError: The folder is not empty.
+            BackendError: The backend is not available.
+        """
         if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-            raise IndexExistsError(f"{folder} is there already; open it, or choose another folder for a new index")
+            raise IndexExistsError(f"{folder} already exists; open it, or choose another folder for a new index")
         with atomic_folder(folder) as unfinished:
             IndexState.create(unfinished)
             manifest.write(unfinished)
-        return cls(folder, manifest, writable=True, maintenance=maintenance)
+        options = OpenOptions(
+            writable=True, maintenance=maintenance, lock_timeout_s=lock_timeout_s, open_backend=open_backend
+        )
+        return cls(folder, manifest, options)
 
     @classmethod
     def open(
-        cls, folder: Path, *, model_sha256: str | None = None, writable: bool = False, maintenance: bool = True
+        cls,
+        folder: Path,
+        *,
+        model_sha256: str | None = None,
+        writable: bool = False,
+        maintenance: bool = True,
+        lock_timeout_s: float = LOCK_TIMEOUT_S,
+        immutable: bool | None = None,
+        open_backend: OpenBackend = open_backend,
     ) -> Self:
         """Open an index; use it as a context manager, or call `close`.
 
@@ -76,16 +109,29 @@ class SearchIndex:
             writable: Whether `add`, `delete` and `compact` are allowed.
             maintenance: Whether a background thread builds what searches need whenever that is due (see `optimize`).
                 Pass False to read an index without starting anything.
+            lock_timeout_s: Seconds to wait for another process that writes before raising `IndexBusyError`.
+            immutable: Whether nobody changes the files, so that nothing is written beside them; None for True if the
+                folder is read-only.
+            open_backend: What opens the backend, for one that is not in the registry.
 
         Raises:
-            IndexNotFoundError: `folder` is not an index.
+            IndexNotFoundError: The folder is not an index.
             IndexDamagedError: A file is missing, damaged, or of another version.
             WrongModelError: The index belongs to another model.
+            ReadOnlyIndexError: `writable`, but the folder is read-only.
+            BackendError: The backend is not available.
         """
         manifest = read_manifest(folder)
         if model_sha256 is not None:
             manifest.check_model(folder, model_sha256)
-        return cls(folder, manifest, writable=writable, maintenance=maintenance)
+        options = OpenOptions(
+            writable=writable,
+            maintenance=maintenance,
+            lock_timeout_s=lock_timeout_s,
+            immutable=immutable,
+            open_backend=open_backend,
+        )
+        return cls(folder, manifest, options)
 
     def __enter__(self) -> Self:
         return self
@@ -96,21 +142,26 @@ class SearchIndex:
         self.close()
 
     def close(self) -> None:
-        """Let go of files and memory; searches in flight finish, and maintenance in progress saves nothing."""
-        self._upkeep.end()
-        self._holdings.close()
+        """Release files and memory; searches in progress finish, and maintenance in progress saves nothing."""
+        self._maintenance.stop()
+        self._state.close()
 
     # ------------------------------------------------------------------ reading
 
     @property
     def size(self) -> int:
-        """Items."""
-        return self._holdings.current.snapshot.size
+        """Number of items."""
+        return self._state.current.snapshot.size
 
     @property
     def generation(self) -> int:
-        """Commits so far, as far as this object has seen them."""
-        return self._holdings.current.snapshot.state.generation
+        """Number of commits that this object has loaded."""
+        return self._state.current.snapshot.state.generation
+
+    @property
+    def snapshot(self) -> Snapshot:
+        """What searches use now: vectors by slot, labels, and which slots are alive. It never changes."""
+        return self._state.current.snapshot
 
     def search(
         self,
@@ -121,26 +172,38 @@ class SearchIndex:
         exclude: Sequence[str | None] = (),
         fewer: bool = False,
     ) -> list[list[Match]]:
-        """Find the k items most similar to each query (Q,D), best first; ties in the order of addition.
+        """Find the items most similar to each query.
 
-        `exclude` names, for each query, an item to leave out (itself, say). Fewer than k are found where the label has
-        fewer items, or one is left out of k. Raises `InvalidSearchError` unless 1 ≤ k ≤ size and queries are of norm 1,
-        `UnknownLabelError` for a label that no item has. With `fewer`, k may be above the size, and all are found: for
-        a k that fitted when it was chosen, and items that others delete meanwhile.
+        Args:
+            queries: (Q,D), of norm 1.
+            k: Number of items to find for each query, from 1 to `size`. Fewer are found if the label has fewer items,
+                or if one of k items is excluded.
+            label: Search only the items with this label.
+            exclude: For each query the id of an item to leave out (such as the query itself), or None.
+            fewer: Allow a k above `size`, and find all items then: for a k that was valid when it was chosen, while
+                others delete items.
+
+        Returns:
+            For each query its matches, best first; equal scores in the order of addition. A score is the cosine
+            similarity, computed from the vectors themselves whatever the backend.
+
+        Raises:
+            InvalidSearchError: k is out of range, a query is not of norm 1, or the index is empty.
+            UnknownLabelError: No item has the label.
         """
         queries = np.asarray(queries, dtype=np.float32)
         self._check_search(queries, k, label, exclude, fewer=fewer)
         for _ in range(_TRIES):
-            found = self._best(queries, k, label, exclude)
+            found = self._nearest(queries, k, label, exclude)
             rows = {int(row) for one in found for row in one.rows}
             items = self._table.items(sorted(rows))
             if len(items) == len(rows):
                 break
-            self.refresh()  # an item was deleted since the snapshot: look again without it
+            self.refresh()  # an item was deleted since the snapshot: search again without it
         return [_matches(one, items) for one in found]
 
     def item(self, id: str) -> Item:
-        """Give an item; raises `UnknownItemError`."""
+        """Return an item; raises `UnknownItemError`."""
         return self._table.item(id)
 
     def vector(self, id: str) -> npt.NDArray[np.float32]:
@@ -168,7 +231,7 @@ class SearchIndex:
         )
 
     def thumbnail(self, id: str) -> bytes:
-        """Give an item's thumbnail, a PNG, empty where it has none; raises `UnknownItemError`."""
+        """Return an item's thumbnail, a PNG, empty if it has none; raises `UnknownItemError`."""
         return self._table.thumbnail(id)
 
     def original(self, id: str) -> bytes | None:
@@ -202,39 +265,47 @@ class SearchIndex:
         return self._table.list_items(after=after, count=count, label=label)
 
     def rows(self, ids: Sequence[str]) -> dict[str, int]:
-        """Give id → row of those ids that are indexed."""
+        """Return id → row of the ids that are indexed."""
         return self._table.rows(ids)
 
     def source_hashes(self, ids: Sequence[str]) -> dict[str, str | None]:
-        """Give id → SHA-256 of the file it was made of, of those ids that are indexed."""
+        """Return id → SHA-256 of the file it was indexed from, of the ids that are indexed."""
         return self._table.source_hashes(ids)
 
     def fingerprints(self, ids: Sequence[str]) -> dict[str, Fingerprint]:
-        """Give what tells whether an image is indexed as it is now, of those ids that are indexed."""
+        """Return id → fingerprint of the ids that are indexed, to find out which images have changed."""
         return self._table.fingerprints(ids)
 
     def labels(self) -> dict[str, int]:
-        """Count the items of each label."""
+        """Return label → number of items, in alphabetical order."""
         return self._table.labels()
 
     def stats(self) -> IndexStats:
-        """Say what the index holds and takes."""
-        return index_stats(self._holdings)
+        """Return the size and resource use of the index."""
+        return index_stats(self._state)
 
     # ------------------------------------------------------------------ changing
 
     def refresh(self) -> bool:
-        """Take over what other processes committed; says whether there was anything."""
-        changed = self._holdings.refresh()
+        """Load what other processes have committed; return whether there was anything."""
+        changed = self._state.refresh()
         if changed:
-            self._upkeep.tend()
+            self._maintenance.start_if_stale()
         return changed
 
     def add(self, items: Sequence[NewItem], *, replace: bool = False) -> None:
-        """Add items, all or none; they are on the disk, and found, when this returns.
+        """Add items, all or none; when this returns they are on disk and searches find them.
 
-        With `replace` they take the place of items with the same ids. Raises `DuplicateItemError` for an id that is
-        there otherwise, `InvalidItemError` for a vector that does not fit.
+        Args:
+            items: The items; their vectors are (D,) of norm 1.
+            replace: Whether to replace items with the same ids.
+
+        Raises:
+            DuplicateItemError: An id is already indexed (unless `replace`), or is given twice.
+            InvalidItemError: A vector has another length or norm.
+            ReadOnlyIndexError: The index was opened for reading.
+            IndexBusyError: Another process is writing.
+            IndexWriteError: The disk is full; nothing was added.
         """
         if not items:
             return
@@ -246,12 +317,12 @@ class SearchIndex:
             current.file.write(state.slots, vectors)
             current.backend.on_add(rows, vectors, [item.label for item in items])
             self._table.add(items, replaced=replaced)
-            self._holdings.refresh()
+            self._state.refresh()
             if replaced:
                 current.backend.on_delete(np.array(replaced, dtype=np.int64))
 
     def delete(self, ids: Sequence[str]) -> None:
-        """Delete items, all or none; raises `UnknownItemError` naming the first that is not there."""
+        """Delete items, all or none; raises `UnknownItemError` for the first id that is not indexed, and as `add`."""
         if not ids:
             return
         with self._writing() as current:
@@ -260,19 +331,23 @@ class SearchIndex:
                 raise UnknownItemError(f"no item has the id {missing[0]!r}; nothing was deleted")
             numbers = sorted(rows.values())
             self._table.delete(numbers)
-            self._holdings.refresh()
+            self._state.refresh()
             current.backend.on_delete(np.array(numbers, dtype=np.int64))
 
     def optimize(self, *, threads: int = 0, progress: ShowProgress | None = None) -> None:
-        """Make the structure that searches use fit what the index holds; returns at once where nothing is due.
+        """Build or update the ANN index that searches use; return at once if nothing is due.
 
-        Building one may take minutes; searches, additions and deletions go on meanwhile. `threads`: 0 for one a core.
+        This may take minutes, during which searches, additions and deletions go on.
+
+        Args:
+            threads: Number of threads; 0 for one per usable core.
+            progress: Called with (step, done, total).
         """
-        self._upkeep.optimize(threads=threads, progress=progress)
+        self._maintenance.optimize(threads=threads, progress=progress)
 
     def compact(self, *, threads: int = 0, progress: ShowProgress | None = None) -> None:
-        """Free the space of deleted items and build anew what searches use; the rest goes on meanwhile."""
-        self._upkeep.compact(threads=threads, progress=progress)
+        """Free the space of deleted items and rebuild the ANN index; see `optimize`. Raises as `add`."""
+        self._maintenance.compact(threads=threads, progress=progress)
 
     # ------------------------------------------------------------------ parts
 
@@ -285,38 +360,38 @@ class SearchIndex:
         *,
         fewer: bool,
     ) -> None:
-        snapshot = self._holdings.current.snapshot
+        snapshot = self._state.current.snapshot
         if not snapshot.size:
-            raise InvalidSearchError(f"the index {self.folder.name} is empty: add items before searching")
+            raise InvalidSearchError(f"the index {self.folder.name} is empty; add items before searching")
         whole = isinstance(k, int | np.integer) and not isinstance(k, bool)
         if not whole or k < 1 or (k > snapshot.size and not fewer):
-            raise InvalidSearchError(f"k is {k}; give a whole number from 1 to {snapshot.size}, the items of the index")
+            raise InvalidSearchError(f"k is {k}; give a whole number from 1 to {snapshot.size}, the size of the index")
         if wrong := check_vectors(queries, self.manifest.dimension):
             raise InvalidSearchError(f"queries: {wrong}")
         if exclude and len(exclude) != len(queries):
             raise InvalidSearchError(f"{len(exclude)} items to exclude for {len(queries)} queries; give one each")
-        if label is not None and not len(snapshot.slots_labelled(label)):
+        if label is not None and not len(snapshot.slots_with_label(label)):
             raise UnknownLabelError(f"no item has the label {label!r}")
 
-    def _best(
+    def _nearest(
         self, queries: npt.NDArray[np.float32], k: int, label: str | None, exclude: Sequence[str | None]
-    ) -> list[Best]:
-        current = self._holdings.current
-        left_out = None
+    ) -> list[ScoredRows]:
+        current = self._state.current
+        excluded = None
         if exclude:
             rows = self._table.rows([id for id in exclude if id is not None])
-            wanted = [-1 if id is None else rows.get(id, -1) for id in exclude]
-            left_out = current.snapshot.slots_of(np.array(wanted, dtype=np.int64))
-        return rank(current.snapshot, current.backend, queries, k, label=label, left_out=left_out)
+            own = [-1 if id is None else rows.get(id, -1) for id in exclude]
+            excluded = current.snapshot.slots_of(np.array(own, dtype=np.int64))
+        return nearest_items(current.snapshot, current.backend, queries, k, label=label, excluded=excluded)
 
     @contextmanager
     def _writing(self) -> Iterator[SearchState]:
-        """Change the index from its latest state on, alone; then settle, where that is due."""
-        with self._holdings.writing() as current:
+        """Change the latest state while no other writer can; start maintenance afterwards."""
+        with self._state.writing() as current:
             try:
                 yield current
             finally:
-                self._upkeep.tend()
+                self._maintenance.start_if_stale()
 
     def _slots(self, ids: Sequence[str]) -> tuple[Snapshot, npt.NDArray[np.int64]]:
         """Return a snapshot that holds the vectors of all these items, and their slots (n,) in it."""
@@ -324,7 +399,7 @@ class SearchIndex:
             rows = self._table.rows(ids)
             if missing := [id for id in ids if id not in rows]:
                 raise UnknownItemError(f"no item has the id {missing[0]!r}")
-            snapshot = self._holdings.current.snapshot
+            snapshot = self._state.current.snapshot
             slots = snapshot.slots_of(np.array([rows[id] for id in ids], dtype=np.int64))
             if (slots >= 0).all():
                 return snapshot, slots
@@ -338,22 +413,22 @@ class SearchIndex:
         return np.stack([np.asarray(item.vector, dtype=np.float32) for item in items])
 
     def _check_new(self, ids: Sequence[str], *, replace: bool) -> list[int]:
-        """Give the rows of items that new ones replace."""
+        """Return the rows of the items that new ones replace."""
         seen: set[str] = set()
         for id in ids:
             if id in seen:
                 raise DuplicateItemError(f"the id {id!r} is given twice; nothing was added")
             seen.add(id)
-        there = self._table.rows(ids)
-        if there and not replace:
-            raise DuplicateItemError(f"an item has the id {min(there)!r} already; nothing was added")
-        return list(there.values())
+        existing = self._table.rows(ids)
+        if existing and not replace:
+            raise DuplicateItemError(f"an item with the id {min(existing)!r} already exists; nothing was added")
+        return list(existing.values())
 
 
-def _matches(found: Best, items: dict[int, Item]) -> list[Match]:
-    there = [
+def _matches(found: ScoredRows, items: dict[int, Item]) -> list[Match]:
+    existing = [
         (items[int(row)], float(score))
         for row, score in zip(found.rows, found.scores, strict=True)
         if int(row) in items
     ]
-    return [Match(item=item, score=score, rank=place) for place, (item, score) in enumerate(there, start=1)]
+    return [Match(item=item, score=score, rank=rank) for rank, (item, score) in enumerate(existing, start=1)]

@@ -1,4 +1,4 @@
-"""What an index holds and takes."""
+"""Size and resource use of an index."""
 
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -8,51 +8,51 @@ from hardrank.serving.index.state import IndexState
 
 @dataclass(frozen=True, kw_only=True)
 class IndexStats:
-    """What an index holds and takes."""
+    """Size and resource use of an index."""
 
     size: int
-    """Items."""
+    """Number of items."""
     dimension: int
-    """D, coordinates of a vector."""
+    """D, the length of a vector."""
     backend: str
-    """As `flat`."""
+    """Name of the backend, such as `faiss flat`."""
     parameters: dict[str, str | int | float] = field(default_factory=dict)
-    """Of the backend."""
+    """Parameters of the backend."""
     disk_bytes: int
-    """Bytes of the index's files, as allocated."""
+    """Bytes allocated on disk for the index's files."""
     vector_bytes: int
-    """Bytes of the vectors, which are mapped from their file and may be dropped from memory."""
+    """Bytes of the vectors, which are mapped from their file; the system may drop them from memory."""
     memory_bytes: int
-    """Bytes that the backend and the snapshot keep in memory."""
+    """Bytes in memory of the backend and the snapshot."""
     deleted: int
-    """Deleted items whose vectors still lie in the file; compaction removes them."""
+    """Number of deleted items whose vectors are still in the file; compaction removes them."""
     generation: int
-    """Commits so far."""
+    """Number of commits so far."""
 
 
-def index_stats(holdings: IndexState) -> IndexStats:
+def index_stats(state: IndexState) -> IndexStats:
     """Measure an open index."""
-    current = holdings.current
+    current = state.current
     snapshot, backend = current.snapshot, current.backend.stats()
     return IndexStats(
         size=snapshot.size,
-        dimension=holdings.manifest.dimension,
+        dimension=state.manifest.dimension,
         backend=backend.name,
         parameters=backend.parameters,
-        disk_bytes=_allocated(holdings.folder),
+        disk_bytes=_allocated(state.folder),
         vector_bytes=snapshot.vectors.nbytes,
         memory_bytes=backend.memory_bytes + snapshot.memory_bytes,
-        deleted=snapshot.dead,
+        deleted=snapshot.deleted,
         generation=snapshot.state.generation,
     )
 
 
 def _allocated(folder: Path) -> int:
-    """Bytes of the disk that the files below a folder take."""
+    """Return the bytes on disk of the files below a folder."""
     total = 0
     for path in folder.rglob("*"):
         try:
             total += path.stat().st_blocks * 512
         except FileNotFoundError:
-            continue  # a file of a write in progress
+            continue  # a temporary file of a write in progress
     return total

@@ -1,1 +1,1 @@
-"""What an index keeps on disk."""
+"""Storage of an index: items, vectors and manifest."""

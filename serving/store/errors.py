@@ -1,18 +1,18 @@
-"""What can be wrong with an index, and with what is asked of it."""
+"""Errors of an index, its storage and its searches."""
 
 from hardrank.models.errors import HardrankError
 
 
 class IndexingError(HardrankError):
-    """The root of errors of an index."""
+    """Base class of the errors of an index."""
 
 
 class IndexNotFoundError(IndexingError):
-    """There is no index in this folder."""
+    """The folder is not an index."""
 
 
 class IndexExistsError(IndexingError):
-    """The folder of a new index holds something already."""
+    """The folder of a new index already holds something."""
 
 
 class IndexDamagedError(IndexingError):
@@ -20,24 +20,24 @@ class IndexDamagedError(IndexingError):
 
 
 class IndexWriteError(IndexingError):
-    """The disk is full, or refuses to be written; nothing was changed."""
+    """A file of the index cannot be written, for example because the disk is full; nothing was changed."""
 
 
 class IndexBusyError(IndexingError):
-    """Another process writes to the index for longer than one waits."""
+    """Another process kept the index locked for longer than the time-out."""
 
 
 class ReadOnlyIndexError(IndexingError):
-    """A change was asked of an index that was opened for reading."""
+    """The index was opened for reading, or its folder is read-only."""
 
 
 class WrongModelError(IndexingError):
-    """The index was made with another model, so its vectors cannot be compared with this one's."""
+    """The index belongs to another model; embeddings of two models cannot be compared."""
 
 
 class InvalidSearchError(IndexingError):
-    """A query that no search can answer: its vectors, k, or label."""
+    """An invalid query: its vectors, k, or label."""
 
 
 class BackendError(IndexingError):
-    """A backend that cannot be reached, set up, or does not know an option."""
+    """A backend that is missing, cannot be reached, or does not know an option."""

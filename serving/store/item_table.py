@@ -1,7 +1,7 @@
-"""The truth of what is indexed, in one SQLite file: items, thumbnails, and what was deleted of late.
+"""The items of an index in one SQLite file: fields, thumbnails, and recent deletions. It decides what is indexed.
 
-Every change is one transaction, on the disk before it is acknowledged (write-ahead log, synchronous=FULL). Readers of
-any thread or process see the state before or after it.
+Every change is one transaction, synced to disk before it is acknowledged (write-ahead log, synchronous=FULL). Readers
+in any thread or process see the state before or after it, never one in between.
 """
 
 import json
@@ -15,7 +15,7 @@ from typing import Any, Final
 import numpy as np
 import numpy.typing as npt
 
-from hardrank.serving.store.database import Database
+from hardrank.serving.store.database import LOCK_TIMEOUT_S, Database
 from hardrank.serving.store.items import (
     ImageSource,
     Item,
@@ -42,37 +42,46 @@ CREATE TABLE state(
 INSERT INTO state VALUES (1, 0, 0, 1, 0, 0, 0);
 """
 _ITEM: Final = "row, id, label, metadata, width, height"
+_STATE_COLUMNS: Final[Mapping[str, str]] = {
+    "generation": "generation",
+    "next_row": "next_row",
+    "volume": "volume",
+    "base_slots": "base_slots",
+    "base_row": "base_row",
+    "ann_number": "structure",
+}
+"""Field of `TableState` → column of the table `state`."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class TableState:
-    """What a commit leaves besides the items themselves."""
+    """The single row of the table `state`: everything about a commit except the items."""
 
     generation: int
-    """Rises by one with each commit."""
+    """Number of commits so far."""
     next_row: int
-    """The row that the next item gets; rows are never used twice."""
+    """Row of the next item; rows are never reused."""
     volume: int
-    """Number of the file of vectors in force."""
+    """Number of the vector file in use."""
     base_slots: int
-    """Vectors that compaction put into this volume; the rows they belong to lie beside it."""
+    """Number of vectors that compaction wrote to this volume; a `.rows` file holds the rows they belong to."""
     base_row: int
-    """The first row after compaction: row r ≥ base_row has its vector at slot base_slots + r − base_row."""
-    structure: int
-    """Number of the approximate structure in force; 0: none."""
+    """First row after compaction: the vector of row r ≥ base_row is at slot base_slots + r − base_row."""
+    ann_number: int
+    """Number of the saved ANN index in use; 0: none."""
 
     @property
     def slots(self) -> int:
-        """Vectors in the volume, of deleted items too."""
+        """Vectors in the volume, including those of deleted items."""
         return self.base_slots + self.next_row - self.base_row
 
 
 @dataclass(frozen=True, kw_only=True)
 class Fingerprint:
-    """An indexed image, to compare with one at hand."""
+    """What identifies an indexed image, to find out whether its file, label or metadata have changed since."""
 
     sha256: str | None
-    """Of the file it was made of, hexadecimal."""
+    """Of the file it was indexed from, hexadecimal."""
     label: str | None
     metadata: Mapping[str, Scalar]
 
@@ -82,23 +91,23 @@ class TableChanges:
     """What was committed since a state, or everything."""
 
     state: TableState
-    whole: bool
-    """Whether these are all items, and not only what changed."""
+    complete: bool
+    """Whether these are all items, not only those that changed."""
     rows: npt.NDArray[np.int64]
-    """Rows of items, ascending: all, or those added since."""
+    """(n,), ascending: the rows of all items, or of those added since."""
     labels: npt.NDArray[np.int32]
-    """Their labels, as indices into `names`; −1: none."""
+    """(n,), indices into `names`; −1: no label."""
     names: Sequence[str]
     deleted: npt.NDArray[np.int64]
-    """Rows that were deleted since (none where `whole`)."""
+    """Rows that were deleted since; empty if `complete`."""
 
 
 class ItemTable:
-    """The table in `path`. Reading is safe from any thread; writers must hold the index's lock."""
+    """The table in `path`. Any thread may read; writers must hold the index's lock."""
 
-    def __init__(self, path: Path) -> None:
-        """Open the table; raises `IndexDamagedError`."""
-        self._database = Database(path, version=_VERSION)
+    def __init__(self, path: Path, *, lock_timeout_s: float = LOCK_TIMEOUT_S, immutable: bool | None = None) -> None:
+        """Open the table; see `Database`."""
+        self._database = Database(path, version=_VERSION, lock_timeout_s=lock_timeout_s, immutable=immutable)
 
     @staticmethod
     def create(path: Path) -> None:
@@ -106,56 +115,56 @@ class ItemTable:
         Database.create(path, schema=_SCHEMA, version=_VERSION)
 
     def close(self) -> None:
-        """Close the file; what is under way finishes."""
+        """Close the file; reads in progress finish."""
         self._database.close()
 
     # ------------------------------------------------------------------ reading
 
     def state(self) -> TableState:
-        """Read the state."""
+        """Read the latest state."""
         with self._database.connection() as connection:
             return _state(connection)
 
     def changes(self, since: TableState | None = None) -> TableChanges:
-        """Read what changed since a state, or all items where there is none or vectors have moved since."""
+        """Read what changed since a state; all items if it is None or the volume has changed."""
         with self._database.reading() as connection:
             state = _state(connection)
-            whole = since is None or since.volume != state.volume
-            first = 0 if since is None or whole else since.next_row
+            complete = since is None or since.volume != state.volume
+            first = 0 if since is None or complete else since.next_row
             found = connection.execute("SELECT row, label FROM items WHERE row >= ? ORDER BY row", (first,))
             rows, labels, names = _columns(found)
-            gone: list[tuple[int]] = []
-            if since is not None and not whole:
-                gone = connection.execute(
+            deleted: list[tuple[int]] = []
+            if since is not None and not complete:
+                deleted = connection.execute(
                     "SELECT row FROM deletions WHERE generation > ? AND row < ?", (since.generation, since.next_row)
                 ).fetchall()
         return TableChanges(
             state=state,
-            whole=whole,
+            complete=complete,
             rows=rows,
             labels=labels,
             names=names,
-            deleted=np.array([row for (row,) in gone], dtype=np.int64),
+            deleted=np.array([row for (row,) in deleted], dtype=np.int64),
         )
 
     def items(self, rows: Sequence[int]) -> dict[int, Item]:
-        """Give the items of rows; those that are not there are left out."""
+        """Return row → item of the rows that exist."""
         return {item.row: item for item in map(_item, self._among(f"SELECT {_ITEM} FROM items WHERE row IN", rows))}
 
     def item(self, id: str) -> Item:
-        """Give the item of an id; raises `UnknownItemError`."""
+        """Return the item with an id; raises `UnknownItemError`."""
         return _item(self._one(f"SELECT {_ITEM} FROM items WHERE id = ?", id))
 
     def rows(self, ids: Sequence[str]) -> dict[str, int]:
-        """Give id → row of those that are there."""
+        """Return id → row of the ids that are indexed."""
         return dict(self._among("SELECT id, row FROM items WHERE id IN", ids))
 
     def source_hashes(self, ids: Sequence[str]) -> dict[str, str | None]:
-        """Give id → SHA-256 of the file it was made of, of those that are there."""
+        """Return id → SHA-256 of the file it was indexed from, of the ids that are indexed."""
         return dict(self._among("SELECT id, source_sha256 FROM items WHERE id IN", ids))
 
     def fingerprints(self, ids: Sequence[str]) -> dict[str, Fingerprint]:
-        """Give what tells whether an image is indexed as it is now, of those ids that are there."""
+        """Return id → fingerprint of the ids that are indexed."""
         found = self._among("SELECT id, source_sha256, label, metadata FROM items WHERE id IN", ids)
         return {
             id: Fingerprint(sha256=digest, label=label, metadata=_read_metadata(metadata))
@@ -163,7 +172,7 @@ class ItemTable:
         }
 
     def thumbnail(self, id: str) -> bytes:
-        """Give the PNG of an item, empty where it has none; raises `UnknownItemError`."""
+        """Return the PNG of an item, empty if it has none; raises `UnknownItemError`."""
         query = "SELECT png FROM items LEFT JOIN thumbnails USING (row) WHERE id = ?"
         return self._one(query, id)[0] or b""
 
@@ -190,7 +199,7 @@ class ItemTable:
             ]
 
     def labels(self) -> dict[str, int]:
-        """Count the items of each label, in alphabetical order."""
+        """Return label → number of items, in alphabetical order."""
         query = "SELECT label, COUNT(*) FROM items WHERE label IS NOT NULL GROUP BY label ORDER BY label"
         with self._database.connection() as connection:
             return dict(connection.execute(query).fetchall())
@@ -198,7 +207,7 @@ class ItemTable:
     # ------------------------------------------------------------------ writing
 
     def add(self, items: Sequence[NewItem], *, replaced: Sequence[int] = ()) -> None:
-        """Add items, all or none, in rows from `next_row` on, and delete the rows that they replace."""
+        """Add items at rows from `next_row` on and delete the rows that they replace, all in one commit."""
         with self._database.writing() as connection:
             first = _state(connection).next_row
             _delete(connection, replaced)
@@ -214,20 +223,20 @@ class ItemTable:
             _advance(connection, next_row=rows.stop)
 
     def delete(self, rows: Sequence[int]) -> None:
-        """Delete the items of rows, all or none."""
+        """Delete the items at rows in one commit."""
         with self._database.writing() as connection:
             _delete(connection, rows)
             _advance(connection)
 
-    def adopt(self, **changes: int) -> None:
-        """Put another volume of vectors or another structure in force (fields of `TableState`)."""
+    def update_state(self, **changes: int) -> None:
+        """Switch to another vector file or ANN index: set fields of `TableState`."""
         with self._database.writing() as connection:
             if "volume" in changes:
                 connection.execute("DELETE FROM deletions")
             _advance(connection, **changes)
 
     def free_space(self) -> None:
-        """Give the space of deleted items back to the disk."""
+        """Return the space of deleted items to the file system."""
         self._database.free_space()
 
     # ------------------------------------------------------------------ parts
@@ -249,7 +258,7 @@ class ItemTable:
 
 
 def _columns(found: Iterable[tuple[int, str | None]]) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int32], list[str]]:
-    """Give rows, label numbers and label names; never holding a million of Python's objects at once."""
+    """Return rows, label numbers and label names, in typed arrays: a million Python objects would not be small."""
     rows, labels, numbers = array("q"), array("i"), dict[str, int]()
     for row, label in found:
         rows.append(row)
@@ -258,18 +267,17 @@ def _columns(found: Iterable[tuple[int, str | None]]) -> tuple[npt.NDArray[np.in
 
 
 def _state(connection: sqlite3.Connection) -> TableState:
-    names = ("generation", "next_row", "volume", "base_slots", "base_row", "structure")
-    found = connection.execute(f"SELECT {', '.join(names)} FROM state").fetchone()
-    return TableState(**dict(zip(names, found, strict=True)))
+    found = connection.execute(f"SELECT {', '.join(_STATE_COLUMNS.values())} FROM state").fetchone()
+    return TableState(**dict(zip(_STATE_COLUMNS, found, strict=True)))
 
 
 def _advance(connection: sqlite3.Connection, **changes: int) -> None:
-    assignments = "".join(f", {name} = ?" for name in changes)
+    assignments = "".join(f", {_STATE_COLUMNS[name]} = ?" for name in changes)
     connection.execute(f"UPDATE state SET generation = generation + 1{assignments}", tuple(changes.values()))
 
 
 def _delete(connection: sqlite3.Connection, rows: Sequence[int]) -> None:
-    """Delete rows as part of the commit that is under way, which is the next generation."""
+    """Delete rows as part of the commit in progress, which is the next generation."""
     generation = _state(connection).generation + 1
     one = [(row,) for row in rows]
     connection.executemany("DELETE FROM items WHERE row = ?", one)
@@ -278,7 +286,7 @@ def _delete(connection: sqlite3.Connection, rows: Sequence[int]) -> None:
 
 
 def _fields(item: NewItem) -> tuple[Any, ...]:
-    """Give what the columns of `items` hold, apart from the row."""
+    """Return the values of the columns of `items` after `row`."""
     metadata = encode_metadata(item.metadata)
     return item.id, item.label, item.source, item.source_sha256, metadata, item.width, item.height
 

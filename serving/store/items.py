@@ -1,4 +1,4 @@
-"""What is indexed: images known by an id, with label, metadata and a thumbnail."""
+"""Items of an index: images with an id, label, metadata and a thumbnail."""
 
 import hashlib
 import json
@@ -16,12 +16,12 @@ from hardrank.models.errors import HardrankError
 from hardrank.models.preprocessing import UndecodableImageError, read_bytes
 
 Scalar = str | int | float | bool | None
-"""What a field of an item's metadata may hold."""
+"""Type of a metadata field's value."""
 
 MAX_TEXT: Final = 128
-"""Characters of an id or a label."""
+"""Maximum number of characters of an id or a label."""
 MAX_METADATA_BYTES: Final = 16 * 2**10
-"""Bytes of an item's metadata as JSON."""
+"""Maximum size of an item's metadata as JSON."""
 MAX_THUMBNAIL_BYTES: Final = 256 * 2**10
 
 _PNG: Final = b"\x89PNG\r\n\x1a\n"
@@ -29,7 +29,7 @@ _PLAIN: Final = re.compile(r"[A-Za-z0-9._\-]")
 
 
 class ItemError(HardrankError):
-    """An item that does not exist, exists already, or cannot be one."""
+    """Base class of errors about one item."""
 
 
 class UnknownItemError(ItemError):
@@ -41,29 +41,29 @@ class UnknownLabelError(ItemError):
 
 
 class DuplicateItemError(ItemError):
-    """An item of this id is in the index already, or twice in one request."""
+    """An item with this id is already indexed, or is given twice in one request."""
 
 
 class InvalidItemError(ItemError):
-    """An id, label, metadata or vector that an item cannot have."""
+    """An id, label, metadata, thumbnail or vector that is not allowed."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class NewItem:
-    """An image to be indexed. Raises `InvalidItemError` where a field is not as described."""
+    """An image to index. Raises `InvalidItemError` for an invalid field."""
 
     id: str
     """1 to 128 printable characters without slashes; neither `.` nor `..`."""
     vector: npt.NDArray[np.float32]
     """(D,), of norm 1."""
     label: str | None = None
-    """Class; 1 to 128 printable characters."""
+    """Class of the image; 1 to 128 printable characters."""
     source: str | None = None
-    """Path of the image file on this machine; never told to clients."""
+    """Path of the image file on this machine; never sent to clients."""
     source_sha256: str | None = None
-    """SHA-256 of that file, hexadecimal; the file is served only while it matches."""
+    """SHA-256 of that file, hexadecimal; the file is served only as long as it matches."""
     metadata: Mapping[str, Scalar] = field(default_factory=dict)
-    """Anything else that is known, as plain values."""
+    """Further fields, with plain values."""
     thumbnail: bytes = field(default=b"", repr=False)
     """PNG; empty: none."""
     width: int = 0
@@ -77,12 +77,14 @@ class NewItem:
             check_label(self.label)
         encode_metadata(self.metadata)
         if self.thumbnail and not self.thumbnail.startswith(_PNG):
-            raise InvalidItemError(f"the thumbnail of {self.id!r} is no PNG")
+            raise InvalidItemError(f"the thumbnail of {self.id!r} is not a PNG image")
         if len(self.thumbnail) > MAX_THUMBNAIL_BYTES:
-            raise InvalidItemError(f"the thumbnail of {self.id!r} has more than {MAX_THUMBNAIL_BYTES >> 10} KiB")
+            raise InvalidItemError(
+                f"the thumbnail of {self.id!r} is larger than the limit of {MAX_THUMBNAIL_BYTES >> 10} KiB"
+            )
         if self.width < 0 or self.height < 0:
             raise InvalidItemError(
-                f"{self.id!r} has the size {self.width}×{self.height}; give pixels, or 0 for unknown"
+                f"{self.id!r} has the size {self.width}×{self.height}; give the size in pixels, or 0 if unknown"
             )
 
 
@@ -91,7 +93,7 @@ class Item:
     """An indexed image, as clients may see it."""
 
     row: int
-    """Number in the order of addition; never used twice, stable as long as the item exists."""
+    """Position in the order of addition; constant for the life of the item, and never reused."""
     id: str
     label: str | None
     metadata: Mapping[str, Scalar]
@@ -138,27 +140,29 @@ class Match:
     score: float
     """Cosine similarity to the query, in [−1,1]."""
     rank: int
-    """1 for the best."""
+    """1 for the most similar."""
 
 
 def check_id(text: str) -> None:
-    """Raise `InvalidItemError` unless `text` can be the id of an item."""
+    """Raise `InvalidItemError` unless `text` is a valid id."""
     _check_text("id", text)
     if "/" in text or "\\" in text or text in {".", ".."}:
-        raise InvalidItemError(f"{text!r} is no id: an id is part of an address, so it has no slash and is not . or ..")
+        raise InvalidItemError(
+            f"{text!r} is not a valid id: an id is part of a URL, so it must not contain slashes or be . or .."
+        )
 
 
 def check_label(text: str) -> None:
-    """Raise `InvalidItemError` unless `text` can be a label."""
+    """Raise `InvalidItemError` unless `text` is a valid label."""
     _check_text("label", text)
 
 
 def id_of_path(relative: str) -> str:
-    """Give the id of an image by its path relative to the gallery's root, with forward slashes.
+    """Return the id of an image from its path relative to the gallery's root, with forward slashes.
 
-    `a/b.jpg` becomes `a~b.jpg`. Paths with other characters than letters, digits, `.`, `_`, `-` and `/`, and those too
-    long, end in `~` and eight digits of their hash in place of what was lost; so an id depends on its path alone, and
-    two paths do not share one.
+    `a/b.jpg` becomes `a~b.jpg`. If the path is too long, or has characters other than letters, digits, `.`, `_`, `-`
+    and `/`, the id ends in `~` and eight digits of the path's hash. So an id depends on the path alone, and different
+    paths get different ids.
     """
     text = "".join("~" if c == "/" else c if _PLAIN.match(c) else "_" for c in relative)
     if text.replace("~", "/") == relative and "~" not in relative and len(text) <= MAX_TEXT and text not in {".", ".."}:
@@ -168,31 +172,35 @@ def id_of_path(relative: str) -> str:
 
 
 def encode_metadata(metadata: Mapping[str, Scalar]) -> str:
-    """Give metadata as JSON; raises `InvalidItemError` for what is no plain value."""
+    """Return metadata as JSON; raises `InvalidItemError` for values that are not plain."""
     for name, value in metadata.items():
         if not isinstance(name, str) or not isinstance(value, str | int | float | bool | None):
-            raise InvalidItemError(f"the metadata field {name!r} holds {type(value).__name__}; give text or numbers")
+            raise InvalidItemError(
+                f"the metadata field {name!r} is a {type(value).__name__}; give text, a number, or a boolean"
+            )
         if isinstance(value, float) and not math.isfinite(value):
-            raise InvalidItemError(f"the metadata field {name!r} is {value}, which JSON does not have; give a number")
+            raise InvalidItemError(
+                f"the metadata field {name!r} is {value}, which JSON cannot represent; give a finite number"
+            )
     try:
         text = json.dumps(dict(metadata), ensure_ascii=False, sort_keys=True)
         size = len(text.encode())
     except UnicodeEncodeError as error:
-        raise InvalidItemError("the metadata hold text that is no valid Unicode") from error
+        raise InvalidItemError("the metadata contain text that is not valid Unicode") from error
     if size > MAX_METADATA_BYTES:
-        raise InvalidItemError(f"the metadata have {size} bytes, above the limit of {MAX_METADATA_BYTES}")
+        raise InvalidItemError(f"the metadata are {size} bytes long, above the limit of {MAX_METADATA_BYTES}")
     return text
 
 
 def check_vectors(vectors: npt.NDArray[np.float32], dimension: int) -> str | None:
-    """Say what is wrong with vectors (n,D), each of which must be finite and of norm 1; None where nothing is."""
+    """Return what is wrong with vectors (n,D), which must be finite and of norm 1; None if they are valid."""
     if vectors.ndim != 2 or vectors.shape[1] != dimension:
-        return f"vectors have the shape {vectors.shape}; this index needs (n,{dimension})"
+        return f"the vectors have the shape {vectors.shape}; this index needs (n,{dimension})"
     norms = np.sqrt(np.einsum("nd,nd->n", vectors, vectors, dtype=np.float64))
-    bad = ~(np.abs(norms - 1) <= _NORM_TOLERANCE)  # NaN is bad too
+    bad = ~(np.abs(norms - 1) <= _NORM_TOLERANCE)  # also catches NaN
     if bad.any():
         number = int(bad.argmax())
-        return f"vector {number} has the norm {norms[number]:.4g}; give embeddings of norm 1 without NaN"
+        return f"vector {number} has the norm {norms[number]:.4g}; give finite embeddings of norm 1"
     return None
 
 
@@ -202,5 +210,6 @@ _NORM_TOLERANCE: Final = 1e-3
 def _check_text(name: str, text: str) -> None:
     if not isinstance(text, str) or not 1 <= len(text) <= MAX_TEXT or not text.isprintable() or text != text.strip():
         raise InvalidItemError(
-            f"{str(text)[:MAX_TEXT]!r} is no {name}: give 1 to {MAX_TEXT} printable characters without spaces around"
+            f"{str(text)[:MAX_TEXT]!r} is not a valid {name}: give 1 to {MAX_TEXT} printable characters without spaces "
+            "at either end"
         )

@@ -10,6 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 from hardrank.models.card import ArchitectureEntry, PreprocessingEntry
 from hardrank.models.files import write_json
+from hardrank.models.home import typed
 from hardrank.serving.store.errors import IndexDamagedError, IndexNotFoundError, WrongModelError
 
 if TYPE_CHECKING:
@@ -30,42 +31,46 @@ class BackendKind(StrEnum):
 
 
 class AnnKind(StrEnum):
-    """How FAISS finds candidates."""
+    """How candidates are found."""
 
     AUTO = "auto"
-    """Flat as long as that is fast, then whichever of the others measures best."""
+    """Flat while that is fast, then the kind that measures best on the gallery."""
     FLAT = "flat"
-    """Compare every vector: exact, no structure to build."""
+    """Compare every vector: exact, with nothing to build."""
     HNSW = "hnsw"
-    """A graph of neighbours over 8-bit codes: the fastest search, the slowest to build."""
+    """A graph of neighbors over 8-bit codes: the fastest search, and the slowest to build."""
     IVF_SQ8 = "ivf-sq8"
-    """Inverted lists of 8-bit codes, D bytes a vector."""
+    """Inverted lists of 8-bit codes, D bytes per vector."""
     IVF_PQ = "ivf-pq"
-    """Inverted lists of product codes, D/8 bytes a vector: the smallest."""
+    """Inverted lists of product codes, D/8 bytes per vector: the smallest."""
 
 
 class BackendOptions(BaseModel):
-    """Options of an index, as index.json keeps them."""
+    """How an index is searched, as stored in index.json."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    kind: BackendKind = BackendKind.FAISS
-    structure: AnnKind = AnnKind.AUTO
-    flat_bytes: int = Field(default=32 * 2**20, ge=0, description="auto: vectors up to this size are searched exactly")
+    kind: BackendKind = Field(default=BackendKind.FAISS, description="where vectors are searched")
+    structure: AnnKind = Field(default=AnnKind.AUTO, description="how candidates are found")
+    flat_bytes: int = Field(
+        default=32 * 2**20, ge=0, description="auto: total size of vectors up to which search is exact"
+    )
     recall: float = Field(
         default=0.97,
         gt=0,
         le=1,
-        description="recall@10 against exact search that a structure should reach",
+        description="recall@10 against exact search that an ANN index should reach",
     )
     tail: int = Field(
-        default=4096, ge=1, description="items added since the structure was built that are searched exactly; more are "
-        "folded into it"
-    )  # fmt: skip
+        default=4096,
+        ge=1,
+        description="number of items added since the ANN index was built that are searched exactly; beyond, they are "
+        "merged into it",
+    )
     uri: str | None = Field(default=None, description="Milvus: a local file for Milvus Lite, or http://HOST:19530")
-    collection: str = Field(default=DEFAULT_COLLECTION, description="Milvus: what the collection's name begins with")
+    collection: str = Field(default=DEFAULT_COLLECTION, description="Milvus: prefix of the collection's name")
     token_variable: str | None = Field(
-        default=None, description="Milvus: the environment variable that holds user:password or an API key"
+        default=None, description="Milvus: environment variable that holds user:password or an API key"
     )
 
     @model_validator(mode="after")
@@ -76,7 +81,7 @@ class BackendOptions(BaseModel):
 
 
 class IndexManifest(BaseModel):
-    """What an index is, apart from what it holds."""
+    """The model and options of an index."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -87,12 +92,18 @@ class IndexManifest(BaseModel):
     preprocessing: PreprocessingEntry
     metric: str = Field(default="cosine", pattern="^cosine$", description="similarity of embeddings: cosine")
     backend: BackendOptions = Field(default_factory=BackendOptions)
-    created: datetime = Field(default_factory=lambda: datetime.now(UTC), description="when, UTC")
-    command: str = Field(default="", description="what was typed")
+    created: datetime = Field(default_factory=lambda: datetime.now(UTC), description="time of creation, UTC")
+    command: str = Field(default="", description="command line that created the index")
 
     @classmethod
     def of(cls, engine: "Engine", *, backend: BackendOptions | None = None, command: str = "") -> Self:
-        """Describe an index of the engine's model."""
+        """Return the manifest of a new index of an engine's model.
+
+        Args:
+            engine: The model.
+            backend: How the index is searched; None for FAISS with its defaults.
+            command: The command line, for the record.
+        """
         card = engine.card
         return cls(
             model=card.name,
@@ -105,17 +116,17 @@ class IndexManifest(BaseModel):
 
     @property
     def dimension(self) -> int:
-        """D, coordinates of a vector."""
+        """D, the length of a vector."""
         return self.architecture.dimension
 
     def check_model(self, folder: Path, model_sha256: str, name: str | None = None) -> None:
-        """Raise `WrongModelError` unless the index was made with this model."""
+        """Raise `WrongModelError` unless the index in `folder` belongs to this model."""
         if model_sha256 != self.model_sha256:
             other = f"{name} ({model_sha256[:12]}…)" if name else f"the one with SHA-256 {model_sha256[:12]}…"
             raise WrongModelError(
-                f"the index {folder} was made with the model {self.model} (SHA-256 {self.model_sha256[:12]}…), not "
-                f"{other}: their vectors cannot be compared; build one with: "
-                f"python serving/build.py --model {name or 'BUNDLE'} --images … --out INDEX"
+                f"the index {folder} belongs to the model {self.model} (SHA-256 {self.model_sha256[:12]}…), not to "
+                f"{other}, and their vectors cannot be compared; build another index with: "
+                f"{typed('index')} --model {name or 'BUNDLE'} --images … --out INDEX"
             )
 
     def write(self, folder: Path) -> None:
@@ -124,23 +135,23 @@ class IndexManifest(BaseModel):
 
 
 def read_manifest(folder: Path) -> IndexManifest:
-    """Read index.json; raises `IndexNotFoundError` where there is none, `IndexDamagedError` where it is damaged."""
+    """Read index.json; raises `IndexNotFoundError` if it does not exist, `IndexDamagedError` if it is invalid."""
     path = folder / MANIFEST
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except (FileNotFoundError, NotADirectoryError) as error:
         raise IndexNotFoundError(
-            f"{folder} is no index: it has no {MANIFEST}; build one with: "
-            f"python serving/build.py --model BUNDLE --images DIR --out {folder}"
+            f"{folder} is not an index: it has no {MANIFEST}; build one with: "
+            f"{typed('index')} --model BUNDLE --images DIR --out {folder}"
         ) from error
     except (OSError, ValueError) as error:
         raise IndexDamagedError(f"{path} is damaged: {error}") from error
     version = content.get("schema_version") if isinstance(content, dict) else None
     if version != SCHEMA:
-        raise IndexDamagedError(f"{path} has the schema {version!r}; this version reads {SCHEMA}")
+        raise IndexDamagedError(f"{path} has the schema {version!r}; this release reads {SCHEMA}")
     try:
         return IndexManifest.model_validate(content)
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(str(part) for part in first["loc"])
-        raise IndexDamagedError(f"{path} does not fit its schema: {where}: {first['msg']}") from error
+        raise IndexDamagedError(f"{path} is invalid: {where}: {first['msg']}") from error

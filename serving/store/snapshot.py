@@ -1,4 +1,4 @@
-"""The gallery as one commit left it. Nothing in a snapshot ever changes, so searches need no lock."""
+"""The items and vectors of an index as of one commit. A snapshot never changes, so searches need no lock."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -14,15 +14,18 @@ from hardrank.serving.store.vector_file import VectorFile
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Snapshot:
-    """Which vectors there are, and whose. A slot is a vector's place in the file; a row is an item's number."""
+    """Which vectors exist, and to which items they belong.
+
+    A slot is the position of a vector in its file; a row is the number of an item (see `Item.row`).
+    """
 
     state: TableState
     base_rows: npt.NDArray[np.int64]
-    """(base_slots,), ascending: the rows of the slots that compaction wrote."""
+    """(base_slots,), ascending: the rows of the vectors that compaction wrote."""
     vectors: npt.NDArray[np.float32]
-    """(S,D) over the file, of norm 1; those of deleted items too."""
+    """(S,D) of norm 1, mapped from the file; includes those of deleted items."""
     labels: npt.NDArray[np.int32]
-    """(S,), indices into `label_codes`' values; −1: none."""
+    """(S,), values of `label_codes`; −1: no label."""
     label_codes: Mapping[str, int]
     alive: npt.NDArray[np.bool_]
     """(S,): whether the slot belongs to an item."""
@@ -31,7 +34,7 @@ class Snapshot:
 
     @classmethod
     def load(cls, file: VectorFile, changes: TableChanges) -> Self:
-        """Make a snapshot of a whole table."""
+        """Return the snapshot of a complete table."""
         state = changes.state
         slots = state.slots
         empty = cls(
@@ -46,7 +49,7 @@ class Snapshot:
         return empty._with_items(changes)
 
     def advanced(self, file: VectorFile, changes: TableChanges) -> Self:
-        """Make the snapshot after further commits to the same volume."""
+        """Return the snapshot after further commits to the same volume."""
         state = changes.state
         more = state.slots - self.state.slots
         alive = np.concatenate([self.alive, np.zeros(more, dtype=np.bool_)])
@@ -62,7 +65,7 @@ class Snapshot:
         return grown._with_items(changes)
 
     def compacted(self, file: VectorFile, state: TableState) -> Self:
-        """Make the snapshot of a volume that holds the living vectors of this one alone, in their order."""
+        """Return the snapshot of a volume that holds only the live vectors of this one, in the same order."""
         live = self.live_slots()
         return replace(
             self,
@@ -75,16 +78,16 @@ class Snapshot:
 
     @property
     def slots(self) -> int:
-        """S, of deleted items too."""
+        """S, the number of vectors, including those of deleted items."""
         return len(self.alive)
 
     @property
-    def dead(self) -> int:
-        """Slots that belong to no item."""
+    def deleted(self) -> int:
+        """Number of slots that belong to no item."""
         return self.slots - self.size
 
     def rows_of(self, slots: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
-        """Give the rows of slots, of any shape."""
+        """Return the rows of slots, of any shape."""
         late = slots - self.state.base_slots + self.state.base_row
         if not len(self.base_rows):
             return late
@@ -92,7 +95,7 @@ class Snapshot:
         return np.where(slots < len(self.base_rows), early, late)
 
     def slots_of(self, rows: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
-        """Give the slots of rows, of any shape; −1 for rows that this volume does not hold."""
+        """Return the slots of rows, of any shape; −1 for rows that are not in this volume."""
         late = rows - self.state.base_row + self.state.base_slots
         early = np.searchsorted(self.base_rows, rows)
         held = np.zeros(rows.shape, dtype=np.bool_)
@@ -101,8 +104,8 @@ class Snapshot:
         found = np.where(rows >= self.state.base_row, late, np.where(held, early, -1))
         return np.where((rows < 0) | (found >= self.slots), -1, found)
 
-    def slots_labelled(self, label: str) -> npt.NDArray[np.int64]:
-        """Give the slots of the items with a label, ascending."""
+    def slots_with_label(self, label: str) -> npt.NDArray[np.int64]:
+        """Return the slots of the items with a label, ascending."""
         code = self.label_codes.get(label)
         if code is None:
             return np.empty(0, dtype=np.int64)
@@ -110,24 +113,24 @@ class Snapshot:
 
     @cached_property
     def alive_bits(self) -> npt.NDArray[np.uint8]:
-        """A bit for each slot, the lowest first: whether it belongs to an item."""
+        """`alive` as a bit mask, lowest bit first, as FAISS takes it."""
         return np.packbits(self.alive, bitorder="little")
 
     @property
     def memory_bytes(self) -> int:
-        """Bytes of its own, the vectors apart."""
+        """Bytes in memory, without the vectors."""
         return self.base_rows.nbytes + self.labels.nbytes + self.alive.nbytes
 
     def live_slots(self) -> npt.NDArray[np.int64]:
-        """Give the slots of all items, ascending."""
+        """Return the slots of all items, ascending."""
         return np.flatnonzero(self.alive)
 
     def _with_items(self, changes: TableChanges) -> Self:
-        """Fill in added items; called before anybody else sees this snapshot."""
+        """Fill in added items; called before the snapshot is shared."""
         codes = dict(self.label_codes)
         numbers = [codes.setdefault(name, len(codes)) for name in changes.names]
         slots = self.slots_of(changes.rows)
         self.alive[slots] = True
-        # The last place of `numbers` answers to −1, no label.
+        # Index −1, no label, reads the last entry.
         self.labels[slots] = np.array([*numbers, NO_LABEL], dtype=np.int32)[changes.labels]
         return replace(self, label_codes=codes, size=self.size + len(slots))

@@ -1,7 +1,7 @@
-"""Vectors on disk: float32 (slot, D), appended and fsynced before the items that own them are committed.
+"""Vectors on disk: float32 (slot, D), appended and synced before the items they belong to are committed.
 
-What lies past the last committed slot is either room kept free or garbage of a write that did not finish; the next
-append goes over it.
+Bytes past the last committed slot are preallocated space or the rest of a write that did not finish; the next append
+overwrites them.
 """
 
 import os
@@ -18,12 +18,12 @@ from hardrank.serving.store.errors import IndexDamagedError, IndexWriteError
 _FLOAT: Final = np.dtype("<f4")
 _ROW: Final = np.dtype("<i8")
 _BLOCK: Final = 16_384
-_MOST_ROOM: Final = 64 * 2**20
-"""Bytes that a file grows by beyond what it needs, so that readers seldom map it anew."""
+_MAX_PREALLOCATED_BYTES: Final = 64 * 2**20
+"""Maximum that a file grows beyond its contents, so that readers rarely need to map it again."""
 
 
 class VectorFile:
-    """One volume of vectors and, where a compaction wrote it, the rows that its first vectors belong to."""
+    """One volume of vectors and, if compaction wrote it, the rows that its first vectors belong to."""
 
     def __init__(self, folder: Path, volume: int, dimension: int) -> None:
         self.volume = volume
@@ -34,13 +34,13 @@ class VectorFile:
         self._map: npt.NDArray[np.float32] = np.empty((0, dimension), dtype=np.float32)
 
     def view(self, slots: int) -> npt.NDArray[np.float32]:
-        """Give the first `slots` vectors as a read-only array over the file; it stays valid when the file grows."""
+        """Return the first `slots` vectors, mapped read-only from the file; the array stays valid as the file grows."""
         if slots > len(self._map):
             self._map = self._mapped(slots)
         return self._map[:slots]
 
     def base_rows(self, slots: int) -> npt.NDArray[np.int64]:
-        """Give the rows of the first `slots` vectors, which a compaction put there."""
+        """Return the rows of the first `slots` vectors, which compaction wrote."""
         if not slots:
             return np.empty(0, dtype=np.int64)
         try:
@@ -48,17 +48,17 @@ class VectorFile:
         except OSError as error:
             raise IndexDamagedError(f"{self._rows} cannot be read ({error.strerror}); build the index again") from error
         if len(rows) != slots:
-            raise IndexDamagedError(f"{self._rows} has {len(rows)} rows, not {slots}; build the index again")
+            raise IndexDamagedError(f"{self._rows} has {len(rows)} rows instead of {slots}; build the index again")
         return rows.astype(np.int64, copy=False)
 
     def write(self, slot: int, vectors: npt.NDArray[np.float32]) -> None:
-        """Write vectors (n,D) from `slot` on; they are on the disk when this returns. Raises `IndexWriteError`."""
+        """Write vectors (n,D) from `slot` on and sync them to disk. Raises `IndexWriteError`."""
         data = np.ascontiguousarray(vectors, dtype=_FLOAT).tobytes()
         try:
             self._write(slot * self._dimension * _FLOAT.itemsize, data)
         except OSError as error:
             raise IndexWriteError(
-                f"{self._path} cannot be written ({error.strerror}); make room on the disk, and check its rights"
+                f"{self._path} cannot be written ({error.strerror}); check the disk space and permissions"
             ) from error
 
     def _write(self, start: int, data: bytes) -> None:
@@ -66,7 +66,7 @@ class VectorFile:
         try:
             end = start + len(data)
             if end > os.fstat(handle).st_size:
-                os.ftruncate(handle, end + min(end // 4, _MOST_ROOM))
+                os.ftruncate(handle, end + min(end // 4, _MAX_PREALLOCATED_BYTES))
             rest = memoryview(data)
             while rest:
                 written = os.pwrite(handle, rest, start)
@@ -81,14 +81,14 @@ class VectorFile:
             there = self._path.stat().st_size // size
             if there >= slots:
                 mapped = np.memmap(self._path, dtype=_FLOAT, mode="r", shape=(there, self._dimension))
-                return np.asarray(mapped)  # the same memory; as a plain array it is sliced in half the time
+                return np.asarray(mapped)  # the same memory; a plain array is sliced twice as fast
         except OSError as error:
             raise IndexDamagedError(f"{self._path} cannot be read ({error.strerror}); build the index again") from error
-        raise IndexDamagedError(f"{self._path} holds {there} vectors of {slots}; build the index again")
+        raise IndexDamagedError(f"{self._path} has {there} vectors instead of {slots}; build the index again")
 
 
 def create_volume(folder: Path, volume: int) -> None:
-    """Write an empty volume."""
+    """Create an empty volume."""
     with vectors_path(folder, volume).open("wb") as stream:
         os.fsync(stream.fileno())
 
@@ -99,20 +99,20 @@ def write_volume(
     vectors: npt.NDArray[np.float32],
     slots: npt.NDArray[np.int64],
     rows: npt.NDArray[np.int64],
-    advance: Callable[[int, int], None],
+    progress: Callable[[int, int], None],
 ) -> None:
-    """Write a volume of the vectors at `slots` (n,), which belong to `rows` (n,); `advance` is told how far it is."""
+    """Write a volume of the vectors at `slots` (n,), which belong to `rows` (n,); `progress` gets (done, total)."""
     with atomic_path(_rows_path(folder, volume)) as unfinished:
         rows.astype(_ROW).tofile(unfinished)
     with atomic_path(vectors_path(folder, volume)) as unfinished, unfinished.open("wb") as stream:
         for start in range(0, len(slots), _BLOCK):
             part = slots[start : start + _BLOCK]
             vectors[part].astype(_FLOAT, copy=False).tofile(stream)
-            advance(start + len(part), len(slots))
+            progress(start + len(part), len(slots))
 
 
 def remove_other_volumes(folder: Path, volume: int) -> None:
-    """Remove what compactions replaced or left unfinished; those who still read it keep what they have open."""
+    """Remove volumes that compactions replaced or left unfinished; whoever has one open can still read it."""
     kept = {vectors_path(folder, volume), _rows_path(folder, volume)}
     for path in [*folder.glob("vectors*.f32"), *folder.glob("vectors*.rows"), *folder.glob(".vectors*.unfinished")]:
         if path not in kept:
@@ -120,7 +120,7 @@ def remove_other_volumes(folder: Path, volume: int) -> None:
 
 
 def vectors_path(folder: Path, volume: int) -> Path:
-    """Give the file of a volume."""
+    """Return the file of a volume."""
     return folder / ("vectors.f32" if volume == 1 else f"vectors-{volume:04}.f32")
 
 

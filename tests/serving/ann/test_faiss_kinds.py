@@ -1,4 +1,4 @@
-"""FaissIndex structures find what exact search finds, and follow additions, deletions and compaction."""
+"""Approximate indexes find what exact search finds, through additions, deletions and compaction."""
 
 import json
 import logging
@@ -29,7 +29,7 @@ def _index(folder: Path, *, maintenance: bool = False, **options: object) -> Sea
 
 
 def _nearest(query: npt.NDArray[np.float32], vectors: dict[int, npt.NDArray[np.float32]], k: int) -> list[int]:
-    """Numbers of the k nearest vectors, by comparing all."""
+    """Return the numbers of the k nearest vectors, by comparing all."""
     numbers = np.array(sorted(vectors))
     scores = np.stack([vectors[number] for number in numbers]).astype(np.float64) @ query.astype(np.float64)
     return [int(number) for number in numbers[np.argsort(-scores, kind="stable")[:k]]]
@@ -52,7 +52,7 @@ def _recall(index: SearchIndex, vectors: dict[int, npt.NDArray[np.float32]], k: 
 
 
 @pytest.mark.parametrize("structure", APPROXIMATE)
-def test_a_structure_follows_the_gallery(tmp_path: Path, structure: AnnKind) -> None:
+def test_an_approximate_index_follows_the_gallery(tmp_path: Path, structure: AnnKind) -> None:
     vectors = dict(enumerate(unit_vectors(COUNT + 500)))
     both = np.stack(list(vectors.values()))
     index = _index(tmp_path / "index", structure=structure, recall=0.95, flat_bytes=4 * DIMENSION * 400)
@@ -63,15 +63,15 @@ def test_a_structure_follows_the_gallery(tmp_path: Path, structure: AnnKind) -> 
     assert _recall(index, here) >= 0.93
     labelled = {number: vector for number, vector in here.items() if number % 5 == 2}
     assert _recall(index, labelled, label="label-2") >= 0.9
-    assert _recall(index, here, k=1000) == 1.0  # many results are looked for exactly
+    assert _recall(index, here, k=1000) == 1.0  # many results are searched exactly
 
-    # Items of the tail and of the copy that it is folded into; a deleted item never comes back.
+    # Items of the tail, and of the copy that takes them in; a deleted item never comes back.
     index.add(new_items(both[COUNT:], start=COUNT, labels=5))
     here = dict(vectors)
     assert _recall(index, here) >= 0.93
-    gone = list(range(0, COUNT, 3)) + list(range(COUNT, COUNT + 100))
-    index.delete([f"item-{number}" for number in gone])
-    for number in gone:
+    deleted = list(range(0, COUNT, 3)) + list(range(COUNT, COUNT + 100))
+    index.delete([f"item-{number}" for number in deleted])
+    for number in deleted:
         del here[number]
     assert _recall(index, here) >= 0.93
     index.optimize(threads=1)
@@ -92,7 +92,7 @@ def test_a_structure_follows_the_gallery(tmp_path: Path, structure: AnnKind) -> 
         assert _recall(reader, here | {0: vectors[0]}) >= 0.93
 
 
-def test_auto_stays_exact_and_then_keeps_what_measures_best(tmp_path: Path) -> None:
+def test_auto_is_exact_for_few_items_and_then_keeps_the_fastest_kind(tmp_path: Path) -> None:
     index = _index(tmp_path / "index", flat_bytes=4 * DIMENSION * 1500, recall=0.9)
     vectors = unit_vectors(COUNT)
     index.add(new_items(vectors[:1500]))
@@ -109,7 +109,7 @@ def test_auto_stays_exact_and_then_keeps_what_measures_best(tmp_path: Path) -> N
     assert (record["items"], record["covered"]) == (COUNT, COUNT)
 
 
-def test_few_items_have_no_structure_whatever_was_asked(tmp_path: Path) -> None:
+def test_few_items_are_searched_exactly_whatever_kind_is_requested(tmp_path: Path) -> None:
     index = _index(tmp_path / "index", structure=AnnKind.IVF_PQ)
     index.add(new_items(unit_vectors(100)))
     index.optimize(threads=1)
@@ -120,7 +120,7 @@ def test_few_items_have_no_structure_whatever_was_asked(tmp_path: Path) -> None:
     assert index.stats().deleted == 0
 
 
-def test_a_damaged_structure_only_costs_time(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_damaged_approximate_index_is_not_searched(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     index = _index(tmp_path / "index", structure=AnnKind.IVF_SQ8)
     vectors = dict(enumerate(unit_vectors(COUNT)))
     index.add(new_items(np.stack(list(vectors.values()))))
@@ -147,7 +147,7 @@ def test_a_damaged_structure_only_costs_time(tmp_path: Path, caplog: pytest.LogC
                     assert reader.stats().backend == "faiss ivf-sq8"
 
 
-def test_upkeep_builds_what_is_due_by_itself(tmp_path: Path) -> None:
+def test_maintenance_builds_an_index_in_the_background(tmp_path: Path) -> None:
     index = _index(tmp_path / "index", maintenance=True, structure=AnnKind.IVF_SQ8)
     vectors = unit_vectors(COUNT)
     for start in range(0, COUNT, 500):
@@ -157,8 +157,8 @@ def test_upkeep_builds_what_is_due_by_itself(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("structure", [AnnKind.FLAT, AnnKind.IVF_SQ8, AnnKind.HNSW])
-def test_searches_never_fail_while_everything_changes(tmp_path: Path, structure: AnnKind) -> None:
-    """Items that stay are found throughout, by searches that run while others come, go, and vectors are moved."""
+def test_searches_never_fail_during_changes(tmp_path: Path, structure: AnnKind) -> None:
+    """Items that stay are found by searches that run while others are added and deleted, and vectors are moved."""
     index = _index(tmp_path / "index", structure=structure)
     vectors = unit_vectors(2000)
     index.add(new_items(vectors[:1200], labels=3))
@@ -182,7 +182,7 @@ def test_searches_never_fail_while_everything_changes(tmp_path: Path, structure:
             searches[number] += 1
 
     def both_search() -> None:
-        """Wait for it, or the changes might be over before anybody has searched."""
+        """Wait until both have searched, or the changes might be over before."""
         before = list(searches)
         until(lambda: failures or all(now > then for now, then in zip(searches, before, strict=True)))
 
@@ -203,15 +203,15 @@ def test_searches_never_fail_while_everything_changes(tmp_path: Path, structure:
     assert index.size == 1400
 
 
-def test_a_library_that_teaches_faiss_tensors_does_not_hinder_a_search() -> None:
-    """As pytorch-metric-learning does at import, in a process of its own: it changes FAISS for good."""
+def test_a_search_works_after_another_library_has_patched_faiss() -> None:
+    """pytorch-metric-learning does so at import; in a process of its own, since it cannot be undone."""
     code = (
         "import faiss.contrib.torch_utils, faiss, numpy as np\n"
         "from hardrank.serving.ann.faiss_index import FaissIndex, SearchEffort, AnnKind\n"
         "vectors = np.eye(8, dtype=np.float32)\n"
         "index = faiss.IndexHNSWFlat(8, 4, faiss.METRIC_INNER_PRODUCT)\n"
         "index.add(vectors)\n"
-        "held = FaissIndex(structure=AnnKind.HNSW, index=index, covered=8, effort=SearchEffort(width=16, fetch=4))\n"
+        "held = FaissIndex(kind=AnnKind.HNSW, index=index, covered=8, effort=SearchEffort(width=16, fetch=4))\n"
         "assert (held.search(vectors, 1)[:, 0] == np.arange(8)).all()\n"
     )
     subprocess.run([sys.executable, "-c", code], check=True, timeout=PATIENCE_S)

@@ -1,4 +1,4 @@
-"""The GPU's part, with an index of the processor in its place: it answers as exact search does."""
+"""Search on a GPU finds what exact search finds; without a GPU, a CPU index stands in for the GPU's."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -7,28 +7,71 @@ from typing import Any
 import faiss
 import pytest
 
-from hardrank.serving.ann import registry
-from hardrank.serving.ann.gpu_backend import GpuBackend
+from hardrank.serving.ann.faiss_backend import FaissBackend
+from hardrank.serving.ann.gpu_backend import GpuBackend, gpu_index_maker, with_gpu
 from hardrank.serving.index.search_index import SearchIndex
-from hardrank.serving.store.manifest import BackendOptions
+from hardrank.serving.store.manifest import AnnKind, BackendOptions
 from tests.serving.conftest import make_manifest, new_items, unit_vectors
 
+OPTIONS = BackendOptions(tail=50)
 
-def _full(dimension: int) -> Any:
+
+def _out_of_memory(dimension: int) -> Any:
     raise RuntimeError("cudaMalloc failed: out of memory")
 
 
-def _index(folder: Path, patch: pytest.MonkeyPatch, make: Callable[[int], Any]) -> SearchIndex:
-    patch.setattr("hardrank.serving.ann.gpu_backend.on_gpu", lambda within, options: GpuBackend(within, options, make))
-    assert registry  # imports on_gpu when it is called
-    return SearchIndex.create(folder, manifest=make_manifest(backend=BackendOptions(tail=50)), maintenance=False)
+def _create(folder: Path, make_index: Callable[[int], Any]) -> SearchIndex:
+    return SearchIndex.create(
+        folder,
+        manifest=make_manifest(backend=OPTIONS),
+        maintenance=False,
+        open_backend=lambda folder, manifest, state, writable: with_gpu(
+            FaissBackend.load(folder, manifest.backend, state), manifest.backend, make_index=make_index
+        ),
+    )
 
 
-def test_a_gpu_gives_the_answers_of_exact_search(
-    index: SearchIndex, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("structure", [AnnKind.AUTO, AnnKind.FLAT])
+def test_a_gpu_is_used_for_exact_search(structure: AnnKind) -> None:
+    options = BackendOptions(structure=structure)
+    fallback = FaissBackend(options)
+    assert isinstance(with_gpu(fallback, options, make_index=faiss.IndexFlatIP), GpuBackend)
+
+
+@pytest.mark.parametrize("structure", [AnnKind.HNSW, AnnKind.IVF_SQ8, AnnKind.IVF_PQ])
+def test_a_requested_approximate_index_is_searched_without_the_gpu(structure: AnnKind) -> None:
+    options = BackendOptions(structure=structure)
+    fallback = FaissBackend(options)
+    assert with_gpu(fallback, options, make_index=faiss.IndexFlatIP) is fallback
+
+
+@pytest.mark.skipif(gpu_index_maker() is not None, reason="FAISS finds a GPU")
+def test_without_a_gpu_the_cpu_searches() -> None:
+    fallback = FaissBackend(OPTIONS)
+    assert with_gpu(fallback, OPTIONS) is fallback
+
+
+def test_faiss_without_gpu_support_is_searched_on_the_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delattr(faiss, "StandardGpuResources", raising=False)
+    assert gpu_index_maker() is None
+
+
+@pytest.mark.parametrize(
+    "make_index",
+    [
+        pytest.param(lambda: faiss.IndexFlatIP, id="cpu-stand-in"),
+        pytest.param(
+            gpu_index_maker,
+            id="gpu",
+            marks=pytest.mark.skipif(gpu_index_maker() is None, reason="FAISS finds no GPU"),
+        ),
+    ],
+)
+def test_a_gpu_returns_the_results_of_exact_search(
+    index: SearchIndex, tmp_path: Path, make_index: Callable[[], Callable[[int], Any]]
 ) -> None:
     vectors, queries = unit_vectors(2000), unit_vectors(9, seed=1)
-    gpu = _index(tmp_path / "gpu", monkeypatch, faiss.IndexFlatIP)
+    gpu = _create(tmp_path / "gpu", make_index())
 
     def assert_same() -> None:
         for k in (1, 10, 300):
@@ -53,10 +96,8 @@ def test_a_gpu_gives_the_answers_of_exact_search(
     assert_same()
 
 
-def test_vectors_that_do_not_fit_are_searched_as_without_a_gpu(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-) -> None:
-    index = _index(tmp_path / "gpu", monkeypatch, _full)
+def test_vectors_that_do_not_fit_are_searched_without_the_gpu(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    index = _create(tmp_path / "gpu", _out_of_memory)
     vectors = unit_vectors(1200)
     index.add(new_items(vectors))
     index.optimize(threads=1)

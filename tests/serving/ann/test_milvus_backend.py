@@ -1,4 +1,4 @@
-"""Milvus Lite gives the answers that FAISS gives, and is put right after a crash."""
+"""Milvus Lite returns the results that FAISS returns, and recovers after a crash."""
 
 import sys
 from pathlib import Path
@@ -8,9 +8,11 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
+from hardrank.serving.ann.milvus_backend import MilvusBackend
 from hardrank.serving.index.search_index import SearchIndex
 from hardrank.serving.store.errors import BackendError
-from hardrank.serving.store.manifest import AnnKind, BackendKind, BackendOptions
+from hardrank.serving.store.item_table import TableState
+from hardrank.serving.store.manifest import AnnKind, BackendKind, BackendOptions, IndexManifest
 from tests.serving.conftest import make_manifest, new_items, unit_vectors
 
 pytest.importorskip("pymilvus")
@@ -39,7 +41,7 @@ def _assert_same(one: SearchIndex, other: SearchIndex, *, label: str | None = "l
         assert _answers(one, queries, 20, label=label) == _answers(other, queries, 20, label=label)
 
 
-def test_milvus_and_faiss_give_the_same_answers(tmp_path: Path) -> None:
+def test_milvus_and_faiss_return_the_same_results(tmp_path: Path) -> None:
     vectors = unit_vectors(400)
     items = [
         item.__class__(**{**vars(item), "label": None if number % 4 == 0 else f"la\"be'l-{number % 4}"})
@@ -66,7 +68,7 @@ def test_milvus_and_faiss_give_the_same_answers(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("structure", [AnnKind.FLAT, AnnKind.HNSW, AnnKind.IVF_SQ8])
-def test_milvus_searches_as_told(tmp_path: Path, structure: AnnKind) -> None:
+def test_milvus_finds_items_with_each_kind_of_index(tmp_path: Path, structure: AnnKind) -> None:
     with _index(tmp_path / "milvus", BackendOptions(kind=BackendKind.MILVUS, structure=structure)) as index:
         vectors = unit_vectors(300)
         index.add(new_items(vectors))
@@ -74,39 +76,54 @@ def test_milvus_searches_as_told(tmp_path: Path, structure: AnnKind) -> None:
         assert [matches[0].item.id for matches in found] == [f"item-{number}" for number in range(20)]
 
 
-def test_what_a_crash_left_is_passed_over_and_then_removed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+class _Opener:
+    """Opens backends and keeps the last one, to look into Milvus and to simulate crashes."""
+
+    backend: MilvusBackend
+
+    def __call__(self, folder: Path, manifest: IndexManifest, state: TableState, writable: bool) -> MilvusBackend:
+        self.backend = MilvusBackend.open(folder, manifest, writable=writable)
+        return self.backend
+
+
+def test_vectors_left_by_a_crash_are_skipped_and_then_removed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     vectors = unit_vectors(60)
-    with _index(tmp_path / "faiss", BackendOptions()) as flat, _index(tmp_path / "milvus") as milvus:
+    opener = _Opener()
+    with (
+        _index(tmp_path / "faiss", BackendOptions()) as flat,
+        SearchIndex.create(
+            tmp_path / "milvus", manifest=make_manifest(backend=MILVUS), maintenance=False, open_backend=opener
+        ) as milvus,
+    ):
         flat.add(new_items(vectors[:50]))
         milvus.add(new_items(vectors[:50]))
         # As if killed between Milvus and the commit of an addition, and between the commit of a deletion and Milvus.
-        backend: Any = milvus._holdings.current.backend
-        backend.on_add(np.arange(50, 60), vectors[50:], [None] * 10)
-        gone = [f"item-{number}" for number in range(5)]
+        opener.backend.on_add(np.arange(50, 60), vectors[50:], [None] * 10)
+        deleted = [f"item-{number}" for number in range(5)]
         with monkeypatch.context() as patch:
-            patch.setattr(backend, "deleted", lambda rows: None)
-            milvus.delete(gone)
-        flat.delete(gone)
+            patch.setattr(opener.backend, "on_delete", lambda rows: None)
+            milvus.delete(deleted)
+        flat.delete(deleted)
         _assert_same(flat, milvus, label=None)
-        assert backend._client.query(backend._collection, filter="", output_fields=["count(*)"])[0] == {"count(*)": 60}
+        assert sorted(opener.backend.stored_rows(10_000)) == list(range(60))
     with (
         SearchIndex.open(tmp_path / "faiss", writable=True) as flat,
-        SearchIndex.open(tmp_path / "milvus", writable=True, maintenance=False) as milvus,
+        SearchIndex.open(tmp_path / "milvus", writable=True, maintenance=False, open_backend=opener) as milvus,
     ):
-        backend = milvus._holdings.current.backend
         milvus.optimize()
-        assert sorted(backend._rows(50)) == list(range(5, 50))
+        assert sorted(opener.backend.stored_rows(50)) == list(range(5, 50))
         for index in (flat, milvus):
             index.add(new_items(unit_vectors(10, seed=4), start=100))
         _assert_same(flat, milvus, label=None)
-        # A Milvus that lost everything is filled again from the vectors' file.
-        backend._remove(np.arange(60))
+        # A Milvus that lost everything is filled again from the vector file.
+        opener.backend.on_delete(np.arange(60))
+        assert list(opener.backend.stored_rows(10_000)) == []
         milvus.compact()
         _assert_same(flat, milvus, label=None)
-        assert len(list(backend._rows(10_000))) == milvus.size
+        assert len(list(opener.backend.stored_rows(10_000))) == milvus.size
 
 
-def test_indexes_in_one_milvus_do_not_meet(tmp_path: Path) -> None:
+def test_indexes_in_one_milvus_do_not_mix(tmp_path: Path) -> None:
     options = BackendOptions(kind=BackendKind.MILVUS, uri=str(tmp_path / "shared.db"))
     with _index(tmp_path / "one", options) as first, _index(tmp_path / "two", options) as second:
         first.add(new_items(unit_vectors(5)))
@@ -116,7 +133,7 @@ def test_indexes_in_one_milvus_do_not_meet(tmp_path: Path) -> None:
         assert {match.item.id for match in second.search(query, 7)[0]} == {f"item-{n}" for n in range(50, 57)}
 
 
-def test_what_is_missing_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_missing_token_or_library_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     secret = BackendOptions(kind=BackendKind.MILVUS, uri="http://127.0.0.1:9", token_variable="NO_SUCH_TOKEN")
     with pytest.raises(BackendError, match="NO_SUCH_TOKEN is empty"):
         _index(tmp_path / "token", secret)
@@ -126,7 +143,7 @@ def test_what_is_missing_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
 
 
 @pytest.mark.slow
-def test_a_cluster_that_does_not_answer_is_named(tmp_path: Path) -> None:
+def test_an_unreachable_cluster_is_named(tmp_path: Path) -> None:
     nowhere = BackendOptions(kind=BackendKind.MILVUS, uri="http://127.0.0.1:9")
     with pytest.raises(BackendError, match="Milvus at http"):
         _index(tmp_path / "cluster", nowhere)

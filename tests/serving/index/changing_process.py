@@ -1,8 +1,8 @@
-"""A process that changes an index and says what is done, to be killed at any moment.
+"""A process that changes an index and reports what it does, to be killed at any moment.
 
     python changing_process.py INDEX SEED
 
-Before a change it writes `begin {…}`, after it `done`. A vector follows from its item's id and turn.
+Before a change it prints `begin {…}`, after it `done`. A vector is a function of its item's id and turn.
 """
 
 import json
@@ -17,18 +17,18 @@ from hardrank.serving.store.items import NewItem
 
 
 def vector_of(id: str, turn: int, dimension: int) -> npt.NDArray[np.float32]:
-    """Give the vector that an item has in a turn."""
+    """Return the vector that an item has in a turn."""
     vector = np.random.default_rng([int(id[5:]), turn]).normal(size=dimension).astype(np.float32)
     return np.asarray(vector / np.linalg.norm(vector), dtype=np.float32)
 
 
 def item_of(id: str, turn: int, dimension: int) -> NewItem:
-    """Give the item of an id in a turn."""
+    """Return the item with an id in a turn."""
     return NewItem(id=id, vector=vector_of(id, turn, dimension), label=f"turn-{turn}", metadata={"turn": turn})
 
 
 def main() -> None:
-    """Add, replace, delete and compact for ever."""
+    """Add, replace, delete and compact until killed."""
     folder, seed = Path(sys.argv[1]), int(sys.argv[2])
     generator = np.random.default_rng(seed)
     index = SearchIndex.open(folder, writable=True)
@@ -43,17 +43,17 @@ def main() -> None:
         )
         action = generator.choice(["add", "add", "replace", "delete", "compact"])
         if action == "add" or not chosen:
-            _say({"turn": turn, "put": fresh, "gone": []})
+            _say({"turn": turn, "put": fresh, "deleted": []})
             index.add([item_of(id, turn, dimension) for id in fresh])
         elif action == "replace":
             both = [*fresh[:20], *chosen]
-            _say({"turn": turn, "put": both, "gone": []})
+            _say({"turn": turn, "put": both, "deleted": []})
             index.add([item_of(id, turn, dimension) for id in both], replace=True)
         elif action == "delete":
-            _say({"turn": turn, "put": [], "gone": chosen})
+            _say({"turn": turn, "put": [], "deleted": chosen})
             index.delete(chosen)
         else:
-            _say({"turn": turn, "put": [], "gone": []})
+            _say({"turn": turn, "put": [], "deleted": []})
             index.compact(threads=1)
         print("done", flush=True)
 

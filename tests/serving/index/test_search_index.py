@@ -1,14 +1,19 @@
-"""An index finds what a plain comparison finds, and keeps what was acknowledged."""
+"""An index finds what a naive comparison finds, and keeps what it acknowledged."""
 
-import errno
-import os
+import hashlib
+import resource
+import sqlite3
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 import pytest
+from filelock import FileLock
 
 from hardrank.serving.index.search_index import SearchIndex
+from hardrank.serving.index.state import TABLE, WRITE_LOCK
 from hardrank.serving.store.errors import (
     IndexBusyError,
     IndexDamagedError,
@@ -30,8 +35,8 @@ from tests.serving.bundles import DIMENSION
 from tests.serving.conftest import make_manifest, new_items, unit_vectors
 
 
-def _plain(queries: npt.NDArray[np.float32], vectors: npt.NDArray[np.float32], k: int) -> list[list[int]]:
-    """The numbers of the k nearest vectors to each query, by sorting all."""
+def _sorted(queries: npt.NDArray[np.float32], vectors: npt.NDArray[np.float32], k: int) -> list[list[int]]:
+    """Return the numbers of the k nearest vectors to each query, by sorting all scores."""
     found = []
     for query in queries:
         scores = [float(np.dot(vector.astype(np.float64), query.astype(np.float64))) for vector in vectors]
@@ -44,11 +49,11 @@ def _ids(index: SearchIndex, queries: npt.NDArray[np.float32], k: int, **options
 
 
 @pytest.mark.parametrize(("queries", "k"), [(1, 1), (1, 10), (7, 10), (64, 300), (3, 299)])
-def test_search_is_what_sorting_all_gives(index: SearchIndex, queries: int, k: int) -> None:
+def test_search_equals_sorting_all_scores(index: SearchIndex, queries: int, k: int) -> None:
     vectors, asked = unit_vectors(300), unit_vectors(queries, seed=1)
     index.add(new_items(vectors[:100]))
     index.add(new_items(vectors[100:], start=100))
-    expected = [[f"item-{number}" for number in numbers] for numbers in _plain(asked, vectors, k)]
+    expected = [[f"item-{number}" for number in numbers] for numbers in _sorted(asked, vectors, k)]
     assert _ids(index, asked, k) == expected
     first = index.search(asked, k)[0]
     assert [match.rank for match in first] == list(range(1, k + 1))
@@ -67,7 +72,7 @@ def test_equal_scores_keep_the_order_of_addition(index: SearchIndex) -> None:
 def test_search_within_a_label_and_without_the_query_itself(index: SearchIndex) -> None:
     vectors = unit_vectors(60)
     index.add(new_items(vectors, labels=3))
-    own = [number for number in _plain(vectors[:1], vectors, 60)[0] if number % 3 == 0]
+    own = [number for number in _sorted(vectors[:1], vectors, 60)[0] if number % 3 == 0]
     assert _ids(index, vectors[:1], 60, label="label-0") == [[f"item-{number}" for number in own]]
     assert _ids(index, vectors[:1], 20, label="label-0", exclude=["item-0"]) == [
         [f"item-{number}" for number in own if number != 0]
@@ -76,11 +81,11 @@ def test_search_within_a_label_and_without_the_query_itself(index: SearchIndex) 
         index.search(vectors[:1], 1, label="label-9")
 
 
-def test_deleted_items_are_gone_and_their_ids_free(index: SearchIndex) -> None:
+def test_deleted_items_are_not_found_and_their_ids_can_be_reused(index: SearchIndex) -> None:
     vectors = unit_vectors(50)
     index.add(new_items(vectors))
     index.delete(["item-3", "item-4"])
-    kept = [number for number in _plain(vectors[3:4], vectors, 50)[0] if number not in {3, 4}]
+    kept = [number for number in _sorted(vectors[3:4], vectors, 50)[0] if number not in {3, 4}]
     assert _ids(index, vectors[3:4], 48) == [[f"item-{number}" for number in kept]]
     with pytest.raises(UnknownItemError, match="item-3"):
         index.item("item-3")
@@ -114,7 +119,7 @@ def test_impossible_k_is_refused(index: SearchIndex, k: int) -> None:
         index.search(vectors[:1], k)
 
 
-def test_a_k_that_items_have_left_behind_finds_all(index: SearchIndex) -> None:
+def test_a_k_above_the_size_finds_all_if_fewer_are_allowed(index: SearchIndex) -> None:
     vectors = unit_vectors(10)
     index.add(new_items(vectors))
     assert _ids(index, vectors[:1], 25, fewer=True) == _ids(index, vectors[:1], 10)
@@ -122,7 +127,7 @@ def test_a_k_that_items_have_left_behind_finds_all(index: SearchIndex) -> None:
         index.search(vectors[:1], 0, fewer=True)
 
 
-def test_an_empty_index_says_so(index: SearchIndex) -> None:
+def test_searching_an_empty_index_is_refused(index: SearchIndex) -> None:
     with pytest.raises(InvalidSearchError, match="the index index is empty"):
         index.search(unit_vectors(1), 1)
     assert (index.size, index.ids(), index.labels(), index.stats().size) == (0, [], {}, 0)
@@ -144,7 +149,7 @@ def test_an_empty_index_says_so(index: SearchIndex) -> None:
         np.full((1, DIMENSION), np.inf),
     ],
 )
-def test_queries_off_the_sphere_are_refused(index: SearchIndex, queries: npt.NDArray[np.float32]) -> None:
+def test_queries_that_are_not_of_norm_1_are_refused(index: SearchIndex, queries: npt.NDArray[np.float32]) -> None:
     index.add(new_items(unit_vectors(10)))
     with pytest.raises(InvalidSearchError, match="queries"):
         index.search(queries, 1)
@@ -159,22 +164,22 @@ def test_a_reader_sees_another_writer_after_refresh(index: SearchIndex) -> None:
         assert reader.size == 20
         assert reader.refresh()
         assert not reader.refresh()
-        kept = [n for n in _plain(vectors[:1], vectors, 40)[0] if n not in {0, 25}]
+        kept = [n for n in _sorted(vectors[:1], vectors, 40)[0] if n not in {0, 25}]
         assert _ids(reader, vectors[:1], 38) == [[f"item-{n}" for n in kept]]
         assert reader.labels() == index.labels() == {"label-0": 14, "label-1": 14, "label-2": 5, "label-3": 5}
         assert reader.ids(label="label-3") == ["item-23", "item-27", "item-31", "item-35", "item-39"]
 
 
-def test_what_was_deleted_elsewhere_is_not_answered(index: SearchIndex) -> None:
+def test_items_deleted_by_another_process_are_not_returned(index: SearchIndex) -> None:
     vectors = unit_vectors(40)
     index.add(new_items(vectors))
     with SearchIndex.open(index.folder) as reader:
-        nearest = _plain(vectors[:1], vectors, 40)[0]
+        nearest = _sorted(vectors[:1], vectors, 40)[0]
         index.delete([f"item-{nearest[1]}"])
         assert _ids(reader, vectors[:1], 3) == [[f"item-{n}" for n in (nearest[0], nearest[2], nearest[3])]]
 
 
-def test_items_come_back_as_they_were_given(index: SearchIndex, tmp_path: Path) -> None:
+def test_items_keep_their_fields(index: SearchIndex, tmp_path: Path) -> None:
     source = tmp_path / "one.png"
     source.write_bytes(b"bytes of an image")
     vector = unit_vectors(1)[0]
@@ -202,9 +207,7 @@ def test_items_come_back_as_they_were_given(index: SearchIndex, tmp_path: Path) 
         assert reader.source_hashes(["Zürich 1.png", "bare", "absent"]) == {"Zürich 1.png": digest, "bare": None}
 
 
-def test_the_original_is_served_while_it_is_the_same(index: SearchIndex, tmp_path: Path) -> None:
-    import hashlib
-
+def test_the_original_is_returned_while_the_file_is_unchanged(index: SearchIndex, tmp_path: Path) -> None:
     source = tmp_path / "one.png"
     source.write_bytes(b"bytes of an image")
     digest = hashlib.sha256(b"bytes of an image").hexdigest()
@@ -216,7 +219,7 @@ def test_the_original_is_served_while_it_is_the_same(index: SearchIndex, tmp_pat
     assert index.original("one") is None
 
 
-def test_opening_says_what_is_wrong(index: SearchIndex, tmp_path: Path) -> None:
+def test_opening_reports_the_cause_of_failure(index: SearchIndex, tmp_path: Path) -> None:
     folder = index.folder
     index.add(new_items(unit_vectors(10)))
     index.close()
@@ -224,7 +227,7 @@ def test_opening_says_what_is_wrong(index: SearchIndex, tmp_path: Path) -> None:
         SearchIndex.open(folder, model_sha256="1" * 64)
     with pytest.raises(IndexNotFoundError, match="build one with"):
         SearchIndex.open(tmp_path / "nowhere")
-    with pytest.raises(IndexExistsError, match="is there already"):
+    with pytest.raises(IndexExistsError, match="already exists"):
         SearchIndex.create(folder, manifest=make_manifest())
     with SearchIndex.open(folder) as reader, pytest.raises(ReadOnlyIndexError, match="for reading"):
         reader.delete(["item-0"])
@@ -232,7 +235,7 @@ def test_opening_says_what_is_wrong(index: SearchIndex, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", ["index.json", "items.sqlite", "vectors.f32"])
 @pytest.mark.parametrize("damage", ["missing", "short", "garbage"])
-def test_damage_is_named(index: SearchIndex, name: str, damage: str) -> None:
+def test_a_damaged_file_is_named(index: SearchIndex, name: str, damage: str) -> None:
     index.add(new_items(unit_vectors(2000)))
     index.close()
     path = index.folder / name
@@ -252,61 +255,65 @@ def test_damage_is_named(index: SearchIndex, name: str, damage: str) -> None:
             SearchIndex.open(index.folder)
 
 
-def test_an_index_that_cannot_be_written_can_be_read(index: SearchIndex, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_immutable_index_is_read_and_nothing_is_written_beside_it(index: SearchIndex) -> None:
     vectors = unit_vectors(20)
     index.add(new_items(vectors))
-    monkeypatch.setattr("hardrank.serving.store.database.is_read_only", lambda folder: True)
-    with pytest.raises(IndexDamagedError, match=r"items.sqlite-wal holds what is not in items.sqlite yet"):
-        SearchIndex.open(index.folder)
+    with pytest.raises(IndexDamagedError, match=r"items.sqlite-wal holds commits"):
+        SearchIndex.open(index.folder, immutable=True)
     index.close()
     before = sorted(path.name for path in index.folder.iterdir())
-    with SearchIndex.open(index.folder) as reader:
+    with SearchIndex.open(index.folder, immutable=True) as reader:
         assert _ids(reader, vectors[:1], 1) == [["item-0"]]
         assert not reader.refresh()
         assert sorted(path.name for path in index.folder.iterdir()) == before
-    monkeypatch.setattr("hardrank.serving.index.state.is_read_only", lambda folder: True)
-    with pytest.raises(ReadOnlyIndexError, match="nothing can be written in"):
-        SearchIndex.open(index.folder, writable=True)
+    with pytest.raises(ReadOnlyIndexError, match="read-only"):
+        SearchIndex.open(index.folder, writable=True, immutable=True)
 
 
-def test_a_full_disk_changes_nothing(index: SearchIndex, monkeypatch: pytest.MonkeyPatch) -> None:
-    vectors = unit_vectors(40)
+@contextmanager
+def _file_size_limit(size: int) -> Iterator[None]:
+    """Let no file of this process grow beyond a size: writes fail with EFBIG, as they do on a full disk."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+
+def test_a_write_that_fails_changes_nothing(index: SearchIndex) -> None:
+    vectors = unit_vectors(4000)
     index.add(new_items(vectors[:10]))
-
-    def full(*_: object) -> int:
-        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-
-    with monkeypatch.context() as patch:
-        patch.setattr("hardrank.serving.store.vector_file.os.pwrite", full)
-        with pytest.raises(IndexWriteError, match=r"vectors.f32 cannot be written \(No space"):
-            index.add(new_items(vectors[10:], start=10))
-    with index._table._database.connection() as connection:
-        pages = connection.execute("PRAGMA page_count").fetchone()[0]
-        connection.execute(f"PRAGMA max_page_count={pages}").fetchone()
-    big = [NewItem(id=f"big-{n}", vector=vectors[10], metadata={"text": "x" * 15_000}) for n in range(20)]
-    with pytest.raises(IndexWriteError, match=r"items.sqlite cannot be written \(database or disk is full\)"):
-        index.add(big)
+    with _file_size_limit(100_000), pytest.raises(IndexWriteError, match=r"vectors\.f32 cannot be written"):
+        index.add(new_items(vectors[10:], start=10))
+    large = [NewItem(id=f"large-{n}", vector=vectors[10], metadata={"text": "x" * 15_000}) for n in range(20)]
+    with _file_size_limit(200_000), pytest.raises(IndexWriteError, match=r"items\.sqlite cannot be written"):
+        index.add(large)
     assert (index.size, index.generation) == (10, 1)
-    index.add(new_items(vectors[10:], start=10))
+    index.add(new_items(vectors[10:40], start=10))
     with SearchIndex.open(index.folder) as reader:
-        for number in range(40):
-            assert np.array_equal(reader.vector(f"item-{number}"), vectors[number])
+        assert np.array_equal(reader.vectors([f"item-{number}" for number in range(40)]), vectors[:40])
 
 
-def test_a_table_that_stays_locked_is_named(index: SearchIndex, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("hardrank.serving.store.database._BUSY_MS", 20)
-    with SearchIndex.open(index.folder, writable=True) as other, other._table._database.connection() as connection:
-        connection.execute("BEGIN IMMEDIATE")
+def test_a_locked_table_is_an_error_after_the_time_out(index: SearchIndex) -> None:
+    with (
+        closing(sqlite3.connect(index.folder / TABLE, isolation_level=None)) as other,
+        SearchIndex.open(index.folder, writable=True, lock_timeout_s=0.02) as writer,
+    ):
+        other.execute("BEGIN IMMEDIATE")
         with pytest.raises(IndexBusyError, match="locked"):
-            SearchIndex.open(index.folder, writable=True).add(new_items(unit_vectors(1)))
-        connection.execute("ROLLBACK")
+            writer.add(new_items(unit_vectors(1)))
+        other.execute("ROLLBACK")
+        writer.add(new_items(unit_vectors(1)))
 
 
-def test_another_writer_is_waited_for(index: SearchIndex, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("hardrank.serving.index.state.WAIT_S", 0.05)
-    with SearchIndex.open(index.folder, writable=True) as other:
-        with other._writing(), pytest.raises(IndexBusyError, match="another process has been writing"):
-            index.add(new_items(unit_vectors(1)))
+def test_a_second_writer_is_an_error_after_the_time_out(index: SearchIndex) -> None:
+    with SearchIndex.open(index.folder, writable=True, lock_timeout_s=0.05) as writer:
+        with (
+            FileLock(index.folder / WRITE_LOCK),
+            pytest.raises(IndexBusyError, match="another process has been writing"),
+        ):
+            writer.add(new_items(unit_vectors(1)))
+        writer.add(new_items(unit_vectors(1)))
+    with pytest.raises(DuplicateItemError):
         index.add(new_items(unit_vectors(1)))
-        with pytest.raises(DuplicateItemError):
-            other.add(new_items(unit_vectors(1)))

@@ -1,4 +1,4 @@
-"""Whatever moment a writer is killed at, what it acknowledged is there, and nothing is half there."""
+"""Whenever a writer is killed, the index holds what it acknowledged, and nothing incomplete."""
 
 import json
 import signal
@@ -13,14 +13,14 @@ import pytest
 from hardrank.serving.index.search_index import SearchIndex
 from hardrank.serving.store.manifest import AnnKind, BackendOptions
 from tests.serving.bundles import DIMENSION
-from tests.serving.conftest import make_manifest
+from tests.serving.conftest import make_manifest, new_items, unit_vectors
 from tests.serving.index.changing_process import vector_of
 
 SCRIPT = Path(__file__).with_name("changing_process.py")
 
 
 def _killed(folder: Path, seed: int, *, after: str, seconds: float) -> list[str]:
-    """Let a process change the index, kill it some time after it first said `after`, and give what it said."""
+    """Let a process change the index, kill it some time after it first printed `after`; return what it printed."""
     command = [sys.executable, str(SCRIPT), str(folder), str(seed)]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
@@ -36,12 +36,12 @@ def _killed(folder: Path, seed: int, *, after: str, seconds: float) -> list[str]
 
 
 def _follow(held: dict[str, int], said: list[str]) -> tuple[dict[str, int], dict[str, int]]:
-    """Give id → turn after what was acknowledged, and after the change that was under way, had it been made."""
+    """Return id → turn after all acknowledged changes, and after the change in progress, had it been made."""
     for line, following in zip(said, [*said[1:], ""], strict=True):
         if not line.startswith("begin"):
             continue
         change = json.loads(line.removeprefix("begin "))
-        after = {id: turn for id, turn in held.items() if id not in set(change["gone"])}
+        after = {id: turn for id, turn in held.items() if id not in set(change["deleted"])}
         after |= dict.fromkeys(change["put"], change["turn"])
         if following != "done":
             return held, after
@@ -50,7 +50,7 @@ def _follow(held: dict[str, int], said: list[str]) -> tuple[dict[str, int], dict
 
 
 def _check(folder: Path, either: tuple[dict[str, int], dict[str, int]]) -> dict[str, int]:
-    """See that the index holds the one state or the other, whole, and give it."""
+    """Check that the index holds one state or the other completely, and return it."""
     with SearchIndex.open(folder, maintenance=False) as index:
         ids = index.ids(count=100_000)
         held = {id: int(str(index.item(id).metadata["turn"])) for id in ids}
@@ -66,7 +66,7 @@ def _check(folder: Path, either: tuple[dict[str, int], dict[str, int]]) -> dict[
     return held
 
 
-def _survive(folder: Path, structure: AnnKind, kills: int) -> None:
+def _check_kills(folder: Path, structure: AnnKind, kills: int) -> None:
     options = BackendOptions(structure=structure, tail=100)
     SearchIndex.create(folder, manifest=make_manifest(backend=options)).close()
     generator = np.random.default_rng(7)
@@ -88,19 +88,17 @@ def _survive(folder: Path, structure: AnnKind, kills: int) -> None:
 
 @pytest.mark.parametrize("structure", [AnnKind.FLAT, AnnKind.IVF_SQ8])
 def test_nothing_acknowledged_is_lost(tmp_path: Path, structure: AnnKind) -> None:
-    _survive(tmp_path / "index", structure, kills=6)
+    _check_kills(tmp_path / "index", structure, kills=6)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("structure", [AnnKind.FLAT, AnnKind.IVF_SQ8, AnnKind.HNSW])
-def test_nothing_acknowledged_is_lost_in_a_hundred_kills(tmp_path: Path, structure: AnnKind) -> None:
-    _survive(tmp_path / "index", structure, kills=100)
+def test_nothing_acknowledged_is_lost_by_a_hundred_kills(tmp_path: Path, structure: AnnKind) -> None:
+    _check_kills(tmp_path / "index", structure, kills=100)
 
 
-def test_a_write_that_did_not_finish_leaves_bytes_of_nobody(tmp_path: Path) -> None:
-    """What lies past the last commit is overwritten: the fault is put there by hand."""
-    from tests.serving.conftest import new_items, unit_vectors
-
+def test_an_unfinished_write_is_overwritten(tmp_path: Path) -> None:
+    """Bytes past the last commit, and files of an unfinished compaction, written here by hand, do no harm."""
     index = SearchIndex.create(tmp_path / "index", manifest=make_manifest())
     vectors = unit_vectors(30)
     index.add(new_items(vectors[:10]))
