@@ -59,7 +59,7 @@ class Part:
             yield batch
             self.moments.append(time.perf_counter())
 
-    def loss(self, images: Tensor, labels: Tensor, context: StepContext) -> StepLoss:
+    def loss(self, images: Tensor, labels: Tensor, context: StepContext) -> StepLoss | None:
         """The stage's loss as of the part's first update on."""
         shifted = replace(context, state=copy.copy(context.state))
         shifted.state.step += self.begin

@@ -113,8 +113,8 @@ class Stage(Protocol):
     def batches(self, start: int, rank: int, world_size: int) -> Iterator[tuple[Tensor, Tensor]]:
         """Images (B,3,H,W) in [0,1] and labels (B,) of the updates from `start` on, without an end."""
 
-    def loss(self, images: Tensor, labels: Tensor, context: StepContext) -> StepLoss:
-        """The loss of a batch."""
+    def loss(self, images: Tensor, labels: Tensor, context: StepContext) -> StepLoss | None:
+        """The loss of a batch; None, without having called `context.network`, if it holds nothing to learn from."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -235,7 +235,7 @@ class _Loop:
             extra=extra,
             whole=whole,
             average=average,
-            network=fabric.setup_module(MixedPrecision(embedder, enabled=options.low_precision)),
+            network=MixedPrecision(embedder, enabled=options.low_precision),
             frozen=FoldedEmbedder(embedder, dtype=torch.bfloat16 if options.low_precision else None),
             optimiser=optimiser,
             fabric=fabric,
@@ -260,36 +260,50 @@ class _Loop:
         return (self.average or self.embedder).eval()
 
     def update(self, images: Tensor, labels: Tensor) -> None:
-        """Take one step of the optimiser. Raises `TrainingError` when the loss is no longer finite."""
+        """Take one step of the optimiser, unless the batches of all processes hold nothing to learn from.
+
+        Raises `TrainingError` when the loss is no longer finite.
+        """
         step, options, device = self.state.step, self.options, self.fabric.device
         _training_mode(self.embedder, freeze_batch_norm=options.freeze_batch_norm)
         _set_rate(self.optimiser, options, step, self.stage.iterations)
         generator = step_generator(options.seed, self.stage.name, step, self.fabric.global_rank)
         context = StepContext(network=self.network, frozen=self.frozen, state=self.state, generator=generator)
-        outcome = self.stage.loss(images.to(device, memory_format=torch.channels_last), labels.to(device), context)
-        loss = float(outcome.loss.detach())
-        if not math.isfinite(loss):
+        images = images.to(device, memory_format=torch.channels_last)
+        own = self.stage.loss(images, labels.to(device), context)
+        losses = _exchange(self.fabric, own)
+        if not math.isfinite(losses.total):
             raise TrainingError(
-                f"the loss of {self.stage.name} is {loss} at iteration {step}: lower the learning rate "
+                f"the loss of {self.stage.name} is {losses.total} at iteration {step}: lower the learning rate "
                 f"({options.learning_rate:g}); the last checkpoint is {self.checkpoint}"
             )
+        if losses.count:
+            self._step(own, processes=losses.count)
+            self.state.previous_loss = losses.previous_loss
+        if own is not None:
+            _add_measures(self.state, {**own.measures, "loss": float(own.loss.detach())})
+        self.state.step = step + 1
+
+    def _step(self, own: StepLoss | None, *, processes: int) -> None:
+        """Update the weights with the mean gradient of the `processes` that have a loss."""
         self.optimiser.zero_grad(set_to_none=True)
-        self.fabric.backward(outcome.loss)
-        _share_gradients(self.fabric, self.extra)
+        if own is not None:
+            own.loss.backward()
+        _reduce_gradients(self.fabric, self.whole, processes)
         self.optimiser.step()
+        _share_buffers(self.fabric, self.whole)
         self.frozen.refresh()
         if self.average is not None:
-            _average(self.average, self.embedder, _decay(options.averaging, step))
-        self.state.previous_loss = _mean_over_processes(self.fabric, outcome.previous_loss)
-        _count(self.state, {**outcome.measures, "loss": loss})
-        self.state.step = step + 1
+            _average(self.average, self.embedder, _decay(self.options.averaging, self.state.step))
 
     def tell(self, log: Log, report: OnProgress, *, queries: int) -> None:
         """Write a line of the log and show it; raises `CollapseError` where asked to stop."""
         name, state = self.stage.name, self.state
         if self.fabric.is_global_zero:
-            measures = _watch(state, _take_means(state), queries=queries, stage=name)
-            log.write(state.step, measures)
+            measures: dict[str, float] = {}
+            if state.counted:
+                measures = _watch(state, _take_means(state), queries=queries, stage=name)
+                log.write(state.step, measures)
             report(StageProgress(stage=name, done=state.step, total=self.stage.iterations, measures=measures))
         if self.options.stop_on_collapse and self.fabric.broadcast(state.collapsed):
             raise CollapseError(
@@ -340,22 +354,53 @@ def _average(average: Embedder, embedder: Embedder, decay: float) -> None:
             mean.copy_(value)
 
 
-def _mean_over_processes(fabric: "L.Fabric", value: float) -> float:
+@dataclass(frozen=True, kw_only=True)
+class _Losses:
+    """The losses of all processes at an iteration."""
+
+    count: int
+    """Processes that have one."""
+    total: float
+    """Their sum."""
+    previous_loss: float
+    """The mean of their `StepLoss.previous_loss`; NaN if there is none."""
+
+
+def _exchange(fabric: "L.Fabric", own: StepLoss | None) -> _Losses:
+    """Tell the processes each other's losses, so that all of them take the same decision."""
+    values = (0.0, 0.0, 0.0) if own is None else (1.0, float(own.loss.detach()), own.previous_loss)
+    if fabric.world_size > 1:
+        shared = torch.tensor(values, device=fabric.device)
+        values = tuple(cast(Tensor, fabric.all_reduce(shared, reduce_op="sum")).tolist())
+    count, total, previous = values
+    return _Losses(count=round(count), total=total, previous_loss=previous / count if count else math.nan)
+
+
+def _reduce_gradients(fabric: "L.Fabric", whole: nn.Module, processes: int) -> None:
+    """Replace the gradients by their mean over the `processes` that have one; the others take part with zeros.
+
+    In place of `DistributedDataParallel`, whose forward pass communicates too: a process whose batch holds nothing to
+    learn from makes no forward pass.
+    """
     if fabric.world_size == 1:
-        return value
-    return float(cast(Tensor, fabric.all_reduce(torch.tensor(value, device=fabric.device), reduce_op="mean")))
-
-
-def _share_gradients(fabric: "L.Fabric", extra: nn.Module | None) -> None:
-    """Average the gradients of what stands outside the network, as DDP does inside it."""
-    if fabric.world_size == 1 or extra is None:
         return
-    for parameter in extra.parameters():
-        if parameter.grad is not None:
-            parameter.grad.copy_(cast(Tensor, fabric.all_reduce(parameter.grad, reduce_op="mean")))
+    parameters = list(whole.parameters())
+    gradients = [torch.zeros_like(each) if each.grad is None else each.grad for each in parameters]
+    total = cast(Tensor, fabric.all_reduce(torch.cat([each.flatten() for each in gradients]), reduce_op="sum"))
+    parts = total.div_(processes).split([each.numel() for each in gradients])
+    for parameter, gradient, part in zip(parameters, gradients, parts, strict=True):
+        parameter.grad = gradient.copy_(part.view_as(gradient))
 
 
-def _count(state: State, measures: Mapping[str, float]) -> None:
+def _share_buffers(fabric: "L.Fabric", whole: nn.Module) -> None:
+    """Give all processes the first one's buffers, such as the statistics of batch norm."""
+    if fabric.world_size == 1:
+        return
+    for buffer in whole.buffers():
+        torch.distributed.broadcast(buffer, src=0)
+
+
+def _add_measures(state: State, measures: Mapping[str, float]) -> None:
     for name, value in measures.items():
         state.totals[name] = state.totals.get(name, 0.0) + value
     state.counted += 1

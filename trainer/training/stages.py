@@ -153,8 +153,8 @@ class TripletStage:
             world_size=world_size,
         )
 
-    def loss(self, images: Tensor, labels: Tensor, context: StepContext) -> StepLoss:
-        """The defense's loss; nothing is learnt from a batch without a triplet."""
+    def loss(self, images: Tensor, labels: Tensor, context: StepContext) -> StepLoss | None:
+        """Return the defense's loss; None for a batch without triplets."""
         conditions = Conditions(
             network=context.network,
             frozen=context.frozen,
@@ -166,7 +166,7 @@ class TripletStage:
             progress=context.state.step / self.iterations,
         )
         outcome = self.defense(images, labels, conditions)
-        if outcome is None:  # keeps every process in step: the others wait for this gradient
-            return StepLoss(0.0 * context.network(images).sum(), context.state.previous_loss, {})
+        if outcome is None:
+            return None
         triplet_loss = float(outcome.triplet_loss)
         return StepLoss(outcome.loss, triplet_loss, {**outcome.measures, "triplet_loss": triplet_loss})

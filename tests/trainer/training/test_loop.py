@@ -1,7 +1,9 @@
 """The loop: learning rate, averaging, checkpoints, and what stops it."""
 
+import csv
+import itertools
 from collections.abc import Iterator
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import lightning as L
@@ -21,6 +23,7 @@ from hardrank.trainer.defenses import parse_defense
 from hardrank.trainer.runtime.metrics_log import MetricsLog
 from hardrank.trainer.training.loop import (
     LoopOptions,
+    Milestone,
     Stage,
     State,
     StepContext,
@@ -31,6 +34,7 @@ from hardrank.trainer.training.loop import (
 )
 from hardrank.trainer.training.stages import CosineClassifier, Source, TripletStage, Warmup
 from tests.trainer.tiny import write_images
+from tests.trainer.together import run_together
 
 OPTIONS = LoopOptions(learning_rate=1e-3, weight_decay=0.0, schedule=Schedule.COSINE, checkpoint_every=3, log_every=2)
 
@@ -63,6 +67,7 @@ def _run(
     folder: Path,
     options: LoopOptions = OPTIONS,
     extra: nn.Module | None = None,
+    milestone: Milestone | None = None,
 ) -> tuple[Embedder, list[StageProgress]]:
     told: list[StageProgress] = []
     trained = run_stage(
@@ -74,6 +79,7 @@ def _run(
         checkpoint=folder / "stage.ckpt",
         log=MetricsLog(folder / "logs", stage.name),
         report=told.append,
+        milestone=milestone,
     )
     return trained, told
 
@@ -163,7 +169,9 @@ def test_the_second_half_of_a_warm_up_is_perturbed(source: Source, fabric: L.Fab
         generator = step_generator(0, stage.name, step, 0)
         state = State(step=step)
         context = StepContext(network=embedder, frozen=FoldedEmbedder(embedder), generator=generator, state=state)
-        losses.append(stage.loss(images, labels, context).loss.item())
+        found = stage.loss(images, labels, context)
+        assert found is not None
+        losses.append(found.loss.item())
     middle = stage.iterations // 2
     assert losses[:middle] == [pytest.approx(benign.item())] * middle
     assert min(losses[middle:]) > benign.item()
@@ -172,8 +180,9 @@ def test_the_second_half_of_a_warm_up_is_perturbed(source: Source, fabric: L.Fab
 class Broken(TripletStage):
     """Its loss is no number from the third iteration on."""
 
-    def loss(self, images: Tensor, labels: Tensor, context: StepContext) -> StepLoss:
+    def loss(self, images: Tensor, labels: Tensor, context: StepContext) -> StepLoss | None:
         outcome = super().loss(images, labels, context)
+        assert outcome is not None
         return replace(outcome, loss=outcome.loss * float("nan")) if context.state.step == 2 else outcome
 
 
@@ -205,3 +214,74 @@ def test_processes_share_a_batch_out(source: Source) -> None:
     shapes = [next(stage.batches(0, rank, 2))[0].shape for rank in (0, 1)]
     assert shapes == [(8, 3, 32, 32), (8, 3, 32, 32)]
     assert not torch.equal(next(stage.batches(0, 0, 2))[0], next(stage.batches(0, 1, 2))[0])
+
+
+@dataclass(frozen=True, kw_only=True)
+class Starved(TripletStage):
+    """The same stage, where some batches have images of a single class only."""
+
+    at: frozenset[tuple[int, int]]
+    """(iteration, rank) of those batches."""
+    same_batches: bool = False
+    """Whether all ranks get the batches of a single process."""
+
+    def batches(self, start: int, rank: int, world_size: int) -> Iterator[tuple[Tensor, Tensor]]:
+        own = (0, 1) if self.same_batches else (rank, world_size)
+        for step, (images, labels) in enumerate(super().batches(start, *own), start=start):
+            yield images, torch.zeros_like(labels) if (step, rank) in self.at else labels
+
+
+def test_a_batch_without_triplets_changes_neither_weights_nor_means(
+    source: Source, fabric: L.Fabric, tmp_path: Path
+) -> None:
+    """Neither by momentum nor by weight decay, nor the moving average, nor the loss that steers the next iteration."""
+    options = replace(OPTIONS, weight_decay=0.1, averaging=0.5, log_every=2)
+    stage = Starved(**vars(_triplets(source)), at=frozenset({(3, 0), (4, 0), (5, 0)}))
+    weights: list[dict[str, Tensor]] = []
+
+    def look(step: int, embedder: Embedder) -> None:
+        weights.append({name: value.clone() for name, value in embedder.state_dict().items()})
+
+    _, told = _run(stage, fabric, tmp_path, options, milestone=Milestone(every=1, look=look))
+    changed = [any(not torch.equal(a[name], b[name]) for name in a) for a, b in itertools.pairwise(weights)]
+    assert changed == [True, True, True, False, False, False, True, True]
+    assert [progress.done for progress in told] == [2, 4, 6, 8]
+    assert told[2].measures == {}, "nothing was measured in iterations 5 and 6"
+    _run(stage, fabric, tmp_path / "single", replace(options, log_every=1))
+    lines = _lines(tmp_path / "single")
+    assert [line["step"] for line in lines] == ["1", "2", "3", "7", "8"]
+    assert float(lines[2]["loss"]) == pytest.approx(told[1].measures["loss"], rel=1e-4), "of iteration 3 alone"
+    assert float(lines[3]["destination"]) == pytest.approx(-min(0.2, float(lines[2]["triplet_loss"])), abs=1e-5)
+
+
+def _lines(folder: Path) -> list[dict[str, str]]:
+    with (folder / "logs" / "robust.csv").open(encoding="utf-8") as stream:
+        return list(csv.DictReader(stream))
+
+
+STARVED = frozenset({(1, 1), (2, 0), (2, 1), (4, 1)})
+
+
+def _train_starved(fabric: L.Fabric, folder: Path) -> None:
+    """Train with two processes; the second has no triplets in iterations 2 and 5, both have none in iteration 3."""
+    train = load(DataOptions(name="folder", root=folder / "images")).train
+    source = Source(store=ImageStore(train, 36), labels=train.labels, crop=32, seed=0)
+    rank = fabric.global_rank
+    for name, at in (("mixed", STARVED), ("second", frozenset((step, 1) for step in range(6)))):
+        # The first process alone learns in `second`: it gets the batches of a single process.
+        stage = Starved(**vars(_triplets(source, 1.5)), at=at, same_batches=name == "second")
+        trained, _ = _run(stage, fabric, folder / name)
+        torch.save(trained.state_dict(), folder / f"{name}-{rank}.pt")
+
+
+def test_processes_without_triplets_leave_the_step_to_the_others(
+    source: Source, fabric: L.Fabric, tmp_path: Path
+) -> None:
+    write_images(tmp_path / "images")
+    run_together(_train_starved, tmp_path)
+    mixed = [torch.load(tmp_path / f"mixed-{rank}.pt") for rank in (0, 1)]
+    assert all(torch.equal(mixed[0][name], mixed[1][name]) for name in mixed[0])
+    second = torch.load(tmp_path / "second-0.pt")
+    alone, _ = _run(_triplets(source, 1.5), fabric, tmp_path / "alone")
+    for name, value in alone.state_dict().items():
+        torch.testing.assert_close(second[name], value, rtol=0, atol=1e-5)
