@@ -1,24 +1,23 @@
-"""The audit app: attack models live, score them, find where they are weak.
+"""The audit app: attack models live, score their robustness, find their weakest images.
 
     streamlit run audit_app/app.py [-- --zoo DIR --gallery PLACE --audits DIR --attacks N]
 
-It listens on the loopback alone; its settings lie beside it, in .streamlit/config.toml.
+It listens on the loopback only. The settings of Streamlit are in .streamlit/config.toml.
 """
 
 import sys
 from pathlib import Path
 
-# Streamlit puts this folder first on the path, where its modules would hide others of the same names.
 import streamlit as st
 
-from hardrank.audit_app.web.guard import check_server
-from hardrank.audit_app.web.messages import told
+from hardrank.audit_app.web.messages import errors_shown
 from hardrank.audit_app.web.resources import settings
+from hardrank.audit_app.web.server_check import check_server
 
-# Attacks run in threads beside the pages: each of their many short operations would wait 5 ms for a page being drawn.
+# Attacks run in threads. With the default of 5 ms, each of their many short operations would wait for a page redraw.
 sys.setswitchinterval(0.0005)
 
-# Not in a folder `pages`: Streamlit would run what lies there by itself, without the check of the server below.
+# Not in a folder `pages`: Streamlit would serve its files directly, without the check of the server below.
 PAGES = (
     st.Page("screens/live_attack.py", title="Live attack", icon=":material/bolt:", default=True),
     st.Page("screens/scorecard.py", title="Scorecard", icon=":material/radar:"),
@@ -26,10 +25,10 @@ PAGES = (
     st.Page("screens/own_model.py", title="Bring your own model", icon=":material/upload:"),
 )
 
-# The icon is a file: Streamlit would have the browser fetch a named one from elsewhere.
+# A file: for a named icon, the browser would fetch an image from another host.
 ICON = Path(__file__).resolve().parent / "web" / "icon.png"
 st.set_page_config(page_title="hardrank · audit", page_icon=str(ICON), layout="wide")
 st.html(f"<style>{(ICON.parent / 'app.css').read_text(encoding='utf-8')}</style>")
-with told():
-    check_server(others=settings().open)
+with errors_shown():
+    check_server(allow_remote=settings().open)
     st.navigation(PAGES, position="top").run()

@@ -1,10 +1,15 @@
-"""What can be wrong with an audit, and with what it is asked of."""
+"""Errors of audits."""
+
+from typing import Final
 
 from hardrank.models.errors import HardrankError
 
+INTERNAL_ERROR: Final = "internal error; see the app log"
+"""What a visitor is told about an unexpected failure; the log has the details."""
+
 
 class AuditError(HardrankError):
-    """The root of errors of an audit."""
+    """Base class of the errors of audits."""
 
 
 class SubjectError(AuditError):

@@ -49,11 +49,12 @@ from hardrank.audit_app.blackbox.choice import SearchMethod
 from hardrank.audit_app.errors import AuditError
 from hardrank.audit_app.gallery.image_gallery import ImageGallery
 from hardrank.audit_app.gallery.source import GallerySource, SourceKind
-from hardrank.audit_app.report.build import HTML, JSON, settings_of, write_report
+from hardrank.audit_app.report.build import settings_of
+from hardrank.audit_app.report.files import HTML, JSON, write_report
 from hardrank.audit_app.results.gate import (
     MEASURES,
+    LimitResult,
     Limits,
-    Verdict,
     check_comparable,
     check_limits,
     judge,
@@ -136,7 +137,7 @@ def read_request(arguments: Sequence[str]) -> Request:
             loading=take(given, SubjectOptions, size=given.input_size),
             surrogate=given.surrogate,
         ),
-        limits=Limits(under=parse_limits(given.fail_under), drop=parse_limits(given.fail_drop, plain="ERS")),
+        limits=Limits(under=parse_limits(given.fail_under), drop=parse_limits(given.fail_drop, default="ERS")),
         baseline=given.baseline,
         out=given.out,
     )
@@ -144,7 +145,7 @@ def read_request(arguments: Sequence[str]) -> Request:
 
 def carry_out(
     request: Request, arguments: Sequence[str], progress: ConsoleProgress
-) -> tuple[AuditReport, list[Verdict]]:
+) -> tuple[AuditReport, list[LimitResult]]:
     """Audit, write the report, judge it."""
     asked = request.audit
     check_limits(request.limits, [f.key for attack in asked.options.build().values() for f in attack.figures])

@@ -1,54 +1,85 @@
-"""The command that starts the audit app: streamlit, on the loopback, with the app's own settings.
+"""Start the audit app in Streamlit, on this machine only.
 
-    hardrank app [--port 8501] [--host 127.0.0.1] [--zoo DIR] [--gallery PLACE …] [--audits DIR] [--attacks N]
-
-Whoever can open the page can run attacks and name paths of this machine. Other addresses than the loopback are for a
-container alone, whose port is published on the loopback of the machine around it.
+The app attacks models live, runs audits and shows their results in the browser. Everyone who can open it can run
+attacks and read paths of this machine, so it listens on the loopback. Other addresses are for a container whose port
+is published on the loopback of its host.
 """
 
-import argparse
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Annotated, Final
 
+import tyro
 from streamlit.web import cli
 
-from hardrank.audit_app.web.guard import is_loopback
-from hardrank.audit_app.web.settings import add_settings
+from hardrank.audit_app.errors import AuditError
+from hardrank.audit_app.web.server_check import is_loopback
+from hardrank.audit_app.web.settings import AppSettings, checked
 from hardrank.models.home import typed
 
-APP = Path(__file__).resolve().with_name("app.py")
+APP: Final = Path(__file__).resolve().with_name("app.py")
+
+_EXAMPLES: Final = """
+Examples:
+  {command}
+      the bundles in models/zoo, attacked on the test images of their runs: http://127.0.0.1:8501
+  {command} --gallery indexes/demo-benign indexes/demo-robust
+      on the images of two indexes, one per model
+  {command} --zoo bundles --gallery photos/ --audits audits/ --port 9000
+      on a folder of images with one subfolder per class; audits are read from and written to audits/
+"""
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Serve the app until it is stopped; return the exit status."""
-    parser = argparse.ArgumentParser(
-        prog=typed("app"), description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--host", "--address", default="127.0.0.1", help="address to listen on (default: %(default)s)")
-    parser.add_argument("--port", type=int, default=8501, help="port to listen on (default: %(default)s)")
-    add_settings(parser)
-    given = list(sys.argv[1:] if arguments is None else arguments)
-    server, own = parser.parse_args(given), _without(given, {"--host", "--address", "--port"})
-    if not is_loopback(server.host):
-        own.append("--open")
-        sys.stderr.write(f"warning: whoever reaches {server.host} can run attacks and read this machine's paths\n")
-    cli.main(
-        ["run", str(APP), "--server.address", server.host, "--server.port", str(server.port), "--", *own],
-        standalone_mode=False,
-    )
+@dataclass(frozen=True, kw_only=True)
+class _Command:
+    """The options of the command."""
+
+    host: Annotated[str, tyro.conf.arg(aliases=["--address"])] = "127.0.0.1"
+    """Address to listen on."""
+    port: int = 8501
+    """Port to listen on."""
+    app: Annotated[AppSettings, tyro.conf.arg(name="")] = field(default_factory=AppSettings)
+
+
+def main(arguments: Sequence[str] | None = None, *, run: Callable[[list[str]], object] = cli.main) -> int:
+    """Serve the app until it is stopped.
+
+    Args:
+        arguments: The command line; None: that of the process.
+        run: Called with the arguments of the `streamlit` command.
+
+    Returns:
+        The exit status: 0 stopped, 2 invalid options, 130 interrupted.
+    """
+    name = typed("app")
+    command = tyro.cli(_Command, prog=name, description=f"{__doc__}{_EXAMPLES.format(command=name)}", args=arguments)
+    try:
+        settings = checked(command.app)
+    except AuditError as error:
+        sys.stderr.write(f"error: {error}\n")
+        return 2
+    loopback = is_loopback(command.host)
+    if not loopback:
+        sys.stderr.write(
+            f"warning: everyone who reaches {command.host} can run attacks and read paths of this machine\n"
+        )
+    server = ["--server.address", command.host, "--server.port", str(command.port)]
+    try:
+        run(["run", str(APP), *server, "--", *_arguments(settings, open=not loopback)])
+    except KeyboardInterrupt:
+        return 130
+    except SystemExit as error:
+        return error.code if isinstance(error.code, int) else int(error.code is not None)
     return 0
 
 
-def _without(arguments: Sequence[str], names: set[str]) -> list[str]:
-    """Leave out options that take one value, as `--name value` and `--name=value`."""
-    kept, skip = [], False
-    for argument in arguments:
-        name, _, value = argument.partition("=")
-        if not skip and name not in names:
-            kept.append(argument)
-        skip = not skip and name in names and not value
-    return kept
+def _arguments(settings: AppSettings, *, open: bool) -> list[str]:
+    """Return settings as the command line that `read_settings` parses."""
+    gallery = ["--gallery", *settings.gallery] if settings.gallery else []
+    options = ["--zoo", str(settings.zoo), "--audits", str(settings.audits), "--attacks", str(settings.attacks)]
+    return [*options, *gallery, *(["--open"] if open else [])]
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""The score against what the attacker may spend, with the band of its interval."""
+"""Chart of the score against an attack budget, with the band of its interval."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -26,13 +26,13 @@ class BudgetLine:
     """The curve of a model."""
 
     series: int
-    """Number of the model, from 0; decides the colour."""
+    """Number of the model, from 0; selects the colour."""
     name: str
     points: Sequence[BudgetPoint]
 
 
 def budget_curve(lines: Sequence[BudgetLine], *, names: Sequence[str], x_label: str, label: str) -> Markup:
-    """Draw `lines`; the budgets, rising and called `names`, stand at equal distances, as they are doubled mostly."""
+    """Draw `lines` over budgets in rising order, labelled `names` and equally spaced, since most are doublings."""
     budgets = sorted({point.at for line in lines for point in line.points})
     grid = [_level(at) for at in (0, 25, 50, 75, 100)]
     ticks = [

@@ -1,21 +1,21 @@
-"""The running attack as a picture: each model's image, its perturbation, where things stand; curves of all models."""
+"""Draw a running attack: each model's image, perturbation and progress, and the curves of all models."""
 
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
 
-from hardrank.audit_app.drawing.amplified import amplify
-from hardrank.audit_app.drawing.curves import Line, Scale, line_chart
+from hardrank.audit_app.drawing.formatting import format_count, format_percent, format_rank
+from hardrank.audit_app.drawing.line_chart import Line, Scale, line_chart
 from hardrank.audit_app.drawing.markup import Markup, element, png_uri
-from hardrank.audit_app.drawing.words import percent, rank, whole
+from hardrank.audit_app.drawing.perturbation import amplify
 from hardrank.audit_app.images.exact_png import encode_png
 from hardrank.audit_app.live.status import AttackStatus, TraceFrame, TracePoint
 from hardrank.trainer.attacks.pgd import PGDOptions
 
 
 def live_panel(status: AttackStatus, budget: PGDOptions, *, ranked: int, watched: str) -> Markup:
-    """Draw where an attack stands; `ranked` is how many items a ranking has, `watched` what the ranks are of."""
+    """Draw the state of an attack; `ranked` is the number of ranked items, `watched` names the item they show."""
     cards = [
         _card(name, i, status.frames[name], status.curves[name], status, budget, ranked)
         if name in status.frames
@@ -36,17 +36,17 @@ def picture(frame: TraceFrame, budget: PGDOptions) -> Markup:
     change = amplify(frame.change, budget)
     return element(
         "div",
-        _figure(png_uri(encode_png(frame.image)), "the image", "as attacked so far"),
-        _figure(png_uri(encode_png(change.pixels)), "the change", change.scale),
+        _figure(png_uri(encode_png(frame.image)), "image", "at this step"),
+        _figure(png_uri(encode_png(change.pixels)), "perturbation", change.scale),
         class_="pictures",
     )
 
 
-def _figure(uri: str, title: str, told: str) -> Markup:
+def _figure(uri: str, title: str, caption: str) -> Markup:
     return element(
         "figure",
-        element("img", src=uri, alt=f"{title}, {told}", class_="pixels"),
-        element("figcaption", element("b", title), " ", told),
+        element("img", src=uri, alt=f"{title}, {caption}", class_="pixels"),
+        element("figcaption", element("b", title), " ", caption),
     )
 
 
@@ -61,7 +61,7 @@ def _card(
 ) -> Markup:
     first, last, spending = points[0], points[-1], status.budgets[name]
     spent = spending.spent(last)
-    before, now = (rank(float(np.mean(point.ranks))) for point in (first, last))
+    before, now = (format_rank(float(np.mean(point.ranks))) for point in (first, last))
     fill = element("div", class_=f"fill series-{place}", style=f"width:{_share(spent, spending.most)}%")
     return element(
         "article",
@@ -69,9 +69,9 @@ def _card(
         picture(frame, budget),
         element(
             "dl",
-            *_fact("questions" if spending.asks else "step", f"{whole(spent)} of {whole(spending.most)}"),
-            *_fact("rank", now, f"was {before} of {whole(ranked)}"),
-            *_fact("answers kept", percent(last.overlap)),
+            *_fact("queries" if spending.asks else "step", f"{format_count(spent)} of {format_count(spending.most)}"),
+            *_fact("rank", now, f"was {before} of {format_count(ranked)}"),
+            *_fact("answers kept", format_percent(last.overlap)),
             class_="facts",
         ),
         element("div", fill, class_="bar"),
@@ -80,11 +80,11 @@ def _card(
 
 
 def _empty_card(name: str, place: int) -> Markup:
-    """Keep the place of a model that has not begun, so that the others need not move when it does."""
+    """Reserve the space of a model that has not started, so that the others do not move when it does."""
     return element(
         "article",
         element("h3", element("span", class_=f"key series-{place}"), name),
-        element("p", "about to begin …", class_="note"),
+        element("p", "Starting…", class_="note"),
         class_="card",
     )
 
@@ -98,7 +98,7 @@ def _fact(name: str, value: str, more: str = "") -> tuple[Markup, Markup]:
 
 
 def curves(status: AttackStatus, ranked: int, watched: str) -> list[Markup]:
-    """Draw rank, loss and overlap over what was spent, a line for each model."""
+    """Draw rank, loss and overlap over steps or queries, a line per model."""
     points, budgets = status.curves, status.budgets
     losses = [p.loss for path in points.values() for p in path if np.isfinite(p.loss)]
     asks = any(budget.asks for budget in budgets.values())
@@ -111,7 +111,7 @@ def curves(status: AttackStatus, ranked: int, watched: str) -> list[Markup]:
         ]
 
     def chart(title: str, value: Callable[[TracePoint], float], low: float, high: float, **more: Any) -> Markup:
-        label = "question" if asks else "step"
+        label = "query" if asks else "step"
         return line_chart(lines(value), title=title, x_end=end, low=low, high=high, x_label=label, **more)
 
     least, most = (min(losses), max(losses)) if losses else (0.0, 1.0)

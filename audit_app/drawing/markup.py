@@ -1,4 +1,4 @@
-"""HTML and SVG as text whose contents are always escaped."""
+"""Build HTML and SVG whose text is always escaped."""
 
 import base64
 from html import escape
@@ -6,7 +6,7 @@ from typing import Self
 
 
 class Markup(str):
-    """Text that is markup already; any other text is escaped where it goes into an element."""
+    """Text that is already markup; any other text is escaped when it is put into an element."""
 
     __slots__ = ()
 
@@ -15,7 +15,7 @@ class Markup(str):
 
 
 def element(name: str, *content: str | float, **attributes: str | float | None) -> Markup:
-    """Give `<name …>content</name>`, escaped; `class_` is class, `stroke_width` is stroke-width, None is left out."""
+    """Return `<name …>content</name>`, escaped; `class_` is class, `stroke_width` is stroke-width, None is omitted."""
     given = "".join(
         f' {key.rstrip("_").replace("_", "-")}="{escape(_text(value))}"'
         for key, value in attributes.items()
@@ -26,12 +26,12 @@ def element(name: str, *content: str | float, **attributes: str | float | None) 
 
 
 def join(*parts: Markup) -> Markup:
-    """Put pieces of markup one after the other."""
+    """Concatenate pieces of markup."""
     return Markup("".join(parts))
 
 
 def svg(width: float, height: float, *content: Markup, label: str) -> Markup:
-    """Give an SVG that scales with the width at hand; `label` says what it shows to who cannot see it."""
+    """Return an SVG that scales with the available width; `label` describes it to screen readers."""
     inner = join(element("title", label), *content)
     return Markup(
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width:g} {height:g}" role="img" '
@@ -40,7 +40,7 @@ def svg(width: float, height: float, *content: Markup, label: str) -> Markup:
 
 
 def png_uri(data: bytes) -> str:
-    """Give the exact bytes of a PNG as an address that needs no server: nothing on the way re-encodes it."""
+    """Return the exact bytes of a PNG as a `data:` URI, so that nothing re-encodes them."""
     return "data:image/png;base64," + base64.b64encode(data).decode("ascii")
 
 

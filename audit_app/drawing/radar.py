@@ -1,4 +1,4 @@
-"""A radar of scores from 0 (centre) to 100 (rim): the shape of what a model withstands."""
+"""Radar chart of scores from 0 (centre) to 100 (rim)."""
 
 import math
 from collections.abc import Sequence
@@ -18,13 +18,13 @@ class Shape:
     """The scores of a model, in the order of the axes."""
 
     series: int
-    """Number of the model, from 0; decides the colour."""
+    """Number of the model, from 0; selects the colour."""
     name: str
     values: Sequence[float]
 
 
 def radar(axes: Sequence[str], shapes: Sequence[Shape], *, label: str) -> Markup:
-    """Draw one polygon for each shape; three axes or more."""
+    """Draw one polygon per shape; three axes or more."""
     rings = [
         join(
             element("polygon", points=_points([ring] * len(axes)), class_="grid hollow"),
@@ -37,7 +37,7 @@ def radar(axes: Sequence[str], shapes: Sequence[Shape], *, label: str) -> Markup
         element(
             "g",
             join(
-                element("title", f"{shape.name}: " + ", ".join(map(_told, axes, shape.values))),
+                element("title", f"{shape.name}: " + ", ".join(map(_describe, axes, shape.values))),
                 element("polygon", points=_points(shape.values), class_="area"),
                 *(_dot(shape.values, i) for i in range(len(axes))),
             ),
@@ -48,7 +48,7 @@ def radar(axes: Sequence[str], shapes: Sequence[Shape], *, label: str) -> Markup
     return svg(_WIDTH, _HEIGHT, *rings, *spokes, *drawn, label=label)
 
 
-def _told(axis: str, value: float) -> str:
+def _describe(axis: str, value: float) -> str:
     return f"{axis} {value:.0f}"
 
 

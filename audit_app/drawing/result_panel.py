@@ -1,12 +1,12 @@
-"""The result of a live attack as pictures and tables."""
+"""Draw the result of a live attack as rankings and tables."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from hardrank.audit_app.drawing.amplified import amplify
-from hardrank.audit_app.drawing.bump import Pictured, bump_chart
+from hardrank.audit_app.drawing.bump_chart import ChartItems, bump_chart
+from hardrank.audit_app.drawing.formatting import format_count, format_number, format_percent, format_rank
 from hardrank.audit_app.drawing.markup import Markup, element, png_uri
-from hardrank.audit_app.drawing.words import number, percent, rank, whole
+from hardrank.audit_app.drawing.perturbation import amplify
 from hardrank.audit_app.images.exact_png import Pixels, encode_png
 from hardrank.audit_app.live.outcome import RankingOutcome
 from hardrank.audit_app.live.result import LiveResult, SubjectResult
@@ -16,27 +16,27 @@ from hardrank.trainer.attacks.pgd import PGDOptions
 
 
 @dataclass(frozen=True, kw_only=True)
-class Shown:
-    """What the pictures need to know of the gallery and the attack."""
+class ResultContext:
+    """What the drawings need to know about the gallery and the attack."""
 
     picture: Callable[[str, int], Pixels]
-    """Model, row → the image as that model sees it (3,S,S)."""
+    """Model name, row → the image as that model sees it (3,S,S)."""
     name: Callable[[int], str]
-    """What a row is called."""
+    """Row → its name."""
     attack: Attack
     budget: PGDOptions
     watched: str
-    """What the ranks are of."""
+    """Names the item whose rank is context."""
 
 
-def verdicts(result: LiveResult, shown: Shown) -> Markup:
-    """Say in a sentence for each model what happened."""
+def verdicts(result: LiveResult, context: ResultContext) -> Markup:
+    """Summarize the result for each model in three numbers."""
     return element(
-        "div", *(_verdict(i, found, shown) for i, found in enumerate(result.subjects.values())), class_="verdicts"
+        "div", *(_verdict(i, found, context) for i, found in enumerate(result.subjects.values())), class_="verdicts"
     )
 
 
-def _verdict(place: int, found: SubjectResult, shown: Shown) -> Markup:
+def _verdict(place: int, found: SubjectResult, context: ResultContext) -> Markup:
     outcome = found.outcome
     changed, of = (sum(values) for values in zip(*((len(m.entered), m.k) for m in outcome.movements), strict=True))
     return element(
@@ -44,12 +44,12 @@ def _verdict(place: int, found: SubjectResult, shown: Shown) -> Markup:
         element("h3", element("span", class_=f"key series-{place}"), found.name),
         element(
             "dl",
-            *_number("first answers changed", whole(changed), f"of {of}"),
+            *_number("first answers changed", format_count(changed), f"of {of}"),
             *_number(
-                f"{shown.watched}, of {whole(outcome.movements[0].ranked)}",
-                f"{rank(outcome.mean_rank_before)} → {rank(outcome.mean_rank_after)}",
+                f"{context.watched}, of {format_count(outcome.movements[0].ranked)}",
+                f"{format_rank(outcome.mean_rank_before)} → {format_rank(outcome.mean_rank_after)}",
             ),
-            *_number("distance moved, of 2 at most", number(outcome.shift.distance)),
+            *_number("distance of the embedding (at most 2)", format_number(outcome.shift.distance)),
             class_="numbers",
         ),
         class_="verdict",
@@ -60,14 +60,14 @@ def _number(what: str, value: str, of: str = "") -> tuple[Markup]:
     return (element("div", element("dd", value, " ", element("small", of)), element("dt", what)),)
 
 
-def rankings(result: LiveResult, shown: Shown, *, view: int = 0) -> Markup:
+def rankings(result: LiveResult, context: ResultContext, *, view: int = 0) -> Markup:
     """Draw each model's ranking before and after, side by side."""
     return element(
-        "div", *(_ranking(i, found, shown, view) for i, found in enumerate(result.subjects.values())), class_="cards"
+        "div", *(_ranking(i, found, context, view) for i, found in enumerate(result.subjects.values())), class_="cards"
     )
 
 
-def _ranking(place: int, found: SubjectResult, shown: Shown, view: int) -> Markup:
+def _ranking(place: int, found: SubjectResult, context: ResultContext, view: int) -> Markup:
     place_in_views = min(view, len(found.outcome.movements) - 1)
     movement = found.outcome.movements[place_in_views]
     queries = list(dict.fromkeys(query for query, _ in found.tracked))
@@ -78,49 +78,55 @@ def _ranking(place: int, found: SubjectResult, shown: Shown, view: int) -> Marku
     def image(row: int) -> str:
         if query is not None and row in marked:  # the attacked candidate, as it is now
             return png_uri(encode_png(found.pixels))
-        return png_uri(encode_png(shown.picture(found.name, row)))
+        return png_uri(encode_png(context.picture(found.name, row)))
 
-    told = f"{found.name}: ranking before and after the attack; {len(movement.entered)} of {movement.k} answers are new"
-    chart = bump_chart(movement, Pictured(image=image, name=shown.name, marked=marked), label=told)
+    label = (
+        f"{found.name}: ranking before and after the attack; {len(movement.entered)} of {movement.k} answers are new"
+    )
+    chart = bump_chart(movement, ChartItems(image=image, name=context.name, marked=marked), label=label)
     return element(
         "article",
         element("h3", element("span", class_=f"key series-{place}"), found.name),
-        _heads(found, shown, query),
+        _heads(found, context, query),
         chart,
-        element("p", f"{size} items; lines join an item's two ranks, ▲▼ tell by how many it moved.", class_="note"),
+        element(
+            "p",
+            f"{format_count(size)} items. Lines join the two ranks of an item; ▲▼ show how far it moved.",
+            class_="note",
+        ),
         class_="card",
     )
 
 
-def _heads(found: SubjectResult, shown: Shown, query: int | None) -> Markup:
-    """The query's picture before and after; of a candidate attack, the query that ranks and the candidate."""
-    change = amplify(to_unit(found.pixels) - to_unit(found.benign), shown.budget)
+def _heads(found: SubjectResult, context: ResultContext, query: int | None) -> Markup:
+    """Draw the attacked image before and after; for a candidate attack, also the query."""
+    change = amplify(to_unit(found.pixels) - to_unit(found.benign), context.budget)
     pictures = [
-        (found.benign, "before", "the benign image"),
+        (found.benign, "before", "the original image"),
         (
             found.pixels,
             "after",
             f"every pixel within {found.change:.3g}/255"
-            if shown.budget.norm == "linf"
+            if context.budget.norm == "linf"
             else f"L2 {found.change:.3g}/255",
         ),
-        (change.pixels, "change", change.scale),
+        (change.pixels, "perturbation", change.scale),
     ]
     if query is not None:
-        pictures.insert(0, (shown.picture(found.name, query), "query", shown.name(query)))
+        pictures.insert(0, (context.picture(found.name, query), "query", context.name(query)))
     return element("div", *(_figure(*one) for one in pictures), class_="pictures small")
 
 
-def _figure(pixels: Pixels, title: str, told: str) -> Markup:
+def _figure(pixels: Pixels, title: str, caption: str) -> Markup:
     return element(
         "figure",
-        element("img", src=png_uri(encode_png(pixels)), alt=f"{title}: {told}", class_="pixels"),
-        element("figcaption", element("b", title), " ", told),
+        element("img", src=png_uri(encode_png(pixels)), alt=f"{title}: {caption}", class_="pixels"),
+        element("figcaption", element("b", title), " ", caption),
     )
 
 
-def figures_table(result: LiveResult, shown: Shown) -> Markup:
-    """Numbers of each model: before, after, and under random noise of the same size."""
+def figures_table(result: LiveResult, context: ResultContext) -> Markup:
+    """Tabulate each model's numbers before and after the attack, and under random noise of the same size."""
     rows = []
     for i, found in enumerate(result.subjects.values()):
         out, noise = found.outcome, found.noise
@@ -129,23 +135,28 @@ def figures_table(result: LiveResult, shown: Shown) -> Markup:
                 "tbody",
                 _heading(i, found.name, 4),
                 _row(
-                    shown.watched,
-                    rank(out.mean_rank_before),
-                    rank(out.mean_rank_after),
-                    rank(noise.mean_rank_after),
+                    context.watched,
+                    format_rank(out.mean_rank_before),
+                    format_rank(out.mean_rank_after),
+                    format_rank(noise.mean_rank_after),
                 ),
-                _row("first answers kept", percent(1), percent(out.overlap), percent(noise.overlap)),
                 _row(
-                    "distance of the embedding (0 … 2)", "0", number(out.shift.distance), number(noise.shift.distance)
+                    "first answers kept", format_percent(1), format_percent(out.overlap), format_percent(noise.overlap)
+                ),
+                _row(
+                    "distance of the embedding (0 … 2)",
+                    "0",
+                    format_number(out.shift.distance),
+                    format_number(noise.shift.distance),
                 ),
                 *(
                     _row(
                         f"{f.key}: {f.help}{_in(f.unit)}",
-                        number(found.before[f.key]),
-                        number(out.figures[f.key]),
-                        number(noise.figures[f.key]),
+                        format_number(found.before[f.key]),
+                        format_number(out.figures[f.key]),
+                        format_number(noise.figures[f.key]),
                     )
-                    for f in shown.attack.figures
+                    for f in context.attack.figures
                 ),
             )
         )
@@ -153,12 +164,12 @@ def figures_table(result: LiveResult, shown: Shown) -> Markup:
 
 
 def transfer_table(result: LiveResult) -> Markup:
-    """Whose adversarial image does what to whom."""
+    """Tabulate what each model's adversarial image does to the other models."""
     names = list(result.subjects)
     rows = [
         element(
             "tr",
-            element("th", "image made against ", element("b", source), scope="row"),
+            element("th", "made against ", element("b", source), scope="row"),
             *(_cell(result.transfer[source, target], own=source == target) for target in names),
         )
         for source in names
@@ -169,14 +180,14 @@ def transfer_table(result: LiveResult) -> Markup:
 def _cell(outcome: RankingOutcome, *, own: bool) -> Markup:
     return element(
         "td",
-        element("b", f"{rank(outcome.mean_rank_before)} → {rank(outcome.mean_rank_after)}"),
-        element("small", f"kept {percent(outcome.overlap)}, moved {number(outcome.shift.distance)}"),
+        element("b", f"{format_rank(outcome.mean_rank_before)} → {format_rank(outcome.mean_rank_after)}"),
+        element("small", f"kept {format_percent(outcome.overlap)}, moved {format_number(outcome.shift.distance)}"),
         class_="white-box" if own else None,
     )
 
 
-def survival_table(result: LiveResult, shown: Shown) -> Markup:
-    """What is left of each model's attack after its file was treated."""
+def survival_table(result: LiveResult, context: ResultContext) -> Markup:
+    """Tabulate what is left of each attack after its file was transformed."""
     rows = []
     for i, found in enumerate(result.subjects.values()):
         out = found.unquantized
@@ -185,23 +196,23 @@ def survival_table(result: LiveResult, shown: Shown) -> Markup:
                 "tbody",
                 _heading(i, found.name, 4),
                 _row(
-                    "as the attack left it (floats)",
-                    rank(out.mean_rank_after),
-                    percent(out.overlap),
-                    f"{number(out.shift.distance)} (0)",
+                    "before quantization (float)",
+                    format_rank(out.mean_rank_after),
+                    format_percent(out.overlap),
+                    f"{format_number(out.shift.distance)} (0)",
                 ),
                 *(
                     _row(
                         one.title,
-                        rank(one.outcome.mean_rank_after),
-                        percent(one.outcome.overlap),
-                        f"{number(one.outcome.shift.distance)} ({number(one.benign.shift.distance)})",
+                        format_rank(one.outcome.mean_rank_after),
+                        format_percent(one.outcome.overlap),
+                        f"{format_number(one.outcome.shift.distance)} ({format_number(one.benign.shift.distance)})",
                     )
                     for one in found.survival.values()
                 ),
             )
         )
-    return _table(["", shown.watched, "first answers kept", "distance (benign image alike)"], rows)
+    return _table(["", context.watched, "first answers kept", "distance (original image)"], rows)
 
 
 def _in(unit: str) -> str:

@@ -1,4 +1,4 @@
-"""Bars of scores from 0 to 100, with intervals, grouped by what is scored."""
+"""Bar chart of scores from 0 to 100, with intervals, in groups."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -17,29 +17,29 @@ _AXIS: Final = 24.0
 
 @dataclass(frozen=True, kw_only=True)
 class ScoreBar:
-    """A score of a series."""
+    """A score of one model."""
 
     series: int
-    """Number of the model, from 0; decides the colour."""
+    """Number of the model, from 0; selects the colour."""
     value: float
     """0 … 100."""
     low: float
     high: float
-    """Ends of its interval; equal where there is none."""
+    """Ends of its interval; equal if there is none."""
     tip: str
-    """Words for who points at it."""
+    """Tooltip."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class Group:
-    """Bars under one name."""
+class BarGroup:
+    """Bars with a common name."""
 
     name: str
     bars: Sequence[ScoreBar]
 
 
-def score_bars(groups: Sequence[Group], *, label: str) -> Markup:
-    """Draw each group's bars below each other, on an axis from 0 to 100."""
+def score_bars(groups: Sequence[BarGroup], *, label: str) -> Markup:
+    """Draw the groups of bars below each other, on an axis from 0 to 100."""
     parts, y = [], _TOP
     for group in groups:
         height = len(group.bars) * _BAR

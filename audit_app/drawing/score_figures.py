@@ -1,4 +1,4 @@
-"""Scores of models as figures: the whole, its parts, its shape, and what it costs."""
+"""Charts of models' scores: overall_score, by part, as a radar, and against the attack budget."""
 
 from collections.abc import Mapping, Sequence
 from typing import Final
@@ -7,12 +7,12 @@ from hardrank.audit_app.audit.options import CurveParameter
 from hardrank.audit_app.drawing.budget_curve import BudgetLine, BudgetPoint, budget_curve
 from hardrank.audit_app.drawing.markup import Markup
 from hardrank.audit_app.drawing.radar import Shape, radar
-from hardrank.audit_app.drawing.score_bars import Group, ScoreBar, score_bars
+from hardrank.audit_app.drawing.score_bars import BarGroup, ScoreBar, score_bars
 from hardrank.audit_app.results.schema import FigureEntry
-from hardrank.audit_app.results.scores import Scores
+from hardrank.audit_app.results.scores import ModelScores
 
 SERIES: Final = 6
-"""Colours; further models begin again with the first."""
+"""Number of colours; further models start again with the first."""
 
 WANTED: Final[Mapping[str, str]] = {
     "CA+": "lift a changed candidate to the top for another query",
@@ -29,10 +29,10 @@ WANTED: Final[Mapping[str, str]] = {
 """What the attacker wants, by figure."""
 
 
-def overall_bars(models: Sequence[Scores]) -> Markup:
+def overall_bars(models: Sequence[ModelScores]) -> Markup:
     """Draw the score of each model with its interval."""
     groups = [
-        Group(
+        BarGroup(
             name=_short(model.name),
             bars=[
                 ScoreBar(
@@ -46,11 +46,11 @@ def overall_bars(models: Sequence[Scores]) -> Markup:
         )
         for i, model in enumerate(models)
     ]
-    return score_bars(groups, label="The overall score of each model, 0 to 100, with its 95 % interval")
+    return score_bars(groups, label="The overall_score score of each model, 0 to 100, with its 95 % interval")
 
 
-def part_bars(models: Sequence[Scores]) -> Markup:
-    """Draw the score of each figure and model with its interval."""
+def part_bars(models: Sequence[ModelScores]) -> Markup:
+    """Draw the score of each part and model with its interval."""
     groups = []
     for key in models[0].figures:
         bars = []
@@ -63,23 +63,23 @@ def part_bars(models: Sequence[Scores]) -> Markup:
                 f"{model.name}, {key}: {figure.value:.4g}{figure.unit and ' ' + figure.unit}, score {figure.score:.1f}"
             )
             bars.append(ScoreBar(series=i % SERIES, value=figure.score, low=low, high=high, tip=tip))
-        groups.append(Group(name=key, bars=bars))
+        groups.append(BarGroup(name=key, bars=bars))
     return score_bars(groups, label="The score of each part and model, 0 to 100, with 95 % intervals")
 
 
-def score_radar(models: Sequence[Scores]) -> Markup:
-    """Draw the scores of all figures as a shape for each model that has them; three figures or more."""
+def score_radar(models: Sequence[ModelScores]) -> Markup:
+    """Draw the parts of each model's score as a polygon; needs three parts or more."""
     keys = list(models[0].figures)
     shapes = [
         Shape(series=i % SERIES, name=model.name, values=[model.figures[key].score for key in keys])
         for i, model in enumerate(models)
         if set(keys) <= set(model.figures)
     ]
-    return radar(keys, shapes, label="The parts of each model's score: the larger the area, the more it withstands")
+    return radar(keys, shapes, label="The parts of each model's score: the larger the area, the more robust the model")
 
 
-def score_curves(models: Sequence[Scores]) -> list[Markup]:
-    """Draw the score against each budget that was varied."""
+def score_curves(models: Sequence[ModelScores]) -> list[Markup]:
+    """Draw the score against each attack budget that was varied."""
     drawn = []
     for parameter in CurveParameter:
         lines = [
@@ -100,16 +100,16 @@ def score_curves(models: Sequence[Scores]) -> list[Markup]:
 
 
 def score_interval(figure: FigureEntry) -> tuple[float, float]:
-    """Give the ends of a figure's interval as scores, 0 … 100."""
+    """Return the ends of a figure's interval as scores from 0 to 100."""
     span = figure.resisted - figure.attacked
     ends = sorted(100 * (end - figure.attacked) / span for end in (figure.low, figure.high))
     return ends[0], ends[1]
 
 
 _AXIS: Final[Mapping[CurveParameter, str]] = {
-    CurveParameter.EPSILON: "ε, the budget, in 1/255",
+    CurveParameter.EPSILON: "budget ε, in 1/255",
     CurveParameter.STEPS: "steps of the attack",
-    CurveParameter.QUERIES: "questions to the model, an image and attack",
+    CurveParameter.QUERIES: "queries per image and attack",
 }
 
 
@@ -118,5 +118,5 @@ def _budgets(parameter: CurveParameter, values: Sequence[float]) -> list[str]:
 
 
 def _short(name: str, most: int = 12) -> str:
-    """Leave out the beginning of what does not fit beside a bar: names of models differ in their end."""
+    """Shorten a name from the left: names of models usually differ at the end."""
     return name if len(name) <= most else "…" + name[1 - most :]

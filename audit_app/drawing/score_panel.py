@@ -1,13 +1,13 @@
-"""Scores of models on a page: how much each withstands, by which attack, and whether to believe it."""
+"""ModelScores of models on a page: overall_score, by attack, and whether they can be trusted."""
 
 from collections.abc import Sequence
 from typing import Final
 
+from hardrank.audit_app.drawing.formatting import format_count, format_number, format_plural
 from hardrank.audit_app.drawing.markup import Markup, element, join
 from hardrank.audit_app.drawing.score_figures import SERIES, WANTED, part_bars, score_curves, score_radar
-from hardrank.audit_app.drawing.words import number, plural, whole
 from hardrank.audit_app.results.schema import FigureEntry
-from hardrank.audit_app.results.scores import Scores
+from hardrank.audit_app.results.scores import ModelScores
 
 _NAMES: Final = {
     "recall_at_1": "Recall@1",
@@ -20,12 +20,12 @@ _NAMES: Final = {
 _SHORT: Final = ("recall_at_1", "mean_ap")
 
 
-def score_tiles(models: Sequence[Scores]) -> Markup:
-    """Give each model's score in large figures, benign quality beside it, and whether it can be trusted."""
+def score_tiles(models: Sequence[ModelScores]) -> Markup:
+    """Show each model's score, its retrieval metrics on clean images, and whether the score can be trusted."""
     return element("div", *(_tile(i, model) for i, model in enumerate(models)), class_="cards")
 
 
-def _tile(place: int, model: Scores) -> Markup:
+def _tile(place: int, model: ModelScores) -> Markup:
     word = "ERS" if model.complete else "mean score"
     interval = f"95 %: {model.low:.1f} … {model.high:.1f}" if model.high > model.low else "no interval"
     trusted = not model.checks
@@ -33,7 +33,7 @@ def _tile(place: int, model: Scores) -> Markup:
     return element(
         "article",
         element("h3", element("span", class_=f"key series-{place % SERIES}"), model.name),
-        element("p", model.told, class_="note"),
+        element("p", model.description, class_="note"),
         element(
             "p", element("b", f"{model.score:.1f}"), element("small", f" {word} of 100 · {interval}"), class_="score"
         ),
@@ -43,26 +43,28 @@ def _tile(place: int, model: Scores) -> Markup:
                 part
                 for key in _SHORT
                 if key in model.benign
-                for part in (element("dt", f"{_NAMES[key]}, untouched"), element("dd", f"{model.benign[key]:.3f}"))
+                for part in (element("dt", f"{_NAMES[key]}, clean"), element("dd", f"{model.benign[key]:.3f}"))
             ),
             element("dt", "attacked"),
             element(
                 "dd",
-                f"{whole(model.n)} of {plural(model.gallery, 'image', 'images')}, {budget}",
+                f"{format_count(model.n)} of {format_plural(model.gallery, 'image', 'images')}, {budget}",
             ),
             class_="facts",
         ),
         element(
             "p",
-            "no reason to distrust it was found" if trusted else plural(len(model.checks), "caution", "cautions"),
+            "passed all sanity checks"
+            if trusted
+            else f"failed {format_plural(len(model.checks), 'sanity check', 'sanity checks')}",
             class_="trust good" if trusted else "trust bad",
         ),
         class_="card",
     )
 
 
-def cautions(models: Sequence[Scores]) -> Markup:
-    """List why evaluations should not be trusted."""
+def failed_checks(models: Sequence[ModelScores]) -> Markup:
+    """List the sanity checks that failed."""
     found = [
         element("li", element("b", f"{model.name}, {check.where}: {check.kind}."), f" {check.message}")
         for model in models
@@ -71,21 +73,21 @@ def cautions(models: Sequence[Scores]) -> Markup:
     return element("ul", *found, class_="plain warn") if found else join()
 
 
-def score_charts(models: Sequence[Scores]) -> Markup:
-    """Draw the shape of what each model withstands, and its parts with intervals."""
+def score_charts(models: Sequence[ModelScores]) -> Markup:
+    """Draw the parts of each model's score, as bars with intervals and as a radar."""
     charts = [part_bars(models)]
     if len(models[0].figures) >= 3:
         charts.insert(0, score_radar(models))
     return element("div", *(element("div", chart, class_="chart") for chart in charts), class_="charts")
 
 
-def curve_charts(models: Sequence[Scores]) -> list[Markup]:
-    """Draw the budget curves that were measured."""
+def curve_charts(models: Sequence[ModelScores]) -> list[Markup]:
+    """Draw the measured budget curves."""
     return [element("div", chart, class_="chart") for chart in score_curves(models)]
 
 
-def parts_table(models: Sequence[Scores]) -> Markup:
-    """Give every figure with its interval, before, under noise, and its score."""
+def parts_table(models: Sequence[ModelScores]) -> Markup:
+    """Tabulate every figure with its interval, its clean value, its value under noise, and its score."""
     head = element("tr", element("th", "result"), *(element("th", model.name) for model in models))
     rows = [
         element(
@@ -100,8 +102,8 @@ def parts_table(models: Sequence[Scores]) -> Markup:
     rows += [
         element(
             "tr",
-            element("th", _NAMES[key], element("small", "untouched images"), scope="row"),
-            *(element("td", element("b", number(model.benign.get(key, float("nan"))))) for model in models),
+            element("th", _NAMES[key], element("small", "clean images"), scope="row"),
+            *(element("td", element("b", format_number(model.benign.get(key, float("nan"))))) for model in models),
         )
         for key in _NAMES
         if any(key in model.benign for model in models)
@@ -115,7 +117,10 @@ def _cell(figure: FigureEntry | None) -> Markup:
     unit = f" {figure.unit}" if figure.unit else ""
     return element(
         "td",
-        element("b", f"{number(figure.value)}{unit}"),
-        f" ({number(figure.low)} … {number(figure.high)})",
-        element("small", f"untouched {number(figure.before)}, noise {number(figure.noise)}, score {figure.score:.1f}"),
+        element("b", f"{format_number(figure.value)}{unit}"),
+        f" ({format_number(figure.low)} … {format_number(figure.high)})",
+        element(
+            "small",
+            f"clean {format_number(figure.before)}, noise {format_number(figure.noise)}, score {figure.score:.1f}",
+        ),
     )

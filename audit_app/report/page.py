@@ -1,6 +1,5 @@
-"""report.html: the whole audit on one page that needs nothing but itself."""
+"""report.html: the whole audit on one self-contained page."""
 
-import io
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,38 +8,42 @@ from typing import Final
 import jinja2
 import markupsafe
 import numpy as np
-from PIL import Image
 
 from hardrank.audit_app.audit.runner import AuditResult, ModelResult
 from hardrank.audit_app.audit.worst_cases import WorstCase
-from hardrank.audit_app.drawing.markup import Markup, png_uri
+from hardrank.audit_app.drawing.formatting import format_plural
+from hardrank.audit_app.drawing.markup import Markup
+from hardrank.audit_app.drawing.perturbation import amplify
 from hardrank.audit_app.drawing.score_figures import SERIES, WANTED, overall_bars, part_bars, score_curves, score_radar
-from hardrank.audit_app.gallery.embedded import Bytes, EmbeddedGallery
-from hardrank.audit_app.report.build import NOT_SAID, in_255
+from hardrank.audit_app.drawing.thumbnail import thumbnail_uri
+from hardrank.audit_app.gallery.embedded import EmbeddedGallery
+from hardrank.audit_app.report.wording import NOT_SAID, in_255
 from hardrank.audit_app.results.schema import AuditReport
 from hardrank.audit_app.results.scores import scores_of_report
+from hardrank.models.preprocessing import to_unit
+from hardrank.trainer.attacks.pgd import PGDOptions
 
 SIDE: Final = 72
-"""Pixels of a thumbnail, at most."""
+"""Side of a thumbnail in pixels, at most."""
 _TEMPLATES: Final = Path(__file__).parent / "templates"
 _CLASS_IMAGES: Final = 6
 
 
 @dataclass(frozen=True)
 class Picture:
-    """An image of the page."""
+    """An image on the page."""
 
     uri: str
-    """`data:` address."""
+    """`data:` URI."""
     alt: str
     caption: str = ""
     style: str = ""
-    """Class of its frame: `same`, `aim` or none."""
+    """CSS class of its frame: `same`, `aim` or none."""
 
 
 @dataclass(frozen=True)
 class Strip:
-    """A ranking's head."""
+    """The first items of a ranking."""
 
     title: str
     pictures: Sequence[Picture]
@@ -48,7 +51,7 @@ class Strip:
 
 @dataclass(frozen=True)
 class Case:
-    """A worst query."""
+    """One of the weakest images."""
 
     title: str
     detail: str
@@ -59,7 +62,7 @@ class Case:
 
 @dataclass(frozen=True)
 class ClassCase:
-    """A worst class."""
+    """One of the weakest classes."""
 
     name: str
     detail: str
@@ -67,7 +70,7 @@ class ClassCase:
 
 
 def render_page(report: AuditReport, result: AuditResult) -> str:
-    """Render a page without scripts and without addresses; all text is escaped."""
+    """Render a page without scripts or external links; all text is escaped."""
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(_TEMPLATES),
         autoescape=True,
@@ -91,7 +94,8 @@ def render_page(report: AuditReport, result: AuditResult) -> str:
         radar=_safe(score_radar(scores)) if len(report.models[0].figures) >= 3 else "",
         curves=[_safe(curve) for curve in score_curves(scores)],
         cases=[
-            [_case(case, drawn, one) for case in one.cases] for one, drawn in zip(result.models, pictures, strict=True)
+            [_case(case, drawn, one, result.options.robustness) for case in one.cases]
+            for one, drawn in zip(result.models, pictures, strict=True)
         ],
         classes=[_classes(one, drawn) for one, drawn in zip(result.models, pictures, strict=True)],
         complete=all(model.ers is not None for model in report.models),
@@ -99,7 +103,7 @@ def render_page(report: AuditReport, result: AuditResult) -> str:
 
 
 class _Pictures:
-    """Thumbnails of a gallery, each made once."""
+    """Thumbnails of a gallery, each encoded once."""
 
     def __init__(self, embedded: EmbeddedGallery) -> None:
         self._embedded = embedded
@@ -107,35 +111,17 @@ class _Pictures:
 
     def of(self, row: int, *, caption: str = "", style: str = "") -> Picture:
         if row not in self._made:
-            self._made[row] = thumbnail(self._embedded.pixels(np.array([row]))[0])
+            self._made[row] = thumbnail_uri(self._embedded.pixels(np.array([row]))[0], SIDE)
         return Picture(self._made[row], self.name(row), caption, style)
 
     def name(self, row: int) -> str:
-        """An image's id and class."""
+        """Return an image's id and class."""
         label = self._embedded.gallery.label(row)
         return self._embedded.gallery.ids[row] + (f" ({label})" if label else "")
 
 
-def thumbnail(pixels: Bytes) -> str:
-    """Give uint8 (3,S,S) as a PNG address, shrunk to `SIDE` pixels where it is larger."""
-    image = Image.fromarray(np.ascontiguousarray(pixels.transpose(1, 2, 0)))
-    if max(image.size) > SIDE:
-        image = image.resize((SIDE, SIDE), Image.Resampling.LANCZOS)
-    stream = io.BytesIO()
-    image.save(stream, format="PNG", optimize=True)
-    return png_uri(stream.getvalue())
-
-
-def amplified(benign: Bytes, adversarial: Bytes) -> tuple[Bytes, float]:
-    """Give the difference of two images around grey, as strong as it can be shown, and by how much it was amplified."""
-    change = adversarial.astype(np.float64) - benign
-    largest = float(np.abs(change).max())
-    factor = 127 / largest if largest else 1.0
-    return np.rint(128 + factor * change).clip(0, 255).astype(np.uint8), factor
-
-
 def _safe(markup: Markup) -> markupsafe.Markup:
-    """Hand markup whose contents are escaped already to the template."""
+    """Pass markup that is already escaped to the template."""
     return markupsafe.Markup(markup)
 
 
@@ -143,14 +129,14 @@ def _number(value: float | None, digits: int = 1) -> str:
     return "–" if value is None else f"{value:.{digits}f}"
 
 
-def _case(case: WorstCase, pictures: _Pictures, model: ModelResult) -> Case:
+def _case(case: WorstCase, pictures: _Pictures, model: ModelResult, budget: PGDOptions) -> Case:
     gallery, row = model.embedded.gallery, case.query.row
-    change, factor = amplified(case.benign, case.adversarial)
+    change = amplify(to_unit(case.adversarial) - to_unit(case.benign), budget)
     label = gallery.labels[case.ranked_by]
     trio = [
-        Picture(thumbnail(case.benign), pictures.name(row), "untouched"),
-        Picture(thumbnail(case.adversarial), f"{pictures.name(row)}, attacked", "attacked"),
-        Picture(thumbnail(change), "the perturbation", f"change × {factor:.0f}"),
+        Picture(thumbnail_uri(case.benign, SIDE), pictures.name(row), "original"),
+        Picture(thumbnail_uri(case.adversarial, SIDE), f"{pictures.name(row)}, attacked", "attacked"),
+        Picture(thumbnail_uri(change.pixels, SIDE), "perturbation", f"perturbation × {change.factor:.3g}"),
     ]
 
     def strip(title: str, rows: Sequence[int]) -> Strip:
@@ -164,13 +150,13 @@ def _case(case: WorstCase, pictures: _Pictures, model: ModelResult) -> Case:
     moves = [
         f"from rank {before} to {after}" for before, after in zip(case.tracked_before, case.tracked_after, strict=True)
     ]
-    what = "What it aims at" if case.aimed else "The former first item"
+    what = "The target" if case.aimed else "The former first item"
     wanted = WANTED.get(case.attack, WANTED.get(f"{case.attack}:D", ""))
     moved = f"{what} moves {', '.join(moves)} of {case.ranked}."
     return Case(
         title=pictures.name(row),
-        detail=f"mean score {case.query.score:.1f}; weakest {case.query.weakest}",
-        story=f"{case.attack}: {wanted}. {moved} The embedding moves by {case.moved:.2f} (of 2).",
+        detail=f"mean score {case.query.score:.1f}; weakest against {case.query.weakest}",
+        story=f"{case.attack}: {wanted}. {moved} The embedding moves by {case.moved:.2f} (of at most 2).",
         trio=trio,
         strips=[strip(f"ranking{whose} before", case.before), strip("after", case.after)],
     )
@@ -180,6 +166,7 @@ def _classes(model: ModelResult, pictures: _Pictures) -> list[ClassCase]:
     found = []
     for one in model.worst_classes:
         name = model.embedded.gallery.classes[one.label] or "no class"
-        detail = f"score {one.score:.1f} over {len(one.rows)} images, Recall@1 {one.recall_at_1:.0f} % untouched"
+        images = format_plural(len(one.rows), "image", "images")
+        detail = f"score {one.score:.1f} over {images}, Recall@1 {one.recall_at_1:.0f} % clean"
         found.append(ClassCase(name, detail, [pictures.of(row) for row in one.rows[:_CLASS_IMAGES]]))
     return found

@@ -1,1 +1,1 @@
-"""Audit results: the schema, the gate and the scores read from them."""
+"""Audit results: the report schema, the limits, and the scores read from reports."""

@@ -1,4 +1,4 @@
-"""Limits that a model must hold, for continuous integration: what it scores, and how much less than before."""
+"""Limits for continuous integration: the least score of a model, and its largest drop against a baseline."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -10,27 +10,27 @@ from hardrank.audit_app.results.schema import AuditReport, ModelEntry
 
 
 class GateError(AuditError):
-    """A limit that cannot be judged: an unknown measure, one that was not measured, or another audit's baseline."""
+    """A limit that cannot be checked: an unknown or unmeasured quantity, or a baseline with other settings."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Limits:
-    """What is asked of every model."""
+    """The limits of every model."""
 
     under: Mapping[str, float]
-    """Measure → the least value that passes."""
+    """Measure → its least passing value."""
     drop: Mapping[str, float]
-    """Measure → the largest loss against the baseline that passes."""
+    """Measure → its largest passing drop against the baseline."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class Verdict:
-    """A limit that was judged."""
+class LimitResult:
+    """A limit that was checked."""
 
     model: str
     passed: bool
     line: str
-    """What was found, for a person."""
+    """The finding, for people."""
 
 
 def _benign(name: str) -> Callable[[ModelEntry], float | None]:
@@ -41,48 +41,48 @@ MEASURES: Final[Mapping[str, tuple[Callable[[ModelEntry], float | None], str]]] 
     "ERS": (lambda model: model.ers, "Empirical Robustness Score, 0 to 100"),
     "ARS": (lambda model: model.ars, "100 − the mean success of the attacks"),
     "score": (lambda model: model.score, "mean score of the figures measured, 0 to 100"),
-    "worst": (lambda model: model.worst_score, "mean over images of the least of their scores, 0 to 100"),
+    "worst": (lambda model: model.worst_score, "mean over images of their lowest score, 0 to 100"),
     "worst-recall": (lambda model: model.worst_recall, "Recall@1 in % when each image meets its worst attack"),
-    "R@1": (_benign("recall_at_1"), "Recall@1 of untouched images, 0 to 1"),
-    "R@2": (_benign("recall_at_2"), "Recall@2 of untouched images, 0 to 1"),
-    "mAP": (_benign("mean_ap"), "mean average precision of untouched images, 0 to 1"),
-    "mAP@R": (_benign("map_at_r"), "mAP@R of untouched images, 0 to 1"),
+    "R@1": (_benign("recall_at_1"), "Recall@1 of clean images, 0 to 1"),
+    "R@2": (_benign("recall_at_2"), "Recall@2 of clean images, 0 to 1"),
+    "mAP": (_benign("mean_ap"), "mean average precision of clean images, 0 to 1"),
+    "mAP@R": (_benign("map_at_r"), "mAP@R of clean images, 0 to 1"),
     "NMI": (_benign("nmi"), "normalised mutual information, 0 to 1"),
 }
-"""What can be limited, besides each figure by its name (its score, 0 to 100). Higher is better for all."""
+"""Measures that can be limited, besides the score (0 to 100) of each figure by name. Higher is better for all."""
 
 
-def parse_limits(texts: Sequence[str], *, plain: str | None = None) -> dict[str, float]:
-    """Read `MEASURE=NUMBER`; a bare number limits `plain`. Raises `GateError` for anything else."""
+def parse_limits(texts: Sequence[str], *, default: str | None = None) -> dict[str, float]:
+    """Parse `MEASURE=NUMBER`; a bare number limits `default`. Raises `GateError` for anything else."""
     found: dict[str, float] = {}
     for text in texts:
         name, equals, number = text.rpartition("=")
-        if not equals and plain is not None:
-            name = plain
+        if not equals and default is not None:
+            name = default
         try:
             value = float(number)
         except ValueError:
             value = float("nan")
         if not name or not isfinite(value):
-            example = "ERS=30" if plain is None else f"2 or {plain}=2"
-            raise GateError(f"{text!r} is no limit; write MEASURE=NUMBER, as {example}")
+            example = "ERS=30" if default is None else f"2 or {default}=2"
+            raise GateError(f"{text!r} is not a limit; write MEASURE=NUMBER, for example {example}")
         if name in found:
             raise GateError(f"{name} is limited twice; give one number")
         found[name] = value
     return found
 
 
-def judge(report: AuditReport, limits: Limits, baseline: AuditReport | None = None) -> list[Verdict]:
-    """Judge every model by every limit.
+def judge(report: AuditReport, limits: Limits, baseline: AuditReport | None = None) -> list[LimitResult]:
+    """Check every model against every limit.
 
-    A model is compared with the baseline's of the same name, or with its only one where both have just one. Raises
-    `GateError` for measures that are unknown or missing, and for a baseline of other settings.
+    A model is compared with the model of the same name in the baseline, or with the only one if both reports have
+    one. Raises `GateError` for measures that are unknown or missing, and for a baseline with other settings.
     """
     verdicts = [_under(model, name, least) for model in report.models for name, least in limits.under.items()]
     if not limits.drop:
         return verdicts
     if baseline is None:
-        raise GateError("--fail-drop compares with an earlier report; name it with --baseline")
+        raise GateError("--fail-drop needs an earlier report to compare with; set --baseline")
     check_comparable(report, baseline)
     for model in report.models:
         former = _counterpart(model, report, baseline)
@@ -91,19 +91,18 @@ def judge(report: AuditReport, limits: Limits, baseline: AuditReport | None = No
 
 
 def check_limits(limits: Limits, figures: Sequence[str]) -> None:
-    """Raise `GateError` for a measure that an audit with these `figures` does not have."""
+    """Raise `GateError` for a measure that is neither in `MEASURES` nor in `figures`."""
     for name in {*limits.under, *limits.drop}:
         if name not in MEASURES and name not in figures:
-            raise GateError(f"nothing is called {name!r}; there are {', '.join([*MEASURES, *figures])}")
+            raise GateError(f"unknown measure {name!r}; choose from {', '.join([*MEASURES, *figures])}")
 
 
 def check_comparable(report: AuditReport, baseline: AuditReport) -> None:
-    """Raise `GateError` unless both audits did the same to the same gallery; names what differs."""
+    """Raise `GateError`, naming the differences, unless both audits used the same settings and gallery."""
     if differing := report.settings.differences(baseline.settings):
         shown = "; ".join(_differing(name, report, baseline) for name in differing)
         raise GateError(
-            f"the baseline was measured differently, so a comparison says nothing: {shown}. Audit with the settings of "
-            "the baseline, or make a new baseline"
+            f"the baseline was measured with other settings: {shown}. Use its settings, or create a new baseline"
         )
 
 
@@ -123,7 +122,7 @@ def _counterpart(model: ModelEntry, report: AuditReport, baseline: AuditReport) 
         found = baseline.models[0]
     if found is None:
         names = ", ".join(one.name for one in baseline.models)
-        raise GateError(f"the baseline has no model {model.name!r}; it has {names}: give one that name (LABEL=MODEL)")
+        raise GateError(f"the baseline has no model {model.name!r}; it has {names}: rename a model with LABEL=MODEL")
     if found.method["name"] != model.method["name"]:
         raise GateError(
             f"{model.name} was attacked by {model.method['name']}, the baseline's by {found.method['name']}: these "
@@ -133,24 +132,22 @@ def _counterpart(model: ModelEntry, report: AuditReport, baseline: AuditReport) 
 
 
 def value_of(model: ModelEntry, name: str) -> float:
-    """Give a measure of a model; raises `GateError` where it is unknown or was not measured."""
+    """Return a measure of a model; raises `GateError` if it is unknown or was not measured."""
     check_limits(Limits(under={name: 0.0}, drop={}), list(model.figures))
     value = MEASURES[name][0](model) if name in MEASURES else model.figures[name].score
     if value is None:
-        raise GateError(
-            f"{name} of {model.name} was not measured; audit all ten attacks on classes of two images or more"
-        )
+        raise GateError(f"{name} of {model.name} was not measured; run all attacks, on classes with two images or more")
     return value
 
 
-def _under(model: ModelEntry, name: str, least: float) -> Verdict:
+def _under(model: ModelEntry, name: str, least: float) -> LimitResult:
     value = value_of(model, name)
     passed = value >= least
     line = f"{model.name}: {name} is {_shown(model, name, value)}, {'at least' if passed else 'under'} {least:g}"
-    return Verdict(model=model.name, passed=passed, line=line)
+    return LimitResult(model=model.name, passed=passed, line=line)
 
 
-def _drop(model: ModelEntry, former: ModelEntry, name: str, most: float) -> Verdict:
+def _drop(model: ModelEntry, former: ModelEntry, name: str, most: float) -> LimitResult:
     now, then = value_of(model, name), value_of(former, name)
     lost = then - now
     passed = lost <= most
@@ -159,7 +156,7 @@ def _drop(model: ModelEntry, former: ModelEntry, name: str, most: float) -> Verd
         f"{model.name}: {name} {how} ({then:.4g} → {_shown(model, name, now)}), "
         f"{'no more' if passed else 'more'} than {most:g}"
     )
-    return Verdict(model=model.name, passed=passed, line=line)
+    return LimitResult(model=model.name, passed=passed, line=line)
 
 
 def _shown(model: ModelEntry, name: str, value: float) -> str:

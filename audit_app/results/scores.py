@@ -1,4 +1,4 @@
-"""Scores of models as the page shows them, wherever they come from: a bundle's card, or the report of an audit."""
+"""ModelScores of models as the pages show them, from a bundle's card or from the report of an audit."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -11,14 +11,14 @@ from hardrank.trainer.attacks.registry import standard_attacks
 
 
 @dataclass(frozen=True, kw_only=True)
-class Scores:
-    """What is known of a model."""
+class ModelScores:
+    """The scores of a model."""
 
     name: str
-    told: str
-    """Defense, and how it was attacked."""
+    description: str
+    """Its defense, and how it was attacked."""
     score: float
-    """ERS, 0 … 100; the mean score of the figures where these are not all ten."""
+    """ERS, 0 … 100; the mean score of the measured figures if they are not all ten."""
     low: float
     high: float
     """Ends of its 95 % interval."""
@@ -26,7 +26,7 @@ class Scores:
     """Whether the score is ERS."""
     figures: Mapping[str, FigureEntry]
     benign: Mapping[str, float]
-    """By name: Recall@1 and the rest, of untouched images."""
+    """By name: Recall@1 and the rest, on clean images."""
     n: int
     """Attacked images."""
     gallery: int
@@ -35,15 +35,15 @@ class Scores:
     """Of pixels in [0,1]."""
     steps: int
     checks: Sequence[CheckEntry]
-    """Reasons not to trust the evaluation."""
+    """Sanity checks that failed."""
     curves: Sequence[CurveEntry] = ()
 
 
 _BENIGN = ("recall_at_1", "recall_at_2", "mean_ap", "map_at_r", "nmi", "mean_cosine")
 
 
-def scores_of_card(card: Card) -> Scores | None:
-    """Read what a bundle's card says; None where it was not measured, or not by all ten results."""
+def scores_of_card(card: Card) -> ModelScores | None:
+    """Read the scores in a bundle's card; None if it was not measured, or not by all ten results."""
     found = card.robustness
     if not found:
         return None
@@ -59,9 +59,9 @@ def scores_of_card(card: Card) -> Scores | None:
             )
             for key, values in found["figures"].items()
         }
-        return Scores(
+        return ModelScores(
             name=card.name,
-            told=card.defense,
+            description=card.defense,
             score=float(found["ers"]),
             low=float(found["ers_low"]),
             high=float(found["ers_high"]),
@@ -74,21 +74,21 @@ def scores_of_card(card: Card) -> Scores | None:
             steps=int(found["options"]["steps"]),
             checks=[CheckEntry(**check) for check in found["checks"]],
         )
-    except (KeyError, TypeError, ValueError, ValidationError):  # a card of another version, or made by hand
+    except (KeyError, TypeError, ValueError, ValidationError):  # a card of another version, or edited by hand
         return None
 
 
-def scores_of_report(report: AuditReport) -> list[Scores]:
-    """Read what an audit found of each model."""
+def scores_of_report(report: AuditReport) -> list[ModelScores]:
+    """Return the scores of each model in a report."""
     return [_of_model(report, model) for model in report.models]
 
 
-def _of_model(report: AuditReport, model: ModelEntry) -> Scores:
+def _of_model(report: AuditReport, model: ModelEntry) -> ModelScores:
     score = model.score if model.ers is None else model.ers
-    asked = f"{model.method['name']}, {model.queries} questions" if model.queries is not None else model.method["name"]
-    return Scores(
+    method = f"{model.method['name']}, {model.queries} queries" if model.queries is not None else model.method["name"]
+    return ModelScores(
         name=model.name,
-        told=f"{model.defense} · {asked}" if model.defense else str(asked),
+        description=f"{model.defense} · {method}" if model.defense else str(method),
         score=score,
         low=score if model.ers_low is None else model.ers_low,
         high=score if model.ers_high is None else model.ers_high,

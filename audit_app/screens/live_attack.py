@@ -1,4 +1,4 @@
-"""Page: attack the models live and see the rankings move."""
+"""Page: attack models live and watch the rankings change."""
 
 from hardrank.audit_app.web.live_page import live_page
 

@@ -1,4 +1,4 @@
-"""Page: attack a model of one's own."""
+"""Page: attack your own model."""
 
 from hardrank.audit_app.web.own_model_page import own_model_page
 

@@ -1,4 +1,4 @@
-"""Page: the images and classes on which a model holds least."""
+"""Page: the images and classes with the lowest scores."""
 
 from hardrank.audit_app.web.weak_spots_page import weak_spots_page
 

@@ -1,1 +1,1 @@
-"""What the pages of the app share: state, resources, forms. Streamlit is imported here and in the pages alone."""
+"""The Streamlit pages of the app. Only this folder, the screens and app.py import Streamlit."""

@@ -1,4 +1,4 @@
-"""A live attack on a page: what is planned, the running attack, its result."""
+"""A live attack on a page: its setup, the running attack, its result."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -10,164 +10,186 @@ from streamlit.delta_generator import DeltaGenerator
 
 from hardrank.audit_app.blackbox.choice import SearchMethod
 from hardrank.audit_app.blackbox.transfer import Transfer
+from hardrank.audit_app.drawing.formatting import format_plural
 from hardrank.audit_app.drawing.live_panel import live_panel
-from hardrank.audit_app.drawing.markup import png_uri
-from hardrank.audit_app.drawing.plot_panel import Captioned, answers_panel, plot_panel
-from hardrank.audit_app.images.exact_png import encode_png
+from hardrank.audit_app.drawing.setup_panel import CaptionedImage, answers_panel, setup_panel
 from hardrank.audit_app.live.aims import AIMS, STORIES, watched
 from hardrank.audit_app.live.attack import LiveAttack
 from hardrank.audit_app.live.status import AttackPhase, AttackStatus
 from hardrank.audit_app.ranking.movement import head, rank_items
-from hardrank.audit_app.web.choosing import IMAGE, TARGETS, ask, asked, choose_image, choose_targets
-from hardrank.audit_app.web.live_form import Form, live_form
-from hardrank.audit_app.web.live_result_view import ranked_items, show_result
-from hardrank.audit_app.web.messages import problem, told
+from hardrank.audit_app.web.attack_form import AttackForm, attack_form
+from hardrank.audit_app.web.chosen_images import ChosenImages, chosen_images
+from hardrank.audit_app.web.dialogs import (
+    IMAGE_DIALOG,
+    TARGETS_DIALOG,
+    choose_image,
+    choose_targets,
+    dialog_opened,
+    open_dialog,
+)
+from hardrank.audit_app.web.messages import errors_shown, show_error
 from hardrank.audit_app.web.panel import panel
-from hardrank.audit_app.web.pictures import called, kind, thumbnail
-from hardrank.audit_app.web.plan import Plan, current_plan
-from hardrank.audit_app.web.resources import Stage, StageKey, settings, turnstile, visitor
-from hardrank.models.preprocessing import file_pixels
+from hardrank.audit_app.web.pictures import class_or_id, image_name, thumbnail, upload_uri
+from hardrank.audit_app.web.resources import GallerySelection, LoadedGallery, attack_queue, session, settings
+from hardrank.audit_app.web.result_view import ranked_items, show_result
 
-_EVERY_S: Final = 0.15
-"""Seconds between two looks at a running attack."""
+_REDRAW_EVERY_S: Final = 0.15
 _ANSWERS: Final = 8
 
 
 @dataclass(frozen=True)
-class Areas:
-    """Places of a page, from top to bottom; what is drawn first may lie below."""
+class PageAreas:
+    """Areas of a page, from top to bottom. They can be filled in another order."""
 
-    hero: DeltaGenerator
+    setup: DeltaGenerator
     buttons: DeltaGenerator
-    bar: DeltaGenerator
-    more: DeltaGenerator
-    outcome: DeltaGenerator
+    main_options: DeltaGenerator
+    all_options: DeltaGenerator
+    result: DeltaGenerator
 
 
-Transfers = Callable[[], Mapping[str, Transfer]]
-"""Gives the methods of a transfer attack by model; waits until they are there."""
+LoadTransfers = Callable[[], Mapping[str, Transfer]]
+"""Returns the methods of a transfer attack by model; waits until they are loaded."""
 
 
 def attack_view(
-    areas: Areas, key: StageKey, stage: Stage, *, methods: tuple[SearchMethod, ...], transfers: Transfers | None = None
+    areas: PageAreas,
+    selection: GallerySelection,
+    loaded: LoadedGallery,
+    *,
+    methods: tuple[SearchMethod, ...],
+    load_transfers: LoadTransfers | None = None,
 ) -> None:
-    """Draw all of a live attack: what is planned, the fields, the running attack or its result."""
-    form = live_form(areas.bar, areas.more, stage, methods=methods)
-    plan = current_plan(stage, k=form.k)
-    with areas.hero:
-        _hero(stage, plan, form)
+    """Draw everything about a live attack: its setup, the options, the running attack or its result."""
+    form = attack_form(areas.main_options, areas.all_options, loaded, methods=methods)
+    chosen = chosen_images(loaded, k=form.k)
+    with areas.setup:
+        _setup(loaded, chosen, form)
     with areas.buttons:
-        _buttons(stage, plan, form, transfers)
-    with areas.outcome:
-        _outcome(stage, key, plan)
+        _buttons(loaded, chosen, form, load_transfers)
+    with areas.result:
+        _result(loaded, selection, chosen)
 
 
 # ---------------------------------------------------------------------- before
 
 
-def _hero(stage: Stage, plan: Plan, form: Form) -> None:
-    gallery = stage[0].gallery
-    ids = plan.targets.get(form.attack, ())
+def _setup(loaded: LoadedGallery, chosen: ChosenImages, form: AttackForm) -> None:
+    gallery = loaded[0].gallery
+    ids = chosen.targets.get(form.attack, ())
     targets = [
-        Captioned(thumbnail(stage[0], row), _aim(form.attack, i, len(ids)), kind(stage[0], row))
+        CaptionedImage(thumbnail(loaded[0], row), _target_name(form.attack, i, len(ids)), class_or_id(loaded[0], row))
         for i, row in enumerate(map(gallery.row, ids))
     ]
     aim = "the one beside it" if len(ids) == 1 else "those beside it" if ids else "one drawn from the seed"
-    story = STORIES[form.attack].format(aim=aim)
+    goal = STORIES[form.attack].format(aim=aim)
     norm, epsilon = form.engine["norm"], form.engine["epsilon"]
-    promise = (
-        f"No value of a pixel changes by more than {255 * epsilon:g} of 255."
+    limit = (
+        f"No pixel value changes by more than {255 * epsilon:g} of 255."
         if norm == "linf"
-        else f"All changes together have a length of at most {epsilon:g} (L2, of pixels in 0 … 1)."
+        else f"The change has an L2 norm of at most {epsilon:g}, with pixels in 0 … 1."
     )
-    panel(plot_panel(_picture(stage, plan), targets, story=story, promise=promise), key="plot")
+    panel(setup_panel(_victim_image(loaded, chosen), targets, goal=goal, limit=limit), key="setup")
 
 
-def _aim(attack: str, place: int, count: int) -> str:
+def _target_name(attack: str, place: int, count: int) -> str:
     called = AIMS[attack].called
-    return f"the {called}" if count == 1 else f"{called} {place + 1}"
+    return called if count == 1 else f"{called} {place + 1}"
 
 
-def _picture(stage: Stage, plan: Plan) -> Captioned:
-    """The image under attack."""
-    victim = plan.victim
+def _victim_image(loaded: LoadedGallery, chosen: ChosenImages) -> CaptionedImage:
+    """Draw the image under attack."""
+    victim = chosen.victim
     if victim.id is not None:
-        row = stage[0].gallery.row(victim.id)
-        return Captioned(thumbnail(stage[0], row), "the image", kind(stage[0], row))
+        row = loaded[0].gallery.row(victim.id)
+        return CaptionedImage(thumbnail(loaded[0], row), "image", class_or_id(loaded[0], row))
     assert victim.data is not None
-    pixels = file_pixels(victim.data, stage[0].subject.preprocessing)
-    return Captioned(png_uri(encode_png(pixels)), "the image", "uploaded")
+    return CaptionedImage(upload_uri(loaded[0], victim.data), "image", "uploaded")
 
 
-def _buttons(stage: Stage, plan: Plan, form: Form, transfers: Transfers | None) -> None:
-    live = visitor().live
+def _buttons(
+    loaded: LoadedGallery, chosen: ChosenImages, form: AttackForm, load_transfers: LoadTransfers | None
+) -> None:
+    live = session().live
     busy = live is not None and not live.status().phase.over
     with st.container(horizontal=True, key="buttons"):
         if st.button("Attack", type="primary", icon=":material/bolt:", key="attack", disabled=busy):
-            with told():
-                _begin(stage, plan, form, transfers)
+            with errors_shown():
+                _start(loaded, chosen, form, load_transfers)
                 st.rerun()
-        st.button("Another image", icon=":material/image_search:", key="choose-image", on_click=ask, args=(IMAGE,))
+        st.button(
+            "Change image",
+            icon=":material/image_search:",
+            key="choose-image",
+            on_click=open_dialog,
+            args=(IMAGE_DIALOG,),
+        )
         if form.attack in AIMS:
-            label = f"Another {AIMS[form.attack].called}"
-            st.button(label, icon=":material/my_location:", key="choose-targets", on_click=ask, args=(TARGETS,))
-    if asked() == IMAGE:
-        choose_image(stage, plan)
-    elif asked() == TARGETS and form.attack in AIMS:
-        choose_targets(stage, plan, form.attack)
+            st.button(
+                f"Change {AIMS[form.attack].called}",
+                icon=":material/my_location:",
+                key="choose-targets",
+                on_click=open_dialog,
+                args=(TARGETS_DIALOG,),
+            )
+    if dialog_opened() == IMAGE_DIALOG:
+        choose_image(loaded, chosen)
+    elif dialog_opened() == TARGETS_DIALOG and form.attack in AIMS:
+        choose_targets(loaded, chosen, form.attack)
 
 
-def _begin(stage: Stage, plan: Plan, form: Form, transfers: Transfers | None) -> None:
-    options = form.options(plan.targets.get(form.attack, ()))
-    methods = transfers() if transfers is not None and form.method is SearchMethod.TRANSFER else {}
-    places = turnstile(settings().attacks)
-    visitor().begin(LiveAttack(stage, plan.victim, options, transfers=methods, queue=places))
+def _start(loaded: LoadedGallery, chosen: ChosenImages, form: AttackForm, load_transfers: LoadTransfers | None) -> None:
+    options = form.options(chosen.targets.get(form.attack, ()))
+    transfers = load_transfers() if load_transfers is not None and form.method is SearchMethod.TRANSFER else {}
+    queue = attack_queue(settings().attacks)
+    session().start(LiveAttack(loaded, chosen.victim, options, transfers=transfers, queue=queue))
 
 
 # ---------------------------------------------------------------------- while it runs, and after
 
 
-def _outcome(stage: Stage, key: StageKey, plan: Plan) -> None:
-    live = visitor().live
-    if live is None or live.served != stage:
-        st.markdown("#### What the models answer now")
-        panel(answers_panel(_answers(stage, plan)), key="answers")
+def _result(loaded: LoadedGallery, selection: GallerySelection, chosen: ChosenImages) -> None:
+    live = session().live
+    if live is None or live.served != loaded:
+        st.markdown("#### Answers before the attack")
+        panel(answers_panel(_answers(loaded, chosen)), key="answers")
         return
     status = live.status()
     if not status.phase.over:
-        st.fragment(_watch, run_every=_EVERY_S)()
+        st.fragment(_watch, run_every=_REDRAW_EVERY_S)()
     elif status.result is None:
-        problem(status.message or "the attack was stopped")
+        show_error(status.message or "the attack was stopped")
     else:
-        show_result(live, status, key)
+        show_result(live, status, selection)
 
 
 def _watch() -> None:
-    """Look at the running attack; when it is over, the page is drawn anew with its result."""
-    # Fragments outlive the visit: they must not hold an attack that was forgotten.
-    live = visitor().live
+    """Draw the running attack; once it is over, redraw the page with its result."""
+    # Fragments outlive the session: they must not hold an attack that was dropped.
+    live = session().live
     if live is None or (status := live.status()).phase.over:
         st.rerun()
     with st.container(horizontal=True, vertical_alignment="center", key="standing"):
         st.button("Stop", key="stop", icon=":material/stop:", on_click=live.stop, disabled=status.stopped)
-        st.caption(_standing(status))
+        st.caption(_progress(status))
     drawn = live_panel(status, live.options.engine, ranked=ranked_items(live), watched=watched(live.attack))
-    panel(drawn, key="running", looked_at=bool(status.frames))
+    panel(drawn, key="running", scroll_to=bool(status.frames))
 
 
-def _standing(status: AttackStatus) -> str:
+def _progress(status: AttackStatus) -> str:
     if status.phase is AttackPhase.WAITING:
-        return f"Waiting: {status.ahead} before yours." if status.ahead else "About to begin …"
+        attacks = format_plural(status.ahead, "other attack", "other attacks")
+        return f"Waiting for {attacks}" if status.ahead else "Starting…"
     if status.phase is AttackPhase.JUDGING:
-        return "The served models judge the images …"
+        return "The served models rank the attacked images…"
     return f"Attacking for {status.seconds:.1f} s"
 
 
-def _answers(stage: Stage, plan: Plan) -> list[tuple[str, list[Captioned]]]:
-    """What each model answers to the untouched image."""
+def _answers(loaded: LoadedGallery, chosen: ChosenImages) -> list[tuple[str, list[CaptionedImage]]]:
+    """Return each model's answers to the original image."""
     found = []
-    for served in stage:
-        victim = plan.victim
+    for served in loaded:
+        victim = chosen.victim
         own: list[int] = []
         if victim.id is not None:
             own = [served.gallery.row(victim.id)]
@@ -176,10 +198,8 @@ def _answers(stage: Stage, plan: Plan) -> list[tuple[str, list[Captioned]]]:
             assert victim.data is not None
             point = served.embed_file(victim.data)
         rows = head(rank_items(np.asarray(served.matrix @ point), left_out=own), _ANSWERS).tolist()
-        found.append(
-            (
-                served.name,
-                [Captioned(thumbnail(served, row), str(i), called(served, row)) for i, row in enumerate(rows, 1)],
-            )
-        )
+        images = [
+            CaptionedImage(thumbnail(served, row), str(i), image_name(served, row)) for i, row in enumerate(rows, 1)
+        ]
+        found.append((served.name, images))
     return found

@@ -1,7 +1,6 @@
-"""Audits in the background: one at a time, with its progress; those of the past."""
+"""Audits that run in the background, one at a time, and the audits of the past."""
 
 import logging
-import os
 import threading
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -11,10 +10,10 @@ import torch
 
 from hardrank.audit_app.audit.request import REQUEST, AuditRequest, read_request
 from hardrank.audit_app.audit.sequence import prepare_audit
-from hardrank.audit_app.errors import AuditError
-from hardrank.audit_app.report.build import JSON, write_report
+from hardrank.audit_app.errors import INTERNAL_ERROR, AuditError
+from hardrank.audit_app.report.files import JSON, write_report
 from hardrank.audit_app.results.schema import AuditReport, ReportError, read_report
-from hardrank.audit_app.web.background_cache import UNFORESEEN
+from hardrank.models.cores import usable_cores
 from hardrank.models.errors import HardrankError
 from hardrank.models.progress import OnProgress, StageProgress
 from hardrank.trainer.evaluation.robustness import CancelledError
@@ -23,129 +22,132 @@ _logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, kw_only=True)
-class Running:
-    """An audit under way, or the last one; never changes."""
+class AuditJob:
+    """The state of the running audit, or of the last one; immutable."""
 
     folder: Path
     request: AuditRequest
     progress: StageProgress | None = None
-    """The stage under way."""
-    problem: str = ""
-    """Why it ended without a report."""
-    over: bool = False
+    error: str = ""
+    """Why it ended without a report; empty otherwise."""
+    done: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
-class Past:
-    """An audit of the past: finished, or one that can go on."""
+class PastAudit:
+    """The folder of an audit: finished, or one that can be resumed."""
 
     folder: Path
     when: datetime
     request: AuditRequest | None
-    """None: it is not there, or cannot be read."""
+    """None if it does not exist or cannot be read."""
     report: AuditReport | None
-    """None: it did not come to its end."""
-    problem: str = ""
-    """Why its report cannot be shown."""
+    """None if the audit was not finished."""
+    error: str = ""
+    """Why its files cannot be read; empty otherwise."""
 
     @property
     def title(self) -> str:
-        """A line that tells it from the others."""
+        """A line that distinguishes it from other audits."""
         day = f"{self.when:%Y-%m-%d %H:%M}"
         if self.report is None:
-            return f"{day} · {self.folder.name} · {'damaged' if self.problem else 'not finished'}"
+            return f"{day} · {self.folder.name} · {'damaged' if self.error else 'not finished'}"
         names = ", ".join(model.name for model in self.report.models)
-        asked = self.report.settings
-        budget = f"{asked.epsilon:g} (L2)" if asked.norm == "l2" else f"{255 * asked.epsilon:g}/255"
-        return f"{day} · {names} · {asked.attacked} images, ε {budget}"
+        settings = self.report.settings
+        budget = f"{settings.epsilon:g} (L2)" if settings.norm == "l2" else f"{255 * settings.epsilon:g}/255"
+        return f"{day} · {names} · {settings.attacked} images, ε {budget}"
 
 
-class AuditDesk:
-    """Runs audits into folders of `root`. Safe to use from several threads."""
+class AuditJobs:
+    """Runs audits into subfolders of `root`. Thread-safe."""
 
     def __init__(self, root: Path) -> None:
         self.root = root
         self._lock = threading.Lock()
-        self._running: Running | None = None
+        self._job: AuditJob | None = None
         self._cancel = threading.Event()
 
     @property
-    def running(self) -> Running | None:
-        """The audit under way, or the last one since the app was started."""
-        return self._running
+    def job(self) -> AuditJob | None:
+        """The running audit, or the last one since the app was started."""
+        return self._job
 
     def start(self, request: AuditRequest, folder: Path | None = None) -> Path:
-        """Begin an audit, or go on with the one in `folder`; raises `AuditError` while another is under way."""
+        """Start an audit, or resume the one in `folder`; raises `AuditError` while another is running."""
         folder = folder or self.root / request.name
         with self._lock:
-            if self._running is not None and not self._running.over:
-                raise AuditError("another audit is under way: wait for its end, or stop it; it can go on later")
+            if self._job is not None and not self._job.done:
+                raise AuditError("another audit is running; wait until it ends, or stop it and resume it later")
             self._cancel = threading.Event()
-            self._running = Running(folder=folder, request=request)
+            self._job = AuditJob(folder=folder, request=request)
         threading.Thread(target=self._run, args=(request, folder, self._cancel), name="audit", daemon=True).start()
         return folder
 
     def stop(self) -> None:
-        """End the audit under way; what is finished is kept, and the same request goes on from there."""
+        """Stop the running audit; finished work is kept, and the same request resumes from there."""
         self._cancel.set()
 
-    def past(self) -> list[Past]:
-        """List the audits of the folder, the newest first."""
-        found = [_past(path) for path in self.root.glob("*") if path.is_dir() and _is_audit(path)]
+    def past(self) -> list[PastAudit]:
+        """List the audits in `root`, the newest first."""
+        found = [_past_audit(path) for path in self.root.glob("*") if path.is_dir() and _is_audit(path)]
         return sorted(found, key=lambda one: one.when, reverse=True)
 
     def _run(self, request: AuditRequest, folder: Path, cancel: threading.Event) -> None:
-        def report(progress: StageProgress) -> None:
-            self._put(Running(folder=folder, request=request, progress=progress))
+        def on_progress(progress: StageProgress) -> None:
+            self._put(AuditJob(folder=folder, request=request, progress=progress))
             if cancel.is_set():
                 raise CancelledError("the audit was stopped")
 
-        problem = ""
+        message = ""
         try:
-            self._audit(request, folder, cancel, report)
+            self._audit(request, folder, cancel, on_progress)
         except CancelledError:
-            problem = "the audit was stopped; what was finished is kept, and it can go on"
+            message = "the audit was stopped; finished work is kept, and it can be resumed"
         except HardrankError as error:
-            problem = str(error)
+            message = str(error)
         except Exception:
             _logger.exception("an audit failed")
-            problem = UNFORESEEN
-        self._put(Running(folder=folder, request=request, problem=problem, over=True))
+            message = INTERNAL_ERROR
+        self._put(AuditJob(folder=folder, request=request, error=message, done=True))
 
-    def _put(self, running: Running) -> None:
+    def _put(self, job: AuditJob) -> None:
         with self._lock:
-            self._running = running
+            self._job = job
 
-    def _audit(self, request: AuditRequest, folder: Path, cancel: threading.Event, report: OnProgress) -> None:
-        torch.set_num_threads(os.cpu_count() or 1)  # of this thread; live attacks take fewer
+    def _audit(self, request: AuditRequest, folder: Path, cancel: threading.Event, on_progress: OnProgress) -> None:
+        torch.set_num_threads(usable_cores())  # of this thread; live attacks use fewer
         try:
             folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
-            raise AuditError(f"{folder} cannot be written ({error.strerror or error}); choose --audits") from error
+            raise AuditError(
+                f"{folder} cannot be written ({error.strerror or error}); set another folder with --audits"
+            ) from error
         request.write(folder)
-        result = prepare_audit(request, on_progress=report).run(folder, on_progress=report, cancel=cancel.is_set)
-        write_report(result, folder, command="streamlit run audit_app/app.py")
+        result = prepare_audit(request, on_progress=on_progress).run(
+            folder, on_progress=on_progress, cancel=cancel.is_set
+        )
+        write_report(result, folder, command="hardrank app")
 
 
 def _is_audit(folder: Path) -> bool:
     return (folder / JSON).is_file() or (folder / REQUEST).is_file()
 
 
-def _past(folder: Path) -> Past:
+def _past_audit(folder: Path) -> PastAudit:
     newest = max((folder / name for name in (JSON, REQUEST) if (folder / name).is_file()), key=_changed)
-    request, report, problem = None, None, ""
+    request, report, message = None, None, ""
     try:
         if (folder / REQUEST).is_file():
             request = read_request(folder)
     except AuditError as error:
-        problem = str(error)
+        message = str(error)
     try:
         if (folder / JSON).is_file():
             report = read_report(folder)
     except ReportError as error:
-        problem = str(error)
+        message = str(error)
     when = datetime.fromtimestamp(_changed(newest), tz=UTC) if report is None else report.created
-    return Past(folder=folder, when=when, request=request, report=report, problem=problem)
+    return PastAudit(folder=folder, when=when, request=request, report=report, error=message)
 
 
 def _changed(path: Path) -> float:

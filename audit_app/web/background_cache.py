@@ -1,4 +1,4 @@
-"""Things that are slow to make, made once in a thread of their own and shared by whoever asks."""
+"""A cache whose values are computed in background threads and shared by all visitors."""
 
 import logging
 import threading
@@ -7,6 +7,7 @@ from collections.abc import Callable, Hashable
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
+from hardrank.audit_app.errors import INTERNAL_ERROR
 from hardrank.models.errors import HardrankError
 from hardrank.models.progress import OnProgress, StageProgress
 
@@ -14,69 +15,66 @@ _logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
-UNFORESEEN = "this failed for a reason that is not yours to mend; the log of the app has the details"
-"""What a visitor is told of a failure that nobody foresaw."""
-
 
 @dataclass(frozen=True)
-class Making(Generic[T]):
-    """How far something has come; never changes."""
+class CacheEntry(Generic[T]):
+    """The state of a computation; immutable."""
 
     progress: StageProgress | None = None
-    """The stage under way."""
-    made: T | None = None
-    """It, once it is there."""
-    problem: str = ""
-    """Why it cannot be."""
+    """Its progress, if it is running."""
+    value: T | None = None
+    """Its result, once it is done."""
+    error: str = ""
+    """Why it failed; empty otherwise."""
 
     @property
-    def over(self) -> bool:
-        """Whether it is there, or never will be."""
-        return self.made is not None or bool(self.problem)
+    def done(self) -> bool:
+        """Whether it has finished or failed."""
+        return self.value is not None or bool(self.error)
 
 
-class Shelf(Generic[T]):
-    """Keeps the `size` things asked for last; others are forgotten. Safe to use from several threads.
+class BackgroundCache(Generic[T]):
+    """Keeps the `size` values requested last. Thread-safe.
 
-    What failed is made anew when it is asked for again, once its failure was told.
+    A failure is reported once; the next request computes the value again.
     """
 
     def __init__(self, size: int) -> None:
         self._size = size
         self._lock = threading.Lock()
-        self._things: OrderedDict[Hashable, Making[T]] = OrderedDict()
+        self._entries: OrderedDict[Hashable, CacheEntry[T]] = OrderedDict()
 
-    def ask(self, key: Hashable, make: Callable[[OnProgress], T]) -> Making[T]:
-        """See how far `key` has come; begins to make it where nobody did."""
+    def get(self, key: Hashable, compute: Callable[[OnProgress], T]) -> CacheEntry[T]:
+        """Return the state of `key`; start `compute` in a thread if nobody has yet."""
         with self._lock:
-            if key in self._things:
-                self._things.move_to_end(key)
-                found = self._things[key]
-                if found.problem:
-                    del self._things[key]
-                return found
-            self._things[key] = Making()
-            self._forget()
-        threading.Thread(target=self._make, args=(key, make), name="shelf", daemon=True).start()
-        return Making()
+            if key in self._entries:
+                self._entries.move_to_end(key)
+                entry = self._entries[key]
+                if entry.error:
+                    del self._entries[key]
+                return entry
+            self._entries[key] = CacheEntry()
+            self._evict()
+        threading.Thread(target=self._compute, args=(key, compute), name="background cache", daemon=True).start()
+        return CacheEntry()
 
-    def _make(self, key: Hashable, make: Callable[[OnProgress], T]) -> None:
+    def _compute(self, key: Hashable, compute: Callable[[OnProgress], T]) -> None:
         try:
-            made = Making(made=make(lambda progress: self._put(key, Making(progress=progress))))
+            entry = CacheEntry(value=compute(lambda progress: self._put(key, CacheEntry(progress=progress))))
         except HardrankError as error:
-            made = Making(problem=str(error))
+            entry = CacheEntry(error=str(error))
         except Exception:
-            _logger.exception("something on the shelf could not be made")
-            made = Making(problem=UNFORESEEN)
-        self._put(key, made)
+            _logger.exception("a background computation failed")
+            entry = CacheEntry(error=INTERNAL_ERROR)
+        self._put(key, entry)
 
-    def _put(self, key: Hashable, making: Making[T]) -> None:
+    def _put(self, key: Hashable, entry: CacheEntry[T]) -> None:
         with self._lock:
-            if key in self._things:  # else it was forgotten meanwhile
-                self._things[key] = making
+            if key in self._entries:  # else it was evicted in the meantime
+                self._entries[key] = entry
 
-    def _forget(self) -> None:
-        """Drop the oldest things that are finished."""
-        over = [key for key, making in self._things.items() if making.over]
-        for key in over[: max(0, len(self._things) - self._size)]:
-            del self._things[key]
+    def _evict(self) -> None:
+        """Drop the oldest finished entries."""
+        done = [key for key, entry in self._entries.items() if entry.done]
+        for key in done[: max(0, len(self._entries) - self._size)]:
+            del self._entries[key]

@@ -5,23 +5,23 @@ from typing import Final
 import streamlit as st
 
 from hardrank.audit_app.blackbox.choice import SearchMethod
-from hardrank.audit_app.web.attack_view import Areas, attack_view
-from hardrank.audit_app.web.messages import told
-from hardrank.audit_app.web.stage import choose_stage, wait_for
+from hardrank.audit_app.web.attack_view import PageAreas, attack_view
+from hardrank.audit_app.web.gallery_selection import select_gallery, wait_for_gallery
+from hardrank.audit_app.web.messages import errors_shown
 
 _METHODS: Final = (SearchMethod.AUTO, SearchMethod.NES, SearchMethod.SPSA, SearchMethod.SQUARE)
 
 
 def live_page() -> None:
     """Draw the page."""
-    st.markdown("## Watch a ranking being attacked")
-    hero, buttons, bar = st.container(), st.container(), st.container()
-    more = st.expander("All options", icon=":material/tune:")
-    place = st.expander("Models and gallery", icon=":material/photo_library:")
-    areas = Areas(hero, buttons, bar, more, st.container())
-    with told():
-        with place:
-            key = choose_stage()
-        with hero:
-            stage = wait_for(key)
-        attack_view(areas, key, stage, methods=_METHODS)
+    st.markdown("## Attack a ranking")
+    setup, buttons, main_options = st.container(), st.container(), st.container()
+    all_options = st.expander("All options", icon=":material/tune:")
+    models = st.expander("Models and gallery", icon=":material/photo_library:")
+    areas = PageAreas(setup, buttons, main_options, all_options, st.container())
+    with errors_shown():
+        with models:
+            selection = select_gallery()
+        with setup:
+            loaded = wait_for_gallery(selection)
+        attack_view(areas, selection, loaded, methods=_METHODS)

@@ -1,4 +1,4 @@
-"""Failures as sentences on the page, never a trace."""
+"""Show errors on the page as sentences, never as stack traces."""
 
 import logging
 from collections.abc import Iterator
@@ -6,30 +6,25 @@ from contextlib import contextmanager
 
 import streamlit as st
 
-from hardrank.audit_app.web.background_cache import UNFORESEEN
+from hardrank.audit_app.errors import INTERNAL_ERROR
+from hardrank.audit_app.web.markdown import escape_markdown
 from hardrank.models.errors import HardrankError
 
 _logger = logging.getLogger(__name__)
-_MARKDOWN = frozenset(r"\`*_{}[]()<>#+-.!|$:~")
 
 
 @contextmanager
-def told() -> Iterator[None]:
-    """Show what goes wrong in the block as a message, and go on after it."""
+def errors_shown() -> Iterator[None]:
+    """Show errors of the block as messages, and continue after it."""
     try:
         yield
     except HardrankError as error:
-        problem(str(error))
+        show_error(str(error))
     except Exception:
         _logger.exception("a page failed")
-        problem(UNFORESEEN)
+        show_error(INTERNAL_ERROR)
 
 
-def problem(message: str) -> None:
-    """Show what is wrong."""
-    st.error(plain(message[:1].upper() + message[1:]), icon=":material/error:")
-
-
-def plain(text: str) -> str:
-    """Keep names of files and others' words from being read as Markdown."""
-    return "".join(f"\\{c}" if c in _MARKDOWN else c for c in text)
+def show_error(message: str) -> None:
+    """Show an error message."""
+    st.error(escape_markdown(message[:1].upper() + message[1:]), icon=":material/error:")

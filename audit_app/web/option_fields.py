@@ -1,4 +1,4 @@
-"""Fields of a form, drawn from the options that attacks and engines declare."""
+"""Form fields for the options that attacks and engines declare."""
 
 from collections.abc import Mapping, Sequence
 from enum import Enum
@@ -11,7 +11,7 @@ from hardrank.trainer.attacks.pgd import Norm
 
 _LEVELS: Final = 255
 
-SENSIBLE: Final[Mapping[str, tuple[float, float]]] = {
+RANGES: Final[Mapping[str, tuple[float, float]]] = {
     "epsilon": (0, 32),
     "alpha": (0, 16),
     "sigma": (0.5, 16),
@@ -28,65 +28,84 @@ SENSIBLE: Final[Mapping[str, tuple[float, float]]] = {
     "bootstrap": (100, 10_000),
     "seed_check": (0, 500),
 }
-"""Ranges that make sense on a page, by name; pixels in 255ths. What is declared holds besides."""
+"""Ranges of the fields by option name; pixels in 1/255. Declared limits apply as well."""
 
 _LARGEST_L2: Final = 20.0
-"""Of pixels in [0,1]: far beyond what nobody sees."""
+"""For pixels in [0,1]; clearly visible."""
 
 
 def option_field(option: Option, *, key: str, default: Any = None, norm: Norm = Norm.LINF) -> Any:
-    """Draw the field of an option and give its value; pixels are entered in 255ths."""
+    """Draw the field of an option and return its value; pixel distances are entered in 1/255."""
     start = option.default if default is None else default
-    label, told = _label(option), _help(option)
+    label, tooltip = _label(option), _help(option)
     if option.type is bool:
-        return st.toggle(label, value=bool(start), help=told, key=key)
+        return st.toggle(label, value=bool(start), help=tooltip, key=key)
     if issubclass(option.type, Enum):
         kind: type[Enum] = option.type
         return st.selectbox(
-            label, list(kind), index=list(kind).index(start), format_func=lambda one: str(one.value), help=told, key=key
+            label,
+            list(kind),
+            index=list(kind).index(start),
+            format_func=lambda one: str(one.value),
+            help=tooltip,
+            key=key,
         )
     if in_pixels(option):
-        return _pixels(option, label, told, start, key, norm)
+        return _pixels(option, label, tooltip, start, key, norm)
     low, high = _range(option)
     if option.type is int:
-        return int(st.number_input(label, int(low), int(high), int(start), step=1, help=told, key=key))
-    return float(st.number_input(label, low, high, float(start), step=_step(start), help=told, key=key, format="%g"))
+        return int(st.number_input(label, int(low), int(high), int(start), step=1, help=tooltip, key=key))
+    return float(st.number_input(label, low, high, float(start), step=_step(start), help=tooltip, key=key, format="%g"))
 
 
 def option_fields(options: Sequence[Option], *, key: str, norm: Norm = Norm.LINF) -> dict[str, Any]:
-    """Draw the fields of several options, and give their values by name."""
+    """Draw the fields of several options and return their values by name."""
     return {option.name: option_field(option, key=f"{key}.{option.name}", norm=norm) for option in options}
 
 
 def in_pixels(option: Option) -> bool:
-    """Whether an option is a length of pixels in [0,1]."""
+    """Return whether an option is a distance of pixels in [0,1]."""
     return option.type is float and "pixels" in option.unit
 
 
-def _pixels(option: Option, label: str, told: str, start: float, key: str, norm: Norm) -> float:
+def _pixels(option: Option, label: str, tooltip: str, start: float, key: str, norm: Norm) -> float:
     if norm is Norm.L2:
         value = st.number_input(
-            f"{label} (L2)", 0.0, _LARGEST_L2, max(float(start), 0.1), step=0.1, help=told, key=f"{key}.l2", format="%g"
+            f"{label} (L2)",
+            0.0,
+            _LARGEST_L2,
+            max(float(start), 0.1),
+            step=0.1,
+            help=tooltip,
+            key=f"{key}.l2",
+            format="%g",
         )
         return float(value)
-    low, high = SENSIBLE[option.name]
+    low, high = RANGES[option.name]
     value = st.slider(
-        f"{label} in 1/255", low * 1.0, high * 1.0, round(start * _LEVELS, 1), step=0.5, help=told, key=key, format="%g"
+        f"{label} in 1/255",
+        low * 1.0,
+        high * 1.0,
+        round(start * _LEVELS, 1),
+        step=0.5,
+        help=tooltip,
+        key=key,
+        format="%g",
     )
     return value / _LEVELS
 
 
 def set_pixels(name: str, value: float, *, key: str, norm: Norm) -> None:
-    """Let the field of a length of pixels begin with `value`, or with the end of its range that is nearer."""
+    """Set the field of a pixel distance to `value`, clipped to the range of the field."""
     if norm is Norm.L2:
         st.session_state[f"{key}.l2"] = min(value, _LARGEST_L2)
         return
-    low, high = SENSIBLE[name]
+    low, high = RANGES[name]
     st.session_state[key] = min(max(round(value * _LEVELS, 1), low * 1.0), high * 1.0)
 
 
 def _range(option: Option) -> tuple[float, float]:
-    low, high = SENSIBLE.get(option.name, (-1e6, 1e6))
+    low, high = RANGES.get(option.name, (-1e6, 1e6))
     if option.minimum is not None:
         low = max(low, option.minimum)
     if option.maximum is not None:
@@ -109,5 +128,5 @@ def _help(option: Option) -> str:
         f"at least {option.minimum:g}" if option.minimum is not None else "",
         f"at most {option.maximum:g}" if option.maximum is not None else "",
     ]
-    said = ", ".join(one for one in limits if one)
-    return f"{option.help}{f' ({said})' if said and not in_pixels(option) else ''}"
+    limit = ", ".join(one for one in limits if one)
+    return f"{option.help}{f' ({limit})' if limit and not in_pixels(option) else ''}"

@@ -1,4 +1,4 @@
-// Shows markup that the server made, and changes only what differs, so that a picture that is redrawn does not blink.
+// Shows markup from the server and changes only what differs, so that images do not flicker when they are redrawn.
 function same(a, b) {
   return a.nodeType === b.nodeType && a.nodeName === b.nodeName;
 }
@@ -20,7 +20,7 @@ function morph(old, fresh) {
   before.slice(after.length).forEach((node) => node.remove());
 }
 
-// Streamlit's theme is the visitor's choice, which may differ from that of their system.
+// The theme is the visitor's choice in Streamlit, which may differ from that of the system.
 function isDark(parentElement) {
   const paper = getComputedStyle(parentElement.host ?? parentElement).getPropertyValue("--st-background-color").trim();
   const probe = document.createElement("canvas").getContext("2d", { willReadFrequently: true });
@@ -36,8 +36,8 @@ export default function ({ data, parentElement }) {
   fresh.className = isDark(parentElement) ? "panel dark" : "panel";
   fresh.innerHTML = data.markup;
   morph(root, fresh);
-  if (data.lookedAt && !root.wasLookedAt) {
-    root.wasLookedAt = true;
+  if (data.scrollTo && !root.scrolledTo) {
+    root.scrolledTo = true;
     root.scrollIntoView({ block: "start", behavior: "smooth" });
   }
 }

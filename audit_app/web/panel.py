@@ -1,4 +1,4 @@
-"""Markup on a page, as it is: no picture is re-encoded, and one that is redrawn does not blink."""
+"""Show markup on a page unchanged: images are not re-encoded and do not flicker when they are redrawn."""
 
 from pathlib import Path
 
@@ -16,6 +16,6 @@ _show = st.components.v2.component(
 )
 
 
-def panel(*markup: Markup, key: str, looked_at: bool = False) -> None:
-    """Show pieces of markup below each other; what is to be `looked_at` is brought into sight once."""
-    _show(data={"markup": str(element("div", *markup)), "lookedAt": looked_at}, key=key)
+def panel(*markup: Markup, key: str, scroll_to: bool = False) -> None:
+    """Show pieces of markup below each other; with `scroll_to`, scroll the page there once."""
+    _show(data={"markup": str(element("div", *markup)), "scrollTo": scroll_to}, key=key)

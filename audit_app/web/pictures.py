@@ -1,39 +1,73 @@
-"""Small pictures of a gallery for pages, as PNG, each made once while it is remembered."""
+"""Thumbnails and names of gallery images for the pages."""
 
-import numpy as np
+import hashlib
+import threading
+from collections import OrderedDict
+from collections.abc import Callable, Hashable
+from typing import Final
+from weakref import WeakKeyDictionary
+
 import streamlit as st
-from PIL import Image
 
-from hardrank.audit_app.drawing.markup import png_uri
+from hardrank.audit_app.drawing.thumbnail import thumbnail_uri
 from hardrank.audit_app.gallery.served import ServedGallery
-from hardrank.audit_app.images.exact_png import Pixels, encode_png
+from hardrank.audit_app.images.exact_png import Pixels
+from hardrank.models.preprocessing import file_pixels
 
-_SIDE = 96
+_SIDE: Final = 96
+_UPLOAD_SIDE: Final = 256
+_MOST: Final = 2000
 
 
-@st.cache_data(max_entries=2000, show_spinner=False)
-def _small(sha256: str, id: str, _pixels: Pixels) -> str:
-    pixels = _pixels
-    if pixels.shape[-1] > _SIDE:  # for looking at alone; what is attacked is shown whole
-        image = Image.fromarray(np.ascontiguousarray(pixels.transpose(1, 2, 0)))
-        pixels = np.asarray(image.resize((_SIDE, _SIDE), Image.Resampling.LANCZOS)).transpose(2, 0, 1)
-    return png_uri(encode_png(pixels))
+class ThumbnailCache:
+    """PNG thumbnails as `data:` URIs, kept for as long as the gallery that they belong to. Thread-safe."""
+
+    def __init__(self, *, most: int = _MOST) -> None:
+        """Keep at most `most` thumbnails per gallery, those used last."""
+        self._most = most
+        self._lock = threading.Lock()
+        self._kept: WeakKeyDictionary[object, OrderedDict[Hashable, str]] = WeakKeyDictionary()
+
+    def uri(self, owner: object, key: Hashable, load: Callable[[], Pixels], *, side: int = _SIDE) -> str:
+        """Return the thumbnail `key` of `owner`; call `load` for the pixels (3,H,W) only if it is not kept."""
+        key = (key, side)
+        with self._lock:
+            kept = self._kept.setdefault(owner, OrderedDict())
+            if key in kept:
+                kept.move_to_end(key)
+                return kept[key]
+        uri = thumbnail_uri(load(), side)
+        with self._lock:
+            kept[key] = uri
+            while len(kept) > self._most:
+                kept.popitem(last=False)
+        return uri
+
+
+@st.cache_resource(show_spinner=False)
+def thumbnails() -> ThumbnailCache:
+    """Return the thumbnails that all visitors share."""
+    return ThumbnailCache()
 
 
 def thumbnail(served: ServedGallery, row: int) -> str:
-    """Give the address (`data:`) of a gallery image as a model sees it."""
-    embedded = served.embedded
-    place = f"{embedded.subject.sha256}{embedded.subject.preprocessing}{embedded.gallery.name}"
-    return _small(place, f"{row} {embedded.gallery.ids[row]}", served.picture(row))
+    """Return a gallery image, as a model sees it, as a `data:` URI."""
+    return thumbnails().uri(served, row, lambda: served.picture(row))
 
 
-def kind(served: ServedGallery, row: int) -> str:
-    """Say what a gallery image shows: its class, or its id where it has none."""
+def upload_uri(served: ServedGallery, data: bytes) -> str:
+    """Return an uploaded image, as a model sees it, as a `data:` URI; raises `UndecodableImageError`."""
+    key = hashlib.sha256(data).digest()
+    return thumbnails().uri(served, key, lambda: file_pixels(data, served.subject.preprocessing), side=_UPLOAD_SIDE)
+
+
+def class_or_id(served: ServedGallery, row: int) -> str:
+    """Return the class of a gallery image, or its id if it has none."""
     return served.gallery.label(row) or served.gallery.ids[row]
 
 
-def called(served: ServedGallery, row: int) -> str:
-    """Name a gallery image: its class, and its id."""
+def image_name(served: ServedGallery, row: int) -> str:
+    """Return the class and id of a gallery image."""
     gallery = served.gallery
     if row >= len(gallery):
         return "the attacked image"

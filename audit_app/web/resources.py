@@ -1,7 +1,6 @@
-"""What visitors share (models, galleries, places in the queue), and what each has alone."""
+"""What all visitors share (models, galleries, the queue, audit jobs), and the session of each."""
 
 import gc
-import os
 import sys
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,101 +17,107 @@ from hardrank.audit_app.gallery.source import GallerySource
 from hardrank.audit_app.live.queue import AttackQueue
 from hardrank.audit_app.subjects.bundles import Catalogue, list_bundles, modification_stamp
 from hardrank.audit_app.subjects.loading import SubjectOptions, load_subject, load_subjects
-from hardrank.audit_app.web.audit_jobs import AuditDesk
-from hardrank.audit_app.web.background_cache import Making, Shelf
+from hardrank.audit_app.web.audit_jobs import AuditJobs
+from hardrank.audit_app.web.background_cache import BackgroundCache, CacheEntry
+from hardrank.audit_app.web.session import VisitorSession
 from hardrank.audit_app.web.settings import AppSettings, read_settings
-from hardrank.audit_app.web.visitor import Visitor
+from hardrank.models.cores import usable_cores
 from hardrank.models.progress import OnProgress, StageProgress
 
-_STAGES = 3
-"""Sets of models and galleries that are kept in memory."""
+_MOST_LOADED = 3
+"""How many sets of models and galleries are kept in memory."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class StageKey:
-    """Which models, on which gallery."""
+class GallerySelection:
+    """Which models on which gallery."""
 
     models: tuple[str, ...]
     gallery: GallerySource
     loading: SubjectOptions = field(default_factory=SubjectOptions)
 
 
-Stage = tuple[ServedGallery, ...]
-"""Models on one gallery, as they are served."""
+LoadedGallery = tuple[ServedGallery, ...]
+"""One gallery as each of the selected models serves it."""
 
 
 def settings() -> AppSettings:
-    """What the app was told on its command line; raises `AuditError`."""
+    """Return the command-line options of the app; raises `AuditError` for unknown ones."""
     return read_settings(sys.argv[1:])
 
 
 @st.cache_resource(show_spinner=False)
-def turnstile(places: int) -> AttackQueue:
-    """The queue of live attacks."""
-    return AttackQueue(places)
+def attack_queue(limit: int) -> AttackQueue:
+    """Return the queue of live attacks, of which `limit` run at once."""
+    return AttackQueue(limit)
 
 
 @st.cache_resource(show_spinner=False)
-def _shelf() -> Shelf[Stage]:
-    return Shelf(_STAGES)
+def _galleries() -> BackgroundCache[LoadedGallery]:
+    return BackgroundCache(_MOST_LOADED)
 
 
 @st.cache_resource(show_spinner=False)
-def _transfers() -> Shelf[dict[str, Transfer]]:
-    return Shelf(_STAGES)
+def _transfers() -> BackgroundCache[dict[str, Transfer]]:
+    return BackgroundCache(_MOST_LOADED)
 
 
-def ask_transfers(key: StageKey, stage: Stage, surrogate: str) -> Making[dict[str, Transfer]]:
-    """See how far the surrogate of transfer attacks on a stage has come."""
-    return _transfers().ask(
-        (key, modification_stamp([*key.models, *key.gallery.paths, surrogate]), surrogate),
-        lambda report: _load_transfers(stage, surrogate, report),
+def load_transfers(
+    selection: GallerySelection, loaded: LoadedGallery, surrogate: str
+) -> CacheEntry[dict[str, Transfer]]:
+    """Load the surrogate of transfer attacks in the background; returns the current state."""
+    return _transfers().get(
+        (selection, modification_stamp([*selection.models, *selection.gallery.paths, surrogate]), surrogate),
+        lambda on_progress: _load_transfers(loaded, surrogate, on_progress),
     )
 
 
-def _load_transfers(stage: Stage, surrogate: str, report: OnProgress) -> dict[str, Transfer]:
-    torch.set_num_threads(os.cpu_count() or 1)
+def _load_transfers(loaded: LoadedGallery, surrogate: str, on_progress: OnProgress) -> dict[str, Transfer]:
+    torch.set_num_threads(usable_cores())
     subject = load_subject(surrogate)
-    return {served.name: transfer_from(subject, served.embedded, on_progress=report) for served in stage}
+    return {served.name: transfer_from(subject, served.embedded, on_progress=on_progress) for served in loaded}
 
 
-@st.cache_resource(scope="session", on_release=Visitor.leave, show_spinner=False)
-def visitor() -> Visitor:
-    """This visitor, who is forgotten with the browser's tab."""
+@st.cache_resource(scope="session", on_release=VisitorSession.close, show_spinner=False)
+def session() -> VisitorSession:
+    """Return the session of this visitor, which ends with the browser tab."""
     context = get_script_run_ctx()
     if context is None or not runtime.exists():
-        return Visitor()
-    session, server = context.session_id, runtime.get_instance()
-    return Visitor(lambda: server.is_active_session(session))
+        return VisitorSession()
+    session_id, server = context.session_id, runtime.get_instance()
+    return VisitorSession(lambda: server.is_active_session(session_id))
 
 
 def catalogue() -> Catalogue:
-    """The bundles at hand."""
+    """Return the available bundles."""
     return list_bundles(settings().zoo)
 
 
-def ask_stage(key: StageKey) -> Making[Stage]:
-    """See how far models and gallery have come; they are loaded in a thread of their own."""
-    return _shelf().ask((key, modification_stamp([*key.models, *key.gallery.paths])), lambda report: _load(key, report))
+def load_gallery(selection: GallerySelection) -> CacheEntry[LoadedGallery]:
+    """Load models and gallery in the background; returns the current state."""
+    return _galleries().get(
+        (selection, modification_stamp([*selection.models, *selection.gallery.paths])),
+        lambda on_progress: _load(selection, on_progress),
+    )
 
 
-def _load(key: StageKey, report: OnProgress) -> Stage:
-    torch.set_num_threads(os.cpu_count() or 1)  # of this thread; live attacks take fewer
-    report(StageProgress(stage="models", done=0, total=len(key.models)))
-    subjects = load_subjects(key.models, key.loading)
-    report(StageProgress(stage="list of images", done=0, total=1))
-    galleries = embed_galleries(subjects, key.gallery.open(), on_progress=report)
-    stage = tuple(serve_gallery(embedded, on_progress=report) for embedded in galleries)
-    _settle()
-    return stage
+def _load(selection: GallerySelection, on_progress: OnProgress) -> LoadedGallery:
+    torch.set_num_threads(usable_cores())  # of this thread; live attacks use fewer
+    on_progress(StageProgress(stage="models", done=0, total=len(selection.models)))
+    subjects = load_subjects(selection.models, selection.loading)
+    on_progress(StageProgress(stage="list of images", done=0, total=1))
+    galleries = embed_galleries(subjects, selection.gallery.open(), on_progress=on_progress)
+    loaded = tuple(serve_gallery(embedded, on_progress=on_progress) for embedded in galleries)
+    _warm_up()
+    return loaded
 
 
-def _settle() -> None:
-    """Have done what else the first attack, and every redraw, would wait for.
+def _warm_up() -> None:
+    """Do the work that the first attack and every redraw would otherwise wait for.
 
-    The first gradient imports a good part of PyTorch. And a collection of garbage walks over all objects and lets no
-    thread work meanwhile: those that are here to stay are taken out of its way. What was put aside for models that the
-    shelf has forgotten since is looked at again first, or it would stay for good.
+    The first gradient imports a good part of PyTorch. A garbage collection walks over all objects and blocks all
+    threads: objects that stay are frozen, so that it skips them. Objects frozen earlier are examined again first, since
+    some belong to models that the cache has dropped since.
     """
     pixels = torch.zeros(1, requires_grad=True)
     torch.autograd.grad(pixels.sum(), pixels)
@@ -122,10 +127,10 @@ def _settle() -> None:
 
 
 @st.cache_resource(show_spinner=False)
-def _desk(root: Path) -> AuditDesk:
-    return AuditDesk(root)
+def _audit_jobs(root: Path) -> AuditJobs:
+    return AuditJobs(root)
 
 
-def desk() -> AuditDesk:
-    """Where audits run in the background, for all visitors."""
-    return _desk(settings().audits)
+def audit_jobs() -> AuditJobs:
+    """Return the audits that run in the background, for all visitors."""
+    return _audit_jobs(settings().audits)

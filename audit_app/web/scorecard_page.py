@@ -1,4 +1,4 @@
-"""The page of the scorecard: what is known of models, and audits in the background."""
+"""The scorecard page: scores of models, and audits in the background."""
 
 from pathlib import Path
 from typing import Any, Final
@@ -7,58 +7,65 @@ import streamlit as st
 
 from hardrank.audit_app.audit.options import AuditOptions, Curve, CurveParameter
 from hardrank.audit_app.audit.request import AuditRequest
-from hardrank.audit_app.drawing.score_panel import cautions, curve_charts, parts_table, score_charts, score_tiles
-from hardrank.audit_app.report.build import HTML, JSON
-from hardrank.audit_app.results.scores import Scores, scores_of_card, scores_of_report
-from hardrank.audit_app.web.audit_jobs import AuditDesk, Past, Running
-from hardrank.audit_app.web.messages import plain, problem, told
+from hardrank.audit_app.drawing.score_panel import (
+    curve_charts,
+    failed_checks,
+    parts_table,
+    score_charts,
+    score_tiles,
+)
+from hardrank.audit_app.report.files import HTML, JSON
+from hardrank.audit_app.results.scores import ModelScores, scores_of_card, scores_of_report
+from hardrank.audit_app.web.audit_jobs import AuditJobs, PastAudit
+from hardrank.audit_app.web.gallery_selection import progress_bar, select_gallery
+from hardrank.audit_app.web.markdown import escape_markdown
+from hardrank.audit_app.web.messages import errors_shown, show_error
 from hardrank.audit_app.web.option_fields import option_fields
 from hardrank.audit_app.web.panel import panel
-from hardrank.audit_app.web.resources import catalogue, desk
-from hardrank.audit_app.web.stage import choose_stage
+from hardrank.audit_app.web.resources import audit_jobs, catalogue
 from hardrank.trainer.attacks.options import declared_options
 from hardrank.trainer.attacks.pgd import Norm
 from hardrank.trainer.attacks.registry import ATTACKS, SCORECARD
 from hardrank.trainer.evaluation.robustness import RobustnessOptions
 
-_EVERY_S: Final = 0.5
+_REDRAW_EVERY_S: Final = 0.5
 _EPSILONS: Final = (1, 2, 4, 8, 16)
 _STEPS: Final = (4, 8, 16, 32, 64)
 _WATCHED: Final = "audit.watched"
-_FRESH: Final = "audit.fresh"
-_CARDS: Final = "as measured when they were trained"
+_FINISHED: Final = "audit.finished"
+_CARDS: Final = "measured after training"
 
 
 def scorecard_page() -> None:
     """Draw the page."""
-    st.markdown("## How much do the models withstand?")
-    with told():
-        office = desk()
+    st.markdown("## Robustness of the models")
+    with errors_shown():
+        jobs = audit_jobs()
         shown = st.container()
         with st.expander("Run an audit", icon=":material/play_arrow:"):
-            _form(office)
-        _background(office)
+            _form(jobs)
+        _background(jobs)
         with shown:
-            _show(office)
+            _show(jobs)
 
 
-# ---------------------------------------------------------------------- what is known
+# ---------------------------------------------------------------------- scores
 
 
-def _show(office: AuditDesk) -> None:
-    past = {one.folder.name: one for one in office.past()}
+def _show(jobs: AuditJobs) -> None:
+    past = {one.folder.name: one for one in jobs.past()}
     names = [_CARDS, *past]
-    # What was just finished is looked at first.
-    fresh = st.session_state.pop(_FRESH, None)
-    if fresh in names:
-        st.session_state["audit.shown"] = fresh
+    # An audit that has just finished is shown first.
+    finished = st.session_state.pop(_FINISHED, None)
+    if finished in names:
+        st.session_state["audit.shown"] = finished
     chosen = st.selectbox(
-        "Figures", names, key="audit.shown", format_func=lambda name: past[name].title if name in past else name
+        "Results", names, key="audit.shown", format_func=lambda name: past[name].title if name in past else name
     )
     if chosen == _CARDS:
         _cards()
     else:
-        _past(office, past[chosen])
+        _past_audit(jobs, past[chosen])
 
 
 def _cards() -> None:
@@ -66,41 +73,41 @@ def _cards() -> None:
     known = {entry.name: scores_of_card(entry.card) for entry in found.entries}
     measured = {name: scores for name, scores in known.items() if scores is not None}
     if not measured:
-        st.info("No bundle at hand was measured. Train models with `python trainer/run.py`, or run an audit below.")
+        st.info("No bundle has measured results. Train models with `hardrank train`, or run an audit below.")
         return
     begin = [entry.name for entry in found.default() if entry.name in measured] or list(measured)[:1]
     names = st.multiselect("Models", list(measured), default=begin, max_selections=6, key="audit.cards")
     for message in found.problems:
-        problem(message)
+        show_error(message)
     if names:
         _scores([measured[name] for name in names])
 
 
-def _past(office: AuditDesk, one: Past) -> None:
-    if one.problem:
-        problem(one.problem)
+def _past_audit(jobs: AuditJobs, one: PastAudit) -> None:
+    if one.error:
+        show_error(one.error)
     if one.report is None:
         if one.request is not None:
-            st.info("This audit did not come to its end. What was finished is kept.")
+            st.info("This audit is not finished. Finished work is kept.")
             st.button(
-                "Go on with it",
+                "Resume",
                 icon=":material/resume:",
                 key="audit.resume",
                 on_click=_start,
-                args=(office, one.request, one.folder),
+                args=(jobs, one.request, one.folder),
             )
         return
     _scores(scores_of_report(one.report))
     with st.expander("Threat model and cautions"):
         for line in [*one.report.threat_model, *one.report.cautions]:
-            st.markdown(f"- {plain(line)}")
+            st.markdown(f"- {escape_markdown(line)}")
     with st.container(horizontal=True, key="audit.downloads"):
         tables = [model.per_image for model in one.report.models]
         for name in (HTML, JSON, *tables):
             file = one.folder / name
             if file.is_file():
                 st.download_button(
-                    name,
+                    escape_markdown(name),
                     file.read_bytes(),
                     file_name=name,
                     icon=":material/download:",
@@ -109,22 +116,22 @@ def _past(office: AuditDesk, one: Past) -> None:
                 )
 
 
-def _scores(models: list[Scores]) -> None:
-    panel(score_tiles(models), cautions(models), key="tiles")
+def _scores(models: list[ModelScores]) -> None:
+    panel(score_tiles(models), failed_checks(models), key="tiles")
     panel(score_charts(models), key="charts")
     if curves := curve_charts(models):
-        st.markdown("#### What a larger budget buys the attacker")
+        st.markdown("#### Score against the attack budget")
         panel(*curves, key="curves")
     with st.expander("All figures, with 95 % intervals", expanded=True):
         panel(parts_table(models), key="parts")
 
 
-# ---------------------------------------------------------------------- a new one
+# ---------------------------------------------------------------------- a new audit
 
 
-def _form(office: AuditDesk) -> None:
-    with told():
-        key = choose_stage()
+def _form(jobs: AuditJobs) -> None:
+    with errors_shown():
+        selection = select_gallery()
         left, middle, right = st.columns(3, gap="medium")
         with left:
             attacks = st.multiselect(
@@ -132,7 +139,7 @@ def _form(office: AuditDesk) -> None:
                 list(ATTACKS),
                 default=list(SCORECARD),
                 key="audit.attacks",
-                help="these nine give the ten results of ERS",
+                help="The nine attacks of the scorecard give the ten results of ERS.",
                 format_func=lambda name: f"{name} · {ATTACKS[name].title}",
             )
             attacked = st.number_input(
@@ -141,14 +148,14 @@ def _form(office: AuditDesk) -> None:
                 100_000,
                 100,
                 key="audit.attacked",
-                help="a seeded sample; more of them make the intervals narrow",
+                help="a seeded sample; more images make the intervals narrower",
             )
             seed = st.number_input("seed", 0, 2**31 - 1, 0, key="audit.seed")
         declared = {option.name: option for option in declared_options(RobustnessOptions)}
         with middle:
             norm = _norm(declared)
-            most = [declared[name] for name in ("epsilon", "alpha", "steps")]
-            robustness = option_fields(most, key=f"audit.{norm}", norm=norm)
+            main = [declared[name] for name in ("epsilon", "alpha", "steps")]
+            robustness = option_fields(main, key=f"audit.{norm}", norm=norm)
         with right:
             rest = [option for name, option in declared.items() if name not in {"norm", "epsilon", "alpha", "steps"}]
             robustness |= option_fields(rest, key="audit")
@@ -157,7 +164,7 @@ def _form(office: AuditDesk) -> None:
             list(_CURVES),
             selection_mode="multi",
             key="audit.curves",
-            help="the score at smaller and larger budgets; each point takes as long as an audit of 50 images",
+            help="The score at smaller and larger budgets. Each point takes as long as an audit of 50 images.",
         )
         if st.button("Run the audit", type="primary", icon=":material/play_arrow:", key="audit.run"):
             options = AuditOptions(
@@ -167,7 +174,11 @@ def _form(office: AuditDesk) -> None:
                 robustness=RobustnessOptions(**robustness, norm=norm),
                 curves=tuple(_CURVES[name] for name in curves),
             )
-            office.start(AuditRequest(models=key.models, gallery=key.gallery, options=options, loading=key.loading))
+            jobs.start(
+                AuditRequest(
+                    models=selection.models, gallery=selection.gallery, options=options, loading=selection.loading
+                )
+            )
 
 
 def _norm(declared: dict[str, Any]) -> Norm:
@@ -182,41 +193,32 @@ _CURVES: Final = {
 }
 
 
-def _start(office: AuditDesk, request: AuditRequest, folder: Path) -> None:
-    with told():
-        office.start(request, folder)
+def _start(jobs: AuditJobs, request: AuditRequest, folder: Path) -> None:
+    with errors_shown():
+        jobs.start(request, folder)
 
 
-# ---------------------------------------------------------------------- the one under way
+# ---------------------------------------------------------------------- the running audit
 
 
-def _background(office: AuditDesk) -> None:
-    running = office.running
-    if running is None:
+def _background(jobs: AuditJobs) -> None:
+    job = jobs.job
+    if job is None:
         return
-    if not running.over:
-        st.session_state[_WATCHED] = running.folder.name
-        st.fragment(_watch, run_every=_EVERY_S)(office)
-    elif running.problem:
-        problem(running.problem)
-    elif st.session_state.pop(_WATCHED, None) == running.folder.name:
-        st.session_state[_FRESH] = running.folder.name
+    if not job.done:
+        st.session_state[_WATCHED] = job.folder.name
+        st.fragment(_watch, run_every=_REDRAW_EVERY_S)(jobs)
+    elif job.error:
+        show_error(job.error)
+    elif st.session_state.pop(_WATCHED, None) == job.folder.name:
+        st.session_state[_FINISHED] = job.folder.name
         st.rerun()
 
 
-def _watch(office: AuditDesk) -> None:
-    running = office.running
-    if running is None or running.over:
+def _watch(jobs: AuditJobs) -> None:
+    job = jobs.job
+    if job is None or job.done:
         st.rerun()
-    share, words = _standing(running)
     with st.container(horizontal=True, vertical_alignment="center", key="audit.standing"):
-        st.progress(share, words)
-        st.button("Stop", key="audit.stop", icon=":material/stop:", on_click=office.stop)
-
-
-def _standing(running: Running) -> tuple[float, str]:
-    progress = running.progress
-    if progress is None:
-        return 0.0, "About to begin …"
-    share = progress.done / progress.total if progress.total else 0.0
-    return min(1.0, share), plain(f"{progress.stage}: {progress.done} of {progress.total}")
+        st.progress(*progress_bar(job.progress, waiting="Starting…"))
+        st.button("Stop", key="audit.stop", icon=":material/stop:", on_click=jobs.stop)

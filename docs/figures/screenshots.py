@@ -123,14 +123,14 @@ def take_audit(browser: Any, folder: Path) -> None:
 
 def _rankings(page: Any) -> bytes:
     """The part of the page from its heading to the end of both rankings."""
-    top = page.get_by_role("heading", name="What became of the rankings").bounding_box()
+    top = page.get_by_role("heading", name="Rankings before and after").bounding_box()
     inside = page.locator(".st-key-rankings").bounding_box()
     x, y = max(0, inside["x"] - 16), top["y"]
     width, height = inside["width"] + 32, inside["y"] + inside["height"] + 16 - y
     scrolled = page.evaluate("document.querySelector('[data-testid=stMain]').scrollTop")
     page.set_viewport_size({"width": page.viewport_size["width"], "height": int(y + scrolled + height) + 50})
     page.wait_for_timeout(2500)
-    top = page.get_by_role("heading", name="What became of the rankings").bounding_box()
+    top = page.get_by_role("heading", name="Rankings before and after").bounding_box()
     shot: bytes = page.screenshot(clip={"x": x, "y": top["y"], "width": width, "height": height})
     return shot
 

@@ -50,4 +50,4 @@ def attacked(at: AppTest) -> AppTest:
     at.number_input(key="live.steps.linf").set_value(3)
     at.slider(key="live.pace").set_value(60)
     at.button(key="attack").click().run()
-    return until(at, lambda page: "What became of the rankings" in words(page) or bool(page.error))
+    return until(at, lambda page: "Rankings before and after" in words(page) or bool(page.error))

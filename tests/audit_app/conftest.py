@@ -71,7 +71,7 @@ def app(
 
 
 def _forget() -> None:
-    """Drop the attack of the test before: to Streamlit all tests are one visitor."""
-    from hardrank.audit_app.web.resources import visitor
+    """Drop the attack of the previous test: to Streamlit, all tests are one visitor."""
+    from hardrank.audit_app.web.resources import session
 
-    visitor().forget()
+    session().drop()

@@ -9,7 +9,7 @@ from streamlit.web import cli
 
 from hardrank.audit_app.errors import AuditError
 from hardrank.audit_app.start import APP, main
-from hardrank.audit_app.web.guard import check_server
+from hardrank.audit_app.web.server_check import check_server
 from hardrank.audit_app.web.settings import read_settings
 
 

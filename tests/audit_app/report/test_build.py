@@ -13,7 +13,8 @@ from hardrank.audit_app.audit.runner import AuditResult, run_audit
 from hardrank.audit_app.audit.weak_spots import clipped_scores
 from hardrank.audit_app.gallery.embedded import embed_galleries
 from hardrank.audit_app.gallery.image_gallery import ImageGallery, from_images
-from hardrank.audit_app.report.build import make_report, settings_of, write_report
+from hardrank.audit_app.report.build import make_report, settings_of
+from hardrank.audit_app.report.files import write_report
 from hardrank.audit_app.results.schema import AuditReport, ReportError, read_report
 from hardrank.audit_app.subjects.loading import SubjectOptions, load_subjects
 from hardrank.serving.engine import Device
@@ -32,11 +33,11 @@ OPTIONS = AuditOptions(
 )
 
 
-def renamed(gallery: ImageGallery) -> ImageGallery:
+def renamed(collection: ImageGallery) -> ImageGallery:
     """The same images, with names that somebody wishes us ill by."""
-    ids = (HOSTILE, *gallery.ids[1:])
-    classes = tuple(f"{HOSTILE} {name}" for name in gallery.classes)
-    return replace(gallery, ids=ids, classes=classes, problems=(f"{HOSTILE}: not an image",))
+    ids = (HOSTILE, *collection.ids[1:])
+    classes = tuple(f"{HOSTILE} {name}" for name in collection.classes)
+    return replace(collection, ids=ids, classes=classes, problems=(f"{HOSTILE}: not an image",))
 
 
 @pytest.fixture(scope="module")
@@ -50,8 +51,8 @@ def audited(
     )
     benign = replace(benign, name=HOSTILE, notes=(HOSTILE,))
     out = tmp_path_factory.mktemp("report")
-    galleries = embed_galleries([benign, stranger], renamed(from_images(gratings)))
-    result = run_audit(galleries, OPTIONS, out)
+    scenes = embed_galleries([benign, stranger], renamed(from_images(gratings)))
+    result = run_audit(scenes, OPTIONS, out)
     return result, write_report(result, out, command=f"python audit_app/run.py '{HOSTILE}'"), out
 
 

@@ -9,8 +9,8 @@ from tests.audit_app.reports import make_made_up, make_model
 
 def test_limits_are_read() -> None:
     assert parse_limits(["ERS=30", "R@1=0.4", "ES:D=12.5"]) == {"ERS": 30, "R@1": 0.4, "ES:D": 12.5}
-    assert parse_limits(["2"], plain="ERS") == {"ERS": 2}
-    assert parse_limits(["2", "R@1=0.02"], plain="ERS") == {"ERS": 2, "R@1": 0.02}
+    assert parse_limits(["2"], default="ERS") == {"ERS": 2}
+    assert parse_limits(["2", "R@1=0.02"], default="ERS") == {"ERS": 2, "R@1": 0.02}
     assert parse_limits([]) == {}
     for wrong in ("30", "ERS", "ERS=", "=3", "ERS=x", "ERS=nan", "ERS=inf"):
         with pytest.raises(GateError, match="is no limit; write MEASURE=NUMBER, as ERS=30"):

@@ -132,7 +132,7 @@ def test_a_running_attack_is_watched_stopped_and_another_can_begin(browser: Any,
         assert steps == sorted(steps), "the attack goes on"
         assert all(one.startswith("data:image/png;base64,") for one in pictures)
         page.click(".st-key-stop button")
-        page.get_by_text("As far as it came").wait_for()
+        page.get_by_text("Rankings before and after (stopped early)").wait_for()
         finished(page)
         assert json.loads(download(page, "record"))["stopped"] is True
         page.wait_for_selector(".st-key-attack button:not([disabled])")
@@ -147,7 +147,7 @@ def test_who_leaves_makes_room_for_who_waits(browser: Any, server: AppServer) ->
                 page.click(".st-key-attack button")
                 page.wait_for_selector(".st-key-running img")
             waiting.click(".st-key-attack button")
-            waiting.get_by_text("Waiting: 1 before yours").wait_for()
+            waiting.get_by_text("Waiting for 1 other attack").wait_for()
         left = time.monotonic()
         finished(waiting)
         assert time.monotonic() - left < 300, "the two attacks would have taken 400 s"
@@ -156,10 +156,10 @@ def test_who_leaves_makes_room_for_who_waits(browser: Any, server: AppServer) ->
 def test_every_page_is_reached_from_the_others(browser: Any, server: AppServer) -> None:
     with visit(browser, server) as page:
         for title, heading in (
-            ("Scorecard", "How much do the models withstand?"),
-            ("Weak spots", "Where do they hold least?"),
+            ("Scorecard", "Robustness of the models"),
+            ("Weak spots", "Weakest images and classes"),
             ("Bring your own model", "Bring your own model"),
-            ("Live attack", "Watch a ranking being attacked"),
+            ("Live attack", "Attack a ranking"),
         ):
             page.get_by_role("link", name=title).click()
             page.get_by_role("heading", name=heading).wait_for()

@@ -17,8 +17,8 @@ from hardrank.audit_app.images.exact_png import encode_png
 from hardrank.audit_app.live.attack import LiveAttack
 from hardrank.audit_app.replay import read_record, replay
 from hardrank.audit_app.web import attack_view
-from hardrank.audit_app.web.guard import check_server
 from hardrank.audit_app.web.resources import settings
+from hardrank.audit_app.web.server_check import check_server
 from hardrank.serving.engine import Device, Engine
 from hardrank.serving.index.search_index import SearchIndex
 from hardrank.serving.store.manifest import IndexManifest
@@ -51,8 +51,8 @@ def test_the_first_sight_is_a_sensible_attack_and_one_big_button() -> None:
     assert at.selectbox(key="live.attack").value == "QA+"
     assert at.slider(key="live.epsilon.linf").value == 4
     assert "becomes the first answer" in markup(at)
-    assert "No value of a pixel changes by more than 4 of 255" in markup(at)
-    assert "What the models answer now" in words(at)
+    assert "No pixel value changes by more than 4 of 255" in markup(at)
+    assert "Answers before the attack" in words(at)
 
 
 def test_an_attack_runs_and_shows_its_result(started: list[LiveAttack]) -> None:
@@ -81,7 +81,7 @@ def test_downloads_are_the_exact_png_and_a_record_that_repeats(
         offered[file_name] = data
         return False
 
-    monkeypatch.setattr("hardrank.audit_app.web.live_result_view.st.download_button", download_button)
+    monkeypatch.setattr("hardrank.audit_app.web.result_view.st.download_button", download_button)
     attacked(open_app())
     result = started[0].status().result
     assert result
@@ -126,7 +126,7 @@ def test_targets_are_picked_by_clicking_and_left_to_the_seed(started: list[LiveA
 
 def first_target(at: AppTest) -> int:
     """Row of the target that the page begins with."""
-    (target,) = at.session_state["plan"].targets["QA+"]
+    (target,) = at.session_state["chosen_images"].targets["QA+"]
     return from_images(Path(settings().gallery[0])).row(target)
 
 
@@ -171,7 +171,7 @@ def test_stopping_shows_what_was_reached() -> None:
     until(at, lambda page: "of 500" in markup(page))
     assert at.button(key="attack").disabled
     at.button(key="stop").click().run()
-    until(at, lambda page: "As far as it came" in words(page))
+    until(at, lambda page: "stopped early" in words(page))
     assert not errors(at)
 
 
@@ -242,7 +242,7 @@ def test_unforeseen_failures_are_logged_and_not_shown(
     def broken(*_: object, **__: object) -> None:
         raise RuntimeError("secret")
 
-    monkeypatch.setattr(attack_view, "current_plan", broken)
+    monkeypatch.setattr(attack_view, "chosen_images", broken)
     at = open_app()
     (message,) = errors(at)
     assert "secret" not in message
@@ -265,4 +265,4 @@ def test_it_refuses_to_tell_of_its_use() -> None:
 
 def test_arguments_it_does_not_know_are_told(app: Tell) -> None:
     app("--colour", "red")
-    assert any("understands --zoo" in one for one in errors(open_app()))
+    assert any("use --zoo" in one for one in errors(open_app()))

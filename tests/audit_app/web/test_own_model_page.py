@@ -49,23 +49,23 @@ def test_a_bundle_is_attacked_by_its_gradients(tiny_zoo: list[Path]) -> None:
     assert not errors(at)
     assert "3 of 3" not in words(at)
     assert "passes" in words(at)
-    assert "questions" not in words(at)
+    assert "queries" not in words(at)
 
 
 @pytest.mark.parametrize("method", ["square", "nes", "spsa"])
 def test_an_uploaded_file_is_asked_and_the_questions_are_counted(method: str, plain: Path) -> None:
     at = given("my model.onnx", plain.read_bytes())
     assert "gives no" not in " ".join(errors(at))
-    assert "a plain ONNX file: no gradients" in words(at)
+    assert "a plain ONNX file without gradients" in words(at)
     assert "normalised to length 1" in words(at)
     at.selectbox(key="live.method").set_value(SearchMethod(method)).run()
     at.number_input(key=f"live.search.{method}.queries").set_value(40)
     attacked(at)
     assert not errors(at)
-    asked = re.search(r"my\\-model: (\d+) questions|my-model: (\d+) questions", words(at))
+    asked = re.search(r"my\\-model: (\d+) queries|my-model: (\d+) queries", words(at))
     assert asked
     assert 20 <= int(asked[1] or asked[2]) <= 40
-    assert "of 40" in markup(at) or "question" in markup(at)
+    assert "of 40" in markup(at) or "query" in markup(at)
 
 
 def test_images_made_for_a_bundle_are_tried_on_it(plain: Path) -> None:
@@ -73,7 +73,7 @@ def test_images_made_for_a_bundle_are_tried_on_it(plain: Path) -> None:
     at.selectbox(key="live.method").set_value(SearchMethod.TRANSFER).run()
     attacked(at)
     assert not errors(at)
-    assert "0 questions" in words(at) or "passes" in words(at)
+    assert "0 queries" in words(at) or "passes" in words(at)
 
 
 def test_a_network_of_a_library_is_attacked_without_weights() -> None:

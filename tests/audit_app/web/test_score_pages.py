@@ -18,7 +18,7 @@ from hardrank.audit_app.gallery.embedded import embed_galleries
 from hardrank.audit_app.gallery.image_gallery import from_images
 from hardrank.audit_app.gallery.source import GallerySource
 from hardrank.audit_app.images.exact_png import encode_png
-from hardrank.audit_app.report.build import write_report
+from hardrank.audit_app.report.files import write_report
 from hardrank.audit_app.results.schema import read_report
 from hardrank.audit_app.run import main
 from hardrank.audit_app.subjects.loading import load_subjects
@@ -48,8 +48,8 @@ def done(tiny_zoo: list[Path], few_gratings: Path, tmp_path_factory: pytest.Temp
     request = AuditRequest(
         models=tuple(map(str, tiny_zoo)), gallery=GallerySource.at(str(few_gratings)), options=QUICK, loading=OPTIONS
     )
-    galleries = embed_galleries(load_subjects(request.models, OPTIONS), from_images(few_gratings))
-    result = run_audit(galleries, QUICK, root / request.name)
+    scenes = embed_galleries(load_subjects(request.models, OPTIONS), from_images(few_gratings))
+    result = run_audit(scenes, QUICK, root / request.name)
     write_report(result, root / request.name, command="the app")
     request.write(root / request.name)
     return root
@@ -70,7 +70,7 @@ def past(done: Path, app: Tell, tmp_path: Path) -> Path:
 def test_models_that_were_not_measured_are_said_to_be_so() -> None:
     at = open_app("scorecard")
     assert not errors(at)
-    assert "No bundle at hand was measured" in words(at)
+    assert "No bundle has measured results" in words(at)
 
 
 def test_an_audit_of_the_past_is_shown_whole(past: Path) -> None:
@@ -83,7 +83,7 @@ def test_an_audit_of_the_past_is_shown_whole(past: Path) -> None:
         for key, figure in model.figures.items():
             assert key in drawn
             assert f"{figure.low:.1f}" in drawn or f"{figure.low:.3f}" in drawn
-    assert "What a larger budget buys the attacker" in words(at)
+    assert "Score against the attack budget" in words(at)
     assert drawn.count("<svg") >= 2
     assert "Recall@1" in drawn
     said = words(at).replace("\\", "")
@@ -119,7 +119,7 @@ def test_an_audit_that_was_stopped_goes_on(past: Path) -> None:
     past = past.rename(past.with_name("as-one-likes"))
     at = open_app("scorecard")
     at.selectbox(key="audit.shown").set_value(past.name).run()
-    assert "did not come to its end" in words(at)
+    assert "is not finished" in words(at)
     at.button(key="audit.resume").click().run()
     until(at, lambda page: (past / "report.json").exists())
     found = read_report(past)
@@ -132,13 +132,13 @@ def test_mistakes_are_told_before_anything_runs(app: Tell, tmp_path: Path) -> No
     at.button(key="audit.run").click().run()
     assert any("attack" in one for one in errors(at))
     assert not (tmp_path / "audits").exists()
-    at.text_input(key="stage.gallery").set_value(str(tmp_path / "nowhere")).run()
+    at.text_input(key="selection.gallery").set_value(str(tmp_path / "nowhere")).run()
     assert any("is not there" in one for one in errors(at))
 
 
 def test_an_audit_that_fails_says_why(tmp_path: Path, gratings: Path) -> None:
     at = open_app("scorecard")
-    at.text_input(key="stage.gallery").set_value(str(gratings / "class-0"))
+    at.text_input(key="selection.gallery").set_value(str(gratings / "class-0"))
     at.multiselect(key="audit.attacks").set_value(["LTM"])
     at.button(key="audit.run").click().run()
     until(at, lambda page: bool(page.error))
@@ -168,7 +168,7 @@ def test_what_nobody_foresaw_is_logged(monkeypatch: pytest.MonkeyPatch, caplog: 
         raise RuntimeError("secret")
 
     monkeypatch.setattr(scorecard_page, "_show", broken)
-    monkeypatch.setattr(weak_spots_page, "desk", broken)
+    monkeypatch.setattr(weak_spots_page, "audit_jobs", broken)
     for page in ("scorecard", "weak_spots"):
         (message,) = errors(open_app(page))
         assert "secret" not in message
@@ -186,14 +186,14 @@ def spots(at: AppTest) -> list[str]:
 def test_without_an_audit_it_says_where_they_come_from() -> None:
     at = open_app("weak_spots")
     assert not errors(at)
-    assert "run one on the page" in words(at)
+    assert "Run one on the" in words(at)
 
 
 def test_the_worst_images_and_classes_are_shown_and_opened_in_the_live_attack(past: Path) -> None:
     at = open_app("weak_spots")
     assert not errors(at)
     assert len(spots(at)) == 6
-    assert "The worst images" in words(at)
+    assert "Weakest images" in words(at)
     at.selectbox(key="weak.key").set_value("ES:D").run()
     assert not errors(at)
     first = at.button(key=spots(at)[0])
@@ -203,7 +203,7 @@ def test_the_worst_images_and_classes_are_shown_and_opened_in_the_live_attack(pa
     assert not errors(at)
     assert at.selectbox(key="live.attack").value == "ES"
     assert at.slider(key="live.epsilon.linf").value == 8
-    assert at.session_state["plan"].victim.id == id
+    assert at.session_state["chosen_images"].victim.id == id
     assert id.split("/")[0].split("~")[0] in markup(at)
 
 
@@ -232,9 +232,9 @@ def test_an_audit_by_the_command_shows_its_images_too(by_command: Path, few_grat
     assert not errors(at)
     ids = [at.button(key=key).help.split(":")[0] for key in spots(at)]
     assert len(ids) == 6
-    gallery = from_images(few_gratings)
+    collection = from_images(few_gratings)
     pre = Preprocessing.from_dict(read_report(by_command).models[0].preprocessing)
-    wanted = [encode_png(file_pixels(gallery.read(gallery.row(id)), pre)) for id in ids]
+    wanted = [encode_png(file_pixels(collection.read(collection.row(id)), pre)) for id in ids]
     assert pictures(at)[:6] == wanted
     at.selectbox(key="weak.model").set_value("Strong").run()
     first = at.button(key=spots(at)[0])
@@ -242,12 +242,14 @@ def test_an_audit_by_the_command_shows_its_images_too(by_command: Path, few_grat
     first.click().run()
     at.switch_page("screens/live_attack.py").run()
     assert not errors(at)
-    assert at.session_state["plan"].victim.id == id
-    assert at.multiselect(key="stage.models").value == [
+    assert at.session_state["chosen_images"].victim.id == id
+    assert at.multiselect(key="selection.models").value == [
         str(by_command.parents[1] / "zoo" / "tiny-benign"),
         f"Strong={by_command.parents[1] / 'zoo' / 'tiny-robust'}",
     ]
-    assert at.session_state["stage"].opened.loading == OPTIONS  # the models are loaded as they were for the audit
+    assert (
+        at.session_state["gallery_selection"].opened.loading == OPTIONS
+    )  # the models are loaded as they were for the audit
 
 
 def test_what_is_handed_on_names_no_place_of_this_machine(by_command: Path) -> None:
@@ -287,7 +289,7 @@ def test_what_is_no_longer_at_hand_is_told(
     told = {
         "moved": "is neither a folder",
         "shrunk": "has changed since",
-        "command": "does not say where its images lie",
+        "command": "is missing",
         "table": "cannot be read",
     }[damage]
     if damage == "moved":

@@ -1,4 +1,4 @@
-"""The result of a live attack on the page: rankings, numbers, pictures of the way, downloads."""
+"""The result of a live attack on a page: rankings, numbers, steps, downloads."""
 
 import json
 from typing import Any
@@ -9,7 +9,7 @@ from hardrank.audit_app.audit.runner import slug
 from hardrank.audit_app.drawing.live_panel import curves, picture
 from hardrank.audit_app.drawing.markup import element
 from hardrank.audit_app.drawing.result_panel import (
-    Shown,
+    ResultContext,
     figures_table,
     rankings,
     survival_table,
@@ -21,58 +21,58 @@ from hardrank.audit_app.live.attack import LiveAttack
 from hardrank.audit_app.live.result import LiveResult
 from hardrank.audit_app.live.status import AttackStatus
 from hardrank.audit_app.replay import record
+from hardrank.audit_app.web.markdown import escape_markdown
 from hardrank.audit_app.web.panel import panel
-from hardrank.audit_app.web.pictures import called
-from hardrank.audit_app.web.resources import StageKey, visitor
+from hardrank.audit_app.web.pictures import image_name
+from hardrank.audit_app.web.resources import GallerySelection, session
 
 
-def show_result(live: LiveAttack, status: AttackStatus, key: StageKey) -> None:
-    """Draw what a finished attack came to; `key` says where its models and gallery lie."""
+def show_result(live: LiveAttack, status: AttackStatus, selection: GallerySelection) -> None:
+    """Draw the result of a finished attack on the models and gallery of `selection`."""
     result = status.result
     assert result is not None
-    shown = _shown(live)
-    st.markdown("#### " + ("As far as it came" if result.stopped else "What became of the rankings"))
-    panel(verdicts(result, shown), key="verdicts")
-    _rankings(live, result, shown)
-    _downloads(live, result, key)
-    how, numbers, files, others = st.tabs(["How it went", "Numbers", "Does it survive?", "Does it transfer?"])
-    with how:
-        _way()
+    context = _context(live)
+    st.markdown("#### " + ("Rankings before and after" + (" (stopped early)" if result.stopped else "")))
+    panel(verdicts(result, context), key="verdicts")
+    _rankings(live, result, context)
+    _downloads(live, result, selection)
+    steps, numbers, files, others = st.tabs(["Steps", "Numbers", "After JPEG and resizing", "On the other models"])
+    with steps:
+        _steps()
     with numbers:
-        panel(figures_table(result, shown), key="figures")
-        st.caption(_cost(result))
+        panel(figures_table(result, context), key="figures")
+        st.caption(escape_markdown(_cost(result)))
     with files:
         st.caption(
-            "The adversarial image as a file, treated, and shown to the served model again. In brackets: how far the "
-            "untouched image moves by the same treatment."
+            "The served model ranks the adversarial image after each transform. In parentheses: how far the same "
+            "transform moves the original image."
         )
-        panel(survival_table(result, shown), key="survival")
+        panel(survival_table(result, context), key="survival")
     with others:
         st.caption(
-            "The exact PNG made against one model, shown to each; the shaded cells are the white-box results. A model "
-            "that is attacked through another one gives less away."
+            "Each adversarial PNG shown to every model. Shaded cells: the model that the image was made against."
         )
         panel(transfer_table(result), key="transfer")
 
 
 def ranked_items(live: LiveAttack) -> int:
-    """How many items the rankings of an attack have."""
+    """Return the number of items that an attack ranks."""
     size = len(live.served[0].embedded)
     return size - 1 if live.victim.id is not None else size
 
 
-def _shown(live: LiveAttack) -> Shown:
+def _context(live: LiveAttack) -> ResultContext:
     by_name = {served.name: served for served in live.served}
-    return Shown(
+    return ResultContext(
         picture=lambda name, row: by_name[name].picture(row),
-        name=lambda row: called(live.served[0], row),
+        name=lambda row: image_name(live.served[0], row),
         attack=live.attack,
         budget=live.options.engine,
         watched=watched(live.attack),
     )
 
 
-def _rankings(live: LiveAttack, result: LiveResult, shown: Shown) -> None:
+def _rankings(live: LiveAttack, result: LiveResult, context: ResultContext) -> None:
     views = max(len(found.outcome.movements) for found in result.subjects.values())
     view = 0
     if views > 1:
@@ -81,32 +81,32 @@ def _rankings(live: LiveAttack, result: LiveResult, shown: Shown) -> None:
             st.segmented_control("Ranking of query", options, default=0, format_func=lambda i: f"{i + 1}", key="view")
             or 0
         )
-    panel(rankings(result, shown, view=view), key="rankings")
+    panel(rankings(result, context, view=view), key="rankings")
 
 
-def _downloads(live: LiveAttack, result: LiveResult, key: StageKey) -> None:
+def _downloads(live: LiveAttack, result: LiveResult, selection: GallerySelection) -> None:
     with st.container(horizontal=True, key="downloads"):
         for name, found in result.subjects.items():
             st.download_button(
-                f"PNG for {name}",
+                f"PNG for {escape_markdown(name)}",
                 found.png,
                 file_name=f"{slug(name)}-{slug(live.options.attack)}.png",
                 mime="image/png",
                 icon=":material/download:",
                 on_click="ignore",
                 key=f"png-{slug(name)}",
-                help="the exact adversarial image, in the border of the untouched one: a server of this model sees "
-                "these very pixels",
+                help="The exact adversarial image within the border of the original: a server of this model sees these "
+                "pixels.",
             )
         st.download_button(
-            "JSON to repeat it",
-            _json(record(live, result, key.gallery, loading=key.loading)),
+            "JSON to replay it",
+            _json(record(live, result, selection.gallery, loading=selection.loading)),
             file_name="attack.json",
             mime="application/json",
             icon=":material/data_object:",
             on_click="ignore",
             key="record",
-            help="python audit_app/replay.py attack.json runs the same attack again, to the same pixels",
+            help="`hardrank replay attack.json` repeats the attack and compares the pixels.",
         )
 
 
@@ -115,34 +115,34 @@ def _json(content: dict[str, Any]) -> str:
 
 
 @st.fragment
-def _way() -> None:
-    """Let one look at the pictures of the way."""
-    # Fragments outlive the visit: they must not hold an attack that was forgotten.
-    live = visitor().live
+def _steps() -> None:
+    """Browse the images of the steps."""
+    # Fragments outlive the session: they must not hold an attack that was dropped.
+    live = session().live
     if live is None:
         st.rerun()
     status = live.status()
     kept = {name: live.keyframes(name) for name in status.names}
     last = max(len(frames) for frames in kept.values()) - 1
-    place = st.slider("picture", 0, last, last, key="frame", label_visibility="collapsed") if last > 0 else 0
+    place = st.slider("image", 0, last, last, key="frame", label_visibility="collapsed") if last > 0 else 0
     cards = []
     for i, (name, frames) in enumerate(kept.items()):
         if frames:
             frame = frames[min(place, len(frames) - 1)]
             spent = status.budgets[name].spent(frame.point)
-            word = "question" if status.budgets[name].asks else "step"
+            word = "query" if status.budgets[name].asks else "step"
             heading = element("h3", element("span", class_=f"key series-{i}"), f"{name}, {word} {spent}")
             cards.append(element("article", heading, picture(frame, live.options.engine), class_="card"))
     panel(
         element("div", *cards, class_="cards"),
         element("div", *curves(status, ranked_items(live), watched(live.attack)), class_="curves"),
-        key="way",
+        key="steps",
     )
 
 
 def _cost(result: LiveResult) -> str:
-    said = []
+    costs = []
     for name, found in result.subjects.items():
-        asked = f"{found.queries} questions" if found.queries is not None else f"{found.passes} passes"
-        said.append(f"{name}: {asked} in {found.seconds:.1f} s")
-    return "; ".join(said)
+        spent = f"{found.queries} queries" if found.queries is not None else f"{found.passes} passes"
+        costs.append(f"{name}: {spent} in {found.seconds:.1f} s")
+    return "; ".join(costs)

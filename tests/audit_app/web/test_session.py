@@ -1,4 +1,4 @@
-"""A visitor's attack: one at a time, and gone with the visitor."""
+"""A visitor's attack: one at a time, and gone with the session."""
 
 import gc
 import threading
@@ -9,7 +9,7 @@ from hardrank.audit_app.gallery.served import ServedGallery
 from hardrank.audit_app.live.attack import LiveAttack
 from hardrank.audit_app.live.options import LiveOptions
 from hardrank.audit_app.live.victim import Victim
-from hardrank.audit_app.web.visitor import PATIENCE, Visitor
+from hardrank.audit_app.web.session import CHECKS_BEFORE_LEAVING, VisitorSession
 from hardrank.trainer.attacks.runner import AttackOptions
 from tests.waiting import PATIENCE_S, until
 
@@ -28,17 +28,17 @@ def is_gone(seen: "weakref.ref[LiveAttack]") -> bool:
 def test_who_left_frees_worker_and_memory(served: list[ServedGallery]) -> None:
     there = threading.Event()
     there.set()
-    visitor = Visitor(there.is_set, look_again_s=0.02)
-    visitor.begin(attack(served))
-    time.sleep(0.02 * PATIENCE * 3)
-    live = visitor.live
+    session = VisitorSession(there.is_set, check_every_s=0.02)
+    session.start(attack(served))
+    time.sleep(0.02 * CHECKS_BEFORE_LEAVING * 3)
+    live = session.live
     assert live is not None, "who is there keeps the attack"
     assert not live.status().phase.over
     seen = weakref.ref(live)
     del live
     there.clear()
     until(lambda: is_gone(seen))
-    assert visitor.live is None
+    assert session.live is None
     # A thread is listed a moment longer than what it worked on.
     workers = {"live attack", "attack on tiny-benign"}
     until(lambda: not workers & {thread.name for thread in threading.enumerate()})
@@ -47,9 +47,9 @@ def test_who_left_frees_worker_and_memory(served: list[ServedGallery]) -> None:
 def test_a_result_is_freed_too(served: list[ServedGallery]) -> None:
     there = threading.Event()
     there.set()
-    visitor = Visitor(there.is_set, look_again_s=0.02)
+    session = VisitorSession(there.is_set, check_every_s=0.02)
     live = attack(served, LiveOptions(attack="ES", engine=AttackOptions(steps=1)))
-    visitor.begin(live)
+    session.start(live)
     assert live.wait(PATIENCE_S).result
     seen = weakref.ref(live)
     del live
@@ -59,22 +59,22 @@ def test_a_result_is_freed_too(served: list[ServedGallery]) -> None:
 
 def test_a_lost_connection_that_comes_back_loses_nothing(served: list[ServedGallery]) -> None:
     looks = iter([False, False, *[True] * 10, False] + [True] * 10_000)
-    visitor = Visitor(lambda: next(looks), look_again_s=0.01)
+    session = VisitorSession(lambda: next(looks), check_every_s=0.01)
     live = attack(served)
-    visitor.begin(live)
+    session.start(live)
     time.sleep(0.4)
-    assert visitor.live is live
-    visitor.forget()
+    assert session.live is live
+    session.drop()
 
 
 def test_another_attack_takes_the_place_of_the_one_before(served: list[ServedGallery]) -> None:
-    visitor = Visitor()
+    session = VisitorSession()
     first, second = attack(served), attack(served)
-    visitor.begin(first)
-    visitor.begin(second)
+    session.start(first)
+    session.start(second)
     assert first.wait(PATIENCE_S).phase.over
-    assert visitor.live is second
-    visitor.leave()
+    assert session.live is second
+    session.close()
     assert second.wait(PATIENCE_S).phase.over
-    visitor.begin(attack(served))
-    assert visitor.live is None
+    session.start(attack(served))
+    assert session.live is None

@@ -1,4 +1,4 @@
-"""The fields of a live attack: which attack, how strong, and all the rest."""
+"""The options of a live attack: which attack, how strong, and all others."""
 
 from dataclasses import dataclass
 from typing import Any, Final
@@ -11,25 +11,25 @@ from hardrank.audit_app.blackbox.choice import SearchMethod, search_name
 from hardrank.audit_app.images.transforms import TransformOptions
 from hardrank.audit_app.live.aims import AIMS, with_count
 from hardrank.audit_app.live.options import LiveOptions
+from hardrank.audit_app.web.chosen_images import FIRST_ATTACK
 from hardrank.audit_app.web.option_fields import option_field, option_fields
-from hardrank.audit_app.web.plan import FIRST_ATTACK
-from hardrank.audit_app.web.resources import Stage
+from hardrank.audit_app.web.resources import LoadedGallery
 from hardrank.trainer.attacks.options import Option, declared_options
 from hardrank.trainer.attacks.pgd import Norm
 from hardrank.trainer.attacks.registry import ATTACKS
 from hardrank.trainer.attacks.runner import AttackOptions
 
 FIRST_EPSILON: Final = 4 / 255
-"""Half the budget of the scorecard: hardly anybody sees it, and it is enough against most models."""
+"""Half the budget of the scorecard: barely visible, and enough against most models."""
 _FIRST_ALPHA: Final = 1 / 255
-"""Small steps, so that one sees the perturbation grow."""
+"""Small steps, so that the perturbation visibly grows."""
 _PACE: Final = 12
 _FIRST: Final = {"epsilon": FIRST_EPSILON, "alpha": _FIRST_ALPHA}
 
 
 @dataclass(frozen=True, kw_only=True)
-class Form:
-    """What the fields say."""
+class AttackForm:
+    """The values of the fields."""
 
     attack: str
     settings: dict[str, Any]
@@ -42,7 +42,7 @@ class Form:
     pace: float | None
 
     def options(self, targets: tuple[str, ...]) -> LiveOptions:
-        """Build the options of an attack on `targets`, ids chosen by hand; none: drawn. Raises `AttackError`."""
+        """Build the options of an attack on `targets` (ids; drawn if empty). Raises `AttackError`."""
         return LiveOptions(
             attack=self.attack,
             settings=with_count(self.attack, self.settings, len(targets)) if targets else self.settings,
@@ -57,9 +57,11 @@ class Form:
         )
 
 
-def live_form(bar: DeltaGenerator, more: DeltaGenerator, stage: Stage, *, methods: tuple[SearchMethod, ...]) -> Form:
-    """Draw the fields that matter most into `bar`, all others into `more`."""
-    which, strength = bar.columns([3, 2], gap="medium")
+def attack_form(
+    main: DeltaGenerator, more: DeltaGenerator, loaded: LoadedGallery, *, methods: tuple[SearchMethod, ...]
+) -> AttackForm:
+    """Draw the most important options into `main`, all others into `more`."""
+    which, strength = main.columns([3, 2], gap="medium")
     names = list(ATTACKS)
     attack = which.selectbox(
         "Attack",
@@ -70,41 +72,64 @@ def live_form(bar: DeltaGenerator, more: DeltaGenerator, stage: Stage, *, method
     )
     engine = {option.name: option for option in declared_options(AttackOptions)}
     with more:
-        asked = [served.subject for served in stage if not served.subject.white_box]
+        without_gradients = [served.subject for served in loaded if not served.subject.white_box]
         left, middle, right = st.columns(3, gap="medium")
         with left:
-            st.caption("The attack")
+            st.caption("Attack")
             settings = option_fields(ATTACKS[attack].options, key=f"live.{attack}")
             if attack in AIMS and AIMS[attack].count:
-                st.caption(f"`{AIMS[attack].count}` is the number of targets, where they are chosen by hand.")
-            seed = int(st.number_input("seed", 0, 2**31 - 1, 0, help="of what is drawn", key="live.seed"))
-            method = _method(methods) if asked else SearchMethod.AUTO
+                st.caption(f"If you choose targets by hand, `{AIMS[attack].count}` is their number.")
+            seed = int(
+                st.number_input(
+                    "seed", 0, 2**31 - 1, 0, help="seed of drawn targets and random starts", key="live.seed"
+                )
+            )
+            method = _method(methods) if without_gradients else SearchMethod.AUTO
         with middle:
-            st.caption("The budget")
+            st.caption("Budget")
             norm = option_field(engine["norm"], key="live.norm")
             rest = {
                 name: option_field(option, key=f"live.{name}.{norm}", default=_FIRST.get(name), norm=norm)
                 for name, option in engine.items()
                 if name not in {"norm", "epsilon"}
             }
-            search = _search(method, norm) if asked and method is not SearchMethod.TRANSFER else {}
+            search = _search(method, norm) if without_gradients and method is not SearchMethod.TRANSFER else {}
         with right:
-            st.caption("What is shown")
-            k = int(st.slider("first answers (k)", 1, 20, 10, key="live.k", help="how many answers are compared"))
-            quality = int(st.slider("JPEG quality", 1, 100, 90, key="live.quality", help="does the attack survive it?"))
-            percent = int(st.slider("resized to, %", 10, 200, 50, step=5, key="live.percent", help="and back again"))
+            st.caption("Display")
+            k = int(st.slider("first answers (k)", 1, 20, 10, key="live.k", help="number of answers that are compared"))
+            quality = int(
+                st.slider(
+                    "JPEG quality",
+                    1,
+                    100,
+                    90,
+                    key="live.quality",
+                    help="quality at which the attacked image is tested as JPEG",
+                )
+            )
+            percent = int(
+                st.slider(
+                    "resize to, %",
+                    10,
+                    200,
+                    50,
+                    step=5,
+                    key="live.percent",
+                    help="size at which the attacked image is tested",
+                )
+            )
             pace = st.slider(
-                "steps a second, at most",
+                "steps per second, at most",
                 2,
                 60,
                 _PACE,
                 key="live.pace",
-                help="for eyes to follow; 60: as fast as can be",
+                help="slower is easier to follow and changes no result; 60: no limit",
             )
     with strength:
         epsilon = option_field(engine["epsilon"], key=f"live.epsilon.{norm}", default=_FIRST["epsilon"], norm=norm)
-    searching = bool(asked) and method is not SearchMethod.TRANSFER
-    return Form(
+    searching = bool(without_gradients) and method is not SearchMethod.TRANSFER
+    return AttackForm(
         attack=attack,
         settings=settings,
         engine={**rest, "norm": norm, "epsilon": epsilon},
@@ -119,17 +144,17 @@ def live_form(bar: DeltaGenerator, more: DeltaGenerator, stage: Stage, *, method
 
 def _method(methods: tuple[SearchMethod, ...]) -> SearchMethod:
     return st.selectbox(
-        "search, without gradients",
+        "black-box search",
         methods,
-        format_func=lambda one: _SEARCHED.get(one, one.value),
+        format_func=lambda one: _METHOD_NAMES.get(one, one.value),
         key="live.method",
-        help="how adversarial images are found for a model that gives no gradients",
+        help="how to attack a model without gradients",
     )
 
 
-_SEARCHED: Final = {
+_METHOD_NAMES: Final = {
     SearchMethod.AUTO: "auto",
-    SearchMethod.TRANSFER: "transfer · made for another model",
+    SearchMethod.TRANSFER: "transfer · made against another model",
     **{SearchMethod(name): f"{name} · {kind.title}" for name, kind in SEARCHES.items()},
 }
 

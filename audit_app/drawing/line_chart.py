@@ -1,4 +1,4 @@
-"""Line charts of an attack's steps: loss, ranks, overlap."""
+"""Line charts over the steps of an attack: loss, ranks, overlap."""
 
 import math
 from collections.abc import Sequence
@@ -14,7 +14,7 @@ _LEFT, _RIGHT, _TOP, _BOTTOM = 54.0, 10.0, 24.0, 22.0
 
 
 class Scale(StrEnum):
-    """How values lie on the vertical axis."""
+    """Scale of the vertical axis."""
 
     LINEAR = "linear"
     RANK = "rank"
@@ -27,7 +27,7 @@ class Line:
 
     name: str
     style: str
-    """Class of its colour: `benign`, `robust`, …"""
+    """CSS class of its colour, such as `series-0`."""
     x: Sequence[float]
     y: Sequence[float]
 
@@ -43,7 +43,7 @@ def line_chart(
     x_label: str = "step",
     percent: bool = False,
 ) -> Markup:
-    """Draw `lines` over x from 0 to `x_end` and y from `low` to `high`; what is not finite is left out."""
+    """Draw `lines` over x from 0 to `x_end` and y from `low` to `high`; values that are not finite are skipped."""
     axis = _Axis(low, high if high > low else low + 1, scale)
     ticks = axis.ticks()
     grid = [
@@ -59,7 +59,7 @@ def line_chart(
         element("text", title, x=_LEFT, y=14, class_="heading"),
     ]
     curves = [_curve(line, axis, x_end) for line in lines]
-    return svg(_WIDTH, _HEIGHT, *grid, *ends, *curves, label=_told(lines, title))
+    return svg(_WIDTH, _HEIGHT, *grid, *ends, *curves, label=_describe(lines, title))
 
 
 @dataclass(frozen=True)
@@ -69,7 +69,7 @@ class _Axis:
     scale: Scale
 
     def y(self, value: float) -> float:
-        """Height of a value in the drawing."""
+        """Return the vertical position of a value."""
         inside = _HEIGHT - _TOP - _BOTTOM
         if self.scale is Scale.RANK:
             span = math.log(self.high) - math.log(self.low)
@@ -77,7 +77,7 @@ class _Axis:
         return _TOP + inside * (1 - (value - self.low) / (self.high - self.low))
 
     def ticks(self) -> list[float]:
-        """Values with a line: powers of ten for ranks, else the ends and the middle."""
+        """Return the values with a grid line: powers of ten for ranks, else the ends and the middle."""
         if self.scale is Scale.LINEAR:
             return [self.low, (self.low + self.high) / 2, self.high]
         powers = [10.0**i for i in range(int(math.log10(self.high)) + 1)]
@@ -107,6 +107,6 @@ def _tick(value: float, percent: bool) -> str:
     return f"{100 * value:.0f} %" if percent else f"{value:.3g}" if value < 1000 else f"{value:,.0f}".replace(",", " ")
 
 
-def _told(lines: Sequence[Line], title: str) -> str:
+def _describe(lines: Sequence[Line], title: str) -> str:
     ends = [f"{line.name} {line.y[0]:.3g} to {line.y[-1]:.3g}" for line in lines if line.y]
-    return f"{title}: {'; '.join(ends) or 'nothing yet'}"
+    return f"{title}: {'; '.join(ends) or 'no data yet'}"

@@ -1,0 +1,51 @@
+"""Before an attack: the image, its targets, and what the models answer now."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from hardrank.audit_app.drawing.markup import Markup, element
+
+
+@dataclass(frozen=True)
+class CaptionedImage:
+    """An image with a title and a caption."""
+
+    uri: str
+    """`data:` URI."""
+    title: str
+    caption: str
+
+
+def setup_panel(image: CaptionedImage, targets: Sequence[CaptionedImage], *, goal: str, limit: str) -> Markup:
+    """Draw the image under attack, an arrow and the targets; `goal` and `limit` are sentences about the attack."""
+    aims = [element("div", *map(_figure, targets), class_="targets")] if targets else []
+    arrow = [element("div", "→", class_="arrow", aria_hidden="true")] if targets else []
+    text = element("div", element("p", element("b", goal)), element("p", limit, class_="quiet"), class_="goal")
+    return element("div", _figure(image), *arrow, *aims, text, class_="setup")
+
+
+def _figure(image: CaptionedImage) -> Markup:
+    return element(
+        "figure",
+        element("img", src=image.uri, alt=f"{image.title}: {image.caption}", class_="pixels"),
+        element("figcaption", element("b", image.title), " ", image.caption),
+    )
+
+
+def answers_panel(models: Sequence[tuple[str, Sequence[CaptionedImage]]]) -> Markup:
+    """Draw each model's first answers, the best first."""
+    cards = [
+        element(
+            "article",
+            element("h3", element("span", class_=f"key series-{i}"), name),
+            element("div", *map(_small, answers), class_="strip"),
+            class_="card",
+        )
+        for i, (name, answers) in enumerate(models)
+    ]
+    return element("div", *cards, class_="cards")
+
+
+def _small(image: CaptionedImage) -> Markup:
+    drawn = element("img", src=image.uri, alt=image.caption, title=image.caption, class_="pixels")
+    return element("figure", drawn, element("figcaption", image.title))

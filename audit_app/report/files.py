@@ -1,0 +1,54 @@
+"""The files of a report: report.json, report.html, and a CSV per model."""
+
+import csv
+from pathlib import Path
+from typing import Final
+
+from hardrank.audit_app.audit.runner import AuditResult
+from hardrank.audit_app.gallery.image_gallery import ImageGallery
+from hardrank.audit_app.report.build import make_report
+from hardrank.audit_app.report.page import render_page
+from hardrank.audit_app.results.schema import REPORT, AuditReport
+from hardrank.models.files import atomic_path
+from hardrank.trainer.evaluation.scorecard import Scorecard
+
+JSON: Final = REPORT
+HTML: Final = "report.html"
+
+
+def write_report(result: AuditResult, out: Path, *, command: str) -> AuditReport:
+    """Write report.json, report.html and a CSV per model.
+
+    Args:
+        result: What `run_audit` returned.
+        out: Folder to write to. report.json is written last, so a folder that has one is complete.
+        command: The command line that produced the audit, printed in the report.
+
+    Returns:
+        The report, as report.json holds it.
+
+    Raises:
+        OSError: If the folder cannot be written.
+    """
+    report = make_report(result, command=command)
+    for model, entry in zip(result.models, report.models, strict=True):
+        write_table(model.card, result.gallery, out / entry.per_image)
+    page = render_page(report, result)
+    with atomic_path(out / HTML) as unfinished:
+        unfinished.write_text(page, encoding="utf-8")
+    with atomic_path(out / JSON) as unfinished:
+        unfinished.write_text(report.model_dump_json(indent=2) + "\n", encoding="utf-8")
+    return report
+
+
+def write_table(card: Scorecard, gallery: ImageGallery, path: Path) -> None:
+    """Write one line per attacked image: id, class, gallery row, and each figure clean, under noise and attacked."""
+    table = card.per_image
+    columns = {name: values for name, values in table.columns.items() if values.ndim == 1}
+    with atomic_path(path) as unfinished, unfinished.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file)
+        writer.writerow(["id", "class", "row", *columns])
+        for i, row in enumerate(table.rows.tolist()):
+            writer.writerow(
+                [gallery.ids[row], gallery.label(row), row, *(values[i].item() for values in columns.values())]
+            )

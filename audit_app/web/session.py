@@ -1,0 +1,81 @@
+"""What belongs to one visitor: one attack at a time and uploaded files, dropped when the visitor leaves."""
+
+import hashlib
+import tempfile
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import Final
+
+from hardrank.audit_app.audit.runner import slug
+from hardrank.audit_app.live.attack import LiveAttack
+
+_CHECK_EVERY_S: Final = 1.0
+CHECKS_BEFORE_LEAVING: Final = 5
+"""Failed checks before the attack is dropped, so that a page that briefly loses its connection keeps it."""
+
+
+class VisitorSession:
+    """Holds the attack and the uploaded files of one browser tab. Thread-safe.
+
+    `connected` returns whether the tab is still open; Streamlit itself ends a session only minutes later.
+    """
+
+    def __init__(self, connected: Callable[[], bool] = lambda: True, *, check_every_s: float = _CHECK_EVERY_S) -> None:
+        self._connected = connected
+        self._check_every_s = check_every_s
+        self._lock = threading.Lock()
+        self._changed = threading.Condition(self._lock)
+        self._live: LiveAttack | None = None
+        self._closed = False
+        self._files = tempfile.TemporaryDirectory(prefix="hardrank-visitor-")
+
+    @property
+    def live(self) -> LiveAttack | None:
+        """The running attack, or the last one."""
+        return self._live
+
+    def start(self, live: LiveAttack) -> None:
+        """Start an attack; abandon the previous one."""
+        with self._lock:
+            previous, self._live = self._live, None if self._closed else live
+            self._changed.notify_all()
+        if previous is not None:
+            previous.abandon()
+        if not self._closed:
+            live.start()
+            threading.Thread(target=self._drop_when_gone, args=(live,), name="session", daemon=True).start()
+
+    def drop(self) -> None:
+        """Abandon the attack and drop its result."""
+        with self._lock:
+            previous, self._live = self._live, None
+            self._changed.notify_all()
+        if previous is not None:
+            previous.abandon()
+
+    def _drop_when_gone(self, live: LiveAttack) -> None:
+        """Drop an attack, running or done, once the visitor has been disconnected for a while."""
+        failed = 0
+        while failed < CHECKS_BEFORE_LEAVING:
+            with self._lock:
+                self._changed.wait(self._check_every_s)
+                if self._live is not live:
+                    return
+            failed = 0 if self._connected() else failed + 1
+        self.drop()
+
+    def keep_file(self, name: str, data: bytes) -> Path:
+        """Write an uploaded file to disk until the session ends; the same bytes are written once."""
+        folder = Path(self._files.name) / hashlib.sha256(data).hexdigest()[:16]
+        path = folder / (slug(Path(name).stem) + Path(name).suffix.lower())
+        if not path.exists():
+            folder.mkdir(exist_ok=True)
+            path.write_bytes(data)
+        return path
+
+    def close(self) -> None:
+        """Drop everything for good: the tab was closed."""
+        self._closed = True
+        self.drop()
+        self._files.cleanup()
