@@ -16,7 +16,7 @@ from streamlit.web import cli
 
 from hardrank.audit_app.errors import AuditError
 from hardrank.audit_app.web.server_check import is_loopback
-from hardrank.audit_app.web.settings import AppSettings, checked
+from hardrank.audit_app.web.settings import ALLOW_REMOTE, AppSettings, checked
 from hardrank.models.home import typed
 
 APP: Final = Path(__file__).resolve().with_name("app.py")
@@ -79,7 +79,7 @@ def _arguments(settings: AppSettings, *, open: bool) -> list[str]:
     """Return settings as the command line that `read_settings` parses."""
     gallery = ["--gallery", *settings.gallery] if settings.gallery else []
     options = ["--zoo", str(settings.zoo), "--audits", str(settings.audits), "--attacks", str(settings.attacks)]
-    return [*options, *gallery, *(["--open"] if open else [])]
+    return [*options, *gallery, *([ALLOW_REMOTE] if open else [])]
 
 
 if __name__ == "__main__":

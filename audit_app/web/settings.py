@@ -1,7 +1,7 @@
 """The options of the app, which follow `--`: `streamlit run audit_app/app.py -- --zoo DIR --gallery PLACE`."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Annotated, Final
@@ -13,6 +13,10 @@ from hardrank.models.home import home
 
 HOME: Final = home()
 """The repository, or the working directory if hardrank was installed from a wheel."""
+
+
+ALLOW_REMOTE: Final = "--open"
+"""Option that `hardrank app --host` passes to the app; it is not for users."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,7 +33,7 @@ class AppSettings:
     attacks: int = 2
     """Number of live attacks that run at once. Others wait in a queue."""
     open: Annotated[bool, tyro.conf.Suppress] = False
-    """Whether the server may listen on other addresses than the loopback; set by `hardrank app --host`."""
+    """Whether the server may listen on other addresses than the loopback."""
 
 
 def read_settings(arguments: Sequence[str]) -> AppSettings:
@@ -39,16 +43,17 @@ def read_settings(arguments: Sequence[str]) -> AppSettings:
 
 @lru_cache(maxsize=8)
 def _read_settings(arguments: tuple[str, ...]) -> AppSettings:
+    given = [one for one in arguments if one != ALLOW_REMOTE]
     remedy = "use --zoo, --gallery, --audits and --attacks after `--`"
     try:
         settings, unknown = tyro.cli(
-            AppSettings, args=arguments, add_help=False, console_outputs=False, return_unknown_args=True
+            AppSettings, args=given, add_help=False, console_outputs=False, return_unknown_args=True
         )
     except SystemExit as error:
         raise AuditError(f"invalid options of the app: {' '.join(arguments)}; {remedy}") from error
     if unknown:
         raise AuditError(f"unknown options of the app: {' '.join(unknown)}; {remedy}")
-    return checked(settings)
+    return replace(checked(settings), open=ALLOW_REMOTE in arguments)
 
 
 def checked(settings: AppSettings) -> AppSettings:

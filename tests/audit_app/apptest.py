@@ -1,4 +1,4 @@
-"""Driving the pages of the app without a browser."""
+"""Drive the pages of the app without a browser."""
 
 import json
 import time
@@ -19,7 +19,7 @@ def open_app(page: str | None = None) -> AppTest:
 
 
 def until(at: AppTest, done: Callable[[AppTest], bool]) -> AppTest:
-    """Draw the page again and again, as a fragment does, until `done`."""
+    """Rerun the page, as a fragment does, until `done`."""
     end = time.monotonic() + PATIENCE_S
     while not done(at):
         assert time.monotonic() < end, words(at)
@@ -28,25 +28,30 @@ def until(at: AppTest, done: Callable[[AppTest], bool]) -> AppTest:
     return at
 
 
+def plain(text: object) -> str:
+    """Undo `escape_markdown`."""
+    return str(text).replace("\\", "").replace("\N{WORD JOINER}", "")
+
+
 def words(at: AppTest) -> str:
-    """All that a page says."""
+    """Return the text of a page."""
     kinds = (at.markdown, at.caption, at.info, at.error, at.warning, at.title)
-    return "\n".join(str(one.value) for kind in kinds for one in kind)
+    return "\n".join(plain(one.value) for kind in kinds for one in kind)
 
 
 def markup(at: AppTest) -> str:
-    """The markup of all panels."""
+    """Return the markup of all panels."""
     return "\n".join(json.loads(one.proto.json)["markup"] for one in at.get("bidi_component"))
 
 
 def errors(at: AppTest) -> list[str]:
-    """What a page says is wrong, without the marks that keep it from being read as Markdown."""
+    """Return the error messages of a page."""
     assert not at.exception, at.exception
-    return [str(one.value).replace("\\", "") for one in at.error]
+    return [plain(one.value) for one in at.error]
 
 
 def attacked(at: AppTest) -> AppTest:
-    """Press the one big button for an attack of a few quick steps, and wait for the result."""
+    """Start an attack of a few quick steps and wait for the result."""
     at.number_input(key="live.steps.linf").set_value(3)
     at.slider(key="live.pace").set_value(60)
     at.button(key="attack").click().run()

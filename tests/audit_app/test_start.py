@@ -1,55 +1,92 @@
 """The command that starts the app."""
 
 from pathlib import Path
-from typing import Any
 
 import pytest
 from streamlit import config
-from streamlit.web import cli
 
 from hardrank.audit_app.errors import AuditError
 from hardrank.audit_app.start import APP, main
 from hardrank.audit_app.web.server_check import check_server
-from hardrank.audit_app.web.settings import read_settings
+from hardrank.audit_app.web.settings import AppSettings, read_settings
 
 
-@pytest.fixture
-def started(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
-    """What Streamlit is told."""
-    found: list[Any] = []
-    monkeypatch.setattr(cli, "main", found.append)
-    return found
+def settings_of(command: list[str]) -> AppSettings:
+    """Read the settings that a command passes to the app."""
+    return read_settings(command[command.index("--") + 1 :])
 
 
-def test_it_listens_on_the_loopback(started: list[Any]) -> None:
-    main([])
-    assert started == [["run", str(APP), "--server.address", "127.0.0.1", "--server.port", "8501", "--"]]
+def test_it_listens_on_the_loopback() -> None:
+    started: list[list[str]] = []
+    assert main([], run=started.append) == 0
+    ((*server, separator, _, _, _, _, _, _),) = started
+    assert server == ["run", str(APP), "--server.address", "127.0.0.1", "--server.port", "8501"]
+    assert separator == "--"
+    assert settings_of(started[0]) == AppSettings()
     assert (APP.parent / ".streamlit" / "config.toml").is_file()
 
 
-def test_what_the_app_is_told_reaches_it(started: list[Any]) -> None:
-    main(["--port=9000", "--zoo", "bundles", "--host", "localhost", "--gallery", "a", "b", "--attacks", "3"])
-    command = started[0]
-    assert command[2:6] == ["--server.address", "localhost", "--server.port", "9000"]
-    told = read_settings(command[command.index("--") + 1 :])
-    assert (told.zoo, told.gallery, told.attacks, told.open) == (Path("bundles"), ("a", "b"), 3, False)
+def test_options_reach_the_app() -> None:
+    started: list[list[str]] = []
+    options = ["--port=9000", "--zoo", "bundles", "--address", "localhost", "--gallery", "a b", "c", "--attacks", "3"]
+    assert main([*options, "--audits", "kept"], run=started.append) == 0
+    assert started[0][2:6] == ["--server.address", "localhost", "--server.port", "9000"]
+    wanted = AppSettings(zoo=Path("bundles"), gallery=("a b", "c"), audits=Path("kept"), attacks=3)
+    assert settings_of(started[0]) == wanted
 
 
-def test_other_addresses_are_for_containers_and_warned_of(
-    started: list[Any], capsys: pytest.CaptureFixture[str], app: Any
+def test_other_addresses_print_a_warning_and_are_allowed_by_the_app(
+    capsys: pytest.CaptureFixture[str], app: object
 ) -> None:
-    main(["--host", "0.0.0.0"])
-    assert "can run attacks" in capsys.readouterr().err
-    command = started[0]
-    told = read_settings(command[command.index("--") + 1 :])
-    assert told.open
+    started: list[list[str]] = []
+    assert main(["--host", "0.0.0.0"], run=started.append) == 0
+    assert "0.0.0.0" in capsys.readouterr().err
+    settings = settings_of(started[0])
+    assert settings.open
     config.set_option("server.address", "0.0.0.0")
-    check_server(others=told.open)
-    with pytest.raises(AuditError, match="must not be open to others"):
+    check_server(allow_remote=settings.open)
+    with pytest.raises(AuditError, match="0.0.0.0"):
         check_server()
 
 
-def test_mistakes_end_it(started: list[Any]) -> None:
-    with pytest.raises(SystemExit):
-        main(["--colour", "red"])
+def test_the_exit_status_is_that_of_streamlit() -> None:
+    def ends(status: int | str | None) -> int:
+        def run(_: list[str]) -> None:
+            raise SystemExit(status)
+
+        return main([], run=run)
+
+    assert [ends(status) for status in (0, None, 3, "a message")] == [0, 0, 3, 1]
+
+    def interrupted(_: list[str]) -> None:
+        raise KeyboardInterrupt
+
+    assert main([], run=interrupted) == 130
+
+
+@pytest.mark.parametrize("options", [["--colour", "red"], ["--port", "high"], ["--attacks", "0"]])
+def test_invalid_options_end_with_status_2(options: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    started: list[list[str]] = []
+    try:
+        status: object = main(options, run=started.append)
+    except SystemExit as error:
+        status = error.code
+    assert status == 2
+    assert options[0] in capsys.readouterr().err
     assert not started
+
+
+def test_help_shows_options_and_examples(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        main(["--help"])
+    assert ended.value.code == 0
+    shown = capsys.readouterr().out
+    for option in ("--host", "--address", "--port", "--zoo", "--gallery", "--audits", "--attacks", "Examples:"):
+        assert option in shown
+    assert "--open" not in shown
+
+
+@pytest.mark.parametrize("options", [["--colour", "red"], ["--attacks", "0"], ["--attacks", "many"], ["stray"]])
+def test_the_app_reports_invalid_options(options: list[str]) -> None:
+    with pytest.raises(AuditError, match=options[-1]):
+        read_settings(options)

@@ -118,7 +118,7 @@ def test_cautions_name_what_weakens_the_figures(audited: tuple[AuditResult, Audi
     model = "\n".join(report.threat_model)
     assert "ε = 8/255" in model
     assert "(white-box): 2 steps of PGD along the gradient, α = 3/255" in model
-    assert "at most 20 questions an image and attack, 420 in all" in model
+    assert "at most 20 queries per image and attack, 420 in total" in model
 
 
 def test_the_table_has_a_line_for_each_image(audited: tuple[AuditResult, AuditReport, Path]) -> None:
@@ -193,7 +193,7 @@ def test_settings_differ_by_what_decides_figures(audited: tuple[AuditResult, Aud
 
 def test_reports_that_cannot_be_read(tmp_path: Path, audited: tuple[AuditResult, AuditReport, Path]) -> None:
     path = tmp_path / "report.json"
-    with pytest.raises(ReportError, match="there is no report"):
+    with pytest.raises(ReportError, match="does not exist"):
         read_report(path)
     path.write_text("{")
     with pytest.raises(ReportError, match="is damaged"):
@@ -204,7 +204,7 @@ def test_reports_that_cannot_be_read(tmp_path: Path, audited: tuple[AuditResult,
     content = json.loads((audited[2] / "report.json").read_text())
     content["models"][0]["n"] = "many"
     path.write_text(json.dumps(content))
-    with pytest.raises(ReportError, match=r"does not fit its schema: models\.0\.n"):
+    with pytest.raises(ReportError, match=r"does not match the schema: models\.0\.n"):
         read_report(path)
 
 

@@ -13,7 +13,7 @@ def test_limits_are_read() -> None:
     assert parse_limits(["2", "R@1=0.02"], default="ERS") == {"ERS": 2, "R@1": 0.02}
     assert parse_limits([]) == {}
     for wrong in ("30", "ERS", "ERS=", "=3", "ERS=x", "ERS=nan", "ERS=inf"):
-        with pytest.raises(GateError, match="is no limit; write MEASURE=NUMBER, as ERS=30"):
+        with pytest.raises(GateError, match="MEASURE=NUMBER"):
             parse_limits([wrong])
     with pytest.raises(GateError, match="limited twice"):
         parse_limits(["ERS=1", "ERS=2"])
@@ -63,7 +63,7 @@ def test_a_single_model_may_have_another_name() -> None:
     [verdict] = judge(make_made_up(make_model("v2", ers=39)), limits, make_made_up(make_model("v1")))
     assert verdict.passed
     two = make_made_up(make_model("v1"), make_model("v0"))
-    with pytest.raises(GateError, match=r"no model 'v2'; it has v1, v0: give one that name"):
+    with pytest.raises(GateError, match=r"no model 'v2'; it has v1, v0"):
         judge(make_made_up(make_model("v2")), limits, two)
 
 
@@ -82,12 +82,12 @@ def test_a_baseline_of_other_settings_is_refused_and_the_difference_named() -> N
     asked = make_made_up(make_model(method={"name": "square"}))
     with pytest.raises(GateError, match="attacked by white-box, the baseline's by square"):
         judge(now, limits, asked)
-    with pytest.raises(GateError, match="name it with --baseline"):
+    with pytest.raises(GateError, match="--baseline"):
         judge(now, limits)
 
 
 def test_measures_that_are_not_there() -> None:
-    with pytest.raises(GateError, match=r"nothing is called 'ers'; there are ERS"):
+    with pytest.raises(GateError, match=r"unknown measure 'ers'; choose from ERS"):
         check_limits(Limits(under={"ers": 3}, drop={}), ["QA+"])
     check_limits(Limits(under={"QA+": 3}, drop={"ERS": 1}), ["QA+"])
     with pytest.raises(GateError, match="ERS of robust was not measured"):

@@ -67,7 +67,7 @@ def test_an_attack_runs_and_shows_its_result(started: list[LiveAttack]) -> None:
         assert f"rank {found.outcome.movements[0].before[found.targets[0]]} →" in drawn
         for pixels in (found.pixels, found.benign):  # the very pixels, as PNG
             assert base64.b64encode(encode_png(pixels)).decode() in drawn
-    for word in ("first answers changed", "rank of the target", "image made against", "JPEG, quality 90", "noise"):
+    for word in ("first answers changed", "rank of the target", "made against", "JPEG, quality 90", "noise"):
         assert word in drawn
     assert len(at.get("download_button")) == 3
 
@@ -253,7 +253,7 @@ def test_unforeseen_failures_are_logged_and_not_shown(
 def test_it_refuses_to_be_open_to_others(address: str | None) -> None:
     config.set_option("server.address", address)
     at = open_app()
-    assert any("must not be open to others" in one for one in errors(at))
+    assert any(str(address or "all addresses") in one for one in errors(at))
     assert not at.button
 
 
@@ -265,4 +265,4 @@ def test_it_refuses_to_tell_of_its_use() -> None:
 
 def test_arguments_it_does_not_know_are_told(app: Tell) -> None:
     app("--colour", "red")
-    assert any("use --zoo" in one for one in errors(open_app()))
+    assert any("--colour red" in one for one in errors(open_app()))

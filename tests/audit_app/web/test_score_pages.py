@@ -7,6 +7,7 @@ import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 from streamlit.testing.v1 import AppTest
@@ -14,8 +15,8 @@ from streamlit.testing.v1 import AppTest
 from hardrank.audit_app.audit.options import AuditOptions, Curve, CurveParameter
 from hardrank.audit_app.audit.request import AuditRequest
 from hardrank.audit_app.audit.runner import run_audit
-from hardrank.audit_app.gallery.embedded import embed_galleries
 from hardrank.audit_app.gallery.image_gallery import from_images
+from hardrank.audit_app.gallery.embedded import embed_galleries
 from hardrank.audit_app.gallery.source import GallerySource
 from hardrank.audit_app.images.exact_png import encode_png
 from hardrank.audit_app.report.files import write_report
@@ -25,7 +26,7 @@ from hardrank.audit_app.subjects.loading import load_subjects
 from hardrank.audit_app.web import scorecard_page, weak_spots_page
 from hardrank.models.preprocessing import Preprocessing, file_pixels
 from hardrank.trainer.evaluation.robustness import RobustnessOptions
-from tests.audit_app.apptest import errors, markup, open_app, until, words
+from tests.audit_app.apptest import errors, markup, open_app, plain, until, words
 from tests.audit_app.stage import OPTIONS
 
 Tell = Callable[..., None]
@@ -48,8 +49,8 @@ def done(tiny_zoo: list[Path], few_gratings: Path, tmp_path_factory: pytest.Temp
     request = AuditRequest(
         models=tuple(map(str, tiny_zoo)), gallery=GallerySource.at(str(few_gratings)), options=QUICK, loading=OPTIONS
     )
-    scenes = embed_galleries(load_subjects(request.models, OPTIONS), from_images(few_gratings))
-    result = run_audit(scenes, QUICK, root / request.name)
+    galleries = embed_galleries(load_subjects(request.models, OPTIONS), from_images(few_gratings))
+    result = run_audit(galleries, QUICK, root / request.name)
     write_report(result, root / request.name, command="the app")
     request.write(root / request.name)
     return root
@@ -86,9 +87,9 @@ def test_an_audit_of_the_past_is_shown_whole(past: Path) -> None:
     assert "Score against the attack budget" in words(at)
     assert drawn.count("<svg") >= 2
     assert "Recall@1" in drawn
-    said = words(at).replace("\\", "")
+    said = words(at)
     assert all(line in said for line in (*report.threat_model, *report.cautions))
-    files = {str(one.proto.label) for one in at.get("download_button")}
+    files = {plain(one.proto.label) for one in at.get("download_button")}
     assert files == {"report.html", "report.json", "tiny-benign.csv", "tiny-robust.csv"}
 
 
@@ -183,6 +184,11 @@ def spots(at: AppTest) -> list[str]:
     return [str(button.key) for button in at.button if str(button.key).startswith("open-query-")]
 
 
+def opened_id(button: Any) -> str:
+    """Return the id of the image that a button opens."""
+    return plain(button.help).removeprefix("Open ").removesuffix(" in the live attack")
+
+
 def test_without_an_audit_it_says_where_they_come_from() -> None:
     at = open_app("weak_spots")
     assert not errors(at)
@@ -197,7 +203,7 @@ def test_the_worst_images_and_classes_are_shown_and_opened_in_the_live_attack(pa
     at.selectbox(key="weak.key").set_value("ES:D").run()
     assert not errors(at)
     first = at.button(key=spots(at)[0])
-    id = first.help.split(":")[0]
+    id = opened_id(first)
     first.click().run()
     at.switch_page("screens/live_attack.py").run()
     assert not errors(at)
@@ -230,15 +236,15 @@ def test_an_audit_by_the_command_shows_its_images_too(by_command: Path, few_grat
     app("--audits", str(by_command.parent))
     at = open_app("weak_spots")
     assert not errors(at)
-    ids = [at.button(key=key).help.split(":")[0] for key in spots(at)]
+    ids = [opened_id(at.button(key=key)) for key in spots(at)]
     assert len(ids) == 6
-    collection = from_images(few_gratings)
+    gallery = from_images(few_gratings)
     pre = Preprocessing.from_dict(read_report(by_command).models[0].preprocessing)
-    wanted = [encode_png(file_pixels(collection.read(collection.row(id)), pre)) for id in ids]
+    wanted = [encode_png(file_pixels(gallery.read(gallery.row(id)), pre)) for id in ids]
     assert pictures(at)[:6] == wanted
     at.selectbox(key="weak.model").set_value("Strong").run()
     first = at.button(key=spots(at)[0])
-    id = first.help.split(":")[0]
+    id = opened_id(first)
     first.click().run()
     at.switch_page("screens/live_attack.py").run()
     assert not errors(at)
@@ -247,9 +253,7 @@ def test_an_audit_by_the_command_shows_its_images_too(by_command: Path, few_grat
         str(by_command.parents[1] / "zoo" / "tiny-benign"),
         f"Strong={by_command.parents[1] / 'zoo' / 'tiny-robust'}",
     ]
-    assert (
-        at.session_state["gallery_selection"].opened.loading == OPTIONS
-    )  # the models are loaded as they were for the audit
+    assert at.session_state["gallery_selection"].opened.loading == OPTIONS
 
 
 def test_what_is_handed_on_names_no_place_of_this_machine(by_command: Path) -> None:
