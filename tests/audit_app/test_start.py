@@ -45,7 +45,7 @@ def test_other_addresses_print_a_warning_and_are_allowed_by_the_app(
     assert settings.open
     config.set_option("server.address", "0.0.0.0")
     check_server(allow_remote=settings.open)
-    with pytest.raises(AuditError, match="0.0.0.0"):
+    with pytest.raises(AuditError, match=r"0\.0\.0\.0"):
         check_server()
 
 

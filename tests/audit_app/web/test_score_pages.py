@@ -15,8 +15,8 @@ from streamlit.testing.v1 import AppTest
 from hardrank.audit_app.audit.options import AuditOptions, Curve, CurveParameter
 from hardrank.audit_app.audit.request import AuditRequest
 from hardrank.audit_app.audit.runner import run_audit
-from hardrank.audit_app.gallery.image_gallery import from_images
 from hardrank.audit_app.gallery.embedded import embed_galleries
+from hardrank.audit_app.gallery.image_gallery import from_images
 from hardrank.audit_app.gallery.source import GallerySource
 from hardrank.audit_app.images.exact_png import encode_png
 from hardrank.audit_app.report.files import write_report
