@@ -1,115 +1,138 @@
-"""The page of results says what the files of results say."""
+"""The tables of measured figures agree with the JSON files that they name."""
 
+import csv
 import json
 import re
-from typing import Any
+from pathlib import Path
+from typing import Any, Final
 
 import pytest
 
 from hardrank.trainer.runtime.launch import ROOT
 
-TRIALS = ROOT / "docs" / "results" / "caltech101" / "trials"
-PAGE = (ROOT / "docs" / "results.md").read_text(encoding="utf-8")
+RESULTS: Final = ROOT / "benchmarks" / "results"
+STUDIES: Final = ROOT / "docs" / "results"
+PAGE: Final = (ROOT / "docs" / "results.md").read_text(encoding="utf-8")
+SEARCH_PAGE: Final = (ROOT / "docs" / "search-page.md").read_text(encoding="utf-8")
+
+Row = dict[str, str]
 
 
-@pytest.mark.parametrize(
-    ("file", "path", "shown"),
-    [
-        ("hm_step", "plain_over_fast/fast float32", "{} times as fast"),
-        ("hm_step", "plain_over_fast/fast bf16", "{} times as fast"),
-        ("allocation", "keep_over_leave", "{} times as fast"),
-        ("recipe_cost_caltech101", "ratio", "| {} of its time |"),
-        ("recipe_cost_demo", "ratio", "| {} of its time |"),
-        ("attacks", "cost_over_bare_passes/float32", "| {} |"),
-        ("attacks", "plain_seconds_over/float32", "{} times as fast"),
-        ("attacks", "bf16_against_float32/ers_difference", "{} apart"),
-        ("attacks", "scale/GiB_beyond", "{} GiB"),
-        ("serving", "query/p50_over_inference_and_decode", "{} ×"),
-        ("serving", "soak/growth", "{} of it"),
-        ("index_build", "ratio", "{} of its rate"),
-        ("index_million", "unseen_queries/p50_ms", "median {} ms"),
-        ("index_million", "changes_while_searching/queries", "0 of {} searches failed"),
-        ("live_attack", "attack_paced_s/median", "| {} s at the pace"),
-        ("live_attack", "attack_s/median", "{} s as fast"),
-        ("live_attack", "redraws_a_second/median", "{} a second"),
-        ("live_attack", "paint_s/median", "| {} s |"),
-        ("suspicion", "ES on benign/auc", "{} for ES"),
-        ("suspicion", "TMA on benign/auc", "{} for TMA"),
-        ("suspicion", "QA+ on benign/auc", "{} for QA+"),
-    ],
-)
-def test_figures_are_those_of_the_files(file: str, path: str, shown: str) -> None:
-    content: Any = json.loads((ROOT / "benchmarks" / "results" / f"{file}.json").read_text(encoding="utf-8"))
+def tables(text: str) -> list[list[Row]]:
+    """The tables of a page: for each row its cells by heading."""
+    found = []
+    for block in re.findall(r"(?:^\|.*\n)+", text, re.MULTILINE):
+        head, _, *rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in block.splitlines()]
+        found.append([dict(zip(head, row, strict=True)) for row in rows])
+    return found
+
+
+def decimals(figure: str) -> int:
+    return len(figure.partition(".")[2])
+
+
+def assert_figure(shown: str, value: float) -> None:
+    """A figure must be the value, rounded to as many places as it has."""
+    number = re.match(r"[-−]?[\d.]+", shown)
+    assert number, shown
+    value = 100 * value if "%" in shown else value
+    assert float(number[0].replace("−", "-")) == round(value, decimals(number[0])), (shown, value)
+
+
+BENCHMARKS: Final = [row for table in tables(PAGE) for row in table if "figure" in row]
+STUDY_ROWS: Final = [
+    (study, row[heading].strip("`"), row)
+    for table in tables(PAGE)
+    for row in table
+    for heading in row
+    for study in re.findall(r"^study `(\w+)`$", heading)
+]
+
+
+@pytest.mark.parametrize("row", BENCHMARKS, ids=lambda row: row["figure"].replace("`", ""))
+def test_benchmark_figures_match_their_file(row: Row) -> None:
+    file, path = re.findall(r"`([^`]+)`", row["figure"])
+    value: Any = json.loads((RESULTS / file).read_text(encoding="utf-8"))
     for key in path.split("/"):
-        content = content[key]
-    assert shown.format(content) in PAGE
+        value = value[key]
+    assert_figure(row["result"], value)
 
 
-@pytest.mark.parametrize(
-    ("study", "title", "measure", "shown"),
-    [
-        ("caltech101", "HM[S,g_LGA]&ICS", "ers", "({:.1f} against 12.0)"),
-        ("caltech101", "ACT[S]", "ers", "(18.0 against {:.1f})"),
-        ("caltech101", "HM[S,g_LGA]&ICS", "recall_at_1", "({:.1f} % against 24.7 %)"),
-        ("caltech101", "ACT[R]", "recall_at_1", "(44.5 % against {:.1f} %)"),
-        ("caltech101", "minmax[S]", "recall_at_1", "Recall@1 with it ({:.1f} %)"),
-        ("caltech101", "HM[S,0]", "recall_at_1", "HM[S,0] does not ({:.1f} %)"),
-        ("caltech101", "minmax[S]", "mean_cosine", "a mean cosine of {:.2f}. Min-max"),
-        ("caltech101", "HM[S,0]", "mean_cosine", "a mean cosine of {:.2f}. Min-max"),
-        ("caltech101", "EST[R]", "ers", "HM[S,g_LGA]&ICS ({:.1f}), at"),
-        ("caltech101", "EST[R]", "mean_cosine", "at a mean cosine of {:.2f}, and"),
-        ("caltech101", "minmax[S]", "ers", "has an ERS of {:.1f}, for"),
-        ("caltech101", "ACT[R]", "ers", "(an ERS of {:.1f}, a mean cosine of 0.73)"),
-        ("caltech101", "ACT[R]", "mean_cosine", "(an ERS of 41.8, a mean cosine of {:.2f})"),
-        ("caltech101", "HM[R,M]", "ers", "({:.1f} and 0.90)"),
-        ("caltech101", "HM[R,M]", "mean_cosine", "(51.7 and {:.2f})"),
-        ("caltech101", "HM[S,g_LGA]", "ers", "without it has an ERS of {:.1f}, within"),
-        ("caltech101", "HM[S,g_LGA]", "ers", "g_LGA ({:.1f}) is above"),
-        ("caltech101", "HM[S,M]", "ers", "above HM[S,M] ({:.1f})"),
-        ("caltech101", "HM[S,-gamma/2]", "ers", "above both ({:.1f})"),
-        ("caltech101", "HM[S,g_B(M)]", "ers", "g_B ({:.1f}) adds"),
-        ("caltech101", "HM[S,g_LGA]&ICS, adversarial start", "ers", "has an ERS of {:.1f} and"),
-        ("caltech101", "HM[S,g_LGA]&ICS, adversarial start", "recall_at_1", "a Recall@1 of {:.1f} %, both"),
-        ("caltech101", "EST[R], a tenth of the rate", "ers", "has an ERS of {:.1f}. Against"),
-        ("caltech101", "EST[R], a tenth of the rate", "recall_at_1", "keeps its Recall@1 ({:.1f} %)"),
-        ("caltech101", "EST[R], a tenth of the rate", "mean_cosine", "(a mean cosine of {:.2f}), keeps"),
-        ("caltech101", "HM[S,g_LGA]&ICS", "ers", "better in both, ERS ({:.1f})"),
-        ("caltech101", "HM[S,g_LGA]&ICS", "recall_at_1", "and Recall@1 ({:.1f} %). At the same"),
-        ("caltech101", "HM[S,g_LGA]&ICS, a tenth of the rate", "ers", "it is not: an ERS of {:.1f}, at"),
-        ("caltech101", "HM[S,g_LGA]&ICS, a tenth of the rate", "recall_at_1", "at a Recall@1 of {:.1f} %."),
-        ("caltech101", "HM[S,g_LGA]&ICS, a tenth of the rate", "ers", "ERS rises from {:.1f} to 12.7"),
-        ("caltech101", "HM[S,g_LGA]&ICS(u=2.2), a tenth of the rate", "ers", "from 8.6 to {:.1f} at"),
-        ("caltech101", "HM[S,g_LGA]&ICS(u=2.2), a tenth of the rate", "recall_at_1", "Recall@1 ({:.1f} %), near"),
-        ("caltech101", "HM[S,g_LGA]&ICS(u=2.2)", "ers", "1.00, an ERS of {:.1f})"),
-        ("caltech101", "HM[S,g_LGA]&ICS(u=2.2)", "mean_cosine", "(a mean cosine of {:.2f}, an ERS of 19.1)"),
-        ("demo", "HM[S,g_LGA]&ICS", "ers", "ERS is 49.9 against {:.1f} and"),
-        ("demo", "HM[S,g_LGA]&ICS", "recall_at_1", "87.6 % against {:.1f} %, both"),
-        ("demo", "HM[S,g_LGA]&ICS, adversarial start", "ers", "ERS is {:.1f} against 38.1 and"),
-        ("demo", "HM[S,g_LGA]&ICS, adversarial start", "recall_at_1", "Recall@1 {:.1f} % against 85.1 %"),
-        ("demo", "HM[S,g_LGA]&ICS, larger steps", "ers", "(an ERS of {:.1f}, a Recall@1 of 84.3 %)"),
-        ("demo", "HM[S,g_LGA]&ICS, larger steps", "recall_at_1", "(an ERS of 36.7, a Recall@1 of {:.1f} %)"),
-    ],
-)
-def test_figures_are_those_of_the_study(study: str, title: str, measure: str, shown: str) -> None:
-    content = json.loads((ROOT / "docs" / "results" / study / "study.json").read_text(encoding="utf-8"))
-    (row,) = (row for row in content["rows"] if row["title"] == title)
-    value = 100 * row["metrics"][measure]["mean"] if measure == "recall_at_1" else row[measure]["mean"]
-    text = re.sub(r"\s+", " ", PAGE)
-    assert shown.format(value) in text
+@pytest.mark.parametrize("row", BENCHMARKS, ids=lambda row: row["figure"].replace("`", ""))
+def test_benchmark_commands_exist(row: Row) -> None:
+    (script,) = re.findall(r"^`python (benchmarks/\w+\.py)\b.*`$", row["command"])
+    assert (ROOT / script).is_file()
 
 
-def test_the_destinations_are_those_of_the_logs() -> None:
-    """What the page says of u: with u = γ the destination stays at −γ, with u = 2.2 it starts near 0."""
-    trials = [json.loads(path.read_text(encoding="utf-8")) for path in TRIALS.glob("hm-s-g-lga*.json")]
-    paper = [trial for trial in trials if trial["config"]["robust"]["warmup_epsilon"] == 0]
-    weak = [value for one in paper if "u=2.2" not in one["defense"] for value in one["log"]["destination"]]
-    strong = [value for one in paper if "u=2.2" in one["defense"] for value in one["log"]["destination"][10:]]
-    assert -0.2 <= min(weak) <= max(weak) < -0.188
-    assert -0.03 < min(strong) <= max(strong) < -0.015
+def test_every_result_file_is_on_the_page() -> None:
+    assert {path.name for path in RESULTS.glob("*.json")} == set(re.findall(r"`(\w+\.json)`", PAGE))
 
 
-def test_every_command_and_file_is_there() -> None:
-    for script in re.findall(r"python (benchmarks/\S+?\.py)", PAGE):
-        assert (ROOT / script).is_file()
-    for name in re.findall(r"`(\w+\.json)`", PAGE):
-        assert (ROOT / "benchmarks" / "results" / name).is_file()
+def content(study: str, title: str) -> Any:
+    rows = json.loads((STUDIES / study / "study.json").read_text(encoding="utf-8"))["rows"]
+    (row,) = (row for row in rows if row["title"] == title)
+    return row
+
+
+@pytest.mark.parametrize(("study", "title", "row"), STUDY_ROWS)
+def test_study_figures_match_their_file(study: str, title: str, row: Row) -> None:
+    measured = content(study, title)
+    if "ERS" in row:
+        assert row["seeds"] == str(len(measured["seeds"]))
+        assert_figure(row["ERS"], measured["ers"]["mean"])
+        assert_figure(row["Recall@1 %"], 100 * measured["metrics"]["recall_at_1"]["mean"])
+        assert_figure(row["mean cosine"], measured["mean_cosine"]["mean"])
+    else:
+        folder = STUDIES / study / "trials"
+        trials = [json.loads((folder / f"{name}.json").read_text(encoding="utf-8")) for name in measured["trials"]]
+        destinations = [value for trial in trials for value in trial["log"]["destination"]]
+        assert_figure(row["lowest destination"], min(destinations))
+        assert_figure(row["highest destination"], max(destinations))
+
+
+def test_published_figures_match_the_paper(shared_dir: Path) -> None:
+    with (shared_dir / "reference" / "paper_tables.csv").open(encoding="utf-8", newline="") as file:
+        paper = {
+            re.sub(r" \(xi=.*", "", row["defense"]): row
+            for row in csv.DictReader(file)
+            if (row["dataset"], row["eta"]) == ("CUB", "8")
+        }
+    shown = [(title, row) for _, title, row in STUDY_ROWS if row.get("published ERS")]
+    assert shown
+    for title, row in shown:
+        assert (row["published Recall@1 %"], row["published ERS"]) == (paper[title]["R@1"], paper[title]["ERS"])
+
+
+@pytest.mark.parametrize("study", ["caltech101", "demo"])
+def test_figures_in_the_text_of_a_study_are_in_its_tables(study: str) -> None:
+    """Names in backticks and ratios such as 8/255 are no figures."""
+    (section,) = (
+        part for part in re.split(r"^##+ (?=Defenses)", PAGE, flags=re.MULTILINE) if f"study `{study}`" in part
+    )
+    section = re.split(r"^## ", section, flags=re.MULTILINE)[0]
+    text = re.sub(r"^\|.*$|`[^`]*`", "", section, flags=re.MULTILINE)
+    measured = {cell for table in tables(section) for row in table for cell in row.values()}
+    figures = re.findall(r"\d+\.\d+", text)
+    assert not [figure for figure in figures if figure not in measured]
+    assert figures or study == "demo"
+
+
+def test_agreement_figures_match_their_file() -> None:
+    """Cells are the area under the ROC curve and the share of attacked queries that are called unusual or worse."""
+    measured = json.loads((RESULTS / "suspicion.json").read_text(encoding="utf-8"))
+    (table,) = (table for table in tables(SEARCH_PAGE) if "attack" in table[0])
+    checked = 0
+    for row in table:
+        for heading, models in (
+            ("on the benign model", "benign"),
+            ("on the robust model", "robust"),
+            ("on both models", "benign and robust"),
+        ):
+            attack = re.match(r"\S+(?=:)", row["attack"])
+            assert attack
+            values = measured[f"{attack[0]} on {models}"]
+            area, share = row[heading].split(" ", 1)
+            assert_figure(area, values["auc"])
+            assert_figure(share.strip("()"), values["share_unusual_or_worse"])
+            checked += 1
+    assert checked == 12
