@@ -1,7 +1,6 @@
-"""Every command of the README: known, and run, the long ones small, or (HARDRANK_README=full) as they stand.
+"""The commands of the README run in their order, in a copy of the project with a virtual environment of its own.
 
-The commands are run in their order in a copy of the project, in an environment of its own that finds the libraries of
-this one.
+Slow commands get options that make them small. HARDRANK_README=full runs them unchanged.
 """
 
 import os
@@ -28,7 +27,7 @@ from hardrank.trainer.runtime.launch import ROOT
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 _FULL = os.environ.get("HARDRANK_README") == "full"
 _SMALL_RUN = "--warmup.epochs 2 --robust.epochs 1 --evaluation.attacked 4 --evaluation.steps 2"
-_LONG = {
+_SMALL_OPTIONS = {
     "pip install -e '.[test]'": "--no-deps",
     "hardrank train": _SMALL_RUN,
     "hardrank train folder --data.root DIR": f"{_SMALL_RUN} --warmup.batch-size 8 --robust.pairs 4",
@@ -43,55 +42,35 @@ _LONG = {
         "--bundle models/zoo/demo-robust --queries 4 --few 1 --steps 2 --result attacks.json"
     ),
 }
-"""Commands that take minutes (or packages from elsewhere), and what makes them small."""
+"""Slow commands, and the options that make them small."""
 _SERVERS = {"hardrank serve": (7860, "/readyz"), "hardrank app": (8501, "/_stcore/health")}
-"""Commands that serve until they are ended: their port, and what answers when they are ready."""
-_ELSEWHERE = {
-    "pytest": "this is it",
-    "pytest -m slow": "takes most of an hour; run by itself",
-    "pip install hardrank-*.whl": "tests/packages/test_installed.py",
-    "pip install -e '.[docs]'": "as the other extras, whose packages must be at hand",
-    "mkdocs build -f docs/site/mkdocs.yml": "test_site.py",
-    "python trainer/run.py": "tests/trainer/test_command.py",
-    "hardrank train": "runs from its block",
-    "hardrank train demo": "the same as without the name",
-    "python trainer/run.py demo": "the same",
-    "python trainer/run.py caltech101": "benchmarks/main_job.py; needs the photographs",
-    "hardrank train folder --help": "tests/trainer/test_command.py",
-    "hardrank --help": "tests/packages/test_cli.py",
-    "python3 -m venv .venv": "done by the fixture",
-    "source .venv/bin/activate": "done by the fixture",
+"""Servers: their port, and the path that answers once they are ready."""
+_NOT_RUN = {
+    "pytest": "would run this test",
 }
-"""Commands that this test does not run, and why."""
+"""Commands in blocks that are not run, and why."""
 
 
 def blocks() -> list[str]:
-    """The commands of the blocks, in their order; lines that end in a backslash go on."""
+    """The commands of the shell blocks, in their order."""
     found = re.findall(r"^```bash\n(.*?)^```", README, re.DOTALL | re.MULTILINE)
     return [line for block in found for line in block.replace("\\\n", " ").splitlines() if line.strip()]
 
 
-def mentions() -> list[str]:
-    """The commands within sentences and tables."""
-    spans = re.findall(
-        r"`((?:hardrank|python3?|pip|pytest|mkdocs|source) ?[^`]*)`", re.sub(r"```.*?```", "", README, flags=re.DOTALL)
-    )
-    return [part.strip() for span in spans for part in span.split("&&")]
+def benchmarks() -> list[str]:
+    """The benchmarks that the text names."""
+    text = re.sub(r"```.*?```", "", README, flags=re.DOTALL)
+    return list(dict.fromkeys(re.findall(r"`(python benchmarks/[^`]*)`", text)))
 
 
-def test_every_command_is_known() -> None:
-    tables = [command for command in mentions() if command.startswith("python benchmarks/")]
-    assert set(mentions()) - set(tables) <= set(_ELSEWHERE)
-    assert all(_longest(command) for command in tables)
-    for command in blocks():
-        known = command.startswith(("pip install -e", "hardrank index")) or command in _ELSEWHERE
-        assert known or _longest(command) or _server(command), command
-    for script in re.findall(r"python3? (\S+\.py)", README):
-        assert (ROOT / script).is_file(), script
+def test_slow_commands_have_small_options() -> None:
+    slow = [command for command in blocks() if command.startswith(("hardrank train", "hardrank audit"))]
+    assert slow
+    assert all(_longest(command) for command in [*slow, *benchmarks()])
 
 
 def _longest(command: str) -> str | None:
-    return max((known for known in _LONG if command.startswith(known)), key=len, default=None)
+    return max((known for known in _SMALL_OPTIONS if command.startswith(known)), key=len, default=None)
 
 
 def _server(command: str) -> tuple[int, str] | None:
@@ -100,19 +79,19 @@ def _server(command: str) -> tuple[int, str] | None:
 
 @pytest.fixture(scope="module")
 def clone(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A copy of the project's files, with an environment that is active in it and photographs in DIR."""
+    """A copy of the project with a virtual environment that finds the installed libraries, and with images in DIR."""
     folder = tmp_path_factory.mktemp("clone") / "hardrank"
     listed = subprocess.run(
         ["git", "ls-files", "--cached", "--others", "--exclude-standard"], cwd=ROOT, capture_output=True, text=True
     )
     if listed.returncode:
-        pytest.skip("the project is no git repository here")
+        pytest.skip("not a git repository")
     for name in listed.stdout.splitlines():
         if (ROOT / name).is_file() or (ROOT / name).is_symlink():
             (folder / name).parent.mkdir(parents=True, exist_ok=True)
             shutil.copy(ROOT / name, folder / name, follow_symlinks=False)
     subprocess.run([sys.executable, "-m", "venv", folder / ".venv"], check=True)
-    # An old setuptools that came with the environment would hide the one that builds the package.
+    # An old setuptools in the new environment would hide the one that builds the package.
     pip = [str(folder / ".venv" / "bin" / "pip"), "uninstall", "-q", "-y", "setuptools"]
     subprocess.run(pip, check=True, capture_output=True)
     site = next((folder / ".venv" / "lib").glob("python*")) / "site-packages"
@@ -130,29 +109,28 @@ def clone(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.mark.timeout(7200)
 def test_every_command_runs(clone: Path) -> None:
     for port, _ in _SERVERS.values():
-        if _taken(port):
-            pytest.skip(f"port {port} is taken by another server")
-    tables = [command for command in mentions() if command.startswith("python benchmarks/")]
-    for command in (*blocks(), *dict.fromkeys(tables)):
-        if command in _ELSEWHERE:
+        if _in_use(port):
+            pytest.skip(f"port {port} is in use")
+    for command in (*blocks(), *benchmarks()):
+        if command in _NOT_RUN:
             continue
         if server := _server(command):
             with _serving(clone, command, *server):
                 _ask(clone, *server)
             continue
         known = _longest(command)
-        _run(clone, f"{command} {_LONG[known]}" if known and not _FULL else command)
+        _run(clone, f"{command} {_SMALL_OPTIONS[known]}" if known and not _FULL else command)
     for name in ("demo-benign", "demo-robust", "folder-benign", "folder-robust"):
         assert (clone / "models" / "zoo" / name / "README.md").is_file()
     assert (clone / "audits" / "demo" / "report.html").is_file()
 
 
 def _environment(clone: Path) -> dict[str, str]:
-    # PIP_NO_INDEX: what `pip install -e .` needs is at hand, or missing from pyproject.toml.
+    # PIP_NO_INDEX: `pip install -e .` must find everything that pyproject.toml names installed.
     path = f"{clone / '.venv' / 'bin'}{os.pathsep}{os.environ['PATH']}"
     own = {"PATH": path, "VIRTUAL_ENV": str(clone / ".venv"), "OMP_NUM_THREADS": "1", "PYTHONPATH": ""}
-    alone = {} if _FULL else {"PIP_NO_INDEX": "1", "PIP_NO_BUILD_ISOLATION": "0"}
-    return {**os.environ, **own, **alone}
+    offline = {} if _FULL else {"PIP_NO_INDEX": "1", "PIP_NO_BUILD_ISOLATION": "0"}
+    return {**os.environ, **own, **offline}
 
 
 def _run(clone: Path, command: str) -> None:
@@ -196,12 +174,12 @@ def _answers(url: str) -> bool:
     return True
 
 
-def _taken(port: int) -> bool:
+def _in_use(port: int) -> bool:
     with socket.socket() as probe:
         return probe.connect_ex(("127.0.0.1", port)) == 0
 
 
-def test_tables_name_the_recipes() -> None:
+def test_all_recipes_are_listed() -> None:
     recipes = {path.stem for path in (ROOT / "trainer" / "recipes").glob("*.yaml")}
     named: Sequence[str] = re.findall(r"`([\w-]+)`", README.partition("| recipe |")[2].partition("\n\n")[0])
     assert recipes <= set(named)
