@@ -1,4 +1,4 @@
-"""Pages of the site that are made rather than written: the front page, the configuration, the API reference."""
+"""Generate pages of the site: the front page, the configuration and the API reference."""
 
 import re
 from collections.abc import Iterable
@@ -25,9 +25,9 @@ CONFIGURATION = (
     "hardrank.audit_app.audit.options",
     "hardrank.serving.store.manifest",
 )
-_BEGINNING = """# Configuration
+_CONFIGURATION_HEAD = """# Configuration
 
-Every field of a recipe, of the server, of indexes and of audits, as the dataclasses say it.
+All settings of recipes, the server, indexes and audits, generated from their dataclasses.
 
 """
 
@@ -39,14 +39,14 @@ def write(path: str, text: str) -> None:
 
 
 def front_page() -> str:
-    """The README, with its links as they are from here."""
+    """Return the README with its links relative to `docs`. Links to files outside the site become plain text."""
     text = (ROOT / "README.md").read_text(encoding="utf-8").replace("](docs/", "](")
-    elsewhere = r"(?!https?:|images/)(?!(?!CHANGELOG|CONTRIBUTING)[\w-]+\.md\))"
-    return re.sub(rf"\[([^\]]*)\]\({elsewhere}[^)]*\)", r"\1", text)
+    outside = r"(?!https?:|images/)(?!(?!CHANGELOG|CONTRIBUTING)[\w-]+\.md\))"
+    return re.sub(rf"\[([^\]]*)\]\({outside}[^)]*\)", r"\1", text)
 
 
 def modules(package: str) -> list[str]:
-    """Dotted names of the modules of a package that hold something public."""
+    """Return the dotted names of the public modules of a package."""
     found = []
     for path in sorted((ROOT / package).rglob("*.py")):
         name = path.relative_to(ROOT).with_suffix("").parts
@@ -56,14 +56,14 @@ def modules(package: str) -> list[str]:
 
 
 def references(names: tuple[str, ...] | list[str]) -> str:
-    """Ask for the docstrings of modules or classes."""
+    """Return the mkdocstrings directives that insert the docstrings of modules or classes."""
     return "\n\n".join(f"::: {name}" for name in names) + "\n"
 
 
 def table(title: str, options: Iterable[Option]) -> str:
-    """What options declare of themselves, as a table; empty where there are none."""
-    rows = [f"| `{o.name}` | `{_default(o)}` | {_range(o)} | {o.help} |" for o in options]
-    head = f"### {title}\n\n| option | default | values | |\n|---|---|---|---|\n"
+    """Return a table of options, or an empty string if there are none."""
+    rows = [f"| `{option.name}` | `{_default(option)}` | {_range(option)} | {option.help} |" for option in options]
+    head = f"### {title}\n\n| option | default | values | meaning |\n|---|---|---|---|\n"
     return head + "\n".join(rows) + "\n\n" if rows else ""
 
 
@@ -80,14 +80,14 @@ def _range(option: Option) -> str:
 
 
 def attack_options() -> str:
-    """The options of the scorecard, of each attack, and of the searches without gradients."""
-    parts = [table("The scorecard and its engine", declared_options(RobustnessOptions))]
+    """Return the options of the scorecard, of each attack and of each black-box search."""
+    parts = [table("Scorecard", declared_options(RobustnessOptions))]
     parts += [table(name, kind.options) for name, kind in ATTACKS.items()]
-    parts += [table(f"Without gradients: {name}", kind.options) for name, kind in SEARCHES.items()]
-    return "\n## Options of attacks\n\n" + "".join(parts)
+    parts += [table(f"Black-box search: {name}", kind.options) for name, kind in SEARCHES.items()]
+    return "\n## Attack options\n\n" + "".join(parts)
 
 
 write("index.md", front_page())
-write("configuration.md", _BEGINNING + references(CONFIGURATION) + attack_options())
+write("configuration.md", _CONFIGURATION_HEAD + references(CONFIGURATION) + attack_options())
 for package in PACKAGES:
     write(f"reference/{package}.md", f"# {package}\n\n{references(modules(package))}")
