@@ -1,4 +1,4 @@
-"""Convert equations from LaTeX (code blocks named `math`, which GitHub renders too) to MathML, which browsers render."""
+"""Convert equations (LaTeX in code blocks named `math`, which GitHub renders too) to MathML for browsers."""
 
 from typing import Any
 

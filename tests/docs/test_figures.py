@@ -1,9 +1,9 @@
-"""The sketches of the pages are those that their script draws, one for each attack and defense."""
+"""The sketches in docs/images are current, and there is one for each attack and defense."""
 
 import re
 from xml.etree import ElementTree
 
-from docs.figures.draw import IMAGES, attacks, defenses
+from docs.figures.draw_sketches import IMAGES, attacks, defenses
 from hardrank.trainer.attacks.registry import ATTACKS
 from hardrank.trainer.defenses import DEFENSES
 from hardrank.trainer.runtime.launch import ROOT
@@ -17,7 +17,7 @@ def test_sketches_are_current() -> None:
             ElementTree.fromstring(text)
 
 
-def test_every_attack_and_defense_has_its_section() -> None:
+def test_every_attack_and_defense_has_a_section_with_a_sketch() -> None:
     for page, names in (("attacks", ATTACKS), ("defenses", DEFENSES)):
         text = (ROOT / "docs" / f"{page}.md").read_text(encoding="utf-8")
         assert all(name in text for name in names)

@@ -1,6 +1,6 @@
-"""Take the pictures of both pages with the demo models: python docs/figures/screenshots.py
+"""Take the screenshots of the search page and the audit app: python -m docs.figures.take_screenshots
 
-`python trainer/run.py demo` trains the models beforehand; a Chromium at /usr/bin does the looking.
+Needs the demo models (`hardrank train demo`) and a Chromium in /usr/bin.
 """
 
 import subprocess
@@ -10,10 +10,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from io import BytesIO
 from pathlib import Path
-from typing import Any
+from typing import Any, Final, Literal
 
 import numpy as np
 import torch
+import tyro
 from PIL import Image
 
 from hardrank.models.bundle import load_embedder
@@ -29,26 +30,36 @@ from tests.serving.process import running
 ROOT = Path(__file__).resolve().parents[2]
 IMAGES = ROOT / "docs" / "images"
 BENIGN, ROBUST = (ROOT / "models" / "zoo" / f"demo-{kind}" for kind in ("benign", "robust"))
-QUERY = "cushion-teal-marble-matte"
-"""The class whose first image is searched with."""
+QUERY_CLASS: Final = "cushion-teal-marble-matte"
+"""The first image of this class is the query."""
 RESIZE, MARGIN = 72, 4
-"""Side of the demo's images, and what the centre crop leaves off on each side, pixels."""
+"""Side of the demo images, and the margin that the centre crop removes on each side, in pixels."""
 
 
-def main() -> None:
-    """Take them all."""
+def main(page: Literal["all", "search", "audit"] = "all", out: Path = IMAGES) -> None:
+    """Take the screenshots of the search page and of the audit app with the demo models.
+
+    Needs the models of `hardrank train demo`, and a Chromium in /usr/bin.
+
+    Args:
+        page: Which pages to photograph.
+        out: Folder for the PNG files.
+    """
+    if not all(bundle.is_dir() for bundle in (BENIGN, ROBUST)):
+        sys.exit(f"The demo models are missing in {BENIGN.parent}. Train them first: hardrank train demo")
     with tempfile.TemporaryDirectory() as name, chromium() as browser:
-        folder = Path(name)
-        take_search(browser, folder)
-        take_audit(browser, folder)
+        if page in {"all", "search"}:
+            photograph_search_page(browser, Path(name), out)
+        if page in {"all", "audit"}:
+            photograph_audit_app(browser, Path(name), out)
 
 
-def take_search(browser: Any, folder: Path) -> None:
-    """A query attacked on the benign model, the same untouched, and an example on a phone."""
+def photograph_search_page(browser: Any, folder: Path, out: Path) -> None:
+    """An attacked query, the same query unaltered in dark mode, and an example on a phone."""
     clean, attacked = folder / "clean.png", folder / "attacked.png"
-    files = [path.read_bytes() for path in sorted((ROOT / "data" / "demo" / "test" / QUERY).glob("*.png"))]
+    files = [path.read_bytes() for path in sorted((ROOT / "data" / "demo" / "test" / QUERY_CLASS).glob("*.png"))]
     clean.write_bytes(files[0])
-    attacked.write_bytes(misleading(files))
+    attacked.write_bytes(attacked_query(files))
     sources = []
     for bundle in (BENIGN, ROBUST):
         index = folder / bundle.name
@@ -69,13 +80,13 @@ def take_search(browser: Any, folder: Path) -> None:
                 page.wait_for_selector(".hr-card")
                 page.mouse.move(5, 5)
                 page.wait_for_timeout(2500)
-                save(picture, page.screenshot(), shown)
+                save(out / f"{picture}.png", page.screenshot(), shown)
 
 
-def misleading(files: list[bytes]) -> bytes:
-    """The first image, changed so that the benign model takes it far from the others: ES with ε = 8/255, as PNG.
+def attacked_query(files: list[bytes]) -> bytes:
+    """Return the first image after ES with ε = 8/255 against the benign model, as PNG.
 
-    The attack goes through the centre crop, so that the server's own preprocessing leaves it as it is.
+    The attack includes the centre crop, so that the server's preprocessing does not change its result.
     """
     network = FoldedEmbedder(load_embedder(BENIGN))
 
@@ -93,8 +104,8 @@ def misleading(files: list[bytes]) -> bytes:
     return written.getvalue()
 
 
-def take_audit(browser: Any, folder: Path) -> None:
-    """The live attack that the app begins with, and the pages of what was measured."""
+def photograph_audit_app(browser: Any, folder: Path, out: Path) -> None:
+    """The app's default live attack, the scorecard and the weak spots."""
     audits = folder / "audits"
     asked = ("--models", str(BENIGN), str(ROBUST), "--run", str(ROOT / "runs" / "demo"), "--attacked", "24")
     _python("audit_app/run.py", *asked, "--out", str(audits / "demo"))
@@ -110,19 +121,19 @@ def take_audit(browser: Any, folder: Path) -> None:
                 page.click(".st-key-attack button:not([disabled])")
                 finished(page)
                 page.wait_for_timeout(2500)
-                save(picture, _rankings(page))
+                save(out / f"{picture}.png", _rankings(page))
         for picture, place, height in (("audit-scorecard", "scorecard", 1080), ("audit-weak-spots", "weak_spots", 980)):
             with _page(browser, f"{server.url}/{place}", "light", 1180, height) as page:
                 page.wait_for_selector("[data-testid=stMainBlockContainer] h2")
                 page.wait_for_load_state("networkidle")
                 page.wait_for_timeout(6000)
-                save(picture, page.screenshot())
+                save(out / f"{picture}.png", page.screenshot())
     finally:
         server.close()
 
 
 def _rankings(page: Any) -> bytes:
-    """The part of the page from its heading to the end of both rankings."""
+    """Photograph the section with both rankings."""
     top = page.get_by_role("heading", name="Rankings before and after").bounding_box()
     inside = page.locator(".st-key-rankings").bounding_box()
     x, y = max(0, inside["x"] - 16), top["y"]
@@ -135,13 +146,14 @@ def _rankings(page: Any) -> bytes:
     return shot
 
 
-def save(name: str, png: bytes, width: int | None = None) -> None:
-    """Write a picture, `width` pixels wide, in 256 colours: it looks the same at a third of the size."""
+def save(path: Path, png: bytes, width: int | None = None) -> None:
+    """Write a screenshot, scaled to `width` pixels, with 256 colours, which makes the file three times smaller."""
     full = Image.open(BytesIO(png)).convert("RGB")
     shown = full.resize((width, round(full.height * width / full.width))) if width else full
     picture = shown.quantize(256, kmeans=1, dither=Image.Dither.NONE)
-    picture.save(IMAGES / f"{name}.png", optimize=True)
-    print(IMAGES / f"{name}.png", picture.size)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    picture.save(path, optimize=True)
+    print(path, picture.size)
 
 
 @contextmanager
@@ -159,4 +171,4 @@ def _python(*arguments: str) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    tyro.cli(main, prog="python -m docs.figures.take_screenshots")

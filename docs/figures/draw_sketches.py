@@ -1,12 +1,14 @@
-"""Draw the sketches of the pages on attacks and defenses: python docs/figures/draw.py"""
+"""Draw the sketches of docs/attacks.md and docs/defenses.md: python -m docs.figures.draw_sketches"""
 
 from pathlib import Path
 
-from docs.figures.sketch import Arrow, Colour, Dot, Ring, Sketch
+import tyro
+
+from docs.figures.svg import Arrow, Colour, Dot, Ring, Sketch
 
 IMAGES = Path(__file__).resolve().parents[1] / "images"
 
-# The gallery of every attack: a cluster of the query's class to the left, another class to the right.
+# The gallery of every attack: the query's class on the left, another class on the right.
 _QUERY = Dot(70, 90, "q", Colour.QUERY)
 _OWN = (Dot(45, 65, "", Colour.OWN), Dot(48, 115, "", Colour.OWN), Dot(95, 70, "", Colour.OWN))
 _OTHERS = (Dot(215, 60, "", Colour.OTHER), Dot(245, 100, "", Colour.OTHER), Dot(205, 120, "", Colour.OTHER))
@@ -19,7 +21,7 @@ def _moved(x: float, y: float, label: str = "q̃") -> Dot:
 
 
 def attacks() -> dict[str, Sketch]:
-    """The sketches of the attacks, by file name."""
+    """Return the sketches of the attacks by file name."""
     far = Dot(270, 140, "c", Colour.OTHER)
     near = Dot(95, 70, "c", Colour.OWN)
     target = Dot(245, 100, "t", Colour.OTHER)
@@ -32,40 +34,40 @@ def attacks() -> dict[str, Sketch]:
     beside, over, turned = _moved(228, 92), _moved(172, 82), _moved(118, 82)
     return {
         "ca-plus": Sketch(
-            title="CA+: the candidate c moves next to the query q",
+            title="CA+: the candidate c rises to the top for the query q",
             dots=(_QUERY, *_GALLERY, far, rise),
             arrows=(Arrow(far, rise, colour=_MOVED),),
             rings=(Ring(70, 90, 31),),
         ),
         "ca-minus": Sketch(
-            title="CA−: the candidate c, among the first, moves behind everything",
+            title="CA−: the candidate c falls from the top to the end of the ranking",
             dots=(_QUERY, *_GALLERY[:2], *_GALLERY[3:], near, fall),
             arrows=(Arrow(near, fall, colour=_MOVED),),
             rings=(Ring(70, 90, 193),),
         ),
         "qa-plus": Sketch(
-            title="QA+: the query moves so that the candidate c is among the first",
+            title="QA+: the query moves so that the candidate c rises to the top",
             dots=(_QUERY, *_GALLERY, far, towards),
             arrows=(Arrow(_QUERY, towards, colour=_MOVED), Arrow(towards, far, dashed=True)),
         ),
         "qa-minus": Sketch(
-            title="QA−: the query moves so that the candidate c is no longer among the first",
+            title="QA−: the query moves so that the candidate c falls from the top",
             dots=(_QUERY, *_GALLERY[:2], *_GALLERY[3:], near, away),
             arrows=(Arrow(_QUERY, away, colour=_MOVED), Arrow(away, near, dashed=True)),
         ),
         "tma": Sketch(
-            title="TMA: the query takes the place of another image t",
+            title="TMA: the query moves to the embedding of another image t",
             dots=(_QUERY, *_OWN, _OTHERS[0], _OTHERS[2], target, beside),
             arrows=(Arrow(_QUERY, beside, colour=_MOVED),),
         ),
         "es": Sketch(
-            title="ES: the query moves as far as it can from where it was",
+            title="ES: the query moves as far as possible from its own embedding",
             dots=(_QUERY, *_GALLERY, gone),
             arrows=(Arrow(_QUERY, gone, colour=_MOVED),),
             rings=(Ring(70, 90, 108),),
         ),
         "ltm": Sketch(
-            title="LTM: every item of other classes comes before the nearest of the query's own",
+            title="LTM: items of other classes rank before the query's own class",
             dots=(_QUERY, *_GALLERY, misled),
             arrows=(
                 Arrow(_QUERY, misled, colour=_MOVED),
@@ -79,18 +81,18 @@ def attacks() -> dict[str, Sketch]:
             arrows=(Arrow(_QUERY, over, colour=_MOVED),),
         ),
         "gtt": Sketch(
-            title="GTT: the first answer t drops out of the first four",
+            title="GTT: the top-1 item t drops out of the first four",
             dots=(_QUERY, *_GALLERY[:2], *_GALLERY[3:], top, away),
             arrows=(Arrow(_QUERY, away, colour=_MOVED), Arrow(away, top, dashed=True)),
         ),
         "spqa": Sketch(
-            title="SPQA: as QA, while the former first answers (in the ring) stay the first",
+            title="SPQA: as QA, but the former top items (in the ring) stay at the top",
             dots=(_QUERY, *_GALLERY, far, turned),
             arrows=(Arrow(_QUERY, turned, colour=_MOVED), Arrow(turned, far, dashed=True)),
             rings=(Ring(64, 86, 48),),
         ),
         "order": Sketch(
-            title="ORDER: c₃, c₁, c₂ in the place of c₁, c₂, c₃",
+            title="ORDER: the candidates are ranked c₃, c₁, c₂ instead of c₁, c₂, c₃",
             dots=(_QUERY, *_OWN, a, b, c, _moved(225, 32)),
             arrows=(
                 Arrow(_QUERY, _moved(225, 32), colour=_MOVED),
@@ -102,7 +104,7 @@ def attacks() -> dict[str, Sketch]:
 
 
 def defenses() -> dict[str, Sketch]:
-    """The sketches of the defenses, by file name."""
+    """Return the sketches of the defenses by file name."""
     anchor, positive = Dot(70, 60, "a", Colour.QUERY), Dot(60, 125, "p", Colour.OWN)
     negative = Dot(235, 90, "n", Colour.OTHER)
 
@@ -125,9 +127,9 @@ def defenses() -> dict[str, Sketch]:
     n_max, n_max_arrow = pulled(negative, 212, 88)
     hm = (*triplet, a_hm, p_hm, n_hm)
     return {
-        "regular": Sketch(title="Regular: the benign triplet, a nearer to p than to n", dots=triplet, arrows=lines),
+        "regular": Sketch(title="Regular: the benign triplet; a is nearer to p than to n", dots=triplet, arrows=lines),
         "hm": Sketch(
-            title="HM: all three move until the triplet is as hard as its destination, and no further",
+            title="HM: all three move until the triplet reaches its destination hardness",
             dots=hm,
             arrows=(*lines, a_hm_arrow, p_hm_arrow, n_hm_arrow),
         ),
@@ -138,12 +140,12 @@ def defenses() -> dict[str, Sketch]:
             rings=(Ring(70, 60, 66),),
         ),
         "act": Sketch(
-            title="ACT: positive and negative are drawn together, the anchor stays",
+            title="ACT: positive and negative move towards each other, the anchor stays",
             dots=(*triplet, p_act, n_act),
             arrows=(p_act_arrow, n_act_arrow),
         ),
         "est": Sketch(
-            title="EST: every image moves away from its own place",
+            title="EST: every image moves away from its own embedding",
             dots=(*triplet, a_far, p_far, n_far),
             arrows=(a_far_arrow, p_far_arrow, n_far_arrow),
         ),
@@ -153,21 +155,25 @@ def defenses() -> dict[str, Sketch]:
             arrows=(a_max_arrow, p_max_arrow, n_max_arrow),
         ),
         "tride": Sketch(
-            title="TRIDE: candidates and anchor are perturbed in turns",
+            title="TRIDE: candidates and anchor are perturbed alternately",
             dots=(*triplet, p_act, n_act, a_hm),
             arrows=(p_act_arrow, n_act_arrow, Arrow(anchor, a_hm, dashed=True, colour=Colour.QUERY)),
         ),
     }
 
 
-def main() -> None:
-    """Write all sketches."""
+def main(out: Path = IMAGES) -> None:
+    """Draw the sketches of the attacks and defenses as SVG files.
+
+    Args:
+        out: Folder for the files, in the subfolders `attacks` and `defenses`.
+    """
     for folder, sketches in (("attacks", attacks()), ("defenses", defenses())):
         for name, sketch in sketches.items():
-            path = IMAGES / folder / f"{name}.svg"
+            path = out / folder / f"{name}.svg"
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_text(sketch.svg(), encoding="utf-8")
 
 
 if __name__ == "__main__":
-    main()
+    tyro.cli(main, prog="python -m docs.figures.draw_sketches")

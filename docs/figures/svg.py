@@ -1,4 +1,4 @@
-"""Sketches of the embedding space: points, what moves where, as SVG that reads on light and on dark."""
+"""Sketches of the embedding space as SVG, readable on light and on dark backgrounds."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -14,7 +14,7 @@ _HEAD = (
 
 
 class Colour(StrEnum):
-    """Middle tones, readable on white and on black."""
+    """Medium tones, readable on white and on black."""
 
     QUERY = "#3b82c4"
     OWN = "#2f9e63"
@@ -24,19 +24,19 @@ class Colour(StrEnum):
 
 @dataclass(frozen=True)
 class Dot:
-    """An embedding, at x from 0 to 300 and y from 0 to 170."""
+    """An embedding at x in [0,300] and y in [0,170]."""
 
     x: float
     y: float
     label: str = ""
     colour: Colour = Colour.ITEM
     hollow: bool = False
-    """Where a perturbed image ends."""
+    """Whether it is the embedding of a perturbed image."""
 
 
 @dataclass(frozen=True)
 class Arrow:
-    """A move, or (dashed) a distance that is meant."""
+    """A movement, or a distance if it is dashed."""
 
     start: Dot
     end: Dot
@@ -46,7 +46,7 @@ class Arrow:
 
 @dataclass(frozen=True)
 class Ring:
-    """The items nearer than a radius."""
+    """A neighbourhood."""
 
     x: float
     y: float
@@ -55,7 +55,7 @@ class Ring:
 
 @dataclass(frozen=True, kw_only=True)
 class Sketch:
-    """A picture of one attack or defense."""
+    """The sketch of one attack or defense."""
 
     title: str
     dots: Sequence[Dot] = field(default_factory=tuple)
@@ -63,7 +63,7 @@ class Sketch:
     rings: Sequence[Ring] = field(default_factory=tuple)
 
     def svg(self) -> str:
-        """Write it as an SVG file."""
+        """Return the sketch as the text of an SVG file."""
         parts = [_HEAD, f"<title>{escape(self.title)}</title>"]
         parts += [_ring(ring) for ring in self.rings]
         parts += [_arrow(arrow) for arrow in self.arrows]
