@@ -31,7 +31,6 @@ from hardrank.models.files import write_json
 from hardrank.models.folded import FoldedEmbedder
 from hardrank.trainer.attacks.attack import Gallery, victims_in
 from hardrank.trainer.attacks.pgd import memory_format
-from hardrank.trainer.attacks.registry import standard_attacks
 from hardrank.trainer.config import parse_config
 from hardrank.trainer.data import load_dataset
 from hardrank.trainer.data.store import ImageStore
@@ -129,7 +128,7 @@ def timed_plain(setting: Setting, queries: Tensor) -> tuple[float, int, dict[str
     network = setting.embedder
     found: dict[str, np.ndarray] = {}
     seconds = 0.0
-    for name, attack in standard_attacks().items():
+    for name, attack in setting.options.attacks().items():
         targets = attack.draw(victims, gallery, seed=SEED).tolist()
         began = time.perf_counter()
         scenes = [
@@ -149,7 +148,7 @@ def timed_plain(setting: Setting, queries: Tensor) -> tuple[float, int, dict[str
         seconds += time.perf_counter() - began
         for figure, column in zip(attack.figures, np.asarray(figures).T, strict=True):
             found[figure.key] = column
-    return seconds, len(queries) * setting.options.steps * len(standard_attacks()), found
+    return seconds, len(queries) * setting.options.steps * len(setting.options.attacks()), found
 
 
 def load_setting(options: argparse.Namespace) -> Setting:

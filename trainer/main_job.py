@@ -1,11 +1,10 @@
 """The main job: images → a benign and a robust embedder → measured → exported as bundles."""
 
-import math
 from contextlib import nullcontext
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 
 import numpy as np
 import torch
@@ -150,7 +149,7 @@ def _card(
         preprocessing=PreprocessingEntry(**config.preprocessing.to_dict()),
         data=job.images.dataset.summary(),
         metrics={name: float(value) for name, value in measured.metrics.to_dict().items()},
-        robustness=finite(measured.robustness.to_dict()),
+        robustness=measured.robustness.to_dict(),
         parity=parity.as_dict(),
         training=log.read_last(),
         versions=versions(),
@@ -158,12 +157,3 @@ def _card(
         durations=job.run.durations(),
         files=files,
     )
-
-
-def finite(value: Any) -> Any:
-    """The same JSON value with null for numbers that are not finite, which JSON does not have."""
-    if isinstance(value, dict):
-        return {key: finite(entry) for key, entry in value.items()}
-    if isinstance(value, list | tuple):
-        return [finite(entry) for entry in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value

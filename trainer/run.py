@@ -22,6 +22,7 @@ from hardrank.models.card import Card
 from hardrank.models.errors import HardrankError
 from hardrank.models.home import typed
 from hardrank.models.progress import ConsoleProgress
+from hardrank.trainer.attacks.registry import known_figures
 from hardrank.trainer.config import Config, load_recipe, recipe_names
 from hardrank.trainer.evaluation.scorecard import ERS_KEYS, CheckKind
 from hardrank.trainer.main_job import Outcome, run_main_job
@@ -114,8 +115,11 @@ def _table(cards: dict[str, Card]) -> Table:
     for label, key in _METRICS.items():
         table.add_row(label, *(f"{card.metrics[key]:.3f}" for card in cards.values()))
     table.add_section()
+    figures = known_figures()
     for key in ERS_KEYS:
-        table.add_row(f"{key} {_WISH[key]}", *(_figure(card, key) for card in cards.values()))
+        table.add_row(
+            f"{key} {'↑' if figures[key].higher_is_robust else '↓'}", *(_figure(card, key) for card in cards.values())
+        )
     table.add_section()
     table.add_row(f"[bold]ERS ↑[/]  {attacked} images attacked, 95 %", *(_ers(card) for card in cards.values()))
     return table
@@ -129,19 +133,6 @@ _METRICS = {
     "NMI ↑": "nmi",
     "mean cosine of random pairs": "mean_cosine",
 }
-_WISH = {
-    "CA+": "↑",
-    "CA-": "↓",
-    "QA+": "↑",
-    "QA-": "↓",
-    "TMA": "↓",
-    "ES:D": "↓",
-    "ES:R": "↑",
-    "LTM": "↑",
-    "GTM": "↑",
-    "GTT": "↑",
-}
-"""Which way a robust model's figures lie."""
 
 
 def _figure(card: Card, key: str) -> str:

@@ -9,7 +9,7 @@ from hardrank.audit_app.blackbox import make_search
 from hardrank.audit_app.blackbox.choice import SearchMethod, search_name
 from hardrank.audit_app.errors import AuditError
 from hardrank.trainer.attacks.attack import Attack
-from hardrank.trainer.attacks.registry import ATTACKS, SCORECARD, make_attack
+from hardrank.trainer.attacks.registry import ATTACKS, SCORECARD
 from hardrank.trainer.evaluation.robustness import RobustnessOptions
 
 
@@ -84,4 +84,4 @@ class AuditOptions:
 
     def build(self) -> dict[str, Attack]:
         """Make the attacks; raises `AttackError` for unknown names."""
-        return {name: make_attack(name) for name in self.attacks}
+        return self.robustness.attacks(self.attacks)

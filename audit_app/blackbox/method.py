@@ -11,9 +11,9 @@ from torch import Tensor
 from hardrank.audit_app.blackbox.oracle import Oracle
 from hardrank.models.embedder import Embed
 from hardrank.trainer.attacks.attack import Attack, Gallery, Victims, check_targets
-from hardrank.trainer.attacks.options import check_ranges, option
+from hardrank.trainer.attacks.options import CheckedOptions, option
 from hardrank.trainer.attacks.pgd import ball_around
-from hardrank.trainer.attacks.runner import AttackOptions, AttackResult, Progress, check_images, never
+from hardrank.trainer.attacks.runner import AttackOptions, AttackProgress, AttackResult, check_images, never
 from hardrank.trainer.metric.distances import check_sphere
 
 _ELEMENTS: Final = 1 << 22
@@ -62,7 +62,7 @@ class SearchTask:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Search(ABC):
+class Search(CheckedOptions, ABC):
     """A black-box attack with its options; frozen. What it draws depends on seed and image alone, not on the batch."""
 
     NAME: ClassVar[str]
@@ -70,9 +70,6 @@ class Search(ABC):
     queries: int = option(
         1000, minimum=1, maximum=1_000_000, unit="queries an image", help="the budget of questions to the model"
     )
-
-    def __post_init__(self) -> None:
-        check_ranges(self)
 
     @abstractmethod
     def steps(self, task: SearchTask) -> Iterator[SearchState]:
@@ -94,7 +91,7 @@ class Search(ABC):
         seed: int = 0,
         targets: Tensor | None = None,
         judge: Embed | None = None,
-        on_step: Callable[[Progress], None] | None = None,
+        on_step: Callable[[AttackProgress], None] | None = None,
         cancel: Callable[[], bool] = never,
     ) -> BlackBoxResult:
         """Attack `images` (G,3,S,S) as `run_attack` does, asking `embed`, which needs no gradient.
@@ -127,7 +124,7 @@ class Search(ABC):
             history.add(found.losses, oracle.queries)
             if on_step is not None:
                 on_step(
-                    Progress(
+                    AttackProgress(
                         0,
                         len(history),
                         found.losses,
@@ -155,7 +152,7 @@ class Search(ABC):
             end_loss=end,
             blind=torch.zeros(len(images), dtype=torch.bool, device=images.device),
             restart=torch.zeros_like(victims.own),
-            passes=int(oracle.queries.sum()),
+            image_passes=oracle.queries.clone(),
             cancelled=stopped,
             queries=oracle.queries.clone(),
         )

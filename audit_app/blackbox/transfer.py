@@ -14,7 +14,7 @@ from hardrank.audit_app.subjects.loading import Subject
 from hardrank.models.embedder import Embed
 from hardrank.models.progress import OnProgress, StageProgress
 from hardrank.trainer.attacks.attack import Attack, Gallery, Victims, check_targets
-from hardrank.trainer.attacks.runner import AttackOptions, Progress, never, run_attack
+from hardrank.trainer.attacks.runner import AttackOptions, AttackProgress, never, run_attack
 
 _BATCH: Final = 256
 
@@ -49,7 +49,7 @@ class Transfer:
         seed: int = 0,
         targets: Tensor | None = None,
         judge: Embed | None = None,
-        on_step: Callable[[Progress], None] | None = None,
+        on_step: Callable[[AttackProgress], None] | None = None,
         cancel: Callable[[], bool] = never,
     ) -> BlackBoxResult:
         """Attack the surrogate towards the targets that the target's ranking gives, and measure on the target.

@@ -10,23 +10,16 @@ from hardrank.audit_app.drawing.radar import Shape, radar
 from hardrank.audit_app.drawing.score_bars import BarGroup, ScoreBar, score_bars
 from hardrank.audit_app.results.schema import FigureEntry
 from hardrank.audit_app.results.scores import ModelScores
+from hardrank.trainer.attacks.registry import kind_of_figure
 
 SERIES: Final = 6
 """Number of colours; further models start again with the first."""
 
-WANTED: Final[Mapping[str, str]] = {
-    "CA+": "lift a changed candidate to the top for another query",
-    "CA-": "sink a changed candidate of the top 1 %",
-    "QA+": "lift a candidate to the top by changing the query",
-    "QA-": "sink a candidate of the top 1 % by changing the query",
-    "TMA": "give the query the embedding of another image",
-    "ES:D": "move the query far from its own embedding",
-    "ES:R": "the same attack: whether the query still finds its class",
-    "LTM": "let items of other classes rank before those of the query's",
-    "GTM": "move the query to the nearest item of another class",
-    "GTT": "push the top item out of the first four",
-}
-"""What the attacker wants, by figure."""
+
+def goal_of(key: str, help: str) -> str:
+    """Say what the attack behind the figure `key` wants; `help` says what the figure is."""
+    kind = kind_of_figure(key)
+    return help if kind is None else f"{kind.title} ({help})"
 
 
 def overall_bars(models: Sequence[ModelScores]) -> Markup:

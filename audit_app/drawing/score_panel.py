@@ -5,7 +5,7 @@ from typing import Final
 
 from hardrank.audit_app.drawing.formatting import format_count, format_number, format_plural
 from hardrank.audit_app.drawing.markup import Markup, element, join
-from hardrank.audit_app.drawing.score_figures import SERIES, WANTED, part_bars, score_curves, score_radar
+from hardrank.audit_app.drawing.score_figures import SERIES, goal_of, part_bars, score_curves, score_radar
 from hardrank.audit_app.results.schema import FigureEntry
 from hardrank.audit_app.results.scores import ModelScores
 
@@ -92,9 +92,7 @@ def parts_table(models: Sequence[ModelScores]) -> Markup:
     rows = [
         element(
             "tr",
-            element(
-                "th", element("b", key), element("small", WANTED.get(key, models[0].figures[key].help)), scope="row"
-            ),
+            element("th", element("b", key), element("small", goal_of(key, models[0].figures[key].help)), scope="row"),
             *(_cell(model.figures.get(key)) for model in models),
         )
         for key in models[0].figures

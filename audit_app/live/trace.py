@@ -13,7 +13,7 @@ from hardrank.audit_app.live.outcome import RankingMeter
 from hardrank.audit_app.live.status import AttackBudget, TraceFrame, TracePoint
 from hardrank.audit_app.live.victim import PreparedVictim
 from hardrank.models.preprocessing import to_unit
-from hardrank.trainer.attacks.runner import Engine, Method, Progress
+from hardrank.trainer.attacks.runner import AttackProgress, Engine, Method
 
 _KEYFRAMES: Final = 64
 """About as many images of an attack are kept, to look back at."""
@@ -62,7 +62,7 @@ class FrameRecorder:
         self._next = time.perf_counter()
         self._steps = 0
 
-    def see(self, progress: Progress) -> None:
+    def see(self, progress: AttackProgress) -> None:
         """Publish a step; waits where a pace was asked for."""
         now = progress.images[0].detach().float().cpu().numpy().copy()
         shown = self._before if self._lags and self._before is not None else now

@@ -5,32 +5,18 @@ candidate: there is a ranking of each chosen query, in which the candidate's own
 """
 
 from dataclasses import dataclass
-from enum import StrEnum
 from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
 
 from hardrank.audit_app.ranking.movement import RankingMovement, Ranks, head, rank_items
-from hardrank.trainer.attacks.attack import Attack
-from hardrank.trainer.attacks.ca import CandidateAttack
+from hardrank.trainer.attacks.attack import Attack, Role
 
 Vector = npt.NDArray[np.float32]
 """(D,), of norm 1."""
 Matrix = npt.NDArray[np.float32]
 """(N,D), rows of norm 1."""
-
-
-class Role(StrEnum):
-    """What part the attacked image plays."""
-
-    QUERY = "query"
-    CANDIDATE = "candidate"
-
-
-def role_of(attack: Attack) -> Role:
-    """Tell which part an attack's image plays."""
-    return Role.CANDIDATE if isinstance(attack, CandidateAttack) else Role.QUERY
 
 
 class RankingView(Protocol):
@@ -103,7 +89,7 @@ def views_of(
     `targets` are gallery rows as the attack drew them; an attack without targets is watched by the former first item
     of the ranking of `benign` (D,). Raises `RankingError` where nothing can be ranked.
     """
-    if role_of(attack) is Role.CANDIDATE:
+    if attack.role is Role.CANDIDATE:
         return [CandidateView(gallery=gallery, query=row, own=own) for row in dict.fromkeys(targets)]
     view = QueryView(gallery=gallery, own=own, tracked=tuple(dict.fromkeys(targets)))
     if not targets:

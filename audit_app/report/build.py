@@ -23,6 +23,7 @@ from hardrank.audit_app.results.schema import (
     WeakQueryEntry,
 )
 from hardrank.audit_app.subjects.loading import Subject
+from hardrank.trainer.attacks.options import plain_options
 from hardrank.trainer.evaluation.scorecard import Scorecard
 from hardrank.trainer.runtime.environment import hardware, versions
 
@@ -33,7 +34,7 @@ def settings_of(
     """Return what determines the figures of an audit, besides the models."""
     robustness = options.robustness
     return Settings(
-        attacks={name: _plain(asdict(attack)) for name, attack in options.build().items()},  # type: ignore[call-overload]
+        attacks={name: plain_options(attack) for name, attack in options.build().items()},
         attacked=attacked,
         seed=options.seed,
         norm=str(robustness.norm),

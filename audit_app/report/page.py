@@ -14,7 +14,7 @@ from hardrank.audit_app.audit.worst_cases import WorstCase
 from hardrank.audit_app.drawing.formatting import format_plural
 from hardrank.audit_app.drawing.markup import Markup
 from hardrank.audit_app.drawing.perturbation import amplify
-from hardrank.audit_app.drawing.score_figures import SERIES, WANTED, overall_bars, part_bars, score_curves, score_radar
+from hardrank.audit_app.drawing.score_figures import SERIES, goal_of, overall_bars, part_bars, score_curves, score_radar
 from hardrank.audit_app.drawing.thumbnail import thumbnail_uri
 from hardrank.audit_app.gallery.embedded import EmbeddedGallery
 from hardrank.audit_app.report.wording import NOT_SAID, in_255
@@ -22,6 +22,7 @@ from hardrank.audit_app.results.schema import AuditReport
 from hardrank.audit_app.results.scores import scores_of_report
 from hardrank.models.preprocessing import to_unit
 from hardrank.trainer.attacks.pgd import PGDOptions
+from hardrank.trainer.attacks.registry import ATTACKS
 
 SIDE: Final = 72
 """Side of a thumbnail in pixels, at most."""
@@ -87,7 +88,7 @@ def render_page(report: AuditReport, result: AuditResult) -> str:
         report=report,
         series=[i % SERIES for i in range(len(report.models))],
         keys=list(report.models[0].figures),
-        wanted=WANTED,
+        goal_of=goal_of,
         not_said=NOT_SAID,
         ers_bars=_safe(overall_bars(scores)),
         part_bars=_safe(part_bars(scores)),
@@ -151,12 +152,12 @@ def _case(case: WorstCase, pictures: _Pictures, model: ModelResult, budget: PGDO
         f"from rank {before} to {after}" for before, after in zip(case.tracked_before, case.tracked_after, strict=True)
     ]
     what = "The target" if case.aimed else "The former first item"
-    wanted = WANTED.get(case.attack, WANTED.get(f"{case.attack}:D", ""))
     moved = f"{what} moves {', '.join(moves)} of {case.ranked}."
+    goal = f"{case.attack}: {ATTACKS[case.attack].title}."
     return Case(
         title=pictures.name(row),
         detail=f"mean score {case.query.score:.1f}; weakest against {case.query.weakest}",
-        story=f"{case.attack}: {wanted}. {moved} The embedding moves by {case.moved:.2f} (of at most 2).",
+        story=f"{goal} {moved} The embedding moves by {case.moved:.2f} (of at most 2).",
         trio=trio,
         strips=[strip(f"ranking{whose} before", case.before), strip("after", case.after)],
     )

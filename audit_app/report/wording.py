@@ -6,6 +6,8 @@ from typing import Final
 from hardrank.audit_app.audit.options import AuditOptions
 from hardrank.audit_app.results.schema import ModelEntry, Settings
 from hardrank.audit_app.subjects.loading import Subject
+from hardrank.trainer.attacks.attack import Role
+from hardrank.trainer.attacks.registry import ATTACKS
 
 _FEW_IMAGES: Final = 100
 """Below this many attacked images, the report calls the sample small."""
@@ -35,10 +37,12 @@ def threat_model(options: AuditOptions, models: Sequence[ModelEntry], surrogate:
     }[str(robustness.norm)]
     runs = "" if robustness.restarts == 1 else f", keeping the worst of {robustness.restarts} runs"
     white_box = [model.name for model in models if model.method["name"] == "white-box"]
+    moved = [name for name, attack in options.build().items() if attack.role is Role.CANDIDATE]
+    exception = f", except for the one attacked candidate of {join_names(moved)}" if moved else ""
+    goals = "; ".join(f"{name}: {ATTACKS[name].title}" for name in options.attacks)
     sentences = [
-        f"The attacker changes {ball}. The gallery stays unchanged, except for the one candidate of CA+ and CA-.",
-        "The attacker wants to change the ranking: raise or lower an item, make one image pass for another, or make "
-        "the ranking useless (the table lists the goal of each attack). Each attack starts from the original image.",
+        f"The attacker changes {ball}. The gallery stays unchanged{exception}.",
+        f"The attacker wants to change the ranking ({goals}). Each attack starts from the original image.",
     ]
     if white_box:
         sentences.append(

@@ -7,7 +7,7 @@ from pydantic import ValidationError
 
 from hardrank.audit_app.results.schema import AuditReport, BenignEntry, CheckEntry, CurveEntry, FigureEntry, ModelEntry
 from hardrank.models.card import Card
-from hardrank.trainer.attacks.registry import standard_attacks
+from hardrank.trainer.attacks.registry import known_figures
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,7 +47,7 @@ def scores_of_card(card: Card) -> ModelScores | None:
     found = card.robustness
     if not found:
         return None
-    scales = {figure.key: figure for attack in standard_attacks().values() for figure in attack.figures}
+    scales = known_figures()
     try:
         figures = {
             key: FigureEntry(

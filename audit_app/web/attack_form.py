@@ -9,7 +9,7 @@ from streamlit.delta_generator import DeltaGenerator
 from hardrank.audit_app.blackbox import SEARCHES
 from hardrank.audit_app.blackbox.choice import SearchMethod, search_name
 from hardrank.audit_app.images.transforms import TransformOptions
-from hardrank.audit_app.live.aims import AIMS, with_count
+from hardrank.audit_app.live.aims import with_count
 from hardrank.audit_app.live.options import LiveOptions
 from hardrank.audit_app.web.chosen_images import FIRST_ATTACK
 from hardrank.audit_app.web.option_fields import option_field, option_fields
@@ -77,8 +77,9 @@ def attack_form(
         with left:
             st.caption("Attack")
             settings = option_fields(ATTACKS[attack].options, key=f"live.{attack}")
-            if attack in AIMS and AIMS[attack].count:
-                st.caption(f"If you choose targets by hand, `{AIMS[attack].count}` is their number.")
+            choice = ATTACKS[attack].targets
+            if choice is not None and choice.count_option:
+                st.caption(f"If you choose targets by hand, `{choice.count_option}` is their number.")
             seed = int(
                 st.number_input(
                     "seed", 0, 2**31 - 1, 0, help="seed of drawn targets and random starts", key="live.seed"

@@ -13,7 +13,7 @@ from hardrank.audit_app.blackbox.transfer import Transfer
 from hardrank.audit_app.drawing.formatting import format_plural
 from hardrank.audit_app.drawing.live_panel import live_panel
 from hardrank.audit_app.drawing.setup_panel import CaptionedImage, answers_panel, setup_panel
-from hardrank.audit_app.live.aims import AIMS, STORIES, watched
+from hardrank.audit_app.live.aims import watched
 from hardrank.audit_app.live.attack import LiveAttack
 from hardrank.audit_app.live.status import AttackPhase, AttackStatus
 from hardrank.audit_app.ranking.movement import head, rank_items
@@ -32,6 +32,7 @@ from hardrank.audit_app.web.panel import panel
 from hardrank.audit_app.web.pictures import class_or_id, image_name, thumbnail, upload_uri
 from hardrank.audit_app.web.resources import GallerySelection, LoadedGallery, attack_queue, session, settings
 from hardrank.audit_app.web.result_view import ranked_items, show_result
+from hardrank.trainer.attacks.registry import ATTACKS
 
 _REDRAW_EVERY_S: Final = 0.15
 _ANSWERS: Final = 8
@@ -82,7 +83,7 @@ def _setup(loaded: LoadedGallery, chosen: ChosenImages, form: AttackForm) -> Non
         for i, row in enumerate(map(gallery.row, ids))
     ]
     aim = "the one beside it" if len(ids) == 1 else "those beside it" if ids else "one drawn from the seed"
-    goal = STORIES[form.attack].format(aim=aim)
+    goal = ATTACKS[form.attack].story.format(target=aim)
     norm, epsilon = form.engine["norm"], form.engine["epsilon"]
     limit = (
         f"No pixel value changes by more than {255 * epsilon:g} of 255."
@@ -93,7 +94,8 @@ def _setup(loaded: LoadedGallery, chosen: ChosenImages, form: AttackForm) -> Non
 
 
 def _target_name(attack: str, place: int, count: int) -> str:
-    called = AIMS[attack].called
+    choice = ATTACKS[attack].targets
+    called = "target" if choice is None else choice.noun
     return called if count == 1 else f"{called} {place + 1}"
 
 
@@ -124,9 +126,10 @@ def _buttons(
             on_click=open_dialog,
             args=(IMAGE_DIALOG,),
         )
-        if form.attack in AIMS:
+        choice = ATTACKS[form.attack].targets
+        if choice is not None:
             st.button(
-                f"Change {AIMS[form.attack].called}",
+                f"Change {choice.noun}",
                 icon=":material/my_location:",
                 key="choose-targets",
                 on_click=open_dialog,
@@ -134,7 +137,7 @@ def _buttons(
             )
     if dialog_opened() == IMAGE_DIALOG:
         choose_image(loaded, chosen)
-    elif dialog_opened() == TARGETS_DIALOG and form.attack in AIMS:
+    elif dialog_opened() == TARGETS_DIALOG and choice is not None:
         choose_targets(loaded, chosen, form.attack)
 
 

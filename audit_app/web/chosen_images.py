@@ -6,12 +6,12 @@ from typing import Final
 
 import streamlit as st
 
-from hardrank.audit_app.live.aims import AIMS
 from hardrank.audit_app.live.defaults import choose_query, choose_target
 from hardrank.audit_app.live.victim import Victim
 from hardrank.audit_app.web.option_fields import set_pixels
 from hardrank.audit_app.web.resources import LoadedGallery
 from hardrank.trainer.attacks.pgd import Norm
+from hardrank.trainer.attacks.registry import ATTACKS
 
 _KEY: Final = "chosen_images"
 _OPEN: Final = "open_image"
@@ -73,7 +73,8 @@ def choose_victim(chosen: ChosenImages, victim: Victim) -> None:
 def toggle_target(chosen: ChosenImages, attack: str, id: str) -> None:
     """Add or remove a target; an attack with a single target replaces it."""
     ids = chosen.targets.get(attack, ())
-    most = MOST_TARGETS if AIMS[attack].count else 1
+    choice = ATTACKS[attack].targets
+    most = MOST_TARGETS if choice is not None and choice.count_option else 1
     ids = tuple(one for one in ids if one != id) if id in ids else (*ids, id)[-most:]
     _keep(chosen, {**chosen.targets, attack: ids})
 

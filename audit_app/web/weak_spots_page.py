@@ -7,7 +7,7 @@ import streamlit as st
 
 from hardrank.audit_app.audit.request import REQUEST, AuditRequest
 from hardrank.audit_app.drawing.formatting import format_plural
-from hardrank.audit_app.drawing.score_figures import WANTED
+from hardrank.audit_app.drawing.score_figures import goal_of
 from hardrank.audit_app.gallery.image_gallery import ImageGallery
 from hardrank.audit_app.results.image_scores import ImageScores, read_scores, worst_classes
 from hardrank.audit_app.results.schema import AuditReport, ModelEntry
@@ -102,9 +102,8 @@ def _gallery(one: PastAudit, report: AuditReport) -> ImageGallery | None:
 def _images(view: _View) -> None:
     by, found = view.by, view.scores
     st.markdown("#### Weakest images")
-    st.caption(
-        escape_markdown(WANTED.get(by, "") if by else "Mean score over all attacks, from 0 (they succeed) to 100.")
-    )
+    mean = "Mean score over all attacks, from 0 (they succeed) to 100."
+    st.caption(escape_markdown(goal_of(by, view.model.figures[by].help) if by else mean))
     scores = found.by(by)
     with st.container(horizontal=True, gap="medium", key="weak-queries"):
         for place in found.worst(by, _SHOWN):

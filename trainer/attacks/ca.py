@@ -1,13 +1,15 @@
-"""CA+ and CA−: a candidate is moved towards the top or the end of the rankings of w queries."""
+"""CA+ and CA−: a candidate is changed so that it rises or falls in the rankings of w queries."""
 
 from dataclasses import dataclass
+from typing import ClassVar, Final
 
 import torch
 from torch import Tensor
 
-from hardrank.trainer.attacks.attack import Figure, Gallery, Victims, draw_from_top, draw_uniform
+from hardrank.trainer.attacks.attack import Figure, Gallery, Role, Victims, draw_from_top, draw_uniform
+from hardrank.trainer.attacks.declaration import AttackKind, TargetChoice
 from hardrank.trainer.attacks.direction import Direction
-from hardrank.trainer.attacks.options import check_ranges, option
+from hardrank.trainer.attacks.options import CheckedOptions, option
 
 
 @dataclass(frozen=True)
@@ -37,18 +39,16 @@ class _CandidateObjective:
 
 
 @dataclass(frozen=True, kw_only=True)
-class CandidateAttack:
-    """CA+ and CA− (evaluation: Ten attack results)."""
+class CandidateAttack(CheckedOptions):
+    """CA+ and CA− (Zhou et al., *Adversarial ranking attack and defense*, ECCV 2020)."""
 
+    role: ClassVar[Role] = Role.CANDIDATE
     direction: Direction = Direction.RAISE
     """Towards the top of the rankings, or their end."""
     w: int = option(1, minimum=1, unit="queries", help="how many queries' rankings the candidate moves in")
     share: float = option(
         0.01, minimum=0, maximum=1, help="CA−: queries come from this share of the gallery, nearest first"
     )
-
-    def __post_init__(self) -> None:
-        check_ranges(self)
 
     @property
     def name(self) -> str:
@@ -102,3 +102,25 @@ class CandidateAttack:
         ahead = (others < d[..., None]).sum(2).to(d.dtype)
         share: Tensor = ahead.mean(1, keepdim=True) / len(gallery)
         return 100.0 * share
+
+
+_CHOSEN: Final = TargetChoice(noun="query", count_option="w")
+
+KINDS: Final = (
+    AttackKind(
+        name="CA+",
+        title="an image rises to the top of other queries' rankings",
+        story="The image is changed so that it rises to the top of the results for {target}.",
+        build=CandidateAttack,
+        targets=_CHOSEN,
+        fixed={"direction": Direction.RAISE},
+    ),
+    AttackKind(
+        name="CA-",
+        title="an image falls to the end of other queries' rankings",
+        story="The image is changed so that it falls to the end of the results for {target}.",
+        build=CandidateAttack,
+        targets=_CHOSEN,
+        fixed={"direction": Direction.LOWER},
+    ),
+)

@@ -1,6 +1,7 @@
-"""ES, embedding shift: a query is moved as far as possible from where it was."""
+"""ES, embedding shift: a query moves as far as possible from its own embedding."""
 
 from dataclasses import dataclass
+from typing import ClassVar, Final
 
 import torch
 from torch import Tensor
@@ -9,11 +10,14 @@ from hardrank.trainer.attacks.attack import (
     ROUNDING,
     Figure,
     Gallery,
+    Role,
     Victims,
     measure_recall,
     no_targets,
     recall_figure,
 )
+from hardrank.trainer.attacks.declaration import AttackKind
+from hardrank.trainer.attacks.options import CheckedOptions
 from hardrank.trainer.metric.losses import distance
 
 
@@ -37,8 +41,10 @@ class _ShiftObjective:
 
 
 @dataclass(frozen=True, kw_only=True)
-class EmbeddingShift:
-    """ES, with its two results ES:D and ES:R (evaluation: Ten attack results)."""
+class EmbeddingShift(CheckedOptions):
+    """ES, with its two results ES:D and ES:R (Zhou et al., *Adversarial ranking attack and defense*, ECCV 2020)."""
+
+    role: ClassVar[Role] = Role.QUERY
 
     @property
     def name(self) -> str:
@@ -73,3 +79,13 @@ class EmbeddingShift:
         """d(q̃, q) and Recall@1 in % → (G,2)."""
         shift = (embeddings - victims.embeddings).norm(dim=1, keepdim=True)
         return torch.cat([shift, measure_recall(embeddings, victims, gallery)], dim=1)
+
+
+KINDS: Final = (
+    AttackKind(
+        name="ES",
+        title="the query moves far from its own embedding",
+        story="The image is changed so that its embedding moves as far as possible, and all of its results change.",
+        build=EmbeddingShift,
+    ),
+)

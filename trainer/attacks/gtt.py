@@ -1,24 +1,29 @@
-"""GTT, greedy top-1 translocation: the top-1 item is pushed out of the head of the ranking."""
+"""GTT, greedy top-1 translocation: the top-1 item leaves the first results."""
 
 from dataclasses import dataclass
+from typing import ClassVar, Final
 
 from torch import Tensor
 
-from hardrank.trainer.attacks.attack import Figure, Gallery, Victims
+from hardrank.trainer.attacks.attack import Figure, Gallery, Role, Victims
+from hardrank.trainer.attacks.declaration import AttackKind
 from hardrank.trainer.attacks.direction import Direction
-from hardrank.trainer.attacks.options import check_ranges, option
+from hardrank.trainer.attacks.options import CheckedOptions, option
 from hardrank.trainer.attacks.qa import RankObjective
 from hardrank.trainer.metric.distances import leave_out, nearest
 
 
 @dataclass(frozen=True, kw_only=True)
-class GreedyTopTranslocation:
-    """GTT (evaluation: Ten attack results): mean over x of max(0, d(q̃,x) − d(q̃,t))."""
+class GreedyTopTranslocation(CheckedOptions):
+    """GTT (Zhou et al., *Adversarial attack and defense in deep ranking*, 2021).
 
-    first: int = option(4, minimum=1, unit="items", help="the item counts as retained among so many first")
+    It minimises the mean over x of max(0, d(q̃,x) − d(q̃,t)).
+    """
 
-    def __post_init__(self) -> None:
-        check_ranges(self)
+    role: ClassVar[Role] = Role.QUERY
+    first: int = option(
+        4, minimum=1, unit="items", help="the former top-1 item counts as retained among so many results"
+    )
 
     @property
     def name(self) -> str:
@@ -61,3 +66,13 @@ class GreedyTopTranslocation:
         d = leave_out(gallery.distances(embeddings), victims.own)
         ahead = (d < d.gather(1, targets)).sum(1, keepdim=True)
         return 100.0 * (ahead < self.first).to(embeddings.dtype)
+
+
+KINDS: Final = (
+    AttackKind(
+        name="GTT",
+        title="the top-1 item leaves the first results",
+        story="The image is changed so that its first result is no longer among the first four.",
+        build=GreedyTopTranslocation,
+    ),
+)

@@ -1,6 +1,7 @@
-"""LTM, learning to misrank: every unmatched item is to be nearer to the query than every matched one."""
+"""LTM, learning to misrank: unmatched items come nearer to the query than matched ones."""
 
 from dataclasses import dataclass
+from typing import ClassVar, Final
 
 import torch
 from torch import Tensor
@@ -9,13 +10,15 @@ from hardrank.trainer.attacks.attack import (
     ROUNDING,
     Figure,
     Gallery,
+    Role,
     Victims,
     measure_recall,
     no_targets,
     recall_figure,
     require_two_classes,
 )
-from hardrank.trainer.attacks.options import AttackError
+from hardrank.trainer.attacks.declaration import AttackKind
+from hardrank.trainer.attacks.options import AttackError, CheckedOptions
 from hardrank.trainer.metric.distances import row_distances
 
 
@@ -44,8 +47,10 @@ class _MisrankObjective:
 
 
 @dataclass(frozen=True, kw_only=True)
-class LearningToMisrank:
-    """LTM (evaluation: Ten attack results)."""
+class LearningToMisrank(CheckedOptions):
+    """LTM (Wang et al., *Transferable, controllable, and inconspicuous adversarial attacks*, CVPR 2020)."""
+
+    role: ClassVar[Role] = Role.QUERY
 
     @property
     def name(self) -> str:
@@ -83,3 +88,13 @@ class LearningToMisrank:
     def measure(self, embeddings: Tensor, victims: Victims, gallery: Gallery, targets: Tensor) -> Tensor:
         """Recall@1 in % → (G,1)."""
         return measure_recall(embeddings, victims, gallery)
+
+
+KINDS: Final = (
+    AttackKind(
+        name="LTM",
+        title="items of other classes rank before items of the query's class",
+        story="The image is changed so that items of other classes are found before those of its own.",
+        build=LearningToMisrank,
+    ),
+)

@@ -1,23 +1,25 @@
-"""The order attack: the first k items of a query's ranking are to appear in a chosen order."""
+"""ORDER: the first k items of a query's ranking are put into a given order."""
 
 from dataclasses import dataclass
+from typing import ClassVar, Final
 
 import torch
 from torch import Tensor
 
-from hardrank.trainer.attacks.attack import Figure, Gallery, Victims, draw_each, rank_percent
+from hardrank.trainer.attacks.attack import Figure, Gallery, Role, Victims, draw_each, rank_percent
+from hardrank.trainer.attacks.declaration import AttackKind
 from hardrank.trainer.attacks.direction import Direction, rank_hinge
-from hardrank.trainer.attacks.options import check_ranges, option
+from hardrank.trainer.attacks.options import CheckedOptions, option
 from hardrank.trainer.metric.distances import nearest
 
 
 @dataclass(frozen=True)
 class _OrderObjective:
-    """Mean over i < j of max(0, d(q̃,c_i) − d(q̃,c_j)) + ξ·L_QA+(q̃, C), C in the order wished."""
+    """Mean over i < j of max(0, d(q̃,c_i) − d(q̃,c_j)) + ξ·L_QA+(q̃, C), C in the desired order."""
 
     gallery: Gallery
     targets: Tensor
-    """(G,k), the one to come first first."""
+    """(G,k), in the desired order."""
     weight: float
 
     def __call__(self, embeddings: Tensor, rows: Tensor, step: int) -> Tensor:
@@ -28,14 +30,12 @@ class _OrderObjective:
 
 
 @dataclass(frozen=True, kw_only=True)
-class OrderAttack:
+class OrderAttack(CheckedOptions):
     """The relative order attack (Zhou et al., *Practical relative order attack*, ICCV 2021)."""
 
+    role: ClassVar[Role] = Role.QUERY
     k: int = option(5, minimum=2, unit="items", help="how many items, the query's first, change their order")
     weight: float = option(1.0, minimum=0, help="ξ, the weight of keeping them at the top")
-
-    def __post_init__(self) -> None:
-        check_ranges(self)
 
     @property
     def name(self) -> str:
@@ -44,11 +44,11 @@ class OrderAttack:
 
     @property
     def figures(self) -> tuple[Figure, ...]:
-        """Agreement with the order wished, and where the items rank."""
+        """Agreement with the desired order, and where the items rank."""
         tau = Figure(
             key="ORDER",
             unit="",
-            help="Kendall's τ between the order wished and the order found",
+            help="Kendall's τ between the desired order and the order found",
             attacked=1.0,
             resisted=0.0,
         )
@@ -56,7 +56,7 @@ class OrderAttack:
 
     @property
     def target_count(self) -> int:
-        """k items, in the order wished."""
+        """k items, in the desired order."""
         return self.k
 
     @property
@@ -65,7 +65,7 @@ class OrderAttack:
         return 1 + self.k
 
     def draw(self, victims: Victims, gallery: Gallery, *, seed: int) -> Tensor:
-        """Draw an order of the k nearest items, each as likely."""
+        """Draw an order of the k nearest items, all equally likely."""
         first = nearest(victims.embeddings, gallery.embeddings, victims.own, self.k)
         order = draw_each(victims, seed=seed, attack=self.name, choose=lambda rng: rng.permutation(self.k))
         return first.gather(1, order)
@@ -85,3 +85,13 @@ def _gaps(distances: Tensor) -> Tensor:
     """d_j − d_i for all i < j of `distances` (G,k) → (G,k(k−1)/2)."""
     i, j = torch.triu_indices(distances.shape[1], distances.shape[1], offset=1, device=distances.device)
     return distances[:, j] - distances[:, i]
+
+
+KINDS: Final = (
+    AttackKind(
+        name="ORDER",
+        title="the first k items appear in a given order",
+        story="The image is changed so that its first results appear in another order.",
+        build=OrderAttack,
+    ),
+)

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from hardrank.models.embedder import Embed
 from hardrank.trainer.attacks.options import AttackError as AttackError
-from hardrank.trainer.attacks.options import check_ranges, option
+from hardrank.trainer.attacks.options import CheckedOptions, option
 
 
 class Norm(StrEnum):
@@ -21,7 +21,7 @@ class Norm(StrEnum):
 
 
 @dataclass(frozen=True, kw_only=True)
-class PGDOptions:
+class PGDOptions(CheckedOptions):
     """How far, how fast and how long an engine moves."""
 
     epsilon: float = option(
@@ -33,9 +33,6 @@ class PGDOptions:
     alpha: float = option(3 / 255, minimum=0, unit="of pixels in [0,1]", help="α, the length of a step")
     steps: int = option(32, minimum=0, unit="steps", help="η, the number of steps")
     norm: Norm = option(Norm.LINF, help="the norm of the budget")  # noqa: RUF009
-
-    def __post_init__(self) -> None:
-        check_ranges(self)
 
 
 class Objective(Protocol):

@@ -1,12 +1,14 @@
 """QA+ and QA−: a query is changed so that m candidates rise to the top of its ranking, or fall to its end."""
 
 from dataclasses import dataclass
+from typing import ClassVar, Final
 
 from torch import Tensor
 
-from hardrank.trainer.attacks.attack import Figure, Gallery, Victims, draw_from_top, draw_uniform, rank_percent
+from hardrank.trainer.attacks.attack import Figure, Gallery, Role, Victims, draw_from_top, draw_uniform, rank_percent
+from hardrank.trainer.attacks.declaration import AttackKind, TargetChoice
 from hardrank.trainer.attacks.direction import Direction, rank_hinge
-from hardrank.trainer.attacks.options import check_ranges, option
+from hardrank.trainer.attacks.options import CheckedOptions, option
 
 
 @dataclass(frozen=True)
@@ -24,18 +26,16 @@ class RankObjective:
 
 
 @dataclass(frozen=True, kw_only=True)
-class QueryAttack:
-    """QA+ and QA− (evaluation: Ten attack results)."""
+class QueryAttack(CheckedOptions):
+    """QA+ and QA− (Zhou et al., *Adversarial ranking attack and defense*, ECCV 2020)."""
 
+    role: ClassVar[Role] = Role.QUERY
     direction: Direction = Direction.RAISE
     """Raise the candidates, or lower them."""
     m: int = option(1, minimum=1, unit="candidates", help="how many candidates move")
     share: float = option(
         0.01, minimum=0, maximum=1, help="QA−: candidates come from this share of the gallery, nearest first"
     )
-
-    def __post_init__(self) -> None:
-        check_ranges(self)
 
     @property
     def name(self) -> str:
@@ -72,3 +72,25 @@ class QueryAttack:
     def measure(self, embeddings: Tensor, victims: Victims, gallery: Gallery, targets: Tensor) -> Tensor:
         """Mean rank / N of the candidates, the image's own copy counted, in % → (G,1)."""
         return rank_percent(gallery.distances(embeddings), targets)[:, None]
+
+
+_CHOSEN: Final = TargetChoice(noun="target", count_option="m")
+
+KINDS: Final = (
+    AttackKind(
+        name="QA+",
+        title="chosen candidates rise to the top of the query's ranking",
+        story="The image is changed so that {target} becomes its first result.",
+        build=QueryAttack,
+        targets=_CHOSEN,
+        fixed={"direction": Direction.RAISE},
+    ),
+    AttackKind(
+        name="QA-",
+        title="chosen candidates fall to the end of the query's ranking",
+        story="The image is changed so that {target} disappears from its results.",
+        build=QueryAttack,
+        targets=_CHOSEN,
+        fixed={"direction": Direction.LOWER},
+    ),
+)

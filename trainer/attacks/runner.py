@@ -1,4 +1,4 @@
-"""Running one attack on a batch of images: step by step, with restarts, progress and cancellation."""
+"""Runs one attack on a batch of images, step by step, with restarts, progress reports and cancellation."""
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
@@ -18,7 +18,7 @@ from hardrank.trainer.metric.distances import check_sphere
 
 
 class Engine(StrEnum):
-    """What minimises the objective."""
+    """The algorithm that minimises the objective."""
 
     PGD = "pgd"
     """Plain PGD, as published."""
@@ -50,9 +50,9 @@ ENGINES: Final[Mapping[Engine, StepFunction]] = {
 
 @dataclass(frozen=True, kw_only=True)
 class AttackOptions(PGDOptions):
-    """The engine's options, whichever the attack."""
+    """Options of the engine, the same for every attack."""
 
-    engine: Engine = option(Engine.PGD, help="plain PGD as published, or the adaptive-step APGD")  # noqa: RUF009
+    engine: Engine = option(Engine.PGD, help="plain PGD as in the paper, or APGD with adaptive steps")  # noqa: RUF009
     random_start: bool = option(
         False, help="begin at a random point of the budget; without it the first run begins at the image"
     )
@@ -65,8 +65,8 @@ class AttackOptions(PGDOptions):
 
 
 @dataclass(frozen=True)
-class Progress:
-    """Where a running attack stands after a step."""
+class AttackProgress:
+    """The state of a running attack after a step."""
 
     restart: int
     """From 0."""
@@ -82,23 +82,23 @@ class Progress:
     """How many images the step moved."""
     measure: Callable[[Tensor], Tensor]
     queries: Tensor | None = None
-    """(G,): how often the model was asked about each image so far, by attacks that only may ask."""
+    """(G,): queries to the model so far for each image, in a black-box search; else None."""
 
     def figures(self) -> Tensor:
-        """Measure the attack's figures (G,F) so far, as the ranks stood before the step."""
+        """Measure the attack's figures (G,F) before this step."""
         return self.measure(self.embeddings)
 
 
 @dataclass(frozen=True)
 class AttackResult:
-    """What an attack did to a batch of images; a row for each image."""
+    """The outcome of an attack on a batch of images; a row for each image."""
 
     images: Tensor
     """(G,3,H,W): the perturbed images."""
     embeddings: Tensor
-    """(G,D): where they lie."""
+    """(G,D): their embeddings."""
     targets: Tensor
-    """(G,T): the gallery rows that were aimed at."""
+    """(G,T): the gallery rows that the attack used as targets."""
     before: Tensor
     """(G,F): the attack's figures on the benign embeddings."""
     after: Tensor
@@ -112,14 +112,19 @@ class AttackResult:
     blind: Tensor
     """(G,) bool: at the start the loss pulled, but no pixel had a gradient."""
     restart: Tensor
-    """(G,): which run was the worst, from 0."""
-    passes: int
-    """Images that went forward and back through the network, over all steps."""
+    """(G,): the run, from 0, in which the model resisted least."""
+    image_passes: Tensor
+    """(G,) integers: forward and backward passes through the network for each image, over all steps and restarts."""
     cancelled: bool
-    """Whether `cancel` ended it early; the rest is what was reached by then."""
+    """Whether `cancel` ended the attack early; the other fields hold what was reached by then."""
+
+    @property
+    def passes(self) -> int:
+        """Forward and backward passes of all images together."""
+        return int(self.image_passes.sum())
 
     def columns(self) -> dict[str, Tensor]:
-        """Give what is kept of each image (G,…), by name."""
+        """Return what an evaluation keeps of each image (G,…), by name."""
         return {
             "after": self.after,
             "before": self.before,
@@ -129,11 +134,12 @@ class AttackResult:
             "end loss": self.end_loss,
             "blind": self.blind,
             "restart": self.restart,
+            "passes": self.image_passes,
         }
 
 
 class Method(Protocol):
-    """Another way to search than `run_attack`, as one that only may ask the model."""
+    """An alternative to `run_attack`, such as a black-box search."""
 
     def __call__(
         self,
@@ -147,17 +153,17 @@ class Method(Protocol):
         seed: int = 0,
         targets: Tensor | None = None,
         judge: Embed | None = None,
-        on_step: Callable[[Progress], None] | None = None,
+        on_step: Callable[[AttackProgress], None] | None = None,
         cancel: Callable[[], bool] = ...,
     ) -> AttackResult:
         """See `run_attack`."""
 
     def describe(self) -> dict[str, Any]:
-        """Give its name and options, ready for JSON; results of the same description are alike."""
+        """Return its name and options as JSON values; equal descriptions mean equal results."""
 
 
 def never() -> bool:
-    """Do not cancel."""
+    """Return False: do not cancel."""
     return False
 
 
@@ -172,17 +178,31 @@ def run_attack(
     seed: int = 0,
     targets: Tensor | None = None,
     judge: Embed | None = None,
-    on_step: Callable[[Progress], None] | None = None,
+    on_step: Callable[[AttackProgress], None] | None = None,
     cancel: Callable[[], bool] = never,
 ) -> AttackResult:
-    """Attack `images` (G,3,H,W) in [0,1], all at once, and measure what became of their ranking.
+    """Attack a batch of images and measure how their rankings changed.
 
-    `targets` (G,T) are drawn from `seed` unless given. `judge` embeds the final images where it should be
-    another network than the one that gives gradients, as the exact twin of a bf16 one. `on_step` sees every
-    step; `cancel` is asked before each.
+    Args:
+        attack: what to attack, from `make_attack`.
+        embed: the network, images (G,3,H,W) → embeddings (G,D) on the unit sphere; it gives the gradients.
+        images: (G,3,H,W) in [0,1].
+        victims: the same images as the gallery sees them, before the attack.
+        gallery: the benign gallery.
+        options: engine, budget and steps.
+        seed: of targets and random starts.
+        targets: (G,T) gallery rows; drawn from `seed` where not given.
+        judge: embeds the final images, where that should be another network than `embed`, such as the float32 twin
+            of a bf16 network.
+        on_step: called after each step.
+        cancel: called before each step; the attack ends when it returns True.
 
-    Raises `AttackError` for pixels outside [0,1] and targets that the gallery cannot give, `RetrievalError`
-    for a network whose embeddings leave the unit sphere or are not numbers.
+    Returns:
+        The perturbed images, their embeddings, and the attack's figures before and after.
+
+    Raises:
+        AttackError: for pixels outside [0,1], or targets that the gallery cannot provide.
+        RetrievalError: for embeddings off the unit sphere or not finite.
     """
     check_images(images, victims)
     if targets is None:
@@ -213,7 +233,7 @@ def run_attack(
             trace.add(state)
             if on_step is not None:
                 on_step(
-                    Progress(
+                    AttackProgress(
                         restart,
                         state.number,
                         trace.last,
@@ -239,7 +259,7 @@ def run_attack(
             late_loss=summary.late,
             end_loss=summary.end,
             blind=summary.blind,
-            passes=summary.passes,
+            image_passes=summary.passes,
             cancelled=stopped,
         )
         worst = run if worst is None else _worse(worst, run, attack)
@@ -250,11 +270,11 @@ def run_attack(
 
 
 def check_images(images: Tensor, victims: Victims) -> None:
-    """Raise `AttackError` unless `images` (G,3,H,W) are the victims' finite pixels in [0,1]."""
+    """Raise `AttackError` unless `images` are floats (G,3,H,W) in [0,1], one for each victim."""
     if images.ndim != 4 or images.shape[1] != 3 or not images.is_floating_point():
         raise AttackError(f"images must be floats of shape (G,3,H,W), not {images.dtype} {tuple(images.shape)}")
     if len(images) != len(victims):
-        raise AttackError(f"{len(images)} images were given for {len(victims)} victims")
+        raise AttackError(f"got {len(images)} images for {len(victims)} victims")
     wrong = ((images >= 0) & (images <= 1)).flatten(1).all(1).logical_not()  # also true for NaN
     if bool(wrong.any()):
         row = int(wrong.nonzero()[0, 0])
@@ -274,13 +294,14 @@ class _Trace:
         self._first: Tensor | None = None
         self._blind: Tensor | None = None
         self._counts = [0, 0]
-        self._passes = 0
+        self._passes: Tensor | None = None
 
     last: Tensor
 
     def add(self, state: Step) -> None:
         seen = state.losses.isfinite()
-        self._passes += int(seen.sum()) * state.images.shape[1]
+        passes = seen.long() * state.images.shape[1]
+        self._passes = passes if self._passes is None else self._passes + passes
         if self._first is None:
             self._first, self._blind, self.last = state.losses, state.blind, state.losses
             self._sums = [torch.zeros_like(state.losses) for _ in range(2)]
@@ -292,9 +313,15 @@ class _Trace:
                 self._counts[window] += 1
 
     def summary(self, victims: Victims) -> "_Summary":
-        if self._first is None or self._blind is None:
+        if self._first is None or self._blind is None or self._passes is None:
             nothing = victims.embeddings.new_full((len(victims),), torch.nan)
-            return _Summary(nothing, nothing, nothing, torch.zeros_like(victims.own, dtype=torch.bool), 0)
+            return _Summary(
+                nothing,
+                nothing,
+                nothing,
+                torch.zeros_like(victims.own, dtype=torch.bool),
+                torch.zeros_like(victims.own),
+            )
         late, end = (
             total / count if count else default
             for total, count, default in zip(self._sums, self._counts, (self._first, self.last), strict=True)
@@ -308,11 +335,11 @@ class _Summary:
     late: Tensor
     end: Tensor
     blind: Tensor
-    passes: int
+    passes: Tensor
 
 
 def _worse(a: AttackResult, b: AttackResult, attack: Attack) -> AttackResult:
-    """For each image, the run on which the first figure resisted less; the earlier one when alike."""
+    """For each image, the run with the lower score of the first figure; the earlier one when they are equal."""
     figure = attack.figures[0]
     second = figure.score(b.after[:, 0]) < figure.score(a.after[:, 0])
 
@@ -330,6 +357,6 @@ def _worse(a: AttackResult, b: AttackResult, attack: Attack) -> AttackResult:
         end_loss=pick(a.end_loss, b.end_loss),
         blind=a.blind & b.blind,
         restart=pick(a.restart, b.restart),
-        passes=a.passes + b.passes,
+        image_passes=a.image_passes + b.image_passes,
         cancelled=a.cancelled or b.cancelled,
     )

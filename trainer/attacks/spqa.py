@@ -1,13 +1,15 @@
-"""SPQA+ and SPQA−: candidates move in a query's ranking while its own top matches stay in place."""
+"""SPQA+ and SPQA−: candidates rise or fall in a query's ranking while its top matches stay in place."""
 
 from dataclasses import dataclass
+from typing import ClassVar, Final
 
 import torch
 from torch import Tensor
 
-from hardrank.trainer.attacks.attack import Figure, Gallery, Victims, draw_from_top, draw_uniform, rank_percent
+from hardrank.trainer.attacks.attack import Figure, Gallery, Role, Victims, draw_from_top, draw_uniform, rank_percent
+from hardrank.trainer.attacks.declaration import AttackKind, TargetChoice
 from hardrank.trainer.attacks.direction import Direction, rank_hinge
-from hardrank.trainer.attacks.options import check_ranges, option
+from hardrank.trainer.attacks.options import CheckedOptions, option
 from hardrank.trainer.metric.distances import nearest
 
 
@@ -31,9 +33,10 @@ class _PreservingObjective:
 
 
 @dataclass(frozen=True, kw_only=True)
-class SemanticsPreservingQueryAttack:
+class SemanticsPreservingQueryAttack(CheckedOptions):
     """SP-QA+ and SP-QA− (Zhou et al., *Adversarial ranking attack and defense*, ECCV 2020)."""
 
+    role: ClassVar[Role] = Role.QUERY
     direction: Direction = Direction.RAISE
     """Raise the candidates, or lower them."""
     m: int = option(1, minimum=1, unit="candidates", help="how many candidates move")
@@ -45,9 +48,6 @@ class SemanticsPreservingQueryAttack:
         maximum=1,
         help="SPQA−: candidates come from this share of the gallery, nearest first, after those kept",
     )
-
-    def __post_init__(self) -> None:
-        check_ranges(self)
 
     @property
     def name(self) -> str:
@@ -98,3 +98,26 @@ class SemanticsPreservingQueryAttack:
 
     def _matches(self, victims: Victims, gallery: Gallery) -> Tensor:
         return nearest(victims.embeddings, gallery.embeddings, victims.own, self.kept)
+
+
+_CHOSEN: Final = TargetChoice(noun="target", count_option="m")
+
+KINDS: Final = (
+    AttackKind(
+        name="SPQA+",
+        title="as QA+, while the query's top matches stay in place",
+        story="The image is changed so that {target} becomes one of its results, while its top results stay.",
+        build=SemanticsPreservingQueryAttack,
+        targets=_CHOSEN,
+        fixed={"direction": Direction.RAISE},
+    ),
+    AttackKind(
+        name="SPQA-",
+        title="as QA-, while the query's top matches stay in place",
+        story="The image is changed so that {target} disappears from its results, while its top results stay.",
+        build=SemanticsPreservingQueryAttack,
+        targets=_CHOSEN,
+        fixed={"direction": Direction.LOWER},
+        defaults={"weight": 100.0},
+    ),
+)

@@ -1,10 +1,13 @@
-"""TMA, targeted mismatch: a query is moved onto the embedding of another image."""
+"""TMA, targeted mismatch: a query takes the embedding of another image."""
 
 from dataclasses import dataclass
+from typing import ClassVar, Final
 
 from torch import Tensor
 
-from hardrank.trainer.attacks.attack import Figure, Gallery, Victims, draw_uniform
+from hardrank.trainer.attacks.attack import Figure, Gallery, Role, Victims, draw_uniform
+from hardrank.trainer.attacks.declaration import AttackKind, TargetChoice
+from hardrank.trainer.attacks.options import CheckedOptions
 
 
 @dataclass(frozen=True)
@@ -20,8 +23,10 @@ class _MismatchObjective:
 
 
 @dataclass(frozen=True, kw_only=True)
-class TargetedMismatch:
-    """TMA (evaluation: Ten attack results)."""
+class TargetedMismatch(CheckedOptions):
+    """TMA (Tolias et al., *Targeted mismatch adversarial attack*, ICCV 2019)."""
+
+    role: ClassVar[Role] = Role.QUERY
 
     @property
     def name(self) -> str:
@@ -54,3 +59,14 @@ class TargetedMismatch:
     def measure(self, embeddings: Tensor, victims: Victims, gallery: Gallery, targets: Tensor) -> Tensor:
         """cos(q̃, t) → (G,1)."""
         return (embeddings * gallery.embeddings[targets[:, 0]]).sum(1, keepdim=True)
+
+
+KINDS: Final = (
+    AttackKind(
+        name="TMA",
+        title="the query takes the embedding of another image",
+        story="The image is changed so that the model takes it for {target}.",
+        build=TargetedMismatch,
+        targets=TargetChoice(noun="target"),
+    ),
+)

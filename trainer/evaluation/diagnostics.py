@@ -1,4 +1,4 @@
-"""When a scorecard is not to be trusted: gradients that hide, searches cut short, draws that decide, collapse."""
+"""Checks whether a scorecard can be trusted: masked gradients, unfinished searches, seed variance, collapse."""
 
 from collections.abc import Mapping, Sequence
 
@@ -10,7 +10,13 @@ from hardrank.trainer.metric.distances import mean_cosine
 
 
 def check_attacks(table: PerImage, attacks: Mapping[str, Attack], *, steps: int) -> list[Check]:
-    """Say which attacks, run for `steps` steps, did not do what gradient descent should."""
+    """Return what is suspicious about each attack: no gradient, a loss still falling, or noise doing better.
+
+    Args:
+        table: the results per image.
+        attacks: those that ran, by name.
+        steps: how many steps each took.
+    """
     return [
         check
         for name, attack in attacks.items()
@@ -27,8 +33,8 @@ def _hidden_gradient(table: PerImage, name: str) -> list[Check]:
     if not blind:
         return []
     message = (
-        f"{blind} of {len(table.rows)} images have no gradient at the start although the loss pulls: "
-        "the network hides its gradient, and gradient attacks say nothing"
+        f"{blind} of {len(table.rows)} images have a zero gradient at the start although the loss does not: "
+        "the network masks its gradients, so gradient attacks prove nothing"
     )
     return [Check(CheckKind.ZERO_GRADIENT, name, message)]
 
@@ -38,8 +44,8 @@ def _still_falling(table: PerImage, name: str, steps: int) -> list[Check]:
     if not (first - end > 0 and late - end > 0.05 * (first - end)):
         return []
     message = (
-        f"{100 * (late - end) / (first - end):.0f} % of the loss's fall came in the last quarter of the {steps} "
-        "steps: more steps would find worse images"
+        f"{100 * (late - end) / (first - end):.0f} % of the decrease of the loss came in the last quarter of the "
+        f"{steps} steps: more steps would find worse images"
     )
     return [Check(CheckKind.STILL_FALLING, name, message)]
 
@@ -49,23 +55,25 @@ def _noise_beats(table: PerImage, figure: Figure) -> list[Check]:
     gap = scores_of(table, one)[:, 0] - scores_of(table, one, " noise")[:, 0]
     if not gap.mean() > max(0.1, 2 * gap.std() / len(gap) ** 0.5):
         return []
-    message = f"random noise within the budget scores {gap.mean():.1f} points lower"
+    message = f"random noise of the same budget scores {gap.mean():.1f} points lower than the attack"
     return [Check(CheckKind.NOISE_BEATS_ATTACK, figure.key, message)]
 
 
 def check_collapse(gallery: Gallery, limit: float = 0.5) -> list[Check]:
-    """Say whether all embeddings point the same way: their mean cosine is above `limit`."""
+    """Return a check if the embeddings have collapsed: the mean cosine of all pairs is above `limit`."""
     cosine = mean_cosine(gallery.embeddings)
     if not cosine > limit:
         return []
-    message = f"pairs have a mean cosine of {cosine:.2f}: a collapsed model scores well, for no image can move far"
+    message = (
+        f"pairs have a mean cosine of {cosine:.2f}: a collapsed model scores well because no embedding can move far"
+    )
     return [Check(CheckKind.COLLAPSE, "model", message)]
 
 
 def compare_seeds(tables: Sequence[PerImage], figures: Mapping[str, Figure]) -> list[Check]:
-    """Say which figures of the same queries, attacked with different seeds, differ beyond chance.
+    """Return which figures of the same queries, attacked with different seeds, differ by more than chance.
 
-    Chance: 4 standard errors of the mean of paired differences to the first table.
+    A difference counts above 1 point and 4 standard errors of the mean paired difference from the first table.
     """
     checks = []
     for key, figure in figures.items():

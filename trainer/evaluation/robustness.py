@@ -1,6 +1,6 @@
-"""From attacks to a scorecard: attack a gallery's images block by block, resumably, and gather the results."""
+"""Measures a scorecard: attacks a gallery's images block by block, resumably, and collects the results."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from typing import Any, Final
@@ -12,9 +12,10 @@ from torch import Tensor
 from hardrank.models.embedder import Embed
 from hardrank.models.errors import HardrankError
 from hardrank.trainer.attacks.attack import Attack, Gallery, Victims, victims_in
-from hardrank.trainer.attacks.options import AttackError, option
-from hardrank.trainer.attacks.registry import standard_attacks
-from hardrank.trainer.attacks.runner import AttackOptions, Method, Progress, check_images, never, run_attack
+from hardrank.trainer.attacks.gtm import Unmatched
+from hardrank.trainer.attacks.options import AttackError, option, plain_options
+from hardrank.trainer.attacks.registry import ATTACKS, SCORECARD, make_attack
+from hardrank.trainer.attacks.runner import AttackOptions, AttackProgress, Method, check_images, never, run_attack
 from hardrank.trainer.attacks.starts import random_noise
 from hardrank.trainer.evaluation.diagnostics import check_attacks, check_collapse, compare_seeds
 from hardrank.trainer.evaluation.journal import Columns, Journal
@@ -25,19 +26,19 @@ ImageProvider = Callable[[Tensor], Tensor]
 """Gallery rows (n,) → their images (n,3,H,W), floats in [0,1]."""
 
 SEED_CHECK: Final = 32
-"""How many queries are attacked again with another seed, where nothing else is asked."""
+"""The default number of queries that are attacked again with another seed."""
 
 _ELEMENTS: Final = 1 << 24
 """How many distances an attack may hold at once: 64 MiB in float32."""
 
 
 class CancelledError(HardrankError):
-    """The evaluation was asked to stop; its journal, if it has one, keeps what was finished."""
+    """The evaluation was cancelled; its journal, if it has one, keeps the finished blocks."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class RobustnessOptions(AttackOptions):
-    """How the scorecard is measured; the defaults are the published protocol."""
+    """How a scorecard is measured; ε, α, steps and engine default to the published protocol."""
 
     bootstrap: int = option(1000, minimum=2, unit="resamples", help="of the images, for the 95 % intervals")
     seed_check: int = option(
@@ -46,11 +47,28 @@ class RobustnessOptions(AttackOptions):
         unit="queries",
         help="attacked again with the next seed, to see whether results vary with it",
     )
+    unmatched: Unmatched = option(  # noqa: RUF009
+        Unmatched.NEAREST,
+        help="GTM's item of another class: the true nearest one, or the row that the released code of the paper takes "
+        "by an index mistake (for comparison with published numbers)",
+    )
+
+    def attacks(self, names: Iterable[str] = SCORECARD) -> dict[str, Attack]:
+        """Build attacks by name, with the options above that concern them; raises `AttackError` for unknown names."""
+        return {name: make_attack(name, **self._shared(name)) for name in names}
+
+    def _shared(self, name: str) -> dict[str, Any]:
+        declared = ATTACKS[name].options if name in ATTACKS else ()
+        return {option.name: getattr(self, option.name) for option in declared if option.name in _OF_ATTACKS}
+
+
+_OF_ATTACKS: Final = frozenset({"unmatched"})
+"""Options of `RobustnessOptions` that belong to an attack; they are recorded with it."""
 
 
 @dataclass(frozen=True)
 class EvaluationProgress:
-    """Where an evaluation stands."""
+    """The state of a running evaluation."""
 
     attack: str
     attacks_done: int
@@ -59,12 +77,12 @@ class EvaluationProgress:
     queries_done: int
     """Queries on which all attacks are finished."""
     queries: int
-    inside: Progress
+    inside: AttackProgress
     """The running attack."""
 
 
 def bytes_provider(images: Tensor) -> ImageProvider:
-    """Provide images held as bytes, uint8 (N,3,H,W), as float32 in [0,1]."""
+    """Return a provider of float32 images in [0,1] from `images`, uint8 (N,3,H,W)."""
     return lambda rows: images[rows.to(images.device)].to(torch.float32) / 255
 
 
@@ -85,24 +103,43 @@ def measure_robustness(
     cancel: Callable[[], bool] = never,
     resume: Journal | None = None,
 ) -> Scorecard:
-    """Attack the gallery's images `queries` (n,) with each of `attacks`, and score what is left of it.
+    """Attack some of the gallery's images with each attack, and score how the rankings hold.
 
-    `gallery` (N,D) are the benign embeddings of all images, on the unit sphere, with `labels` (N,); `images`
-    gives pixels by gallery row, `batch` at a time. `embed` gives gradients; `judge`, where given, embeds the
-    final images in its stead, so that a bf16 `embed` is judged in float32. `method`, where given, searches in the
-    place of gradient descent; `embed` then needs no gradient. What is drawn depends on `seed`,
-    attack, gallery and query alone, so neither `batch` nor an interruption changes it. With `resume` the
-    finished blocks are kept, and a later call goes on from there. Raises `AttackError` for input that cannot
-    be attacked, `CancelledError` when `cancel` says so.
+    What is drawn depends on `seed`, attack, gallery and query alone, so neither `batch` nor an interruption changes
+    the results.
+
+    Args:
+        embed: the network, images (n,3,H,W) → embeddings (n,D) on the unit sphere; it gives the gradients.
+        images: returns pixels in [0,1] for gallery rows.
+        gallery: (N,D) benign embeddings of all images, on the unit sphere.
+        labels: (N,) classes.
+        queries: (n,) different gallery rows to attack.
+        options: budget, engine, checks; the published protocol by default.
+        attacks: what to run, by name; by default the nine of the scorecard (`options.attacks()`).
+        seed: of targets and random starts.
+        batch: how many images are attacked at once.
+        judge: embeds the final images in place of `embed`, for example in float32 where `embed` is bf16.
+        method: searches in place of gradient descent; `embed` then needs no gradient.
+        progress: called after each step.
+        cancel: called before each step; the evaluation ends when it returns True.
+        resume: keeps finished blocks; a later call with the same journal continues from there.
+
+    Returns:
+        The scorecard. Its number of passes covers the whole measurement, also after a resumption.
+
+    Raises:
+        AttackError: for input that cannot be attacked.
+        JournalError: for a journal of another evaluation.
+        CancelledError: when `cancel` returned True.
     """
     options = options or RobustnessOptions()
-    attacks = standard_attacks() if attacks is None else attacks
+    attacks = options.attacks() if attacks is None else attacks
     store = Gallery(gallery, labels.to(gallery.device))
     victims = victims_in(store, queries)
     if len(victims) == 0 or batch < 1 or not attacks:
-        raise AttackError(f"there is nothing to attack: {len(victims)} queries, {len(attacks)} attacks, batch {batch}")
+        raise AttackError(f"nothing to attack: {len(victims)} queries, {len(attacks)} attacks, batch {batch}")
     if len(set(victims.own.tolist())) < len(victims):
-        raise AttackError("a query is named twice; name each gallery row once")
+        raise AttackError("a query is given twice; give each gallery row once")
     task = _Task(embed, judge or embed, images, store, attacks, options, batch, progress, cancel, method)
     done = {name: _Results(victims) for name in attacks}
     if resume is not None:
@@ -111,13 +148,15 @@ def measure_robustness(
             for rows, columns in resume.load(name):
                 done[name].put(rows, columns)
     steady = _check_network(task, victims[: min(batch, 32)])
-    passes = _attack_all(task, victims, done, seed=seed, resume=resume)
+    _attack_all(task, victims, done, seed=seed, resume=resume)
     table = _table(task, victims, done)
     checks = [*steady, *check_attacks(table, attacks, steps=options.steps), *check_collapse(store)]
+    passes = sum(results.passes for results in done.values())
     if options.seed_check:
         some = victims[: options.seed_check]
         again = {name: _Results(some) for name in attacks}
-        passes += _attack_all(replace(task, progress=None), some, again, seed=seed + 1, resume=None)
+        _attack_all(replace(task, progress=None), some, again, seed=seed + 1, resume=None)
+        passes += sum(results.passes for results in again.values())
         checks += compare_seeds([_head(table, len(some)), _table(task, some, again)], figures_of(attacks))
     figures = figures_of(attacks)
     return Scorecard(
@@ -126,8 +165,8 @@ def measure_robustness(
         checks=tuple(checks),
         gallery=len(store),
         seeds=(seed, seed + 1) if options.seed_check else (seed,),
-        options={**asdict(options), **_method(task)},
-        attacks={name: _described(attack) for name, attack in attacks.items()},
+        options={**_recorded(options), **_method(task)},
+        attacks={name: plain_options(attack) for name, attack in attacks.items()},
         passes=passes,
         scales=figures,
         per_image=table,
@@ -135,7 +174,7 @@ def measure_robustness(
 
 
 def sample_queries(count: int, wanted: int | None, *, seed: int) -> Tensor:
-    """Rows of a gallery of `count` images that are attacked, sorted (n,): all, or a seeded sample of different ones."""
+    """Return the rows to attack in a gallery of `count` images, sorted (n,): all, or a seeded sample of `wanted`."""
     if wanted is None or wanted >= count:
         return torch.arange(count)
     drawn = np.random.default_rng([seed, count]).permutation(count)[:wanted]
@@ -165,7 +204,7 @@ class _Results:
         self.columns: dict[str, np.ndarray] = {}
 
     def put(self, rows: np.ndarray, columns: Columns) -> None:
-        """Fill in the gallery rows `rows` (n,), as far as they are among the victims."""
+        """Fill in the results of the gallery rows `rows` (n,); rows that are no victims are ignored."""
         known = np.array([row in self._places for row in rows.tolist()], dtype=bool)
         places = [self._places[row] for row in rows[known].tolist()]
         for name, values in columns.items():
@@ -173,20 +212,31 @@ class _Results:
             whole[places] = values[known]
         self.finished[places] = True
 
+    @property
+    def passes(self) -> int:
+        """Forward and backward passes that the results took."""
+        return int(self.columns["passes"].sum())
+
 
 def _settings(task: _Task, seed: int) -> dict[str, Any]:
+    """What the journal's results depend on, in declared names and values only."""
     ignored = {"bootstrap", "seed_check"}
     return {
         "seed": seed,
         "gallery": list(task.gallery.embeddings.shape),
-        "options": {k: v for k, v in asdict(task.options).items() if k not in ignored},
-        "attacks": {name: repr(attack) for name, attack in task.attacks.items()},
+        "options": {key: value for key, value in _recorded(task.options).items() if key not in ignored},
+        "attacks": {name: {"name": attack.name, **plain_options(attack)} for name, attack in task.attacks.items()},
         **_method(task),
     }
 
 
+def _recorded(options: RobustnessOptions) -> dict[str, Any]:
+    """The options but those that are recorded with the attacks."""
+    return {name: value for name, value in asdict(options).items() if name not in _OF_ATTACKS}
+
+
 def _method(task: _Task) -> dict[str, Any]:
-    """What searches, where it is not gradient descent."""
+    """The search, where it is not gradient descent."""
     return {} if task.method is None else {"method": task.method.describe()}
 
 
@@ -197,7 +247,7 @@ def _probe(gallery: Tensor) -> np.ndarray:
 
 @torch.no_grad()
 def _check_network(task: _Task, victims: Victims) -> list[Check]:
-    """Embed a batch twice: it must lie where the gallery has it, and twice at the same place."""
+    """Embed a batch twice: it must agree with the gallery, and with itself."""
     images = task.images(victims.own)
     check_images(images, victims)
     first, second = task.judge(images), task.judge(images)
@@ -205,15 +255,16 @@ def _check_network(task: _Task, victims: Victims) -> list[Check]:
     if not bool((away < 0.2).all()):
         row = int(victims.own[away.nan_to_num(9).argmax()])
         raise AttackError(
-            f"the image of gallery row {row} is embedded {away.max().item():.3g} away from that row: "
-            "gallery, images and network do not belong together (another preprocessing, or training mode?)"
+            f"the image of gallery row {row} is embedded at distance {away.max().item():.3g} from that row: "
+            "gallery, images and network do not belong together; check the preprocessing, and that the network is in "
+            "evaluation mode"
         )
     if bool((first != second).any()):
         return [
             Check(
                 CheckKind.RANDOM_NETWORK,
                 "model",
-                "the same images are embedded differently each time: PGD needs the expectation over that",
+                "the same images are embedded differently each time, so gradient attacks are unreliable",
             )
         ]
     return []
@@ -221,9 +272,8 @@ def _check_network(task: _Task, victims: Victims) -> list[Check]:
 
 def _attack_all(
     task: _Task, victims: Victims, done: Mapping[str, _Results], *, seed: int, resume: Journal | None
-) -> int:
-    """Fill `done` with the results of every attack on every victim; gives the number of passes."""
-    passes = 0
+) -> None:
+    """Fill `done` with the results of every attack on every victim."""
     for begin in range(0, len(victims), task.batch):
         block = victims[begin : begin + task.batch]
         part = slice(begin, begin + task.batch)
@@ -237,15 +287,13 @@ def _attack_all(
             noisy = task.judge(random_noise(images, task.options, block.ids, seed=seed))
         for place, name in enumerate(missing, start=len(task.attacks) - len(missing)):
             report = partial(_report, task, name, place, begin, len(victims))
-            columns, used = _attack_block(task, name, images, noisy, block, seed=seed, report=report)
-            passes += used
+            columns = _attack_block(task, name, images, noisy, block, seed=seed, report=report)
             done[name].put(rows, columns)
             if resume is not None:
                 resume.record(name, rows, columns)
-    return passes
 
 
-def _report(task: _Task, name: str, place: int, done: int, queries: int, inside: Progress) -> None:
+def _report(task: _Task, name: str, place: int, done: int, queries: int, inside: AttackProgress) -> None:
     if task.progress is not None:
         task.progress(EvaluationProgress(name, place, len(task.attacks), done, queries, inside))
 
@@ -258,13 +306,12 @@ def _attack_block(
     block: Victims,
     *,
     seed: int,
-    report: Callable[[Progress], None],
-) -> tuple[dict[str, np.ndarray], int]:
-    """Run one attack on a block of victims, in parts that fit the memory; gives its columns and passes."""
+    report: Callable[[AttackProgress], None],
+) -> dict[str, np.ndarray]:
+    """Run one attack on a block of victims, in parts that fit the memory, and return its columns."""
     attack = task.attacks[name]
     size = max(1, _ELEMENTS // max(1, attack.width * len(task.gallery)))
     parts: list[dict[str, Tensor]] = []
-    passes = 0
     for begin in range(0, len(block), size):
         part = slice(begin, begin + size)
         victims = block[part]
@@ -281,23 +328,22 @@ def _attack_block(
             cancel=task.cancel,
         )
         if result.cancelled:
-            raise CancelledError("the evaluation was stopped; finished blocks are in its journal, if it has one")
-        passes += result.passes
+            raise CancelledError("the evaluation was cancelled; its journal, if it has one, keeps the finished blocks")
         with torch.no_grad():
             noise = attack.measure(noisy[part], victims, task.gallery, result.targets)
         parts.append({"noise": noise, **result.columns()})
-    return {k: torch.cat([part[k] for part in parts]).cpu().numpy() for k in parts[0]}, passes
+    return {k: torch.cat([part[k] for part in parts]).cpu().numpy() for k in parts[0]}
 
 
 def _table(task: _Task, victims: Victims, done: Mapping[str, _Results]) -> PerImage:
-    """Gather results by query into columns."""
+    """Collect the results by query into columns."""
     columns: dict[str, np.ndarray] = {}
     for name, attack in task.attacks.items():
         gathered = done[name].columns
         for i, figure in enumerate(attack.figures):
             for kind, suffix in (("after", ""), ("before", " before"), ("noise", " noise")):
                 columns[figure.key + suffix] = gathered[kind][:, i].astype(np.float64)
-        columns |= {f"{name} {k}": gathered[k] for k in gathered if k not in {"after", "before", "noise"}}
+        columns |= {f"{name} {k}": gathered[k] for k in gathered if k not in {"after", "before", "noise", "passes"}}
     points, labels = task.gallery.embeddings, task.gallery.labels
     benign = recall_at_1(victims.embeddings, points, labels, victims.own, victims.labels)
     columns["R@1"] = 100.0 * benign.double().cpu().numpy()
@@ -310,7 +356,3 @@ def _head(table: PerImage, count: int) -> PerImage:
         labels=table.labels[:count],
         columns={name: values[:count] for name, values in table.columns.items()},
     )
-
-
-def _described(attack: Attack) -> dict[str, Any]:
-    return asdict(attack)  # type: ignore[call-overload, no-any-return]

@@ -1,4 +1,4 @@
-"""The scorecard: the ten results and ERS with intervals, per image and in the mean, and worst cases over engines."""
+"""The scorecard: the results of the attacks and ERS, per image and on average, with intervals and worst cases."""
 
 import csv
 import math
@@ -13,13 +13,10 @@ import torch
 
 from hardrank.trainer.attacks.attack import Attack, Figure
 from hardrank.trainer.attacks.options import AttackError
-from hardrank.trainer.attacks.registry import standard_attacks
+from hardrank.trainer.attacks.registry import known_figures
 
 ERS_KEYS: Final = ("CA+", "CA-", "QA+", "QA-", "TMA", "ES:D", "ES:R", "LTM", "GTM", "GTT")
 """The ten results, in the order of the published tables."""
-
-RECALL_KEYS: Final = ("ES:R", "LTM", "GTM")
-"""Those that are Recall@1 under attack."""
 
 
 class CheckKind(StrEnum):
@@ -45,21 +42,21 @@ class Check:
 
 @dataclass(frozen=True, kw_only=True)
 class FigureResult:
-    """One of the ten results."""
+    """One result, a mean over the queries."""
 
     value: float
-    """The mean over the queries, in the published unit: %, a cosine, or a distance."""
+    """Under attack, in its unit: %, a cosine, or a distance."""
     low: float
     high: float
     """Ends of the 95 % bootstrap interval."""
     before: float
-    """The same of the benign queries."""
+    """The same for the benign queries."""
     noise: float
     """The same under random noise at the edge of the budget."""
     score: float
-    """Its part of ERS, 0 … 100."""
+    """Its score, 0 … 100: what ERS averages."""
     success: float
-    """How far the attack got from the benign ranking to its goal, in %; NaN when it began there."""
+    """How far the attack got from the benign ranking to its goal, in %; NaN where it began at its goal."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -89,14 +86,14 @@ class Summary:
 
     figures: Mapping[str, FigureResult]
     ers: float
-    """Empirical Robustness Score, 0 … 100, higher is more robust; NaN unless all ten results are there."""
+    """Empirical Robustness Score, 0 … 100, higher is more robust; NaN unless all ten results were measured."""
     ers_low: float
     ers_high: float
     """Ends of its 95 % bootstrap interval."""
     ars: float
     """100 − the mean success of the attacks relative to the benign ranking."""
     worst_recall: float
-    """Recall@1 in % when each query meets the worst of the attacks on it, the benign image among them."""
+    """Recall@1 in % in the worst case: a query counts only if its benign and all its attacked images find its class."""
     worst_score: float
     """Mean over queries of the smallest of their scores, 0 … 100."""
     recall_at_1: float
@@ -107,10 +104,10 @@ class Summary:
 
 @dataclass(frozen=True, kw_only=True)
 class Scorecard(Summary):
-    """What the attacks did, in figures that a reviewer can check."""
+    """The outcome of all attacks, with everything that a reviewer needs to check it."""
 
     mean_cosine: float
-    """Of all pairs of the gallery: near 1 the model has collapsed, and ERS means nothing."""
+    """Of all pairs of the gallery; near 1 the model has collapsed, and ERS says nothing."""
     checks: tuple[Check, ...]
     gallery: int
     """How many items it has."""
@@ -118,11 +115,11 @@ class Scorecard(Summary):
     """The seed of the draws, and that of the check with another one."""
     options: Mapping[str, Any]
     attacks: Mapping[str, Mapping[str, Any]]
-    """Each attack's options."""
+    """The options of each attack, as it ran."""
     passes: int
-    """Images that went forward and back through the network."""
+    """Forward and backward passes of the whole measurement, the check with another seed included."""
     scales: Mapping[str, Figure]
-    """What the figures mean."""
+    """What each figure means, and which values score 0 and 100."""
     per_image: PerImage
 
     @property
@@ -131,7 +128,7 @@ class Scorecard(Summary):
         return not self.checks
 
     def to_dict(self) -> dict[str, Any]:
-        """Give all but the table, ready for JSON; what is not a number is None."""
+        """Return everything but the table of images as JSON values; NaN becomes None."""
         whole = asdict(replace(self, per_image=PerImage(rows=np.empty(0), labels=np.empty(0), columns={})))
         del whole["per_image"]
         found: dict[str, Any] = _without_nan(whole)
@@ -139,28 +136,36 @@ class Scorecard(Summary):
 
 
 def ers(values: Mapping[str, float], figures: Mapping[str, Figure] | None = None) -> float:
-    """Give the ERS of ten results in published units, by `ERS_KEYS` (evaluation: ERS)."""
-    known = figures or figures_of(standard_attacks())
+    """Return the Empirical Robustness Score of ten results.
+
+    Args:
+        values: the results by `ERS_KEYS`, in the units of the paper's tables.
+        figures: how each result scores; by default as in the paper.
+    """
+    known = figures or known_figures()
     parts = [float(known[key].score(torch.tensor(values[key], dtype=torch.float64))) for key in ERS_KEYS]
     return sum(parts) / len(parts)
 
 
 def worst_case(scorecards: Sequence[Scorecard]) -> Scorecard:
-    """Give the scorecard in which each image meets the worst of several evaluations, figure by figure.
+    """Combine several evaluations into one in which each figure of each image is the worst of them.
 
-    They must have attacked the same queries with the same targets, as with other engines, starts or budgets.
-    Raises `AttackError` otherwise.
+    Args:
+        scorecards: evaluations of the same queries with the same targets, for example with different engines.
+
+    Raises:
+        AttackError: if queries, targets or figures differ.
     """
     first = scorecards[0]
     columns = dict(first.per_image.columns)
     for other in scorecards[1:]:
         theirs = other.per_image.columns
         same = other.scales == first.scales and np.array_equal(other.per_image.rows, first.per_image.rows)
-        aims = [name for name in columns if name.endswith(" targets")]
-        if not same or any(not np.array_equal(columns[name], theirs[name]) for name in aims):
+        targets = [name for name in columns if name.endswith(" targets")]
+        if not same or any(not np.array_equal(columns[name], theirs[name]) for name in targets):
             raise AttackError(
-                "a worst case is taken over evaluations of the same queries, targets and figures; these differ: "
-                "use one seed and one set of attacks"
+                "a worst case needs evaluations of the same queries, targets and figures; use one seed and one set of "
+                "attacks for all of them"
             )
         for key, figure in first.scales.items():
             ours, worse = (figure.score(torch.from_numpy(c[key])).numpy() for c in (columns, theirs))
@@ -199,7 +204,7 @@ def summarise(table: PerImage, figures: Mapping[str, Figure], *, seed: int, resa
         )
         for i, (key, figure) in enumerate(figures.items())
     }
-    recalls = [table.columns[key] for key in ("R@1", *RECALL_KEYS) if key in table.columns]
+    recalls = [table.columns["R@1"], *(table.columns[key] for key, figure in figures.items() if figure.recall)]
     return Summary(
         figures=results,
         ers=nan if whole is None else float(whole.mean()),
@@ -214,7 +219,7 @@ def summarise(table: PerImage, figures: Mapping[str, Figure], *, seed: int, resa
 
 
 def bootstrap_interval(values: np.ndarray, *, seed: int, resamples: int) -> tuple[np.ndarray, np.ndarray]:
-    """Give the 95 % percentile interval of the mean of each column of `values` (n,F), resampling rows."""
+    """Return the ends (F,), (F,) of the 95 % bootstrap interval of the mean of each column of `values` (n,F)."""
     rng = np.random.default_rng([seed, 0xB007])
     n = len(values)
     means = np.stack([values[rng.integers(n, size=n)].mean(axis=0) for _ in range(resamples)])
@@ -223,12 +228,12 @@ def bootstrap_interval(values: np.ndarray, *, seed: int, resamples: int) -> tupl
 
 
 def figures_of(attacks: Mapping[str, Attack]) -> dict[str, Figure]:
-    """Give the results of several attacks by their keys."""
+    """Return the figures of several attacks, by key."""
     return {figure.key: figure for attack in attacks.values() for figure in attack.figures}
 
 
 def scores_of(table: PerImage, figures: Mapping[str, Figure], suffix: str = "") -> np.ndarray:
-    """Score each query's figures (n,F): 0 … 100, but for rounding; `suffix` chooses ` before` or ` noise`."""
+    """Return the scores 0 … 100 of each query's figures (n,F); `suffix` chooses ` before` or ` noise`."""
     columns = [figure.score(torch.from_numpy(table.columns[key + suffix])) for key, figure in figures.items()]
     return torch.stack(columns, dim=1).numpy()
 
@@ -240,9 +245,9 @@ def _success(figure: Figure, table: PerImage) -> float:
 
 
 def _without_nan(content: Any) -> Any:
-    """Replace NaN, of which JSON has none, by None."""
+    """Return `content` with NaN and infinities, which JSON lacks, as None."""
     if isinstance(content, Mapping):
         return {key: _without_nan(value) for key, value in content.items()}
     if isinstance(content, list | tuple):
         return [_without_nan(value) for value in content]
-    return None if isinstance(content, float) and math.isnan(content) else content
+    return None if isinstance(content, float) and not math.isfinite(content) else content

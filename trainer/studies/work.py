@@ -20,7 +20,6 @@ from hardrank.trainer.config import config_to_json
 from hardrank.trainer.data.batches import spc2_batches
 from hardrank.trainer.evaluation.robustness import RobustnessOptions
 from hardrank.trainer.job_steps import Images, Job, make_start, measure, read_images, take_measure, train
-from hardrank.trainer.main_job import finite
 from hardrank.trainer.metric.collapse import CollapseError
 from hardrank.trainer.metric.losses import hardness
 from hardrank.trainer.metric.samplers import Sampler, draw_triplets
@@ -84,7 +83,7 @@ def carry_out(bench: Bench, trial: Trial, report: OnProgress) -> dict[str, Any]:
     content = {
         "failure": None,
         "metrics": {name: float(value) for name, value in measured.metrics.to_dict().items()},
-        "robustness": finite(measured.robustness.to_dict()),
+        "robustness": measured.robustness.to_dict(),
         "curve": curve.points(),
     }
     return _written(bench, trial, job, content)

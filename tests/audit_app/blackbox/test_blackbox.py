@@ -25,7 +25,7 @@ from hardrank.trainer.attacks.attack import Victims, victims_in
 from hardrank.trainer.attacks.options import AttackError
 from hardrank.trainer.attacks.pgd import Norm
 from hardrank.trainer.attacks.registry import make_attack
-from hardrank.trainer.attacks.runner import AttackOptions, Progress, run_attack
+from hardrank.trainer.attacks.runner import AttackOptions, AttackProgress, run_attack
 from hardrank.trainer.attacks.starts import random_noise
 from hardrank.trainer.metric.distances import RetrievalError
 from tests.audit_app.onnx_graphs import write_linear
@@ -153,7 +153,7 @@ def test_the_budget_of_pixels_holds_and_the_loss_falls(
     norms = [Norm.LINF] if name == "square" else [Norm.LINF, Norm.L2]
     for norm in norms:
         options = AttackOptions(epsilon=8 / 255 if norm is Norm.LINF else 0.5, norm=norm)
-        seen: list[Progress] = []
+        seen: list[AttackProgress] = []
         search = make_search(name, queries=200, **({} if norm is Norm.LINF else {"alpha": 0.2}))
         result = search(
             make_attack("TMA"), embedded.subject.judge, images, victims, embedded.tensors, options, on_step=seen.append
@@ -219,7 +219,7 @@ def test_results_depend_on_seed_and_image_alone(name: str, galleries: tuple[Embe
 def test_it_stops_when_asked_and_keeps_the_best(name: str, galleries: tuple[EmbeddedGallery, EmbeddedGallery]) -> None:
     embedded = galleries[1]
     victims, images = some(embedded, range(3))
-    seen: list[Progress] = []
+    seen: list[AttackProgress] = []
     result = make_search(name)(
         make_attack("ES"),
         embedded.subject.judge,

@@ -1,4 +1,4 @@
-"""The journal: what was recorded comes back, and belongs to its evaluation alone."""
+"""The journal returns what was recorded, and refuses other evaluations and damaged files."""
 
 from pathlib import Path
 
@@ -33,7 +33,7 @@ def test_recording_again_replaces(tmp_path: Path) -> None:
         journal.record("ES", np.array([3]), {"after": np.array([value])})
     [(_, columns)] = journal.load("ES")
     assert columns["after"].tolist() == [2.0]
-    assert not list(tmp_path.glob("*.part"))
+    assert {path.name.split(".")[0] for path in tmp_path.iterdir()} == {"ES", "settings", "gallery"}
 
 
 def test_another_evaluation_is_refused(tmp_path: Path) -> None:
@@ -42,6 +42,13 @@ def test_another_evaluation_is_refused(tmp_path: Path) -> None:
         Journal(tmp_path).open({"seed": 2, "options": {"steps": 8}}, PROBE)
     with pytest.raises(JournalError, match="other gallery"):
         Journal(tmp_path).open({"seed": 1, "options": {"steps": 32}}, -PROBE)
+
+
+def test_damaged_settings_are_a_typed_error(tmp_path: Path) -> None:
+    Journal(tmp_path).open({"seed": 1}, PROBE)
+    (tmp_path / "settings.json").write_text('{"seed":', encoding="utf-8")
+    with pytest.raises(JournalError, match="damaged"):
+        Journal(tmp_path).open({"seed": 1}, PROBE)
 
 
 def test_a_damaged_file_is_named(tmp_path: Path) -> None:

