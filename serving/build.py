@@ -1,20 +1,18 @@
-"""Images → an index that `python serving/app.py` answers from.
+"""Embed images with a model and store them in an index, from which `hardrank serve` answers searches.
 
-    python serving/build.py --model BUNDLE --images DIR|CSV --out INDEX
-
-The same command again goes on where it was interrupted, adds what is new and replaces what has changed.
+The same command again resumes after an interruption, adds new images, and replaces images that have changed.
 """
 
 import os
 import shlex
 import sys
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
-# Read when FAISS is loaded: its threads would otherwise spin while they wait, on cores that others could use.
+# FAISS reads this on import. Its idle threads would otherwise spin on cores that others could use.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 import tyro
@@ -22,217 +20,256 @@ from pydantic import ValidationError
 from rich.console import Console
 from rich.markup import escape
 
+from hardrank.models.cores import usable_cores
 from hardrank.models.errors import HardrankError
 from hardrank.models.files import write_json
 from hardrank.models.home import typed
 from hardrank.models.progress import ConsoleProgress, StageProgress
+from hardrank.serving.ann.backend import ShowProgress
+from hardrank.serving.ann.faiss_kinds import MIN_ITEMS
 from hardrank.serving.engine import Device, Engine
 from hardrank.serving.index.search_index import SearchIndex
 from hardrank.serving.ingest.image_list import Listing, list_images, list_run
 from hardrank.serving.ingest.indexer import IngestOptions, IngestResult, add_images
-from hardrank.serving.store.manifest import MANIFEST, AnnKind, BackendKind, BackendOptions, IndexManifest
+from hardrank.serving.store.manifest import (
+    DEFAULT_COLLECTION,
+    MANIFEST,
+    AnnKind,
+    BackendKind,
+    BackendOptions,
+    IndexManifest,
+    read_manifest,
+)
 
 PROBLEMS: Final = "problems.json"
-"""What was left out of an index, in its folder."""
+"""File in the index's folder that lists the images left out by the last build."""
 
 _SHOWN: Final = 10
+"""Number of left-out images to print."""
 
 
-class CommandError(HardrankError):
-    """Options that do not go together."""
+class IndexCommandError(HardrankError):
+    """Options that contradict each other, or the index."""
+
+
+class NothingIndexedError(HardrankError):
+    """A build that found no image it could index."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class Milvus:
-    """Where Milvus is, with `--backend milvus`."""
+class MilvusAddress:
+    """Where Milvus is, for `--backend milvus`."""
 
     uri: str | None = None
-    """A file for Milvus Lite on this machine, or http://HOST:19530 of a cluster."""
-    collection: str = "hardrank"
-    """What the collection's name begins with; the rest tells indexes apart."""
+    """File for Milvus Lite on this machine (default: milvus.db in the index), or http://HOST:19530 of a server."""
+    collection: str = DEFAULT_COLLECTION
+    """Prefix of the collection's name; the rest distinguishes indexes."""
     token_variable: str | None = None
     """Environment variable that holds user:password or an API key."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class Command:
+class IndexCommand:
     """Options of the command."""
 
     out: Path
-    """Folder of the index; made where it is not there."""
+    """Folder of the index; created if it does not exist."""
     model: Path | None = None
-    """Bundle whose network embeds the images, as models/zoo/demo-robust."""
+    """Bundle of the model that embeds the images, such as models/zoo/demo-robust."""
     images: Path | None = None
-    """A folder, where the folders in it name the labels, or a CSV with the columns `path[,id][,label][,more …]`."""
+    """Folder, whose subfolders are the labels, or CSV file with the columns `path[,id][,label][,more …]`."""
     from_run: Path | None = None
-    """In place of --images: a run (runs/NAME) or bundle, whose test images are indexed."""
+    """Instead of --images: a run (runs/NAME) or bundle, whose test images are indexed."""
     delete: tuple[str, ...] = ()
     """Ids of items to delete."""
     compact: bool = False
-    """Rebuild what searches work with, and free the space of deleted items."""
+    """Free the space of deleted items, and rebuild what searches use."""
     info: bool = False
-    """Say what the index holds, and nothing else."""
+    """Print what the index holds, and change nothing."""
     backend: BackendKind = BackendKind.FAISS
-    """Where vectors are searched (of a new index)."""
+    """Where vectors are searched (new index only)."""
     structure: AnnKind = AnnKind.AUTO
-    """How FAISS searches (of a new index): auto is exact as long as that is fast, then what measures best."""
+    """Kind of ANN index (new index only). auto: exact while that is fast, then the kind that measures best."""
     recall: float = 0.97
-    """recall@10 against exact search that an approximate structure should reach (of a new index)."""
-    milvus: Milvus = field(default_factory=Milvus)
-    """Where Milvus is."""
+    """Recall@10 against exact search that an ANN index should reach (new index only)."""
+    milvus: MilvusAddress = field(default_factory=MilvusAddress)
     batch: int = 32
-    """Images embedded at once."""
+    """Images per forward pass."""
     threads: int = 0
-    """Threads of the network; 0: one for each core."""
+    """Threads for the network and for building the ANN index; 0: one per usable core (see HARDRANK_THREADS)."""
     decoders: int = 0
-    """Threads that decode images; 0: one for each core."""
+    """Threads that decode images; 0: one per usable core."""
     device: Device = Device.AUTO
-    """Where the network runs: auto takes a GPU where there is one."""
+    """Where the network runs; auto: on a GPU if there is one."""
 
 
-_EXAMPLES: Final = """
-Examples:
-  python serving/build.py --model models/zoo/demo-robust --from-run models/zoo/demo-robust --out indexes/demo-robust
-  python serving/build.py --model models/zoo/demo-robust --images ~/photos --out indexes/photos
-  python serving/build.py --model models/zoo/demo-robust --images more.csv --out indexes/photos    adds to it
-  python serving/build.py --out indexes/photos --delete beach~1.jpg beach~2.jpg
-  python serving/build.py --out indexes/photos --info
-  python serving/build.py --out indexes/photos --compact
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command.
 
-An image’s id is its path below DIR with ~ for /, unless the CSV gives another.
-"""
+    Args:
+        arguments: Options; None for those of the process.
 
-
-def main(arguments: list[str] | None = None) -> int:
-    """Carry out the command; gives the exit status: 0 done, 2 a mistake in what was asked, 130 interrupted."""
-    arguments = sys.argv[1:] if arguments is None else arguments
+    Returns:
+        Exit status: 0 success, 1 no image could be indexed, 2 invalid options or input, 130 interrupted.
+    """
+    arguments = sys.argv[1:] if arguments is None else list(arguments)
+    program = typed("index")
     errors = Console(stderr=True)
     try:
         command = tyro.cli(
-            Command,
-            prog=typed("index"),
-            description=f"{__doc__}{_EXAMPLES}",
+            IndexCommand,
+            prog=program,
+            description=f"{__doc__}{_examples(program)}",
             args=arguments,
             config=(tyro.conf.EnumChoicesFromValues, tyro.conf.FlagCreatePairsOff),
         )
-        _carry_out(command, Console(), "python serving/build.py " + shlex.join(arguments))
+        _run(command, Console(), f"{program} {shlex.join(arguments)}")
+    except NothingIndexedError as error:
+        return _report(errors, str(error), status=1)
     except HardrankError as error:
-        errors.print(f"[bold red]error[/]: {escape(str(error))}", highlight=False, soft_wrap=True)
-        return 2
+        return _report(errors, str(error), status=2)
     except OSError as error:
-        errors.print(
-            f"[bold red]error[/]: {escape(str(error))}; check the path, its rights and the room",
-            highlight=False,
-            soft_wrap=True,
-        )
-        return 2
+        return _report(errors, f"{error}; check the path, its permissions, and the free disk space", status=2)
     except KeyboardInterrupt:
-        errors.print("interrupted; what was indexed so far stays, and the same command goes on from there")
+        errors.print("interrupted; what is indexed so far is kept, and the same command continues from there")
         return 130
     return 0
 
 
-def _carry_out(command: Command, console: Console, typed: str) -> None:
+def _examples(program: str) -> str:
+    return f"""
+Examples:
+  {program} --model models/zoo/demo-robust --images ~/photos --out indexes/photos
+      index a folder; the subfolders are the labels
+  {program} --model models/zoo/demo-robust --images more.csv --out indexes/photos
+      add the images that a CSV file lists
+  {program} --model models/zoo/demo-robust --from-run models/zoo/demo-robust --out indexes/demo-robust
+      index the test images of the run that trained a model
+  {program} --out indexes/photos --info
+      print what the index holds
+  {program} --out indexes/photos --delete beach~1.jpg beach~2.jpg
+      delete items by id; then free their space with --compact
+
+An image's id is its path below the folder with ~ for /, unless the CSV file has a column id.
+"""
+
+
+def _report(errors: Console, message: str, *, status: int) -> int:
+    errors.print(f"[bold red]error[/]: {escape(message)}", highlight=False, soft_wrap=True)
+    return status
+
+
+def _run(command: IndexCommand, console: Console, typed_command: str) -> None:
     _check(command)
     if command.info:
         with SearchIndex.open(command.out, maintenance=False) as index:
             _describe(index, console)
         return
+    threads = command.threads or usable_cores()
     with ConsoleProgress(console) as show:
 
-        def progress(stage: str, done: int, total: int) -> None:
-            show(StageProgress(stage=stage, done=done, total=total))
+        def progress(step: str, done: int, total: int) -> None:
+            show(StageProgress(stage=step, done=done, total=total))
 
         if command.model is not None:
             listing = list_images(command.images) if command.images else list_run(command.from_run or Path())
-            engine = Engine(command.model, threads=command.threads, device=command.device)
-            index = _open(command, engine, typed)
+            engine = Engine(command.model, threads=threads, device=command.device)
+            index = _open(command, engine, typed_command)
         else:
             index = SearchIndex.open(command.out, writable=True, maintenance=False)
         with index:
             index.delete(command.delete)
             if command.model is not None:
-                _fill(index, engine, listing, command, progress, console)
+                _add(index, engine, listing, command, progress, console)
             if command.compact:
-                index.compact(progress=progress)
+                index.compact(threads=threads, progress=progress)
             else:
-                index.optimize(progress=progress)
+                index.optimize(threads=threads, progress=progress)
             _describe(index, console)
 
 
-def _check(command: Command) -> None:
+def _check(command: IndexCommand) -> None:
     sources = [name for name in ("images", "from_run") if getattr(command, name) is not None]
+    if command.threads < 0:
+        raise IndexCommandError(f"--threads is {command.threads}; give at least 1, or 0 for one per usable core")
     if len(sources) > 1:
-        raise CommandError("give --images or --from-run, not both")
+        raise IndexCommandError("give --images or --from-run, not both")
     if bool(sources) != (command.model is not None):
-        raise CommandError("to index images give both --model BUNDLE and --images DIR|CSV (or --from-run RUN)")
+        raise IndexCommandError("to index images give both --model BUNDLE and --images DIR|CSV (or --from-run RUN)")
     if not (sources or command.delete or command.compact or command.info):
-        raise CommandError(
+        raise IndexCommandError(
             "nothing to do: give --model BUNDLE and --images DIR|CSV to index images, or --delete, --compact, --info"
         )
 
 
-def _open(command: Command, engine: Engine, typed: str) -> SearchIndex:
-    """Open the index that is there, or make one."""
+def _open(command: IndexCommand, engine: Engine, typed_command: str) -> SearchIndex:
+    """Open the index if it exists, else create it."""
     options = _backend_options(command)
     if not (command.out / MANIFEST).exists():
-        manifest = IndexManifest.of(engine, backend=options, command=typed)
+        manifest = IndexManifest.of(engine, backend=options, command=typed_command)
         return SearchIndex.create(command.out, manifest=manifest, maintenance=False)
-    index = SearchIndex.open(command.out, writable=True, maintenance=False)
-    index.manifest.check_model(command.out, engine.model_sha256, str(command.model))
-    own = index.manifest.backend
+    manifest = read_manifest(command.out)
+    manifest.check_model(command.out, engine.model_sha256, str(command.model))
+    own = manifest.backend
     if options not in (own, BackendOptions()):
-        index.close()
         changed = [name for name in BackendOptions.model_fields if getattr(own, name) != getattr(options, name)]
-        raise CommandError(
-            f"{command.out} was made with other values of {', '.join(changed)}; leave them out to go on with it, or "
+        raise IndexCommandError(
+            f"{command.out} was created with other values of {', '.join(changed)}; omit them to continue with it, or "
             "give another --out"
         )
-    return index
+    return SearchIndex.open(command.out, writable=True, maintenance=False)
 
 
-def _backend_options(command: Command) -> BackendOptions:
+def _backend_options(command: IndexCommand) -> BackendOptions:
     try:
         return BackendOptions(
             kind=command.backend, structure=command.structure, recall=command.recall, **vars(command.milvus)
         )
     except ValidationError as error:
-        raise CommandError(error.errors()[0]["msg"].removeprefix("Value error, ")) from error
+        first = error.errors()[0]
+        option = "".join(f"--{name}: " for name in first["loc"])
+        raise IndexCommandError(option + first["msg"].removeprefix("Value error, ")) from error
 
 
-def _fill(
+def _add(
     index: SearchIndex,
     engine: Engine,
     listing: Listing,
-    command: Command,
-    progress: Callable[[str, int, int], None],
+    command: IndexCommand,
+    progress: ShowProgress,
     console: Console,
 ) -> None:
-    filled = add_images(
+    result = add_images(
         index,
         engine,
         listing,
         options=IngestOptions(batch=command.batch, decoders=command.decoders),
         progress=lambda done, total: progress("images", done, total),
     )
-    _name_problems(index.folder, filled, console)
+    _report_problems(index.folder, result, console)
     console.print(
-        f"{filled.added} added, {filled.replaced} replaced, {filled.unchanged} indexed already, "
-        f"{len(filled.problems)} left out",
+        f"{result.added} added, {result.replaced} replaced, {result.unchanged} already indexed, "
+        f"{len(result.problems)} left out",
         highlight=False,
     )
+    if result.problems and not result.added + result.replaced + result.unchanged:
+        first = result.problems[0]
+        raise NothingIndexedError(
+            f"no image could be indexed: all {len(result.problems)} were left out, the first ({first.path}) because: "
+            f"{first.kind}; see {index.folder / PROBLEMS}"
+        )
 
 
-def _name_problems(folder: Path, filled: IngestResult, console: Console) -> None:
-    """Write problems.json, and show the first of them."""
-    problems = [{"path": one.path, "kind": str(one.kind), "detail": one.detail} for one in filled.problems]
-    counts = dict(Counter(str(one.kind) for one in filled.problems))
+def _report_problems(folder: Path, result: IngestResult, console: Console) -> None:
+    """Write problems.json, and print the first problems."""
+    problems = [{"path": one.path, "kind": str(one.kind), "detail": one.detail} for one in result.problems]
+    counts = dict(Counter(str(one.kind) for one in result.problems))
     write_json(folder / PROBLEMS, {"counts": counts, "problems": problems})
-    for one in filled.problems[:_SHOWN]:
+    for one in result.problems[:_SHOWN]:
         detail = f" ({one.detail})" if one.detail else ""
         console.print(f"left out: {one.path}: {one.kind}{detail}", highlight=False, markup=False, soft_wrap=True)
-    if len(filled.problems) > _SHOWN:
-        more = len(filled.problems) - _SHOWN
+    if len(result.problems) > _SHOWN:
+        more = len(result.problems) - _SHOWN
         console.print(f"… and {more} more, all in {folder / PROBLEMS}", markup=False, soft_wrap=True)
 
 
@@ -250,6 +287,15 @@ def _describe(index: SearchIndex, console: Console) -> None:
     }
     for name, value in lines.items():
         console.print(f"{name:<8}{value}", highlight=False, markup=False, soft_wrap=True)
+    requested = manifest.backend.structure
+    too_few = manifest.backend.kind is BackendKind.FAISS and stats.size < MIN_ITEMS
+    if too_few and requested not in (AnnKind.AUTO, AnnKind.FLAT):
+        console.print(
+            f"note: flat is used instead of {requested}, as exact search is fast for fewer than {MIN_ITEMS} items; "
+            f"{requested} is built when there are more",
+            highlight=False,
+            soft_wrap=True,
+        )
 
 
 if __name__ == "__main__":

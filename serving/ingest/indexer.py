@@ -1,10 +1,9 @@
-"""Images into an index: decoding runs ahead in threads while the network embeds and the disk writes.
+"""Add images to an index: threads decode ahead while the network embeds and a thread writes.
 
-What is committed stays; the same call again passes over it and goes on.
+What is committed is kept; the same call again skips it and continues.
 """
 
 import hashlib
-import os
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -14,6 +13,7 @@ from typing import TypeVar
 import numpy as np
 import numpy.typing as npt
 
+from hardrank.models.cores import usable_cores
 from hardrank.models.errors import HardrankError
 from hardrank.models.preprocessing import (
     DEFAULT_LIMITS,
@@ -38,42 +38,42 @@ Made = TypeVar("Made")
 
 
 class IngestError(HardrankError):
-    """Options of filling that cannot be."""
+    """Invalid options of `add_images`."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class IngestOptions:
-    """How images are embedded. Raises `IngestError` for a number below 1."""
+    """How images are decoded, embedded and committed. Raises `IngestError` for a number that is too small."""
 
     batch: int = 32
-    """Images embedded at once."""
+    """Images per forward pass."""
     commit: int = 512
-    """Images between commits; so many are embedded again, at most, after an interruption."""
+    """Images per commit; at most so many must be embedded again after an interruption."""
     decoders: int = 0
-    """Threads that decode; 0: one for each core."""
+    """Threads that decode; 0: one per usable core."""
     limits: DecodeLimits = DEFAULT_LIMITS
-    """What one image may cost."""
+    """Limits on the size of one image."""
 
     def __post_init__(self) -> None:
         if self.batch < 1 or self.commit < 1 or self.decoders < 0:
             raise IngestError(
-                f"batch is {self.batch}, commit {self.commit}, decoders {self.decoders}; give at least 1 (decoders: 0 "
-                "for one a core)"
+                f"batch is {self.batch}, commit {self.commit}, decoders {self.decoders}; give at least 1 "
+                "(decoders: or 0 for one per usable core)"
             )
 
 
 @dataclass(frozen=True, kw_only=True)
 class IngestResult:
-    """What came of it."""
+    """What `add_images` did with each image."""
 
     added: int = 0
-    """Images that are new in the index."""
+    """Number of new images."""
     replaced: int = 0
-    """Images whose file, label or metadata had changed."""
+    """Number of images whose file, label or metadata had changed."""
     unchanged: int = 0
-    """Images that were indexed already."""
+    """Number of images that were indexed already."""
     problems: Sequence[Problem] = field(default_factory=tuple)
-    """Images that were left out."""
+    """Images that were left out, and why."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -84,13 +84,13 @@ class _Decoded:
     """(3,C,C)."""
     thumbnail: bytes
     size: tuple[int, int]
-    """Width and height of the original, pixels."""
+    """Width and height of the original, in pixels."""
     replaces: bool
-    """Whether its id is in the index, for another file, label or metadata."""
+    """Whether its id is indexed with another file, label or metadata."""
 
 
 class _Unchanged:
-    """An image that is indexed as it is."""
+    """An image that is indexed already, with the same label and metadata."""
 
 
 def add_images(
@@ -101,39 +101,53 @@ def add_images(
     options: IngestOptions | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> IngestResult:
-    """Add the images of `listing` that `index` does not hold, and replace those that have changed.
+    """Add the images that an index lacks, and replace those that have changed.
 
-    `progress` is called with images dealt with and in all. Bad files are named in the result. An error or interruption
-    leaves what was committed.
+    After an error or interruption the index keeps what was committed, and the same call continues.
+
+    Args:
+        index: An index that is open for writing.
+        engine: The model of the index.
+        listing: The images, as `list_images` returns them.
+        options: Batch and commit sizes, threads and limits; None for the defaults.
+        progress: Called with the number of images processed, and of all.
+
+    Returns:
+        Numbers of images added, replaced and unchanged, and the images that were left out.
+
+    Raises:
+        WrongModelError: The index belongs to another model.
+        IndexWriteError: The disk is full.
+        IndexBusyError: Another process is writing.
     """
     options = options or IngestOptions()
     index.manifest.check_model(index.folder, engine.model_sha256, engine.name)
-    work = _Work(index=index, engine=engine, options=options, problems=list(listing.problems))
-    with work:
-        for done, one in enumerate(work.decoded(listing.entries), start=1):
-            work.take(one)
+    ingest = _Ingest(index=index, engine=engine, options=options, problems=list(listing.problems))
+    with ingest:
+        for done, one in enumerate(ingest.decoded(listing.entries), start=1):
+            ingest.take(one)
             if progress is not None:
                 progress(done, len(listing.entries))
-        work.finish()
-    return work.outcome()
+        ingest.finish()
+    return ingest.result()
 
 
-class _Work:
-    """The state of filling: what is decoded, embedded, and being written."""
+class _Ingest:
+    """The images in progress: decoded, embedded, or being written."""
 
     def __init__(self, *, index: SearchIndex, engine: Engine, options: IngestOptions, problems: list[Problem]) -> None:
         self._index = index
         self._engine = engine
         self._options = options
         self._problems = problems
-        self._decoders = ThreadPoolExecutor(options.decoders or os.cpu_count() or 1, thread_name_prefix="decode")
+        self._decoders = ThreadPoolExecutor(options.decoders or usable_cores(), thread_name_prefix="decode")
         self._writer = ThreadPoolExecutor(1, thread_name_prefix="write")
         self._written: Future[None] | None = None
         self._waiting: list[_Decoded] = []
         self._embedded: list[tuple[NewItem, bool]] = []
         self._added = self._replaced = self._unchanged = 0
 
-    def __enter__(self) -> "_Work":
+    def __enter__(self) -> "_Ingest":
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -141,7 +155,7 @@ class _Work:
         self._writer.shutdown()
 
     def decoded(self, entries: Sequence[Entry]) -> Iterator[_Decoded | Problem | _Unchanged]:
-        """Decode ahead, in order: as much as a few batches, so that memory is bounded."""
+        """Decode in order, at most a few batches ahead, so that memory is bounded."""
         pre, limits = self._engine.preprocessing, self._options.limits
 
         def read(given: tuple[Entry, Fingerprint | None]) -> _Decoded | Problem | _Unchanged:
@@ -150,7 +164,7 @@ class _Work:
         return _ahead(self._decoders, read, self._looked_up(entries), 4 * self._options.batch)
 
     def take(self, one: _Decoded | Problem | _Unchanged) -> None:
-        """Embed and write when enough has come together."""
+        """Take one image; embed a full batch, and commit when there are enough."""
         if isinstance(one, Problem):
             self._problems.append(one)
         elif isinstance(one, _Unchanged):
@@ -163,19 +177,19 @@ class _Work:
                 self._write()
 
     def finish(self) -> None:
-        """Embed and write the rest."""
+        """Embed and commit the rest."""
         self._embed()
         self._write()
         self._wait()
 
-    def outcome(self) -> IngestResult:
-        """Say what came of it."""
+    def result(self) -> IngestResult:
+        """Return the numbers so far."""
         return IngestResult(
             added=self._added, replaced=self._replaced, unchanged=self._unchanged, problems=tuple(self._problems)
         )
 
     def _looked_up(self, entries: Sequence[Entry], count: int = 1024) -> Iterator[tuple[Entry, Fingerprint | None]]:
-        """Ask the index, some at a time, what it knows of the images."""
+        """Look up the images in the index, some at a time."""
         for start in range(0, len(entries), count):
             part = entries[start : start + count]
             known = self._index.fingerprints([entry.id for entry in part])
@@ -191,7 +205,7 @@ class _Work:
         self._waiting = []
 
     def _write(self) -> None:
-        """Hand over to the thread that writes; one commit is under way at a time."""
+        """Pass the embedded images to the writing thread; one commit is in progress at a time."""
         self._wait()
         embedded, self._embedded = self._embedded, []
         if embedded:
@@ -209,7 +223,7 @@ class _Work:
 def _ahead(
     pool: ThreadPoolExecutor, function: Callable[[Given], Made], given: Iterable[Given], most: int
 ) -> Iterator[Made]:
-    """Give function(x) for each x in order, at most `most` of them before they are asked for."""
+    """Yield function(x) for each x in order, computing at most `most` of them ahead."""
     running: deque[Future[Made]] = deque()
     for one in given:
         running.append(pool.submit(function, one))

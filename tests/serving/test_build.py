@@ -1,4 +1,4 @@
-"""The command: builds, goes on, changes, and says what is wrong in one line."""
+"""The command `hardrank index`: build, continue, change, and report errors in one line."""
 
 import json
 import signal
@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from hardrank.models.home import typed
+from hardrank.serving.ann.faiss_kinds import MIN_ITEMS
 from hardrank.serving.build import main
 from hardrank.serving.index.search_index import SearchIndex
 from hardrank.serving.ingest.image_list import list_images
@@ -22,7 +24,7 @@ def gallery(tmp_path: Path) -> Path:
     return write_gallery(tmp_path / "images", labels=4, each=6)
 
 
-def test_building_going_on_deleting(
+def test_build_continue_and_delete(
     gallery: Path, benign_bundle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     out = tmp_path / "index"
@@ -30,20 +32,20 @@ def test_building_going_on_deleting(
     (gallery / "class-0" / "bad.jpg").write_bytes(b"no image")
     assert main(build) == 0
     text = capsys.readouterr().out
-    assert "24 added, 0 replaced, 0 indexed already, 1 left out" in text
+    assert "24 added, 0 replaced, 0 already indexed, 1 left out" in text
     assert "bad.jpg: unreadable image" in text
     assert "items   24 with 4 labels" in text
     problems = json.loads((out / "problems.json").read_text())
     assert problems["counts"] == {"unreadable image": 1}
     write_picture(gallery / "class-0" / "bad.jpg", seed=7)
     assert main(build) == 0
-    assert "1 added, 0 replaced, 24 indexed already, 0 left out" in capsys.readouterr().out
+    assert "1 added, 0 replaced, 24 already indexed, 0 left out" in capsys.readouterr().out
     assert main(["--out", str(out), "--delete", "class-0~bad.jpg", "class-1~1.png"]) == 0
     assert main(["--out", str(out), "--info"]) == 0
     assert "items   23 with 4 labels; 2 deleted" in capsys.readouterr().out
 
 
-def test_mistakes_are_one_line(
+def test_errors_are_one_line_and_exit_with_status_2(
     gallery: Path, benign_bundle: Path, robust_bundle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     out = ["--out", str(tmp_path / "index")]
@@ -56,10 +58,10 @@ def test_mistakes_are_one_line(
         "is not a bundle": ["--model", str(tmp_path), *images, *out],
         "new [old] x[/] is not a bundle": ["--model", str(tmp_path / "new [old] x[/]"), *images, *out],
         "neither a folder of images": [*model, "--images", str(tmp_path / "absent"), *out],
-        "was made with the model tiny-benign": ["--model", str(robust_bundle), *images, *out],
+        "belongs to the model tiny-benign": ["--model", str(robust_bundle), *images, *out],
         "other values of structure": [*model, *images, *out, "--structure", "hnsw"],
         "no item has the id 'absent'": [*out, "--delete", "absent"],
-        "is no index": ["--out", str(tmp_path / "absent"), "--info"],
+        "is not an index": ["--out", str(tmp_path / "absent"), "--info"],
         "options of Milvus": [*model, *images, "--out", str(tmp_path / "new"), "--milvus.uri", "x.db"],
     }
     for message, arguments in wrong.items():
@@ -70,7 +72,56 @@ def test_mistakes_are_one_line(
         assert captured.err.count("\n") == 1
 
 
-def test_the_script_survives_a_kill_and_needs_no_torch(gallery: Path, benign_bundle: Path, tmp_path: Path) -> None:
+def test_a_build_that_indexes_nothing_fails_and_says_why(
+    benign_bundle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "index"
+    images = tmp_path / "images"
+    images.mkdir()
+    for name in ("one.jpg", "two.png"):
+        (images / name).write_bytes(b"not an image")
+    build = ["--model", str(benign_bundle), "--images", str(images), "--out", str(out), "--threads", "1"]
+    assert main(build) == 1
+    assert "all 2 were left out, the first (" in capsys.readouterr().err
+    assert json.loads((out / "problems.json").read_text())["counts"] == {"unreadable image": 2}
+    write_picture(images / "one.jpg", seed=1)
+    assert main(build) == 0
+    (images / "one.jpg").write_bytes(b"not an image")
+    assert main(build) == 1
+
+
+def test_an_ann_index_for_few_items_is_replaced_by_flat_and_noted(
+    gallery: Path, benign_bundle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    build = ["--model", str(benign_bundle), "--images", str(gallery), "--threads", "1"]
+    assert main([*build, "--out", str(tmp_path / "graph"), "--structure", "hnsw"]) == 0
+    text = capsys.readouterr().out
+    assert "search  faiss flat" in text
+    assert "flat is used instead of hnsw" in text
+    assert str(MIN_ITEMS) in text
+    assert main([*build, "--out", str(tmp_path / "auto")]) == 0
+    assert "instead of" not in capsys.readouterr().out
+
+
+def test_help_teaches_with_examples(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as stopped:
+        main(["--help"])
+    assert stopped.value.code == 0
+    text = capsys.readouterr().out
+    for word in ("Examples:", typed("index"), "--images", "--structure", "--threads", "--delete"):
+        assert word in text
+
+
+def test_invalid_numbers_are_refused_with_the_option(
+    gallery: Path, benign_bundle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    build = ["--model", str(benign_bundle), "--images", str(gallery), "--out", str(tmp_path / "index")]
+    for option, value in {"--recall": "1.5", "--threads": "-1", "--batch": "0"}.items():
+        assert main([*build, option, value]) == 2
+        assert option.removeprefix("--") in capsys.readouterr().err
+
+
+def test_the_script_continues_after_a_kill_without_torch(gallery: Path, benign_bundle: Path, tmp_path: Path) -> None:
     for number in range(400):
         write_picture(gallery / "many" / f"{number}.png", seed=number)
     out = tmp_path / "index"

@@ -1,4 +1,4 @@
-"""Images become items with the embeddings that the network gives, once each, whatever happens in between."""
+"""Each image becomes one item with the network's embedding, across interruptions and changes."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -28,7 +28,7 @@ def filled(tmp_path: Path, engine: Engine) -> SearchIndex:
     return SearchIndex.create(tmp_path / "filled", manifest=IndexManifest.of(engine))
 
 
-def test_items_are_what_the_network_makes_of_the_images(gallery: Path, filled: SearchIndex, engine: Engine) -> None:
+def test_items_have_the_embeddings_of_their_images(gallery: Path, filled: SearchIndex, engine: Engine) -> None:
     listing = list_images(gallery)
     outcome = add_images(filled, engine, listing, options=SMALL)
     assert (outcome.added, outcome.replaced, outcome.unchanged, outcome.problems) == (24, 0, 0, ())
@@ -43,7 +43,7 @@ def test_items_are_what_the_network_makes_of_the_images(gallery: Path, filled: S
         assert decode(filled.thumbnail(entry.id)).size == (48, 40)
 
 
-def test_an_interrupted_fill_goes_on(gallery: Path, filled: SearchIndex, engine: Engine) -> None:
+def test_an_interrupted_call_continues(gallery: Path, filled: SearchIndex, engine: Engine) -> None:
     def interrupt(done: int, total: int) -> None:
         if done == 17:
             raise KeyboardInterrupt
@@ -58,7 +58,7 @@ def test_an_interrupted_fill_goes_on(gallery: Path, filled: SearchIndex, engine:
     assert sorted(filled.ids()) == sorted(entry.id for entry in listing.entries)
 
 
-def test_what_has_changed_is_replaced(gallery: Path, filled: SearchIndex, engine: Engine) -> None:
+def test_changed_images_are_replaced(gallery: Path, filled: SearchIndex, engine: Engine) -> None:
     listing = list_images(gallery)
     add_images(filled, engine, listing, options=SMALL)
     changed = write_picture(gallery / "class-1" / "1.png", seed=999)
@@ -91,10 +91,10 @@ def test_bad_files_are_named_and_left_out(gallery: Path, filled: SearchIndex, en
 
 
 def test_another_models_index_is_refused(gallery: Path, filled: SearchIndex, robust_engine: Engine) -> None:
-    with pytest.raises(WrongModelError, match=r"made with the model tiny-benign .* not tiny-robust"):
+    with pytest.raises(WrongModelError, match=r"belongs to the model tiny-benign .* not to tiny-robust"):
         add_images(filled, robust_engine, list_images(gallery))
 
 
-def test_impossible_options_are_refused() -> None:
+def test_invalid_options_are_refused() -> None:
     with pytest.raises(IngestError, match="batch is 0"):
         IngestOptions(batch=0)
