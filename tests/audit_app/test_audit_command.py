@@ -103,7 +103,7 @@ def test_mistakes_exit_with_2_and_name_cause_and_mend(
     assert "new \\[old] x[/] is not there" in refused("--models", "./new \\[old] x[/]", *images, *out)
     assert "is not there" in refused("--models", "./nowhere", *images, *out)
     assert "is neither a folder" in refused(*models, "--images", str(tmp_path / "absent"), *out)
-    assert "is no index" in refused(*models, "--index", str(gratings), *out)
+    assert "is not an index" in refused(*models, "--index", str(gratings), *out)
     assert "neither the folder of a run" in refused(*models, "--run", str(gratings), *out)
     assert "nothing is called 'ERZ'" in refused(*base, *out, "--fail-under", "ERZ=3")
     assert "is no limit" in refused(*base, *out, "--fail-under", "30")
