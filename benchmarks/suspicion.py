@@ -30,7 +30,13 @@ from hardrank.models.bundle import load_card, load_embedder
 from hardrank.models.embedder import Embed
 from hardrank.models.files import write_json
 from hardrank.models.folded import FoldedEmbedder
-from hardrank.serving.agreement.calibration import Calibration, Level, SuspicionOptions, calibrate, overlap
+from hardrank.serving.agreement.calibration import (
+    Calibration,
+    CalibrationOptions,
+    DisagreementLevel,
+    calibrate,
+    shared_overlap,
+)
 from hardrank.serving.engine import Device, Engine
 from hardrank.serving.index.search_index import SearchIndex
 from hardrank.serving.store.items import Match, NewItem
@@ -134,7 +140,7 @@ def overlaps(scene: Scene, found: list[list[list[Match]]], *, persistence: float
     first, second = (side.index for side in scene.sides.values())
     return np.array(
         [
-            overlap(of_first[:depth], of_second[:depth], first, second, persistence=persistence)
+            shared_overlap(of_first[:depth], of_second[:depth], first, second, persistence=persistence)
             for of_first, of_second in zip(*found, strict=True)
         ]
     )
@@ -148,18 +154,18 @@ def area(attacked_ones: Overlaps, clean: Overlaps) -> float:
 
 def judged(calibration: Calibration, values: Overlaps) -> dict[str, float]:
     """The mean overlap, and the share of images that are given each level or a worse one."""
-    levels = [calibration.judge(value).level for value in values.tolist()]
+    levels = [calibration.rate(value).level for value in values.tolist()]
     return {
         "mean_overlap": round(float(values.mean()), 4),
-        "share_unusual_or_worse": sum(level is not Level.USUAL for level in levels) / len(levels),
-        "share_suspicious": sum(level is Level.SUSPICIOUS for level in levels) / len(levels),
+        "share_unusual_or_worse": sum(level is not DisagreementLevel.USUAL for level in levels) / len(levels),
+        "share_suspicious": sum(level is DisagreementLevel.SUSPICIOUS for level in levels) / len(levels),
     }
 
 
 def measure(scene: Scene, *, steps: int, attacks: tuple[str, ...] = ATTACKS) -> dict[str, Any]:
     """Judge the queries clean and attacked."""
     indexes = [side.index for side in scene.sides.values()]
-    depths = sorted({depth for _, depth in OTHERS} | {SuspicionOptions().depth})
+    depths = sorted({depth for _, depth in OTHERS} | {CalibrationOptions().depth})
     began = time.perf_counter()
     calibration = calibrate(*indexes)
     seconds = time.perf_counter() - began
@@ -220,7 +226,7 @@ def main() -> None:
     parser.add_argument("--result", type=Path, default=ROOT / "benchmarks/results/suspicion.json")
     options = parser.parse_args()
     with scene_of(options.benign, options.robust, queries=options.queries, data_root=options.data_root) as scene:
-        used = SuspicionOptions()
+        used = CalibrationOptions()
         result = {
             "command": " ".join(["python benchmarks/suspicion.py", *sys.argv[1:]]),
             "what": "rank-biased overlap of two models' rankings of clean and attacked images, unseen classes",

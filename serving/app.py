@@ -1,9 +1,8 @@
-"""Serve image search over HTTP: the API, and the search page.
+"""Serve image search over HTTP: an API under /v1, and a search page at /.
 
-    python serving/app.py --model BUNDLE=INDEX [--model BUNDLE=INDEX …] [--options]
-
-BUNDLE is a trained model (models/zoo/NAME-robust), INDEX what `python serving/build.py` made with it. A model is called
-`benign` or `robust` where the bundle's name ends so, else by the bundle's name; KEY:BUNDLE=INDEX calls it KEY.
+BUNDLE is the folder of a trained model, INDEX an index that was made with that model. A model's key, by which callers
+name it, is `benign` or `robust` if the name of its bundle ends so, else the name; KEY:BUNDLE=INDEX sets another one.
+With the models `benign` and `robust`, or any two models, the answers also tell how much the two disagree.
 """
 
 import asyncio
@@ -13,13 +12,14 @@ import re
 import signal
 import socket
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import FrameType
 from typing import Annotated, Final
 
-# ONNX Runtime has threads of its own. Those of OpenMP and BLAS, one pool for each calling thread, would fight them for
-# the cores; FAISS and numpy read these variables when they are imported.
+# ONNX Runtime has its own threads. OpenMP and BLAS would start a pool per calling thread and compete with them for the
+# cores. FAISS and numpy read these variables at import.
 os.environ["OMP_NUM_THREADS"] = os.environ.get("OMP_NUM_THREADS", "1")
 os.environ["OPENBLAS_NUM_THREADS"] = os.environ.get("OPENBLAS_NUM_THREADS", "1")
 
@@ -33,7 +33,7 @@ from hardrank.models.errors import HardrankError
 from hardrank.models.home import typed
 from hardrank.serving.api.app import create_api
 from hardrank.serving.api.auth import Keyring, Role, keys_of_environment, read_keys
-from hardrank.serving.api.protocol import BoundedHeads
+from hardrank.serving.api.protocol import HeadLimitProtocol
 from hardrank.serving.engine import Device, Engine
 from hardrank.serving.index.search_index import SearchIndex
 from hardrank.serving.search.models import Model
@@ -42,46 +42,48 @@ from hardrank.serving.settings import Access, Anonymous, Batching, Limits, Netwo
 
 _EXAMPLES: Final = """
 Examples:
-  python serving/app.py --model models/zoo/demo-benign=indexes/demo-benign \\
-                        --model models/zoo/demo-robust=indexes/demo-robust
-      both models side by side, on this machine alone: http://127.0.0.1:7860
-  python serving/keys.py add keys.json anna --role write
-  python serving/app.py --model models/zoo/demo-robust=indexes/demo-robust --host 0.0.0.0 --api-keys keys.json
-      for other machines too, with API keys
+  {index} --model models/zoo/demo-robust --images photos --out indexes/photos
+  {serve} --model models/zoo/demo-robust=indexes/photos
+      index a folder of images, then search it at http://127.0.0.1:7860
+  {serve} --model models/zoo/demo-benign=indexes/demo-benign --model models/zoo/demo-robust=indexes/demo-robust
+      two models side by side
+  {keys} add keys.json anna --role write
+  {serve} --model models/zoo/demo-robust=indexes/demo-robust --host 0.0.0.0 --api-keys keys.json
+      other machines too, with an API key
   curl --data-binary @cat.jpg -H 'Content-Type: image/jpeg' 'http://127.0.0.1:7860/v1/search?k=5'
-      the five most similar items
+      the five most similar items as JSON; http://127.0.0.1:7860/docs documents the API
 """
 _SOURCE: Final = re.compile(r"(?:(?P<key>[A-Za-z0-9._\-]+):)?(?P<bundle>[^=]+)=(?P<index>.+)")
 _ROLES: Final = {Anonymous.NOTHING: Role.NOTHING, Anonymous.READ: Role.READ, Anonymous.WRITE: Role.WRITE}
 _SWITCH_S: Final = 0.001
-"""Seconds after which a thread that holds the interpreter lets others have it; Python's 5 ms are long for a query."""
+"""Switch interval of the interpreter, seconds; the default of 5 ms adds too much latency to a query."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Command:
-    """All options of the command."""
+    """Options of the command."""
 
     model: tuple[str, ...]
-    """[KEY:]BUNDLE=INDEX of a model to serve."""
+    """[KEY:]BUNDLE=INDEX of a model to serve; repeat it for several."""
     threads: int = 0
-    """Threads that work on one batch in the network; 0: one for each core."""
+    """Threads of the network; 0: one per usable core (respects CPU limits of containers, and HARDRANK_THREADS)."""
     device: Device = Device.AUTO
-    """Where the networks run; auto: on a GPU where there is one."""
+    """Where the networks run; auto: on a GPU if there is one."""
     read_only: bool = False
-    """Open the indexes for reading alone: nobody adds or deletes through this server."""
+    """Open the indexes read-only: nobody can add or delete items through this server."""
     metrics: bool = True
-    """Whether /metrics answers (Prometheus text, no secret in it)."""
+    """Serve /metrics for Prometheus; it needs no key and contains no secrets."""
     page: bool = True
-    """Whether the search page is served at /."""
+    """Serve the search page at /."""
     log_level: Annotated[str, tyro.conf.arg(metavar="{debug,info,warning,error}")] = "warning"
-    """Least severity of what is logged to the standard error; info: every request."""
+    """Lowest severity to log to standard error; info includes every request."""
     network: Annotated[Network, tyro.conf.arg(name="")] = field(default_factory=Network)
     access: Annotated[Access, tyro.conf.arg(name="")] = field(default_factory=Access)
     batching: Annotated[Batching, tyro.conf.arg(name="")] = field(default_factory=Batching)
     limits: Annotated[Limits, tyro.conf.arg(name="")] = field(default_factory=Limits)
 
     def settings(self) -> Settings:
-        """Give what the server is told."""
+        """Return the settings of the server."""
         return Settings(
             network=self.network,
             access=self.access,
@@ -92,14 +94,15 @@ class Command:
         )
 
 
-def main(arguments: list[str] | None = None) -> int:
-    """Serve until a signal; gives the exit status: 0 ended by SIGTERM or Ctrl-C, 2 a mistake in what was asked."""
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Serve until SIGTERM or Ctrl-C; returns the exit status: 0 after an orderly end, 2 for invalid arguments."""
     errors = Console(stderr=True)
     try:
+        examples = _EXAMPLES.format(serve=typed("serve"), index=typed("index"), keys=typed("keys"))
         command = tyro.cli(
             Command,
             prog=typed("serve"),
-            description=f"{__doc__}\n{_EXAMPLES}",
+            description=f"{__doc__}\n{examples}",
             args=arguments,
             config=(tyro.conf.EnumChoicesFromValues, tyro.conf.UseAppendAction),
         )
@@ -113,12 +116,12 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def create_app(
-    service: SearchService, settings: Settings, keyring: Keyring, *, ending: asyncio.Event | None = None
+    service: SearchService, settings: Settings, keyring: Keyring, *, stopping: asyncio.Event | None = None
 ) -> FastAPI:
-    """Make the whole application: the API, and the page unless it is switched off (`ending`: see `create_api`)."""
-    app = create_api(service, settings, keyring, ending=ending)
+    """Make the application: the API and, unless it is switched off, the page (`stopping`: see `create_api`)."""
+    app = create_api(service, settings, keyring, stopping=stopping)
     if settings.page:
-        # Gradio takes seconds to import, and asks its makers' host for news unless it is told not to.
+        # Gradio takes seconds to import, and contacts its vendor unless analytics are disabled.
         os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
         from hardrank.serving.page.mount import mount_page
 
@@ -127,23 +130,23 @@ def create_app(
 
 
 def load_model(source: str, *, threads: int = 0, device: Device = Device.AUTO, writable: bool = True) -> Model:
-    """Load `[KEY:]BUNDLE=INDEX`; raises a `HardrankError` where one is missing, damaged, or made for another."""
+    """Load `[KEY:]BUNDLE=INDEX`; raises a `HardrankError` if either is missing or damaged, or they do not match."""
     match = _SOURCE.fullmatch(source)
     if match is None:
-        raise SettingsError(f"--model is {source!r}; give BUNDLE=INDEX, as models/zoo/demo-robust=indexes/demo-robust")
+        raise SettingsError(f"--model is {source!r}; use BUNDLE=INDEX, such as models/zoo/photos-robust=indexes/photos")
     engine = Engine(Path(match["bundle"]), threads=threads, device=device)
     index = SearchIndex.open(Path(match["index"]), model_sha256=engine.model_sha256, writable=writable)
     return Model(key=match["key"] or _key_of(engine.card.name), engine=engine, index=index)
 
 
 def keyring_of(settings: Settings) -> Keyring:
-    """Gather the keys that the settings and the environment name; raises `SecurityError`."""
+    """Return the keys from the key file and the environment; raises `ApiKeyError`."""
     access = settings.access
     keys = (*(read_keys(access.api_keys) if access.api_keys else ()), *keys_of_environment(os.environ))
     anonymous = access.anonymous
     if anonymous is Anonymous.AUTO:
-        beyond = Anonymous.WRITE if settings.network.loopback else Anonymous.READ
-        anonymous = Anonymous.NOTHING if keys else beyond
+        without_keys = Anonymous.WRITE if settings.network.loopback else Anonymous.READ
+        anonymous = Anonymous.NOTHING if keys else without_keys
     return Keyring(keys, anonymous=_ROLES[anonymous])
 
 
@@ -157,32 +160,32 @@ def _serve(command: Command, console: Console, errors: Console) -> None:
         for source in command.model
     ]
     service = SearchService(models, settings)
-    ending = asyncio.Event()
-    app = create_app(service, settings, keyring, ending=ending)
+    stopping = asyncio.Event()
+    app = create_app(service, settings, keyring, stopping=stopping)
     with _listen(settings.network) as listener:
         _announce(console, service, settings, listener)
         _warn(errors, settings, keyring)
-        _run(_server(app, settings, command.log_level, ending), listener)
+        _run(_server(app, settings, command.log_level, stopping), listener)
 
 
 class _Server(uvicorn.Server):
-    """Tells the application when no more requests are taken."""
+    """Sets `stopping` at the start of the shutdown."""
 
-    def __init__(self, config: uvicorn.Config, ending: asyncio.Event) -> None:
+    def __init__(self, config: uvicorn.Config, stopping: asyncio.Event) -> None:
         super().__init__(config)
-        self._ending = ending
+        self._stopping = stopping
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
-        """Wait for what was accepted, but not for streams that have no end."""
-        self._ending.set()
+        """Finish the accepted requests, but not streams without an end."""
+        self._stopping.set()
         await super().shutdown(sockets)
 
 
-def _server(app: FastAPI, settings: Settings, log_level: str, ending: asyncio.Event) -> uvicorn.Server:
+def _server(app: FastAPI, settings: Settings, log_level: str, stopping: asyncio.Event) -> uvicorn.Server:
     return _Server(
         uvicorn.Config(
             app,
-            http=BoundedHeads,
+            http=HeadLimitProtocol,
             log_config=None,
             log_level=log_level,
             access_log=log_level in {"debug", "info"},
@@ -192,23 +195,23 @@ def _server(app: FastAPI, settings: Settings, log_level: str, ending: asyncio.Ev
             timeout_graceful_shutdown=max(1, round(settings.network.drain_seconds)),
             ws="none",
         ),
-        ending,
+        stopping,
     )
 
 
 def _run(server: uvicorn.Server, listener: socket.socket) -> None:
-    """Run until SIGTERM or Ctrl-C; both end in order. uvicorn would raise the signal again once it is done."""
+    """Run until SIGTERM or Ctrl-C, then shut down. uvicorn's own handler would raise the signal again at the end."""
 
-    def end(_: int, __: FrameType | None) -> None:
+    def stop(_: int, __: FrameType | None) -> None:
         server.should_exit = True
 
     for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, end)
+        signal.signal(number, stop)
     server.run(sockets=[listener])
 
 
 def _listen(network: Network) -> socket.socket:
-    """Open the port before anything is said about it; raises `SettingsError` where that is not possible."""
+    """Bind the port before it is announced; raises `SettingsError` if that fails."""
     family = socket.AF_INET6 if ":" in network.host else socket.AF_INET
     listener = socket.socket(family, socket.SOCK_STREAM)
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -217,8 +220,8 @@ def _listen(network: Network) -> socket.socket:
     except OSError as error:
         listener.close()
         raise SettingsError(
-            f"cannot listen on {network.host} port {network.port} ({error.strerror or error}); another server may run "
-            "there: choose another --port, or 0 for any free one"
+            f"cannot listen on {network.host} port {network.port} ({error.strerror or error}); choose another "
+            "--port, or 0 for any free port"
         ) from error
     return listener
 
@@ -237,18 +240,18 @@ def _announce(console: Console, service: SearchService, settings: Settings, list
     if settings.page:
         console.print(f"page  {url}/", highlight=False, markup=False, soft_wrap=True)
     console.print(f"API   {url}/v1/  documented at {url}/docs", highlight=False, markup=False, soft_wrap=True)
-    console.print("Ctrl-C ends.", highlight=False)
+    console.print("Press Ctrl-C to stop.", highlight=False)
 
 
 def _warn(errors: Console, settings: Settings, keyring: Keyring) -> None:
-    """Say loudly what anybody on the network may do."""
+    """Warn about what anyone on the network may do without a key."""
     if settings.network.loopback or keyring.anonymous is Role.NOTHING:
         return
-    what = "search, add and delete" if keyring.anonymous is Role.WRITE else "search"
+    what = "search, add and delete items" if keyring.anonymous is Role.WRITE else "search"
     errors.print(
-        f"[bold red]warning[/]: everybody who reaches {escape(settings.network.host)} may {what} without a key. "
-        "Make keys with `python serving/keys.py add keys.json NAME` and give --api-keys keys.json, or "
-        "listen on 127.0.0.1.",
+        f"[bold red]warning[/]: anyone who can reach {escape(settings.network.host)} may {what} without a key. "
+        f"Make a key with `{typed('keys')} add keys.json NAME` and use --api-keys keys.json, or use "
+        "--host 127.0.0.1.",
         highlight=False,
         soft_wrap=True,
     )
@@ -260,7 +263,7 @@ def _key_of(name: str) -> str:
 
 
 class _Login:
-    """Lets people with a key see the page: any name, the key as the password."""
+    """Login of the page: any user name, and an API key as the password."""
 
     def __init__(self, keyring: Keyring) -> None:
         self._keyring = keyring

@@ -1,4 +1,4 @@
-"""A bundle's network in ONNX Runtime: pixels → embeddings. Nothing here needs torch."""
+"""The network of a bundle in ONNX Runtime: pixels → embeddings, without PyTorch."""
 
 from enum import StrEnum
 from pathlib import Path
@@ -10,6 +10,7 @@ import onnxruntime
 
 from hardrank.models.bundle import ONNX, preprocessing_of, verify_bundle
 from hardrank.models.card import Card
+from hardrank.models.cores import usable_cores
 from hardrank.models.errors import HardrankError
 from hardrank.models.preprocessing import DEFAULT_LIMITS, DecodeLimits, Preprocessing, prepare
 
@@ -17,7 +18,7 @@ _ERRORS_ONLY: Final = 3
 
 
 class EngineError(HardrankError):
-    """A model that ONNX Runtime cannot run, a device that is not there, or pixels that do not fit."""
+    """ONNX Runtime cannot run the model, the device is not available, or the pixels have the wrong shape."""
 
 
 class Device(StrEnum):
@@ -29,23 +30,32 @@ class Device(StrEnum):
 
 
 class Engine:
-    """The network of a bundle. `embed` may be called from several threads at once.
-
-    Raises `hardrank.models.bundle.BundleError` for a damaged bundle, `EngineError` where it cannot be run.
-    """
+    """The network of a bundle. `embed` is thread-safe."""
 
     def __init__(self, bundle: Path, *, threads: int = 0, device: Device = Device.AUTO) -> None:
-        """Load and verify `bundle`; `threads` work on one batch (0: one for each core)."""
+        """Load and verify a bundle.
+
+        Args:
+            bundle: Folder of the bundle.
+            threads: Threads that work on one batch; 0: `hardrank.models.cores.usable_cores()`.
+            device: Where to run the network; `Device.AUTO`: on a GPU if there is one.
+
+        Raises:
+            BundleError: The bundle is missing or damaged (`hardrank.models.bundle.BundleError`).
+            EngineError: ONNX Runtime cannot run it, or the device is not available.
+        """
         if threads < 0:
-            raise EngineError(f"threads is {threads}; give a number of threads, or 0 for one a core")
+            raise EngineError(f"threads is {threads}; use a number of threads, or 0 for one per usable core")
         self.card: Card = verify_bundle(bundle)
-        """All that is known of the model."""
+        """The model card."""
         self.model_sha256: str = self.card.files[ONNX].sha256
         """SHA-256 of model.onnx, hexadecimal."""
         self.preprocessing: Preprocessing = preprocessing_of(self.card)
         self.dimension: int = self.card.architecture.dimension
-        """D, coordinates of an embedding."""
-        self._session = _open(bundle / ONNX, threads, _providers(device))
+        """D, the length of an embedding."""
+        self.threads: int = threads or usable_cores()
+        """Threads that work on one batch on a CPU."""
+        self._session = _open(bundle / ONNX, self.threads, _providers(device))
         self._input, self._output = self._names(bundle)
 
     @property
@@ -60,18 +70,39 @@ class Engine:
 
     @property
     def input_shape(self) -> tuple[int, int, int]:
-        """Return (3,H,W) of an input."""
+        """Shape (3,H,W) of one input."""
         return 3, self.preprocessing.crop, self.preprocessing.crop
 
     def prepare(self, data: bytes, *, limits: DecodeLimits = DEFAULT_LIMITS) -> npt.NDArray[np.float32]:
-        """Turn the bytes of an image file into float32 (3,H,W) in [0,1]; raises `UndecodableImageError`."""
+        """Decode and preprocess an image file.
+
+        Args:
+            data: Bytes of the file.
+            limits: Largest image to decode.
+
+        Returns:
+            Float32 (3,H,W) in [0,1].
+
+        Raises:
+            UndecodableImageError: The bytes are not an image, or it exceeds `limits`.
+        """
         return prepare(data, self.preprocessing, limits=limits)
 
     def embed(self, pixels: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
-        """Embed float32 (N,3,H,W) in [0,1] as (N,D) of norm 1, N ≥ 1; raises `EngineError` for another shape."""
+        """Embed a batch of preprocessed images.
+
+        Args:
+            pixels: Float32 (N,3,H,W) in [0,1], N ≥ 1.
+
+        Returns:
+            Float32 (N,D), each row of norm 1.
+
+        Raises:
+            EngineError: `pixels` has another shape.
+        """
         if pixels.ndim != 4 or pixels.shape[1:] != self.input_shape or not len(pixels):
-            wanted = ",".join(map(str, self.input_shape))
-            raise EngineError(f"pixels have the shape {pixels.shape}; {self.name} needs (N,{wanted}) with N ≥ 1")
+            expected = ",".join(map(str, self.input_shape))
+            raise EngineError(f"pixels has the shape {pixels.shape}; {self.name} needs (N,{expected}) with N ≥ 1")
         inputs = {self._input: np.ascontiguousarray(pixels, dtype=np.float32)}
         return np.asarray(self._session.run([self._output], inputs)[0], dtype=np.float32)
 
@@ -83,7 +114,7 @@ class Engine:
             and tuple(outputs[0].shape[1:]) == (self.dimension,)
         )
         if not fits:
-            raise EngineError(f"{bundle / ONNX} does not have the input and output that its card describes")
+            raise EngineError(f"the input or output of {bundle / ONNX} does not match its model card; export it again")
         return inputs[0].name, outputs[0].name
 
 
@@ -93,20 +124,22 @@ def _open(path: Path, threads: int, providers: list[str]) -> Any:
     options.log_severity_level = _ERRORS_ONLY
     try:
         return onnxruntime.InferenceSession(str(path), options, providers=providers)
-    except Exception as error:  # ONNX Runtime raises classes of its own, without a common root
+    except Exception as error:  # ONNX Runtime's exceptions have no common base class
         raise EngineError(f"ONNX Runtime cannot load {path}: {error}") from error
 
 
 def _providers(device: Device) -> list[str]:
-    """Execution providers in order of preference. Which ones work is known only once a session is open."""
-    there = onnxruntime.get_available_providers()
+    """Return execution providers in order of preference. Only opening a session tells which of them work."""
+    available = onnxruntime.get_available_providers()
     if device is Device.CPU or (device is Device.AUTO and not _has_gpu()):
         return ["CPUExecutionProvider"]
-    if "CUDAExecutionProvider" not in there or not _has_gpu():
-        raise EngineError("no CUDA device is at hand for ONNX Runtime: choose auto or cpu, or check nvidia-smi")
+    if "CUDAExecutionProvider" not in available or not _has_gpu():
+        raise EngineError(
+            "no CUDA device is available to ONNX Runtime; use the device auto or cpu, or check nvidia-smi"
+        )
     return ["CUDAExecutionProvider", "CPUExecutionProvider"]
 
 
 def _has_gpu() -> bool:
-    """Whether a CUDA device is there; asking ONNX Runtime itself would print its loader's complaints."""
+    """Whether there is a CUDA device; asking ONNX Runtime itself would print error messages of its loader."""
     return "CUDAExecutionProvider" in onnxruntime.get_available_providers() and Path("/dev/nvidiactl").exists()

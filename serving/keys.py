@@ -1,77 +1,122 @@
 """Make, list and remove API keys.
 
-    python serving/keys.py add FILE NAME [--role write]
-    python serving/keys.py list FILE
-    python serving/keys.py remove FILE NAME
-
-A key is shown once, when it is made; FILE keeps only its SHA-256. Give FILE to the server:
-`python serving/app.py … --api-keys FILE`; it reads the file when it starts.
+A key is shown only once, when it is made; the key file has just its SHA-256. Pass the file to the server as --api-keys;
+the server reads it at start.
 """
 
-import argparse
 import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from enum import StrEnum
 from pathlib import Path
+from typing import Annotated, Final
+
+import tyro
 
 from hardrank.models.errors import HardrankError
 from hardrank.models.home import typed
-from hardrank.serving.api.auth import Role, SecurityError, entry_of, new_key, read_keys, write_keys
+from hardrank.serving.api.auth import ApiKeyError, Role, key_entry, new_key, read_keys, write_keys
+
+_EXAMPLES: Final = """
+Examples:
+  {keys} add keys.json anna
+      a key for anna, who may search
+  {keys} add keys.json importer --role write
+      a key that may add and delete items too
+  {keys} list keys.json
+      names and roles
+  {serve} --model models/zoo/demo-robust=indexes/demo-robust --host 0.0.0.0 --api-keys keys.json
+      serve to callers with one of these keys
+"""
 
 
-def main(arguments: list[str] | None = None) -> int:
-    """Carry out the command; gives the exit status: 0 done, 2 a mistake in what was asked."""
-    options = _parser().parse_args(arguments)
+class KeyRole(StrEnum):
+    """What a key allows."""
+
+    READ = "read"
+    WRITE = "write"
+
+
+@dataclass(frozen=True)
+class AddKey:
+    """Make a key, add it to the key file and show it."""
+
+    file: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="FILE")]
+    """Key file; created if it does not exist."""
+    name: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="NAME")]
+    """Who uses the key."""
+    role: KeyRole = KeyRole.READ
+    """read: search and read items; write: add and delete items too."""
+
+
+@dataclass(frozen=True)
+class ListKeys:
+    """Show the names and roles of all keys in the key file."""
+
+    file: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="FILE")]
+    """Key file."""
+
+
+@dataclass(frozen=True)
+class RemoveKey:
+    """Remove a key from the key file."""
+
+    file: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="FILE")]
+    """Key file."""
+    name: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="NAME")]
+    """Name of the key, as shown by `list`."""
+
+
+Command = (
+    Annotated[AddKey, tyro.conf.subcommand("add")]
+    | Annotated[ListKeys, tyro.conf.subcommand("list")]
+    | Annotated[RemoveKey, tyro.conf.subcommand("remove")]
+)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command; returns the exit status: 0 done, 2 invalid arguments, 130 interrupted."""
     try:
-        options.act(options)
+        examples = _EXAMPLES.format(keys=typed("keys"), serve=typed("serve"))
+        command = tyro.cli(
+            Command,  # type: ignore[arg-type]
+            prog=typed("keys"),
+            description=f"{__doc__}\n{examples}",
+            args=arguments,
+            config=(tyro.conf.EnumChoicesFromValues,),
+        )
+        match command:
+            case AddKey():
+                _add(command)
+            case ListKeys():
+                for key in read_keys(command.file):
+                    print(f"{key.name:<32} {key.role}")
+            case RemoveKey():
+                _remove(command)
     except HardrankError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
+    except KeyboardInterrupt:
+        return 130
     return 0
 
 
-def _add(options: argparse.Namespace) -> None:
-    keys = read_keys(options.file) if options.file.exists() else ()
-    if any(key.name == options.name for key in keys):
-        raise SecurityError(
-            f"{options.file} has a key called {options.name!r}; remove it first, or choose another name"
-        )
+def _add(command: AddKey) -> None:
+    keys = read_keys(command.file) if command.file.exists() else ()
+    if any(key.name == command.name for key in keys):
+        raise ApiKeyError(f"{command.file} already has a key named {command.name!r}; remove it or choose another name")
     key = new_key()
-    write_keys(options.file, [*keys, entry_of(options.name, Role[options.role.upper()], key)])
-    print(f"{key}\n\nThis key is not shown again. Send it as `Authorization: Bearer KEY`.")
+    write_keys(command.file, [*keys, key_entry(command.name, Role[command.role.name], key)])
+    print(f"{key}\n\nThis key is not shown again. Send it in the header `Authorization: Bearer KEY`.")
 
 
-def _list(options: argparse.Namespace) -> None:
-    for key in read_keys(options.file):
-        print(f"{key.name:<32} {key.role}")
-
-
-def _remove(options: argparse.Namespace) -> None:
-    keys = read_keys(options.file)
-    kept = [key for key in keys if key.name != options.name]
+def _remove(command: RemoveKey) -> None:
+    keys = read_keys(command.file)
+    kept = [key for key in keys if key.name != command.name]
     if len(kept) == len(keys):
-        raise SecurityError(f"{options.file} has no key called {options.name!r}; `list` shows what there is")
-    write_keys(options.file, kept)
-
-
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog=typed("keys"), description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    commands = parser.add_subparsers(required=True, metavar="add|list|remove")
-    add = commands.add_parser("add", help="make a key and show it")
-    add.set_defaults(act=_add)
-    add.add_argument("file", type=Path, help="the file of keys; made if it is not there")
-    add.add_argument("name", help="whose key it is, as it is called in the list")
-    add.add_argument(
-        "--role", choices=("read", "write"), default="read", help="read (default): search; write: also add and delete"
-    )
-    show = commands.add_parser("list", help="show names and roles")
-    show.set_defaults(act=_list)
-    show.add_argument("file", type=Path)
-    remove = commands.add_parser("remove", help="remove a key")
-    remove.set_defaults(act=_remove)
-    remove.add_argument("file", type=Path)
-    remove.add_argument("name")
-    return parser
+        names = ", ".join(key.name for key in keys) or "none"
+        raise ApiKeyError(f"{command.file} has no key named {command.name!r}; it has: {names}")
+    write_keys(command.file, kept)
 
 
 if __name__ == "__main__":

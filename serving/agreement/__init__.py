@@ -1,1 +1,1 @@
-"""How much two models agree about a query."""
+"""How much two models agree about a query, compared with what is usual for the gallery."""

@@ -1,11 +1,11 @@
-"""A hint whether an image was made to fool one of two models.
+"""How much two models disagree about a query, compared with what is usual for the gallery.
 
-An adversarial image is made against one model: it moves that model's ranking, while the ranking of a model trained
-otherwise moves less. So the two rankings of the same query disagree more than usual. What is usual the gallery itself
-tells: a seeded sample of its own items, each ranked by both models with itself left out.
+An adversarial image is made against one model: it changes that model's ranking, while the ranking of a model trained
+differently changes less. So the two rankings of the query disagree more than usual. The usual agreement is measured
+on the gallery: a seeded sample of its items, each ranked by both models with itself left out.
 
-It is a hint, not a detector. An image unlike anything in the gallery makes the models disagree as well, and an image
-made against both at once need not.
+A large disagreement is a hint, not a detection. An image unlike anything in the gallery makes the models disagree too,
+and an image made against both models at once need not.
 """
 
 from collections.abc import Mapping, Sequence, Set
@@ -20,24 +20,24 @@ from hardrank.models.errors import HardrankError
 from hardrank.serving.agreement.rbo import Ranking, rank_biased_overlap
 
 FEWEST_ITEMS: Final = 20
-"""Below so many shared items nothing can be said of what is usual."""
+"""Shared items that a calibration needs."""
 
 _CHUNK: Final = 256
-"""Queries searched at once while calibrating."""
+"""Queries searched at once during calibration."""
 
 _NEARLY_ALL: Final = 0.9
-"""Shares above it are told with a decimal."""
+"""Larger shares are written with a decimal."""
 
 _PAGE: Final = 10_000
 """Ids read at once."""
 
 
-class SuspicionError(HardrankError):
-    """Galleries or options from which nothing can be said of what is usual."""
+class CalibrationError(HardrankError):
+    """The options are out of range, or the galleries share too few items."""
 
 
-class Level(StrEnum):
-    """How far the models disagree, against the gallery's own items."""
+class DisagreementLevel(StrEnum):
+    """How much the models disagree, compared with the gallery's own items."""
 
     USUAL = "usual"
     UNUSUAL = "unusual"
@@ -45,165 +45,168 @@ class Level(StrEnum):
 
 
 class HasId(Protocol):
-    """An indexed item, as far as it matters here."""
+    """An indexed item."""
 
     @property
     def id(self) -> str:
-        """The handle by which both indexes know it."""
+        """The same in both indexes."""
 
 
 class Ranked(Protocol):
-    """One place of an answer; `hardrank.serving.store.items.Match` is one."""
+    """One result of a search, such as `hardrank.serving.store.items.Match`."""
 
     @property
     def item(self) -> HasId:
-        """What was found."""
+        """The item found."""
 
     @property
     def score(self) -> float:
-        """Its cosine similarity, in [−1,1]."""
+        """Cosine similarity to the query, in [−1,1]."""
 
 
 class Searchable(Protocol):
-    """What is asked of an index; `hardrank.serving.index.search_index.SearchIndex` is one."""
+    """An index, such as `hardrank.serving.index.search_index.SearchIndex`."""
 
     def ids(self, *, start: int = 0, count: int = 100, label: str | None = None) -> list[str]:
-        """Give `count` ids from place `start` on."""
+        """Return up to `count` ids from position `start` on."""
 
     def rows(self, ids: Sequence[str]) -> Mapping[str, int]:
-        """Give id → row of those ids that are indexed."""
+        """Return id → row for those ids that are indexed."""
 
     def vector(self, id: str) -> npt.NDArray[np.float32]:
-        """Give the stored vector (D,); raises a `HardrankError` for an unknown id."""
+        """Return the stored vector (D,); raises a `HardrankError` for an unknown id."""
 
     def search(
         self, queries: npt.NDArray[np.float32], k: int, *, exclude: Sequence[str | None] = ()
     ) -> Sequence[Sequence[Ranked]]:
-        """Give the `k` best of each of `queries` (Q,D), each without the id that `exclude` names for it."""
+        """Return the `k` best results for each of `queries` (Q,D), each without its id in `exclude`."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class SuspicionOptions:
-    """How rankings are compared. Raises `SuspicionError` for values out of range."""
+class CalibrationOptions:
+    """How rankings are compared. Raises `CalibrationError` for values out of range."""
 
     persistence: float = 0.9
-    """p of rank-biased overlap, in (0,1): the greater, the deeper ranks count."""
+    """p of rank-biased overlap, in (0,1): a larger p gives deeper ranks more weight."""
     depth: int = 50
-    """Ranks compared, at least 1; fewer where the gallery is smaller."""
+    """Ranks compared, at least 1; fewer if the gallery is smaller."""
     sample: int = 500
-    """Items of the gallery that tell what is usual, at least 20."""
+    """Items of the gallery to measure the usual agreement on, at least 20."""
     seed: int = 0
-    """Decides which."""
+    """Seed of the sample."""
     unusual: float = 0.05
-    """False-alarm rate of `Level.UNUSUAL` and worse: the share of unsuspicious images, drawn as the gallery was, that
-    get it."""
+    """False-alarm rate of `DisagreementLevel.UNUSUAL` and above: the share of clean images from the gallery's own
+    distribution that reach it."""
     suspicious: float = 0.01
-    """False-alarm rate of `Level.SUSPICIOUS`; it needs a sample of at least 1 / rate − 1 items to be ever reached."""
+    """False-alarm rate of `DisagreementLevel.SUSPICIOUS`, which needs a sample of at least 1 / rate − 1 items."""
 
     def __post_init__(self) -> None:
         if not 0 < self.persistence < 1:
-            raise SuspicionError(f"persistence is {self.persistence}; give a number between 0 and 1, both excluded.")
+            raise CalibrationError(f"persistence is {self.persistence}; use a number between 0 and 1, both excluded.")
         if self.depth < 1:
-            raise SuspicionError(f"depth is {self.depth}; give at least 1.")
+            raise CalibrationError(f"depth is {self.depth}; use at least 1.")
         if self.sample < FEWEST_ITEMS:
-            raise SuspicionError(f"sample is {self.sample}; give at least {FEWEST_ITEMS}.")
+            raise CalibrationError(f"sample is {self.sample}; use at least {FEWEST_ITEMS}.")
         if not 0 < self.suspicious <= self.unusual < 1:
-            raise SuspicionError(
+            raise CalibrationError(
                 f"The false-alarm rates are {self.unusual} (unusual) and {self.suspicious} (suspicious); "
-                "give 0 < suspicious ≤ unusual < 1."
+                "use 0 < suspicious ≤ unusual < 1."
             )
 
 
 @dataclass(frozen=True, kw_only=True)
-class Suspicion:
-    """The hint for one query."""
+class Disagreement:
+    """How much two models disagree about one query."""
 
     rbo: float
-    """Rank-biased overlap of the two rankings, in [0,1]; small: they disagree."""
+    """Rank-biased overlap of the two rankings, in [0,1]; small values mean that they disagree."""
     percentile: float
-    """In (0,100]: the share of images drawn as the gallery was, whose overlap is as small or smaller."""
-    level: Level
-    """By the percentile, against the false-alarm rates of the options."""
+    """In (0,100]: the share of images from the gallery's distribution whose overlap is at most this."""
+    level: DisagreementLevel
+    """From the percentile and the false-alarm rates of the options."""
     text: str
-    """All of it in one sentence, for people."""
+    """A sentence for people."""
 
     def to_dict(self) -> dict[str, Any]:
-        """Give the fields by name, ready for JSON."""
+        """Return the fields by name, ready for JSON."""
         return asdict(self)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Calibration:
-    """What overlap is usual in one gallery for one pair of models; `calibrate` makes it."""
+    """The usual overlap of two models' rankings in one gallery; made by `calibrate`."""
 
     overlaps: npt.NDArray[np.float64] = field(repr=False)
-    """The overlap of each sampled item's two rankings (n,), rising."""
+    """Overlap of the two rankings of each sampled item, (n,), ascending."""
     depth: int
-    """Ranks that were compared; queries must be compared to the same depth."""
-    options: SuspicionOptions
-    """How it was made."""
+    """Ranks that were compared. Compare queries to the same depth."""
+    options: CalibrationOptions
+    """The options it was made with."""
 
-    def judge(self, rbo: float) -> Suspicion:
-        """Set a query's overlap against the usual ones.
+    def rate(self, rbo: float) -> Disagreement:
+        """Compare a query's overlap with the usual ones.
 
-        With n sampled items of which m overlap as little or less, the percentile is 100 (m + 1) / (n + 1). For a query
-        drawn as they were, each of its n + 1 places among them is equally likely, so that a level with false-alarm
-        rate α is given to at most the share α, whatever the distribution and however small n.
+        If m of the n sampled items have an overlap of at most `rbo`, the percentile is 100 (m + 1) / (n + 1). For a
+        query from the same distribution, each of the n + 1 positions among them is equally likely. So a level with
+        false-alarm rate α is given to at most the share α of such queries, for any distribution and any n.
         """
         as_little = int(np.searchsorted(self.overlaps, rbo, side="right"))
         share = (as_little + 1) / (len(self.overlaps) + 1)
         level = self._level(share)
         count = len(self.overlaps)
         text = _SENTENCES[level].format(rbo=rbo, less=_share(count - as_little, count), more=_share(as_little, count))
-        return Suspicion(rbo=rbo, percentile=100 * share, level=level, text=text)
+        return Disagreement(rbo=rbo, percentile=100 * share, level=level, text=text)
 
-    def _level(self, share: float) -> Level:
-        thresholds = ((self.options.suspicious, Level.SUSPICIOUS), (self.options.unusual, Level.UNUSUAL))
-        return next((level for rate, level in thresholds if share <= rate), Level.USUAL)
+    def _level(self, share: float) -> DisagreementLevel:
+        thresholds = (
+            (self.options.suspicious, DisagreementLevel.SUSPICIOUS),
+            (self.options.unusual, DisagreementLevel.UNUSUAL),
+        )
+        return next((level for rate, level in thresholds if share <= rate), DisagreementLevel.USUAL)
 
 
-_SENTENCES: Final[Mapping[Level, str]] = {
-    Level.USUAL: (
-        "Nothing unusual: the two models agree on this image about as they do on the gallery’s own "
+_SENTENCES: Final[Mapping[DisagreementLevel, str]] = {
+    DisagreementLevel.USUAL: (
+        "Nothing unusual: the two models agree on this image about as much as on the gallery’s own images "
         "(overlap {rbo:.2f}, more than for {more} of them)."
     ),
-    Level.UNUSUAL: (
-        "Unusual: the two models agree on this image less than on {less} of the gallery’s own "
-        "(overlap {rbo:.2f}); it may be unlike anything here, or altered to mislead one of them."
+    DisagreementLevel.UNUSUAL: (
+        "Unusual: the two models agree on this image less than on {less} of the gallery’s own images "
+        "(overlap {rbo:.2f}); it may be unlike anything in the gallery, or altered to mislead one of the models."
     ),
-    Level.SUSPICIOUS: (
-        "Suspicious: the two models agree on this image less than on {less} of the gallery’s own "
-        "(overlap {rbo:.2f}), as they do on images altered to mislead one of them; an image unlike "
-        "anything here can look the same."
+    DisagreementLevel.SUSPICIOUS: (
+        "Suspicious: the two models agree on this image less than on {less} of the gallery’s own images "
+        "(overlap {rbo:.2f}), as is typical of an image altered to mislead one of the models; an image unlike "
+        "anything in the gallery can have the same effect."
     ),
 }
 
 
 def _share(count: int, total: int) -> str:
-    """A share of the sample in words; all of it only where it is all of it."""
+    """Write a share of the sample; "all" only if it is all of it."""
     if count == total:
         return "all"
     return f"{100 * count / total:.1f}%" if count / total > _NEARLY_ALL else f"{count / total:.0%}"
 
 
-def calibrate(first: Searchable, second: Searchable, *, options: SuspicionOptions | None = None) -> Calibration:
-    """Measure the overlap of both indexes' rankings for a seeded sample of the items that both hold.
+def calibrate(first: Searchable, second: Searchable, *, options: CalibrationOptions | None = None) -> Calibration:
+    """Measure the usual overlap of two indexes' rankings, on a seeded sample of the items that are in both.
 
-    Deterministic for the same galleries and options. Raises `SuspicionError` where fewer than 20 items are shared.
+    Deterministic for the same galleries and options. Raises `CalibrationError` if fewer than 20 items are in both.
     """
-    chosen_options = options or SuspicionOptions()
+    used = options or CalibrationOptions()
     shared = _shared_ids(first, second)
     if len(shared) < FEWEST_ITEMS:
-        raise SuspicionError(
-            f"The two indexes share {len(shared)} items; {FEWEST_ITEMS} are needed to tell what is usual. "
-            "Build both from the same images."
+        raise CalibrationError(
+            f"the two indexes share {len(shared)} items, and a calibration needs {FEWEST_ITEMS}; build both from the "
+            "same images"
         )
-    draws = np.random.default_rng(chosen_options.seed).permutation(len(shared))[: chosen_options.sample]
+    draws = np.random.default_rng(used.seed).permutation(len(shared))[: used.sample]
     ids = [shared[draw] for draw in draws]
-    depth = min(chosen_options.depth, len(shared) - 1)
+    depth = min(used.depth, len(shared) - 1)
     overlaps = np.sort(
         [
-            overlap(of_first, of_second, first, second, persistence=chosen_options.persistence)
+            shared_overlap(of_first, of_second, first, second, persistence=used.persistence)
             for start in range(0, len(ids), _CHUNK)
             for of_first, of_second in zip(
                 _rankings(first, ids[start : start + _CHUNK], depth),
@@ -212,10 +215,10 @@ def calibrate(first: Searchable, second: Searchable, *, options: SuspicionOption
             )
         ]
     )
-    return Calibration(overlaps=overlaps, depth=depth, options=chosen_options)
+    return Calibration(overlaps=overlaps, depth=depth, options=used)
 
 
-def overlap(
+def shared_overlap(
     of_first: Sequence[Ranked],
     of_second: Sequence[Ranked],
     first: Searchable,
@@ -223,12 +226,12 @@ def overlap(
     *,
     persistence: float,
 ) -> float:
-    """Give the rank-biased overlap of two answers to one query, in [0,1], over the ids that both indexes hold.
+    """Return the rank-biased overlap of two rankings for one query, in [0,1], over the items that are in both indexes.
 
-    The answers must be unfiltered and as deep as the calibration: a filter by label would rank another gallery.
+    The rankings must not be filtered by label, and must be as deep as those of the calibration.
     """
     ids_first, ids_second = ({match.item.id for match in matches} for matches in (of_first, of_second))
-    # What both ranked, both hold; only the others need to be looked up.
+    # An id in both rankings is in both indexes; only the others have to be looked up.
     only_first = _absent(second, ids_first - ids_second)
     only_second = _absent(first, ids_second - ids_first)
     return rank_biased_overlap(
@@ -242,7 +245,7 @@ def _ranking(matches: Sequence[Ranked], *, leave_out: Set[str]) -> Ranking:
 
 
 def _rankings(index: Searchable, ids: Sequence[str], depth: int) -> Sequence[Sequence[Ranked]]:
-    """Rank the index for each of its own items, itself left out."""
+    """Rank the index for each of `ids`, the item itself left out."""
     return index.search(np.stack([index.vector(id_) for id_ in ids]), depth, exclude=ids)
 
 

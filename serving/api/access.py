@@ -1,53 +1,54 @@
-"""Who sends a request, and whether that caller may."""
+"""Which caller sends a request, and whether key and rate limit allow it."""
 
 from typing import Any
 
 from fastapi import Depends, Request
 
 from hardrank.models.errors import HardrankError
-from hardrank.serving.api.auth import Caller, Keyring, RateLimit, Role, UnauthenticatedError, require
+from hardrank.serving.api.auth import Caller, Keyring, Role, UnauthenticatedError, require
 from hardrank.serving.api.middleware import address_of
+from hardrank.serving.api.rate_limit import RateLimit
 
 
-class Guard:
-    """Lets callers in, by key and rate."""
+class AccessControl:
+    """Checks the API key and the rate limit of each request."""
 
     def __init__(self, keyring: Keyring, rate: RateLimit) -> None:
         self._keyring = keyring
         self._rate = rate
 
-    def admitting(self, role: Role) -> Any:
-        """Make the dependency of routes that need `role`."""
+    def requires(self, role: Role) -> Any:
+        """Return the dependency for routes that require `role`."""
 
-        async def admit(request: Request) -> None:
-            request.state.caller = self._admit(request, role)
+        async def check(request: Request) -> None:
+            request.state.caller = self._check(request, role)
 
-        return Depends(admit)
+        return Depends(check)
 
     def take(self, request: Request, tokens: int) -> None:
-        """Count further queries of a request that was let in."""
+        """Count `tokens` more queries of an allowed request; raises `RateLimitedError`."""
         caller: Caller = request.state.caller
         if tokens > 0:
             self._rate.take(caller.name, tokens)
 
-    def _admit(self, request: Request, role: Role) -> Caller:
+    def _check(self, request: Request, role: Role) -> Caller:
         address = address_of(request.scope)
         try:
             caller = self._keyring.caller(_key_of(request), address)
             require(caller, role)
         except HardrankError:
-            self._rate.take(self._keyring.caller(None, address).name)  # guessing is counted too
+            self._rate.take(self._keyring.caller(None, address).name)  # guessing keys is limited too
             raise
         self._rate.take(caller.name)
         return caller
 
 
 def _key_of(request: Request) -> str | None:
-    """Give the key that was sent, in either header; raises `UnauthenticatedError` for another kind of credentials."""
-    given = request.headers.get("authorization")
-    if given is None:
+    """Return the key from either header; raises `UnauthenticatedError` for another authentication scheme."""
+    header = request.headers.get("authorization")
+    if header is None:
         return request.headers.get("x-api-key")
-    scheme, _, key = given.partition(" ")
+    scheme, _, key = header.partition(" ")
     if scheme.lower() != "bearer" or not key.strip():
-        raise UnauthenticatedError("The header Authorization holds no API key; send it as `Authorization: Bearer KEY`.")
+        raise UnauthenticatedError("The Authorization header has no API key; send it as `Authorization: Bearer KEY`.")
     return key.strip()

@@ -1,4 +1,4 @@
-"""The HTTP API: versioned routes under /v1, health, metrics, and a page that documents them without the internet."""
+"""The HTTP API as a FastAPI application: routes under /v1, health, metrics, and interactive documentation offline."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -16,39 +16,39 @@ from starlette.middleware.cors import CORSMiddleware
 from starlette.routing import Match, Route
 from starlette.types import Receive, Scope, Send
 
-from hardrank.serving.api import routes
-from hardrank.serving.api.access import Guard
-from hardrank.serving.api.auth import Keyring, RateLimit
-from hardrank.serving.api.endpoints import Handlers
-from hardrank.serving.api.middleware import DOCS, Envelope, EnvelopeOptions
+from hardrank.serving.api.access import AccessControl
+from hardrank.serving.api.auth import Keyring
+from hardrank.serving.api.endpoints import Endpoints, health_router, v1_router
+from hardrank.serving.api.middleware import DOCS, MiddlewareOptions, RequestMiddleware
 from hardrank.serving.api.openapi_parts import SCHEMES
-from hardrank.serving.api.problems import install
+from hardrank.serving.api.problems import install_handlers
+from hardrank.serving.api.rate_limit import RateLimit
 from hardrank.serving.search.service import SearchService
 from hardrank.serving.settings import Settings
 
 LOOPBACK_HOSTS: Final = ("localhost", "127.0.0.1", "[::1]")
 _DESCRIPTION: Final = """
-Search a gallery by image or by example, and change it. Images are decoded from their own bytes: JPEG, PNG, WebP, GIF
-(first frame), BMP, TIFF. Errors are `application/problem+json` (RFC 9457) and say what to do. Every answer has an
-`X-Request-ID`, and those to searches a `Server-Timing` with the stages.
+Search a gallery by image or by item; add and delete items. Images may be JPEG, PNG, WebP, GIF (first frame), BMP or
+TIFF; the format is detected from the bytes. Errors are `application/problem+json` (RFC 9457) and say how to fix the
+request. Every response has an `X-Request-ID` header; responses to single searches also have `Server-Timing`.
 """
 
 
 def create_api(
-    service: SearchService, settings: Settings, keyring: Keyring | None = None, *, ending: asyncio.Event | None = None
+    service: SearchService, settings: Settings, keyring: Keyring | None = None, *, stopping: asyncio.Event | None = None
 ) -> FastAPI:
-    """Make the application that answers for `service`, which it starts and closes with itself.
+    """Make the application for `service`, which it starts and closes.
 
-    Set `ending` when no more requests are taken: streams that would go on for ever are cut then.
+    Set `stopping` at the start of the shutdown; it ends streams that would not end by themselves.
     """
     ring = Keyring() if keyring is None else keyring
     rate = RateLimit(rate=settings.access.rate, burst=settings.access.burst)
-    envelope = EnvelopeOptions(
+    options = MiddlewareOptions(
         metrics=service.metrics,
         keyring=ring,
         rate=rate,
         hosts=_hosts(settings),
-        ending=ending or asyncio.Event(),
+        stopping=stopping or asyncio.Event(),
     )
 
     @asynccontextmanager
@@ -66,49 +66,49 @@ def create_api(
         docs_url=None,
         redoc_url=None,
         lifespan=lifespan,
-        middleware=_middleware(settings, envelope),
+        middleware=_middleware(settings, options),
     )
-    install(app)
-    guard = Guard(ring, rate)
-    handlers = Handlers(service, settings, guard, version=_version())
-    versioned = routes.versioned(handlers, guard)
-    app.include_router(versioned)
-    app.include_router(routes.plain(handlers, metrics=settings.metrics))
-    app.include_router(_docs(app))
-    app.router.routes.append(Route("/v1/{rest:path}", _Nowhere(versioned), include_in_schema=False))
+    install_handlers(app)
+    access = AccessControl(ring, rate)
+    endpoints = Endpoints(service, settings, access, version=_version())
+    v1 = v1_router(endpoints, access)
+    app.include_router(v1)
+    app.include_router(health_router(endpoints, metrics=settings.metrics))
+    app.include_router(_docs())
+    app.router.routes.append(Route("/v1/{rest:path}", _NoSuchRoute(v1), include_in_schema=False))
     return app
 
 
 class _Api(FastAPI):
-    """Names in its OpenAPI document the two ways to send a key, which one function reads."""
+    """Adds the two ways to send an API key to the OpenAPI document."""
 
     def openapi(self) -> dict[str, Any]:
-        """Describe the API."""
+        """Return the OpenAPI document."""
         document = super().openapi()
         document.setdefault("components", {})["securitySchemes"] = SCHEMES
         return document
 
 
-class _Nowhere:
-    """Answers what no route of the API does: 405 with all methods of the address, or 404.
+class _NoSuchRoute:
+    """Answers requests under /v1 that match no route: 405 with the methods of the address, or 404.
 
-    Without it, the page at / would answer, which takes whatever is left.
+    Without it, they would reach the page, which is mounted at / and handles everything else.
     """
 
     def __init__(self, router: APIRouter) -> None:
         self._routes = [route for route in router.routes if isinstance(route, APIRoute)]
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Raise what the framework raises."""
-        near = [route for route in self._routes if route.matches(scope)[0] is Match.PARTIAL]
-        if not near:
+        """Raise what FastAPI raises."""
+        same_path = [route for route in self._routes if route.matches(scope)[0] is Match.PARTIAL]
+        if not same_path:
             raise HTTPException(404)
-        methods = sorted({method for route in near for method in route.methods or ()})
+        methods = sorted({method for route in same_path for method in route.methods or ()})
         raise HTTPException(405, headers={"Allow": ", ".join(methods)})
 
 
-def _docs(app: FastAPI) -> APIRouter:
-    """Make the page that shows the API and sends requests to it; all it loads comes from here."""
+def _docs() -> APIRouter:
+    """Return the routes of the interactive documentation; the page loads nothing from other hosts."""
     assets = resources.files("fastapi_offline") / "static"
     router = APIRouter(include_in_schema=False)
 
@@ -135,10 +135,10 @@ def _docs(app: FastAPI) -> APIRouter:
     return router
 
 
-def _middleware(settings: Settings, options: EnvelopeOptions) -> list[Middleware]:
-    found = [Middleware(Envelope, options=options)]
+def _middleware(settings: Settings, options: MiddlewareOptions) -> list[Middleware]:
+    middleware = [Middleware(RequestMiddleware, options=options)]
     if settings.access.cors_origins:
-        found.append(
+        middleware.append(
             Middleware(
                 CORSMiddleware,
                 allow_origins=list(settings.access.cors_origins),
@@ -147,11 +147,11 @@ def _middleware(settings: Settings, options: EnvelopeOptions) -> list[Middleware
                 expose_headers=["X-Request-ID", "Server-Timing", "Retry-After", "Content-Location"],
             )
         )
-    return found
+    return middleware
 
 
 def _hosts(settings: Settings) -> tuple[str, ...]:
-    """Names the server answers to; on the loopback its own, so that no page on the web can be one of them."""
+    """Host names to accept; by default on the loopback only its own, which prevents DNS rebinding."""
     if settings.access.allowed_hosts or not settings.network.loopback:
         return settings.access.allowed_hosts
     return LOOPBACK_HOSTS

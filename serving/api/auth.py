@@ -1,7 +1,7 @@
-"""API keys, what they allow, and how often.
+"""API keys and what they allow.
 
-A key is 32 random bytes, so that its plain SHA-256 cannot be turned back; only that is kept. Comparisons take the same
-time whatever they compare.
+A key is 32 random bytes, so its unsalted SHA-256 cannot be reversed; only the hash is stored. Hashes are compared in
+constant time.
 """
 
 import hashlib
@@ -9,65 +9,54 @@ import hmac
 import ipaddress
 import json
 import secrets
-from collections import OrderedDict
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from enum import IntEnum
 from pathlib import Path
-from time import monotonic
 from typing import Final, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from hardrank.models.errors import HardrankError
 from hardrank.models.files import write_json
+from hardrank.models.home import typed
 
 SCHEMA: Final = "hardrank.keys/1"
 READ_VARIABLE: Final = "HARDRANK_READ_KEYS"
 WRITE_VARIABLE: Final = "HARDRANK_WRITE_KEYS"
 _SHORTEST_KEY: Final = 16
 _LONGEST_NAME: Final = 64
-_MOST_BUCKETS: Final = 100_000
 _LARGEST_FILE: Final = 2**20
 
 
-class SecurityError(HardrankError):
-    """A file of keys, or a key, that cannot be used."""
+class ApiKeyError(HardrankError):
+    """An API key or a key file is invalid."""
 
 
 class UnauthenticatedError(HardrankError):
-    """A request without a key that needs one, or with an unknown key."""
+    """The request needs an API key and has none, or has an unknown one."""
 
 
 class ForbiddenError(HardrankError):
-    """A request beyond what its key allows."""
-
-
-class RateLimitedError(HardrankError):
-    """A caller that is above its rate."""
-
-    def __init__(self, message: str, *, retry_after_s: int) -> None:
-        super().__init__(message)
-        self.retry_after_s = retry_after_s
-        """Seconds after which the same request is within the rate."""
+    """The API key lacks the role that the request needs."""
 
 
 class Role(IntEnum):
-    """What a caller may do; a larger one includes the smaller."""
+    """What a caller may do; each role includes the smaller ones."""
 
     NOTHING = 0
     READ = 1
-    """Search, and look at items."""
+    """Search and read items."""
     WRITE = 2
     """Add and delete items too."""
 
 
 class KeyEntry(BaseModel):
-    """A key as the file keeps it: never the key itself."""
+    """A key in the key file: its hash, never the key itself."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    name: str = Field(min_length=1, max_length=_LONGEST_NAME, description="whose key it is; unique")
+    name: str = Field(min_length=1, max_length=_LONGEST_NAME, description="who uses the key; unique")
     role: Literal["read", "write"]
     sha256: str = Field(pattern="^[0-9a-f]{64}$", description="of the key, hexadecimal")
 
@@ -81,80 +70,78 @@ class _KeyFile(BaseModel):
 
 @dataclass(frozen=True, kw_only=True)
 class Caller:
-    """Who sent a request."""
+    """The sender of a request."""
 
     name: str
-    """Of the key, or the network address; what rates are counted by."""
+    """Name of the key, or the network address; the rate limit is per name."""
     role: Role
 
 
 def new_key() -> str:
-    """Make a key: 32 random bytes in URL-safe text."""
+    """Make a key: 32 random bytes as URL-safe text."""
     return secrets.token_urlsafe(32)
 
 
-def entry_of(name: str, role: Role, key: str) -> KeyEntry:
-    """Make the entry of a key; raises `SecurityError` for a key that could be guessed."""
+def key_entry(name: str, role: Role, key: str) -> KeyEntry:
+    """Make the entry of a key; raises `ApiKeyError` if the key is too short or the name is invalid."""
     if len(key) < _SHORTEST_KEY:
-        raise SecurityError(
-            f"the key {name!r} has {len(key)} characters; give at least {_SHORTEST_KEY}, drawn at random"
-        )
+        raise ApiKeyError(f"the key {name!r} has {len(key)} characters; use at least {_SHORTEST_KEY} random ones")
     if not 1 <= len(name) <= _LONGEST_NAME or not name.isprintable():
-        raise SecurityError(f"{name!r} is no name of a key; give 1 to {_LONGEST_NAME} printable characters")
+        raise ApiKeyError(f"invalid key name {name!r}; use 1 to {_LONGEST_NAME} printable characters")
     return KeyEntry(name=name, role="write" if role is Role.WRITE else "read", sha256=_digest(key))
 
 
 def read_keys(path: Path) -> tuple[KeyEntry, ...]:
-    """Read a file of keys; raises `SecurityError` where it is missing or damaged."""
+    """Read a key file; raises `ApiKeyError` if it does not exist or is invalid."""
     try:
         if path.stat().st_size > _LARGEST_FILE:
-            raise SecurityError(f"{path} is larger than {_LARGEST_FILE >> 20} MiB, so it is no file of keys")
+            raise ApiKeyError(f"{path} is not a key file: it is larger than {_LARGEST_FILE >> 20} MiB")
         content = json.loads(path.read_text(encoding="utf-8"))
         keys = _KeyFile.model_validate(content).keys
     except FileNotFoundError as error:
-        raise SecurityError(f"{path} is missing; make a key with `python serving/keys.py add {path} NAME`") from error
+        raise ApiKeyError(f"{path} does not exist; make a key with `{typed('keys')} add {path} NAME`") from error
     except (OSError, ValueError) as error:  # a ValidationError is a ValueError, and so is damaged JSON
         cause = error.errors()[0]["msg"] if isinstance(error, ValidationError) else error
-        raise SecurityError(f"{path} is no file of keys: {cause}") from error
+        raise ApiKeyError(f"{path} is not a key file: {cause}") from error
     if len({key.name for key in keys}) < len(keys):
-        raise SecurityError(f"{path} has two keys of one name; remove one")
+        raise ApiKeyError(f"{path} has two keys of the same name; remove one of them")
     return keys
 
 
 def write_keys(path: Path, keys: Iterable[KeyEntry]) -> None:
-    """Write a file of keys that only its owner may read."""
+    """Write a key file that only its owner can read."""
     write_json(path, _KeyFile(keys=tuple(keys)).model_dump(mode="json"))
     path.chmod(0o600)
 
 
 def keys_of_environment(environment: Mapping[str, str]) -> tuple[KeyEntry, ...]:
-    """Give the keys in HARDRANK_READ_KEYS and HARDRANK_WRITE_KEYS (commas between); raises `SecurityError`."""
+    """Return the keys in HARDRANK_READ_KEYS and HARDRANK_WRITE_KEYS, separated by commas; raises `ApiKeyError`."""
     found: list[KeyEntry] = []
     for variable, role in ((READ_VARIABLE, Role.READ), (WRITE_VARIABLE, Role.WRITE)):
         keys = [key.strip() for key in environment.get(variable, "").split(",") if key.strip()]
-        found += [entry_of(f"{variable} {number}", role, key) for number, key in enumerate(keys, start=1)]
+        found += [key_entry(f"{variable} {number}", role, key) for number, key in enumerate(keys, start=1)]
     return tuple(found)
 
 
 class Keyring:
-    """All keys that are known."""
+    """The known API keys, and the role of callers without one."""
 
     def __init__(self, entries: Iterable[KeyEntry] = (), *, anonymous: Role = Role.WRITE) -> None:
         self._entries = tuple(entries)
         self.anonymous = anonymous
-        """What a caller without a key may do."""
+        """Role of callers without a key."""
 
     def caller(self, key: str | None, address: str) -> Caller:
-        """Say who sent `key` from a network address; raises `UnauthenticatedError` for an unknown key."""
+        """Identify the caller by key, else by network address; raises `UnauthenticatedError` for an unknown key."""
         if key is None:
             return Caller(name=f"address {_network(address)}", role=self.anonymous)
         found = self.find(key)
         if found is None:
-            raise UnauthenticatedError("The API key is unknown; check it, or ask whoever runs this server for one.")
+            raise UnauthenticatedError("Unknown API key; check it, or ask the operator of this server for one.")
         return found
 
     def find(self, key: str) -> Caller | None:
-        """Give the caller of a key, None for an unknown one. All entries are compared, found or not."""
+        """Return the caller of a key, None for an unknown one. Compares all entries, so the time tells nothing."""
         digest = _digest(key)
         found: KeyEntry | None = None
         for entry in self._entries:
@@ -167,59 +154,14 @@ def require(caller: Caller, role: Role) -> None:
     """Raise unless `caller` may do what `role` may: `UnauthenticatedError` without a key, else `ForbiddenError`."""
     if caller.role >= role:
         return
-    what = "Adding and deleting items" if role is Role.WRITE else "This"
+    what = "Adding or deleting items" if role is Role.WRITE else "This request"
     if caller.name.startswith("key "):
-        raise ForbiddenError(f"{what} needs a key with the role {role.name.lower()}; yours has not got it.")
+        raise ForbiddenError(
+            f"{what} requires the role {role.name.lower()}, and your key lacks it; use a key that has it."
+        )
     raise UnauthenticatedError(
-        f"{what} needs an API key with the role {role.name.lower()}; send it as `Authorization: Bearer KEY`."
+        f"{what} requires an API key with the role {role.name.lower()}; send it as `Authorization: Bearer KEY`."
     )
-
-
-@dataclass(slots=True)
-class _Bucket:
-    tokens: float
-    at: float
-
-
-@dataclass(kw_only=True)
-class RateLimit:
-    """A bucket of tokens for each caller: `burst` at most, refilled at `rate` a second. Used from one event loop."""
-
-    rate: float
-    """Tokens a second; 0: no limit."""
-    burst: int
-    clock: Callable[[], float] = monotonic
-    _buckets: OrderedDict[str, _Bucket] = field(default_factory=OrderedDict, init=False, repr=False)
-
-    def take(self, caller: str, tokens: int = 1) -> None:
-        """Take tokens of `caller`; raises `RateLimitedError`, which says when there are enough."""
-        if not self.rate:
-            return
-        if tokens > self.burst:
-            raise RateLimitedError(
-                f"{tokens} queries in one request are more than the {self.burst} that the rate limit ever allows at "
-                "once; send fewer at a time.",
-                retry_after_s=1,
-            )
-        now = self.clock()
-        bucket = self._bucket(caller, now)
-        bucket.tokens = min(self.burst, bucket.tokens + (now - bucket.at) * self.rate)
-        bucket.at = now
-        if bucket.tokens < tokens:
-            wait = int((tokens - bucket.tokens) / self.rate) + 1
-            raise RateLimitedError(
-                f"More than {self.rate:g} requests a second; try again in {wait} s.", retry_after_s=wait
-            )
-        bucket.tokens -= tokens
-
-    def _bucket(self, caller: str, now: float) -> _Bucket:
-        if caller in self._buckets:
-            self._buckets.move_to_end(caller)
-        else:
-            self._buckets[caller] = _Bucket(tokens=self.burst, at=now)
-            if len(self._buckets) > _MOST_BUCKETS:  # the one that was quiet for the longest time
-                self._buckets.popitem(last=False)
-        return self._buckets[caller]
 
 
 def _digest(key: str) -> str:
@@ -227,7 +169,7 @@ def _digest(key: str) -> str:
 
 
 def _network(address: str) -> str:
-    """Give the address, or for IPv6 the /64 around it: a household has 2⁶⁴ addresses to choose from."""
+    """Return the address; for IPv6 its /64 network, because one host can choose among 2⁶⁴ addresses."""
     try:
         parsed = ipaddress.ip_address(address)
     except ValueError:

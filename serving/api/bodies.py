@@ -1,14 +1,14 @@
-"""Bodies of requests: read within the limits, taken apart where they are forms.
+"""Request bodies: read within the limits, parsed if they are forms; and clients that disconnect.
 
-The length is checked against Content-Length before anything is read, and against what really comes in, chunk by chunk.
-Forms are parsed in memory, from a body whose size is known: no temporary files, and no part larger than the body.
+The limit is checked against Content-Length before reading, and against the bytes that arrive, chunk by chunk. Forms are
+parsed in memory from a complete body, without temporary files.
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Coroutine, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
-from typing import Final
+from typing import Any, Final, TypeVar
 
 from python_multipart import MultipartParser
 from python_multipart.exceptions import FormParserError
@@ -22,169 +22,189 @@ from hardrank.serving.settings import Limits
 FORM: Final = "multipart/form-data"
 BYTES: Final = "application/octet-stream"
 _INLINE_BYTES: Final = 2**18
-"""Larger forms are parsed in a thread, so that the event loop goes on."""
+"""Larger forms are parsed in a thread, so that they do not block the event loop."""
 _LARGEST_NAME: Final = 4096
+
+Result = TypeVar("Result")
 
 
 class BodyTooLargeError(HardrankError):
-    """A body over the limit."""
+    """The request body is over the limit."""
 
 
 class BodyTimeoutError(HardrankError):
-    """A body that does not come in."""
+    """The request body did not arrive in time."""
 
 
 class ClientGoneError(HardrankError):
-    """The caller has closed the connection; nobody reads the answer."""
+    """The client closed the connection."""
 
 
 class UnsupportedMediaError(HardrankError):
-    """A body of a type that this route does not take."""
+    """The endpoint does not support the media type of the body."""
 
 
 class FormError(HardrankError):
-    """A form that cannot be read, or lacks a field."""
+    """The form cannot be parsed, or its fields are wrong."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class Part:
+class FormField:
     """A field of a form."""
 
     name: str
     content: bytes
 
     def text(self) -> str:
-        """Give the content as text; raises `FormError` where it is none."""
+        """Return the content as text; raises `FormError` if it is not UTF-8."""
         try:
             return self.content.decode("utf-8")
         except UnicodeDecodeError as error:
-            raise FormError(f"The field {self.name!r} is no UTF-8 text; send it as text.") from error
+            raise FormError(f"The form field {self.name!r} is not UTF-8 text; send it as UTF-8.") from error
 
 
-class Bodies:
-    """Reads bodies of requests, and bounds how much of them is in memory at once."""
+class BodyReader:
+    """Reads request bodies and limits how much of them is in memory at once."""
 
     def __init__(self, limits: Limits) -> None:
         self._limits = limits
         self.held = 0
-        """Bytes in memory."""
+        """Bytes of request bodies in memory."""
 
     @asynccontextmanager
     async def read(self, request: Request) -> AsyncIterator[bytes]:
-        """Read the body of `request`, and hold it in memory during the block.
+        """Read the body of `request` and count it as held during the block.
 
-        Raises `BodyTooLargeError`, `BodyTimeoutError`, `OverloadedError` where too much is held already,
+        Raises `BodyTooLargeError`, `BodyTimeoutError`, `OverloadedError` if all bodies together are too large,
         `ClientGoneError`, `UnsupportedMediaError` for a compressed body.
         """
-        self._check_head(request)
-        body = await self._gather(request)
+        self._check_headers(request)
+        body = await self._receive(request)
         try:
             yield body
         finally:
             self.held -= len(body)
 
-    async def _gather(self, request: Request) -> bytes:
+    async def _receive(self, request: Request) -> bytes:
         chunks: list[bytes] = []
-        taken = 0
+        received = 0
         try:
             async with asyncio.timeout(self._limits.body_seconds):
                 async for chunk in request.stream():
                     chunks.append(chunk)
-                    taken += len(chunk)
+                    received += len(chunk)
                     self.held += len(chunk)
-                    self._check(taken)
+                    self._check_size(received)
         except BaseException as error:
-            self.held -= taken
+            self.held -= received
             if isinstance(error, ClientDisconnect):
-                raise ClientGoneError("The connection was closed before the whole body had come.") from error
+                raise ClientGoneError("The client closed the connection before the whole body arrived.") from error
             if isinstance(error, TimeoutError):
                 raise BodyTimeoutError(
-                    f"The body did not come within {self._limits.body_seconds:g} s; send it again, faster."
+                    f"The request body did not arrive within {self._limits.body_seconds:g} s; send a smaller one, or "
+                    "use a faster connection."
                 ) from error
             raise
         return b"".join(chunks)
 
-    def _check_head(self, request: Request) -> None:
+    def _check_headers(self, request: Request) -> None:
         if request.headers.get("content-encoding", "identity") != "identity":
-            raise UnsupportedMediaError("The body is compressed; send it as it is, without Content-Encoding.")
+            raise UnsupportedMediaError("The request body is compressed; send it without Content-Encoding.")
         declared = request.headers.get("content-length", "")
         if declared.isdecimal() and int(declared[:20]) > self._limits.body_bytes:
             raise self._too_large()
 
-    def _check(self, taken: int) -> None:
-        if taken > self._limits.body_bytes:
+    def _check_size(self, received: int) -> None:
+        if received > self._limits.body_bytes:
             raise self._too_large()
         if self.held > self._limits.held_bytes:
-            raise OverloadedError("Too many large uploads are being read; try again in a moment.")
+            raise OverloadedError("Too many large uploads are in progress; try again in a second.")
 
     def _too_large(self) -> BodyTooLargeError:
-        return BodyTooLargeError(f"The body has more than {self._limits.body_bytes} bytes; send a smaller one.")
+        return BodyTooLargeError(f"The request body exceeds {self._limits.body_bytes} bytes; send a smaller one.")
 
 
 def media_type(request: Request) -> str:
-    """Give the type of the body, without parameters, in small letters; empty where none is given."""
+    """Return the media type of the body in lower case, without parameters; empty if there is none."""
     return request.headers.get("content-type", "").partition(";")[0].strip().lower()
 
 
-async def read_form(body: bytes, content_type: str, *, parts: int) -> list[Part]:
-    """Take a multipart form apart, into at most `parts` fields in their order; raises `FormError`."""
+async def read_form(body: bytes, content_type: str, *, most: int) -> list[FormField]:
+    """Parse a multipart form of at most `most` fields, in their order; raises `FormError`."""
     if len(body) <= _INLINE_BYTES:
-        return _parse(body, content_type, parts)
-    return await asyncio.to_thread(_parse, body, content_type, parts)
+        return _parse(body, content_type, most)
+    return await asyncio.to_thread(_parse, body, content_type, most)
 
 
 async def read_image(body: bytes, request: Request) -> bytes:
-    """Give the image that a body is, or that its form has as the field `image`.
+    """Return the image file in a body: the body itself, or the form field `image`.
 
-    Raises `UnsupportedMediaError` for other types, `FormError` for a form without exactly one image.
+    Raises `UnsupportedMediaError` for other media types, `FormError` for a form without exactly one image.
     """
     kind = media_type(request)
     if kind == FORM:
-        parts = await read_form(body, request.headers["content-type"], parts=8)
-        images = [part.content for part in parts if part.name == "image"]
-        if len(images) != 1 or len(parts) != 1:
-            raise FormError("The form needs exactly one field, `image`, with the file; options go into the address.")
-        return images[0]
+        fields = await read_form(body, request.headers["content-type"], most=8)
+        if len(fields) != 1 or fields[0].name != "image":
+            raise FormError("The form must have exactly one field, `image`; send options in the query string.")
+        return fields[0].content
     if kind == BYTES or kind.startswith("image/"):
         return body
     raise UnsupportedMediaError(
-        f"A body of the type {kind or 'unknown'!r} is no image; send the file's bytes as {BYTES} or image/…, or a "
-        f"{FORM} form with the field `image`."
+        f"The media type {kind!r} is not supported; send the image file as image/… or {BYTES}, or as the field `image` "
+        f"of a {FORM} form."
     )
 
 
-async def read_fields(body: bytes, request: Request, *, allowed: Mapping[str, int], parts: int) -> list[Part]:
-    """Give the fields of a form, of which each of `allowed` may occur so often; raises as `read_image`."""
+async def read_fields(body: bytes, request: Request, *, allowed: Mapping[str, int], most: int) -> list[FormField]:
+    """Return the fields of a form; `allowed` gives how often each may occur, at most. Raises as `read_image`."""
     kind = media_type(request)
     if kind != FORM:
         raise UnsupportedMediaError(
-            f"A body of the type {kind or 'unknown'!r} is not taken here; send a {FORM} form with the fields "
-            f"{', '.join(allowed)}."
+            f"The media type {kind!r} is not supported; send a {FORM} form with the fields {', '.join(allowed)}."
         )
-    found = await read_form(body, request.headers["content-type"], parts=parts)
-    for part in found:
-        if part.name not in allowed:
-            raise FormError(f"The form has a field {part.name[:64]!r}; it may have {', '.join(allowed)}.")
-    for name, most in allowed.items():
-        if sum(part.name == name for part in found) > most:
-            raise FormError(f"The form has the field {name!r} more than {most} times; send fewer.")
-    return found
+    fields = await read_form(body, request.headers["content-type"], most=most)
+    for field in fields:
+        if field.name not in allowed:
+            raise FormError(f"Unknown form field {field.name[:64]!r}; use {', '.join(allowed)}.")
+    for name, times in allowed.items():
+        if sum(field.name == name for field in fields) > times:
+            raise FormError(f"The form has more than {times} fields {name!r}; send fewer.")
+    return fields
 
 
-class _Collector:
-    """Gathers the parts of a form while they are parsed."""
+async def cancel_on_disconnect(request: Request, work: Coroutine[Any, Any, Result]) -> Result:
+    """Await `work`. If the client disconnects, cancel it, so that it leaves the queue, and raise `ClientGoneError`."""
+    task = asyncio.create_task(work)
+    disconnected = asyncio.create_task(_disconnected(request))
+    try:
+        await asyncio.wait({task, disconnected}, return_when=asyncio.FIRST_COMPLETED)
+        if not task.done():
+            raise ClientGoneError("The client closed the connection before the response.")
+        return task.result()
+    finally:
+        task.cancel()
+        disconnected.cancel()
 
-    def __init__(self, parts: int) -> None:
-        self.parts: list[Part] = []
+
+async def _disconnected(request: Request) -> None:
+    while (await request.receive())["type"] != "http.disconnect":
+        pass
+
+
+class _FormCallbacks:
+    """Collects the fields of a form as the parser reports them."""
+
+    def __init__(self, most: int) -> None:
+        self.fields: list[FormField] = []
         self.ended = False
-        self._most = parts
+        self._most = most
         self._header = bytearray()
         self._value = bytearray()
         self._disposition = b""
         self._content = bytearray()
 
     def on_part_begin(self) -> None:
-        if len(self.parts) == self._most:
+        if len(self.fields) == self._most:
             raise FormError(f"The form has more than {self._most} fields; send fewer.")
         self._disposition = b""
         self._content = bytearray()
@@ -208,36 +228,36 @@ class _Collector:
         _, options = parse_options_header(self._disposition)
         name = options.get(b"name")
         if name is None:
-            raise FormError("A field of the form has no name; give each one.")
-        self.parts.append(Part(name=name.decode("utf-8", "replace"), content=bytes(self._content)))
+            raise FormError("A form field has no name; name every field.")
+        self.fields.append(FormField(name=name.decode("utf-8", "replace"), content=bytes(self._content)))
 
     def on_end(self) -> None:
         self.ended = True
 
 
-def _parse(body: bytes, content_type: str, parts: int) -> list[Part]:
+def _parse(body: bytes, content_type: str, most: int) -> list[FormField]:
     _, options = parse_options_header(content_type)
     boundary = options.get(b"boundary")
     if not boundary:
         raise FormError("The form has no boundary; send Content-Type: multipart/form-data; boundary=…")
-    collector = _Collector(parts)
+    callbacks = _FormCallbacks(most)
     try:
         parser = MultipartParser(
             boundary,
             {
-                "on_part_begin": collector.on_part_begin,
-                "on_part_data": collector.on_part_data,
-                "on_part_end": collector.on_part_end,
-                "on_header_field": collector.on_header_field,
-                "on_header_value": collector.on_header_value,
-                "on_header_end": collector.on_header_end,
-                "on_end": collector.on_end,
+                "on_part_begin": callbacks.on_part_begin,
+                "on_part_data": callbacks.on_part_data,
+                "on_part_end": callbacks.on_part_end,
+                "on_header_field": callbacks.on_header_field,
+                "on_header_value": callbacks.on_header_value,
+                "on_header_end": callbacks.on_header_end,
+                "on_end": callbacks.on_end,
             },
         )
         parser.write(body)
         parser.finalize()
     except FormParserError as error:
-        raise FormError("The form is damaged; send it again as multipart/form-data.") from error
-    if not collector.ended:
-        raise FormError("The form is cut short; send it whole.")
-    return collector.parts
+        raise FormError("The form is not valid multipart/form-data; check how it is encoded.") from error
+    if not callbacks.ended:
+        raise FormError("The form is incomplete: the closing boundary is missing.")
+    return callbacks.fields

@@ -1,18 +1,37 @@
-"""What each route of the API does."""
+"""The endpoints of the API: what each address does, which role it requires, and how OpenAPI describes it."""
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Annotated, Any
 from urllib.parse import quote
 
 import orjson
-from fastapi import Path, Query, Request, Response
+from fastapi import APIRouter, Path, Query, Request, Response
 
 from hardrank.models.errors import HardrankError
-from hardrank.serving.api import encoding
-from hardrank.serving.api.access import Guard
-from hardrank.serving.api.attending import attended
-from hardrank.serving.api.bodies import Bodies, FormError, Part, read_fields, read_image
+from hardrank.serving.api import schemas
+from hardrank.serving.api.access import AccessControl
+from hardrank.serving.api.auth import Role
+from hardrank.serving.api.bodies import (
+    BYTES,
+    BodyReader,
+    FormError,
+    FormField,
+    cancel_on_disconnect,
+    read_fields,
+    read_image,
+)
+from hardrank.serving.api.openapi_parts import (
+    COMMON_ERRORS,
+    ERRORS,
+    IMAGE_TYPES,
+    SECURED,
+    batch_body,
+    error_response,
+    image_body,
+    image_response,
+    item_body,
+)
 from hardrank.serving.api.parameters import ItemSearchParameters, SearchParameters
 from hardrank.serving.api.problems import problem_of
 from hardrank.serving.search.item_images import ImageFile
@@ -25,51 +44,52 @@ from hardrank.serving.store.items import MAX_TEXT, InvalidItemError, Scalar
 _Id = Annotated[str, Path(max_length=MAX_TEXT, description="1 to 128 printable characters without slashes")]
 
 
-class Handlers:
-    """The handlers of one server. Who may call them is not their matter: the routes see to it."""
+class Endpoints:
+    """The endpoints of one server. Their docstrings are the descriptions in OpenAPI."""
 
-    def __init__(self, service: SearchService, settings: Settings, guard: Guard, *, version: str) -> None:
+    def __init__(self, service: SearchService, settings: Settings, access: AccessControl, *, version: str) -> None:
         self._service = service
         self._settings = settings
-        self._guard = guard
+        self._access = access
         self._version = version
-        self._bodies = Bodies(settings.limits)
+        self._bodies = BodyReader(settings.limits)
 
     # ------------------------------------------------------------------ search
 
     async def search_image(self, request: Request) -> Response:
-        """Find the items most similar to an image: the body is the file, or a form with the field `image`."""
+        """Find the items most similar to an image. The body is the image file, or a form with the field `image`."""
         options = SearchParameters.of(request).options()
         async with self._bodies.read(request) as body:
             data = await read_image(body, request)
-            answer = await attended(request, self._service.search(ImageQuery(data=data), options))
-        return _json(encoding.search(answer), headers=encoding.server_timing(answer))
+            answer = await cancel_on_disconnect(request, self._service.search(ImageQuery(data=data), options))
+        return _json(schemas.search_json(answer), headers=schemas.server_timing(answer))
 
     async def search_id(self, request: Request) -> Response:
-        """Find the items most similar to an indexed one."""
-        asked = ItemSearchParameters.of(request)
-        answer = await attended(request, self._service.search(IdQuery(id=asked.id), asked.options()))
-        return _json(encoding.search(answer), headers=encoding.server_timing(answer))
+        """Find the items most similar to an indexed item."""
+        parameters = ItemSearchParameters.of(request)
+        query = IdQuery(id=parameters.id)
+        answer = await cancel_on_disconnect(request, self._service.search(query, parameters.options()))
+        return _json(schemas.search_json(answer), headers=schemas.server_timing(answer))
 
     async def search_batch(self, request: Request) -> Response:
         """Find the items most similar to several images and items: a form with the fields `images` and `ids`.
 
-        All are admitted or none (429). What is wrong with one query is told in its place.
+        The batch is accepted as a whole or rejected with 429. An error in one query is reported in its place.
         """
         options = SearchParameters.of(request).options()
         most = self._settings.limits.batch_queries
         async with self._bodies.read(request) as body:
-            fields = await read_fields(body, request, allowed={"images": most, "ids": most}, parts=most)
-            self._guard.take(request, len(fields) - 1)
-            queries = [_query_of(part) for part in fields]
-            answers = await attended(request, self._service.search_many(queries, options))
+            fields = await read_fields(body, request, allowed={"images": most, "ids": most}, most=most)
+            self._access.take(request, len(fields) - 1)
+            queries = [_query_of(field) for field in fields]
+            answers = await cancel_on_disconnect(request, self._service.search_many(queries, options))
         request_id = request.state.id
         return _json(
             {
                 "answers": [
                     {"answer": None, "problem": problem_of(answer, request_id).model_dump(exclude_none=True)}
                     if isinstance(answer, HardrankError)
-                    else {"answer": encoding.search(answer), "problem": None}
+                    else {"answer": schemas.search_json(answer), "problem": None}
                     for answer in answers
                 ]
             }
@@ -79,44 +99,44 @@ class Handlers:
 
     async def items(
         self,
-        start: Annotated[int, Query(ge=0, le=2**53, description="ids to skip")] = 0,
-        count: Annotated[int, Query(ge=1, description="ids to give, at most")] = 100,
+        start: Annotated[int, Query(ge=0, le=2**53, description="number of ids to skip")] = 0,
+        count: Annotated[int, Query(ge=1, description="largest number of ids to return")] = 100,
         label: Annotated[str | None, Query(max_length=MAX_TEXT, description="only items with this label")] = None,
     ) -> Response:
-        """List ids in the order of addition."""
+        """List ids in order of addition."""
         count = min(count, self._settings.limits.page_items)
         ids = await self._service.ids(start=start, count=count, label=label)
         return _json({"ids": ids, "next": start + count if len(ids) == count else None})
 
     async def item(self, id: _Id) -> Response:
-        """Give an item's label, metadata and size."""
-        return _json(encoding.item(await self._service.item(id)))
+        """Return label, metadata and size of an item."""
+        return _json(schemas.item_json(await self._service.item(id)))
 
     async def image(self, id: _Id, request: Request) -> Response:
-        """Give the file that an item was made of, byte by byte; where it is gone or has changed, the thumbnail.
+        """Return the indexed file of an item, byte for byte; or its thumbnail, if the file was deleted or has changed.
 
-        The header Content-Location tells which of the two it is.
+        The Content-Location header tells which of the two it is.
         """
         file = await self._service.image(id)
-        place = f"/v1/items/{quote(id, safe='')}/{'image' if file.original else 'thumbnail'}"
-        return _file(file, {"Content-Location": request.scope.get("root_path", "") + place})
+        path = f"/v1/items/{quote(id, safe='')}/{'image' if file.original else 'thumbnail'}"
+        return _file(file, {"Content-Location": request.scope.get("root_path", "") + path})
 
     async def thumbnail(self, id: _Id) -> Response:
-        """Give a small picture of an item."""
+        """Return a small version of an item's image."""
         return _file(await self._service.thumbnail(id), {})
 
     async def add(self, id: _Id, request: Request) -> Response:
-        """Index an image under an id, for all models at once; it is found, and on the disk, when this answers.
+        """Add an image to the indexes of all models. When the response arrives, the item is on disk and is found.
 
-        The form has the field `image`, and may have `label` and `metadata` (a JSON object of plain values). Sent again,
-        the same changes nothing.
+        The form has the field `image`, and optionally `label` and `metadata` (a JSON object whose values are strings,
+        numbers, booleans or null). Sending the same request again changes nothing.
         """
         async with self._bodies.read(request) as body:
             allowed = {"image": 1, "label": 1, "metadata": 1}
-            fields = {part.name: part for part in await read_fields(body, request, allowed=allowed, parts=3)}
+            fields = {field.name: field for field in await read_fields(body, request, allowed=allowed, most=3)}
             if "image" not in fields:
-                raise FormError("The form has no field `image`; send the file in it.")
-            item, new = await attended(
+                raise FormError("The form has no field `image`; send the image file in it.")
+            item, new = await cancel_on_disconnect(
                 request,
                 self._service.add(
                     id,
@@ -125,51 +145,175 @@ class Handlers:
                     metadata=_metadata(fields.get("metadata")),
                 ),
             )
-        return _json({"item": encoding.item(item), "new": new}, status=201 if new else 200)
+        return _json({"item": schemas.item_json(item), "new": new}, status=201 if new else 200)
 
     async def delete(self, id: _Id) -> Response:
         """Delete an item from the indexes of all models."""
         await self._service.delete(id)
         return Response(status_code=204)
 
-    # ------------------------------------------------------------------ about the server
+    # ------------------------------------------------------------------ the server
 
     async def labels(self) -> Response:
         """Count the items of each label."""
         return _json({"labels": await self._service.labels()})
 
     async def stats(self) -> Response:
-        """Tell models, indexes and limits."""
-        return _json(encoding.stats(await self._service.stats(), self._service, self._version))
+        """Return models, indexes and limits."""
+        return _json(schemas.stats_json(await self._service.stats(), self._service, self._version))
 
     async def healthz(self) -> Response:
-        """Answer as long as the process lives."""
+        """Return 200 while the process runs."""
         return _json({"status": "alive"})
 
     async def readyz(self) -> Response:
-        """Answer 200 once everything has run once, and until the shutdown."""
+        """Return 200 from the end of the warm-up until the shutdown."""
         self._service.check_ready()
         return _json({"status": "ready"})
 
     async def metrics(self) -> Response:
-        """Give latencies of each stage, the queue, rejections and sizes, as Prometheus reads them."""
+        """Return latencies by stage, queue length, rejections and sizes for Prometheus."""
         text = await asyncio.to_thread(self._service.metrics.text)
         return Response(text, media_type="text/plain; version=0.0.4")
 
 
-def _query_of(part: Part) -> SearchQuery:
-    return IdQuery(id=part.text()) if part.name == "ids" else ImageQuery(data=part.content)
+def health_router(endpoints: Endpoints, *, metrics: bool) -> APIRouter:
+    """Return the routes for health checks and, if requested, metrics."""
+    router = APIRouter(tags=["health"])
+    add = router.add_api_route
+    unready: dict[int | str, dict[str, Any]] = {503: error_response("the server is warming up or shutting down")}
+    add("/healthz", endpoints.healthz, response_model=schemas.HealthOut, summary="Is the process alive?")
+    add(
+        "/readyz", endpoints.readyz, response_model=schemas.HealthOut, responses=unready, summary="Is the server ready?"
+    )
+    if metrics:
+        add(
+            "/metrics",
+            endpoints.metrics,
+            response_class=Response,
+            responses={200: {"content": {"text/plain": {"schema": {"type": "string"}}}}},
+            summary="Prometheus metrics",
+        )
+    return router
 
 
-def _metadata(part: Part | None) -> Mapping[str, Scalar]:
-    if part is None:
+def v1_router(endpoints: Endpoints, access: AccessControl) -> APIRouter:
+    """Return the routes under /v1."""
+    router = APIRouter(prefix="/v1", responses=COMMON_ERRORS)
+
+    def add(
+        method: str,
+        path: str,
+        endpoint: Callable[..., Any],
+        summary: str,
+        *,
+        tag: str = "items",
+        role: Role = Role.READ,
+        errors: Sequence[int] = (),
+        responses: Mapping[int | str, dict[str, Any]] | None = None,
+        openapi: Mapping[str, Any] | None = None,
+        **options: Any,
+    ) -> None:
+        router.add_api_route(
+            path,
+            endpoint,
+            methods=[method],
+            tags=[tag],
+            dependencies=[access.requires(role)],
+            responses={**(responses or {}), **{status: ERRORS[status] for status in errors}},
+            openapi_extra={**(openapi or {}), **SECURED},
+            summary=summary,
+            **options,
+        )
+
+    by_query = {"parameters": SearchParameters.described()}
+    body_errors = (408, 413, 415)
+    add(
+        "POST",
+        "/search",
+        endpoints.search_image,
+        "Search by image",
+        tag="search",
+        response_model=schemas.SearchOut,
+        errors=body_errors,
+        openapi={**image_body(), **by_query},
+    )
+    add(
+        "GET",
+        "/search",
+        endpoints.search_id,
+        "Search by item",
+        tag="search",
+        response_model=schemas.SearchOut,
+        errors=[404],
+        openapi={"parameters": ItemSearchParameters.described()},
+    )
+    add(
+        "POST",
+        "/search/batch",
+        endpoints.search_batch,
+        "Search by several images and items",
+        tag="search",
+        response_model=schemas.BatchOut,
+        errors=body_errors,
+        openapi={**batch_body(), **by_query},
+    )
+    add("GET", "/items", endpoints.items, "List ids", response_model=schemas.PageOut)
+    add("GET", "/items/{id}", endpoints.item, "Get an item", response_model=schemas.ItemOut, errors=[404])
+    add(
+        "PUT",
+        "/items/{id}",
+        endpoints.add,
+        "Add an item",
+        role=Role.WRITE,
+        status_code=201,
+        response_model=schemas.AddedOut,
+        errors=[403, 409, *body_errors],
+        openapi=item_body(),
+        responses={200: {"model": schemas.AddedOut, "description": "the same item already existed"}},
+    )
+    add(
+        "DELETE", "/items/{id}", endpoints.delete, "Delete an item", role=Role.WRITE, status_code=204, errors=[403, 404]
+    )
+    add(
+        "GET",
+        "/items/{id}/image",
+        endpoints.image,
+        "Get the indexed file, or its thumbnail",
+        response_class=Response,
+        errors=[404],
+        responses={200: image_response(*IMAGE_TYPES, BYTES)},
+    )
+    add(
+        "GET",
+        "/items/{id}/thumbnail",
+        endpoints.thumbnail,
+        "Get a PNG of at most 96 × 96 px",
+        response_class=Response,
+        errors=[404],
+        responses={200: image_response("image/png")},
+    )
+    add("GET", "/labels", endpoints.labels, "Count the items of each label", response_model=schemas.LabelsOut)
+    add("GET", "/stats", endpoints.stats, "Get models, indexes and limits", tag="stats",
+        response_model=schemas.StatsOut)  # fmt: skip
+    return router
+
+
+def _query_of(field: FormField) -> SearchQuery:
+    return IdQuery(id=field.text()) if field.name == "ids" else ImageQuery(data=field.content)
+
+
+def _metadata(field: FormField | None) -> Mapping[str, Scalar]:
+    if field is None:
         return {}
     try:
-        content = orjson.loads(part.content)
+        content = orjson.loads(field.content)
     except orjson.JSONDecodeError as error:
-        raise InvalidItemError(f'the metadata are no JSON ({error}); give an object, as {{"price": 3}}') from error
+        raise InvalidItemError(
+            f'the metadata is not valid JSON ({error}); send an object such as {{"price": 3}}'
+        ) from error
     if not isinstance(content, dict):
-        raise InvalidItemError('the metadata are no JSON object; give one, as {"price": 3}')
+        raise InvalidItemError('the metadata is not a JSON object; send one such as {"price": 3}')
     return content
 
 

@@ -1,4 +1,4 @@
-"""The OpenAPI document of the HTTP API, as docs/openapi.json records it.
+"""The OpenAPI document of the HTTP API. After a change of the API, write it again:
 
 python serving/api/openapi.py docs/openapi.json
 """
@@ -16,8 +16,8 @@ from hardrank.serving.settings import Settings
 
 
 def document() -> dict[str, Any]:
-    """Describe the API as it is with default settings."""
-    # Routes are described, not called: nothing of a service is needed but its metrics.
+    """Return the OpenAPI document for the default settings."""
+    # The endpoints are only described, not called, so only the metrics of the service are needed.
     service = cast(SearchService, SimpleNamespace(metrics=Metrics()))
     return create_api(service, Settings()).openapi()
 

@@ -1,4 +1,4 @@
-"""What OpenAPI cannot see in the code of the routes: bodies that are read by hand, and problems."""
+"""Parts of the OpenAPI document that FastAPI cannot derive: request bodies, errors, and ways to send a key."""
 
 from collections.abc import Mapping
 from typing import Any, Final
@@ -11,42 +11,42 @@ IMAGE_TYPES: Final = ("image/jpeg", "image/png", "image/webp", "image/gif", "ima
 _BINARY: Final = {"type": "string", "format": "binary"}
 
 
-def problem(description: str) -> dict[str, Any]:
-    """Describe an answer with a problem."""
+def error_response(description: str) -> dict[str, Any]:
+    """Describe an error response."""
     return {
         "description": description,
-        "content": {MEDIA_TYPE: {"schema": {"$ref": "#/components/schemas/Problem"}}},
+        "content": {MEDIA_TYPE: {"schema": {"$ref": "#/components/schemas/ProblemDetails"}}},
     }
 
 
-PROBLEMS: Final[Mapping[int, dict[str, Any]]] = {
-    403: problem("the key, or the server, does not allow this"),
-    404: problem("the item does not exist"),
-    408: problem("the body did not come in time"),
-    409: problem("the id belongs to another image"),
-    413: problem("the body or the image is too large"),
-    415: problem("the body has an unsupported type"),
+ERRORS: Final[Mapping[int, dict[str, Any]]] = {
+    403: error_response("the API key or the server does not allow this"),
+    404: error_response("the item does not exist"),
+    408: error_response("the request body did not arrive in time"),
+    409: error_response("the id is taken by another image"),
+    413: error_response("the request body or the image is too large"),
+    415: error_response("the media type of the request body is not supported"),
 }
 SECURED: Final[dict[str, Any]] = {"security": [{"bearer": []}, {"key": []}]}
 SCHEMES: Final[dict[str, Any]] = {
     "bearer": {"type": "http", "scheme": "bearer"},
     "key": {"type": "apiKey", "in": "header", "name": "X-API-Key"},
 }
-COMMON: Final[dict[int | str, dict[str, Any]]] = {
-    401: problem("an API key is needed, or unknown"),
-    421: problem("the Host header names another server"),
-    422: problem("the request, or the image, is not as it must be"),
-    429: problem("the queue is full, or the rate limit is reached; Retry-After tells when to try again"),
-    500: problem("the server failed; the text is in its log alone"),
-    503: problem("the server is warming up, or shutting down"),
+COMMON_ERRORS: Final[dict[int | str, dict[str, Any]]] = {
+    401: error_response("the API key is missing or unknown"),
+    421: error_response("the server does not accept the host name in the Host header"),
+    422: error_response("the request or the image is invalid"),
+    429: error_response("too many requests; Retry-After is the number of seconds to wait"),
+    500: error_response("internal error; the cause is in the server log"),
+    503: error_response("the server is warming up or shutting down, or the index is busy"),
 }
 
 
 def image_body() -> dict[str, Any]:
-    """Describe a body that is an image, or a form with one."""
+    """Describe a body that is an image file, or a form with one."""
     form = {
         "type": "object",
-        "properties": {"image": {**_BINARY, "description": "the file"}},
+        "properties": {"image": {**_BINARY, "description": "an image file"}},
         "required": ["image"],
         "additionalProperties": False,
     }
@@ -55,12 +55,12 @@ def image_body() -> dict[str, Any]:
 
 
 def batch_body() -> dict[str, Any]:
-    """Describe a form with several images and ids."""
+    """Describe a form with images and ids."""
     form = {
         "type": "object",
         "properties": {
-            "images": {"type": "array", "items": _BINARY, "description": "files"},
-            "ids": {"type": "array", "items": {"type": "string"}, "description": "items to search by"},
+            "images": {"type": "array", "items": _BINARY, "description": "image files"},
+            "ids": {"type": "array", "items": {"type": "string"}, "description": "ids of items to search with"},
         },
         "additionalProperties": False,
     }
@@ -72,9 +72,12 @@ def item_body() -> dict[str, Any]:
     form = {
         "type": "object",
         "properties": {
-            "image": {**_BINARY, "description": "the file"},
+            "image": {**_BINARY, "description": "an image file"},
             "label": {"type": "string", "minLength": 1, "maxLength": MAX_TEXT},
-            "metadata": {"type": "string", "description": "a JSON object of text, numbers, true, false and null"},
+            "metadata": {
+                "type": "string",
+                "description": "a JSON object whose values are strings, numbers, booleans or null",
+            },
         },
         "required": ["image"],
         "additionalProperties": False,
@@ -82,6 +85,6 @@ def item_body() -> dict[str, Any]:
     return {"requestBody": {"required": True, "content": {FORM: {"schema": form}}}}
 
 
-def image_answer(*kinds: str) -> dict[str, Any]:
-    """Describe an answer that is a file of one of these types."""
-    return {"description": "the bytes of a file", "content": {kind: {"schema": _BINARY} for kind in kinds}}
+def image_response(*kinds: str) -> dict[str, Any]:
+    """Describe a response that is a file of one of the types `kinds`."""
+    return {"description": "an image file", "content": {kind: {"schema": _BINARY} for kind in kinds}}

@@ -1,7 +1,7 @@
-"""Every error's way to a caller: `application/problem+json` (RFC 9457), in one table.
+"""Errors as `application/problem+json` (RFC 9457): one table maps exceptions to problem types.
 
-An error that the table does not know is a fault of the server: it is logged, and the caller learns its number alone.
-The text of an error is told only where the table says so, for some texts name files of this machine.
+An exception that is not in the table is a fault of the server: it is logged, and the caller gets only the request id.
+Some exceptions name files of this machine; for those the table has a detail that replaces the exception's own text.
 """
 
 import logging
@@ -18,7 +18,7 @@ from starlette.responses import Response
 
 from hardrank.models.errors import HardrankError
 from hardrank.models.preprocessing import ImageTooLargeError, UndecodableImageError
-from hardrank.serving.api.auth import ForbiddenError, RateLimitedError, UnauthenticatedError
+from hardrank.serving.api.auth import ForbiddenError, UnauthenticatedError
 from hardrank.serving.api.bodies import (
     BodyTimeoutError,
     BodyTooLargeError,
@@ -26,6 +26,7 @@ from hardrank.serving.api.bodies import (
     FormError,
     UnsupportedMediaError,
 )
+from hardrank.serving.api.rate_limit import RateLimitedError
 from hardrank.serving.metrics import Rejection
 from hardrank.serving.search.admission import NotReadyError, OverloadedError, ShuttingDownError
 from hardrank.serving.search.item_images import NoImageError
@@ -40,123 +41,123 @@ _LONGEST_INPUT: Final = 64
 
 
 class MisdirectedError(HardrankError):
-    """A request for a host that this server is not."""
+    """The request is for a host name that this server does not accept."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class Kind:
-    """What callers learn of an error."""
+class ProblemType:
+    """How an error is reported to callers."""
 
     status: int
     name: str
-    """Of the problem's type: urn:hardrank:problem:NAME."""
+    """Of the problem type: urn:hardrank:problem:NAME."""
     title: str
     detail: str | None = None
-    """Told instead of the error's own text, where that is not for callers."""
+    """Replaces the exception's own text, if that is not meant for callers."""
     retry_after_s: int | None = None
-    """Seconds; where the error itself has none."""
+    """Seconds, unless the exception has its own."""
     rejection: Rejection | None = None
-    """How it is counted."""
+    """How it is counted in the metrics."""
 
 
-class Wrong(BaseModel):
-    """A part of the request that is not as it must be."""
+class InvalidField(BaseModel):
+    """An invalid part of the request."""
 
-    where: str = Field(description="as `query.k`")
-    why: str
+    where: str = Field(description="location of the invalid value, such as `query.k`")
+    why: str = Field(description="what is wrong with it")
 
 
-class Problem(BaseModel):
-    """An error, as RFC 9457 describes it."""
+class ProblemDetails(BaseModel):
+    """An error in the format of RFC 9457."""
 
     type: str = Field(
         description="urn:hardrank:problem:NAME, or about:blank", examples=["urn:hardrank:problem:unknown-item"]
     )
-    title: str = Field(description="the kind of problem, always the same words")
+    title: str = Field(description="short name of the problem type, always the same for a type")
     status: int = Field(description="the HTTP status", ge=400, le=599)
-    detail: str = Field(description="what is wrong with this request, and what to do about it")
-    request_id: str = Field(description="also in the header X-Request-ID and in the server's log")
-    errors: list[Wrong] | None = Field(default=None, description="each part of the request that is wrong")
+    detail: str = Field(description="what is wrong with this request, and how to fix it")
+    request_id: str = Field(description="the same as in the X-Request-ID header and in the server log")
+    errors: list[InvalidField] | None = Field(default=None, description="the invalid parts of the request")
 
 
-_KINDS: Final[Mapping[type[HardrankError], Kind]] = {
-    ImageTooLargeError: Kind(
-        status=413, name="image-too-large", title="The image is too large", rejection=Rejection.TOO_LARGE
+PROBLEM_TYPES: Final[Mapping[type[HardrankError], ProblemType]] = {
+    ImageTooLargeError: ProblemType(
+        status=413, name="image-too-large", title="Image too large", rejection=Rejection.TOO_LARGE
     ),
-    UndecodableImageError: Kind(status=422, name="undecodable-image", title="The image cannot be decoded"),
-    BodyTooLargeError: Kind(
-        status=413, name="body-too-large", title="The body is too large", rejection=Rejection.TOO_LARGE
+    UndecodableImageError: ProblemType(status=422, name="undecodable-image", title="Image cannot be decoded"),
+    BodyTooLargeError: ProblemType(
+        status=413, name="body-too-large", title="Request body too large", rejection=Rejection.TOO_LARGE
     ),
-    BodyTimeoutError: Kind(status=408, name="body-timeout", title="The body did not come in time"),
-    ClientGoneError: Kind(status=499, name="client-gone", title="The connection was closed"),
-    UnsupportedMediaError: Kind(status=415, name="unsupported-media-type", title="The body has an unsupported type"),
-    FormError: Kind(status=422, name="invalid-form", title="The form is not as it must be"),
-    InvalidSearchError: Kind(status=422, name="invalid-search", title="The search cannot be answered"),
-    UnknownLabelError: Kind(status=422, name="unknown-label", title="The label does not exist"),
-    UnknownModelError: Kind(status=422, name="unknown-model", title="The model is not served"),
-    InvalidItemError: Kind(status=422, name="invalid-item", title="This cannot be an item"),
-    UnknownItemError: Kind(status=404, name="unknown-item", title="The item does not exist"),
-    NoImageError: Kind(status=404, name="no-image", title="The item has no image"),
-    DuplicateItemError: Kind(status=409, name="duplicate-item", title="The id is taken"),
-    ReadOnlyIndexError: Kind(
-        status=403, name="read-only", title="The index is read-only",
-        detail="This server was started without leave to change its index; ask whoever runs it.",
+    BodyTimeoutError: ProblemType(status=408, name="body-timeout", title="Request body timeout"),
+    ClientGoneError: ProblemType(status=499, name="client-gone", title="Client closed the connection"),
+    UnsupportedMediaError: ProblemType(status=415, name="unsupported-media-type", title="Unsupported media type"),
+    FormError: ProblemType(status=422, name="invalid-form", title="Invalid form"),
+    InvalidSearchError: ProblemType(status=422, name="invalid-search", title="Invalid search"),
+    UnknownLabelError: ProblemType(status=422, name="unknown-label", title="Unknown label"),
+    UnknownModelError: ProblemType(status=422, name="unknown-model", title="Unknown model"),
+    InvalidItemError: ProblemType(status=422, name="invalid-item", title="Invalid item"),
+    UnknownItemError: ProblemType(status=404, name="unknown-item", title="Item not found"),
+    NoImageError: ProblemType(status=404, name="no-image", title="Item has no image"),
+    DuplicateItemError: ProblemType(status=409, name="duplicate-item", title="Item id already taken"),
+    ReadOnlyIndexError: ProblemType(
+        status=403, name="read-only", title="Index is read-only",
+        detail="This server was started read-only; ask its operator to add or delete items.",
     ),
-    IndexBusyError: Kind(
-        status=503, name="index-busy", title="The index is busy", retry_after_s=30,
-        detail="Another process is writing to the index; send the request again in half a minute.",
+    IndexBusyError: ProblemType(
+        status=503, name="index-busy", title="Index is busy", retry_after_s=30,
+        detail="Another process is writing to the index; send the request again in 30 s.",
     ),
-    OverloadedError: Kind(
-        status=429, name="overloaded", title="The server is busy", retry_after_s=1, rejection=Rejection.OVERLOAD
+    OverloadedError: ProblemType(
+        status=429, name="overloaded", title="Server overloaded", retry_after_s=1, rejection=Rejection.OVERLOAD
     ),
-    RateLimitedError: Kind(
+    RateLimitedError: ProblemType(
         status=429, name="rate-limited", title="Too many requests", retry_after_s=1, rejection=Rejection.RATE
     ),
-    NotReadyError: Kind(status=503, name="warming-up", title="The server is warming up", retry_after_s=1),
-    ShuttingDownError: Kind(status=503, name="shutting-down", title="The server is shutting down", retry_after_s=5),
-    UnauthenticatedError: Kind(
-        status=401, name="unauthenticated", title="An API key is needed", rejection=Rejection.ACCESS
+    NotReadyError: ProblemType(status=503, name="warming-up", title="Server is warming up", retry_after_s=1),
+    ShuttingDownError: ProblemType(status=503, name="shutting-down", title="Server is shutting down", retry_after_s=5),
+    UnauthenticatedError: ProblemType(
+        status=401, name="unauthenticated", title="API key required", rejection=Rejection.ACCESS
     ),
-    ForbiddenError: Kind(status=403, name="forbidden", title="The key does not allow this", rejection=Rejection.ACCESS),
-    MisdirectedError: Kind(status=421, name="misdirected", title="This is another host"),
+    ForbiddenError: ProblemType(status=403, name="forbidden", title="Forbidden", rejection=Rejection.ACCESS),
+    MisdirectedError: ProblemType(status=421, name="misdirected", title="Unknown host name"),
 }  # fmt: skip
-_FAULT: Final = Kind(
+_INTERNAL: Final = ProblemType(
     status=500,
     name="internal",
-    title="The server failed",
-    detail="Something went wrong in the server; it is logged under the request's id. Trying again may help.",
+    title="Internal error",
+    detail="Internal error; the server log has the cause under this request id. Try again, or ask the operator.",
 )
 
 
-def kind_of(error: BaseException) -> Kind:
-    """Find what callers learn of `error`, by the nearest of its classes that the table knows."""
-    return next((_KINDS[base] for base in type(error).__mro__ if base in _KINDS), _FAULT)
+def problem_type_of(error: BaseException) -> ProblemType:
+    """Return the problem type of the most specific class of `error` in the table; else that of an internal error."""
+    return next((PROBLEM_TYPES[base] for base in type(error).__mro__ if base in PROBLEM_TYPES), _INTERNAL)
 
 
-def problem_of(error: BaseException, request_id: str) -> Problem:
-    """Describe `error` to a caller. What the table does not know is logged."""
-    kind = kind_of(error)
-    if kind is _FAULT:
+def problem_of(error: BaseException, request_id: str) -> ProblemDetails:
+    """Describe `error` for a caller. An internal error is logged."""
+    problem_type = problem_type_of(error)
+    if problem_type is _INTERNAL:
         _LOG.error("request %s failed", request_id, exc_info=error)
-    detail = str(error) if kind.detail is None else kind.detail
-    return Problem(
-        type=f"urn:hardrank:problem:{kind.name}",
-        title=kind.title,
-        status=kind.status,
+    detail = str(error) if problem_type.detail is None else problem_type.detail
+    return ProblemDetails(
+        type=f"urn:hardrank:problem:{problem_type.name}",
+        title=problem_type.title,
+        status=problem_type.status,
         detail=_sentence(detail),
         request_id=request_id,
     )
 
 
 def _sentence(text: str) -> str:
-    """Begin with a capital, unless the first word is the name of an option, as k."""
+    """Capitalize the first word, unless it is the name of a parameter such as k."""
     return text if len(text.partition(" ")[0]) == 1 else text[:1].upper() + text[1:]
 
 
-def answer_of(error: BaseException, request_id: str) -> Response:
-    """Answer a request that ended in `error`."""
+def response_to(error: BaseException, request_id: str) -> Response:
+    """Return the response to a request that failed with `error`."""
     headers: dict[str, str] = {}
-    retry = getattr(error, "retry_after_s", kind_of(error).retry_after_s)
+    retry = getattr(error, "retry_after_s", problem_type_of(error).retry_after_s)
     if retry is not None:
         headers["Retry-After"] = str(retry)
     if isinstance(error, UnauthenticatedError):
@@ -164,54 +165,57 @@ def answer_of(error: BaseException, request_id: str) -> Response:
     return _response(problem_of(error, request_id), headers)
 
 
-def install(app: FastAPI) -> None:
-    """Answer every error of `app` by this table, the framework's own too."""
+def install_handlers(app: FastAPI) -> None:
+    """Report every error of `app` as a problem, including those that the framework raises itself."""
 
-    async def known(request: Request, error: Exception) -> Response:
+    async def on_error(request: Request, error: Exception) -> Response:
         request.state.error = error
-        return answer_of(error, request.state.id)
+        return response_to(error, request.state.id)
 
-    async def invalid(request: Request, error: Exception) -> Response:
+    async def on_invalid_request(request: Request, error: Exception) -> Response:
         assert isinstance(error, RequestValidationError)
-        return _response(_invalid(error.errors(), request.state.id), {})
+        return _response(_invalid_request(error.errors(), request.state.id), {})
 
-    async def http(request: Request, error: Exception) -> Response:
+    async def on_http_exception(request: Request, error: Exception) -> Response:
         assert isinstance(error, HTTPException)
-        return _response(_plain(error.status_code, request.state.id), dict(error.headers or {}))
+        return _response(_framework_error(error.status_code, request.state.id), dict(error.headers or {}))
 
-    app.add_exception_handler(HardrankError, known)
-    app.add_exception_handler(RequestValidationError, invalid)
-    app.add_exception_handler(HTTPException, http)
+    app.add_exception_handler(HardrankError, on_error)
+    app.add_exception_handler(RequestValidationError, on_invalid_request)
+    app.add_exception_handler(HTTPException, on_http_exception)
 
 
-def _invalid(errors: Sequence[Any], request_id: str) -> Problem:
-    wrong = [
-        Wrong(where=".".join(str(part)[:_LONGEST_INPUT] for part in error["loc"]), why=str(error["msg"]))
+def _invalid_request(errors: Sequence[Any], request_id: str) -> ProblemDetails:
+    invalid = [
+        InvalidField(where=".".join(str(part)[:_LONGEST_INPUT] for part in error["loc"]), why=str(error["msg"]))
         for error in errors[:_MOST_ERRORS]
     ]
-    return Problem(
+    return ProblemDetails(
         type="urn:hardrank:problem:invalid-request",
-        title="The request is not as it must be",
+        title="Invalid request",
         status=422,
-        detail="; ".join(f"{one.where}: {one.why}" for one in wrong) + ". The API page at /docs tells what is taken.",
+        detail="; ".join(f"{one.where}: {one.why}" for one in invalid) + ". See /docs for the parameters.",
         request_id=request_id,
-        errors=wrong,
+        errors=invalid,
     )
 
 
-def _plain(status: int, request_id: str) -> Problem:
-    """Describe what the framework answers by itself."""
-    title, detail = _FRAMEWORK.get(status, ("The request failed", "The API page at /docs tells what is taken."))
-    return Problem(type="about:blank", title=title, status=status, detail=detail, request_id=request_id)
+def _framework_error(status: int, request_id: str) -> ProblemDetails:
+    """Describe an error that the framework raised."""
+    title, detail = _FRAMEWORK.get(status, ("Request failed", "The request cannot be handled; see /docs for the API."))
+    return ProblemDetails(type="about:blank", title=title, status=status, detail=detail, request_id=request_id)
 
 
 _FRAMEWORK: Final[Mapping[int, tuple[str, str]]] = {
-    404: ("Not found", "Nothing is served at this address; the API page at /docs tells what there is."),
-    405: ("Method not allowed", "This address does not take this method; the header Allow tells which."),
+    404: ("Not found", "There is no such address; see /docs for the API."),
+    405: (
+        "Method not allowed",
+        "This address does not support this method; use one of those in the Allow header.",
+    ),
 }
 
 
-def _response(problem: Problem, headers: Mapping[str, str]) -> Response:
+def _response(problem: ProblemDetails, headers: Mapping[str, str]) -> Response:
     return Response(
         orjson.dumps(problem.model_dump(exclude_none=True)),
         status_code=problem.status,

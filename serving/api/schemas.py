@@ -1,21 +1,28 @@
-"""The shapes of the API's answers, as OpenAPI tells them."""
+"""The JSON of the API's responses: its schema for OpenAPI, and how it is made.
 
-from typing import Literal
+Responses are written without validation against these models, which costs time; tests compare them instead.
+"""
+
+from collections.abc import Mapping
+from dataclasses import asdict
+from typing import Any, Literal
 
 from pydantic import BaseModel, Field
 
-from hardrank.serving.api.problems import Problem
-
-Scalar = str | int | float | bool | None
+from hardrank.serving.api.problems import ProblemDetails
+from hardrank.serving.search.models import ModelStats
+from hardrank.serving.search.service import SearchService
+from hardrank.serving.search.types import ModelAnswer, SearchAnswer
+from hardrank.serving.store.items import Item, Match, Scalar
 
 
 class TimingsOut(BaseModel):
     """Milliseconds of each stage."""
 
-    decode_ms: float = Field(ge=0, description="the file's bytes to the network's input; 0 for a search by id")
-    queue_ms: float = Field(ge=0, description="waiting for a batch")
+    decode_ms: float = Field(ge=0, description="from the file's bytes to the network's input; 0 for a search by id")
+    queue_ms: float = Field(ge=0, description="wait for a batch")
     embed_ms: float = Field(ge=0, description="the network, on the whole batch")
-    search_ms: float = Field(ge=0, description="the index: waiting for it and searching it")
+    search_ms: float = Field(ge=0, description="the index: wait and search")
 
 
 class ItemOut(BaseModel):
@@ -24,103 +31,105 @@ class ItemOut(BaseModel):
     id: str = Field(examples=["camera~image_0003.jpg"])
     label: str | None
     metadata: dict[str, Scalar]
-    width: int = Field(ge=0, description="pixels of the original; 0: unknown")
-    height: int = Field(ge=0, description="pixels of the original; 0: unknown")
+    width: int = Field(ge=0, description="pixels of the indexed image; 0: unknown")
+    height: int = Field(ge=0, description="pixels of the indexed image; 0: unknown")
 
 
 class MatchOut(ItemOut):
-    """An item that was found."""
+    """An item in the results."""
 
-    rank: int = Field(ge=1, description="1 for the best")
+    rank: int = Field(ge=1, description="1 is the best")
     score: float = Field(description="cosine similarity to the query, −1 to 1")
 
 
 class ModelAnswerOut(BaseModel):
-    """What one model finds."""
+    """Results of one model."""
 
-    matches: list[MatchOut] = Field(description="the best first; fewer than k where there are not so many")
+    matches: list[MatchOut] = Field(description="best first; fewer than k if the index has fewer")
     timings: TimingsOut
 
 
-class SuspicionOut(BaseModel):
-    """How much the two models disagree about an image, against what is usual in this gallery. A hint, not a proof."""
+class DisagreementOut(BaseModel):
+    """How much the two models disagree about the query, compared with the gallery's own items. A hint, not a proof."""
 
-    rbo: float = Field(ge=0, le=1, description="rank-biased overlap of the two rankings")
-    percentile: float = Field(ge=0, le=100, description="of images like the gallery's, this share disagrees as much")
-    level: Literal["usual", "unusual", "suspicious"]
-    text: str
+    rbo: float = Field(ge=0, le=1, description="rank-biased overlap of the two rankings; 1: same order")
+    percentile: float = Field(ge=0, le=100, description="share of the gallery's own items with at most this overlap")
+    level: Literal["usual", "unusual", "suspicious"] = Field(
+        description="unusual: percentile of at most 5; suspicious: of at most 1"
+    )
+    text: str = Field(description="a sentence for people")
 
 
 class SearchOut(BaseModel):
-    """The answer to a search."""
+    """Results of a search."""
 
-    models: dict[str, ModelAnswerOut] = Field(description="by the model's key")
-    suspicion: SuspicionOut | None = Field(
-        description="null where one model was asked, or what is usual is not known (yet)"
+    models: dict[str, ModelAnswerOut] = Field(description="by model key")
+    suspicion: DisagreementOut | None = Field(
+        description="null if only one model was searched, or while the usual agreement is unknown"
     )
 
 
 class BatchAnswerOut(BaseModel):
-    """The answer to one query of a batch: `answer`, or `problem` where the query was at fault."""
+    """Result of one query of a batch: either `answer` or `problem`."""
 
     answer: SearchOut | None
-    problem: Problem | None
+    problem: ProblemDetails | None
 
 
 class BatchOut(BaseModel):
-    """The answers to a batch, in the order of its fields."""
+    """Results of a batch, in the order of the form's fields."""
 
     answers: list[BatchAnswerOut]
 
 
 class PageOut(BaseModel):
-    """Ids in the order of addition."""
+    """Ids in order of addition."""
 
     ids: list[str]
-    next: int | None = Field(description="where the next page starts; null at the end")
+    next: int | None = Field(description="`start` of the next page; null at the end")
 
 
 class LabelsOut(BaseModel):
-    """The labels of the gallery."""
+    """Labels of the gallery."""
 
-    labels: dict[str, int] = Field(description="items of each label")
+    labels: dict[str, int] = Field(description="number of items by label")
 
 
 class AddedOut(BaseModel):
-    """An item that is in the index now."""
+    """The item, which is in the index now."""
 
     item: ItemOut
-    new: bool = Field(description="false where exactly this was there already")
+    new: bool = Field(description="false if the same item already existed")
 
 
 class IndexOut(BaseModel):
-    """What an index holds and takes."""
+    """Contents and size of an index."""
 
-    size: int = Field(ge=0, description="items")
-    dimension: int = Field(ge=1, description="coordinates of a vector")
+    size: int = Field(ge=0, description="number of items")
+    dimension: int = Field(ge=1, description="length of a vector")
     backend: str
-    parameters: dict[str, str | int | float] = Field(description="of the backend")
+    parameters: dict[str, str | int | float] = Field(description="options of the backend")
     disk_bytes: int = Field(ge=0)
-    vector_bytes: int = Field(ge=0, description="of the vectors, which are mapped from their file")
+    vector_bytes: int = Field(ge=0, description="of the vectors, which are memory-mapped from their file")
     memory_bytes: int = Field(ge=0, description="of the backend and its tables in memory")
-    deleted: int = Field(ge=0, description="deleted items whose vectors still lie in the file")
-    generation: int = Field(ge=0, description="changes so far")
+    deleted: int = Field(ge=0, description="deleted items whose vectors are still in the file")
+    generation: int = Field(ge=0, description="number of changes so far")
 
 
 class ModelOut(BaseModel):
-    """A model that is served."""
+    """A served model."""
 
     name: str = Field(description="the bundle's name")
-    defense: str = Field(description="how it was trained, in the paper's notation")
+    defense: str = Field(description="defense it was trained with, in the paper's notation")
     sha256: str = Field(description="of model.onnx")
-    recall_at_1: float | None = Field(description="on benign images of unseen classes, as measured at training")
-    ers: float | None = Field(description="Empirical Robustness Score, 0 to 100, as measured at training")
+    recall_at_1: float | None = Field(description="on clean images of unseen classes, from the model card")
+    ers: float | None = Field(description="Empirical Robustness Score, 0 to 100, from the model card")
     device: str
     index: IndexOut
 
 
 class LimitsOut(BaseModel):
-    """What a request may be."""
+    """Limits of a request."""
 
     body_bytes: int
     image_bytes: int
@@ -132,15 +141,77 @@ class LimitsOut(BaseModel):
 
 
 class StatsOut(BaseModel):
-    """What is served."""
+    """Models, indexes and limits."""
 
     version: str
-    models: dict[str, ModelOut] = Field(description="by the model's key")
-    pending: int = Field(ge=0, description="images admitted and not answered yet")
+    models: dict[str, ModelOut] = Field(description="by model key")
+    pending: int = Field(ge=0, description="images admitted but not answered yet")
     limits: LimitsOut
 
 
 class HealthOut(BaseModel):
-    """Whether the process lives, or is ready."""
+    """Whether the process is alive, or ready."""
 
     status: Literal["alive", "ready"]
+
+
+def item_json(item: Item) -> dict[str, Any]:
+    """Return an item as JSON values."""
+    return {
+        "id": item.id,
+        "label": item.label,
+        "metadata": dict(item.metadata),
+        "width": item.width,
+        "height": item.height,
+    }
+
+
+def search_json(answer: SearchAnswer) -> dict[str, Any]:
+    """Return the results of a search as JSON values."""
+    return {
+        "models": {key: _model_answer(own) for key, own in answer.by_model.items()},
+        "suspicion": answer.disagreement.to_dict() if answer.disagreement else None,
+    }
+
+
+def server_timing(answer: SearchAnswer) -> dict[str, str]:
+    """Return the Server-Timing header: milliseconds of each stage, summed over the networks."""
+    timings = [own.timings for own in answer.by_model.values()]
+    stages = {
+        "decode": timings[0].decode_ms,
+        "queue": timings[0].queue_ms,
+        "embed": sum(own.embed_ms for own in timings),
+        "search": timings[0].search_ms,
+    }
+    return {"Server-Timing": ", ".join(f"{name};dur={value:.2f}" for name, value in stages.items())}
+
+
+def stats_json(models: Mapping[str, ModelStats], service: SearchService, version: str) -> dict[str, Any]:
+    """Return models, indexes and limits as JSON values."""
+    limits = service.settings.limits
+    return {
+        "version": version,
+        "models": {key: asdict(stats) for key, stats in models.items()},
+        "pending": service.admission.pending,
+        "limits": {
+            "body_bytes": limits.body_bytes,
+            "image_bytes": limits.image_bytes,
+            "image_pixels": limits.image_pixels,
+            "image_side": limits.image_side,
+            "results": limits.results,
+            "batch_queries": limits.batch_queries,
+            "page_items": limits.page_items,
+        },
+    }
+
+
+def _model_answer(answer: ModelAnswer) -> dict[str, Any]:
+    return {"matches": [_match(match) for match in answer.matches], "timings": _timings(answer)}
+
+
+def _match(match: Match) -> dict[str, Any]:
+    return {**item_json(match.item), "rank": match.rank, "score": match.score}
+
+
+def _timings(answer: ModelAnswer) -> dict[str, float]:
+    return {name: round(value, 3) for name, value in asdict(answer.timings).items()}

@@ -11,10 +11,9 @@ import gradio as gr
 from hardrank.models.preprocessing import UndecodableImageError
 from hardrank.serving.api.problems import problem_of
 from hardrank.serving.page import fragments, pictures
-from hardrank.serving.search.answers import ModelAnswer, SearchAnswer
 from hardrank.serving.search.models import Model
 from hardrank.serving.search.service import SearchService
-from hardrank.serving.search.types import IdQuery, ImageQuery, SearchOptions
+from hardrank.serving.search.types import IdQuery, ImageQuery, ModelAnswer, SearchAnswer, SearchOptions
 from hardrank.serving.settings import Settings
 from hardrank.serving.store.items import Item
 
@@ -124,7 +123,7 @@ class PageEvents:
                 thumbnails=thumbnails,
                 query_thumbnail=thumbnails.get(item.id, b"") if item else b"",
                 query_label=item.label if item else None,
-                agreement=answer.suspicion,
+                agreement=answer.disagreement,
                 label_filter=options.label,
             )
         )

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from html import escape
 from typing import Final
 
-from hardrank.serving.agreement.calibration import Level, Suspicion
+from hardrank.serving.agreement.calibration import Disagreement, DisagreementLevel
 from hardrank.serving.page.plot import legend, score_plot
 from hardrank.serving.store.items import Item, Match, Scalar
 
@@ -15,10 +15,10 @@ _MAX_FIELDS: Final = 4
 _MAX_FIELD_LENGTH: Final = 60
 """Characters of a metadata name or value."""
 
-_HEADINGS: Final[Mapping[Level, str]] = {
-    Level.USUAL: "Usual",
-    Level.UNUSUAL: "Unusual",
-    Level.SUSPICIOUS: "Suspicious",
+_HEADINGS: Final[Mapping[DisagreementLevel, str]] = {
+    DisagreementLevel.USUAL: "Usual",
+    DisagreementLevel.UNUSUAL: "Unusual",
+    DisagreementLevel.SUSPICIOUS: "Suspicious",
 }
 
 
@@ -52,7 +52,7 @@ class SearchResults:
     """PNG of the query, if it is an item of the gallery."""
     query_label: str | None = None
     """Label of the query; results that share it are marked."""
-    agreement: Suspicion | None = None
+    agreement: Disagreement | None = None
     """Agreement of the two models, if both were searched and calibrated."""
     label_filter: str | None = None
     """The label that the search was restricted to."""
@@ -130,7 +130,7 @@ def _query(found: SearchResults) -> str:
     )
 
 
-def _agreement(agreement: Suspicion) -> str:
+def _agreement(agreement: Disagreement) -> str:
     level = agreement.level
     percentile = min(max(agreement.percentile, 0.0), 100.0)
     return (

@@ -1,1 +1,1 @@
-"""Answering queries: admission, batching, decoding, embedding, search."""
+"""Answers queries: admission, decoding, batched embedding and search, for the API and the page alike."""

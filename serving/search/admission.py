@@ -1,4 +1,4 @@
-"""Whether work is taken: never more than may wait, and none before the warm-up or after the end."""
+"""Admission control: a bounded number of pending queries, none before the warm-up or during shutdown."""
 
 import math
 from collections.abc import Iterator
@@ -8,18 +8,18 @@ from typing import Final
 
 from hardrank.models.errors import HardrankError
 
-_MEMORY: Final = 0.9
-"""Weight of the past in the running mean of holding times."""
+_SMOOTHING: Final = 0.9
+"""Weight of earlier queries in the running mean of their duration."""
 _LONGEST_RETRY_S: Final = 60
 
 
 class OverloadedError(HardrankError):
-    """As much is waiting as may wait."""
+    """Too many queries are pending."""
 
     def __init__(self, message: str, *, retry_after_s: int = 1) -> None:
         super().__init__(message)
         self.retry_after_s = retry_after_s
-        """Seconds after which it is worth another try."""
+        """Seconds to wait before a retry."""
 
 
 class NotReadyError(HardrankError):
@@ -27,42 +27,43 @@ class NotReadyError(HardrankError):
 
 
 class ShuttingDownError(HardrankError):
-    """The server takes no more work, for it is about to end."""
+    """The server accepts no more requests because it is shutting down."""
 
     def __init__(self, message: str = "The server is shutting down; send the request again in a moment.") -> None:
         super().__init__(message)
 
 
 class Admission:
-    """A bounded number of places for work that is admitted and not answered yet. Used from one event loop."""
+    """Bounds the number of queries that are admitted but not answered yet. Used from one event loop."""
 
-    def __init__(self, places: int) -> None:
-        self._places = places
-        self._held_s = 0.0
-        self.inside = 0
-        """Places taken."""
+    def __init__(self, limit: int) -> None:
+        self._limit = limit
+        self._mean_s = 0.0
+        self.pending = 0
+        """Queries admitted but not answered yet."""
 
     @contextmanager
     def enter(self, count: int = 1) -> Iterator[None]:
-        """Hold `count` places during the block; raises `OverloadedError` where there are not so many left."""
-        if count > self._places:
+        """Count `count` queries as pending during the block; raises `OverloadedError` if that exceeds the limit."""
+        if count > self._limit:
             raise OverloadedError(
-                f"{count} queries at once are more than the {self._places} that may wait; send fewer at a time"
+                f"{count} queries in one request exceed the limit of {self._limit} pending queries; send fewer"
             )
-        if self.inside + count > self._places:
+        if self.pending + count > self._limit:
             retry = self.retry_after_s
             raise OverloadedError(
-                f"{self.inside} requests are waiting, and no more may; try again in {retry} s", retry_after_s=retry
+                f"{self.pending} of at most {self._limit} queries are pending; try again in {retry} s",
+                retry_after_s=retry,
             )
-        self.inside += count
+        self.pending += count
         began = perf_counter()
         try:
             yield
         finally:
-            self.inside -= count
-            self._held_s = _MEMORY * self._held_s + (1 - _MEMORY) * (perf_counter() - began)
+            self.pending -= count
+            self._mean_s = _SMOOTHING * self._mean_s + (1 - _SMOOTHING) * (perf_counter() - began)
 
     @property
     def retry_after_s(self) -> int:
-        """Whole seconds until places should be free: as long as they were held of late."""
-        return min(max(1, math.ceil(self._held_s)), _LONGEST_RETRY_S)
+        """Whole seconds to wait before a retry: the recent mean duration of a query."""
+        return min(max(1, math.ceil(self._mean_s)), _LONGEST_RETRY_S)

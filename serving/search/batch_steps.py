@@ -1,4 +1,4 @@
-"""The stages of a search that run for many requests at once: the network, and the index."""
+"""The two steps of a search that run on batches of queries from many requests: the networks, then the indexes."""
 
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
@@ -11,8 +11,8 @@ import numpy.typing as npt
 
 from hardrank.models.errors import HardrankError
 from hardrank.models.preprocessing import Preprocessing
-from hardrank.serving.agreement.calibration import Suspicion
-from hardrank.serving.agreement.monitor import Hint, Judge
+from hardrank.serving.agreement.calibration import Disagreement
+from hardrank.serving.agreement.monitor import AgreementMonitor, Comparison
 from hardrank.serving.engine import Device
 from hardrank.serving.index.search_index import SearchIndex
 from hardrank.serving.search.models import Model
@@ -21,85 +21,85 @@ from hardrank.serving.store.items import Match
 Vector = npt.NDArray[np.float32]
 
 _CPU_CHUNK: Final = 8
-"""ResNet-18 at 224 px embeds 15 % more images a second in eights than in thirty-twos."""
+"""ResNet-18 at 224 px embeds 15 % more images per second in chunks of 8 than of 32."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class EmbedJob:
-    """An image for one or several networks."""
+    """One image for one or more networks."""
 
     models: tuple[str, ...]
-    """Keys."""
+    """Keys of the models."""
     pixels: Mapping[Preprocessing, Vector]
-    """Float32 (3,H,W) in [0,1], for each preprocessing that one of the models has."""
+    """Float32 (3,H,W) in [0,1], for each preprocessing of these models."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class Embedded:
-    """Embeddings of an image."""
+class EmbedResult:
+    """Embeddings of one image."""
 
     vectors: Mapping[str, Vector]
-    """(D,) of norm 1, by the model's key."""
+    """(D,) of norm 1, by model key."""
     seconds: Mapping[str, float]
-    """That each network took for the batch."""
+    """Time of each network for the whole batch, by model key."""
 
 
-class EmbedStage:
-    """Runs batches through the networks, one network after the other, so that they do not fight for the cores."""
+class EmbedStep:
+    """Runs a batch through the networks, one network after the other so that they do not compete for cores."""
 
     def __init__(self, models: Mapping[str, Model], *, chunk: int = 0) -> None:
-        """Take the models; `chunk` images pass a network together (0: see `hardrank.serving.settings.Batching`)."""
+        """Take the models; `chunk` images pass a network at once (0: see `hardrank.serving.settings.Batching`)."""
         self._models = models
         self._chunk = chunk
 
-    def __call__(self, jobs: Sequence[EmbedJob]) -> list[Embedded | Exception]:
+    def __call__(self, jobs: Sequence[EmbedJob]) -> list[EmbedResult | Exception]:
         """Embed the images of `jobs`."""
         vectors: list[dict[str, Vector]] = [{} for _ in jobs]
         seconds: dict[str, float] = {}
         for key, model in self._models.items():
-            asked = [number for number, job in enumerate(jobs) if key in job.models]
-            if not asked:
+            requested = [number for number, job in enumerate(jobs) if key in job.models]
+            if not requested:
                 continue
             began = perf_counter()
-            chunk = self._chunk or (_CPU_CHUNK if model.engine.device is Device.CPU else len(asked))
-            for start in range(0, len(asked), chunk):
-                part = asked[start : start + chunk]
-                images = [jobs[number].pixels[model.engine.preprocessing] for number in part]
+            chunk = self._chunk or (_CPU_CHUNK if model.engine.device is Device.CPU else len(requested))
+            for start in range(0, len(requested), chunk):
+                numbers = requested[start : start + chunk]
+                images = [jobs[number].pixels[model.engine.preprocessing] for number in numbers]
                 pixels = np.stack(images) if len(images) > 1 else images[0][None]  # one image is not copied
-                for number, vector in zip(part, model.engine.embed(pixels), strict=True):
+                for number, vector in zip(numbers, model.engine.embed(pixels), strict=True):
                     vectors[number][key] = vector
             seconds[key] = perf_counter() - began
-        return [Embedded(vectors=own, seconds=seconds) for own in vectors]
+        return [EmbedResult(vectors=own, seconds=seconds) for own in vectors]
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class SearchJob:
-    """A search in one or several indexes."""
+    """A search in one or more indexes."""
 
     models: tuple[str, ...]
-    """Keys."""
+    """Keys of the models."""
     vectors: Mapping[str, Vector] | None = None
-    """The query (D,) for each model; None: that of the item `id`."""
+    """The query (D,) by model key; None: the vector of the item `id`."""
     id: str | None = None
-    """The item that is the query, itself left out of the answer."""
+    """The item to search with, left out of its own results."""
     k: int
     label: str | None = None
-    hint: bool = False
-    """Whether to judge how much the two models of the hint disagree; both must be among `models`."""
+    compare_models: bool = False
+    """Whether to measure the disagreement of the two monitored models; both must be among `models`."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class Found:
-    """What a search found."""
+class SearchResult:
+    """Matches of one job."""
 
     matches: Mapping[str, Sequence[Match]]
-    """By the model's key, the best first."""
-    suspicion: Suspicion | None
+    """By model key, best first."""
+    disagreement: Disagreement | None
 
 
 @dataclass(frozen=True, kw_only=True)
-class _Ask:
-    """What can be searched at once: queries that differ in their vectors alone."""
+class _IndexSearch:
+    """A search of one index; jobs that need the same one are searched together."""
 
     model: str
     k: int
@@ -107,74 +107,78 @@ class _Ask:
     excluding: bool
 
 
-class SearchStage:
-    """Searches the indexes, queries of many requests at once."""
+class SearchStep:
+    """Searches the indexes for the queries of many requests at once."""
 
-    def __init__(self, models: Mapping[str, Model], hint: Hint | None) -> None:
+    def __init__(self, models: Mapping[str, Model], monitor: AgreementMonitor | None) -> None:
         self._models = models
-        self._hint = hint
+        self._monitor = monitor
 
-    def __call__(self, jobs: Sequence[SearchJob]) -> list[Found | Exception]:
-        """Answer `jobs`. What is wrong with one is its own result alone."""
-        judge = self._hint.judge if self._hint is not None else None
-        asked: dict[_Ask, list[int]] = defaultdict(list)
+    def __call__(self, jobs: Sequence[SearchJob]) -> list[SearchResult | Exception]:
+        """Answer `jobs`. An error of one job does not affect the others."""
+        comparison = self._monitor.comparison if self._monitor is not None else None
+        searches: dict[_IndexSearch, list[int]] = defaultdict(list)
         for number, job in enumerate(jobs):
-            for ask in _asks(job, judge):
-                asked[ask].append(number)
-        answers: list[dict[_Ask, Sequence[Match]]] = [{} for _ in jobs]
+            for search in _searches(job, comparison):
+                searches[search].append(number)
+        answers: list[dict[_IndexSearch, Sequence[Match]]] = [{} for _ in jobs]
         errors: dict[int, Exception] = {}
-        for ask, numbers in asked.items():
-            self._answer(ask, numbers, jobs, answers, errors)
-        return [errors.get(number) or _found(job, answers[number], judge) for number, job in enumerate(jobs)]
+        for search, numbers in searches.items():
+            self._search(search, numbers, jobs, answers, errors)
+        return [errors.get(number) or _result(job, answers[number], comparison) for number, job in enumerate(jobs)]
 
-    def _answer(
+    def _search(
         self,
-        ask: _Ask,
+        search: _IndexSearch,
         numbers: Sequence[int],
         jobs: Sequence[SearchJob],
-        answers: Sequence[dict[_Ask, Sequence[Match]]],
+        answers: Sequence[dict[_IndexSearch, Sequence[Match]]],
         errors: dict[int, Exception],
     ) -> None:
-        index = self._models[ask.model].index
+        index = self._models[search.model].index
         queries: dict[int, Vector] = {}
         for number in numbers:
             try:
-                queries[number] = _query(jobs[number], ask.model, index)
+                queries[number] = _query(jobs[number], search.model, index)
             except HardrankError as error:
                 errors[number] = error
         if not queries:
             return
-        exclude = [jobs[number].id for number in queries] if ask.excluding else []
+        exclude = [jobs[number].id for number in queries] if search.excluding else []
         try:
-            # Every k fitted when its request was taken; items may have been deleted since.
+            # Every k was checked when its request was accepted; items may have been deleted since.
             vectors = np.stack(list(queries.values()))
-            found = index.search(vectors, ask.k, label=ask.label, exclude=exclude, fewer=True)
+            found = index.search(vectors, search.k, label=search.label, exclude=exclude, fewer=True)
         except Exception as error:
             errors.update(dict.fromkeys(queries, error))
             return
         for number, matches in zip(queries, found, strict=True):
-            answers[number][ask] = matches
+            answers[number][search] = matches
 
 
-def _asks(job: SearchJob, judge: Judge | None) -> list[_Ask]:
-    """What to search for: what was asked, deep enough for the judge too, who looks at unfiltered rankings alone."""
-    compared = judge if job.hint else None
-    asks = []
+def _searches(job: SearchJob, comparison: Comparison | None) -> list[_IndexSearch]:
+    """Return the searches that a job needs. A comparison needs deep rankings that are not filtered by label."""
+    compared = comparison if job.compare_models else None
+    searches = []
     for key in job.models:
-        deep = compared.depth(key) if compared is not None and key in compared.indexes else 0
-        k = job.k if job.label is not None else max(job.k, deep)
-        asks.append(_Ask(model=key, k=k, label=job.label, excluding=job.id is not None))
-        if deep and job.label is not None:
-            asks.append(_Ask(model=key, k=deep, label=None, excluding=job.id is not None))
-    return asks
+        depth = compared.depth(key) if compared is not None and key in compared.indexes else 0
+        k = job.k if job.label is not None else max(job.k, depth)
+        searches.append(_IndexSearch(model=key, k=k, label=job.label, excluding=job.id is not None))
+        if depth and job.label is not None:
+            searches.append(_IndexSearch(model=key, k=depth, label=None, excluding=job.id is not None))
+    return searches
 
 
-def _found(job: SearchJob, answers: Mapping[_Ask, Sequence[Match]], judge: Judge | None) -> Found:
-    by_ask = {(ask.model, ask.label): matches for ask, matches in answers.items()}
-    suspicion = None
-    if job.hint and judge is not None:
-        suspicion = judge({key: by_ask[key, None] for key in judge.indexes})
-    return Found(matches={key: by_ask[key, job.label][: job.k] for key in job.models}, suspicion=suspicion)
+def _result(
+    job: SearchJob, answers: Mapping[_IndexSearch, Sequence[Match]], comparison: Comparison | None
+) -> SearchResult:
+    matches = {(search.model, search.label): found for search, found in answers.items()}
+    disagreement = None
+    if job.compare_models and comparison is not None:
+        disagreement = comparison.disagreement({key: matches[key, None] for key in comparison.indexes})
+    return SearchResult(
+        matches={key: matches[key, job.label][: job.k] for key in job.models}, disagreement=disagreement
+    )
 
 
 def _query(job: SearchJob, key: str, index: SearchIndex) -> Vector:

@@ -1,8 +1,7 @@
-"""Requests of all callers run together, in one thread, as many at once as have come while the last ones ran.
+"""Work handed from the event loop to threads: batches of many callers' jobs in one thread, or single calls in several.
 
-An idle `Batcher` runs what comes at once: a lone request never waits. What comes while a batch runs makes up the next
-one. Only where further requests are announced, and the batch is not full, it waits for them, a few milliseconds at
-most.
+An idle `Batcher` runs a job immediately, so a lone request never waits. Jobs that arrive while a batch runs form the
+next one. Only if more jobs are announced and the batch is not full does it wait for them, a few milliseconds at most.
 """
 
 import asyncio
@@ -10,6 +9,7 @@ import logging
 import threading
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from time import perf_counter
@@ -24,8 +24,8 @@ _LOG: Final = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, kw_only=True)
-class Done(Generic[Result]):
-    """A job's result, and how it came about."""
+class BatchedResult(Generic[Result]):
+    """A job's result and its timing."""
 
     result: Result
     queued_s: float
@@ -37,17 +37,17 @@ class Done(Generic[Result]):
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class _Entry(Generic[Job, Result]):
+class _QueuedJob(Generic[Job, Result]):
     job: Job
-    future: "asyncio.Future[Done[Result]]"
+    future: "asyncio.Future[BatchedResult[Result]]"
     since: float = field(default_factory=perf_counter)
 
 
 class Batcher(Generic[Job, Result]):
-    """Runs jobs together in one thread of its own. Jobs are submitted from the event loop that `start` was called in.
+    """Runs jobs in batches in its own thread. Submit jobs from the event loop in which `start` was called.
 
-    `run` takes up to `batch` jobs and gives one result or one exception for each, in the same order; an exception that
-    it raises is the result of all of them. `observe` hears of each batch: its size and its seconds.
+    `run` takes up to `batch` jobs and returns one result or one exception per job, in order. If it raises, all jobs of
+    the batch fail with that exception. `observe` is called after each batch with its size and its seconds.
     """
 
     def __init__(
@@ -65,19 +65,19 @@ class Batcher(Generic[Job, Result]):
         self._wait_s = wait_s
         self._observe = observe
         self._changed = threading.Condition()
-        self._waiting: deque[_Entry[Job, Result]] = deque()
-        self._coming = 0
+        self._waiting: deque[_QueuedJob[Job, Result]] = deque()
+        self._expected = 0
         self._closing = False
         self._loop: asyncio.AbstractEventLoop | None = None
         self._thread = threading.Thread(target=self._work, name=name, daemon=True)
 
     def start(self) -> None:
-        """Begin to run jobs; called once, in the event loop."""
+        """Start the thread. Call once, from the event loop."""
         self._loop = asyncio.get_running_loop()
         self._thread.start()
 
     async def close(self) -> None:
-        """Run what was submitted, then end; `submit` raises `ShuttingDownError` from now on."""
+        """Run what was submitted, then end the thread. Later calls of `submit` raise `ShuttingDownError`."""
         with self._changed:
             self._closing = True
             self._changed.notify()
@@ -86,26 +86,26 @@ class Batcher(Generic[Job, Result]):
 
     @property
     def waiting(self) -> int:
-        """Jobs that wait for their batch."""
+        """Number of jobs waiting for a batch."""
         return len(self._waiting)
 
     @contextmanager
     def expecting(self) -> Iterator[None]:
-        """Announce one job during the block, which ends when it is ready to be submitted, or will not be."""
-        self._coming += 1
+        """Announce a job for the duration of the block, which ends when the job is ready or has failed."""
+        self._expected += 1
         try:
             yield
         finally:
             with self._changed:
-                self._coming -= 1
-                if not self._coming and self._waiting:
+                self._expected -= 1
+                if not self._expected and self._waiting:
                     self._changed.notify()
 
-    async def submit(self, job: Job) -> Done[Result]:
-        """Run `job` in the next batch that has room. Cancelled before that, it is dropped and costs nothing."""
+    async def submit(self, job: Job) -> BatchedResult[Result]:
+        """Run `job` in the next batch with room. If cancelled before that, the job is dropped and never runs."""
         if self._loop is None:
-            raise RuntimeError(f"the batcher {self._name} was not started")
-        entry = _Entry[Job, Result](job=job, future=self._loop.create_future())
+            raise RuntimeError(f"the batcher {self._name!r} was not started; call start() first")
+        entry = _QueuedJob[Job, Result](job=job, future=self._loop.create_future())
         with self._changed:
             if self._closing:
                 raise ShuttingDownError
@@ -116,66 +116,85 @@ class Batcher(Generic[Job, Result]):
     # ------------------------------------------------------------------ in the thread
 
     def _work(self) -> None:
-        while (entries := self._next()) is not None:
-            if entries:
-                self._carry_out(entries)
+        while (queued := self._next()) is not None:
+            if queued:
+                self._run_batch(queued)
 
-    def _next(self) -> list[_Entry[Job, Result]] | None:
-        """Wait for the next batch; None at the end. Cancelled jobs are left out, so it may be empty."""
+    def _next(self) -> list[_QueuedJob[Job, Result]] | None:
+        """Wait for the next batch; None after `close`. Cancelled jobs are left out, so a batch may be empty."""
         with self._changed:
             while not self._waiting:
                 if self._closing:
                     return None
                 self._changed.wait()
             deadline = self._waiting[0].since + self._wait_s
-            while len(self._waiting) < self._batch and self._coming and not self._closing:
+            while len(self._waiting) < self._batch and self._expected and not self._closing:
                 left = deadline - perf_counter()
                 if left <= 0:
                     break
                 self._changed.wait(left)
-            taken: list[_Entry[Job, Result]] = []
+            taken: list[_QueuedJob[Job, Result]] = []
             while self._waiting and len(taken) < self._batch:
                 entry = self._waiting.popleft()
                 if not entry.future.cancelled():
                     taken.append(entry)
             return taken
 
-    def _carry_out(self, entries: list[_Entry[Job, Result]]) -> None:
+    def _run_batch(self, queued: list[_QueuedJob[Job, Result]]) -> None:
         began = perf_counter()
-        outcomes = self._outcomes([entry.job for entry in entries])
+        results = self._results([entry.job for entry in queued])
         ran = perf_counter() - began
         assert self._loop is not None
         try:
-            self._loop.call_soon_threadsafe(self._deliver, entries, outcomes, began, ran)
-        except RuntimeError:  # the loop is closed, so nobody waits any more
-            _LOG.warning("%s: %d results came after the end of the event loop", self._name, len(entries))
+            self._loop.call_soon_threadsafe(self._deliver, queued, results, began, ran)
+        except RuntimeError:  # the event loop is closed, so no caller is waiting
+            _LOG.warning("%s: discarded %d results that finished after the event loop closed", self._name, len(queued))
 
-    def _outcomes(self, jobs: list[Job]) -> Sequence[Result | Exception]:
+    def _results(self, jobs: list[Job]) -> Sequence[Result | Exception]:
         try:
-            outcomes = self._run(jobs)
+            results = self._run(jobs)
         except Exception as error:
             return [error] * len(jobs)
-        if len(outcomes) != len(jobs):
-            return [RuntimeError(f"{self._name} gave {len(outcomes)} results for {len(jobs)} jobs")] * len(jobs)
-        return outcomes
+        if len(results) != len(jobs):
+            return [RuntimeError(f"{self._name} returned {len(results)} results for {len(jobs)} jobs")] * len(jobs)
+        return results
 
     # ------------------------------------------------------------------ in the event loop
 
     def _deliver(
         self,
-        entries: list[_Entry[Job, Result]],
-        outcomes: Sequence[Result | Exception],
+        queued: list[_QueuedJob[Job, Result]],
+        results: Sequence[Result | Exception],
         began: float,
         ran: float,
     ) -> None:
         if self._observe is not None:
-            self._observe(len(entries), ran)
-        for entry, outcome in zip(entries, outcomes, strict=True):
-            if entry.future.done():  # its caller has gone
+            self._observe(len(queued), ran)
+        for entry, result in zip(queued, results, strict=True):
+            if entry.future.done():  # cancelled by its caller
                 continue
-            if isinstance(outcome, Exception):
-                entry.future.set_exception(outcome)
+            if isinstance(result, Exception):
+                entry.future.set_exception(result)
             else:
                 entry.future.set_result(
-                    Done(result=outcome, queued_s=began - entry.since, ran_s=ran, batch=len(entries))
+                    BatchedResult(result=result, queued_s=began - entry.since, ran_s=ran, batch=len(queued))
                 )
+
+
+class ThreadPool:
+    """A fixed number of threads for blocking calls. Used from one event loop."""
+
+    def __init__(self, threads: int, name: str) -> None:
+        self._executor = ThreadPoolExecutor(threads, name)
+
+    async def run(self, call: Callable[[], Result]) -> Result:
+        """Run `call` in a thread; raises what it raises, and `ShuttingDownError` after `close`."""
+        try:
+            future = asyncio.get_running_loop().run_in_executor(self._executor, call)
+        except RuntimeError as error:  # the executor was shut down
+            raise ShuttingDownError from error
+        return await future
+
+    async def close(self) -> None:
+        """Finish the accepted calls and end the threads."""
+        await asyncio.to_thread(self._executor.shutdown)

@@ -1,4 +1,4 @@
-"""The image of an item, as it is sent to a caller."""
+"""The image file or thumbnail of an item."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -19,34 +19,34 @@ _IMAGE_TYPES: Final[Mapping[bytes, str]] = {
 
 
 class NoImageError(HardrankError):
-    """An item of which neither the file nor a thumbnail is at hand."""
+    """Neither the file nor a thumbnail of the item exists."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class ImageFile:
-    """An image as it is sent to a caller."""
+    """An encoded image and its type."""
 
     data: bytes
     media_type: str
     original: bool
-    """Whether these are the bytes that were indexed, and not the thumbnail."""
+    """Whether these are the indexed bytes; else the thumbnail."""
 
 
 def image_of(index: SearchIndex, id: str) -> ImageFile:
-    """Give the file that an item was made of, or its thumbnail where that is gone or has changed.
+    """Return the file of an item, or its thumbnail if the file was deleted or has changed.
 
-    Raises `UnknownItemError`, and `NoImageError` where there is no thumbnail either.
+    Raises `UnknownItemError`, and `NoImageError` if there is no thumbnail either.
     """
     data = index.original(id)
     if data is None:
         return thumbnail_of(index, id)
-    kind = next((kind for start, kind in _IMAGE_TYPES.items() if data.startswith(start)), "application/octet-stream")
-    return ImageFile(data=data, media_type=kind, original=True)
+    types = (media_type for magic, media_type in _IMAGE_TYPES.items() if data.startswith(magic))
+    return ImageFile(data=data, media_type=next(types, "application/octet-stream"), original=True)
 
 
 def thumbnail_of(index: SearchIndex, id: str) -> ImageFile:
-    """Give an item's thumbnail, a PNG; raises as `image_of`."""
+    """Return the thumbnail of an item, a PNG; raises as `image_of`."""
     data = index.thumbnail(id)
     if not data:
-        raise NoImageError(f"the item {id!r} has no image at hand: its file is gone, and it has no thumbnail")
+        raise NoImageError(f"the item {id!r} has no image: its file is gone or has changed, and it has no thumbnail")
     return ImageFile(data=data, media_type="image/png", original=False)

@@ -1,26 +1,30 @@
-"""The models that are served: networks, and the indexes that they made."""
+"""The served models: each a network and its index. An item is added to or deleted from all indexes together."""
 
+import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Final
 
 from hardrank.models.errors import HardrankError
 from hardrank.serving.engine import Engine
 from hardrank.serving.index.search_index import SearchIndex
 from hardrank.serving.index.stats import IndexStats
-from hardrank.serving.store.items import UnknownItemError
+from hardrank.serving.store.items import DuplicateItemError, NewItem, UnknownItemError
+
+_LOG: Final = logging.getLogger(__name__)
 
 
 class ServiceError(HardrankError):
-    """Models that cannot be served together."""
+    """The models cannot be served together."""
 
 
 class UnknownModelError(HardrankError):
-    """A model was asked that is not served."""
+    """The requested model is not served."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class ModelStats:
-    """What is served of one model."""
+    """Name, measured quality and index size of one served model."""
 
     name: str
     """The bundle's name."""
@@ -29,9 +33,9 @@ class ModelStats:
     sha256: str
     """Of model.onnx."""
     recall_at_1: float | None
-    """As the card measured it."""
+    """From the model card."""
     ers: float | None
-    """Empirical Robustness Score, 0 to 100, as the card measured it."""
+    """Empirical Robustness Score, 0 to 100, from the model card."""
     device: str
     """Where the network runs."""
     index: IndexStats
@@ -39,15 +43,15 @@ class ModelStats:
 
 @dataclass(frozen=True, kw_only=True)
 class Model:
-    """A network, and the index that it made."""
+    """A network and the index that it filled."""
 
     key: str
-    """What callers know it by: `benign`, `robust`, or the bundle's name."""
+    """What callers name it: `benign`, `robust`, or the bundle's name."""
     engine: Engine
     index: SearchIndex
 
     def stats(self) -> ModelStats:
-        """Say what is served."""
+        """Return name, measured quality and index size."""
         card = self.engine.card
         robustness = card.robustness or {}
         return ModelStats(
@@ -61,27 +65,89 @@ class Model:
         )
 
 
-def by_key(models: Sequence[Model]) -> Mapping[str, Model]:
-    """Give models by their keys, in their order; raises `ServiceError` where there are none, or two share a key."""
-    if not models or len({model.key for model in models}) < len(models):
-        raise ServiceError(
-            f"the models to serve are called {[model.key for model in models]}; give at least one, and names that "
-            "differ (KEY:BUNDLE=INDEX)"
-        )
+def models_by_key(models: Sequence[Model]) -> Mapping[str, Model]:
+    """Return the models by key, in order; raises `ServiceError` if there are none or two share a key."""
+    keys = [model.key for model in models]
+    if not keys:
+        raise ServiceError("no model to serve; use --model BUNDLE=INDEX")
+    if len(set(keys)) < len(keys):
+        raise ServiceError(f"two models share a key: {', '.join(keys)}; set different ones with KEY:BUNDLE=INDEX")
     return {model.key: model for model in models}
 
 
-def chosen(models: Mapping[str, Model], asked: Sequence[str] | None) -> tuple[str, ...]:
-    """Give the keys of the models that are meant, each once, of all where none is named; raises `UnknownModelError`."""
-    for key in asked or ():
+def select_keys(models: Mapping[str, Model], requested: Sequence[str] | None) -> tuple[str, ...]:
+    """Return the requested keys, each once, or all if None is requested; raises `UnknownModelError`."""
+    for key in requested or ():
         if key not in models:
-            raise UnknownModelError(f"no model is called {key!r}; there are {', '.join(models)}")
-    return tuple(key for key in models if not asked or key in asked)
+            raise UnknownModelError(f"no model has the key {key!r}; choose from {', '.join(models)}")
+    return tuple(key for key in models if not requested or key in requested)
 
 
-def holding(models: Mapping[str, Model], id: str) -> Model:
-    """Give the first model whose index has the item; raises `UnknownItemError`."""
+def first_with_item(models: Mapping[str, Model], id: str) -> Model:
+    """Return the first model whose index has the item; raises `UnknownItemError`."""
     for model in models.values():
         if model.index.rows([id]):
             return model
     raise UnknownItemError(f"no item has the id {id!r}")
+
+
+class ItemWriter:
+    """Adds and deletes items in the indexes of several models. One call at a time.
+
+    Each index commits a change atomically, but there is no transaction across indexes. An addition that fails in one
+    index is therefore undone in the others. A deletion is not, because undoing it needs the image. Sending the same
+    request again completes a deletion or an addition that a failure or a crash interrupted.
+    """
+
+    def __init__(self, indexes: Mapping[str, SearchIndex]) -> None:
+        self._indexes = indexes
+
+    def add(self, items: Mapping[str, NewItem]) -> bool:
+        """Add one image, given as one item per index; returns whether it is new.
+
+        An image that exists with the same bytes, label and metadata stays as it is. Raises `DuplicateItemError` if the
+        id belongs to another image, and what `SearchIndex.add` raises.
+        """
+        missing = [key for key, item in items.items() if not self._exists(key, item)]
+        added: list[str] = []
+        try:
+            for key in missing:
+                self._indexes[key].add([items[key]])
+                added.append(key)
+        except BaseException:
+            self._undo(added, items)
+            raise
+        return bool(missing)
+
+    def delete(self, id: str) -> None:
+        """Delete an item from every index that has it; raises `UnknownItemError` if none has."""
+        holding = [index for index in self._indexes.values() if index.rows([id])]
+        if not holding:
+            raise UnknownItemError(f"no item has the id {id!r}")
+        for index in holding:
+            index.delete([id])
+
+    def _exists(self, key: str, item: NewItem) -> bool:
+        index = self._indexes[key]
+        sources = index.source_hashes([item.id])
+        if item.id not in sources:
+            return False
+        existing = index.item(item.id)
+        same = (
+            sources[item.id] == item.source_sha256
+            and existing.label == item.label
+            and dict(existing.metadata) == dict(item.metadata)
+        )
+        if not same:
+            raise DuplicateItemError(
+                f"the id {item.id!r} is taken by another image, or by this image with another label or metadata; "
+                "delete it first, or choose another id"
+            )
+        return True
+
+    def _undo(self, keys: list[str], items: Mapping[str, NewItem]) -> None:
+        for key in keys:
+            try:
+                self._indexes[key].delete([items[key].id])
+            except Exception:
+                _LOG.exception("the index of %s keeps an item that another index refused; send it again", key)

@@ -1,19 +1,23 @@
-"""What is asked of the service."""
+"""Queries and answers of the search service."""
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+
+from hardrank.serving.agreement.calibration import Disagreement
+from hardrank.serving.store.items import Match
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class ImageQuery:
-    """A search by an image."""
+    """A search by image."""
 
     data: bytes
-    """The file's own bytes."""
+    """The bytes of an image file."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class IdQuery:
-    """A search by an item, which is itself left out of the answer."""
+    """A search by an indexed item, which is left out of its own results."""
 
     id: str
 
@@ -23,25 +27,58 @@ Query = ImageQuery | IdQuery
 
 @dataclass(frozen=True, kw_only=True)
 class SearchOptions:
-    """What to search for."""
+    """Options of a search, as the caller gives them."""
 
     k: int | None = None
-    """Results for each model, from 1 to the size of its index; None: 10, or all where there are fewer."""
+    """Results per model, from 1 to the size of its index; None: 10, or all items of a smaller index."""
     models: tuple[str, ...] | None = None
-    """Keys of the models to ask; None: all."""
+    """Keys of the models to search with; None: all."""
     label: str | None = None
-    """Only items with this label."""
-    suspicion: bool = True
-    """Whether to judge how much the two models disagree; possible only where both are asked."""
+    """Return only items with this label."""
+    compare_models: bool = True
+    """Whether to measure how much the two compared models disagree. It has no effect unless both are searched."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class Plan:
-    """Options that fit what is served."""
+class ResolvedOptions:
+    """Options after they were checked against the served models, with every default filled in."""
 
-    keys: tuple[str, ...]
-    """Of the models to ask."""
+    models: tuple[str, ...]
+    """Keys of the models to search with."""
     k: int
     label: str | None
-    hint: bool
-    """Whether to judge how much the two models disagree."""
+    compare_models: bool
+    """Whether to measure how much the two compared models disagree."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Timings:
+    """Milliseconds of each stage of one query."""
+
+    decode_ms: float = 0.0
+    """From the bytes of the file to the network's input, including the wait for a decoder; 0 for a search by id."""
+    queue_ms: float = 0.0
+    """Wait for a batch."""
+    embed_ms: float = 0.0
+    """The network, on the whole batch."""
+    search_ms: float = 0.0
+    """The index: wait and search."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelAnswer:
+    """Results of one model."""
+
+    matches: Sequence[Match]
+    """Best first; fewer than k if the index has fewer."""
+    timings: Timings
+
+
+@dataclass(frozen=True, kw_only=True)
+class SearchAnswer:
+    """Results of all models that were searched."""
+
+    by_model: Mapping[str, ModelAnswer]
+    disagreement: Disagreement | None = None
+    """How much the two compared models disagree about the query. None if that was not requested, if only one of them
+    was searched, or while the usual agreement is unknown."""

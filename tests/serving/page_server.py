@@ -12,10 +12,9 @@ import uvicorn
 
 from hardrank.serving.api.auth import Keyring
 from hardrank.serving.app import create_app
-from hardrank.serving.search.answers import SearchAnswer
 from hardrank.serving.search.models import Model
 from hardrank.serving.search.service import SearchService
-from hardrank.serving.search.types import ImageQuery, Query, SearchOptions
+from hardrank.serving.search.types import ImageQuery, Query, SearchAnswer, SearchOptions
 from hardrank.serving.settings import Settings
 from tests.waiting import PATIENCE_S, patient_client, until
 
@@ -75,4 +74,4 @@ def _is_ready(client: httpx.Client, service: SearchService) -> bool:
         ready = client.get("/readyz").status_code == 200
     except httpx.TransportError:
         return False
-    return ready and (service.hint is None or not service.hint.stale)
+    return ready and (service.monitor is None or not service.monitor.stale)

@@ -1,4 +1,4 @@
-"""The command: what it says, whom it lets in, and how it ends."""
+"""The command `serve`: its output, access rules, errors and shutdown."""
 
 import json
 import re
@@ -13,12 +13,13 @@ import httpx
 import pytest
 
 from hardrank.serving import app
-from hardrank.serving.api.auth import Role, entry_of, new_key, write_keys
+from hardrank.serving.api.auth import Role, key_entry, new_key, write_keys
 from hardrank.serving.engine import Engine
+from hardrank.serving.index.search_index import SearchIndex
 from hardrank.serving.settings import Access, Anonymous, Network, Settings
 from tests.serving.callers import call, look, slow_image, status
 from tests.serving.process import ROOT, running, start
-from tests.serving.served import Painted, build_index, encoded, paint, picture
+from tests.serving.served import Painted, build_index, encoded, new_item, paint, picture
 from tests.waiting import PATIENCE_S, patient_client, until
 
 BYTES = {"Content-Type": "application/octet-stream"}
@@ -38,14 +39,14 @@ def sources(
     robust_bundle: Path,
     files: list[Painted],
 ) -> list[str]:
-    """What --model takes, for two models."""
+    """Values of --model for two models."""
     folder = tmp_path_factory.mktemp("indexes")
     build_index(folder / "benign", engine, files).close()
     build_index(folder / "robust", robust_engine, files).close()
     return [f"{benign_bundle}={folder / 'benign'}", f"{robust_bundle}={folder / 'robust'}"]
 
 
-def test_serving_says_what_and_where_and_ends_in_order(sources: list[str], files: list[Painted]) -> None:
+def test_announces_models_and_addresses_and_ends_on_ctrl_c(sources: list[str], files: list[Painted]) -> None:
     with running(sources, "--no-page") as server:
         assert "benign: tiny-benign (regular[S]), 20 items" in server.said
         assert "robust: tiny-robust (HM[S,g_LGA]&ICS), 20 items" in server.said
@@ -58,7 +59,7 @@ def test_serving_says_what_and_where_and_ends_in_order(sources: list[str], files
         assert "Traceback" not in rest
 
 
-def test_sigterm_answers_what_was_accepted(sources: list[str]) -> None:
+def test_sigterm_answers_accepted_requests(sources: list[str]) -> None:
     patience = ["--drain-seconds", str(PATIENCE_S)]
     slow = slow_image()
     with running(sources, "--no-page", "--rate", "0", "--decoders", "1", *patience) as server:
@@ -67,14 +68,13 @@ def test_sigterm_answers_what_was_accepted(sources: list[str]) -> None:
         unanswered = look(server.client).pending
         assert server.end() == 0
         assert [status(connection) for connection in callers] == [200] * len(callers)
-        assert unanswered > 1  # else nothing was seen
+        assert unanswered > 1  # else the test saw nothing
 
 
-def test_the_page_asks_for_a_key_where_the_api_does_and_does_not_keep_the_server_from_ending(
+def test_the_page_needs_a_key_if_the_api_does_and_does_not_block_the_shutdown(
     sources: list[str],
 ) -> None:
     key = new_key()
-    # Answers may take longer than the end is waited for.
     with (
         running(sources, "--drain-seconds", "3600", environment={"HARDRANK_READ_KEYS": key}) as server,
         patient_client(server.url) as client,
@@ -95,7 +95,7 @@ def test_the_page_asks_for_a_key_where_the_api_does_and_does_not_keep_the_server
             assert server.end() == 0
 
 
-def test_ready_only_after_the_warm_up_and_never_before_an_answer(sources: list[str], files: list[Painted]) -> None:
+def test_ready_only_when_searches_are_answered(sources: list[str], files: list[Painted]) -> None:
     process = start("--model", sources[0], "--port", "0", "--no-page")
     try:
         assert process.stdout is not None
@@ -118,10 +118,7 @@ def test_ready_only_after_the_warm_up_and_never_before_an_answer(sources: list[s
         process.wait()
 
 
-def test_a_change_by_another_process_is_seen(sources: list[str], engine: Engine, files: list[Painted]) -> None:
-    from hardrank.serving.index.search_index import SearchIndex
-    from tests.serving.served import new_item
-
+def test_changes_by_another_process_appear(sources: list[str], engine: Engine, files: list[Painted]) -> None:
     newcomer = paint(21)[20]
     folder = Path(sources[0].partition("=")[2])
     with running(sources[:1], "--no-page") as server, SearchIndex.open(folder, writable=True) as index:
@@ -135,7 +132,7 @@ def test_a_change_by_another_process_is_seen(sources: list[str], engine: Engine,
         index.delete([newcomer.id])
 
 
-def test_a_read_only_server_changes_nothing(sources: list[str]) -> None:
+def test_a_read_only_server_rejects_changes(sources: list[str]) -> None:
     with running(sources[:1], "--no-page", "--read-only") as server:
         answer = server.client.put("/v1/items/new", files={"image": ("x", encoded(picture(1)))})
         assert answer.status_code == 403
@@ -143,9 +140,9 @@ def test_a_read_only_server_changes_nothing(sources: list[str]) -> None:
         assert str(ROOT.parent) not in answer.text
 
 
-def test_keys_from_file_and_environment(sources: list[str], tmp_path: Path) -> None:
+def test_keys_from_the_file_and_the_environment(sources: list[str], tmp_path: Path) -> None:
     reader, writer = new_key(), new_key()
-    write_keys(tmp_path / "keys.json", [entry_of("anna", Role.READ, reader)])
+    write_keys(tmp_path / "keys.json", [key_entry("anna", Role.READ, reader)])
     with running(
         sources[:1],
         "--no-page",
@@ -160,7 +157,7 @@ def test_keys_from_file_and_environment(sources: list[str], tmp_path: Path) -> N
         assert statuses == [401, 200, 200]
 
 
-def test_beyond_the_loopback_without_keys_it_warns_and_nobody_writes(sources: list[str]) -> None:
+def test_without_keys_off_the_loopback_it_warns_and_is_read_only(sources: list[str]) -> None:
     with running(sources[:1], "--no-page", "--host", "0.0.0.0") as server:
         url = server.url.replace("0.0.0.0", "127.0.0.1")
         assert server.client.get(f"{url}/v1/stats", headers={"Host": "any.example"}).status_code == 200
@@ -183,22 +180,23 @@ def test_beyond_the_loopback_without_keys_it_warns_and_nobody_writes(sources: li
         (Network(), Access(anonymous=Anonymous.NOTHING), Role.NOTHING),
     ],
 )
-def test_what_callers_without_a_key_may_do(network: Network, access: Access, role: Role) -> None:
+def test_role_of_callers_without_a_key(network: Network, access: Access, role: Role) -> None:
     assert app.keyring_of(Settings(network=network, access=access)).anonymous is role
 
 
-def test_with_keys_callers_without_one_may_do_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_callers_without_a_key_have_no_role_if_there_are_keys(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HARDRANK_READ_KEYS", new_key())
     assert app.keyring_of(Settings()).anonymous is Role.NOTHING
 
 
 @pytest.mark.parametrize(
-    ("arguments", "told"),
+    ("arguments", "cause"),
     [
+        ([], "--model BUNDLE=INDEX"),
         (["--model", "nothing"], "BUNDLE=INDEX"),
         (["--model", "nothing=nowhere"], "no bundle"),
         (["--model", "new [old] x[/]=nowhere"], "new [old] x[/]"),
-        (["--model", "{0}", "--model", "{0}"], "names that differ"),
+        (["--model", "{0}", "--model", "{0}"], "KEY:BUNDLE=INDEX"),
         (["--model", "{0}", "--api-keys", "nothing.json"], "keys.py add"),
         (["--model", "{wrong}"], "model"),
         (["--model", "{bundle}=nowhere"], "nowhere"),
@@ -208,18 +206,18 @@ def test_with_keys_callers_without_one_may_do_nothing(monkeypatch: pytest.Monkey
         (["--model", "{0}", "--rate", "nan"], "rate"),
     ],
 )
-def test_mistakes_are_told_without_a_trace(
-    sources: list[str], capsys: pytest.CaptureFixture[str], arguments: list[str], told: str
+def test_invalid_arguments_are_named_without_a_traceback(
+    sources: list[str], capsys: pytest.CaptureFixture[str], arguments: list[str], cause: str
 ) -> None:
     bundles, indexes = zip(*(source.split("=") for source in sources), strict=True)
     values = {"wrong": f"{bundles[0]}={indexes[1]}", "bundle": bundles[0]}
     assert app.main([argument.format(*sources, **values) for argument in [*arguments, "--no-page"]]) == 2
     captured = capsys.readouterr()
-    assert told in captured.err
+    assert cause in captured.err
     assert "Traceback" not in captured.err
 
 
-def test_a_taken_port_is_named(sources: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_port_in_use_is_named(sources: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
@@ -228,12 +226,12 @@ def test_a_taken_port_is_named(sources: list[str], capsys: pytest.CaptureFixture
     assert str(port) in capsys.readouterr().err
 
 
-def test_the_help_teaches() -> None:
-    told = subprocess.run(
+def test_the_help_has_examples_and_explains_limits() -> None:
+    shown = subprocess.run(
         [sys.executable, "serving/app.py", "--help"], cwd=ROOT, capture_output=True, text=True, check=True
     ).stdout
     for words in ("Examples:", "--model", "--host", "--api-keys", "curl", "429"):
-        assert words in told
+        assert words in shown
 
 
 def test_serving_imports_no_torch() -> None:
@@ -241,5 +239,5 @@ def test_serving_imports_no_torch() -> None:
         "import json, sys, hardrank.serving.app, hardrank.serving.build, hardrank.serving.page.mount\n"
         "print(json.dumps(sorted(sys.modules)))"
     )
-    told = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True).stdout
-    assert not [name for name in json.loads(told.splitlines()[-1]) if name.partition(".")[0] == "torch"]
+    shown = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    assert not [name for name in json.loads(shown.splitlines()[-1]) if name.partition(".")[0] == "torch"]

@@ -1,5 +1,6 @@
-"""The engine computes what the network computes, and says what is wrong with a bundle, a device or pixels."""
+"""The engine computes the same embeddings as the PyTorch network, and its errors name the cause."""
 
+import os
 import shutil
 import subprocess
 import sys
@@ -11,13 +12,14 @@ import pytest
 import torch
 
 from hardrank.models.bundle import BundleError, load_embedder
+from hardrank.models.cores import THREADS_VARIABLE
 from hardrank.models.preprocessing import UndecodableImageError
 from hardrank.serving.engine import Device, Engine, EngineError
 from tests.serving.bundles import DIMENSION
 from tests.serving.pictures import write_picture
 
 
-def test_embeddings_are_the_networks(engine: Engine, benign_bundle: Path) -> None:
+def test_embeddings_equal_those_of_the_network(engine: Engine, benign_bundle: Path) -> None:
     pixels = np.random.default_rng(0).random((5, *engine.input_shape), dtype=np.float32)
     with torch.no_grad():
         expected = load_embedder(benign_bundle)(torch.from_numpy(pixels)).numpy()
@@ -29,7 +31,7 @@ def test_embeddings_are_the_networks(engine: Engine, benign_bundle: Path) -> Non
     assert (engine.dimension, engine.name, engine.device) == (DIMENSION, "tiny-benign", Device.CPU)
 
 
-def test_threads_share_an_engine(engine: Engine) -> None:
+def test_embed_is_thread_safe(engine: Engine) -> None:
     pixels = np.random.default_rng(0).random((16, *engine.input_shape), dtype=np.float32)
     alone = engine.embed(pixels)
     with ThreadPoolExecutor(4) as pool:
@@ -37,7 +39,7 @@ def test_threads_share_an_engine(engine: Engine) -> None:
     np.testing.assert_allclose(np.stack(together), np.tile(alone, (4, 1)), atol=1e-5)
 
 
-def test_files_become_pixels(engine: Engine, tmp_path: Path) -> None:
+def test_prepare_decodes_and_crops(engine: Engine, tmp_path: Path) -> None:
     pixels = engine.prepare(write_picture(tmp_path / "a.jpg", seed=0).read_bytes())
     assert pixels.shape == engine.input_shape
     assert 0 <= pixels.min() <= pixels.max() <= 1
@@ -46,12 +48,12 @@ def test_files_become_pixels(engine: Engine, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("shape", [(3, 32, 32), (0, 3, 32, 32), (1, 3, 31, 32), (1, 1, 32, 32), (1, 3, 224, 224)])
-def test_pixels_that_do_not_fit_are_refused(engine: Engine, shape: tuple[int, ...]) -> None:
+def test_rejects_pixels_of_another_shape(engine: Engine, shape: tuple[int, ...]) -> None:
     with pytest.raises(EngineError, match=r"tiny-benign needs \(N,3,32,32\)"):
         engine.embed(np.zeros(shape, dtype=np.float32))
 
 
-def test_what_cannot_be_loaded_is_named(benign_bundle: Path, tmp_path: Path) -> None:
+def test_errors_name_what_cannot_be_loaded(benign_bundle: Path, tmp_path: Path) -> None:
     with pytest.raises(BundleError, match="is not a bundle"):
         Engine(tmp_path)
     with pytest.raises(EngineError, match="threads is -1"):
@@ -64,12 +66,27 @@ def test_what_cannot_be_loaded_is_named(benign_bundle: Path, tmp_path: Path) -> 
 
 
 @pytest.mark.skipif(Path("/dev/nvidiactl").exists(), reason="there is a GPU")
-def test_a_gpu_that_is_not_there_is_named(benign_bundle: Path) -> None:
-    with pytest.raises(EngineError, match="no CUDA device is at hand"):
+def test_an_unavailable_gpu_is_named(benign_bundle: Path) -> None:
+    with pytest.raises(EngineError, match="CUDA"):
         Engine(benign_bundle, device=Device.CUDA)
 
 
-def test_an_engine_and_an_index_need_no_torch(benign_bundle: Path) -> None:
+@pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="processes cannot be bound to cores here")
+def test_zero_threads_means_one_per_usable_core(benign_bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv(THREADS_VARIABLE, raising=False)
+    allowed = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, {min(allowed)})
+    try:
+        bound = Engine(benign_bundle, device=Device.CPU).threads
+    finally:
+        os.sched_setaffinity(0, allowed)
+    assert bound == 1
+    monkeypatch.setenv(THREADS_VARIABLE, "3")
+    assert Engine(benign_bundle, device=Device.CPU).threads == 3
+    assert Engine(benign_bundle, threads=2, device=Device.CPU).threads == 2
+
+
+def test_engine_and_index_do_not_import_torch(benign_bundle: Path) -> None:
     code = (
         "import sys, hardrank.serving.index.search_index, hardrank.serving.ingest.indexer\n"
         "import hardrank.serving.ann.faiss_backend, hardrank.serving.ann.gpu_backend\n"

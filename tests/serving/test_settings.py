@@ -1,4 +1,4 @@
-"""Limits and options out of their range are told by name."""
+"""Options and limits out of range are named."""
 
 import math
 
@@ -8,13 +8,13 @@ from hardrank.models.preprocessing import DecodeLimits
 from hardrank.serving.settings import Access, Batching, Limits, Network, Settings, SettingsError
 
 
-def test_defaults_are_those_of_decoding() -> None:
+def test_default_limits_equal_those_of_decoding() -> None:
     assert Settings().limits.decoding == DecodeLimits()
 
 
 @pytest.mark.parametrize("name", list(vars(Limits())))
 @pytest.mark.parametrize("value", [0, -1, math.nan, math.inf])
-def test_limits(name: str, value: float) -> None:
+def test_rejects_limits_out_of_range(name: str, value: float) -> None:
     with pytest.raises(SettingsError, match=name):
         Limits(**{name: value})  # type: ignore[arg-type]
 
@@ -22,19 +22,19 @@ def test_limits(name: str, value: float) -> None:
 @pytest.mark.parametrize(
     ("name", "value"), [("batch", 0), ("pending", 0), ("wait_ms", -1.0), ("wait_ms", math.nan), ("decoders", -1)]
 )
-def test_batching(name: str, value: float) -> None:
+def test_rejects_batching_out_of_range(name: str, value: float) -> None:
     with pytest.raises(SettingsError, match=name):
         Batching(**{name: value})  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(("name", "value"), [("rate", -1.0), ("rate", math.nan), ("rate", math.inf), ("burst", 0)])
-def test_access(name: str, value: float) -> None:
+def test_rejects_access_options_out_of_range(name: str, value: float) -> None:
     with pytest.raises(SettingsError, match=name):
         Access(**{name: value})  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(("name", "value"), [("port", -1), ("port", 65536), ("drain_seconds", math.nan)])
-def test_network(name: str, value: float) -> None:
+def test_rejects_network_options_out_of_range(name: str, value: float) -> None:
     with pytest.raises(SettingsError, match=name):
         Network(**{name: value})  # type: ignore[arg-type]
 
@@ -53,5 +53,5 @@ def test_network(name: str, value: float) -> None:
         ("", False),
     ],
 )
-def test_the_loopback(host: str, loopback: bool) -> None:
+def test_which_hosts_are_the_loopback(host: str, loopback: bool) -> None:
     assert Network(host=host).loopback is loopback

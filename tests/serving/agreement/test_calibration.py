@@ -1,4 +1,4 @@
-"""The hint against a naive loop, its promise of false alarms, and real attacks on the demo models."""
+"""Calibration compared with a naive loop, and its false-alarm rates."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -9,11 +9,11 @@ import pytest
 
 from hardrank.serving.agreement.calibration import (
     Calibration,
-    Level,
-    SuspicionError,
-    SuspicionOptions,
+    CalibrationError,
+    CalibrationOptions,
+    DisagreementLevel,
     calibrate,
-    overlap,
+    shared_overlap,
 )
 from hardrank.serving.agreement.rbo import Ranking, rank_biased_overlap
 
@@ -21,26 +21,26 @@ Vectors = npt.NDArray[np.float32]
 
 
 @dataclass(frozen=True)
-class Named:
+class NamedItem:
     id: str
 
 
 @dataclass(frozen=True)
-class Place:
-    item: Named
+class Result:
+    item: NamedItem
     score: float
 
 
 @dataclass
-class Plain:
-    """An index as a loop over a dictionary."""
+class NaiveIndex:
+    """An index that loops over a dictionary."""
 
     vectors: dict[str, Vectors]
     searched: list[int] = field(default_factory=list)
 
     def ids(self, *, start: int = 0, count: int = 100, label: str | None = None) -> list[str]:
         assert label is None
-        return list(self.vectors)[start : start + min(count, 7)]  # a server may give fewer than asked
+        return list(self.vectors)[start : start + min(count, 7)]  # an index may return fewer than requested
 
     def rows(self, ids: Sequence[str]) -> dict[str, int]:
         return {id_: row for row, id_ in enumerate(self.vectors) if id_ in ids}
@@ -48,14 +48,14 @@ class Plain:
     def vector(self, id: str) -> Vectors:
         return self.vectors[id]
 
-    def search(self, queries: Vectors, k: int, *, exclude: Sequence[str | None] = ()) -> list[list[Place]]:
+    def search(self, queries: Vectors, k: int, *, exclude: Sequence[str | None] = ()) -> list[list[Result]]:
         self.searched.append(len(queries))
         answers = []
         for query, own in zip(queries, exclude, strict=True):
             scores = {id_: float(vector @ query) for id_, vector in self.vectors.items() if id_ != own}
             assert 1 <= k <= len(scores)
             best = sorted(scores, key=lambda id_: -scores[id_])[:k]
-            answers.append([Place(Named(id_), scores[id_]) for id_ in best])
+            answers.append([Result(NamedItem(id_), scores[id_]) for id_ in best])
         return answers
 
 
@@ -65,18 +65,18 @@ def sphere(count: int, *, seed: int, dimension: int = 6) -> Vectors:
     return unit
 
 
-def pair(count: int = 60, *, noise: float = 0.3) -> tuple[Plain, Plain]:
-    """Two galleries of the same items, seen by models that differ by some noise."""
+def pair(count: int = 60, *, noise: float = 0.3) -> tuple[NaiveIndex, NaiveIndex]:
+    """Two indexes of the same items, by models that differ by noise."""
     first = sphere(count, seed=1)
     second = first + noise * sphere(count, seed=2)
     second /= np.linalg.norm(second, axis=1, keepdims=True)
     names = [f"i{row}" for row in range(count)]
-    return Plain(dict(zip(names, first, strict=True))), Plain(dict(zip(names, second, strict=True)))
+    return NaiveIndex(dict(zip(names, first, strict=True))), NaiveIndex(dict(zip(names, second, strict=True)))
 
 
 def test_calibration_equals_a_loop_over_all_items() -> None:
     first, second = pair()
-    found = calibrate(first, second, options=SuspicionOptions(depth=10, sample=1000, persistence=0.8))
+    found = calibrate(first, second, options=CalibrationOptions(depth=10, sample=1000, persistence=0.8))
     expected = []
     for id_ in first.vectors:
         orders = []
@@ -89,42 +89,42 @@ def test_calibration_equals_a_loop_over_all_items() -> None:
     assert found.depth == 10
 
 
-def test_calibration_depends_on_nothing_but_galleries_and_seed() -> None:
+def test_calibration_depends_only_on_galleries_and_seed() -> None:
     first, second = pair(200)
-    turned = Plain(dict(reversed(list(first.vectors.items()))))
-    options = SuspicionOptions(sample=40)
+    reordered = NaiveIndex(dict(reversed(list(first.vectors.items()))))
+    options = CalibrationOptions(sample=40)
     found = calibrate(first, second, options=options)
     assert len(found.overlaps) == 40
-    assert np.array_equal(found.overlaps, calibrate(turned, second, options=options).overlaps)
+    assert np.array_equal(found.overlaps, calibrate(reordered, second, options=options).overlaps)
     assert not np.array_equal(
-        found.overlaps, calibrate(first, second, options=SuspicionOptions(sample=40, seed=1)).overlaps
+        found.overlaps, calibrate(first, second, options=CalibrationOptions(sample=40, seed=1)).overlaps
     )
 
 
-def test_compares_only_what_both_hold() -> None:
+def test_compares_only_items_in_both_indexes() -> None:
     first, second = pair(80)
     for row in range(20):
         first.vectors[f"first{row}"] = sphere(1, seed=100 + row)[0]
         second.vectors[f"second{row}"] = sphere(1, seed=200 + row)[0]
-    found = calibrate(first, second, options=SuspicionOptions(depth=30, sample=1000))
+    found = calibrate(first, second, options=CalibrationOptions(depth=30, sample=1000))
     assert len(found.overlaps) == 80
     query = sphere(1, seed=9)
     answers = [index.search(query, 30, exclude=[None])[0] for index in (first, second)]
-    value = overlap(answers[0], answers[1], first, second, persistence=0.9)
-    kept = [[place.item.id for place in answer if place.item.id.startswith("i")] for answer in answers]
+    value = shared_overlap(answers[0], answers[1], first, second, persistence=0.9)
+    kept = [[result.item.id for result in answer if result.item.id.startswith("i")] for answer in answers]
     assert value == pytest.approx(
         rank_biased_overlap(Ranking.untied(kept[0]), Ranking.untied(kept[1]), persistence=0.9), abs=1e-15
     )
 
 
-def test_searches_no_deeper_than_a_small_gallery() -> None:
+def test_depth_is_limited_by_the_gallery() -> None:
     first, second = pair(25)
-    assert calibrate(first, second, options=SuspicionOptions(depth=50)).depth == 24
+    assert calibrate(first, second, options=CalibrationOptions(depth=50)).depth == 24
 
 
-def test_refuses_galleries_that_share_too_little() -> None:
+def test_rejects_galleries_that_share_too_few_items() -> None:
     first, second = pair(19)
-    with pytest.raises(SuspicionError, match="share 19 items; 20 are needed"):
+    with pytest.raises(CalibrationError, match="19"):
         calibrate(first, second)
 
 
@@ -140,53 +140,52 @@ def test_refuses_galleries_that_share_too_little() -> None:
         ({"unusual": 1.0}, "false-alarm"),
     ],
 )
-def test_refuses_options_out_of_range(options: dict[str, float], cause: str) -> None:
-    with pytest.raises(SuspicionError, match=cause):
-        SuspicionOptions(**options)  # type: ignore[arg-type]
+def test_rejects_options_out_of_range(options: dict[str, float], cause: str) -> None:
+    with pytest.raises(CalibrationError, match=cause):
+        CalibrationOptions(**options)  # type: ignore[arg-type]
 
 
-def usual(count: int = 999) -> Calibration:
-    return Calibration(overlaps=np.linspace(0, 1, count), depth=50, options=SuspicionOptions())
+def uniform_calibration(count: int = 999) -> Calibration:
+    return Calibration(overlaps=np.linspace(0, 1, count), depth=50, options=CalibrationOptions())
 
 
 @pytest.mark.parametrize(
     ("rbo", "percentile", "level"),
     [
-        (-1e-9, 0.1, Level.SUSPICIOUS),
-        (8.5 / 998, 1.0, Level.SUSPICIOUS),
-        (9.5 / 998, 1.1, Level.UNUSUAL),
-        (48.5 / 998, 5.0, Level.UNUSUAL),
-        (49.5 / 998, 5.1, Level.USUAL),
-        (1.0, 100.0, Level.USUAL),
+        (-1e-9, 0.1, DisagreementLevel.SUSPICIOUS),
+        (8.5 / 998, 1.0, DisagreementLevel.SUSPICIOUS),
+        (9.5 / 998, 1.1, DisagreementLevel.UNUSUAL),
+        (48.5 / 998, 5.0, DisagreementLevel.UNUSUAL),
+        (49.5 / 998, 5.1, DisagreementLevel.USUAL),
+        (1.0, 100.0, DisagreementLevel.USUAL),
     ],
 )
-def test_levels_begin_where_the_false_alarm_rates_say(rbo: float, percentile: float, level: Level) -> None:
-    found = usual().judge(rbo)
+def test_levels_begin_at_their_false_alarm_rates(rbo: float, percentile: float, level: DisagreementLevel) -> None:
+    found = uniform_calibration().rate(rbo)
     assert found.percentile == pytest.approx(percentile)
     assert found.level is level
     assert f"{rbo:.2f}".replace("-0.00", "0.00") in found.text.replace("-0.00", "0.00")
-    assert found.text.startswith({Level.USUAL: "Nothing unusual"}.get(level, level.value.capitalize()))
-    assert found.text.count(". ") == 0, "one sentence"
+    assert found.text.startswith({DisagreementLevel.USUAL: "Nothing unusual"}.get(level, level.value.capitalize()))
     assert found.to_dict()["level"] == level.value
 
 
-def test_a_sample_too_small_for_a_rate_never_claims_it() -> None:
-    small = Calibration(overlaps=np.linspace(0.2, 1, 50), depth=10, options=SuspicionOptions())
-    assert small.judge(0.0).level is Level.UNUSUAL
-    tiny = Calibration(overlaps=np.linspace(0.2, 1, 15), depth=10, options=SuspicionOptions())
-    assert tiny.judge(0.0).level is Level.USUAL
+def test_a_sample_too_small_for_a_rate_never_reaches_its_level() -> None:
+    small = Calibration(overlaps=np.linspace(0.2, 1, 50), depth=10, options=CalibrationOptions())
+    assert small.rate(0.0).level is DisagreementLevel.UNUSUAL
+    tiny = Calibration(overlaps=np.linspace(0.2, 1, 15), depth=10, options=CalibrationOptions())
+    assert tiny.rate(0.0).level is DisagreementLevel.USUAL
 
 
 @pytest.mark.parametrize("count", [25, 100, 500])
-def test_false_alarms_stay_below_their_rate(count: int) -> None:
-    # Overlaps of a discrete, lopsided distribution, where ties would break a careless percentile.
+def test_false_alarms_stay_within_their_rate(count: int) -> None:
+    # Overlaps from a discrete, skewed distribution, in which ties would break a naive percentile.
     random = np.random.default_rng(count)
-    alarms = {Level.UNUSUAL: 0, Level.SUSPICIOUS: 0, Level.USUAL: 0}
+    alarms = {DisagreementLevel.UNUSUAL: 0, DisagreementLevel.SUSPICIOUS: 0, DisagreementLevel.USUAL: 0}
     trials = 4000
     for _ in range(trials):
         values = np.round(random.beta(2, 5, size=count + 1), 2)
-        calibration = Calibration(overlaps=np.sort(values[1:]), depth=10, options=SuspicionOptions())
-        alarms[calibration.judge(float(values[0])).level] += 1
+        calibration = Calibration(overlaps=np.sort(values[1:]), depth=10, options=CalibrationOptions())
+        alarms[calibration.rate(float(values[0])).level] += 1
     slack = 3 * np.sqrt(0.05 * 0.95 / trials)
-    assert (alarms[Level.UNUSUAL] + alarms[Level.SUSPICIOUS]) / trials <= 0.05 + slack
-    assert alarms[Level.SUSPICIOUS] / trials <= 0.01 + slack
+    assert (alarms[DisagreementLevel.UNUSUAL] + alarms[DisagreementLevel.SUSPICIOUS]) / trials <= 0.05 + slack
+    assert alarms[DisagreementLevel.SUSPICIOUS] / trials <= 0.01 + slack

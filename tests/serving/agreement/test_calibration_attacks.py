@@ -1,4 +1,4 @@
-"""Real attacks on the demo models: attacked images look more suspicious than clean ones, on average."""
+"""Attacks on the demo models: the models disagree more about attacked images than about clean ones."""
 
 from pathlib import Path
 
@@ -15,17 +15,17 @@ pytestmark = [
 ]
 
 
-def test_attacked_images_agree_less_and_clean_ones_are_rarely_suspected() -> None:
+def test_attacks_raise_the_disagreement_and_clean_images_are_rarely_flagged() -> None:
     from benchmarks.suspicion import measure, scene_of
 
     with scene_of(BENIGN, ROBUST, queries=50) as scene:
         found = measure(scene, steps=12, attacks=("ES", "TMA"))
     clean = found["clean"]
-    # With 50 images, 5 % is exceeded by 14 % with a chance below 1 %.
+    # At a rate of 5 %, more than 14 % of 50 images have a probability below 1 %.
     assert clean["share_unusual_or_worse"] <= 0.14
     for attack in ("ES on benign", "TMA on benign"):
         assert found[attack]["auc"] > 0.9
         assert found[attack]["share_unusual_or_worse"] > 0.8
         assert found[attack]["mean_overlap"] < clean["mean_overlap"] / 2
     for attack in ("ES on robust", "TMA on robust"):
-        assert found[attack]["auc"] > 0.6, "the robust model's ranking moves less, but it moves"
+        assert found[attack]["auc"] > 0.6, "the ranking of the robust model changes less, but it changes"

@@ -11,7 +11,7 @@ from hardrank.serving.agreement.rbo import Ranking, RankingError, rank_biased_ov
 
 
 def prefix(groups: list[list[str]], depth: int) -> set[str]:
-    """Every id whose rank, that of the first of its group, is at most `depth`."""
+    """Ids of rank at most `depth`; all ids of a group have the rank of its first."""
     found: set[str] = set()
     rank = 1
     for group in groups:
@@ -22,7 +22,7 @@ def prefix(groups: list[list[str]], depth: int) -> set[str]:
 
 
 def by_definition(one: list[list[str]], other: list[list[str]], p: float, *, terms: int = 2000) -> float:
-    """(1 − p) Σ p^(d−1) A_d, with `terms` for infinity and the paper's assumptions on what is unseen."""
+    """(1 − p) Σ p^(d−1) A_d over `terms` depths, with the paper's assumptions about the unseen part."""
     short, long = sorted((one, other), key=lambda groups: sum(map(len, groups)))
     s, l = (sum(map(len, groups)) for groups in (short, long))  # noqa: E741
     if s == 0:
@@ -33,7 +33,7 @@ def by_definition(one: list[list[str]], other: list[list[str]], p: float, *, ter
             return agreement(l)
         first, second = prefix(short, depth), prefix(long, depth)
         shared, size = float(len(first & second)), len(first)
-        if depth > s:  # each unseen place of the shorter list is shared with the chance seen at its end
+        if depth > s:  # unseen items of the shorter list agree as often as at its end
             shared += agreement(s) * (depth - s)
             size = depth
         return 2 * shared / (size + len(second))
@@ -49,7 +49,7 @@ def ranking(groups: list[list[str]]) -> Ranking:
     )
 
 
-def each_alone(ids: str) -> list[list[str]]:
+def untied_groups(ids: str) -> list[list[str]]:
     return [[id_] for id_ in ids]
 
 
@@ -72,7 +72,7 @@ def test_equals_the_infinite_sum_with_ties_and_uneven_lengths(
     assert found == pytest.approx(rank_biased_overlap(ranking(other), ranking(one), persistence=p), abs=1e-15)
 
 
-def test_equals_sums_written_out_by_hand() -> None:
+def test_equals_sums_derived_by_hand() -> None:
     # a b c d e f g against z c a v w x y: nothing shared at depths 1 and 2, a and c from 3 on.
     one, other = Ranking.untied("abcdefg"), Ranking.untied("zcavwxy")
     p = 0.8
@@ -89,18 +89,18 @@ def test_equals_sums_written_out_by_hand() -> None:
 
 
 @pytest.mark.parametrize("p", [0.2, 0.9])
-def test_tells_orders_apart(p: float) -> None:
+def test_is_one_only_for_the_same_order(p: float) -> None:
     ids = "abcdef"
     same = rank_biased_overlap(Ranking.untied(ids), Ranking.untied(ids), persistence=p)
     assert same == pytest.approx(1, abs=1e-12)
     assert rank_biased_overlap(Ranking.untied(ids), Ranking.untied("uvwxyz"), persistence=p) == 0
     for order in itertools.permutations(ids):
         found = rank_biased_overlap(Ranking.untied(ids), Ranking.untied(order), persistence=p)
-        assert found == pytest.approx(by_definition(each_alone(ids), [[i] for i in order], p), abs=1e-12)
+        assert found == pytest.approx(by_definition(untied_groups(ids), [[i] for i in order], p), abs=1e-12)
         assert (found == pytest.approx(1, abs=1e-12)) == ("".join(order) == ids)
 
 
-def test_a_swap_at_the_head_costs_more_than_one_at_the_tail() -> None:
+def test_a_swap_at_the_top_costs_more_than_one_at_the_bottom() -> None:
     values = []
     for place in range(7):
         order = list("abcdefgh")
@@ -131,14 +131,14 @@ def test_equal_scores_are_ties() -> None:
     assert rank_biased_overlap(tied, turned, persistence=0.9) == pytest.approx(1, abs=1e-12)
 
 
-def test_a_list_without_ids_overlaps_with_nothing() -> None:
+def test_an_empty_list_has_no_overlap() -> None:
     empty = Ranking.untied([])
     assert rank_biased_overlap(empty, Ranking.untied("ab"), persistence=0.9) == 0
     assert rank_biased_overlap(empty, empty, persistence=0.9) == 0
 
 
 @pytest.mark.parametrize("p", [0.0, 1.0, -0.5, float("nan")])
-def test_refuses_a_persistence_out_of_range(p: float) -> None:
+def test_rejects_a_persistence_out_of_range(p: float) -> None:
     with pytest.raises(RankingError, match="persistence"):
         rank_biased_overlap(Ranking.untied("a"), Ranking.untied("a"), persistence=p)
 
@@ -147,11 +147,11 @@ def test_refuses_a_persistence_out_of_range(p: float) -> None:
     ("ids", "scores", "cause"),
     [
         (("a", "a"), (1.0, 0.5), "twice"),
-        (("a", "b"), (0.5, 1.0), "rise"),
-        (("a", "b"), (0.5, float("nan")), "not numbers"),
+        (("a", "b"), (0.5, 1.0), "increase"),
+        (("a", "b"), (0.5, float("nan")), "NaN"),
         (("a",), (0.5, 0.4), "2 scores"),
     ],
 )
-def test_refuses_what_is_no_ranking(ids: tuple[str, ...], scores: tuple[float, ...], cause: str) -> None:
+def test_rejects_invalid_rankings(ids: tuple[str, ...], scores: tuple[float, ...], cause: str) -> None:
     with pytest.raises(RankingError, match=cause):
         Ranking(ids=ids, scores=scores)

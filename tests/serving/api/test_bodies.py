@@ -1,4 +1,4 @@
-"""Bodies and forms: limits hold while bytes come in, and forms give their parts byte by byte."""
+"""BodyReader and forms: limits hold while bytes come in, and forms give their parts byte by byte."""
 
 import asyncio
 from collections.abc import Iterable
@@ -11,7 +11,7 @@ from starlette.requests import Request
 from starlette.types import Message
 
 from hardrank.serving.api.bodies import (
-    Bodies,
+    BodyReader,
     BodyTimeoutError,
     BodyTooLargeError,
     ClientGoneError,
@@ -38,7 +38,7 @@ def _request(chunks: Iterable[bytes], headers: dict[str, str] | None = None, *, 
     return Request({"type": "http", "method": "POST", "path": "/", "headers": raw}, receive)
 
 
-def _read(bodies: Bodies, request: Request) -> bytes:
+def _read(bodies: BodyReader, request: Request) -> bytes:
     async def read() -> bytes:
         async with bodies.read(request) as body:
             assert bodies.held >= len(body)
@@ -48,13 +48,13 @@ def _read(bodies: Bodies, request: Request) -> bytes:
 
 
 def test_a_body_is_its_chunks() -> None:
-    bodies = Bodies(Limits())
+    bodies = BodyReader(Limits())
     assert _read(bodies, _request([b"ab", b"", b"c"])) == b"abc"
     assert bodies.held == 0
 
 
 def test_limits_hold_before_and_while_bytes_come() -> None:
-    bodies = Bodies(Limits(body_bytes=10))
+    bodies = BodyReader(Limits(body_bytes=10))
     taken: list[int] = []
 
     def chunks() -> Iterable[bytes]:
@@ -71,7 +71,7 @@ def test_limits_hold_before_and_while_bytes_come() -> None:
 
 
 def test_all_bodies_together_are_bounded() -> None:
-    bodies = Bodies(Limits(body_bytes=10, held_bytes=15))
+    bodies = BodyReader(Limits(body_bytes=10, held_bytes=15))
 
     async def scene() -> None:
         async with bodies.read(_request([b"x" * 9])):
@@ -88,14 +88,14 @@ def test_all_bodies_together_are_bounded() -> None:
 
 
 def test_a_slow_body_is_given_up() -> None:
-    bodies = Bodies(Limits(body_seconds=1))
+    bodies = BodyReader(Limits(body_seconds=1))
     with pytest.raises(BodyTimeoutError, match="1 s"):
         _read(bodies, _request([b"x"] * 100, pause=0.3))
     assert bodies.held == 0
 
 
 def test_slowness_after_the_body_is_not_the_bodys() -> None:
-    bodies = Bodies(Limits(body_seconds=1))
+    bodies = BodyReader(Limits(body_seconds=1))
 
     async def scene() -> None:
         with pytest.raises(TimeoutError, match="mine"):
@@ -111,12 +111,12 @@ def test_a_caller_who_hangs_up() -> None:
 
     request = Request({"type": "http", "method": "POST", "path": "/", "headers": []}, receive)
     with pytest.raises(ClientGoneError):
-        _read(Bodies(Limits()), request)
+        _read(BodyReader(Limits()), request)
 
 
 def test_compressed_bodies_are_refused() -> None:
     with pytest.raises(UnsupportedMediaError, match="Content-Encoding"):
-        _read(Bodies(Limits()), _request([b"x"], {"Content-Encoding": "gzip"}))
+        _read(BodyReader(Limits()), _request([b"x"], {"Content-Encoding": "gzip"}))
 
 
 def _form(parts: Iterable[tuple[str, bytes]], boundary: bytes = b"frontier") -> bytes:
@@ -135,13 +135,13 @@ def _form(parts: Iterable[tuple[str, bytes]], boundary: bytes = b"frontier") -> 
 def test_forms_give_names_and_bytes_in_order(parts: list[tuple[str, bytes]]) -> None:
     parts = [(name, content) for name, content in parts if b"--frontier" not in content]
     if parts:
-        found = asyncio.run(read_form(_form(parts), TYPE, parts=6))
+        found = asyncio.run(read_form(_form(parts), TYPE, most=6))
         assert [(part.name, part.content) for part in found] == parts
 
 
 def test_large_forms_too() -> None:
     content = bytes(range(256)) * 4096
-    found = asyncio.run(read_form(_form([("image", content)]), TYPE, parts=1))
+    found = asyncio.run(read_form(_form([("image", content)]), TYPE, most=1))
     assert found[0].content == content
 
 
@@ -149,7 +149,7 @@ def test_large_forms_too() -> None:
 def test_any_bytes_are_a_form_or_an_error(body: bytes) -> None:
     for full in (body, b"--frontier\r\n" + body, _form([("image", b"x")])[:-5] + body):
         with suppress(FormError):
-            asyncio.run(read_form(full, TYPE, parts=3))
+            asyncio.run(read_form(full, TYPE, most=3))
 
 
 @pytest.mark.parametrize(
@@ -166,11 +166,11 @@ def test_any_bytes_are_a_form_or_an_error(body: bytes) -> None:
 )
 def test_forms_that_are_none(body: bytes, kind: str) -> None:
     with pytest.raises(FormError):
-        asyncio.run(read_form(body, kind, parts=3))
+        asyncio.run(read_form(body, kind, most=3))
 
 
 def test_text_must_be_text() -> None:
-    (part,) = asyncio.run(read_form(_form([("label", b"\xff")]), TYPE, parts=1))
+    (part,) = asyncio.run(read_form(_form([("label", b"\xff")]), TYPE, most=1))
     with pytest.raises(FormError, match="label"):
         part.text()
 

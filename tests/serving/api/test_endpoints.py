@@ -12,7 +12,7 @@ import pytest
 from PIL import Image
 
 from hardrank.models.preprocessing import prepare
-from hardrank.serving.api.auth import Keyring, Role, entry_of, new_key
+from hardrank.serving.api.auth import Keyring, Role, key_entry, new_key
 from hardrank.serving.engine import Engine
 from hardrank.serving.settings import Access, Batching, Limits, Settings
 from tests.serving.served import Served, encoded, picture, serve
@@ -410,7 +410,7 @@ def test_a_full_queue_answers_429(tmp_path: Path, engine: Engine) -> None:
 def test_roles(tmp_path: Path, engine: Engine) -> None:
     reader, writer = new_key(), new_key()
     keyring = Keyring(
-        [entry_of("reader", Role.READ, reader), entry_of("writer", Role.WRITE, writer)], anonymous=Role.NOTHING
+        [key_entry("reader", Role.READ, reader), key_entry("writer", Role.WRITE, writer)], anonymous=Role.NOTHING
     )
     form = {"image": ("x", encoded(picture(5)))}
     with serve(tmp_path, (engine,), keyring=keyring) as served:
@@ -437,7 +437,7 @@ def test_roles(tmp_path: Path, engine: Engine) -> None:
 
 def test_rates_are_counted_by_key_and_by_query(tmp_path: Path, engine: Engine) -> None:
     one, other = new_key(), new_key()
-    keyring = Keyring([entry_of("one", Role.READ, one), entry_of("other", Role.READ, other)], anonymous=Role.NOTHING)
+    keyring = Keyring([key_entry("one", Role.READ, one), key_entry("other", Role.READ, other)], anonymous=Role.NOTHING)
     settings = Settings(access=Access(rate=0.01, burst=4))
     with serve(tmp_path, (engine,), settings=settings, keyring=keyring) as served:
         client, as_one = served.client, {"X-API-Key": one}

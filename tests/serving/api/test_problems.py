@@ -1,4 +1,4 @@
-"""Errors as callers see them: the cause where it is theirs, a number where it is the server's, and never a path."""
+"""Errors as callers see them: the cause of their own errors, only the request id of internal ones, and no path."""
 
 import logging
 from collections.abc import Iterator
@@ -8,10 +8,10 @@ import pytest
 
 from hardrank.models.errors import HardrankError
 from hardrank.models.preprocessing import ImageTooLargeError, UndecodableImageError
-from hardrank.serving.api import problems
-from hardrank.serving.api.auth import RateLimitedError, UnauthenticatedError
+from hardrank.serving.api.auth import UnauthenticatedError
 from hardrank.serving.api.bodies import FormError
-from hardrank.serving.api.problems import answer_of, kind_of, problem_of
+from hardrank.serving.api.problems import PROBLEM_TYPES, problem_of, problem_type_of, response_to
+from hardrank.serving.api.rate_limit import RateLimitedError
 from hardrank.serving.engine import Engine, EngineError
 from hardrank.serving.search.admission import OverloadedError
 from hardrank.serving.store.errors import IndexBusyError, IndexDamagedError, ReadOnlyIndexError
@@ -38,7 +38,7 @@ def served(tmp_path_factory: pytest.TempPathFactory, engine: Engine) -> Iterator
         (IndexBusyError(f"another process writes to {SECRET}"), 503),
     ],
 )
-def test_what_is_the_servers_fault_is_logged_and_not_told(
+def test_internal_errors_are_logged_and_their_text_is_hidden(
     served: Served,
     error: Exception,
     status: int,
@@ -49,7 +49,7 @@ def test_what_is_the_servers_fault_is_logged_and_not_told(
         raise error
 
     monkeypatch.setattr(served.service.models["benign"].index, "item", fail)
-    with caplog.at_level(logging.ERROR, logger="serving"):
+    with caplog.at_level(logging.ERROR, logger="hardrank.serving"):
         answer = served.client.get("/v1/items/item-1", headers={"X-Request-ID": "mine-7"})
     assert answer.status_code == status
     assert answer.headers["content-type"] == "application/problem+json"
@@ -58,7 +58,7 @@ def test_what_is_the_servers_fault_is_logged_and_not_told(
     assert ("mine-7" in caplog.text and SECRET in caplog.text) is (status == 500)
 
 
-def test_a_failure_in_a_batch_is_hidden_too(served: Served, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_internal_errors_in_a_batch_are_hidden_too(served: Served, monkeypatch: pytest.MonkeyPatch) -> None:
     def fail(*_: object, **__: object) -> None:
         raise IndexDamagedError(f"{SECRET} is damaged")
 
@@ -69,36 +69,36 @@ def test_a_failure_in_a_batch_is_hidden_too(served: Served, monkeypatch: pytest.
     assert "srv" not in answer.text
 
 
-def test_the_nearest_class_decides() -> None:
+def test_the_most_specific_class_in_the_table_applies() -> None:
     class OwnFormError(FormError):
         pass
 
-    assert kind_of(ImageTooLargeError("x")).status == 413
-    assert kind_of(UndecodableImageError("x")).status == 422
-    assert kind_of(OwnFormError("x")).name == "invalid-form"
-    assert kind_of(HardrankError("x")).status == kind_of(KeyError("x")).status == 500
+    assert problem_type_of(ImageTooLargeError("x")).status == 413
+    assert problem_type_of(UndecodableImageError("x")).status == 422
+    assert problem_type_of(OwnFormError("x")).name == "invalid-form"
+    assert problem_type_of(HardrankError("x")).status == problem_type_of(KeyError("x")).status == 500
 
 
-def test_headers_tell_what_to_do() -> None:
-    assert answer_of(OverloadedError("x", retry_after_s=7), "1").headers["retry-after"] == "7"
-    assert answer_of(RateLimitedError("x", retry_after_s=9), "1").headers["retry-after"] == "9"
-    assert answer_of(IndexBusyError("x"), "1").headers["retry-after"] == "30"
-    assert answer_of(UnauthenticatedError("x"), "1").headers["www-authenticate"].startswith("Bearer")
-    assert "retry-after" not in answer_of(FormError("x"), "1").headers
+def test_headers_of_errors() -> None:
+    assert response_to(OverloadedError("x", retry_after_s=7), "1").headers["retry-after"] == "7"
+    assert response_to(RateLimitedError("x", retry_after_s=9), "1").headers["retry-after"] == "9"
+    assert response_to(IndexBusyError("x"), "1").headers["retry-after"] == "30"
+    assert response_to(UnauthenticatedError("x"), "1").headers["www-authenticate"].startswith("Bearer")
+    assert "retry-after" not in response_to(FormError("x"), "1").headers
 
 
-def test_names_are_one_to_a_kind_and_statuses_are_errors() -> None:
-    kinds = list(problems._KINDS.values())
-    assert len({kind.name for kind in kinds}) == len(kinds)
-    assert all(400 <= kind.status <= 599 for kind in kinds)
+def test_problem_types_have_different_names_and_error_statuses() -> None:
+    types = list(PROBLEM_TYPES.values())
+    assert len({one.name for one in types}) == len(types)
+    assert all(400 <= one.status <= 599 for one in types)
 
 
-def test_details_begin_as_sentences_do_but_options_keep_their_names() -> None:
+def test_details_begin_with_a_capital_except_for_parameter_names() -> None:
     assert problem_of(FormError("the form is empty"), "1").detail == "The form is empty"
     assert problem_of(FormError("k is 0"), "1").detail == "k is 0"
 
 
-def test_a_fault_in_the_address_is_told_by_its_place(served: Served, tmp_path: Path) -> None:
+def test_invalid_parameters_are_named(served: Served, tmp_path: Path) -> None:
     problem = served.client.get("/v1/items?start=-1&count=x").json()
-    assert {(wrong["where"]) for wrong in problem["errors"]} == {"query.start", "query.count"}
+    assert {one["where"] for one in problem["errors"]} == {"query.start", "query.count"}
     assert str(tmp_path.parent) not in str(problem)

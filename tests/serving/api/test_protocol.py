@@ -1,4 +1,4 @@
-"""Heads of requests are bounded in size and time, whatever else a connection has done."""
+"""Request heads are limited in size and time, on new and on reused connections."""
 
 import asyncio
 import socket
@@ -11,30 +11,41 @@ import pytest
 import uvicorn
 from starlette.types import Receive, Scope, Send
 
-from hardrank.serving.api import protocol as connections
-from hardrank.serving.api.protocol import HEAD_BYTES, BoundedHeads
+from hardrank.serving.api.protocol import HEAD_BYTES, HeadLimitProtocol
 from tests.waiting import PATIENCE_S
 
 GET = b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n"
 
 
 async def _app(scope: Scope, receive: Receive, send: Send) -> None:
-    """Tell how long the body is."""
-    taken, more = 0, True
+    """Respond with the length of the body."""
+    length, more = 0, True
     while more:
         message = await receive()
-        taken, more = taken + len(message.get("body", b"")), message.get("more_body", False)
-    body = str(taken).encode()
+        length, more = length + len(message.get("body", b"")), message.get("more_body", False)
+    body = str(length).encode()
     await send({"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"%d" % len(body))]})
     await send({"type": "http.response.body", "body": body})
 
 
+class PatientProtocol(HeadLimitProtocol):
+    """Waits long enough for a head on a busy machine."""
+
+    head_seconds = PATIENCE_S
+
+
+class ImpatientProtocol(HeadLimitProtocol):
+    """Waits one second for a head."""
+
+    head_seconds = 1.0
+
+
 @contextmanager
-def _served(listener: socket.socket) -> Iterator[None]:
-    # Between two requests a connection may be idle for long: only heads are hurried.
+def _serving(listener: socket.socket, protocol: type[HeadLimitProtocol]) -> Iterator[None]:
+    # Only heads are limited in time: an idle connection may stay open.
     idle = int(PATIENCE_S)
     server = uvicorn.Server(
-        uvicorn.Config(_app, http=BoundedHeads, ws="none", lifespan="off", log_config=None, timeout_keep_alive=idle)
+        uvicorn.Config(_app, http=protocol, ws="none", lifespan="off", log_config=None, timeout_keep_alive=idle)
     )
     thread = Thread(target=lambda: asyncio.run(server.serve(sockets=[listener])))
     thread.start()
@@ -47,16 +58,15 @@ def _served(listener: socket.socket) -> Iterator[None]:
 
 @pytest.fixture
 def listener() -> Iterator[socket.socket]:
-    """What connections and their first bytes wait at until somebody serves."""
+    """A listening socket that queues connections and their first bytes until a server runs."""
     with socket.create_server(("127.0.0.1", 0)) as made:
         yield made
 
 
 @pytest.fixture
-def served(listener: socket.socket, monkeypatch: pytest.MonkeyPatch) -> Iterator[socket.socket]:
-    """The listener of a server that waits long for a head."""
-    monkeypatch.setattr(connections, "HEAD_SECONDS", PATIENCE_S)
-    with _served(listener):
+def patient(listener: socket.socket) -> Iterator[socket.socket]:
+    """The listening socket of a server that waits long for a head."""
+    with _serving(listener, PatientProtocol):
         yield listener
 
 
@@ -67,7 +77,7 @@ def _connect(listener: socket.socket) -> socket.socket:
 
 
 def _answer(connection: socket.socket) -> bytes:
-    """One answer's body; the head and the body may come apart."""
+    """Read one response and return its body."""
     received = b""
     while True:
         head, found, body = received.partition(b"\r\n\r\n")
@@ -82,26 +92,23 @@ def _answer(connection: socket.socket) -> bytes:
 
 
 def _read(connection: socket.socket) -> bytes:
-    """Everything until the server closes."""
+    """Read until the server closes the connection."""
     received = b""
     try:
         while chunk := connection.recv(65536):
             received += chunk
-    except ConnectionResetError:  # it closed while more was under way
+    except ConnectionResetError:  # it closed while bytes were on the way
         pass
     return received
 
 
-def test_usual_requests_pass_many_on_one_connection_and_pipelined(
-    listener: socket.socket, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(connections, "HEAD_SECONDS", 1.0)
+def test_many_requests_on_one_connection_and_pipelined(listener: socket.socket) -> None:
     with _connect(listener) as connection:
-        connection.sendall(GET)  # there when the server comes, and so within the second whoever else wants the cores
-        with _served(listener):
+        connection.sendall(GET)  # before the server starts, so that it is in time on a busy machine
+        with _serving(listener, ImpatientProtocol):
             assert _answer(connection) == b"0"
             for _ in range(2):
-                sleep(0.6)  # three heads take longer than one may
+                sleep(0.6)  # the three heads together take longer than one may
                 connection.sendall(GET)
                 assert _answer(connection) == b"0"
             connection.sendall(GET * 5)
@@ -112,18 +119,17 @@ def test_usual_requests_pass_many_on_one_connection_and_pipelined(
                 received += chunk
 
 
-def test_a_large_body_is_no_head(served: socket.socket) -> None:
+def test_a_large_body_does_not_count_as_head(patient: socket.socket) -> None:
     size = 20 * HEAD_BYTES
-    with _connect(served) as connection:
+    with _connect(patient) as connection:
         connection.sendall(b"POST / HTTP/1.1\r\nHost: localhost\r\nContent-Length: %d\r\n\r\n" % size + b"x" * size)
         assert _answer(connection) == b"%d" % size
 
 
-def test_a_body_may_take_longer_than_a_head(listener: socket.socket, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(connections, "HEAD_SECONDS", 1.0)
+def test_a_body_may_take_longer_than_a_head(listener: socket.socket) -> None:
     with _connect(listener) as connection:
         connection.sendall(b"POST / HTTP/1.1\r\nHost: localhost\r\nContent-Length: 2\r\n\r\nx")
-        with _served(listener):
+        with _serving(listener, ImpatientProtocol):
             sleep(1.5)
             connection.sendall(b"x")
             assert _answer(connection) == b"2"
@@ -138,8 +144,8 @@ def test_a_body_may_take_longer_than_a_head(listener: socket.socket, monkeypatch
     ],
 )
 @pytest.mark.parametrize("first", [b"", GET])
-def test_large_heads_are_refused(served: socket.socket, head: bytes, first: bytes) -> None:
-    with _connect(served) as connection:
+def test_large_heads_are_rejected(patient: socket.socket, head: bytes, first: bytes) -> None:
+    with _connect(patient) as connection:
         if first:
             connection.sendall(first)
             assert _answer(connection) == b"0"
@@ -149,29 +155,28 @@ def test_large_heads_are_refused(served: socket.socket, head: bytes, first: byte
         assert received.startswith((b"HTTP/1.1 431", b"HTTP/1.1 400")) or not received
 
 
-def test_a_head_that_is_just_small_enough(served: socket.socket) -> None:
-    with _connect(served) as connection:
+def test_a_head_just_below_the_limit_is_accepted(patient: socket.socket) -> None:
+    with _connect(patient) as connection:
         connection.sendall(b"GET / HTTP/1.1\r\nHost: localhost\r\nX: " + b"x" * (HEAD_BYTES - 100) + b"\r\n\r\n")
         assert _answer(connection) == b"0"
 
 
 @pytest.mark.parametrize("begun", [b"", b"GET / HTTP/1.1\r\nHo"])
-def test_silent_connections_are_closed(served: socket.socket, begun: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(connections, "HEAD_SECONDS", 1.0)
+def test_silent_connections_are_closed(listener: socket.socket, begun: bytes) -> None:
     began = monotonic()
-    with _connect(served) as connection:
+    with _serving(listener, ImpatientProtocol), _connect(listener) as connection:
         connection.sendall(begun)
         assert _read(connection) == b""
     assert monotonic() - began > 0.9
 
 
-def test_drops_do_not_prolong_it(served: socket.socket, monkeypatch: pytest.MonkeyPatch) -> None:
-    with _connect(served) as connection:
+def test_single_bytes_do_not_extend_the_time(listener: socket.socket) -> None:
+    with _connect(listener) as connection:
         connection.sendall(GET)
-        assert _answer(connection) == b"0"
-        monkeypatch.setattr(connections, "HEAD_SECONDS", 1.0)
-        with pytest.raises((BrokenPipeError, ConnectionResetError, ConnectionAbortedError)):
-            _trickle(connection)  # for twenty seconds
+        with _serving(listener, ImpatientProtocol):
+            assert _answer(connection) == b"0"
+            with pytest.raises((BrokenPipeError, ConnectionResetError, ConnectionAbortedError)):
+                _trickle(connection)  # would take twenty seconds
 
 
 def _trickle(connection: socket.socket) -> None:

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from hardrank.serving.agreement.calibration import Level, Suspicion
+from hardrank.serving.agreement.calibration import Disagreement, DisagreementLevel
 from hardrank.serving.page.fragments import ModelColumn, SearchResults, examples, failure, results, welcome
 from hardrank.serving.page.plot import legend, score_plot
 from hardrank.serving.store.items import Item, Match
@@ -121,9 +121,9 @@ def test_thumbnails_are_embedded_unchanged() -> None:
     assert "hr-blank" in results(found([[match(1)]])), "an item without a thumbnail gets a placeholder"
 
 
-@pytest.mark.parametrize("level", Level)
-def test_the_agreement_shows_level_text_overlap_and_percentile(level: Level) -> None:
-    agreement = Suspicion(rbo=0.123, percentile=4.56, level=level, text="Some words <b>.")
+@pytest.mark.parametrize("level", DisagreementLevel)
+def test_the_agreement_shows_level_text_overlap_and_percentile(level: DisagreementLevel) -> None:
+    agreement = Disagreement(rbo=0.123, percentile=4.56, level=level, text="Some words <b>.")
     shown = results(found([[match(1)], [match(1)]], agreement=agreement))
     assert f"hr-{level.value}" in shown
     texts = " ".join(Outline(shown).texts)

@@ -1,42 +1,46 @@
-"""The stages answer what was asked, though the gallery has changed since."""
+"""The search step answers correctly even if the gallery changed after the request was accepted."""
 
-import pytest
-
-from hardrank.serving.agreement.calibration import SuspicionOptions
-from hardrank.serving.agreement.monitor import Hint
+from hardrank.serving.agreement.calibration import CalibrationOptions
+from hardrank.serving.agreement.monitor import AgreementMonitor, Comparison
 from hardrank.serving.engine import Engine
 from hardrank.serving.index.search_index import SearchIndex
-from hardrank.serving.search.batch_steps import Found, SearchJob, SearchStage
+from hardrank.serving.search.batch_steps import SearchJob, SearchResult, SearchStep
 from hardrank.serving.search.models import Model
 from tests.serving.conftest import make_manifest, new_items, unit_vectors
 
 
-def test_items_that_went_since_the_question_make_the_answer_shorter(index: SearchIndex, engine: Engine) -> None:
+def test_items_deleted_after_the_request_shorten_the_results(index: SearchIndex, engine: Engine) -> None:
     vectors = unit_vectors(10)
     index.add(new_items(vectors))
-    stage = SearchStage({"one": Model(key="one", engine=engine, index=index)}, None)
+    step = SearchStep({"one": Model(key="one", engine=engine, index=index)}, None)
     job = SearchJob(models=("one",), vectors={"one": vectors[0]}, k=10)
     index.delete(["item-3"])
-    (found,) = stage([job])
-    assert isinstance(found, Found)
-    assert {match.item.id for match in found.matches["one"]} == {f"item-{n}" for n in range(10) if n != 3}
+    (result,) = step([job])
+    assert isinstance(result, SearchResult)
+    assert {match.item.id for match in result.matches["one"]} == {f"item-{n}" for n in range(10) if n != 3}
 
 
-def test_the_depth_of_the_hint_is_no_error_of_who_asks_for_few(
-    index: SearchIndex, engine: Engine, monkeypatch: pytest.MonkeyPatch
-) -> None:
+class StaleDepth(Comparison):
+    """As if an item was deleted after the depth was limited to the size of the index."""
+
+    def depth(self, key: str) -> int:
+        return self.indexes[key].size + 1
+
+
+def test_a_comparison_deeper_than_the_index_does_not_fail_the_search(index: SearchIndex, engine: Engine) -> None:
     vectors = unit_vectors(30)
     other = SearchIndex.create(index.folder.with_name("other"), manifest=make_manifest())
     models = {key: Model(key=key, engine=engine, index=one) for key, one in (("one", index), ("other", other))}
     for model in models.values():
         model.index.add(new_items(vectors))
-    hint = Hint({key: model.index for key, model in models.items()}, SuspicionOptions(sample=20))
-    hint.calibrate()
-    # As when an item is deleted after the depth was fitted to the size.
-    monkeypatch.setattr("hardrank.serving.agreement.monitor.Judge.depth", lambda judge, key: 31)
-    (found,) = SearchStage(models, hint)(
-        [SearchJob(models=("one", "other"), vectors=dict.fromkeys(models, vectors[0]), k=3, hint=True)]
+    indexes = {key: model.index for key, model in models.items()}
+    monitor = AgreementMonitor(indexes, CalibrationOptions(sample=20))
+    monitor.calibrate()
+    assert monitor.comparison is not None
+    monitor.comparison = StaleDepth(indexes=indexes, calibration=monitor.comparison.calibration)
+    (result,) = SearchStep(models, monitor)(
+        [SearchJob(models=("one", "other"), vectors=dict.fromkeys(models, vectors[0]), k=3, compare_models=True)]
     )
-    assert isinstance(found, Found)
-    assert [len(matches) for matches in found.matches.values()] == [3, 3]
-    assert found.suspicion is not None
+    assert isinstance(result, SearchResult)
+    assert [len(matches) for matches in result.matches.values()] == [3, 3]
+    assert result.disagreement is not None

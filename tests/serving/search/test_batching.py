@@ -1,4 +1,4 @@
-"""Jobs of many callers run together, each answered once, with its own answer."""
+"""Batches of many callers' jobs: each caller gets its own result, once."""
 
 import asyncio
 import random
@@ -14,18 +14,18 @@ from tests.waiting import PATIENCE_S
 
 
 class Squares:
-    """Squares numbers, and remembers its batches; 13 is unlucky."""
+    """Squares numbers and records its batches; 13 fails."""
 
     def __init__(self, seconds: float = 0.0, *, held: bool = False) -> None:
-        """Each batch takes `seconds`, and where it is `held`, does not end before `let_go`."""
+        """Each batch takes `seconds`; if `held`, it does not end before `release`."""
         self.batches: list[list[int]] = []
         self.threads: set[int] = set()
         self._seconds = seconds
         self._free = threading.Event()
         if not held:
-            self.let_go()
+            self.release()
 
-    def let_go(self) -> None:
+    def release(self) -> None:
         self._free.set()
 
     def __call__(self, jobs: Sequence[int]) -> list[int | Exception]:
@@ -33,7 +33,7 @@ class Squares:
         self.threads.add(threading.get_ident())
         time.sleep(self._seconds)
         assert self._free.wait(PATIENCE_S)
-        return [ValueError("unlucky") if job == 13 else job * job for job in jobs]
+        return [ValueError("13") if job == 13 else job * job for job in jobs]
 
     @property
     def jobs(self) -> list[int]:
@@ -46,8 +46,8 @@ async def _until(condition: Callable[[], bool]) -> None:
             await asyncio.sleep(0.001)
 
 
-def test_a_lone_job_runs_at_once_and_tells_how() -> None:
-    async def scene() -> None:
+def test_a_lone_job_runs_immediately() -> None:
+    async def scenario() -> None:
         batcher = Batcher[int, int](Squares(0.02), name="squares", batch=8, wait_s=PATIENCE_S)
         batcher.start()
         began = time.perf_counter()
@@ -55,37 +55,37 @@ def test_a_lone_job_runs_at_once_and_tells_how() -> None:
         took = time.perf_counter() - began
         assert done.result == 49
         assert done.batch == 1
-        assert done.queued_s < PATIENCE_S / 2  # far from what it would wait for others
+        assert done.queued_s < PATIENCE_S / 2  # far less than it would wait for others
         assert 0.02 <= done.ran_s <= took - done.queued_s
         await batcher.close()
 
-    asyncio.run(scene())
+    asyncio.run(scenario())
 
 
-def test_what_comes_during_a_batch_makes_up_the_next_ones_in_order() -> None:
+def test_jobs_that_arrive_during_a_batch_form_the_next_ones_in_order() -> None:
     squares = Squares(held=True)
 
-    async def scene() -> list[int]:
+    async def scenario() -> list[int]:
         batcher = Batcher[int, int](squares, name="squares", batch=4)
         batcher.start()
         first = asyncio.create_task(batcher.submit(0))
         await _until(lambda: squares.batches == [[0]])
         rest = [asyncio.create_task(batcher.submit(number)) for number in range(1, 11)]
         await _until(lambda: batcher.waiting == len(rest))
-        squares.let_go()
+        squares.release()
         done = await asyncio.gather(first, *rest)
         await batcher.close()
         return [one.result for one in done]
 
-    assert asyncio.run(scene()) == [number**2 for number in range(11)]
+    assert asyncio.run(scenario()) == [number**2 for number in range(11)]
     assert squares.batches == [[0], [1, 2, 3, 4], [5, 6, 7, 8], [9, 10]]
     assert len(squares.threads) == 1
 
 
-def test_an_announced_job_is_waited_for_and_one_that_fails_to_come_is_not() -> None:
+def test_waits_for_announced_jobs_except_failed_ones() -> None:
     squares = Squares()
 
-    async def scene() -> None:
+    async def scenario() -> None:
         batcher = Batcher[int, int](squares, name="squares", batch=4, wait_s=PATIENCE_S)
         batcher.start()
 
@@ -103,44 +103,44 @@ def test_an_announced_job_is_waited_for_and_one_that_fails_to_come_is_not() -> N
         assert time.perf_counter() - began < PATIENCE_S / 2
         await batcher.close()
 
-    asyncio.run(scene())
+    asyncio.run(scenario())
     assert squares.batches == [[2, 3]]
 
 
-def test_waiting_ends_after_the_time_that_was_given() -> None:
-    async def scene() -> float:
+def test_waits_no_longer_than_wait_s() -> None:
+    async def scenario() -> float:
         batcher = Batcher[int, int](Squares(), name="squares", batch=4, wait_s=0.05)
         batcher.start()
-        with batcher.expecting():  # somebody who never comes
+        with batcher.expecting():  # announced, but never submitted
             done = await asyncio.wait_for(batcher.submit(2), PATIENCE_S)
         await batcher.close()
         return done.queued_s
 
-    assert asyncio.run(scene()) >= 0.05
+    assert asyncio.run(scenario()) >= 0.05
 
 
-def test_errors_belong_to_their_jobs_alone() -> None:
-    async def scene() -> None:
+def test_an_error_fails_only_its_own_job() -> None:
+    async def scenario() -> None:
         batcher = Batcher[int, int](Squares(0.02), name="squares", batch=4)
         batcher.start()
         results = await asyncio.gather(*(batcher.submit(n) for n in (12, 13, 14)), return_exceptions=True)
-        assert [type(result).__name__ for result in results] == ["Done", "ValueError", "Done"]
+        assert [type(result).__name__ for result in results] == ["BatchedResult", "ValueError", "BatchedResult"]
         await batcher.close()
 
-    asyncio.run(scene())
+    asyncio.run(scenario())
 
 
 def _fails(_: Sequence[int]) -> list[int | Exception]:
     raise MemoryError("no room")
 
 
-def _forgets(_: Sequence[int]) -> list[int | Exception]:
+def _returns_nothing(_: Sequence[int]) -> list[int | Exception]:
     return []
 
 
-@pytest.mark.parametrize(("run", "error"), [(_fails, MemoryError), (_forgets, RuntimeError)])
-def test_a_batch_that_fails_answers_all_and_the_next_one_runs(run: object, error: type[Exception]) -> None:
-    async def scene() -> None:
+@pytest.mark.parametrize(("run", "error"), [(_fails, MemoryError), (_returns_nothing, RuntimeError)])
+def test_a_failed_batch_fails_all_its_jobs_and_the_next_batch_runs(run: object, error: type[Exception]) -> None:
+    async def scenario() -> None:
         batcher = Batcher[int, int](run, name="broken", batch=4)  # type: ignore[arg-type]
         batcher.start()
         for _ in range(2):
@@ -148,10 +148,10 @@ def test_a_batch_that_fails_answers_all_and_the_next_one_runs(run: object, error
             assert [type(result) for result in results] == [error] * 3
         await batcher.close()
 
-    asyncio.run(scene())
+    asyncio.run(scenario())
 
 
-def test_64_callers_some_of_whom_hang_up_each_get_their_own_answer_once() -> None:
+def test_64_callers_get_their_own_results_while_some_cancel() -> None:
     squares = Squares(0.002)
     generator = random.Random(0)
     answered: dict[int, int] = {}
@@ -161,7 +161,7 @@ def test_64_callers_some_of_whom_hang_up_each_get_their_own_answer_once() -> Non
         for number in range(start, start + 40):
             task = asyncio.create_task(batcher.submit(100 + number))
             if generator.random() < 0.3:
-                # Every other one hangs up at once, before there can be an answer; the rest at any moment.
+                # Half of these cancel immediately, before there can be a result; the others at any time.
                 await asyncio.sleep(generator.choice((0.0, generator.random() * 0.004)))
                 task.cancel()
             try:
@@ -172,23 +172,23 @@ def test_64_callers_some_of_whom_hang_up_each_get_their_own_answer_once() -> Non
             assert number not in answered
             answered[number] = done.result
 
-    async def scene() -> None:
+    async def scenario() -> None:
         batcher = Batcher[int, int](squares, name="squares", batch=16, wait_s=0.001)
         batcher.start()
         await asyncio.gather(*(caller(batcher, 40 * n) for n in range(64)))
         await batcher.close()
 
-    asyncio.run(scene())
+    asyncio.run(scenario())
     assert answered == {number: (100 + number) ** 2 for number in range(64 * 40) if number not in cancelled}
     assert len(squares.jobs) == len(set(squares.jobs))
     assert len(cancelled) > 100
     assert max(map(len, squares.batches)) <= 16
 
 
-def test_jobs_that_were_cancelled_while_they_waited_never_run() -> None:
+def test_jobs_cancelled_while_waiting_never_run() -> None:
     squares = Squares(held=True)
 
-    async def scene() -> None:
+    async def scenario() -> None:
         batcher = Batcher[int, int](squares, name="squares", batch=4)
         batcher.start()
         first = asyncio.create_task(batcher.submit(0))
@@ -197,16 +197,16 @@ def test_jobs_that_were_cancelled_while_they_waited_never_run() -> None:
         await _until(lambda: batcher.waiting == len(others))
         for task in others[:3]:
             task.cancel()
-        squares.let_go()
+        squares.release()
         await asyncio.gather(first, *others, return_exceptions=True)
         await batcher.close()
 
-    asyncio.run(scene())
+    asyncio.run(scenario())
     assert squares.batches == [[0], [4]]
 
 
-def test_closing_answers_what_was_submitted_and_takes_no_more() -> None:
-    async def scene() -> None:
+def test_close_finishes_submitted_jobs_and_rejects_new_ones() -> None:
+    async def scenario() -> None:
         batcher = Batcher[int, int](Squares(0.03), name="squares", batch=2)
         batcher.start()
         tasks = [asyncio.create_task(batcher.submit(number)) for number in range(7)]
@@ -216,21 +216,21 @@ def test_closing_answers_what_was_submitted_and_takes_no_more() -> None:
         with pytest.raises(ShuttingDownError):
             await batcher.submit(1)
 
-    asyncio.run(scene())
+    asyncio.run(scenario())
 
 
-def test_admission_is_all_or_none_and_tells_when_to_come_back() -> None:
-    places = Admission(3)
-    with places.enter(2):
-        assert places.inside == 2
-        with pytest.raises(OverloadedError) as caught, places.enter(2):
+def test_admission_is_all_or_none_and_tells_when_to_retry() -> None:
+    admission = Admission(3)
+    with admission.enter(2):
+        assert admission.pending == 2
+        with pytest.raises(OverloadedError) as caught, admission.enter(2):
             pass
         assert caught.value.retry_after_s == 1
-        with places.enter():
-            assert places.inside == 3
-    assert places.inside == 0
-    with pytest.raises(OverloadedError, match="more than the 3"), places.enter(4):
+        with admission.enter():
+            assert admission.pending == 3
+    assert admission.pending == 0
+    with pytest.raises(OverloadedError, match="limit of 3"), admission.enter(4):
         pass
-    with pytest.raises(ValueError, match="inside"), places.enter(3):
+    with pytest.raises(ValueError, match="inside"), admission.enter(3):
         raise ValueError("inside")
-    assert places.inside == 0
+    assert admission.pending == 0

@@ -1,4 +1,4 @@
-"""The service: every caller gets the answer to the own image, once, whoever else asks or hangs up."""
+"""The search service: every caller gets the results of their own query, whatever other callers do."""
 
 import asyncio
 import random
@@ -15,7 +15,7 @@ from hardrank.serving.engine import Engine
 from hardrank.serving.search.admission import NotReadyError, OverloadedError, ShuttingDownError
 from hardrank.serving.search.models import ServiceError, UnknownModelError
 from hardrank.serving.search.service import SearchService
-from hardrank.serving.search.types import IdQuery, ImageQuery, SearchOptions
+from hardrank.serving.search.types import IdQuery, ImageQuery, SearchAnswer, SearchOptions
 from hardrank.serving.settings import Batching, Limits, Settings
 from hardrank.serving.store.errors import InvalidSearchError
 from hardrank.serving.store.items import InvalidItemError, UnknownItemError, UnknownLabelError
@@ -24,23 +24,27 @@ from tests.serving.process import running
 from tests.serving.served import build_index, encoded, make_service, paint, picture
 from tests.waiting import until
 
-Scene = Callable[[SearchService], Coroutine[Any, Any, None]]
+Scenario = Callable[[SearchService], Coroutine[Any, Any, None]]
 
 
-def _run(service: SearchService, scene: Scene, *, ready: bool = True) -> None:
+async def _search(service: SearchService, data: bytes, **options: Any) -> SearchAnswer:
+    return await service.search(ImageQuery(data=data), SearchOptions(**options))
+
+
+def _run(service: SearchService, scenario: Scenario, *, ready: bool = True) -> None:
     async def act() -> None:
         service.start()
         try:
             while ready and not service.ready:
                 await asyncio.sleep(0.005)
-            await scene(service)
+            await scenario(service)
         finally:
             await service.close()
 
     asyncio.run(act())
 
 
-def test_64_callers_each_get_their_own_answer_once_while_others_hang_up_and_items_come_and_go(
+def test_64_callers_get_their_own_results_while_others_cancel_and_change_items(
     tmp_path: Path, engine: Engine, robust_engine: Engine
 ) -> None:
     files = paint(48)
@@ -53,9 +57,9 @@ def test_64_callers_each_get_their_own_answer_once_while_others_hang_up_and_item
         nonlocal cancelled
         for turn in range(12):
             file = files[(5 * number + 11 * turn) % len(files)]
-            task = asyncio.create_task(service.search_image(file.data, k=3))
+            task = asyncio.create_task(_search(service, file.data, k=3))
             if generator.random() < 0.25:
-                # Every other one hangs up at once, before there can be an answer; the rest at any moment.
+                # Half of these cancel immediately, before there can be a result; the others at any time.
                 await asyncio.sleep(generator.choice((0.0, generator.random() * 0.02)))
                 task.cancel()
             try:
@@ -73,41 +77,41 @@ def test_64_callers_each_get_their_own_answer_once_while_others_hang_up_and_item
         data = encoded(picture(1000 + number))
         for _ in range(6):
             await service.add(f"new-{number}", data)
-            answer = await service.search_image(data, k=1)
+            answer = await _search(service, data, k=1)
             assert {own.matches[0].item.id for own in answer.by_model.values()} == {f"new-{number}"}
             await service.delete(f"new-{number}")
             with pytest.raises(UnknownItemError):
                 await service.item(f"new-{number}")
 
-    async def scene(service: SearchService) -> None:
+    async def scenario(service: SearchService) -> None:
         await asyncio.gather(*(caller(number) for number in range(64)), *(changer(number) for number in range(3)))
-        assert service.admission.inside == 0
+        assert service.admission.pending == 0
 
-    _run(service, scene)
+    _run(service, scenario)
     assert set(answered.values()) == {1}
     assert len(answered) + cancelled == 64 * 12
     assert cancelled > 20
 
 
-def test_batched_answers_are_those_of_one_at_a_time(tmp_path: Path, engine: Engine) -> None:
+def test_batched_results_equal_single_ones(tmp_path: Path, engine: Engine) -> None:
     files = paint(40)
     queries = [encoded(picture(500 + number), "JPEG") for number in range(40)]
 
-    async def scene(service: SearchService) -> None:
-        alone = [await service.search_image(data, k=5) for data in queries]
-        together = await asyncio.gather(*(service.search_image(data, k=5) for data in queries))
+    async def scenario(service: SearchService) -> None:
+        alone = [await _search(service, data, k=5) for data in queries]
+        together = await asyncio.gather(*(_search(service, data, k=5) for data in queries))
         for one, other in zip(alone, together, strict=True):
             first, second = (answer.by_model["benign"].matches for answer in (one, other))
             assert [match.item.id for match in first] == [match.item.id for match in second]
             np.testing.assert_allclose([m.score for m in first], [m.score for m in second], atol=1e-5)
 
-    _run(make_service(tmp_path, (engine,), files), scene)
+    _run(make_service(tmp_path, (engine,), files), scenario)
 
 
-def test_what_does_not_fit_is_refused_before_any_work(tmp_path: Path, engine: Engine) -> None:
+def test_invalid_requests_are_rejected(tmp_path: Path, engine: Engine) -> None:
     data = paint(1)[0].data
 
-    async def scene(service: SearchService) -> None:
+    async def scenario(service: SearchService) -> None:
         for options, error in (
             (SearchOptions(k=0), InvalidSearchError),
             (SearchOptions(k=11), InvalidSearchError),
@@ -116,40 +120,40 @@ def test_what_does_not_fit_is_refused_before_any_work(tmp_path: Path, engine: En
             with pytest.raises(error):
                 await service.search(ImageQuery(data=b"never decoded"), options)
         with pytest.raises(UnknownLabelError):
-            await service.search_image(data, label="nothing")
+            await _search(service, data, label="nothing")
         with pytest.raises(UndecodableImageError):
-            await service.search_image(b"no image")
+            await _search(service, b"no image")
         with pytest.raises(UnknownItemError):
-            await service.search_id("nobody")
+            await service.search(IdQuery(id="nobody"), SearchOptions())
         for wrong in ("", "a/b", " a", "a\nb", "x" * 129):
             with pytest.raises(InvalidItemError):
                 await service.add(wrong, b"never decoded")
         with pytest.raises(InvalidSearchError):
             await service.search_many([], SearchOptions())
-        assert len((await service.search_image(data)).by_model["benign"].matches) == 10
-        assert service.admission.inside == 0
+        assert len((await _search(service, data)).by_model["benign"].matches) == 10
+        assert service.admission.pending == 0
 
-    _run(make_service(tmp_path, (engine,), paint(10)), scene)
+    _run(make_service(tmp_path, (engine,), paint(10)), scenario)
 
 
-def test_an_empty_index_says_so_and_can_be_filled(tmp_path: Path, engine: Engine) -> None:
+def test_an_empty_index_cannot_be_searched_until_an_item_is_added(tmp_path: Path, engine: Engine) -> None:
     data = paint(1)[0].data
 
-    async def scene(service: SearchService) -> None:
+    async def scenario(service: SearchService) -> None:
         with pytest.raises(InvalidSearchError, match="empty"):
-            await service.search_image(data)
+            await _search(service, data)
         _, new = await service.add("first", data)
         assert new
-        assert (await service.search_image(data)).by_model["benign"].matches[0].item.id == "first"
+        assert (await _search(service, data)).by_model["benign"].matches[0].item.id == "first"
 
-    _run(make_service(tmp_path, (engine,), []), scene)
+    _run(make_service(tmp_path, (engine,), []), scenario)
 
 
-def test_many_are_admitted_all_or_none_and_fail_one_by_one(tmp_path: Path, engine: Engine) -> None:
+def test_a_batch_is_admitted_as_a_whole_and_its_queries_fail_one_by_one(tmp_path: Path, engine: Engine) -> None:
     files = paint(10)
     settings = Settings(batching=Batching(pending=3), limits=Limits(batch_queries=4))
 
-    async def scene(service: SearchService) -> None:
+    async def scenario(service: SearchService) -> None:
         answers = await service.search_many(
             [ImageQuery(data=files[1].data), ImageQuery(data=b"x"), IdQuery(id="item-2")], SearchOptions(k=1)
         )
@@ -163,31 +167,31 @@ def test_many_are_admitted_all_or_none_and_fail_one_by_one(tmp_path: Path, engin
         with pytest.raises(InvalidSearchError, match="1 to 4"):
             await service.search_many([IdQuery(id="item-1")] * 5, SearchOptions(k=1))
 
-    _run(make_service(tmp_path, (engine,), files, settings), scene)
+    _run(make_service(tmp_path, (engine,), files, settings), scenario)
 
 
-def test_nothing_is_answered_before_the_warm_up_or_after_the_end(tmp_path: Path, engine: Engine) -> None:
+def test_requests_are_rejected_before_the_warm_up_and_after_close(tmp_path: Path, engine: Engine) -> None:
     data = paint(1)[0].data
     service = make_service(tmp_path, (engine,), paint(10))
 
-    async def scene(service: SearchService) -> None:
+    async def scenario(service: SearchService) -> None:
         with pytest.raises(NotReadyError):
-            await service.search_image(data)
+            await _search(service, data)
         with pytest.raises(NotReadyError):
             await service.add("new", data)
 
-    _run(service, scene, ready=False)
+    _run(service, scenario, ready=False)
     with pytest.raises(ShuttingDownError):
-        asyncio.run(service.search_image(data))
+        asyncio.run(_search(service, data))
 
 
-def test_closing_answers_what_was_accepted(tmp_path: Path, engine: Engine) -> None:
+def test_close_answers_accepted_requests(tmp_path: Path, engine: Engine) -> None:
     files = paint(10)
     tasks: list[asyncio.Task[Any]] = []
 
-    async def scene(service: SearchService) -> None:
-        tasks.extend(asyncio.create_task(service.search_image(file.data, k=1)) for file in files * 4)
-        while service.admission.inside < len(tasks):
+    async def scenario(service: SearchService) -> None:
+        tasks.extend(asyncio.create_task(_search(service, file.data, k=1)) for file in files * 4)
+        while service.admission.pending < len(tasks):
             await asyncio.sleep(0)
 
     async def act() -> None:
@@ -195,7 +199,7 @@ def test_closing_answers_what_was_accepted(tmp_path: Path, engine: Engine) -> No
         service.start()
         while not service.ready:
             await asyncio.sleep(0.005)
-        await scene(service)
+        await scenario(service)
         await service.close()
         await asyncio.gather(*tasks)
 
@@ -203,7 +207,7 @@ def test_closing_answers_what_was_accepted(tmp_path: Path, engine: Engine) -> No
     assert [task.result().by_model["benign"].matches[0].item.id for task in tasks] == [file.id for file in files * 4]
 
 
-def test_models_need_names_of_their_own(tmp_path: Path, engine: Engine) -> None:
+def test_models_need_different_keys(tmp_path: Path, engine: Engine) -> None:
     service = make_service(tmp_path, (engine,), paint(3))
     model = service.models["benign"]
     for models in ([], [model, model]):
@@ -212,10 +216,10 @@ def test_models_need_names_of_their_own(tmp_path: Path, engine: Engine) -> None:
     model.index.close()
 
 
-def test_a_caller_who_hangs_up_is_dropped_before_the_network_runs(
+def test_queries_of_disconnected_callers_never_reach_the_network(
     tmp_path: Path, engine: Engine, benign_bundle: Path
 ) -> None:
-    """Over a real socket: of those who wait for a decoder, the ones that are gone never reach the network."""
+    """Over real sockets: callers disconnect while they wait for the only decoder."""
     build_index(tmp_path / "index", engine, paint(12)).close()
     slow = slow_image()
     source = f"{benign_bundle}={tmp_path / 'index'}"
@@ -228,6 +232,6 @@ def test_a_caller_who_hangs_up_is_dropped_before_the_network_runs(
         until(lambda: (now := look(server.client)).ended == len(callers) and not now.pending)
         after = look(server.client)
         embedded = after.embedded - before.embedded
-        assert embedded < len(callers)  # or all had been embedded before they hung up, and nothing was seen
-        assert embedded <= after.answered + 3  # and whoever was beyond the decoder just then
+        assert embedded < len(callers)  # else all were embedded before they disconnected, and the test saw nothing
+        assert embedded <= after.answered + 3  # and those that had just passed the decoder
         assert status(call(server.url, paint(1)[0].data)) == 200

@@ -1,0 +1,68 @@
+"""Rate limits: a token bucket per caller."""
+
+from collections import OrderedDict
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from time import monotonic
+from typing import Final
+
+from hardrank.models.errors import HardrankError
+
+_MOST_BUCKETS: Final = 100_000
+"""Callers that are remembered; beyond, the least recent is forgotten."""
+
+
+class RateLimitedError(HardrankError):
+    """The caller exceeded the rate limit."""
+
+    def __init__(self, message: str, *, retry_after_s: int) -> None:
+        super().__init__(message)
+        self.retry_after_s = retry_after_s
+        """Seconds after which the same request is within the limit."""
+
+
+@dataclass(slots=True)
+class _Bucket:
+    tokens: float
+    updated: float
+
+
+@dataclass(kw_only=True)
+class RateLimit:
+    """A bucket of tokens per caller: `burst` at most, refilled at `rate` per second. Used from one event loop."""
+
+    rate: float
+    """Tokens per second; 0: no limit."""
+    burst: int
+    clock: Callable[[], float] = monotonic
+    _buckets: OrderedDict[str, _Bucket] = field(default_factory=OrderedDict, init=False, repr=False)
+
+    def take(self, caller: str, tokens: int = 1) -> None:
+        """Take tokens of `caller`; raises `RateLimitedError` with the time to wait if there are too few."""
+        if not self.rate:
+            return
+        if tokens > self.burst:
+            raise RateLimitedError(
+                f"{tokens} queries in one request exceed the largest burst of the rate limit, {self.burst}; send fewer "
+                "per request.",
+                retry_after_s=1,
+            )
+        now = self.clock()
+        bucket = self._bucket(caller, now)
+        bucket.tokens = min(self.burst, bucket.tokens + (now - bucket.updated) * self.rate)
+        bucket.updated = now
+        if bucket.tokens < tokens:
+            wait = int((tokens - bucket.tokens) / self.rate) + 1
+            raise RateLimitedError(
+                f"The rate limit is {self.rate:g} requests per second; try again in {wait} s.", retry_after_s=wait
+            )
+        bucket.tokens -= tokens
+
+    def _bucket(self, caller: str, now: float) -> _Bucket:
+        if caller in self._buckets:
+            self._buckets.move_to_end(caller)
+        else:
+            self._buckets[caller] = _Bucket(tokens=self.burst, updated=now)
+            if len(self._buckets) > _MOST_BUCKETS:
+                self._buckets.popitem(last=False)
+        return self._buckets[caller]

@@ -1,0 +1,52 @@
+"""Rate limits per caller."""
+
+import pytest
+
+from hardrank.serving.api.rate_limit import RateLimit, RateLimitedError
+
+
+class Clock:
+    def __init__(self) -> None:
+        self.now = 0.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+def test_a_bucket_empties_and_refills_up_to_the_burst() -> None:
+    clock = Clock()
+    limit = RateLimit(rate=2.0, burst=3, clock=clock)
+    for _ in range(3):
+        limit.take("a")
+    with pytest.raises(RateLimitedError) as caught:
+        limit.take("a")
+    assert caught.value.retry_after_s == 1
+    limit.take("b")  # another caller has another bucket
+    clock.now = 0.5
+    limit.take("a")  # one token was refilled
+    with pytest.raises(RateLimitedError):
+        limit.take("a")
+    clock.now = 1000.0
+    limit.take("a", 3)  # no more than the burst accumulates
+    with pytest.raises(RateLimitedError) as caught:
+        limit.take("a", 3)
+    assert caught.value.retry_after_s == 2
+    with pytest.raises(RateLimitedError, match="fewer"):
+        limit.take("c", 4)
+
+
+def test_the_retry_time_is_sufficient() -> None:
+    clock = Clock()
+    limit = RateLimit(rate=0.3, burst=5, clock=clock)
+    limit.take("a", 5)
+    for tokens in (1, 2, 5):
+        with pytest.raises(RateLimitedError) as caught:
+            limit.take("a", tokens)
+        clock.now += caught.value.retry_after_s
+        limit.take("a", tokens)
+
+
+def test_no_limit_without_a_rate() -> None:
+    limit = RateLimit(rate=0.0, burst=1)
+    for _ in range(1000):
+        limit.take("a", 50)
