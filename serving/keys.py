@@ -79,7 +79,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         examples = _EXAMPLES.format(keys=typed("keys"), serve=typed("serve"))
         command = tyro.cli(
-            Command,  # type: ignore[arg-type]
+            Command,
             prog=typed("keys"),
             description=f"{__doc__}\n{examples}",
             args=arguments,
