@@ -62,7 +62,7 @@ from hardrank.audit_app.results.gate import (
 )
 from hardrank.audit_app.results.schema import AuditReport, read_report
 from hardrank.audit_app.subjects.library_models import LibraryWeights
-from hardrank.audit_app.subjects.loading import Precision, Subject, SubjectOptions
+from hardrank.audit_app.subjects.loading import Subject, SubjectOptions
 from hardrank.audit_app.subjects.onnx_file import PixelScale
 from hardrank.models.errors import HardrankError
 from hardrank.models.home import typed
@@ -71,6 +71,7 @@ from hardrank.serving.engine import Device
 from hardrank.trainer.attacks.options import declared_options
 from hardrank.trainer.attacks.registry import ATTACKS, SCORECARD
 from hardrank.trainer.evaluation.robustness import RobustnessOptions
+from hardrank.trainer.runtime.launch import Precision
 from hardrank.trainer.runtime.malloc import keep_freed_memory
 
 _ALL = "all"

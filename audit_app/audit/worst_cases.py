@@ -9,7 +9,7 @@ import torch
 
 from hardrank.audit_app.audit.options import AuditOptions
 from hardrank.audit_app.audit.weak_spots import WeakQuery
-from hardrank.audit_app.gallery.embedded import Bytes, EmbeddedGallery
+from hardrank.audit_app.gallery.embedded import EmbeddedGallery, Uint8Images
 from hardrank.audit_app.images.quantization import quantize
 from hardrank.audit_app.ranking.views import movement_between, views_of
 from hardrank.models.preprocessing import to_unit
@@ -28,9 +28,9 @@ class WorstCase:
     query: WeakQuery
     attack: str
     """Name of the attack whose figure held least."""
-    benign: Bytes
+    benign: Uint8Images
     """(3,S,S)."""
-    adversarial: Bytes
+    adversarial: Uint8Images
     """(3,S,S): what an 8-bit file of the attacked image holds, within the budget."""
     ranked_by: int
     """Gallery row of the query whose ranking is shown: the attacked image itself, but for CA+ and CA−."""
@@ -104,7 +104,7 @@ def worst_case(
     )
 
 
-def _served(embedded: EmbeddedGallery, pixels: Bytes) -> npt.NDArray[np.float32]:
+def _served(embedded: EmbeddedGallery, pixels: Uint8Images) -> npt.NDArray[np.float32]:
     """Embed pixels (3,S,S) as the served model does → (D,)."""
     point: npt.NDArray[np.float32] = embedded.subject.serve(to_unit(pixels)[None])[0]
     return point

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from hardrank.audit_app.images.exact_png import Pixels
+from hardrank.audit_app.images.exact_png import Uint8Image
 from hardrank.trainer.attacks.pgd import Norm, PGDOptions
 
 _LEVELS = 255
@@ -15,7 +15,7 @@ _LEVELS = 255
 class AmplifiedPerturbation:
     """A perturbation made visible."""
 
-    pixels: Pixels
+    pixels: Uint8Image
     """(3,H,W)."""
     reach: float
     """Change of a pixel that is drawn black (darker) or white (brighter), in 1/255."""

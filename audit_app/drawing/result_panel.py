@@ -7,7 +7,7 @@ from hardrank.audit_app.drawing.bump_chart import ChartItems, bump_chart
 from hardrank.audit_app.drawing.formatting import format_count, format_number, format_percent, format_rank
 from hardrank.audit_app.drawing.markup import Markup, element, png_uri
 from hardrank.audit_app.drawing.perturbation import amplify
-from hardrank.audit_app.images.exact_png import Pixels, encode_png
+from hardrank.audit_app.images.exact_png import Uint8Image, encode_png
 from hardrank.audit_app.live.outcome import RankingOutcome
 from hardrank.audit_app.live.result import LiveResult, SubjectResult
 from hardrank.models.preprocessing import to_unit
@@ -19,7 +19,7 @@ from hardrank.trainer.attacks.pgd import PGDOptions
 class ResultContext:
     """What the drawings need to know about the gallery and the attack."""
 
-    picture: Callable[[str, int], Pixels]
+    picture: Callable[[str, int], Uint8Image]
     """Model name, row → the image as that model sees it (3,S,S)."""
     name: Callable[[int], str]
     """Row → its name."""
@@ -117,7 +117,7 @@ def _heads(found: SubjectResult, context: ResultContext, query: int | None) -> M
     return element("div", *(_figure(*one) for one in pictures), class_="pictures small")
 
 
-def _figure(pixels: Pixels, title: str, caption: str) -> Markup:
+def _figure(pixels: Uint8Image, title: str, caption: str) -> Markup:
     return element(
         "figure",
         element("img", src=png_uri(encode_png(pixels)), alt=f"{title}: {caption}", class_="pixels"),

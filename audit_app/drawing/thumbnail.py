@@ -4,10 +4,10 @@ import numpy as np
 from PIL import Image
 
 from hardrank.audit_app.drawing.markup import png_uri
-from hardrank.audit_app.images.exact_png import Pixels, encode_png
+from hardrank.audit_app.images.exact_png import Uint8Image, encode_png
 
 
-def thumbnail_uri(pixels: Pixels, side: int) -> str:
+def thumbnail_uri(pixels: Uint8Image, side: int) -> str:
     """Return an image (3,H,W) as a PNG `data:` URI, shrunk to `side` pixels if it is larger; else its exact pixels."""
     if max(pixels.shape[1:]) > side:
         image = Image.fromarray(np.ascontiguousarray(pixels.transpose(1, 2, 0)))

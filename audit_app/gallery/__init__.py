@@ -1,1 +1,1 @@
-"""The images of an audit, and the gallery as each model embeds it."""
+"""The galleries of audits: their images, their embeddings, and their vectors as a server uses them."""

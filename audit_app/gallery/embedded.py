@@ -1,10 +1,9 @@
 """The gallery of an audit, as one model sees it: pixels, embeddings, classes."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property
-from os import cpu_count
 from typing import Final
 
 import numpy as np
@@ -13,37 +12,34 @@ import torch
 from torch import Tensor
 
 from hardrank.audit_app.errors import GalleryError
-from hardrank.audit_app.gallery.image_gallery import ImageGallery
+from hardrank.audit_app.gallery.image_gallery import ImageGallery, SourceIndex
 from hardrank.audit_app.subjects.loading import Subject
-from hardrank.models.preprocessing import (
-    Preprocessing,
-    UndecodableImageError,
-    file_pixels,
-    to_unit,
-)
+from hardrank.models.cores import usable_cores
+from hardrank.models.preprocessing import Preprocessing, UndecodableImageError, file_pixels, to_unit
 from hardrank.models.progress import OnProgress, StageProgress
 from hardrank.serving.store.errors import WrongModelError
 from hardrank.trainer.attacks.attack import Gallery
 
-Bytes = npt.NDArray[np.uint8]
+Uint8Images = npt.NDArray[np.uint8]
+"""(N,3,S,S)."""
 Rows = npt.NDArray[np.int64]
 
 CACHE_BYTES: Final = 2 * 2**30
-"""Galleries up to this size as pixels are kept in memory."""
+"""Galleries up to this size in pixels are kept in memory."""
 _BATCH: Final = 256
 _SAMPLE: Final = 64
 _SAME_VECTOR: Final = 1e-2
-"""How far a float32 embedding may lie from the index's own, as indexes may hold half precision."""
+"""How far a float32 embedding may be from the index's vector, as indexes may store half precision."""
 
 
 def ignore_progress(progress: StageProgress) -> None:
     """Report nothing."""
 
 
-class PixelStore:
-    """The centre crops of a gallery, as a preprocessing gives them, in memory where they fit."""
+class CropStore:
+    """The centre crops of a gallery for one preprocessing, in memory if they fit."""
 
-    def __init__(self, gallery: ImageGallery, preprocessing: Preprocessing, cache: Bytes | None) -> None:
+    def __init__(self, gallery: ImageGallery, preprocessing: Preprocessing, cache: Uint8Images | None) -> None:
         self._gallery = gallery
         self._preprocessing = preprocessing
         self._cache = cache
@@ -53,8 +49,8 @@ class PixelStore:
         """Bytes that are kept in memory."""
         return 0 if self._cache is None else self._cache.nbytes
 
-    def __getitem__(self, rows: Rows) -> Bytes:
-        """Give the pixels of `rows` (n,) → (n,3,S,S)."""
+    def __getitem__(self, rows: Rows) -> Uint8Images:
+        """Return the pixels of `rows` (n,) → (n,3,S,S)."""
         if self._cache is not None:
             return self._cache[rows]
         return np.stack([file_pixels(self._gallery.read(int(row)), self._preprocessing) for row in rows])
@@ -62,12 +58,12 @@ class PixelStore:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class EmbeddedGallery:
-    """A gallery, prepared for a model and embedded by it; use `embed_gallery`."""
+    """A gallery, prepared for a model and embedded by it; made by `embed_gallery`."""
 
     gallery: ImageGallery
-    """Ids, classes, files; without the images that could not be read."""
+    """Ids, classes and files, without the images that could not be read."""
     subject: Subject
-    store: PixelStore
+    store: CropStore
     embeddings: Tensor
     """(N,D) in float32, of norm 1, on the subject's device."""
 
@@ -76,7 +72,7 @@ class EmbeddedGallery:
 
     @cached_property
     def labels(self) -> Tensor:
-        """(N,): classes by number, on the subject's device."""
+        """(N,): class numbers, on the subject's device."""
         return torch.from_numpy(self.gallery.labels).to(self.embeddings.device)
 
     @cached_property
@@ -84,84 +80,97 @@ class EmbeddedGallery:
         """The embeddings and labels, as attacks take them."""
         return Gallery(self.embeddings, self.labels)
 
-    def pixels(self, rows: Rows) -> Bytes:
-        """Give pixels of gallery rows (n,) → uint8 (n,3,S,S)."""
+    def pixels(self, rows: Rows) -> Uint8Images:
+        """Return the pixels of gallery rows (n,) → uint8 (n,3,S,S)."""
         return self.store[rows]
 
     def images(self, rows: Tensor) -> Tensor:
-        """Give images of gallery rows (n,) → float32 (n,3,S,S) in [0,1] on the subject's device."""
+        """Return the images of gallery rows (n,) → float32 (n,3,S,S) in [0,1] on the subject's device."""
         unit = torch.from_numpy(to_unit(self.pixels(rows.cpu().numpy())))
         return unit.to(self.subject.device, memory_format=torch.channels_last)
 
 
 def embed_gallery(
-    subject: Subject, gallery: ImageGallery, *, on_progress: OnProgress = ignore_progress
+    subject: Subject,
+    gallery: ImageGallery,
+    *,
+    on_progress: OnProgress = ignore_progress,
+    cache_bytes: int = CACHE_BYTES,
 ) -> EmbeddedGallery:
     """Prepare and embed the images of `gallery` for a model; see `embed_galleries`."""
-    return embed_galleries([subject], gallery, on_progress=on_progress)[0]
+    return embed_galleries([subject], gallery, on_progress=on_progress, cache_bytes=cache_bytes)[0]
 
 
 def embed_galleries(
-    subjects: Sequence[Subject], gallery: ImageGallery, *, on_progress: OnProgress = ignore_progress
+    subjects: Sequence[Subject],
+    gallery: ImageGallery,
+    *,
+    on_progress: OnProgress = ignore_progress,
+    cache_bytes: int = CACHE_BYTES,
 ) -> list[EmbeddedGallery]:
-    """Prepare and embed the images for each model; images that cannot be read are left out, and named.
+    """Prepare and embed the images of a gallery for each model.
 
-    All results share one `ImageGallery`, so a row means the same image in each. Raises `GalleryError`
-    where fewer than two images are left, or an index holds other vectors than the model gives, `WrongModelError` for
-    an index of another model.
+    Images that cannot be read are left out and named. All results share one `ImageGallery`, so a row means the same
+    image in each.
+
+    Args:
+        subjects: The models.
+        gallery: The images.
+        on_progress: Called with the progress of each stage.
+        cache_bytes: Pixels are kept in memory if they take at most this many bytes, else read again when needed.
+
+    Raises:
+        GalleryError: Fewer than two images can be read, or an index holds other vectors than the model gives.
+        WrongModelError: An index belongs to another model.
     """
     check_indexes(subjects, gallery)
-    wanted = list(dict.fromkeys(subject.preprocessing for subject in subjects))
-    caches, problems = _prepare(gallery, wanted, on_progress)
+    needed = list(dict.fromkeys(subject.preprocessing for subject in subjects))
+    caches, problems = _prepare(gallery, needed, on_progress, cache_bytes)
     readable = gallery.without(problems)
     if len(readable) < 2:
         raise GalleryError(
-            f"{readable.name} has one image that can be read ({readable.ids[0]!r}), so there is no ranking to attack; "
-            "give a gallery of two or more"
+            f"{readable.name} has only one image that can be read ({readable.ids[0]!r}), so there is no ranking to "
+            "attack; give a gallery of two or more"
         )
     kept = np.array([row not in problems for row in range(len(gallery))])
     stores = {
-        preprocessing: PixelStore(readable, preprocessing, _kept(cache, kept))
+        preprocessing: CropStore(readable, preprocessing, cache if cache is None or kept.all() else cache[kept])
         for preprocessing, cache in caches.items()
     }
-    return [_embedded(subject, readable, stores[subject.preprocessing], on_progress) for subject in subjects]
-
-
-def _kept(cache: Bytes | None, kept: npt.NDArray[np.bool_]) -> Bytes | None:
-    return cache if cache is None or kept.all() else cache[kept]
+    return [_embed(subject, readable, stores[subject.preprocessing], on_progress) for subject in subjects]
 
 
 def check_indexes(subjects: Sequence[Subject], gallery: ImageGallery) -> None:
-    """Raise `WrongModelError` unless each index that the images come from was made with one of the models."""
+    """Raise `WrongModelError` unless each index that the images come from belongs to one of the models."""
     known = {subject.sha256 for subject in subjects}
     for index in gallery.indexes:
         if index.manifest.model_sha256 not in known:
             names = ", ".join(f"{subject.name} ({subject.sha256[:12]}…)" for subject in subjects)
             raise WrongModelError(
                 f"the index {index.folder} was made with the model {index.manifest.model} (SHA-256 "
-                f"{index.manifest.model_sha256[:12]}…), which is none of those under audit: {names}; name that model, "
-                "or the index of one of these"
+                f"{index.manifest.model_sha256[:12]}…), which is not one of the models under audit: {names}; name that "
+                "model, or the index of one of these"
             )
 
 
 def _prepare(
-    gallery: ImageGallery, wanted: Sequence[Preprocessing], on_progress: OnProgress
-) -> tuple[dict[Preprocessing, Bytes | None], dict[int, str]]:
-    """Decode each image once; gives pixels by preprocessing, and what is wrong with which rows."""
-    sizes = {one: len(gallery) * 3 * one.crop**2 for one in wanted}
-    fits = sum(sizes.values()) <= CACHE_BYTES
-    caches = {one: np.zeros((len(gallery), 3, one.crop, one.crop), dtype=np.uint8) if fits else None for one in wanted}
+    gallery: ImageGallery, needed: Sequence[Preprocessing], on_progress: OnProgress, cache_bytes: int
+) -> tuple[dict[Preprocessing, Uint8Images | None], dict[int, str]]:
+    """Decode each image once; return pixels by preprocessing, and what is wrong with which rows."""
+    sizes = {one: len(gallery) * 3 * one.crop**2 for one in needed}
+    fits = sum(sizes.values()) <= cache_bytes
+    caches = {one: np.zeros((len(gallery), 3, one.crop, one.crop), dtype=np.uint8) if fits else None for one in needed}
     problems: dict[int, str] = {}
 
-    def read(row: int) -> tuple[int, Mapping[Preprocessing, Bytes] | str]:
+    def read(row: int) -> tuple[int, Mapping[Preprocessing, Uint8Images] | str]:
         try:
             data = gallery.read(row)
-            return row, {one: file_pixels(data, one) for one in wanted}
+            return row, {one: file_pixels(data, one) for one in needed}
         except UndecodableImageError as error:
             return row, str(error)
 
-    with ThreadPoolExecutor(cpu_count()) as pool:
-        for begin in range(0, len(gallery), _BATCH):  # in pieces, so that few images wait in memory
+    with ThreadPoolExecutor(usable_cores()) as pool:
+        for begin in range(0, len(gallery), _BATCH):  # in parts, so that few images wait in memory
             end = min(begin + _BATCH, len(gallery))
             for row, found in pool.map(read, range(begin, end)):
                 if isinstance(found, str):
@@ -176,8 +185,7 @@ def _prepare(
 
 
 @torch.no_grad()
-def _embedded(subject: Subject, gallery: ImageGallery, store: PixelStore, on_progress: OnProgress) -> EmbeddedGallery:
-    """Embed all images."""
+def _embed(subject: Subject, gallery: ImageGallery, store: CropStore, on_progress: OnProgress) -> EmbeddedGallery:
     total, parts = len(gallery), []
     for begin in range(0, total, _BATCH):
         rows = np.arange(begin, min(begin + _BATCH, total))
@@ -186,18 +194,19 @@ def _embedded(subject: Subject, gallery: ImageGallery, store: PixelStore, on_pro
     embedded = EmbeddedGallery(gallery=gallery, subject=subject, store=store, embeddings=torch.cat(parts))
     for index in gallery.indexes:
         if index.manifest.model_sha256 == subject.sha256:
-            _compare(embedded, index.folder.name, index.vector)
+            _compare(embedded, index)
     return embedded
 
 
-def _compare(embedded: EmbeddedGallery, name: str, vector: Callable[[str], npt.NDArray[np.float32]]) -> None:
+def _compare(embedded: EmbeddedGallery, index: SourceIndex) -> None:
     """Raise `GalleryError` unless the index holds what the model gives, on a sample."""
     rows = np.unique(np.linspace(0, len(embedded) - 1, min(_SAMPLE, len(embedded))).astype(np.int64))
-    for row in rows:
-        id = embedded.gallery.ids[row]
-        away = float(np.linalg.norm(vector(id) - embedded.embeddings[row].cpu().numpy()))
-        if not away <= _SAME_VECTOR:
+    ids = [embedded.gallery.ids[row] for row in rows]
+    distances = np.linalg.norm(index.vectors(ids) - embedded.embeddings[torch.from_numpy(rows)].cpu().numpy(), axis=1)
+    for id, distance in zip(ids, distances.tolist(), strict=True):
+        if not distance <= _SAME_VECTOR:
             raise GalleryError(
-                f"the index {name} has {id!r} {away:.3g} away from where {embedded.subject.name} embeds it: its images "
-                "or its preprocessing are not those of the model; build the index again"
+                f"the vector of {id!r} in the index {index.folder.name} is {distance:.3g} away from the embedding of "
+                f"{embedded.subject.name}: its images or its preprocessing differ from the model's; build the index "
+                "again"
             )

@@ -1,10 +1,12 @@
-"""The images of an audit, whatever the model: an index, the test set of a run, or a folder."""
+"""The images of an audit, whatever the model: read from an index, the test set of a run, or a folder."""
 
 import hashlib
 import json
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Final
 
@@ -20,131 +22,146 @@ from hardrank.serving.store.items import id_of_path
 from hardrank.serving.store.manifest import IndexManifest
 from hardrank.trainer.config import Config, parse_config
 from hardrank.trainer.data import load_dataset
-from hardrank.trainer.data.dataset import DataOptions, relative
+from hardrank.trainer.data.dataset import relative
 
 UNLABELLED: Final = ""
-"""The class of images whose class nobody told."""
-
-_PAGE: Final = 1000
+"""The class of images without a label."""
 
 
-@dataclass(frozen=True, kw_only=True, eq=False)
+@dataclass(frozen=True, kw_only=True)
 class SourceIndex:
-    """An index that holds the images of a gallery."""
+    """An index that a gallery was read from. It is opened for each read, so nothing stays open."""
 
     folder: Path
     manifest: IndexManifest
-    vector: Callable[[str], npt.NDArray[np.float32]] = field(repr=False)
-    """Id → the vector that searches compare with."""
+
+    def vectors(self, ids: Sequence[str]) -> npt.NDArray[np.float32]:
+        """Return the vectors (n,D) that searches compare with, in the order of `ids`.
+
+        Raises:
+            UnknownItemError: An item was deleted since the gallery was read.
+        """
+        with SearchIndex.open(self.folder, maintenance=False) as index:
+            return index.vectors(ids)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class ImageGallery:
-    """Images by row, with their ids and classes. Raises `GalleryError` for ids that repeat, or no image at all."""
+    """Images by row, with their ids and classes. Raises `GalleryError` for repeated ids, or no image at all."""
 
     name: str
-    """Where they come from, for a reader."""
+    """Where the images come from, for display."""
     ids: tuple[str, ...]
     """One for each row, all different."""
     labels: npt.NDArray[np.int64]
     """(N,), indices into `classes`."""
     classes: tuple[str, ...]
-    """Names; `UNLABELLED` for images of no known class."""
+    """Names; `UNLABELLED` for images without a label."""
     read: Callable[[int], bytes] = field(repr=False)
-    """Row → the bytes of its file; raises `UndecodableImageError` where they cannot be read."""
+    """Row → the bytes of its file; raises `UndecodableImageError` if they cannot be read."""
     problems: tuple[str, ...] = ()
     """What was left out, and why."""
-    indexes: tuple["SourceIndex", ...] = ()
+    indexes: tuple[SourceIndex, ...] = ()
     """The indexes it was read from."""
 
     def __post_init__(self) -> None:
         if not self.ids:
-            most = f"; left out: {self.problems[0]}" if self.problems else ""
-            raise GalleryError(f"{self.name} has no image that can be read{most}")
+            first = f"; left out: {self.problems[0]}" if self.problems else ""
+            raise GalleryError(f"{self.name} has no image that can be read{first}")
         if len(set(self.ids)) < len(self.ids):
-            twice, _ = Counter(self.ids).most_common(1)[0]
-            raise GalleryError(f"{self.name} has two images with the id {twice!r}; give each its own")
+            repeated, _ = Counter(self.ids).most_common(1)[0]
+            raise GalleryError(f"{self.name} has two images with the id {repeated!r}; ids must differ")
 
     def __len__(self) -> int:
         return len(self.ids)
 
     @property
     def labelled_classes(self) -> int:
-        """How many classes have an image; images of no known class count as one."""
+        """Number of classes with an image; images without a label count as one class."""
         return len(np.unique(self.labels))
 
     def label(self, row: int) -> str:
-        """Name the class of a row."""
+        """Name of the class of a row."""
         return self.classes[int(self.labels[row])]
 
+    @cached_property
+    def _rows(self) -> Mapping[str, int]:
+        return {id: row for row, id in enumerate(self.ids)}
+
     def row(self, id: str) -> int:
-        """Find the row of an id; raises `GalleryError`."""
+        """Row of an id; raises `GalleryError` if it does not exist."""
         try:
-            return self.ids.index(id)
-        except ValueError:
+            return self._rows[id]
+        except KeyError:
             raise GalleryError(f"{self.name} has no image with the id {id!r}") from None
 
     def digest(self) -> str:
-        """SHA-256 over the ids and classes, in their order: two audits with the same have the same gallery."""
+        """SHA-256 over the ids and classes in order; audits with the same digest have the same gallery."""
         whole = hashlib.sha256()
         for row, id in enumerate(self.ids):
             whole.update(f"{id}\0{self.label(row)}\n".encode("utf-8", "surrogateescape"))
         return whole.hexdigest()
 
     def without(self, problems: Mapping[int, str]) -> "ImageGallery":
-        """Give the gallery less the rows that are `problems`, which are named."""
+        """Return the gallery without the rows in `problems`, which maps each to what is wrong with it."""
         if not problems:
             return self
         kept = [row for row in range(len(self)) if row not in problems]
-        ids = [self.ids[row] for row in kept]
         read = self.read
-        return ImageGallery(
-            name=self.name,
-            ids=tuple(ids),
+        return replace(
+            self,
+            ids=tuple(self.ids[row] for row in kept),
             labels=self.labels[kept],
-            classes=self.classes,
             read=lambda row: read(kept[row]),
             problems=(*self.problems, *(f"{self.ids[row]}: {why}" for row, why in sorted(problems.items()))),
-            indexes=self.indexes,
         )
 
 
 def from_images(place: Path) -> ImageGallery:
-    """Read a folder (its class folders are the classes) or a CSV of `path[,id][,label]`; raises `ListingError`."""
+    """Read a folder (its class folders are the classes) or a CSV of `path[,id][,label]`.
+
+    Raises:
+        ListingError: `place` is neither, or lists no images.
+    """
     listing = list_images(place)
-    names = sorted({entry.label or UNLABELLED for entry in listing.entries})
-    return _of_files(
+    classes, labels = number_labels(entry.label for entry in listing.entries)
+    paths = [entry.path for entry in listing.entries]
+    return ImageGallery(
         name=f"images of {place}",
-        paths=[entry.path for entry in listing.entries],
-        ids=[entry.id for entry in listing.entries],
-        labels=np.array([names.index(entry.label or UNLABELLED) for entry in listing.entries], dtype=np.int64),
-        classes=names,
-        problems=[f"{problem.path}: {problem.kind}" for problem in listing.problems],
+        ids=tuple(entry.id for entry in listing.entries),
+        labels=labels,
+        classes=classes,
+        read=lambda row: read_bytes(paths[row]),
+        problems=tuple(f"{problem.path}: {problem.kind}" for problem in listing.problems),
     )
 
 
 def from_run(place: Path, *, data_root: Path | None = None) -> ImageGallery:
-    """Read the test images of a run, or of the run that made a bundle, in the order in which it was evaluated.
+    """Read the test images of a run, or of the run that made a bundle, in the order of its evaluation.
 
-    `data_root` names the images where they have moved since. Raises `GalleryError` where `place` is neither,
-    `DatasetError` where the images are gone.
+    Args:
+        place: Folder of the run or of the bundle.
+        data_root: Folder of the images, if they have moved since.
+
+    Raises:
+        GalleryError: `place` is neither a run nor a bundle.
+        DatasetError: The images do not exist.
     """
     config = config_of(place)
-    data = config.data if data_root is None else _moved(config, data_root)
-    dataset = load_dataset(data)
+    dataset = load_dataset(config.data if data_root is None else replace(config.data, root=data_root))
     test = dataset.test
-    return _of_files(
+    return ImageGallery(
         name=f"test set of {config.name}",
-        paths=test.paths,
-        ids=[id_of_path(relative(path, dataset.root).lstrip("/")) for path in test.paths],
+        ids=tuple(id_of_path(relative(path, dataset.root).lstrip("/")) for path in test.paths),
         labels=test.labels,
-        classes=test.classes,
-        problems=[f"{relative(p.path, dataset.root)}: {p.kind}" for p in dataset.problems],
+        classes=tuple(test.classes),
+        read=lambda row: read_bytes(test.paths[row]),
+        problems=tuple(f"{relative(p.path, dataset.root)}: {p.kind}" for p in dataset.problems),
     )
 
 
 def config_of(place: Path) -> Config:
-    """Read the configuration of a run's folder or of a bundle; raises `GalleryError` where it is neither."""
+    """Read the configuration of a run's folder or of a bundle; raises `GalleryError` if it is neither."""
     place = place.expanduser()
     if (place / CARD).is_file():
         return parse_config(load_card(place).config, source=str(place / CARD))
@@ -152,69 +169,47 @@ def config_of(place: Path) -> Config:
         content = json.loads((place / RUN).read_text(encoding="utf-8"))
         return parse_config(content["config"], source=str(place / RUN))
     except (FileNotFoundError, NotADirectoryError) as error:
-        raise GalleryError(f"{place} is neither the folder of a run nor a bundle; runs lie in runs/NAME") from error
+        raise GalleryError(f"{place} is neither the folder of a run (as in runs/NAME) nor a bundle") from error
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise GalleryError(f"{place / RUN} is damaged ({error}); name another run, or its bundle") from error
 
 
 def from_index(*folders: Path) -> ImageGallery:
-    """Take the items of an index whose original images are still there, unchanged.
+    """Read the items of an index. Items whose original file has changed or no longer exists cannot be read.
 
-    Further folders are the same images indexed with other models. Raises `IndexNotFoundError`, `IndexDamagedError`,
-    and `GalleryError` where the indexes hold different images.
+    Args:
+        folders: An index; further ones hold the same images, indexed with other models.
+
+    Raises:
+        IndexNotFoundError, IndexDamagedError: A folder is not an index, or a damaged one.
+        GalleryError: The indexes hold different images.
     """
-    opened = [SearchIndex.open(folder.expanduser()) for folder in folders]
-    index, ids = opened[0], _all_ids(opened[0])
-    for other in opened[1:]:
-        if differing := set(ids) ^ set(_all_ids(other)):
+    with ExitStack() as stack:
+        indexes = [stack.enter_context(SearchIndex.open(folder.expanduser(), maintenance=False)) for folder in folders]
+        items, *others = (index.list_items() for index in indexes)
+        sources = tuple(SourceIndex(folder=index.folder, manifest=index.manifest) for index in indexes)
+    ids = tuple(item.id for item in items)
+    for source, other in zip(sources[1:], others, strict=True):
+        if differing := set(ids) ^ {item.id for item in other}:
             raise GalleryError(
-                f"{index.folder} and {other.folder} do not hold the same images ({len(differing)} ids are in one "
-                f"alone, as {min(differing)!r}), so their rankings cannot be compared; index the same folder twice"
+                f"{sources[0].folder} and {source.folder} do not hold the same images ({len(differing)} ids are in "
+                f"only one of them, such as {min(differing)!r}); index the same folder with both models"
             )
-    items = [index.item(id) for id in ids]
-    names = sorted({item.label or UNLABELLED for item in items})
+    classes, labels = number_labels(item.label for item in items)
 
     def read(row: int) -> bytes:
-        data = index.original(ids[row])
+        source = items[row].source
+        data = None if source is None else source.read()
         if data is None:
-            raise UndecodableImageError("the file it was indexed from is gone, has changed, or is not known")
+            raise UndecodableImageError("its original file does not exist, has changed, or is not recorded")
         return data
 
-    return ImageGallery(
-        name=f"index {folders[0]}",
-        ids=tuple(ids),
-        labels=np.array([names.index(item.label or UNLABELLED) for item in items], dtype=np.int64),
-        classes=tuple(names),
-        read=read,
-        indexes=tuple(SourceIndex(folder=one.folder, manifest=one.manifest, vector=one.vector) for one in opened),
-    )
+    return ImageGallery(name=f"index {folders[0]}", ids=ids, labels=labels, classes=classes, read=read, indexes=sources)
 
 
-def _all_ids(index: SearchIndex) -> list[str]:
-    ids: list[str] = []
-    while page := index.ids(start=len(ids), count=_PAGE):
-        ids += page
-    return ids
-
-
-def _moved(config: Config, root: Path) -> DataOptions:
-    return replace(config.data, root=root)
-
-
-def _of_files(
-    *,
-    name: str,
-    paths: Sequence[Path],
-    ids: Sequence[str],
-    labels: npt.NDArray[np.int64],
-    classes: Sequence[str],
-    problems: Sequence[str],
-) -> ImageGallery:
-    return ImageGallery(
-        name=name,
-        ids=tuple(ids),
-        labels=labels,
-        classes=tuple(classes),
-        read=lambda row: read_bytes(paths[row]),
-        problems=tuple(problems),
-    )
+def number_labels(labels: Iterable[str | None]) -> tuple[tuple[str, ...], npt.NDArray[np.int64]]:
+    """Return the sorted class names, and for each label its index among them (N,); None is `UNLABELLED`."""
+    names = [label or UNLABELLED for label in labels]
+    classes = tuple(sorted(set(names)))
+    numbers = {name: number for number, name in enumerate(classes)}
+    return classes, np.array([numbers[name] for name in names], dtype=np.int64)

@@ -1,8 +1,8 @@
-"""Adversarial pixels as a PNG that loses nothing on its way through preprocessing.
+"""Adversarial pixels as a PNG that preprocessing reads back without loss.
 
 A network sees the centre crop C × C of an image that was resized to R × R. A file of C × C pixels would be enlarged
-first, and the perturbation in it interpolated away. So the pixels are laid into a canvas of R × R whose border is
-that of the benign image: resizing R × R to R × R copies, and the centre crop gives back exactly the attacked pixels.
+first, which interpolates the perturbation away. So the pixels are placed on a canvas of R × R whose border comes from
+the benign image: resizing R × R to R × R copies, and the centre crop returns exactly the attacked pixels.
 """
 
 import hashlib
@@ -13,38 +13,30 @@ import numpy.typing as npt
 from PIL import Image
 
 from hardrank.models.errors import HardrankError
-from hardrank.models.preprocessing import (
-    DEFAULT_LIMITS,
-    DecodeLimits,
-    Preprocessing,
-    centre_crop,
-    decode,
-    file_pixels,
-    to_square,
-)
+from hardrank.models.preprocessing import Preprocessing, centre_crop, decode, file_pixels, to_square
 
-Pixels = npt.NDArray[np.uint8]
+Uint8Image = npt.NDArray[np.uint8]
 """(3,H,W)."""
 
 
 class ExactPngError(HardrankError):
-    """Pixels that do not fit the preprocessing, or a PNG that does not give them back."""
+    """Pixels that do not fit the preprocessing, or a PNG that does not return them."""
 
 
-def canvas_of(data: bytes, pre: Preprocessing, *, limits: DecodeLimits = DEFAULT_LIMITS) -> Pixels:
+def canvas_of(data: bytes, pre: Preprocessing) -> Uint8Image:
     """Decode a file into the square (3,R,R) that its crop is taken from; raises `UndecodableImageError`."""
-    return to_square(decode(data, limits=limits), pre.resize)
+    return to_square(decode(data), pre.resize)
 
 
-def canvas_around(pixels: Pixels, pre: Preprocessing) -> Pixels:
-    """Make a square (3,R,R) around a crop (3,C,C) whose own border is not known: its edge, continued."""
+def canvas_around(pixels: Uint8Image, pre: Preprocessing) -> Uint8Image:
+    """Extend a crop (3,C,C) to a square (3,R,R) by repeating its edge, for images whose file is unavailable."""
     rest = pre.resize - pre.crop
     sides = (rest // 2, rest - rest // 2)
     return np.pad(pixels, ((0, 0), sides, sides), mode="edge")
 
 
-def lay_into(pixels: Pixels, canvas: Pixels, pre: Preprocessing) -> Pixels:
-    """Put the crop `pixels` (3,C,C) into the middle of `canvas` (3,R,R) → (3,R,R). Raises `ExactPngError`."""
+def place_on_canvas(pixels: Uint8Image, canvas: Uint8Image, pre: Preprocessing) -> Uint8Image:
+    """Return a copy of `canvas` (3,R,R) with `pixels` (3,C,C) in its centre; raises `ExactPngError`."""
     if pixels.shape != (3, pre.crop, pre.crop) or canvas.shape != (3, pre.resize, pre.resize):
         raise ExactPngError(
             f"pixels {pixels.shape} and canvas {canvas.shape} do not fit a crop of {pre.crop} from {pre.resize} pixels"
@@ -54,21 +46,22 @@ def lay_into(pixels: Pixels, canvas: Pixels, pre: Preprocessing) -> Pixels:
     return whole
 
 
-def encode_png(pixels: Pixels) -> bytes:
-    """Encode (3,H,W) as an RGB PNG, without loss."""
+def encode_png(pixels: Uint8Image) -> bytes:
+    """Encode (3,H,W) as an RGB PNG."""
     file = io.BytesIO()
     Image.fromarray(np.ascontiguousarray(pixels.transpose(1, 2, 0))).save(file, format="PNG")
     return file.getvalue()
 
 
-def exact_png(pixels: Pixels, canvas: Pixels, pre: Preprocessing) -> bytes:
-    """Encode attacked `pixels` (3,C,C) in the `canvas` (3,R,R) of the benign image, and check the way back.
+def exact_png(pixels: Uint8Image, canvas: Uint8Image, pre: Preprocessing) -> bytes:
+    """Encode attacked `pixels` (3,C,C) on the `canvas` (3,R,R) of the benign image.
 
-    Raises `ExactPngError` where preprocessing the PNG would not give `pixels` again.
+    Raises:
+        ExactPngError: Preprocessing the PNG would not return `pixels`.
     """
-    data = encode_png(lay_into(pixels, canvas, pre))
+    data = encode_png(place_on_canvas(pixels, canvas, pre))
     if pixels_hash(file_pixels(data, pre)) != pixels_hash(pixels):
-        raise ExactPngError("preprocessing the PNG does not give the attacked pixels back; nothing was saved")
+        raise ExactPngError("preprocessing the PNG does not return the attacked pixels; nothing was saved")
     return data
 
 

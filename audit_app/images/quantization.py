@@ -1,24 +1,32 @@
 """From the floats of an attack to the 8-bit pixels of a file, within the budget."""
 
+from typing import Final
+
 import numpy as np
 import numpy.typing as npt
 
 from hardrank.trainer.attacks.pgd import Norm
 
-_LEVELS = 255
+_LEVELS: Final = 255
 
 
 def quantize(
     attacked: npt.NDArray[np.float32], benign: npt.NDArray[np.uint8], *, epsilon: float, norm: Norm
 ) -> npt.NDArray[np.uint8]:
-    """Round `attacked` (…,H,W) in [0,1] to 8 bits without leaving the budget ε around `benign` (…,H,W).
+    """Round an attacked image to 8 bits without leaving the budget.
 
-    PGD in L∞ with ε and α of whole 255ths moves on the grid of 8-bit values, so that nothing is lost. Otherwise each
-    value goes to its nearest neighbour within the L∞ budget; in L2, where that would lengthen the perturbation
-    beyond ε, values go to their neighbour on the benign side.
+    With whole 255ths for ε and α, PGD in L∞ moves on the grid of 8-bit values and nothing is lost. Otherwise each
+    value goes to its nearest neighbour within the L∞ budget. In L2, if that would make the perturbation longer than
+    ε, all values go to their neighbour on the benign side.
+
+    Args:
+        attacked: (…,H,W) in [0,1].
+        benign: (…,H,W).
+        epsilon: Budget ε, for pixels in [0,1].
+        norm: Norm of the budget.
     """
     origin = benign.astype(np.float64)
-    # What an attack computes in float32 from whole 255ths lies a rounding error beside them.
+    # An attack computes in float32, so values that should be whole 255ths are off by a rounding error.
     change = np.round(attacked.astype(np.float64) * _LEVELS - origin, 3)
     nearest = np.round(change)
     if norm is Norm.LINF:
@@ -29,7 +37,7 @@ def quantize(
     return (origin + nearest).clip(0, _LEVELS).astype(np.uint8)
 
 
-def largest_change(pixels: npt.NDArray[np.uint8], benign: npt.NDArray[np.uint8], *, norm: Norm) -> float:
-    """Norm of the difference of two images (3,H,W), in 255ths: of pixels in [0,1], this is ε·255."""
+def perturbation_norm(pixels: npt.NDArray[np.uint8], benign: npt.NDArray[np.uint8], *, norm: Norm) -> float:
+    """Norm of the difference of two images (3,H,W), in 255ths: 255·ε at the edge of the budget."""
     change = (pixels.astype(np.int64) - benign.astype(np.int64)).ravel()
     return float(np.abs(change).max(initial=0) if norm is Norm.LINF else np.sqrt((change**2).sum()))

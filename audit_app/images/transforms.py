@@ -1,4 +1,4 @@
-"""What happens to an image on its way: saved as PNG, as JPEG, made smaller. Does the attack survive it?"""
+"""What an image file may go through on its way: saved as PNG or JPEG, or resized. Does the attack survive it?"""
 
 import io
 from collections.abc import Callable, Mapping
@@ -13,12 +13,12 @@ from hardrank.models.preprocessing import decode
 
 @dataclass(frozen=True, kw_only=True)
 class TransformOptions:
-    """How roughly images are treated. Raises `AuditError` outside the ranges."""
+    """Strength of the transforms. Raises `AuditError` outside the ranges."""
 
     jpeg_quality: int = 90
-    """Of the JPEG, 1 … 100, as most programs count it."""
+    """1 to 100, as in Pillow."""
     resize_percent: int = 50
-    """Side of the smaller image, in % of the whole, 10 … 200; it is then brought back to its size."""
+    """Side of the resized image in % of the original, 10 to 200; it is then resized back."""
 
     def __post_init__(self) -> None:
         if not 1 <= self.jpeg_quality <= 100:
@@ -29,15 +29,15 @@ class TransformOptions:
 
 @dataclass(frozen=True)
 class Transform:
-    """One thing that may happen to the file of an image."""
+    """A transform of image files."""
 
     title: str
     apply: Callable[[bytes], bytes]
-    """Bytes of a file → bytes of the treated file."""
+    """Bytes of a file → bytes of the transformed file."""
 
 
 def transforms(options: TransformOptions) -> Mapping[str, Transform]:
-    """Give the transforms by key, the harmless one first."""
+    """Return the transforms by key, the identity (`png`) first."""
     quality, percent = options.jpeg_quality, options.resize_percent
     return {
         "png": Transform("saved as 8-bit PNG", lambda data: data),

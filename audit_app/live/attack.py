@@ -176,7 +176,7 @@ class LiveAttack:
             subjects[found.name] = found
         self._check_present()
         crossed = transfers(
-            [one.bench for one in reached], [one.prepared for one in reached], subjects, k=self.options.k
+            [one.meter for one in reached], [one.prepared for one in reached], subjects, k=self.options.k
         )
         return LiveResult(subjects=subjects, transfer=crossed, stopped=any(one.result.cancelled for one in reached))
 

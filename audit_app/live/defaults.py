@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from hardrank.audit_app.gallery.served import ServedGallery
-from hardrank.audit_app.ranking.movement import head, rank_items
+from hardrank.audit_app.ranking.movement import rank_items, top_rows
 
 _TRIED = 200
 
@@ -32,5 +32,5 @@ def choose_target(galleries: Sequence[ServedGallery], query: int, *, seed: int =
 def _right(served: ServedGallery, row: int, k: int) -> float:
     """Share of the first `k` answers that are of the row's class."""
     labels = served.gallery.labels
-    found = head(rank_items(served.matrix @ served.matrix[row], left_out=[row]), k)
+    found = top_rows(rank_items(served.matrix @ served.matrix[row], left_out=[row]), k)
     return float((labels[found] == labels[row]).mean())

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from hardrank.audit_app.gallery.served import ServedGallery
-from hardrank.audit_app.ranking.movement import EmbeddingShift, RankingMovement, shift
+from hardrank.audit_app.ranking.movement import EmbeddingShift, RankingMovement, embedding_shift
 from hardrank.audit_app.ranking.views import RankingView, Vector, movement_between, ranks_at, views_of
 from hardrank.trainer.attacks.attack import Attack, Victims
 
@@ -86,6 +86,6 @@ class RankingMeter:
             movements=tuple(movement_between(view, self.benign, point, self._k) for view in self.views),
             ranks_before=self.ranks_before,
             ranks_after=self.ranks(point),
-            shift=shift(self.benign, point),
+            shift=embedding_shift(self.benign, point),
             figures={f.key: float(v) for f, v in zip(self.attack.figures, values, strict=True)},
         )

@@ -7,8 +7,8 @@ import numpy as np
 import torch
 
 from hardrank.audit_app.blackbox.method import BlackBoxResult
-from hardrank.audit_app.images.exact_png import Pixels, exact_png, pixels_hash
-from hardrank.audit_app.images.quantization import largest_change, quantize
+from hardrank.audit_app.images.exact_png import Uint8Image, exact_png, pixels_hash
+from hardrank.audit_app.images.quantization import perturbation_norm, quantize
 from hardrank.audit_app.images.transforms import Transform, TransformOptions, transforms
 from hardrank.audit_app.live.outcome import RankingMeter, RankingOutcome
 from hardrank.audit_app.live.victim import PreparedVictim
@@ -50,9 +50,9 @@ class SubjectResult:
     """By transform."""
     before: Mapping[str, float]
     """The attack's figures of the benign image."""
-    benign: Pixels
+    benign: Uint8Image
     """(3,S,S)."""
-    pixels: Pixels
+    pixels: Uint8Image
     """(3,S,S): the attacked image."""
     png: bytes
     """It, within the border of the benign image: preprocessing gives exactly `pixels`."""
@@ -83,7 +83,7 @@ class LiveResult:
 
 
 def conclude(
-    bench: RankingMeter,
+    meter: RankingMeter,
     prepared: PreparedVictim,
     result: AttackResult,
     engine: AttackOptions,
@@ -93,7 +93,7 @@ def conclude(
     seconds: float,
 ) -> SubjectResult:
     """Judge what an attack reached with the served model."""
-    served, pre = bench.served, bench.served.subject.preprocessing
+    served, pre = meter.served, meter.served.subject.preprocessing
     floats = result.images[0].float().cpu().numpy()
     pixels = quantize(floats, prepared.pixels, epsilon=engine.epsilon, norm=engine.norm)
     png = exact_png(pixels, prepared.canvas, pre)
@@ -102,56 +102,56 @@ def conclude(
     return SubjectResult(
         name=served.name,
         sha256=served.subject.sha256,
-        targets=bench.targets,
-        tracked=tuple((view.query, row) for view in bench.views for row in view.tracked),
-        outcome=bench.measure(served.embed_file(png)),
-        unquantized=bench.measure(served.embed_floats(floats)),
-        noise=bench.measure(_noisy(bench, prepared, engine, seed)),
-        survival={key: _survival(bench, kind, png, benign_png) for key, kind in kinds.items()},
-        before=bench.measure(bench.benign).figures,
+        targets=meter.targets,
+        tracked=tuple((view.query, row) for view in meter.views for row in view.tracked),
+        outcome=meter.measure(served.embed_file(png)),
+        unquantized=meter.measure(served.embed_floats(floats)),
+        noise=meter.measure(_noisy(meter, prepared, engine, seed)),
+        survival={key: _survival(meter, kind, png, benign_png) for key, kind in kinds.items()},
+        before=meter.measure(meter.benign).figures,
         benign=prepared.pixels,
         pixels=pixels,
         png=png,
         benign_png=benign_png,
         prepared_sha256=pixels_hash(pixels),
-        change=largest_change(pixels, prepared.pixels, norm=engine.norm),
+        change=perturbation_norm(pixels, prepared.pixels, norm=engine.norm),
         passes=result.passes,
         queries=int(result.queries[0]) if isinstance(result, BlackBoxResult) else None,
         seconds=seconds,
     )
 
 
-def _survival(bench: RankingMeter, transform: Transform, png: bytes, benign_png: bytes) -> Survival:
-    embed = bench.served.embed_file
+def _survival(meter: RankingMeter, transform: Transform, png: bytes, benign_png: bytes) -> Survival:
+    embed = meter.served.embed_file
     return Survival(
         title=transform.title,
-        outcome=bench.measure(embed(transform.apply(png))),
-        benign=bench.measure(embed(transform.apply(benign_png))),
+        outcome=meter.measure(embed(transform.apply(png))),
+        benign=meter.measure(embed(transform.apply(benign_png))),
     )
 
 
-def _noisy(bench: RankingMeter, prepared: PreparedVictim, engine: AttackOptions, seed: int) -> np.ndarray:
+def _noisy(meter: RankingMeter, prepared: PreparedVictim, engine: AttackOptions, seed: int) -> np.ndarray:
     """Embed the image with random noise, in 8 bits like the attack."""
     images = torch.from_numpy(to_unit(prepared.pixels))[None]
     noisy = random_noise(images, engine, prepared.victims.ids, seed=seed)[0].numpy()
     rounded = quantize(noisy, prepared.pixels, epsilon=engine.epsilon, norm=engine.norm)
-    return bench.served.embed(rounded)
+    return meter.served.embed(rounded)
 
 
 def transfers(
-    benches: Sequence[RankingMeter], victims: Sequence[PreparedVictim], subjects: Mapping[str, SubjectResult], *, k: int
+    meters: Sequence[RankingMeter], victims: Sequence[PreparedVictim], subjects: Mapping[str, SubjectResult], *, k: int
 ) -> dict[tuple[str, str], RankingOutcome]:
     """Show each model the PNGs made against the others, aimed at the same items of the gallery."""
     found: dict[tuple[str, str], RankingOutcome] = {}
-    for source in benches:
-        for target, prepared in zip(benches, victims, strict=True):
+    for source in meters:
+        for target, prepared in zip(meters, victims, strict=True):
             name, other = source.served.name, target.served.name
             if name == other:
                 found[name, other] = subjects[name].outcome
                 continue
             rows = torch.tensor([source.targets], dtype=torch.long).view(1, -1)
-            bench = RankingMeter(
+            meter = RankingMeter(
                 target.served, target.attack, prepared.victims, rows, target.benign, own=prepared.own, k=k
             )
-            found[name, other] = bench.measure(target.served.embed_file(subjects[name].png))
+            found[name, other] = meter.measure(target.served.embed_file(subjects[name].png))
     return found

@@ -7,7 +7,7 @@ from enum import StrEnum
 import numpy as np
 import numpy.typing as npt
 
-from hardrank.audit_app.images.exact_png import Pixels
+from hardrank.audit_app.images.exact_png import Uint8Image
 from hardrank.audit_app.live.result import LiveResult
 
 
@@ -32,7 +32,7 @@ class TraceFrame:
     """A point with its picture."""
 
     point: TracePoint
-    image: Pixels
+    image: Uint8Image
     """(3,S,S)."""
     change: npt.NDArray[np.float32]
     """(3,S,S): the perturbation, of pixels in [0,1]."""

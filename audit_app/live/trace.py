@@ -1,10 +1,12 @@
-"""The steps of an engine made points and pictures, and kept for whoever looks."""
+"""The steps of a running attack as points and images, published for readers in other threads."""
 
 import threading
 import time
 from typing import Final
 
 import numpy as np
+import numpy.typing as npt
+import torch
 
 from hardrank.audit_app.blackbox.method import Search
 from hardrank.audit_app.blackbox.transfer import Transfer
@@ -14,13 +16,14 @@ from hardrank.audit_app.live.status import AttackBudget, TraceFrame, TracePoint
 from hardrank.audit_app.live.victim import PreparedVictim
 from hardrank.models.preprocessing import to_unit
 from hardrank.trainer.attacks.runner import AttackProgress, Engine, Method
+from hardrank.trainer.attacks.starts import random_starts
 
 _KEYFRAMES: Final = 64
 """About as many images of an attack are kept, to look back at."""
 
 
 class AttackTrace:
-    """What was published of one model; one thread writes, others read."""
+    """The published steps of the attack on one model. One thread writes, others read."""
 
     def __init__(self, budget: AttackBudget) -> None:
         self._budget = budget
@@ -30,56 +33,62 @@ class AttackTrace:
         self.kept: tuple[TraceFrame, ...] = ()
 
     def add(self, frame: TraceFrame) -> None:
-        """Publish a frame; tuples are replaced as a whole, so that readers need no lock."""
+        """Publish a frame. Tuples are replaced as a whole, so readers need no lock."""
         self.points = (*self.points, frame.point)
         self.latest = frame
-        place = self._budget.spent(frame.point) // self._every
-        if not self.kept or place > self._budget.spent(self.kept[-1].point) // self._every:
+        interval = self._budget.spent(frame.point) // self._every
+        if not self.kept or interval > self._budget.spent(self.kept[-1].point) // self._every:
             self.kept = (*self.kept, frame)
 
 
 class FrameRecorder:
-    """Turns the steps of an engine into frames, and keeps the pace."""
+    """Turns the steps of an engine into frames of a trace, at most `pace` of them a second."""
 
     def __init__(
         self,
-        bench: RankingMeter,
+        meter: RankingMeter,
         prepared: PreparedVictim,
         trace: AttackTrace,
         options: LiveOptions,
         stop: threading.Event,
         method: Method | None,
     ) -> None:
-        self._bench = bench
+        self._meter = meter
         self._benign = to_unit(prepared.pixels)
+        self._ids = prepared.victims.ids
         self._trace = trace
         self._options = options
         self._stop = stop
-        # PGD tells the loss and embedding of an image with the next one; APGD and searches those of the best with it.
+        # PGD reports the loss and embedding of the image before the step; APGD and searches, of the best image.
         self._lags = options.engine.engine is Engine.PGD and not isinstance(method, Search)
-        self._elsewhere = isinstance(method, Transfer)
-        self._before = self._benign if not options.engine.random_start else None
+        self._on_surrogate = isinstance(method, Transfer)
+        self._before = self._benign
         self._next = time.perf_counter()
         self._steps = 0
 
-    def see(self, progress: AttackProgress) -> None:
-        """Publish a step; waits where a pace was asked for."""
-        now = progress.images[0].detach().float().cpu().numpy().copy()
-        shown = self._before if self._lags and self._before is not None else now
-        self._before = now
-        # The embeddings of a transfer attack are those of its surrogate.
-        if self._elsewhere:
-            point = self._bench.served.embed_floats(shown)
+    def record(self, progress: AttackProgress) -> None:
+        """Publish a step, and wait if the pace requires it."""
+        after = progress.images[0].detach().float().cpu().numpy().copy()
+        if not self._lags:
+            shown = after
+        elif progress.step == 1:
+            shown = self._start(progress.restart)
         else:
-            point = progress.embeddings[0].detach().float().cpu().numpy()
+            shown = self._before
+        self._before = after
+        # The embeddings of a transfer attack are the surrogate's.
+        if self._on_surrogate:
+            embedding = self._meter.served.embed_floats(shown)
+        else:
+            embedding = progress.embeddings[0].detach().float().cpu().numpy()
         self._trace.add(
             TraceFrame(
                 point=TracePoint(
                     step=self._steps,
                     queries=0 if progress.queries is None else int(progress.queries[0]),
                     loss=float(progress.losses[0]),
-                    ranks=self._bench.ranks(point),
-                    overlap=self._bench.overlap(point),
+                    ranks=self._meter.ranks(embedding),
+                    overlap=self._meter.overlap(embedding),
                 ),
                 image=np.rint(shown * 255).astype(np.uint8),
                 change=shown - self._benign,
@@ -89,3 +98,12 @@ class FrameRecorder:
         if self._options.pace is not None:
             self._next = max(self._next + 1 / self._options.pace, time.perf_counter())
             self._stop.wait(self._next - time.perf_counter())
+
+    def _start(self, restart: int) -> npt.NDArray[np.float32]:
+        """The image (3,S,S) that a restart begins with."""
+        engine = self._options.engine
+        if restart == 0 and not engine.random_start:
+            return self._benign
+        images = torch.from_numpy(self._benign)[None].to(self._ids.device)
+        start = random_starts(images, engine, self._ids, seed=self._options.seed, restart=restart)[0].cpu().numpy()
+        return np.asarray(start, dtype=np.float32)

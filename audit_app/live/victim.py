@@ -9,8 +9,8 @@ import torch
 
 from hardrank.audit_app.errors import AuditError
 from hardrank.audit_app.gallery.served import ServedGallery
-from hardrank.audit_app.images.exact_png import Pixels
-from hardrank.audit_app.ranking.movement import head, rank_items
+from hardrank.audit_app.images.exact_png import Uint8Image
+from hardrank.audit_app.ranking.movement import rank_items, top_rows
 from hardrank.models.preprocessing import file_pixels, to_unit
 from hardrank.trainer.attacks.attack import Victims, victims_in
 from hardrank.trainer.metric.distances import ABSENT
@@ -43,9 +43,9 @@ class PreparedVictim:
 
     own: int | None
     """Its gallery row."""
-    pixels: Pixels
+    pixels: Uint8Image
     """(3,S,S): the benign image."""
-    canvas: Pixels
+    canvas: Uint8Image
     """(3,R,R): the square that it was cut from."""
     victims: Victims
     """The same for the attacks, a batch of one."""
@@ -77,10 +77,10 @@ def prepare_victim(victim: Victim, served: ServedGallery) -> PreparedVictim:
     return PreparedVictim(own=None, pixels=pixels, canvas=served.canvas(victim.data, pixels), victims=victims)
 
 
-def _label(victim: Victim, served: ServedGallery, pixels: Pixels) -> int:
+def _label(victim: Victim, served: ServedGallery, pixels: Uint8Image) -> int:
     gallery = served.gallery
     if victim.label is None:
-        nearest = head(rank_items(np.asarray(served.matrix @ served.embed(pixels))), 1)[0]
+        nearest = top_rows(rank_items(np.asarray(served.matrix @ served.embed(pixels))), 1)[0]
         return int(gallery.labels[nearest])
     if victim.label not in gallery.classes:
         raise AuditError(f"{gallery.name} has no class {victim.label!r}; choose one of its {len(gallery.classes)}")

@@ -27,7 +27,7 @@ from hardrank.trainer.attacks.runner import AttackResult, Method, run_attack
 class UnjudgedResult:
     """Where the steps on a model ended."""
 
-    bench: RankingMeter
+    meter: RankingMeter
     prepared: PreparedVictim
     result: AttackResult
     seconds: float
@@ -54,7 +54,7 @@ class ModelAttack:
         prepared = prepare_victim(self.victim, self.served)
         embedded, victims, targets = self.served.embedded, prepared.victims, self._targets(prepared)
         benign = self.served.embed(prepared.pixels)
-        bench = RankingMeter(self.served, self.attack, victims, targets, benign, own=prepared.own, k=self.options.k)
+        meter = RankingMeter(self.served, self.attack, victims, targets, benign, own=prepared.own, k=self.options.k)
         images = torch.from_numpy(to_unit(prepared.pixels))[None].to(
             embedded.subject.device, memory_format=torch.channels_last
         )
@@ -68,10 +68,10 @@ class ModelAttack:
             seed=self.options.seed,
             targets=targets,
             judge=embedded.subject.judge,
-            on_step=FrameRecorder(bench, prepared, self.trace, self.options, self.stop, self.method).see,
+            on_step=FrameRecorder(meter, prepared, self.trace, self.options, self.stop, self.method).record,
             cancel=self.stop.is_set,
         )
-        return UnjudgedResult(bench=bench, prepared=prepared, result=result, seconds=time.perf_counter() - began)
+        return UnjudgedResult(meter=meter, prepared=prepared, result=result, seconds=time.perf_counter() - began)
 
     def _targets(self, prepared: PreparedVictim) -> torch.Tensor:
         """Rows of the targets (1,T): those that were chosen, else drawn from the seed."""
@@ -83,7 +83,7 @@ class ModelAttack:
     def judge(self, reached: UnjudgedResult) -> SubjectResult:
         """Let the served model judge the image, and publish it as the last frame."""
         found = conclude(
-            reached.bench,
+            reached.meter,
             reached.prepared,
             reached.result,
             self.options.engine,

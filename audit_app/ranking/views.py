@@ -1,7 +1,7 @@
-"""Which ranking an attack moves, as a function of the one embedding that it changes; numpy alone.
+"""Which rankings an attack changes, as functions of the one embedding that it moves.
 
 Most attacks change a query: there is one ranking, of the gallery by the query's embedding. CA+ and CA- change a
-candidate: there is a ranking of each chosen query, in which the candidate's own score moves.
+candidate: there is a ranking for each chosen query, in which the candidate's score changes.
 """
 
 from dataclasses import dataclass
@@ -10,7 +10,7 @@ from typing import Protocol
 import numpy as np
 import numpy.typing as npt
 
-from hardrank.audit_app.ranking.movement import RankingMovement, Ranks, head, rank_items
+from hardrank.audit_app.ranking.movement import RankingMovement, Ranks, rank_items, top_rows
 from hardrank.trainer.attacks.attack import Attack, Role
 
 Vector = npt.NDArray[np.float32]
@@ -20,7 +20,7 @@ Matrix = npt.NDArray[np.float32]
 
 
 class RankingView(Protocol):
-    """A ranking of the gallery's rows 0 … N−1, and perhaps of the attacked image itself as row N."""
+    """A ranking of the gallery's rows 0 to N−1 and, if it is not in the gallery, of the attacked image as row N."""
 
     @property
     def left_out(self) -> tuple[int, ...]:
@@ -28,14 +28,14 @@ class RankingView(Protocol):
 
     @property
     def tracked(self) -> tuple[int, ...]:
-        """Rows that the attack is about."""
+        """Rows whose ranks measure the attack."""
 
     @property
     def query(self) -> int | None:
-        """The gallery row whose ranking it is; None: that of the attacked image."""
+        """Gallery row of the query; None if the query is the attacked image."""
 
-    def scores(self, point: Vector) -> npt.NDArray[np.float32]:
-        """Cosine similarities (N or N+1,) with the attacked image at `point` (D,)."""
+    def scores(self, embedding: Vector) -> npt.NDArray[np.float32]:
+        """Cosine similarities (N or N+1,) with the attacked image at `embedding` (D,)."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -44,7 +44,7 @@ class QueryView:
 
     gallery: Matrix
     own: int | None
-    """The query's row; None: it is no item of the gallery."""
+    """The query's row; None if it is not an item of the gallery."""
     tracked: tuple[int, ...]
     query: None = None
 
@@ -53,57 +53,64 @@ class QueryView:
         """The query's own copy."""
         return () if self.own is None else (self.own,)
 
-    def scores(self, point: Vector) -> npt.NDArray[np.float32]:
+    def scores(self, embedding: Vector) -> npt.NDArray[np.float32]:
         """Similarity of every item to the query (N,)."""
-        return np.asarray(self.gallery @ point, dtype=np.float32)
+        return np.asarray(self.gallery @ embedding, dtype=np.float32)
 
 
 class CandidateView:
-    """The ranking of another query, in which the attacked candidate takes part."""
+    """The ranking of another query that contains the attacked candidate."""
 
     def __init__(self, *, gallery: Matrix, query: int, own: int | None) -> None:
         self.query: int = query
         """Row of the query."""
-        self._point = gallery[query]
-        self._scores = np.asarray(gallery @ self._point, dtype=np.float32)
-        self._place = len(gallery) if own is None else own
+        self._query_embedding = gallery[query]
+        self._scores = np.asarray(gallery @ self._query_embedding, dtype=np.float32)
+        self._row = len(gallery) if own is None else own
         if own is None:
             self._scores = np.append(self._scores, np.float32(0))
-        self.tracked: tuple[int, ...] = (self._place,)
+        self.tracked: tuple[int, ...] = (self._row,)
         """The candidate: its row, or N for an image from outside the gallery."""
         self.left_out: tuple[int, ...] = () if query == own else (query,)
-        """The query's own copy, unless it is the attacked candidate."""
+        """The query's own copy, unless that is the attacked candidate."""
 
-    def scores(self, point: Vector) -> npt.NDArray[np.float32]:
-        """Similarity of every item to the query, the candidate's from `point` (N or N+1,)."""
+    def scores(self, embedding: Vector) -> npt.NDArray[np.float32]:
+        """Similarity of every item to the query, with the candidate at `embedding` (N or N+1,)."""
         found = self._scores.copy()
-        found[self._place] = self._point @ point
+        found[self._row] = self._query_embedding @ embedding
         return found
 
 
 def views_of(
     attack: Attack, gallery: Matrix, *, own: int | None, targets: tuple[int, ...], benign: Vector
 ) -> list[RankingView]:
-    """Give the rankings that `attack` moves, one or more.
+    """Return the rankings that an attack changes, at least one.
 
-    `targets` are gallery rows as the attack drew them; an attack without targets is watched by the former first item
-    of the ranking of `benign` (D,). Raises `RankingError` where nothing can be ranked.
+    Args:
+        attack: The attack.
+        gallery: (N,D).
+        own: Row of the attacked image; None if it is not in the gallery.
+        targets: Gallery rows that the attack aims at. Without targets, the first item of the benign ranking is tracked.
+        benign: (D,), embedding of the benign image.
+
+    Raises:
+        RankingError: Nothing can be ranked.
     """
     if attack.role is Role.CANDIDATE:
         return [CandidateView(gallery=gallery, query=row, own=own) for row in dict.fromkeys(targets)]
     view = QueryView(gallery=gallery, own=own, tracked=tuple(dict.fromkeys(targets)))
     if not targets:
-        first = head(rank_items(view.scores(benign), left_out=view.left_out), 1)
+        first = top_rows(rank_items(view.scores(benign), left_out=view.left_out), 1)
         view = QueryView(gallery=gallery, own=own, tracked=(int(first[0]),))
     return [view]
 
 
-def ranks_at(view: RankingView, point: Vector) -> Ranks:
-    """Rank a view's items with the attacked image at `point` (D,)."""
-    return rank_items(view.scores(point), left_out=view.left_out)
+def ranks_at(view: RankingView, embedding: Vector) -> Ranks:
+    """Rank a view's items with the attacked image at `embedding` (D,)."""
+    return rank_items(view.scores(embedding), left_out=view.left_out)
 
 
 def movement_between(view: RankingView, before: Vector, after: Vector, k: int) -> RankingMovement:
-    """Compare a view's rankings with the image at `before` and at `after`; `k` is cut to what is ranked."""
+    """Compare a view's rankings with the image at `before` and at `after`; `k` is limited to what is ranked."""
     one, other = ranks_at(view, before), ranks_at(view, after)
     return RankingMovement(one, other, min(k, int((one > 0).sum())))

@@ -1,4 +1,4 @@
-"""What lies on this machine to be audited: bundles, and the images of the runs that made them."""
+"""The bundles on this machine that can be audited."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -13,28 +13,28 @@ _BENIGN, _ROBUST = "-benign", "-robust"
 
 @dataclass(frozen=True, kw_only=True)
 class BundleEntry:
-    """A bundle."""
+    """A bundle and its card."""
 
     folder: Path
     card: Card
 
     @property
     def name(self) -> str:
-        """Of the bundle."""
+        """Name of the bundle."""
         return self.card.name
 
 
 @dataclass(frozen=True, kw_only=True)
-class Catalogue:
+class BundleList:
     """The bundles of a folder."""
 
     entries: tuple[BundleEntry, ...]
     """The newest first."""
     problems: tuple[str, ...]
-    """Folders that look like bundles and cannot be read."""
+    """Errors of the bundles that cannot be read."""
 
     def default(self) -> tuple[BundleEntry, ...]:
-        """Choose what to begin with: the newest pair of a benign and a robust model of one run, else the newest."""
+        """Return the default selection: the newest benign and robust model of one run, else the newest bundle."""
         folders = {entry.folder.name: entry for entry in self.entries}
         for entry in self.entries:
             name = entry.folder.name
@@ -45,8 +45,8 @@ class Catalogue:
         return self.entries[:1]
 
 
-def list_bundles(zoo: Path) -> Catalogue:
-    """List the bundles in the folder `zoo`; a folder that is not there holds none."""
+def list_bundles(zoo: Path) -> BundleList:
+    """List the bundles in the folder `zoo`; a folder that does not exist has none."""
     entries, problems = [], []
     for card in sorted(zoo.glob(f"*/{CARD}")):
         try:
@@ -54,16 +54,16 @@ def list_bundles(zoo: Path) -> Catalogue:
         except BundleError as error:
             problems.append(str(error))
     entries.sort(key=lambda entry: entry.card.created, reverse=True)
-    return Catalogue(entries=tuple(entries), problems=tuple(problems))
+    return BundleList(entries=tuple(entries), problems=tuple(problems))
 
 
 def modification_stamp(paths: Sequence[str]) -> tuple[tuple[str, int], ...]:
-    """Tell whether what lies at `paths` is what lay there before: changes of it change the stamp."""
+    """Return a stamp of the files at `paths` that changes whenever they do."""
     marks = []
     for text in paths:
         place = Path(text).expanduser()
         known = [place / name for name in (CARD, MANIFEST, "items.sqlite", "items.sqlite-wal")]
-        # Reading an index changes its folder too, and leaves an empty log of SQLite there.
+        # Reading an index changes its folder too: it leaves an empty SQLite log there.
         files = [file for file in known if file.is_file() and file.stat().st_size] or [place]
         marks += [(str(file), file.stat().st_mtime_ns) for file in files if file.exists()]
     return tuple(marks)

@@ -19,20 +19,20 @@ TIMM: Final = "timm/"
 
 
 class LibraryWeights(StrEnum):
-    """What a network of timm or torchvision knows."""
+    """Weights of a network of timm or torchvision."""
 
     IMAGENET = "imagenet"
-    """The library's own pretrained weights, where they lie in its cache already."""
+    """The library's pretrained weights, which must be in its cache."""
     RANDOM = "random"
-    """Nothing: drawn from seed 0."""
+    """Random weights, from seed 0."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class LibraryModel:
-    """A network of a library, ready to embed."""
+    """A network of a library as an embedder."""
 
     embedder: Embedder
-    """Its head is the identity: an embedding is the features, normalised."""
+    """Its head is the identity: an embedding is the normalised features."""
     preprocessing: Preprocessing
     sha256: str
     """Over the names and values of its weights, hexadecimal."""
@@ -40,45 +40,52 @@ class LibraryModel:
 
 
 @dataclass(frozen=True, kw_only=True)
-class _Recipe:
-    """What a library says of a network's input, and where its weights lie."""
+class _LibraryConfig:
+    """Input of a network according to its library, and its weights."""
 
     size: int
     resize: int
     mean: tuple[float, ...]
     std: tuple[float, ...]
     file: Path | None
-    """Pretrained weights in the cache; None: they are not there."""
+    """Pretrained weights in the cache; None if they are not cached."""
     place: str
-    """Where they would come from."""
+    """How to fetch them with the library."""
 
 
 def load_library_model(name: str, *, weights: LibraryWeights, size: int | None = None) -> LibraryModel:
-    """Build `timm/NAME` or a torchvision name. Nothing is fetched: pretrained weights must be in the cache.
+    """Build a network of timm or torchvision as an embedder. Nothing is downloaded.
 
-    Raises `BackboneError` for an unknown name, `SubjectError` where the weights are not at hand.
+    Args:
+        name: `timm/NAME` or a torchvision name.
+        weights: Pretrained weights from the library's cache, or random ones.
+        size: Side of the input in pixels; None for the network's own.
+
+    Raises:
+        BackboneError: Unknown name.
+        SubjectError: The weights are not in the cache, or damaged.
     """
-    recipe = _of_timm(name) if name.startswith(TIMM) else _of_torchvision(name)
-    side = size or recipe.size
-    if weights is LibraryWeights.IMAGENET and recipe.file is None:
+    config = _of_timm(name) if name.startswith(TIMM) else _of_torchvision(name)
+    side = size or config.size
+    if weights is LibraryWeights.IMAGENET and config.file is None:
         raise SubjectError(
-            f"the ImageNet weights of {name} are not in the cache, and nothing is fetched here: fetch them once with "
-            f"the library itself ({recipe.place}), or ask for random weights"
+            f"the ImageNet weights of {name} are not in the cache, and an audit downloads nothing: fetch them once "
+            f"with {config.place}, or use random weights"
         )
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        backbone, width = _MAKERS[weights](name, side, recipe)
+        backbone, width = _MAKERS[weights](name, side, config)
     architecture = Architecture(backbone=name, dimension=width, image_size=side)
     embedder = Embedder(backbone.eval(), width, architecture).eval()
     with torch.no_grad():
         embedder.head.weight.copy_(torch.eye(width))
         embedder.head.bias.zero_()
-        embedder.mean.copy_(torch.tensor(recipe.mean).view(1, 3, 1, 1))
-        embedder.std.copy_(torch.tensor(recipe.std).view(1, 3, 1, 1))
-    notes = ["the embedding is the network's features, normalised to length 1: it was not trained for retrieval"]
+        embedder.mean.copy_(torch.tensor(config.mean).view(1, 3, 1, 1))
+        embedder.std.copy_(torch.tensor(config.std).view(1, 3, 1, 1))
+    notes = ["the embedding is the network's features, normalised to length 1; they were not trained for retrieval"]
     if weights is LibraryWeights.RANDOM:
-        notes.append("the weights are random: this model knows nothing")
-    resize = recipe.resize if side == recipe.size else round(side * recipe.resize / recipe.size)
+        notes.append("the weights are random")
+    resize = config.resize if side == config.size else round(side * config.resize / config.size)
     return LibraryModel(
         embedder=embedder,
         preprocessing=Preprocessing(resize=max(side, resize), crop=side),
@@ -97,45 +104,50 @@ def state_hash(module: nn.Module) -> str:
     return whole.hexdigest()
 
 
-def _random(name: str, side: int, recipe: _Recipe) -> tuple[nn.Module, int]:
+def _random(name: str, side: int, config: _LibraryConfig) -> tuple[nn.Module, int]:
     return build_backbone(name, image_size=side, imagenet=False)
 
 
-def _cached(name: str, side: int, recipe: _Recipe) -> tuple[nn.Module, int]:
-    """Build without weights, then read those of the cache: no library gets to ask the network for anything."""
+def _cached(name: str, side: int, config: _LibraryConfig) -> tuple[nn.Module, int]:
+    """Build without weights, then load those of the cache, so that no library accesses the network."""
     if not name.startswith(TIMM):
-        return build_backbone(name, image_size=side, imagenet=True)  # torchvision looks into its cache first
+        return build_backbone(name, image_size=side, imagenet=True)  # from torchvision's cache
     import timm
 
     backbone, width = build_backbone(name, image_size=side, imagenet=False)
-    overlay = {"file": str(recipe.file)}
+    overlay = {"file": str(config.file)}
     try:
         known: nn.Module = timm.create_model(
             name.removeprefix(TIMM), pretrained=True, num_classes=0, pretrained_cfg_overlay=overlay
         )
-    except Exception as error:  # damaged files raise what their reader raises
-        raise SubjectError(f"the weights of {name} in {recipe.file} cannot be loaded: {error}") from error
+    except Exception as error:  # each file format has its own errors
+        raise SubjectError(f"the weights of {name} in {config.file} cannot be loaded: {error}") from error
     backbone.load_state_dict(known.state_dict())
     return backbone, width
 
 
-_MAKERS: Final[dict[LibraryWeights, Callable[[str, int, _Recipe], tuple[nn.Module, int]]]] = {
+_MAKERS: Final[dict[LibraryWeights, Callable[[str, int, _LibraryConfig], tuple[nn.Module, int]]]] = {
     LibraryWeights.RANDOM: _random,
     LibraryWeights.IMAGENET: _cached,
 }
 
 
-def _of_timm(name: str) -> _Recipe:
+def _of_timm(name: str) -> _LibraryConfig:
     import timm
 
     config = timm.get_pretrained_cfg(name.removeprefix(TIMM))
-    if config is None:  # an unknown name, or one that never had weights: building it tells which
+    if config is None:  # unknown, or without weights
         build_backbone(name, image_size=224, imagenet=False)
-        return _Recipe(
-            size=224, resize=256, mean=_GREY, std=_SPREAD, file=None, place="timm has no weights for this network"
+        return _LibraryConfig(
+            size=224,
+            resize=256,
+            mean=_HALF,
+            std=_HALF,
+            file=None,
+            place="another network: timm has no weights for this one",
         )
     size = int(config.input_size[-1])
-    return _Recipe(
+    return _LibraryConfig(
         size=size,
         resize=round(size / (config.crop_pct or 1.0)),
         mean=tuple(config.mean),
@@ -145,12 +157,11 @@ def _of_timm(name: str) -> _Recipe:
     )
 
 
-_GREY: Final = (0.5, 0.5, 0.5)
-_SPREAD: Final = (0.5, 0.5, 0.5)
+_HALF: Final = (0.5, 0.5, 0.5)
 
 
 def _timm_file(config: Any) -> Path | None:
-    """Find a network's weights where timm would have put them, without asking anybody."""
+    """Return a network's weights in timm's cache, without network access."""
     from huggingface_hub import try_to_load_from_cache
 
     if config.hf_hub_id:
@@ -166,18 +177,18 @@ def _in_torch_cache(url: str) -> Path | None:
     return path if path.is_file() else None
 
 
-def _of_torchvision(name: str) -> _Recipe:
+def _of_torchvision(name: str) -> _LibraryConfig:
     import torchvision
 
     if name not in torchvision.models.list_models(module=torchvision.models):
-        build_backbone(name, image_size=224, imagenet=False)  # says what is wrong with the name
+        build_backbone(name, image_size=224, imagenet=False)  # raises and explains
     weights = torchvision.models.get_model_weights(name).DEFAULT
-    wanted = weights.transforms()
-    return _Recipe(
-        size=int(wanted.crop_size[0]),
-        resize=int(wanted.resize_size[0]),
-        mean=tuple(wanted.mean),
-        std=tuple(wanted.std),
+    preset = weights.transforms()
+    return _LibraryConfig(
+        size=int(preset.crop_size[0]),
+        resize=int(preset.resize_size[0]),
+        mean=tuple(preset.mean),
+        std=tuple(preset.std),
         file=_in_torch_cache(weights.url),
         place=f"torchvision.models.get_model({name!r}, weights='DEFAULT')",
     )

@@ -1,4 +1,4 @@
-"""Models under audit: bundles, networks of timm and torchvision, plain ONNX files, behind one face."""
+"""Models under audit: bundles, networks of timm and torchvision, and plain ONNX files, with one interface."""
 
 import re
 from collections.abc import Callable, Mapping, Sequence
@@ -17,37 +17,30 @@ from hardrank.audit_app.subjects.library_models import TIMM, LibraryWeights, loa
 from hardrank.audit_app.subjects.onnx_file import LARGEST_FILE, OnnxFile, PixelScale
 from hardrank.models.bundle import CARD, load_embedder
 from hardrank.models.card import Card
+from hardrank.models.cores import usable_cores
 from hardrank.models.embedder import Embed, Embedder
 from hardrank.models.folded import FoldedEmbedder
 from hardrank.models.preprocessing import Preprocessing
 from hardrank.serving.engine import Device, Engine
 from hardrank.trainer.runtime.environment import gains_from_bf16
+from hardrank.trainer.runtime.launch import Precision
 
-Pixels = npt.NDArray[np.float32]
-Serve = Callable[[Pixels], Pixels]
-"""float32 (N,3,S,S) in [0,1] → float32 (N,D) of norm 1."""
+FloatArray = npt.NDArray[np.float32]
+Serve = Callable[[FloatArray], FloatArray]
+"""(N,3,S,S) in [0,1] → (N,D) of norm 1."""
 
 SUFFIX: Final = ".onnx"
 _LABEL: Final = re.compile(r"(?P<label>[\w.\-+ ]{1,64})=(?P<rest>.+)", re.DOTALL)
 
 
 class SubjectKind(StrEnum):
-    """Where a model comes from."""
+    """Kind of a model."""
 
     BUNDLE = "bundle"
     BACKBONE = "backbone"
     """A network of timm or torchvision."""
     ONNX = "onnx"
-    """A plain ONNX file, which gives no gradients."""
-
-
-class Precision(StrEnum):
-    """Arithmetic of the passes that give gradients; judgement is always in float32."""
-
-    AUTO = "auto"
-    """bf16 where the hardware multiplies it faster."""
-    FLOAT32 = "float32"
-    BF16 = "bf16"
+    """A plain ONNX file, without gradients."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,35 +48,35 @@ class SubjectOptions:
     """How models are loaded."""
 
     device: Device = Device.AUTO
-    """auto (a GPU where there is one), cpu or cuda."""
+    """auto (a GPU if there is one), cpu or cuda."""
     precision: Precision = Precision.AUTO
-    """Of the passes that give gradients."""
+    """Of the passes that give gradients. Final images are always judged in float32."""
     threads: int = 0
-    """Threads of ONNX Runtime; 0: one for each core."""
+    """Threads of ONNX Runtime; 0: one for each usable core."""
     size: int | None = None
-    """Side of the input in pixels, for timm, torchvision and ONNX files that leave it open; None: their own."""
+    """Side of the input in pixels, for timm, torchvision and ONNX files without a fixed one; None: their own."""
     resize: int | None = None
-    """Side of the square that images are resized to before the input is cut from its centre; None: 8/7 of it for
-    ONNX files, else the model's own."""
+    """Side of the square that images are resized to before the centre crop; None: 8/7 of the input for ONNX files,
+    else the model's own."""
     weights: LibraryWeights = LibraryWeights.IMAGENET
     """Of timm and torchvision networks."""
     scale: PixelScale = PixelScale.UNIT
-    """What values an ONNX file expects of the pixels."""
+    """Pixel values that an ONNX file expects."""
     output: str | None = None
-    """Which output of an ONNX file is the embedding; None: the only one."""
+    """Output of an ONNX file that is the embedding; None: the only one."""
     largest_onnx: int = LARGEST_FILE
-    """Bytes of an ONNX file that is read at all."""
+    """Largest size of an ONNX file, bytes."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Subject:
-    """A model under audit. All of its functions may be called from several threads at once."""
+    """A model under audit. All of its functions are thread-safe."""
 
     name: str
-    """How it is called in reports."""
+    """Its name in reports."""
     kind: SubjectKind
     source: str
-    """What was asked for: a path or a library's name."""
+    """As requested: a path or a library's name."""
     sha256: str
     """Of model.onnx, of the ONNX file, or over a library network's weights; hexadecimal."""
     preprocessing: Preprocessing
@@ -92,19 +85,19 @@ class Subject:
     device: torch.device
     """Where `embed` and `judge` run."""
     embed: Embed | None
-    """Differentiable, in the precision asked for; None: there are no gradients, only black-box attacks."""
+    """Differentiable, in the requested precision; None: no gradients, so only black-box attacks."""
     judge: Embed
     """The same function in float32: (N,3,S,S) in [0,1] on `device` → (N,D) of norm 1; without gradients for ONNX."""
     serve: Serve
-    """The model as it answers queries: ONNX Runtime where `runtime` says so."""
+    """The model as a server runs it; `runtime` names the library."""
     runtime: str
-    """What `serve` runs on, as `ONNX Runtime`."""
+    """Library and device of `serve`, such as `ONNX Runtime (cpu)`."""
     precision: str
     """Of the passes that give gradients: `float32`, `bf16 backbone, float32 head`, or `none`."""
     card: Card | None = None
-    """Of a bundle."""
+    """Card of a bundle."""
     notes: tuple[str, ...] = ()
-    """What a reader of results should know: what was taken for granted or mended at loading."""
+    """Assumptions and corrections made at loading, for reports."""
 
     @property
     def white_box(self) -> bool:
@@ -113,10 +106,10 @@ class Subject:
 
     @property
     def gradients(self) -> Embed:
-        """Give `embed`, or raise `SubjectError` where there is none."""
+        """`embed`; raises `SubjectError` if there is none."""
         if self.embed is None:
             raise SubjectError(
-                f"{self.name} is a plain ONNX file and gives no gradients; use a black-box attack, or its bundle"
+                f"{self.name} is a plain ONNX file and has no gradients; use a black-box attack, or its bundle"
             )
         return self.embed
 
@@ -126,7 +119,7 @@ class Subject:
         return self.preprocessing.crop
 
     def describe(self) -> dict[str, Any]:
-        """Give what a report says of the model, ready for JSON."""
+        """Describe the model for a report, ready for JSON."""
         return {
             "name": self.name,
             "kind": str(self.kind),
@@ -144,34 +137,42 @@ class Subject:
 
 
 def load_subject(text: str, options: SubjectOptions | None = None) -> Subject:
-    """Load a bundle's folder, an ONNX file, `timm/NAME` or a torchvision name; `LABEL=…` before it renames it.
+    """Load a model under audit.
 
-    Raises `SubjectError`, `BundleError` for a damaged bundle, `BackboneError` for an unknown name.
+    Args:
+        text: The folder of a bundle, an ONNX file, `timm/NAME` or a torchvision name. `LABEL=` before it sets the
+            name of the model in reports.
+        options: How to load it.
+
+    Raises:
+        SubjectError: The model does not exist or is not an embedding model.
+        BundleError: A damaged bundle.
+        BackboneError: An unknown name.
     """
     options = options or SubjectOptions()
-    label, asked = _labelled(text)
-    subject = _LOADERS[_kind_of(asked)](asked, options)
+    label, place = _split_label(text)
+    subject = _LOADERS[_kind_of(place)](place, options)
     return replace(subject, name=label or subject.name)
 
 
 def load_subjects(texts: Sequence[str], options: SubjectOptions | None = None) -> list[Subject]:
-    """Load several models; raises `SubjectError` where two share a name."""
+    """Load several models; raises `SubjectError` if two have the same name."""
     subjects = [load_subject(text, options) for text in texts]
     check_names_differ(subjects)
     return subjects
 
 
 def absolute_model(text: str) -> str:
-    """Name the same model by a whole path, which leads there from any working directory; names stay as they are."""
-    label, asked = _labelled(text)
-    if _kind_of(asked) is SubjectKind.BACKBONE:
+    """Return the same model with an absolute path, valid in any working directory; library names stay as they are."""
+    label, place = _split_label(text)
+    if _kind_of(place) is SubjectKind.BACKBONE:
         return text
-    path = str(Path(asked).expanduser().absolute())
+    path = str(Path(place).expanduser().absolute())
     return path if label is None else f"{label}={path}"
 
 
 def check_names_differ(subjects: Sequence[Subject]) -> None:
-    """Raise `SubjectError` unless there are models, and no two share a name."""
+    """Raise `SubjectError` unless there are models and their names differ."""
     if not subjects:
         raise SubjectError("there is no model to audit; name at least one")
     names = [subject.name for subject in subjects]
@@ -179,7 +180,7 @@ def check_names_differ(subjects: Sequence[Subject]) -> None:
         raise SubjectError(f"two models are called {twice[0]!r}; rename one: LABEL={subjects[0].source}")
 
 
-def _labelled(text: str) -> tuple[str | None, str]:
+def _split_label(text: str) -> tuple[str | None, str]:
     match = _LABEL.fullmatch(text)
     if match is None or Path(text).expanduser().exists():
         return None, text
@@ -196,7 +197,7 @@ def _kind_of(text: str) -> SubjectKind:
         return SubjectKind.ONNX
     if "/" in text or "\\" in text or text.startswith((".", "~")):
         raise SubjectError(
-            f"{text} is not there: give the folder of a bundle, an ONNX file, timm/NAME or a torchvision name"
+            f"{text} does not exist; give the folder of a bundle, an ONNX file, timm/NAME or a torchvision name"
         )
     return SubjectKind.BACKBONE
 
@@ -204,10 +205,10 @@ def _kind_of(text: str) -> SubjectKind:
 def _bundle(text: str, options: SubjectOptions) -> Subject:
     folder = Path(text).expanduser()
     folder = folder.parent if folder.name == CARD else folder
-    engine = Engine(folder, threads=options.threads, device=options.device)  # verifies the hashes
+    engine = Engine(folder, threads=options.threads or usable_cores(), device=options.device)  # verifies the hashes
     embedder = load_embedder(folder, verify=False)
     device = _device(options)
-    twins = _twins(embedder, device, options)
+    networks = _folded_pair(embedder, device, options)
     return Subject(
         name=engine.card.name,
         kind=SubjectKind.BUNDLE,
@@ -216,11 +217,11 @@ def _bundle(text: str, options: SubjectOptions) -> Subject:
         preprocessing=engine.preprocessing,
         dimension=engine.dimension,
         device=device,
-        embed=twins.swift,
-        judge=twins.exact,
+        embed=networks.fast,
+        judge=networks.exact,
         serve=engine.embed,
         runtime=f"ONNX Runtime ({engine.device})",
-        precision=twins.precision,
+        precision=networks.precision,
         card=engine.card,
     )
 
@@ -228,11 +229,11 @@ def _bundle(text: str, options: SubjectOptions) -> Subject:
 def _backbone(text: str, options: SubjectOptions) -> Subject:
     loaded = load_library_model(text, weights=options.weights, size=options.size)
     device = _device(options)
-    twins = _twins(loaded.embedder, device, options)
+    networks = _folded_pair(loaded.embedder, device, options)
 
-    def serve(pixels: Pixels) -> Pixels:
+    def serve(pixels: FloatArray) -> FloatArray:
         with torch.no_grad():
-            found: Pixels = twins.exact(torch.from_numpy(pixels).to(device)).cpu().numpy()
+            found: FloatArray = networks.exact(torch.from_numpy(pixels).to(device)).cpu().numpy()
         return found
 
     return Subject(
@@ -243,11 +244,11 @@ def _backbone(text: str, options: SubjectOptions) -> Subject:
         preprocessing=_resized(loaded.preprocessing, options.resize),
         dimension=loaded.embedder.architecture.dimension,
         device=device,
-        embed=twins.swift,
-        judge=twins.exact,
+        embed=networks.fast,
+        judge=networks.exact,
         serve=serve,
         runtime=f"PyTorch ({device.type})",
-        precision=twins.precision,
+        precision=networks.precision,
         notes=loaded.notes,
     )
 
@@ -260,7 +261,7 @@ def _onnx(text: str, options: SubjectOptions) -> Subject:
         size=options.size,
         scale=options.scale,
         output=options.output,
-        threads=options.threads,
+        threads=options.threads or usable_cores(),
         cuda=device.type == "cuda",
         largest=options.largest_onnx,
     )
@@ -293,27 +294,27 @@ _LOADERS: Final[Mapping[SubjectKind, Callable[[str, SubjectOptions], Subject]]] 
 
 
 @dataclass(frozen=True, kw_only=True)
-class _Twins:
-    """The same network for gradients and for judgement."""
+class _FoldedPair:
+    """The same network in the precision of gradients, and in float32."""
 
-    swift: FoldedEmbedder
+    fast: FoldedEmbedder
     exact: FoldedEmbedder
     precision: str
 
 
-def _twins(embedder: Embedder, device: torch.device, options: SubjectOptions) -> _Twins:
+def _folded_pair(embedder: Embedder, device: torch.device, options: SubjectOptions) -> _FoldedPair:
     embedder = embedder.to(device).eval()
     exact = FoldedEmbedder(embedder)
     low = options.precision is Precision.BF16 or (options.precision is Precision.AUTO and gains_from_bf16(device))
     if not low:
-        return _Twins(swift=exact, exact=exact, precision="float32")
-    swift = FoldedEmbedder(embedder, dtype=torch.bfloat16)
-    return _Twins(swift=swift, exact=exact, precision="bf16 backbone, float32 head")
+        return _FoldedPair(fast=exact, exact=exact, precision="float32")
+    fast = FoldedEmbedder(embedder, dtype=torch.bfloat16)
+    return _FoldedPair(fast=fast, exact=exact, precision="bf16 backbone, float32 head")
 
 
 def _device(options: SubjectOptions) -> torch.device:
     if options.device is Device.CUDA and not torch.cuda.is_available():
-        raise SubjectError("no CUDA device is at hand: choose auto or cpu, or check the driver with nvidia-smi")
+        raise SubjectError("no CUDA device is available; choose auto or cpu, or check the driver with nvidia-smi")
     return torch.device("cuda" if options.device is not Device.CPU and torch.cuda.is_available() else "cpu")
 
 

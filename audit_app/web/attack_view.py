@@ -16,7 +16,7 @@ from hardrank.audit_app.drawing.setup_panel import CaptionedImage, answers_panel
 from hardrank.audit_app.live.aims import watched
 from hardrank.audit_app.live.attack import LiveAttack
 from hardrank.audit_app.live.status import AttackPhase, AttackStatus
-from hardrank.audit_app.ranking.movement import head, rank_items
+from hardrank.audit_app.ranking.movement import rank_items, top_rows
 from hardrank.audit_app.web.attack_form import AttackForm, attack_form
 from hardrank.audit_app.web.chosen_images import ChosenImages, chosen_images
 from hardrank.audit_app.web.dialogs import (
@@ -200,7 +200,7 @@ def _answers(loaded: LoadedGallery, chosen: ChosenImages) -> list[tuple[str, lis
         else:
             assert victim.data is not None
             point = served.embed_file(victim.data)
-        rows = head(rank_items(np.asarray(served.matrix @ point), left_out=own), _ANSWERS).tolist()
+        rows = top_rows(rank_items(np.asarray(served.matrix @ point), left_out=own), _ANSWERS).tolist()
         images = [
             CaptionedImage(thumbnail(served, row), str(i), image_name(served, row)) for i, row in enumerate(rows, 1)
         ]

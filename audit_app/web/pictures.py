@@ -11,7 +11,7 @@ import streamlit as st
 
 from hardrank.audit_app.drawing.thumbnail import thumbnail_uri
 from hardrank.audit_app.gallery.served import ServedGallery
-from hardrank.audit_app.images.exact_png import Pixels
+from hardrank.audit_app.images.exact_png import Uint8Image
 from hardrank.models.preprocessing import file_pixels
 
 _SIDE: Final = 96
@@ -28,7 +28,7 @@ class ThumbnailCache:
         self._lock = threading.Lock()
         self._kept: WeakKeyDictionary[object, OrderedDict[Hashable, str]] = WeakKeyDictionary()
 
-    def uri(self, owner: object, key: Hashable, load: Callable[[], Pixels], *, side: int = _SIDE) -> str:
+    def uri(self, owner: object, key: Hashable, load: Callable[[], Uint8Image], *, side: int = _SIDE) -> str:
         """Return the thumbnail `key` of `owner`; call `load` for the pixels (3,H,W) only if it is not kept."""
         key = (key, side)
         with self._lock:

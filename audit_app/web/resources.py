@@ -15,7 +15,7 @@ from hardrank.audit_app.gallery.embedded import embed_galleries
 from hardrank.audit_app.gallery.served import ServedGallery, serve_gallery
 from hardrank.audit_app.gallery.source import GallerySource
 from hardrank.audit_app.live.queue import AttackQueue
-from hardrank.audit_app.subjects.bundles import Catalogue, list_bundles, modification_stamp
+from hardrank.audit_app.subjects.bundles import BundleList, list_bundles, modification_stamp
 from hardrank.audit_app.subjects.loading import SubjectOptions, load_subject, load_subjects
 from hardrank.audit_app.web.audit_jobs import AuditJobs
 from hardrank.audit_app.web.background_cache import BackgroundCache, CacheEntry
@@ -88,7 +88,7 @@ def session() -> VisitorSession:
     return VisitorSession(lambda: server.is_active_session(session_id))
 
 
-def catalogue() -> Catalogue:
+def catalogue() -> BundleList:
     """Return the available bundles."""
     return list_bundles(settings().zoo)
 

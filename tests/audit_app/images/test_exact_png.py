@@ -12,8 +12,8 @@ from hardrank.audit_app.images.exact_png import (
     canvas_of,
     encode_png,
     exact_png,
-    lay_into,
     pixels_hash,
+    place_on_canvas,
 )
 from hardrank.models.preprocessing import Preprocessing, decode, file_pixels, prepare, to_unit
 from tests.audit_app.stage import random_pixels
@@ -34,7 +34,7 @@ def test_the_border_is_that_of_the_benign_image(resize: int, crop: int) -> None:
     pre = Preprocessing(resize=resize, crop=crop)
     file = encode_png(random_pixels(3, 50, 70))
     canvas = canvas_of(file, pre)
-    assert np.array_equal(lay_into(file_pixels(file, pre), canvas, pre), canvas)
+    assert np.array_equal(place_on_canvas(file_pixels(file, pre), canvas, pre), canvas)
     saved = np.asarray(decode(exact_png(random_pixels(3, crop, crop, seed=2), canvas, pre))).transpose(2, 0, 1)
     border = np.ones((resize, resize), dtype=bool)
     start = (resize - crop) // 2
@@ -53,7 +53,7 @@ def test_without_the_original_the_edge_goes_on() -> None:
     pixels = np.array([[[1, 2], [3, 4]]] * 3, dtype=np.uint8)
     canvas = canvas_around(pixels, pre)
     assert canvas[0].tolist() == [[1, 1, 2, 2, 2], [1, 1, 2, 2, 2], [3, 3, 4, 4, 4], [3, 3, 4, 4, 4], [3, 3, 4, 4, 4]]
-    assert np.array_equal(lay_into(pixels, canvas, pre), canvas)
+    assert np.array_equal(place_on_canvas(pixels, canvas, pre), canvas)
 
 
 def test_a_png_is_rgb_without_anything_else() -> None:
@@ -64,4 +64,4 @@ def test_a_png_is_rgb_without_anything_else() -> None:
 def test_pixels_that_do_not_fit_are_refused() -> None:
     pre = Preprocessing(resize=36, crop=32)
     with pytest.raises(ExactPngError, match="do not fit"):
-        lay_into(random_pixels(3, 31, 31), random_pixels(3, 36, 36), pre)
+        place_on_canvas(random_pixels(3, 31, 31), random_pixels(3, 36, 36), pre)

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from hardrank.audit_app.images.quantization import largest_change, quantize
+from hardrank.audit_app.images.quantization import perturbation_norm, quantize
 from hardrank.trainer.attacks.pgd import Norm
 from tests.audit_app.stage import random_pixels
 
@@ -20,7 +20,7 @@ def test_linf_budget_holds_and_no_pixel_moves_more_than_it_must(epsilon: float) 
     benign = random_pixels(3, 16, 16)
     attacked = _attacked(benign, epsilon, Norm.LINF)
     pixels = quantize(attacked, benign, epsilon=epsilon, norm=Norm.LINF)
-    assert largest_change(pixels, benign, norm=Norm.LINF) <= epsilon * 255 + 1e-6
+    assert perturbation_norm(pixels, benign, norm=Norm.LINF) <= epsilon * 255 + 1e-6
     assert np.abs(pixels - attacked * 255.0).max() <= 1.0
 
 
@@ -30,7 +30,7 @@ def test_l2_budget_holds(epsilon: float) -> None:
     pixels = quantize(_attacked(benign, epsilon, Norm.L2), benign, epsilon=epsilon, norm=Norm.L2)
     change = (pixels.astype(float) - benign) / 255
     assert np.linalg.norm(change) <= epsilon + 1e-9
-    assert largest_change(pixels, benign, norm=Norm.L2) == pytest.approx(np.linalg.norm(change) * 255)
+    assert perturbation_norm(pixels, benign, norm=Norm.L2) == pytest.approx(np.linalg.norm(change) * 255)
 
 
 def test_what_lies_on_the_grid_loses_nothing() -> None:

@@ -28,6 +28,7 @@ from hardrank.trainer.attacks.pgd import Norm
 from hardrank.trainer.attacks.registry import ATTACKS, make_attack
 from hardrank.trainer.attacks.runner import AttackOptions, run_attack
 from hardrank.trainer.attacks.runner import Engine as Minimiser
+from hardrank.trainer.attacks.starts import random_starts
 from tests.audit_app.stage import random_pixels, serve_galleries
 from tests.waiting import PATIENCE_S
 
@@ -112,6 +113,33 @@ def test_engines_and_restarts_are_followed(
     status = finished(live)
     assert [point.step for point in status.curves[served[0].name]] == list(range(7))
     assert status.budgets[served[0].name] == AttackBudget(most=6, asks=False)
+
+
+@pytest.mark.parametrize("random_start", [False, True])
+def test_each_restart_shows_its_own_start(served: list[ServedGallery], random_start: bool) -> None:
+    engine = AttackOptions(steps=3, restarts=3, random_start=random_start)
+    live = attack(served[:1], attack="ES", engine=engine, seed=5)
+    finished(live)
+    one, frames = served[0], live.keyframes(served[0].name)
+    benign = to_unit(one.picture(3))
+    images, ids = torch.from_numpy(benign)[None], torch.tensor([3])
+    for restart in range(3):
+        start = benign
+        if restart or random_start:
+            start = random_starts(images, engine, ids, seed=5, restart=restart)[0].numpy()
+        np.testing.assert_allclose(frames[3 * restart].change, start - benign, atol=1e-7)
+    (_, tracked), *_ = frames_tracked(live)
+    for frame in frames[:-1]:
+        cosines = one.matrix @ one.embed_floats(benign + frame.change)
+        ahead = sum(1 for row in range(len(cosines)) if row != 3 and cosines[row] > cosines[tracked])
+        assert frame.point.ranks[0] == pytest.approx(ahead + 1, abs=1)
+
+
+def frames_tracked(live: LiveAttack) -> tuple[tuple[int | None, int], ...]:
+    result = live.status().result
+    assert result
+    (found,) = result.subjects.values()
+    return found.tracked
 
 
 def test_the_png_gives_the_result_of_the_page_on_the_serving_side(

@@ -1,4 +1,4 @@
-"""The rankings that attacks move, against plain sorting."""
+"""The rankings that attacks change, compared with plain sorting."""
 
 import numpy as np
 import pytest
@@ -24,7 +24,7 @@ def _order(point: np.ndarray, gallery: np.ndarray, left_out: int | None) -> list
     return sorted(rows, key=lambda row: -float(np.dot(gallery[row].astype(np.float64), point)))
 
 
-def test_a_query_ranks_everything_but_itself() -> None:
+def test_a_query_ranks_everything_except_itself() -> None:
     view = QueryView(gallery=GALLERY, own=4, tracked=(7,))
     ranks = ranks_at(view, POINT)
     assert ranks[4] == 0
@@ -32,7 +32,7 @@ def test_a_query_ranks_everything_but_itself() -> None:
         assert ranks[row] == rank
 
 
-def test_a_candidate_moves_in_the_ranking_of_another_query() -> None:
+def test_a_candidate_is_ranked_for_another_query() -> None:
     view = CandidateView(gallery=GALLERY, query=3, own=8)
     changed = GALLERY.copy()
     changed[8] = POINT
@@ -42,7 +42,7 @@ def test_a_candidate_moves_in_the_ranking_of_another_query() -> None:
         assert ranks[row] == rank
 
 
-def test_a_candidate_from_outside_is_one_item_more() -> None:
+def test_a_candidate_outside_the_gallery_is_an_additional_item() -> None:
     view = CandidateView(gallery=GALLERY, query=3, own=None)
     grown = np.vstack([GALLERY, POINT])
     assert view.tracked == (30,)
@@ -68,16 +68,16 @@ def test_every_attack_has_a_view(name: str) -> None:
         assert all(moved.before[row] > 0 for row in view.tracked)
 
 
-def test_without_targets_the_former_first_item_is_watched() -> None:
+def test_without_targets_the_first_benign_item_is_tracked() -> None:
     (view,) = views_of(make_attack("ES"), GALLERY, own=2, targets=(), benign=GALLERY[2])
     assert view.tracked == (_order(GALLERY[2], GALLERY, 2)[0],)
 
 
-def test_several_queries_give_several_rankings_each_once() -> None:
+def test_repeated_queries_give_one_ranking_each() -> None:
     views = views_of(make_attack("CA+", w=3), GALLERY, own=2, targets=(5, 9, 5), benign=GALLERY[2])
     assert [view.query for view in views] == [5, 9]
 
 
-def test_k_is_cut_to_what_is_ranked() -> None:
+def test_k_is_limited_to_what_is_ranked() -> None:
     view = QueryView(gallery=GALLERY[:3], own=0, tracked=(1,))
     assert movement_between(view, GALLERY[0], POINT, 10).k == 2

@@ -1,4 +1,4 @@
-"""Plain ONNX files: what they compute, how their oddities are met, and what is refused."""
+"""Plain ONNX files: what they compute, how unusual ones are handled, and what is refused."""
 
 from pathlib import Path
 
@@ -21,7 +21,7 @@ def expected(pixels: np.ndarray) -> np.ndarray:
     return np.asarray(raw / np.linalg.norm(raw, axis=1, keepdims=True))
 
 
-def test_outputs_are_brought_to_the_sphere_and_it_is_said(tmp_path: Path) -> None:
+def test_outputs_are_normalised_with_a_note(tmp_path: Path) -> None:
     file = OnnxFile(write_linear(tmp_path / "m.onnx"), threads=1)
     assert file.dimension == 8
     assert file.size == 16
@@ -30,7 +30,7 @@ def test_outputs_are_brought_to_the_sphere_and_it_is_said(tmp_path: Path) -> Non
     assert len(file.sha256) == 64
 
 
-def test_a_file_that_normalises_is_left_alone(tmp_path: Path) -> None:
+def test_normalised_outputs_are_not_changed(tmp_path: Path) -> None:
     nodes, weights = linear()
     nodes[1].output[0] = "raw"
     nodes.append(helper.make_node("LpNormalization", ["raw"], ["embeddings"], axis=1, p=2))
@@ -39,24 +39,38 @@ def test_a_file_that_normalises_is_left_alone(tmp_path: Path) -> None:
     assert file.notes == []
 
 
-@pytest.mark.parametrize("batch", [1, 4])
-def test_a_fixed_batch_takes_any_number(tmp_path: Path, batch: int) -> None:
+@pytest.mark.parametrize("batch", [1, 4, "batch"])
+def test_any_number_of_images_is_embedded_whatever_the_batch_size(tmp_path: Path, batch: int | str) -> None:
     file = OnnxFile(write_linear(tmp_path / "m.onnx", batch=batch), threads=1)
     for count in (1, 4, 7):
         np.testing.assert_allclose(file.embed(images(count)), expected(images(count)), atol=1e-5)
-    assert any(f"batch at {batch}" in note for note in file.notes)
+    assert [note for note in file.notes if f"batches of {batch}" in note or "one by one" in note] == (
+        []
+        if batch == "batch"
+        else [f"the file accepts only batches of {batch}, so smaller ones are filled with copies"]
+    )
 
 
-def test_images_that_influence_each_other_go_one_by_one(tmp_path: Path) -> None:
+@pytest.mark.parametrize("batch", [4, "batch"])
+def test_images_that_influence_each_other_go_one_by_one(tmp_path: Path, batch: int | str) -> None:
     nodes, weights = linear()
     nodes[0].output[0] = "each"
     nodes.insert(1, helper.make_node("ReduceMean", ["each"], ["mean"], axes=[0], keepdims=1))
     nodes.insert(2, helper.make_node("Mul", ["mean", "half"], ["some"]))
     nodes.insert(3, helper.make_node("Sub", ["each", "some"], ["flat"]))
     weights["half"] = np.array(0.5, dtype=np.float32)
-    file = OnnxFile(save(tmp_path / "m.onnx", nodes, weights=weights), threads=1)
-    np.testing.assert_allclose(file.embed(images(4)), expected(images(4)), atol=1e-5)
+    file = OnnxFile(save(tmp_path / "m.onnx", nodes, weights=weights, shape=[batch, 3, 16, 16]), threads=1)
+    np.testing.assert_allclose(file.embed(images(5)), expected(images(5)), atol=1e-5)
     assert any("one by one" in note for note in file.notes)
+
+
+def test_a_batch_size_that_is_frozen_inside_the_graph_is_found(tmp_path: Path) -> None:
+    nodes, weights = linear()
+    nodes[0] = helper.make_node("Reshape", ["images", "shape"], ["flat"])  # declared for any batch, works for one image
+    weights["shape"] = np.array([1, 768], dtype=np.int64)
+    file = OnnxFile(save(tmp_path / "m.onnx", nodes, weights=weights), threads=1)
+    np.testing.assert_allclose(file.embed(images(3)), expected(images(3)), atol=1e-5)
+    assert any("accepts only one image" in note for note in file.notes)
 
 
 @pytest.mark.parametrize(
@@ -82,13 +96,13 @@ def pooled(path: Path, *, outputs: dict[str, list[int | str]] | None = None) -> 
     return save(path, nodes, shape=["batch", 3, "h", "h"], outputs=outputs or {"embeddings": ["batch", 3, 1, 1]})
 
 
-def test_an_open_size_is_chosen_and_pooled_axes_go(tmp_path: Path) -> None:
+def test_the_size_is_chosen_if_not_fixed_and_pooled_axes_are_removed(tmp_path: Path) -> None:
     file = OnnxFile(pooled(tmp_path / "m.onnx"), threads=1, size=24)
     assert (file.size, file.dimension) == (24, 3)
     assert file.embed(images(2, 24)).shape == (2, 3)
     default = OnnxFile(pooled(tmp_path / "m.onnx"), threads=1)
     assert default.size == DEFAULT_SIZE
-    assert any("leaves the size" in note for note in default.notes)
+    assert any("does not fix the size" in note for note in default.notes)
 
 
 def test_one_of_several_outputs_is_chosen(tmp_path: Path) -> None:
@@ -101,7 +115,7 @@ def test_one_of_several_outputs_is_chosen(tmp_path: Path) -> None:
     assert OnnxFile(path, threads=1, output="other").dimension == 3
 
 
-def test_what_is_no_onnx_file_is_refused(tmp_path: Path) -> None:
+def test_files_that_are_not_onnx_are_refused(tmp_path: Path) -> None:
     path = tmp_path / "m.onnx"
     with pytest.raises(SubjectError, match="cannot be read"):
         OnnxFile(path)
@@ -109,7 +123,7 @@ def test_what_is_no_onnx_file_is_refused(tmp_path: Path) -> None:
     with pytest.raises(SubjectError, match="empty"):
         OnnxFile(path)
     path.write_bytes(b"\x00\xff garbage" * 100)
-    with pytest.raises(SubjectError, match="no ONNX file"):
+    with pytest.raises(SubjectError, match="not an ONNX file"):
         OnnxFile(path)
     whole = write_linear(tmp_path / "whole.onnx").read_bytes()
     path.write_bytes(whole[: len(whole) // 2])
@@ -140,7 +154,7 @@ def test_weights_elsewhere_are_found_in_attributes_too(tmp_path: Path) -> None:
         OnnxFile(save(tmp_path / "m.onnx", nodes, weights=weights))
 
 
-def test_signatures_that_no_embedder_has(tmp_path: Path) -> None:
+def test_inputs_that_are_not_images_are_refused(tmp_path: Path) -> None:
     nodes, weights = linear()
     path = tmp_path / "m.onnx"
     with pytest.raises(SubjectError, match="2 inputs"):
@@ -159,7 +173,7 @@ def test_signatures_that_no_embedder_has(tmp_path: Path) -> None:
             OnnxFile(save(path, flat, shape=shape, outputs={"embeddings": ["batch", "D"]}))
 
 
-def test_outputs_that_are_no_embeddings(tmp_path: Path) -> None:
+def test_outputs_that_are_not_embeddings_are_refused(tmp_path: Path) -> None:
     path = tmp_path / "m.onnx"
     identity = [helper.make_node("Identity", ["images"], ["embeddings"])]
     with pytest.raises(SubjectError, match="one row for each image"):
@@ -170,11 +184,11 @@ def test_outputs_that_are_no_embeddings(tmp_path: Path) -> None:
         helper.make_node("Add", ["nothing", "one"], ["embeddings"]),
     ]
     zero, one = np.zeros(1, np.float32), np.ones(1, np.float32)
-    with pytest.raises(SubjectError, match="at the same place"):
+    with pytest.raises(SubjectError, match="same embedding"):
         OnnxFile(save(path, constant, weights={"zero": zero, "one": one}), threads=1)
     with pytest.raises(SubjectError, match="length 0"):
         OnnxFile(save(path, constant, weights={"zero": zero, "one": zero}), threads=1)
-    with pytest.raises(SubjectError, match="no numbers"):
+    with pytest.raises(SubjectError, match="not finite"):
         OnnxFile(save(path, constant, weights={"zero": zero, "one": one * np.nan}), threads=1)
 
 
