@@ -29,7 +29,7 @@ from hardrank.serving.ann.backend import ShowProgress
 from hardrank.serving.ann.faiss_kinds import MIN_ITEMS
 from hardrank.serving.engine import Device, Engine
 from hardrank.serving.index.search_index import SearchIndex
-from hardrank.serving.ingest.image_list import Listing, list_images, list_run
+from hardrank.serving.ingest.image_list import ImageList, list_images, list_run
 from hardrank.serving.ingest.indexer import IngestOptions, IngestResult, add_images
 from hardrank.serving.store.manifest import (
     DEFAULT_COLLECTION,
@@ -234,7 +234,7 @@ def _backend_options(command: IndexCommand) -> BackendOptions:
 def _add(
     index: SearchIndex,
     engine: Engine,
-    listing: Listing,
+    listing: ImageList,
     command: IndexCommand,
     progress: ShowProgress,
     console: Console,

@@ -12,9 +12,10 @@ import torch
 from hardrank.models.bundle import check_replaceable, is_made_by, save_bundle
 from hardrank.models.card import ArchitectureEntry, Card, FileEntry, PreprocessingEntry
 from hardrank.models.embedder import Embedder
+from hardrank.models.image_listing import TEST_IMAGES
 from hardrank.models.progress import OnProgress, StageProgress
 from hardrank.trainer.config import Config, TrainingOptions, config_to_json
-from hardrank.trainer.data.listing import TEST_IMAGES, write_test_images
+from hardrank.trainer.data.dataset import write_test_images
 from hardrank.trainer.defenses import parse_defense
 from hardrank.trainer.export import Parity, export
 from hardrank.trainer.job_steps import Job, Measured, make_start, measure, read_images, train

@@ -15,6 +15,7 @@ import numpy.typing as npt
 
 from hardrank.audit_app.errors import GalleryError
 from hardrank.models.bundle import CARD, load_card
+from hardrank.models.files import expand_user
 from hardrank.models.preprocessing import UndecodableImageError, read_bytes
 from hardrank.serving.index.search_index import SearchIndex
 from hardrank.serving.ingest.image_list import RUN, list_images
@@ -156,13 +157,13 @@ def from_run(place: Path, *, data_root: Path | None = None) -> ImageGallery:
         labels=test.labels,
         classes=tuple(test.classes),
         read=lambda row: read_bytes(test.paths[row]),
-        problems=tuple(f"{relative(p.path, dataset.root)}: {p.kind}" for p in dataset.problems),
+        problems=tuple(f"{p.path}: {p.kind}" for p in dataset.problems),
     )
 
 
 def config_of(place: Path) -> Config:
     """Read the configuration of a run's folder or of a bundle; raises `GalleryError` if it is neither."""
-    place = place.expanduser()
+    place = expand_user(place)
     if (place / CARD).is_file():
         return parse_config(load_card(place).config, source=str(place / CARD))
     try:
@@ -185,7 +186,7 @@ def from_index(*folders: Path) -> ImageGallery:
         GalleryError: The indexes hold different images.
     """
     with ExitStack() as stack:
-        indexes = [stack.enter_context(SearchIndex.open(folder.expanduser(), maintenance=False)) for folder in folders]
+        indexes = [stack.enter_context(SearchIndex.open(expand_user(folder), maintenance=False)) for folder in folders]
         items, *others = (index.list_items() for index in indexes)
         sources = tuple(SourceIndex(folder=index.folder, manifest=index.manifest) for index in indexes)
     ids = tuple(item.id for item in items)

@@ -8,6 +8,7 @@ from typing import Any, Self
 from hardrank.audit_app.errors import GalleryError
 from hardrank.audit_app.gallery.image_gallery import ImageGallery, from_images, from_index, from_run
 from hardrank.models.bundle import CARD
+from hardrank.models.files import expand_user
 from hardrank.serving.ingest.image_list import RUN
 from hardrank.serving.store.manifest import MANIFEST
 
@@ -39,19 +40,19 @@ class GallerySource:
         Raises:
             GalleryError: A path does not exist, or there are several that are not all indexes.
         """
-        kinds = {_kind(Path(text).expanduser()) for text in texts}
+        kinds = {_kind(expand_user(text)) for text in texts}
         if not texts or (len(texts) > 1 and kinds != {SourceKind.INDEX}):
             raise GalleryError("give one gallery; several paths must all be indexes of the same images")
         return cls(kind=kinds.pop(), paths=texts)
 
     def open(self) -> ImageGallery:
         """Read the images; raises what `from_index`, `from_run` and `from_images` raise."""
-        first, *others = (Path(path).expanduser() for path in self.paths)
+        first, *others = (expand_user(path) for path in self.paths)
         if self.kind is SourceKind.INDEX:
             return from_index(first, *others)
         if self.kind is SourceKind.IMAGES:
             return from_images(first)
-        return from_run(first, data_root=None if self.data_root is None else Path(self.data_root).expanduser())
+        return from_run(first, data_root=None if self.data_root is None else expand_user(self.data_root))
 
     def absolute(self) -> Self:
         """Return the same source with absolute paths, which are valid in any working directory."""
@@ -77,7 +78,7 @@ class GallerySource:
 
 
 def _absolute(path: str) -> str:
-    return str(Path(path).expanduser().absolute())
+    return str(expand_user(path).absolute())
 
 
 def _kind(place: Path) -> SourceKind:

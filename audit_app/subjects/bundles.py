@@ -6,6 +6,7 @@ from pathlib import Path
 
 from hardrank.models.bundle import CARD, BundleError, load_card
 from hardrank.models.card import Card
+from hardrank.models.files import expand_user
 from hardrank.serving.store.manifest import MANIFEST
 
 _BENIGN, _ROBUST = "-benign", "-robust"
@@ -61,7 +62,7 @@ def modification_stamp(paths: Sequence[str]) -> tuple[tuple[str, int], ...]:
     """Return a stamp of the files at `paths` that changes whenever they do."""
     marks = []
     for text in paths:
-        place = Path(text).expanduser()
+        place = expand_user(text)
         known = [place / name for name in (CARD, MANIFEST, "items.sqlite", "items.sqlite-wal")]
         # Reading an index changes its folder too: it leaves an empty SQLite log there.
         files = [file for file in known if file.is_file() and file.stat().st_size] or [place]

@@ -4,7 +4,6 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from enum import StrEnum
-from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
@@ -19,6 +18,7 @@ from hardrank.models.bundle import CARD, load_embedder
 from hardrank.models.card import Card
 from hardrank.models.cores import usable_cores
 from hardrank.models.embedder import Embed, Embedder
+from hardrank.models.files import expand_user
 from hardrank.models.folded import FoldedEmbedder
 from hardrank.models.preprocessing import Preprocessing
 from hardrank.serving.engine import Device, Engine
@@ -167,7 +167,7 @@ def absolute_model(text: str) -> str:
     label, place = _split_label(text)
     if _kind_of(place) is SubjectKind.BACKBONE:
         return text
-    path = str(Path(place).expanduser().absolute())
+    path = str(expand_user(place).absolute())
     return path if label is None else f"{label}={path}"
 
 
@@ -182,13 +182,13 @@ def check_names_differ(subjects: Sequence[Subject]) -> None:
 
 def _split_label(text: str) -> tuple[str | None, str]:
     match = _LABEL.fullmatch(text)
-    if match is None or Path(text).expanduser().exists():
+    if match is None or expand_user(text).exists():
         return None, text
     return match["label"], match["rest"]
 
 
 def _kind_of(text: str) -> SubjectKind:
-    path = Path(text).expanduser()
+    path = expand_user(text)
     if text.startswith(TIMM) and not path.exists():
         return SubjectKind.BACKBONE
     if path.is_dir() or path.name == CARD:
@@ -203,7 +203,7 @@ def _kind_of(text: str) -> SubjectKind:
 
 
 def _bundle(text: str, options: SubjectOptions) -> Subject:
-    folder = Path(text).expanduser()
+    folder = expand_user(text)
     folder = folder.parent if folder.name == CARD else folder
     engine = Engine(folder, threads=options.threads or usable_cores(), device=options.device)  # verifies the hashes
     embedder = load_embedder(folder, verify=False)
@@ -254,7 +254,7 @@ def _backbone(text: str, options: SubjectOptions) -> Subject:
 
 
 def _onnx(text: str, options: SubjectOptions) -> Subject:
-    path = Path(text).expanduser()
+    path = expand_user(text)
     device = _device(options)
     file = OnnxFile(
         path,

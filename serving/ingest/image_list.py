@@ -1,56 +1,33 @@
-"""Which images are to be indexed: those below a folder, of a CSV, or that a training run was tested with."""
+"""Images to index: of a folder, a CSV file, or the test images of a training run."""
 
-import csv
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from enum import StrEnum
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 from hardrank.models.bundle import CARD, load_card
-from hardrank.models.errors import HardrankError
+from hardrank.models.files import expand_user
 from hardrank.models.home import home
+from hardrank.models.image_listing import (
+    TEST_IMAGES,
+    ImageProblem,
+    ImageProblemKind,
+    ListedImage,
+    ListingError,
+    list_csv,
+    list_folder,
+)
 from hardrank.models.preprocessing import FORMATS
 from hardrank.serving.store.items import InvalidItemError, Scalar, check_id, check_label, encode_metadata, id_of_path
 
-SUFFIXES: Final = frozenset({".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff"})
 RUN: Final = "run.json"
-TEST_IMAGES: Final = "test_images.csv"
-"""Where a run lists the images that it was tested with."""
-
 _RUNS: Final = home() / "runs"
-_OWN_COLUMNS: Final = frozenset({"path", "relative_path", "id", "label"})
-
-
-class ListingError(HardrankError):
-    """A folder, CSV or run that lists no images."""
-
-
-class ProblemKind(StrEnum):
-    """Why an image is left out."""
-
-    UNREADABLE = "unreadable image"
-    MISSING = "missing file"
-    NOT_AN_IMAGE = "not an image"
-    BAD_ROW = "bad row"
-    BAD_NAME = "bad id or label"
-    DUPLICATE = "duplicate id"
 
 
 @dataclass(frozen=True, kw_only=True)
-class Problem:
-    """An image that was left out, and why."""
-
-    path: str
-    """As it was listed."""
-    kind: ProblemKind
-    detail: str = ""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Entry:
-    """An image as it is listed."""
+class ImageEntry:
+    """An image to index."""
 
     path: Path
     id: str
@@ -59,39 +36,78 @@ class Entry:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Listing:
-    """Images with ids that differ, and what was left out."""
+class ImageList:
+    """Images with distinct ids, and what was left out."""
 
-    entries: Sequence[Entry]
-    problems: Sequence[Problem] = ()
+    entries: Sequence[ImageEntry]
+    problems: Sequence[ImageProblem] = ()
 
 
-def list_images(place: Path) -> Listing:
-    """List a folder or a CSV file; raises `ListingError` where there is neither, or nothing in it."""
-    place = place.expanduser()
+def list_images(place: Path) -> ImageList:
+    """List the images of a folder or CSV file as they are indexed.
+
+    Args:
+        place: A folder, whose top folders are the labels, or a CSV file `path[,id][,label][,more …]`; see
+            `hardrank.models.image_listing`. Without a column id, an id is made of the relative path. Further columns
+            become metadata.
+
+    Returns:
+        Images with distinct ids, and what was left out.
+
+    Raises:
+        ListingError: `place` does not exist, cannot be read, or lists no images.
+    """
+    place = expand_user(place)
     if place.is_dir():
-        return _checked(place, _of_folder(place))
-    if place.is_file():
-        return _checked(place, _of_csv(place))
-    raise ListingError(f"{place} is neither a folder of images nor a CSV file; check the path")
+        listing = list_folder(place)
+    elif place.is_file():
+        listing = list_csv(place)
+    else:
+        raise ListingError(f"{place} is neither a folder of images nor a CSV file; check the path")
+    entries: dict[str, ImageEntry] = {}
+    problems = list(listing.problems)
+    for one in _entries(listing.images):
+        if isinstance(one, ImageProblem):
+            problems.append(one)
+        elif one.id in entries:
+            detail = f"{entries[one.id].path} has the id {one.id!r} too"
+            problems.append(ImageProblem(path=str(one.path), kind=ImageProblemKind.DUPLICATE, detail=detail))
+        else:
+            entries[one.id] = one
+    if not entries:
+        first = f"; left out: {problems[0].path} ({problems[0].kind})" if problems else ""
+        raise ListingError(f"{place} lists no images ({', '.join(FORMATS)}){first}")
+    return ImageList(entries=list(entries.values()), problems=problems)
 
 
-def list_run(place: Path) -> Listing:
-    """List the test images of a run (its folder, or a bundle that it made); raises `ListingError`."""
+def list_run(place: Path) -> ImageList:
+    """List the test images of a training run.
+
+    Args:
+        place: The run's folder, or a bundle that the run exported.
+
+    Returns:
+        As `list_images`.
+
+    Raises:
+        BundleError: The card of the bundle is damaged.
+        ListingError: There is no such run, or it has no list of test images.
+    """
+    place = expand_user(place)
     folder = _run_of_bundle(place) if (place / CARD).is_file() else place
     if not (folder / RUN).is_file():
-        raise ListingError(f"{place} is neither the folder of a run nor a bundle; runs lie in runs/NAME")
+        raise ListingError(f"{place} is neither the folder of a run nor a bundle; runs are in runs/NAME")
     listed = folder / TEST_IMAGES
     if not listed.is_file():
         raise ListingError(
-            f"{folder} does not list its test images ({TEST_IMAGES} is missing): the command that made it, with "
-            "--resume, writes the list; or give the images themselves with --images"
+            f"{folder} has no {TEST_IMAGES}: repeat the command that made the run with --resume, which writes it, or "
+            "give the images with --images"
         )
     return list_images(listed)
 
 
 def _run_of_bundle(bundle: Path) -> Path:
-    """Find the run that made a bundle: by its name in runs/ here, or beside the folder that the bundle's zoo is in."""
+    """Find the run that exported a bundle: runs/NAME in a folder above the bundle, or in the home of runs."""
     card = load_card(bundle)
     name = str(card.config.get("name", ""))
     near = [parent / "runs" for parent in bundle.resolve().parents]
@@ -99,7 +115,7 @@ def _run_of_bundle(bundle: Path) -> Path:
         if _run_id(runs / name) == card.run_id:
             return runs / name
     raise ListingError(
-        f"the run that made {bundle} is not in {_RUNS / name}; give its folder to --from-run, or images to --images"
+        f"the run that made {bundle} is not in {_RUNS / name}; give its folder with --from-run, or images with --images"
     )
 
 
@@ -111,85 +127,20 @@ def _run_id(folder: Path) -> str | None:
     return content.get("run_id") if isinstance(content, dict) else None
 
 
-def _of_folder(root: Path) -> Iterator[Entry | Problem]:
-    """Walk the images below a folder; the folder just below `root` that an image lies in is its label."""
-    for path in sorted(root.rglob("*")):
-        relative = path.relative_to(root)
-        if any(part.startswith(".") for part in relative.parts) or not path.is_file():
-            continue
-        name = relative.as_posix()
-        if path.suffix.lower() not in SUFFIXES:
-            yield Problem(path=name, kind=ProblemKind.NOT_AN_IMAGE, detail=f"its name ends in none of {_endings()}")
-            continue
-        yield Entry(path=path, id=id_of_path(name), label=relative.parts[0] if len(relative.parts) > 1 else None)
-
-
-def _of_csv(path: Path) -> Iterator[Entry | Problem]:
-    """Read `path[,id][,label][,more …]`; paths are relative to the CSV, other columns become metadata.
-
-    Where there is no id, it is made of relative_path, or else of the path.
-    """
-    for line, row in enumerate(_rows(path), start=2):
-        name = (row.get("path") or "").strip()
-        if not name or None in row:  # csv puts what is beyond the header under None
-            detail = f"line {line}: " + ("more fields than columns" if None in row else "no path")
-            yield Problem(path=name or str(path), kind=ProblemKind.BAD_ROW, detail=detail)
-            continue
-        yield Entry(
-            path=path.parent / Path(name).expanduser(),
-            id=(row.get("id") or "").strip() or id_of_path(_relative(row.get("relative_path") or name)),
-            label=(row.get("label") or "").strip() or None,
-            metadata={column: value for column, value in row.items() if column not in _OWN_COLUMNS and value},
+def _entries(images: Sequence[ListedImage]) -> Iterator[ImageEntry | ImageProblem]:
+    for image in images:
+        entry = ImageEntry(
+            path=image.path,
+            id=image.columns.get("id") or id_of_path(image.name),
+            label=image.label,
+            metadata={column: value for column, value in image.columns.items() if column != "id"},
         )
-
-
-def _relative(name: str) -> str:
-    return Path(name.strip()).as_posix().lstrip("/")
-
-
-def _rows(path: Path) -> list[dict[str, Any]]:
-    try:
-        with path.open(encoding="utf-8-sig", newline="") as stream:
-            reader = csv.DictReader(stream)
-            columns = reader.fieldnames or ()
-            rows = list(reader)
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise ListingError(f"{path} cannot be read as CSV: {error}") from error
-    if "path" not in columns:
-        raise ListingError(f"{path} needs a column path (and id, label if you like); it has {list(columns)}")
-    return rows
-
-
-def _checked(place: Path, found: Iterator[Entry | Problem]) -> Listing:
-    """Leave out what cannot be an item, and all but the first of each id."""
-    entries: dict[str, Entry] = {}
-    problems: list[Problem] = []
-    for one in found:
-        if isinstance(one, Problem):
-            problems.append(one)
-        elif (wrong := _wrong_name(one)) is not None:
-            problems.append(Problem(path=str(one.path), kind=ProblemKind.BAD_NAME, detail=wrong))
-        elif one.id in entries:
-            detail = f"{one.id!r} is the id of {entries[one.id].path} already"
-            problems.append(Problem(path=str(one.path), kind=ProblemKind.DUPLICATE, detail=detail))
+        try:
+            check_id(entry.id)
+            if entry.label is not None:
+                check_label(entry.label)
+            encode_metadata(entry.metadata)
+        except InvalidItemError as error:
+            yield ImageProblem(path=str(entry.path), kind=ImageProblemKind.BAD_NAME, detail=str(error))
         else:
-            entries[one.id] = one
-    if not entries:
-        most = f"; left out: {problems[0].path} ({problems[0].kind})" if problems else ""
-        raise ListingError(f"{place} lists no images ({', '.join(FORMATS)}){most}")
-    return Listing(entries=list(entries.values()), problems=problems)
-
-
-def _wrong_name(entry: Entry) -> str | None:
-    try:
-        check_id(entry.id)
-        if entry.label is not None:
-            check_label(entry.label)
-        encode_metadata(entry.metadata)
-    except InvalidItemError as error:
-        return str(error)
-    return None
-
-
-def _endings() -> str:
-    return ", ".join(sorted(SUFFIXES))
+            yield entry

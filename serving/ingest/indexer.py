@@ -15,6 +15,7 @@ import numpy.typing as npt
 
 from hardrank.models.cores import usable_cores
 from hardrank.models.errors import HardrankError
+from hardrank.models.image_listing import ImageProblem, ImageProblemKind, is_file
 from hardrank.models.preprocessing import (
     DEFAULT_LIMITS,
     DecodeLimits,
@@ -28,7 +29,7 @@ from hardrank.models.preprocessing import (
 )
 from hardrank.serving.engine import Engine
 from hardrank.serving.index.search_index import SearchIndex
-from hardrank.serving.ingest.image_list import Entry, Listing, Problem, ProblemKind
+from hardrank.serving.ingest.image_list import ImageEntry, ImageList
 from hardrank.serving.store.item_table import Fingerprint
 from hardrank.serving.store.items import NewItem
 from hardrank.serving.store.thumbnails import make_thumbnail
@@ -72,13 +73,13 @@ class IngestResult:
     """Number of images whose file, label or metadata had changed."""
     unchanged: int = 0
     """Number of images that were indexed already."""
-    problems: Sequence[Problem] = field(default_factory=tuple)
+    problems: Sequence[ImageProblem] = field(default_factory=tuple)
     """Images that were left out, and why."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class _Decoded:
-    entry: Entry
+    entry: ImageEntry
     sha256: str
     pixels: npt.NDArray[np.uint8]
     """(3,C,C)."""
@@ -96,7 +97,7 @@ class _Unchanged:
 def add_images(
     index: SearchIndex,
     engine: Engine,
-    listing: Listing,
+    listing: ImageList,
     *,
     options: IngestOptions | None = None,
     progress: Callable[[int, int], None] | None = None,
@@ -135,7 +136,9 @@ def add_images(
 class _Ingest:
     """The images in progress: decoded, embedded, or being written."""
 
-    def __init__(self, *, index: SearchIndex, engine: Engine, options: IngestOptions, problems: list[Problem]) -> None:
+    def __init__(
+        self, *, index: SearchIndex, engine: Engine, options: IngestOptions, problems: list[ImageProblem]
+    ) -> None:
         self._index = index
         self._engine = engine
         self._options = options
@@ -154,18 +157,18 @@ class _Ingest:
         self._decoders.shutdown(cancel_futures=True)
         self._writer.shutdown()
 
-    def decoded(self, entries: Sequence[Entry]) -> Iterator[_Decoded | Problem | _Unchanged]:
+    def decoded(self, entries: Sequence[ImageEntry]) -> Iterator[_Decoded | ImageProblem | _Unchanged]:
         """Decode in order, at most a few batches ahead, so that memory is bounded."""
         pre, limits = self._engine.preprocessing, self._options.limits
 
-        def read(given: tuple[Entry, Fingerprint | None]) -> _Decoded | Problem | _Unchanged:
+        def read(given: tuple[ImageEntry, Fingerprint | None]) -> _Decoded | ImageProblem | _Unchanged:
             return _read(*given, pre, limits)
 
         return _ahead(self._decoders, read, self._looked_up(entries), 4 * self._options.batch)
 
-    def take(self, one: _Decoded | Problem | _Unchanged) -> None:
+    def take(self, one: _Decoded | ImageProblem | _Unchanged) -> None:
         """Take one image; embed a full batch, and commit when there are enough."""
-        if isinstance(one, Problem):
+        if isinstance(one, ImageProblem):
             self._problems.append(one)
         elif isinstance(one, _Unchanged):
             self._unchanged += 1
@@ -188,7 +191,9 @@ class _Ingest:
             added=self._added, replaced=self._replaced, unchanged=self._unchanged, problems=tuple(self._problems)
         )
 
-    def _looked_up(self, entries: Sequence[Entry], count: int = 1024) -> Iterator[tuple[Entry, Fingerprint | None]]:
+    def _looked_up(
+        self, entries: Sequence[ImageEntry], count: int = 1024
+    ) -> Iterator[tuple[ImageEntry, Fingerprint | None]]:
         """Look up the images in the index, some at a time."""
         for start in range(0, len(entries), count):
             part = entries[start : start + count]
@@ -234,10 +239,10 @@ def _ahead(
 
 
 def _read(
-    entry: Entry, known: Fingerprint | None, pre: Preprocessing, limits: DecodeLimits
-) -> _Decoded | Problem | _Unchanged:
-    if not entry.path.is_file():
-        return Problem(path=str(entry.path), kind=ProblemKind.MISSING)
+    entry: ImageEntry, known: Fingerprint | None, pre: Preprocessing, limits: DecodeLimits
+) -> _Decoded | ImageProblem | _Unchanged:
+    if not is_file(entry.path):
+        return ImageProblem(path=str(entry.path), kind=ImageProblemKind.MISSING)
     try:
         data = read_bytes(entry.path, limits=limits)
         digest = hashlib.sha256(data).hexdigest()
@@ -245,7 +250,7 @@ def _read(
             return _Unchanged()
         image = decode(data, limits=limits)
     except UndecodableImageError as error:
-        return Problem(path=str(entry.path), kind=ProblemKind.UNREADABLE, detail=str(error))
+        return ImageProblem(path=str(entry.path), kind=ImageProblemKind.UNREADABLE, detail=str(error))
     return _Decoded(
         entry=entry,
         sha256=digest,

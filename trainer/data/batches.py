@@ -9,16 +9,28 @@ Rows = npt.NDArray[np.int64]
 
 
 def spc2_batches(labels: Rows, *, pairs: int, epoch: int, seed: int, rank: int = 0, world_size: int = 1) -> list[Rows]:
-    """Give the batches of an epoch for one of several processes, each (2P,) rows: anchors even, partners odd.
+    """Return the batches of an epoch for one of several processes.
 
     Every image is an anchor once in an epoch; its partner is another random image of its class. The last batch is
-    smaller, and is left out with fewer than two pairs. All processes get as many batches of the same sizes: the anchors
-    are dealt out in turn, and the first ones again where they do not come out even. Only the arguments decide.
+    smaller, and is dropped if it has fewer than two pairs. All processes get the same number of batches of the same
+    sizes: anchors are dealt out in turn, and the first ones repeat if they do not divide evenly.
 
-    Raises `DatasetError` for a class of one image, which has no partner, and for a single pair, which has no negative.
+    Args:
+        labels: (N,), class of each image.
+        pairs: P, pairs in a batch.
+        epoch: Number of the epoch.
+        seed: Random seed. The same arguments give the same batches.
+        rank: Number of this process.
+        world_size: Number of processes.
+
+    Returns:
+        Batches of (2P,) rows: anchors at even, partners at odd places.
+
+    Raises:
+        DatasetError: A class has one image, which has no partner; or P is 1, which leaves no negatives.
     """
     if pairs < 2:
-        raise DatasetError(f"a batch of {pairs} pairs has no negatives; give at least 2 pairs for each process")
+        raise DatasetError(f"a batch of {pairs} pairs has no negatives; use at least 2 pairs per process")
     generator = np.random.default_rng([seed, epoch])
     partners = draw_partners(labels, generator)
     anchors = generator.permutation(len(labels))
@@ -33,14 +45,14 @@ def spc2_batches(labels: Rows, *, pairs: int, epoch: int, seed: int, rank: int =
 
 
 def draw_partners(labels: Rows, generator: np.random.Generator) -> Rows:
-    """Draw for each image another one of its class, uniformly (N,).
+    """Draw another image of the same class for each image, uniformly: (N,) rows.
 
-    Within the images sorted by class, the partner is 1 to n − 1 places further on, around the class.
+    Among the images sorted by class, the partner is 1 to n − 1 places further, modulo the n images of the class.
     """
     order = np.argsort(labels, kind="stable")
     _, first, sizes = np.unique(labels[order], return_index=True, return_counts=True)
     if sizes.min(initial=2) < 2:
-        raise DatasetError("a class of one image has no partner to train with; leave it out")
+        raise DatasetError("a class of one image has no partner; leave it out")
     start, size = np.repeat(first, sizes), np.repeat(sizes, sizes)
     place = np.arange(len(labels)) - start
     partners = np.empty(len(labels), dtype=np.int64)

@@ -6,7 +6,15 @@ from typing import Final
 
 import numpy as np
 
-from hardrank.trainer.data.dataset import DataOptions, Dataset, DatasetError, Entry, Listing, ShowProgress, assemble
+from hardrank.trainer.data.dataset import (
+    DataOptions,
+    Dataset,
+    DatasetError,
+    LabelledImage,
+    ShowProgress,
+    TrainTestImages,
+    assemble,
+)
 from hardrank.trainer.data.official import needed_root
 
 _LAST_TRAIN: Final = 98
@@ -19,11 +27,11 @@ _SPLIT_LAYOUT: Final = (
 def load(options: DataOptions, progress: ShowProgress | None = None) -> Dataset:
     """Read cars_annos.mat and car_ims/, or devkit/ with cars_train/ and cars_test/; raises `DatasetError`."""
     root = needed_root(options, "stanford_cars", "cars_annos.mat", _SPLIT_LAYOUT[0][1])
-    train: list[Entry] = []
-    test: list[Entry] = []
+    train: list[LabelledImage] = []
+    test: list[LabelledImage] = []
     for path, label in _single(root) if (root / "cars_annos.mat").is_file() else _two_part(root):
-        (train if label <= _LAST_TRAIN else test).append(Entry(path, f"{label:03d}"))
-    return assemble("cars", root, Listing(train, test), options, progress)
+        (train if label <= _LAST_TRAIN else test).append(LabelledImage(path, f"{label:03d}"))
+    return assemble("cars", root, TrainTestImages(train, test), options, progress)
 
 
 def _single(root: Path) -> Iterator[tuple[Path, int]]:

@@ -1,11 +1,11 @@
-"""A data set: images with labels, split into training and test classes that have nothing in common."""
+"""A data set: labelled images, split into disjoint training and test classes."""
 
+import csv
 import hashlib
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +13,8 @@ import numpy as np
 import numpy.typing as npt
 
 from hardrank.models.errors import HardrankError
+from hardrank.models.files import atomic_path
+from hardrank.models.image_listing import ImageProblem, ImageProblemKind, is_file
 from hardrank.models.preprocessing import UndecodableImageError, decode, read_bytes
 
 ShowProgress = Callable[[int, int], None]
@@ -20,27 +22,27 @@ ShowProgress = Callable[[int, int], None]
 
 
 class DatasetError(HardrankError):
-    """A data set of which nothing usable is left, or options that do not fit it."""
+    """A data set without enough usable images, or options that do not fit it."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class DataOptions:
-    """Which images, and which of their classes train."""
+    """The images, and which of their classes train."""
 
     name: str = "demo"
     """The data set: demo, caltech101, cub, cars, sop or folder."""
     root: Path | None = None
-    """Its folder; null: where the data set expects it. `demo` is drawn into it, where the folder above it exists."""
+    """Its folder; null: the default of the data set. `demo` is drawn into it; the parent folder must exist."""
     csv: Path | None = None
-    """For `folder`: a CSV of path,label[,split] in place of class folders; paths are relative to it."""
+    """For `folder`: a CSV file of path,label[,split] instead of class folders; paths are relative to its folder."""
     train_classes: int | float | None = None
-    """How many classes train (a whole number), or which fraction of them (below 1); null: the data set's own split."""
+    """Number of classes that train (an integer), or their fraction (below 1); null: the data set's own split."""
     split_seed: int | None = None
-    """Shuffle the classes before they are split; null: alphabetical order."""
+    """Seed that shuffles the classes before they are split; null: alphabetical order."""
     seed: int = 0
-    """Seed of the images that `demo` draws."""
+    """Seed of the images of `demo`."""
     decode_check: bool = True
-    """Decode every image once before training, so that a damaged one is found now."""
+    """Decode every image once before training, to find damaged ones."""
 
     def __post_init__(self) -> None:
         for name in ("seed", "split_seed"):
@@ -48,31 +50,9 @@ class DataOptions:
                 raise DatasetError(f"data.{name} must be at least 0, not {getattr(self, name)}")
 
 
-class ProblemKind(StrEnum):
-    """What can be wrong with an image or a class; each is reported by path and left out."""
-
-    UNREADABLE = "unreadable image"
-    MISSING = "missing file"
-    SINGLE = "class of one image"
-    EMPTY = "empty class"
-    DUPLICATE = "duplicate name"
-    NOT_AN_IMAGE = "not an image"
-    BAD_ROW = "bad row"
-    OUTSIDE = "folder beside train and test"
-
-
-@dataclass(frozen=True, kw_only=True)
-class Problem:
-    """Something that was left out, and why."""
-
-    path: Path
-    kind: ProblemKind
-    detail: str = ""
-
-
 @dataclass(frozen=True)
 class Split:
-    """Images of one half of the classes."""
+    """The images of the training or the test classes."""
 
     paths: tuple[Path, ...]
     """Files, in a fixed order."""
@@ -97,18 +77,19 @@ class Split:
 
 @dataclass(frozen=True, kw_only=True)
 class Dataset:
-    """Training and test images of disjoint classes (zero-shot protocol), and what was left out."""
+    """Training and test images of disjoint classes (zero-shot protocol)."""
 
     name: str
     root: Path
     train: Split
     test: Split
-    problems: tuple[Problem, ...] = ()
+    problems: tuple[ImageProblem, ...] = ()
+    """What was left out, and why."""
     digest: str = field(default="")
     """SHA-256 over the relative paths, classes and bytes of all images."""
 
     def summary(self) -> dict[str, Any]:
-        """Counts, hash and problems for the card; paths are relative to the data set."""
+        """Counts, hash and problems for the card."""
         return {
             "name": self.name,
             "sha256": self.digest,
@@ -116,74 +97,98 @@ class Dataset:
             "test": self.test.summary(),
             "problems": dict(Counter(str(problem.kind) for problem in self.problems)),
             "problem_files": [
-                f"{relative(problem.path, self.root)}: {problem.kind}"
-                + (f" ({problem.detail})" if problem.detail else "")
+                f"{problem.path}: {problem.kind}" + (f" ({problem.detail})" if problem.detail else "")
                 for problem in self.problems[:100]
             ],
         }
 
 
 @dataclass(frozen=True)
-class Entry:
-    """An image as a data set lists it."""
+class LabelledImage:
+    """An image file and its class."""
 
     path: Path
     label: str
-    """Its class by name."""
+    """Name of the class."""
 
 
 @dataclass(frozen=True)
-class Listing:
-    """What a reader found: images of the classes that train, and of those that test."""
+class TrainTestImages:
+    """The images of the training classes and of the test classes, as a data set lists them."""
 
-    train: Sequence[Entry]
-    test: Sequence[Entry]
-    problems: Sequence[Problem] = ()
+    train: Sequence[LabelledImage]
+    test: Sequence[LabelledImage]
+    problems: Sequence[ImageProblem] = ()
 
 
 def relative(path: Path, root: Path) -> str:
-    """The path below `root`, with forward slashes; the whole path where it lies elsewhere."""
+    """Return the path relative to `root`, with forward slashes; the whole path if it is outside."""
     return path.relative_to(root).as_posix() if path.is_relative_to(root) else str(path)
 
 
-def split_classes(entries: Sequence[Entry], options: DataOptions, *, default: int | float = 0.5) -> Listing:
-    """Split by class: the first in alphabetical (or shuffled) order train, the others test.
+def split_classes(
+    images: Sequence[LabelledImage], options: DataOptions, *, default: int | float = 0.5
+) -> TrainTestImages:
+    """Split by class: the first classes in alphabetical (or shuffled) order train, the others test.
 
-    Raises `DatasetError` when `train_classes` leaves nothing for one of them.
+    Args:
+        images: All images.
+        options: `train_classes` and `split_seed` apply.
+        default: Replaces `train_classes` if that is not given.
+
+    Returns:
+        The images of both halves, in their order.
+
+    Raises:
+        DatasetError: One half would have no class.
     """
-    names = sorted({entry.label for entry in entries})
+    names = sorted({image.label for image in images})
     if options.split_seed is not None:
         names = [names[i] for i in np.random.default_rng(options.split_seed).permutation(len(names))]
-    wanted = default if options.train_classes is None else options.train_classes
-    count = wanted if isinstance(wanted, int) else round(wanted * len(names))
+    requested = default if options.train_classes is None else options.train_classes
+    count = requested if isinstance(requested, int) else round(requested * len(names))
     if not 0 < count < len(names):
         raise DatasetError(
-            f"data.train_classes = {wanted} leaves no classes to train or none to test: there are {len(names)}"
+            f"data.train_classes = {requested} leaves no class to train or none to test: there are {len(names)}"
         )
     chosen = set(names[:count])
-    return Listing([e for e in entries if e.label in chosen], [e for e in entries if e.label not in chosen])
+    return TrainTestImages(
+        [image for image in images if image.label in chosen], [image for image in images if image.label not in chosen]
+    )
 
 
 def assemble(
-    name: str, root: Path, listing: Listing, options: DataOptions, progress: ShowProgress | None = None
+    name: str, root: Path, listed: TrainTestImages, options: DataOptions, progress: ShowProgress | None = None
 ) -> Dataset:
     """Check every image, leave out what cannot be used, number the classes.
 
-    Raises `DatasetError` when fewer than two classes with two images are left on either side.
+    Args:
+        name: Name of the data set.
+        root: Its folder; paths in the card are relative to it.
+        listed: All images with their classes.
+        options: `decode_check` applies.
+        progress: Called with (done, total) after each image.
+
+    Returns:
+        The data set, hashed over the relative paths, classes and bytes of its images.
+
+    Raises:
+        DatasetError: Fewer than two classes with two readable images are left on one side.
     """
-    problems = list(listing.problems)
-    entries = [*listing.train, *listing.test]
-    checks = _check_all([entry.path for entry in entries], decode_them=options.decode_check, progress=progress)
-    problems += [check for check in checks if isinstance(check, Problem)]
-    digests = {e.path: check for e, check in zip(entries, checks, strict=True) if isinstance(check, str)}
+    problems = list(listed.problems)
+    images = [*listed.train, *listed.test]
+    paths = [image.path for image in images]
+    checks = _check_all(paths, root, decode_them=options.decode_check, progress=progress)
+    problems += [check for check in checks if isinstance(check, ImageProblem)]
+    digests = {path: check for path, check in zip(paths, checks, strict=True) if isinstance(check, str)}
     splits = []
-    for side, part in (("train", listing.train), ("test", listing.test)):
-        usable = _leave_out_single([entry for entry in part if entry.path in digests], problems)
-        splits.append(_number(usable))
+    for side, part in (("train", listed.train), ("test", listed.test)):
+        readable = [image for image in part if image.path in digests]
+        splits.append(_number(_leave_out_single(readable, root, problems)))
         if len(splits[-1].classes) < 2:
             raise DatasetError(
-                f"{root}: only {len(splits[-1].classes)} classes with two readable images are left to {side}, two are "
-                f"needed; {_most_frequent(problems)}"
+                f"{root}: {side} needs two classes with two readable images each, but only "
+                f"{len(splits[-1].classes)} classes are left; {_most_frequent(problems)}"
             )
     return Dataset(
         name=name,
@@ -195,48 +200,57 @@ def assemble(
     )
 
 
-def _check_all(paths: Sequence[Path], *, decode_them: bool, progress: ShowProgress | None) -> list[str | Problem]:
-    """The SHA-256 of each file, or what is wrong with it."""
-    found: list[str | Problem] = []
+def write_test_images(dataset: Dataset, path: Path) -> None:
+    """Write path, relative_path and label of each test image as a CSV file that serving can index."""
+    test = dataset.test
+    with atomic_path(path) as unfinished, unfinished.open("w", encoding="utf-8", newline="") as stream:
+        writer = csv.writer(stream)
+        writer.writerow(["path", "relative_path", "label"])
+        for image, label in zip(test.paths, test.labels, strict=True):
+            writer.writerow([image.resolve(), relative(image, dataset.root), test.classes[label]])
+
+
+def _check_all(
+    paths: Sequence[Path], root: Path, *, decode_them: bool, progress: ShowProgress | None
+) -> list[str | ImageProblem]:
+    """The SHA-256 of each file, or its problem."""
+    found: list[str | ImageProblem] = []
     with ThreadPoolExecutor() as pool:
-        for check in pool.map(lambda path: _check(path, decode_them=decode_them), paths, chunksize=16):
+        for check in pool.map(lambda path: _check(path, root, decode_it=decode_them), paths, chunksize=16):
             found.append(check)
             if progress is not None:
                 progress(len(found), len(paths))
     return found
 
 
-def _check(path: Path, *, decode_them: bool) -> str | Problem:
+def _check(path: Path, root: Path, *, decode_it: bool) -> str | ImageProblem:
+    if not is_file(path):
+        return ImageProblem(path=relative(path, root), kind=ImageProblemKind.MISSING)
     try:
-        if not path.is_file():
-            return Problem(path=path, kind=ProblemKind.MISSING)
         data = read_bytes(path)
-        if decode_them:
+        if decode_it:
             decode(data)
     except UndecodableImageError as error:
-        return Problem(path=path, kind=ProblemKind.UNREADABLE, detail=str(error))
-    except OSError as error:
-        return Problem(path=path, kind=ProblemKind.UNREADABLE, detail=error.strerror or str(error))
+        return ImageProblem(path=relative(path, root), kind=ImageProblemKind.UNREADABLE, detail=str(error))
     return hashlib.sha256(data).hexdigest()
 
 
-def _leave_out_single(entries: Iterable[Entry], problems: list[Problem]) -> list[Entry]:
-    """A class of one image has no positive to train with and nothing to find."""
-    entries = list(entries)
-    sizes = Counter(entry.label for entry in entries)
+def _leave_out_single(images: Sequence[LabelledImage], root: Path, problems: list[ImageProblem]) -> list[LabelledImage]:
+    """Leave out classes of one image, which have no positive."""
+    sizes = Counter(image.label for image in images)
     problems += [
-        Problem(path=entry.path, kind=ProblemKind.SINGLE, detail=entry.label)
-        for entry in entries
-        if sizes[entry.label] == 1
+        ImageProblem(path=relative(image.path, root), kind=ImageProblemKind.SINGLE, detail=image.label)
+        for image in images
+        if sizes[image.label] == 1
     ]
-    return [entry for entry in entries if sizes[entry.label] > 1]
+    return [image for image in images if sizes[image.label] > 1]
 
 
-def _number(entries: Sequence[Entry]) -> Split:
-    classes = tuple(sorted({entry.label for entry in entries}))
+def _number(images: Sequence[LabelledImage]) -> Split:
+    classes = tuple(sorted({image.label for image in images}))
     index = {label: number for number, label in enumerate(classes)}
-    labels = np.array([index[entry.label] for entry in entries], dtype=np.int64)
-    return Split(tuple(entry.path for entry in entries), labels, classes)
+    labels = np.array([index[image.label] for image in images], dtype=np.int64)
+    return Split(tuple(image.path for image in images), labels, classes)
 
 
 def _digest(root: Path, splits: Sequence[Split], digests: dict[Path, str]) -> str:
@@ -247,7 +261,7 @@ def _digest(root: Path, splits: Sequence[Split], digests: dict[Path, str]) -> st
     return whole.hexdigest()
 
 
-def _most_frequent(problems: Sequence[Problem]) -> str:
+def _most_frequent(problems: Sequence[ImageProblem]) -> str:
     if not problems:
         return "no images were left out"
     (kind, count), *_ = Counter(str(problem.kind) for problem in problems).most_common(1)

@@ -1,139 +1,133 @@
-"""One's own images: a folder of class folders, or a CSV of path,label[,split]."""
+"""Your own images: a folder of class folders, or a CSV file of path,label[,split]."""
 
-import csv
-from collections.abc import Iterator
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Final
 
-from hardrank.models.preprocessing import FORMATS
+from hardrank.models.files import expand_user
+from hardrank.models.image_listing import (
+    ImageProblem,
+    ImageProblemKind,
+    list_csv,
+    list_folder,
+    printable,
+    subfolders,
+)
 from hardrank.trainer.data.dataset import (
     DataOptions,
     Dataset,
     DatasetError,
-    Entry,
-    Listing,
-    Problem,
-    ProblemKind,
+    LabelledImage,
     ShowProgress,
+    TrainTestImages,
     assemble,
     split_classes,
 )
 
-SUFFIXES: Final = frozenset({".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff"})
 _HALVES: Final = ("train", "test")
 
 
 def load(options: DataOptions, progress: ShowProgress | None = None) -> Dataset:
-    """Read class folders below `root`, or the rows of `csv`.
+    """Read the class folders in `root`, or the rows of `csv`.
 
-    With folders `train` and `test` at the top, these are the split, and folders beside them are left out; else the
-    first half of the classes trains, or `train_classes`. A CSV with a column `split` decides by it.
+    If `root` contains the folders `train` and `test`, they are the split, and folders beside them are left out.
+    Otherwise the first half of the classes trains, or `train_classes`. A column `split` of a CSV file decides likewise.
 
-    Raises `DatasetError` where no split by class can be made of it.
+    Raises:
+        ListingError: The folder or file cannot be read.
+        DatasetError: The images cannot be split by class.
     """
     if options.csv is not None and options.root is not None:
-        raise DatasetError("--data.root and --data.csv both say which images: give one of them")
+        raise DatasetError("--data.root and --data.csv both name the images; give one of them")
     if options.csv is not None:
-        path = options.csv.expanduser()
+        path = expand_user(options.csv)
         return assemble("folder", path.parent, _read_csv(path, options), options, progress)
     if options.root is None:
         raise DatasetError(
-            "give the folder of your images: --data.root DIR (class folders) or --data.csv FILE (path,label)"
+            "no images given: use --data.root FOLDER (with a folder for each class) or --data.csv FILE (path,label)"
         )
-    root = options.root.expanduser()
-    return assemble("folder", root, list_folder(root, options), options, progress)
+    root = expand_user(options.root)
+    return assemble("folder", root, class_folders(root, options), options, progress)
 
 
-def list_folder(root: Path, options: DataOptions, *, default: int | float = 0.5) -> Listing:
-    """List the images of class folders; a folder's name is its class. `default` stands in for `train_classes`."""
-    top = {child.name for child in root.iterdir() if child.is_dir() and not child.name.startswith(".")}
+def class_folders(root: Path, options: DataOptions, *, default: int | float = 0.5) -> TrainTestImages:
+    """List and split the images of class folders. `default` replaces `train_classes` if that is not given."""
+    top = set(subfolders(root))
     if top >= set(_HALVES):
-        _refuse_split(options, f"a folder train beside a folder test in {root}")
-        beside = [Problem(path=root / name, kind=ProblemKind.OUTSIDE) for name in sorted(top - set(_HALVES))]
-        train, test = (_class_folders(root / half) for half in _HALVES)
-        shared = sorted({e.label for e in train.train} & {e.label for e in test.train})
-        if shared:
-            raise DatasetError(
-                f"{root}: the class {shared[0]!r} stands in both train and test; retrieval is tested on classes that "
-                "were not trained"
-            )
-        return Listing(train.train, test.train, [*beside, *train.problems, *test.problems])
-    found = _class_folders(root)
-    if len({entry.label for entry in found.train}) < 4:
+        _refuse_split(options, f"the folders train and test in {root}")
+        beside = [
+            ImageProblem(path=printable(name), kind=ImageProblemKind.OUTSIDE) for name in sorted(top - set(_HALVES))
+        ]
+        (train, train_problems), (test, test_problems) = (_labelled(root, half) for half in _HALVES)
+        _check_disjoint(str(root), train, test)
+        return TrainTestImages(train, test, [*beside, *train_problems, *test_problems])
+    images, problems = _labelled(root)
+    count = len({image.label for image in images})
+    if count < 4:
         raise DatasetError(
-            f"{root} needs at least four class folders with images (two to train, two to test), it has "
-            f"{len({entry.label for entry in found.train})}; put each class's images in a folder of its name"
+            f"{root} has {count} class folders with images; at least four are needed (two to train, two to test). Put "
+            "the images of each class in a folder of its own"
         )
-    halves = split_classes(found.train, options, default=default)
-    return Listing(halves.train, halves.test, found.problems)
+    halves = split_classes(images, options, default=default)
+    return TrainTestImages(halves.train, halves.test, problems)
 
 
 def _refuse_split(options: DataOptions, deciding: str) -> None:
-    """Raise `DatasetError` for a split that was asked of images whose split is made already."""
+    """Raise `DatasetError` for a split that is given although the images have one already."""
     if options.train_classes is not None or options.split_seed is not None:
         raise DatasetError(f"{deciding} decides the split: leave out --data.train-classes and --data.split-seed")
 
 
-def _class_folders(root: Path) -> Listing:
-    entries: list[Entry] = []
-    problems: list[Problem] = []
-    for folder in sorted(child for child in root.iterdir() if child.is_dir() and not child.name.startswith(".")):
-        images: dict[str, Path] = {}
-        for path in _files(folder):
-            if path.suffix.lower() not in SUFFIXES:
-                problems.append(
-                    Problem(path=path, kind=ProblemKind.NOT_AN_IMAGE, detail=f"not one of {', '.join(FORMATS)}")
-                )
-            elif path.name in images:
-                problems.append(Problem(path=path, kind=ProblemKind.DUPLICATE, detail=f"as {images[path.name]}"))
-            else:
-                images[path.name] = path
-        if not images:
-            problems.append(Problem(path=folder, kind=ProblemKind.EMPTY))
-        entries += [Entry(path, folder.name) for path in images.values()]
-    return Listing(entries, (), problems)
-
-
-def _files(folder: Path) -> Iterator[Path]:
-    """Files below a folder, hidden ones apart, in a fixed order."""
-    for path in sorted(folder.rglob("*")):
-        if path.is_file() and not any(part.startswith(".") for part in path.relative_to(folder).parts):
-            yield path
-
-
-def _read_csv(path: Path, options: DataOptions) -> Listing:
-    try:
-        with path.open(encoding="utf-8-sig", newline="") as stream:
-            reader = csv.DictReader(stream)
-            columns = set(reader.fieldnames or ())
-            rows = list(reader)
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise DatasetError(f"cannot read {path}: {error}") from error
-    if not {"path", "label"} <= columns:
+def _check_disjoint(place: str, train: Iterable[LabelledImage], test: Iterable[LabelledImage]) -> None:
+    if shared := {image.label for image in train} & {image.label for image in test}:
         raise DatasetError(
-            f"{path} needs the columns path and label (and split, if you like), it has {sorted(columns)}"
+            f"{place}: the class {min(shared)!r} is in both train and test; retrieval is tested on classes that were "
+            "not trained"
         )
-    halves: dict[str, list[Entry]] = {"train": [], "test": [], "": []}
-    problems: list[Problem] = []
-    seen: set[Path] = set()
-    for number, row in enumerate(rows, start=2):
-        image = path.parent / (row["path"] or "")
-        half = (row.get("split") or "").strip().lower()
-        if not row["path"] or not row["label"] or half not in halves:
-            problems.append(Problem(path=path, kind=ProblemKind.BAD_ROW, detail=f"line {number}"))
-        elif image in seen:
-            problems.append(Problem(path=image, kind=ProblemKind.DUPLICATE, detail=f"line {number}"))
+
+
+def _labelled(root: Path, half: str = "") -> tuple[list[LabelledImage], list[ImageProblem]]:
+    """The images of the class folders in `root` (or a half of it), and problems by their path relative to `root`."""
+    listing = list_folder(root / half)
+    prefix = f"{half}/" if half else ""
+    images: list[LabelledImage] = []
+    problems = [
+        ImageProblem(path=prefix + problem.path, kind=problem.kind, detail=problem.detail)
+        for problem in listing.problems
+    ]
+    for image in listing.images:
+        if image.label is None:
+            problems.append(ImageProblem(path=prefix + image.name, kind=ImageProblemKind.NO_CLASS))
         else:
-            seen.add(image)
-            halves[half].append(Entry(image, row["label"]))
-    if "split" not in columns:
+            images.append(LabelledImage(image.path, image.label))
+    empty = set(listing.folders) - {image.name.partition("/")[0] for image in listing.images}
+    problems += [ImageProblem(path=prefix + name, kind=ImageProblemKind.EMPTY) for name in sorted(empty)]
+    return images, problems
+
+
+def _read_csv(path: Path, options: DataOptions) -> TrainTestImages:
+    listing = list_csv(path)
+    if "label" not in listing.columns:
+        raise DatasetError(f"{path} needs the columns path and label; its header is {','.join(listing.columns)!r}")
+    has_split = "split" in listing.columns
+    halves: dict[str, list[LabelledImage]] = {half: [] for half in (_HALVES if has_split else ("",))}
+    problems = list(listing.problems)
+    seen: set[Path] = set()
+    for image in listing.images:
+        half = image.columns.get("split", "").lower()
+        kind, detail = ImageProblemKind.BAD_ROW, f"line {image.line}"
+        if image.label is None:
+            problems.append(ImageProblem(path=image.name, kind=kind, detail=f"{detail}: no label"))
+        elif has_split and half not in halves:
+            problems.append(ImageProblem(path=image.name, kind=kind, detail=f"{detail}: the split is {half!r}"))
+        elif image.path in seen:
+            problems.append(ImageProblem(path=image.name, kind=ImageProblemKind.DUPLICATE, detail=detail))
+        else:
+            seen.add(image.path)
+            halves[half if has_split else ""].append(LabelledImage(image.path, image.label))
+    if not has_split:
         parts = split_classes(halves[""], options)
-        return Listing(parts.train, parts.test, problems)
+        return TrainTestImages(parts.train, parts.test, problems)
     _refuse_split(options, f"the column split of {path}")
-    problems += [Problem(path=e.path, kind=ProblemKind.BAD_ROW, detail="no split") for e in halves[""]]
-    shared = {e.label for e in halves["train"]} & {e.label for e in halves["test"]}
-    if shared:
-        raise DatasetError(
-            f"{path}: the class {min(shared)!r} is in train and test; retrieval is tested on unseen classes"
-        )
-    return Listing(halves["train"], halves["test"], problems)
+    _check_disjoint(str(path), halves["train"], halves["test"])
+    return TrainTestImages(halves["train"], halves["test"], problems)

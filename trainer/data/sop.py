@@ -2,7 +2,15 @@
 
 from pathlib import Path
 
-from hardrank.trainer.data.dataset import DataOptions, Dataset, DatasetError, Entry, Listing, ShowProgress, assemble
+from hardrank.trainer.data.dataset import (
+    DataOptions,
+    Dataset,
+    DatasetError,
+    LabelledImage,
+    ShowProgress,
+    TrainTestImages,
+    assemble,
+)
 from hardrank.trainer.data.official import needed_root, read_table
 
 
@@ -10,14 +18,14 @@ def load(options: DataOptions, progress: ShowProgress | None = None) -> Dataset:
     """Read Ebay_train.txt and Ebay_test.txt below `root`; raises `DatasetError`."""
     root = needed_root(options, "Stanford_Online_Products", "Ebay_train.txt")
     return assemble(
-        "sop", root, Listing(_half(root / "Ebay_train.txt"), _half(root / "Ebay_test.txt")), options, progress
+        "sop", root, TrainTestImages(_half(root / "Ebay_train.txt"), _half(root / "Ebay_test.txt")), options, progress
     )
 
 
-def _half(table: Path) -> list[Entry]:
-    entries: list[Entry] = []
+def _half(table: Path) -> list[LabelledImage]:
+    entries: list[LabelledImage] = []
     for image, label, _, path in read_table(table, columns=4, skip=1):
         if not label.isdecimal():
             raise DatasetError(f"{table}, image {image}: the class must be a number, not {label!r}")
-        entries.append(Entry(table.parent / path, f"{int(label):05d}"))
+        entries.append(LabelledImage(table.parent / path, f"{int(label):05d}"))
     return entries

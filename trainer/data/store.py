@@ -1,4 +1,4 @@
-"""Images of a split as squares of pixels, in memory where they fit, decoded when asked for where they do not."""
+"""Images of a split as square pixel arrays: kept in memory if they fit, otherwise decoded on demand."""
 
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -10,11 +10,11 @@ from hardrank.models.preprocessing import UndecodableImageError, centre_crop, de
 from hardrank.trainer.data.dataset import ShowProgress, Split
 
 CACHE_BYTES = 4 * 2**30
-"""Splits up to this size as uint8 are kept in memory."""
+"""Splits of at most this many bytes as uint8 are kept in memory."""
 
 
 class ImageStore:
-    """`store[rows]` gives uint8 (n,3,R,R); raises `UndecodableImageError`, with its path, for a damaged file."""
+    """`store[rows]` is uint8 (n,3,R,R); raises `UndecodableImageError` with the path of a damaged file."""
 
     def __init__(
         self,
@@ -47,13 +47,13 @@ class ImageStore:
         return images
 
     def centre(self, rows: npt.NDArray[np.int64], crop: int) -> npt.NDArray[np.uint8]:
-        """Centre crops (n,3,crop,crop), as evaluation and serving see the images."""
+        """Return centre crops (n,3,crop,crop), as evaluation and serving use them."""
         return np.ascontiguousarray(centre_crop(self[rows], crop))
 
     def augmented(
         self, rows: npt.NDArray[np.int64], crop: int, generator: np.random.Generator
     ) -> npt.NDArray[np.uint8]:
-        """Random crops (n,3,crop,crop), mirrored with probability ½; the same for the same generator."""
+        """Return random crops (n,3,crop,crop), mirrored with probability ½; the generator determines them."""
         images = self[rows]
         room = images.shape[-1] - crop + 1
         tops, lefts = generator.integers(0, room, (2, len(rows)))

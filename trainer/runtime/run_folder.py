@@ -15,8 +15,8 @@ from filelock import FileLock, Timeout
 
 from hardrank.models.errors import HardrankError
 from hardrank.models.files import write_json
+from hardrank.models.image_listing import TEST_IMAGES
 from hardrank.trainer.config import Config, changed_fields, config_to_json, parse_config
-from hardrank.trainer.data.listing import TEST_IMAGES
 
 CHECKPOINTS = "checkpoints"
 """Where stages keep their state, in a run's folder."""

@@ -16,10 +16,10 @@ from hardrank.audit_app.gallery.embedded import embed_galleries, embed_gallery
 from hardrank.audit_app.gallery.image_gallery import from_images, from_index, from_run, number_labels
 from hardrank.audit_app.subjects.loading import Subject, load_subject, load_subjects
 from hardrank.models.bundle import BundleError
+from hardrank.models.image_listing import ListingError
 from hardrank.models.preprocessing import prepare
 from hardrank.models.progress import StageProgress
 from hardrank.serving.index.search_index import SearchIndex
-from hardrank.serving.ingest.image_list import ListingError
 from hardrank.serving.store.errors import WrongModelError
 from hardrank.trainer.config import config_to_json, load_recipe
 from hardrank.trainer.data import load_dataset

@@ -6,10 +6,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from hardrank.models.image_listing import ImageProblemKind
 from hardrank.models.preprocessing import decode
 from hardrank.serving.engine import Engine
 from hardrank.serving.index.search_index import SearchIndex
-from hardrank.serving.ingest.image_list import Listing, ProblemKind, list_images
+from hardrank.serving.ingest.image_list import ImageList, list_images
 from hardrank.serving.ingest.indexer import IngestError, IngestOptions, add_images
 from hardrank.serving.store.errors import WrongModelError
 from hardrank.serving.store.manifest import IndexManifest
@@ -63,7 +64,7 @@ def test_changed_images_are_replaced(gallery: Path, filled: SearchIndex, engine:
     add_images(filled, engine, listing, options=SMALL)
     changed = write_picture(gallery / "class-1" / "1.png", seed=999)
     relabelled = replace(listing.entries[0], label="other", metadata={"note": "x"})
-    again = Listing(entries=[relabelled, *listing.entries[1:]])
+    again = ImageList(entries=[relabelled, *listing.entries[1:]])
     outcome = add_images(filled, engine, again, options=SMALL)
     assert (outcome.added, outcome.replaced, outcome.unchanged) == (0, 2, 22)
     expected = engine.embed(engine.prepare(changed.read_bytes())[None])[0]
@@ -83,10 +84,10 @@ def test_bad_files_are_named_and_left_out(gallery: Path, filled: SearchIndex, en
     outcome = add_images(filled, engine, listing, options=SMALL)
     assert outcome.added == 24
     assert {(Path(one.path).name, one.kind) for one in outcome.problems} == {
-        ("empty.jpg", ProblemKind.UNREADABLE),
-        ("text.png", ProblemKind.UNREADABLE),
-        ("torn.jpg", ProblemKind.UNREADABLE),
-        ("gone.jpg", ProblemKind.MISSING),
+        ("empty.jpg", ImageProblemKind.UNREADABLE),
+        ("text.png", ImageProblemKind.UNREADABLE),
+        ("torn.jpg", ImageProblemKind.UNREADABLE),
+        ("gone.jpg", ImageProblemKind.MISSING),
     }
 
 

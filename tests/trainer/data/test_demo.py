@@ -434,7 +434,7 @@ def test_load_splits_otherwise_where_asked(tmp_path: Path) -> None:
 
 @pytest.mark.usefixtures("few")
 def test_load_makes_its_folder_but_not_those_above(tmp_path: Path) -> None:
-    with pytest.raises(DemoOptionError, match=r"there is no folder .*absent.*run\.py folder --data\.root"):
+    with pytest.raises(DemoOptionError, match=r"absent does not exist.*folder --data\.root"):
         load(DataOptions(root=tmp_path / "absent" / "demo"))
     assert list(tmp_path.iterdir()) == []
     assert load(DataOptions(root=tmp_path / "demo")).root == tmp_path / "demo"
@@ -442,10 +442,10 @@ def test_load_makes_its_folder_but_not_those_above(tmp_path: Path) -> None:
 
 def test_load_names_the_recipe_for_the_images_that_lie_there(tmp_path: Path) -> None:
     (tmp_path / "mine.png").write_bytes(b"precious")
-    with pytest.raises(DemoForeignError, match=rf"run\.py folder --data\.root {tmp_path}"):
+    with pytest.raises(DemoForeignError, match=rf"folder --data\.root {tmp_path}"):
         load(DataOptions(root=tmp_path))
 
 
 def test_options_of_other_data_sets_are_refused(tmp_path: Path) -> None:
-    with pytest.raises(DatasetError, match=r"csv belongs to the recipe folder, .*run\.py folder --data\.csv a\.csv"):
+    with pytest.raises(DatasetError, match=r"does not use --data\.csv .*folder --data\.csv a\.csv"):
         load_dataset(DataOptions(root=tmp_path, csv=Path("a.csv")))

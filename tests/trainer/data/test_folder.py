@@ -1,11 +1,12 @@
-"""One's own images: folders and CSV, every kind of problem, every message."""
+"""Your own images: folders and CSV files, every kind of problem, every message."""
 
 from pathlib import Path
 
 import pytest
 
+from hardrank.models.image_listing import ImageProblemKind
 from hardrank.trainer.data import DATASETS, load_dataset
-from hardrank.trainer.data.dataset import DataOptions, Dataset, DatasetError, ProblemKind
+from hardrank.trainer.data.dataset import DataOptions, Dataset, DatasetError
 from tests.trainer.data.images import write_classes, write_image
 
 
@@ -18,8 +19,8 @@ def load_csv(path: Path, text: str | bytes, **options: object) -> Dataset:
     return load_dataset(DataOptions(name="folder", csv=path, **options))  # type: ignore[arg-type]
 
 
-def found(data: Dataset) -> list[tuple[str, ProblemKind]]:
-    return sorted((p.path.relative_to(data.root).as_posix(), p.kind) for p in data.problems)
+def found(data: Dataset) -> list[tuple[str, ImageProblemKind]]:
+    return sorted((p.path, p.kind) for p in data.problems)
 
 
 def names(data: Dataset) -> list[str]:
@@ -76,34 +77,47 @@ class TestClassFolders:
         (tmp_path / "a" / "broken.jpg").write_bytes(b"no image")
         (tmp_path / "a" / "empty.png").write_bytes(b"")
         (tmp_path / "a" / "notes.txt").write_text("notes")
-        write_image(tmp_path / "b" / "again" / "b_0.png", 900)
         (tmp_path / "nothing").mkdir()
         write_image(tmp_path / "single" / "alone.png", 901)
         data = load(tmp_path)
         assert found(data) == [
-            ("a/broken.jpg", ProblemKind.UNREADABLE),
-            ("a/empty.png", ProblemKind.UNREADABLE),
-            ("a/notes.txt", ProblemKind.NOT_AN_IMAGE),
-            ("b/b_0.png", ProblemKind.DUPLICATE),
-            ("nothing", ProblemKind.EMPTY),
-            ("single/alone.png", ProblemKind.SINGLE),
+            ("a/broken.jpg", ImageProblemKind.UNREADABLE),
+            ("a/empty.png", ImageProblemKind.UNREADABLE),
+            ("a/notes.txt", ImageProblemKind.NOT_AN_IMAGE),
+            ("nothing", ImageProblemKind.EMPTY),
+            ("single/alone.png", ImageProblemKind.SINGLE),
         ]
         assert data.train.classes + data.test.classes == ("a", "b", "c", "d")
         assert len(data.train) + len(data.test) == 8
         assert data.summary()["problems"]["unreadable image"] == 2
         assert (
-            "a/notes.txt: not an image (not one of JPEG, PNG, WEBP, GIF, BMP, TIFF)"
-            in (data.summary()["problem_files"])
+            "a/notes.txt: not an image (its name ends in none of .bmp, .gif, .jpeg, .jpg, .png, .tif, .tiff, .webp)"
+            in data.summary()["problem_files"]
         )
+
+    def test_images_of_one_name_in_two_folders_of_a_class_are_two_images(self, tmp_path: Path) -> None:
+        write_classes(tmp_path, "bcd")
+        for sub in ("s1", "s2"):
+            write_image(tmp_path / "a" / sub / "001.png", seed=len(sub))
+        data = load(tmp_path)
+        assert [path.relative_to(tmp_path).as_posix() for path in data.train.paths][:2] == [
+            "a/s1/001.png",
+            "a/s2/001.png",
+        ]
+        assert data.problems == ()
+
+    def test_images_outside_the_class_folders_are_reported(self, tmp_path: Path) -> None:
+        write_image(write_classes(tmp_path, "abcd") / "loose.png", 900)
+        assert found(load(tmp_path)) == [("loose.png", ImageProblemKind.NO_CLASS)]
 
     def test_class_left_with_one_readable_image(self, tmp_path: Path) -> None:
         write_classes(tmp_path, "abcdef")
         (tmp_path / "f" / "f_1.png").write_bytes(b"no image")
         data = load(tmp_path)
-        assert found(data) == [("f/f_0.png", ProblemKind.SINGLE), ("f/f_1.png", ProblemKind.UNREADABLE)]
+        assert found(data) == [("f/f_0.png", ImageProblemKind.SINGLE), ("f/f_1.png", ImageProblemKind.UNREADABLE)]
         assert data.test.classes == ("d", "e")
 
-    def test_unreadable_images_pass_unless_checked(self, tmp_path: Path) -> None:
+    def test_decode_check_can_be_skipped(self, tmp_path: Path) -> None:
         write_classes(tmp_path, "abcd")
         (tmp_path / "a" / "broken.jpg").write_bytes(b"no image")
         assert "broken.jpg" in names(load(tmp_path, decode_check=False))
@@ -115,20 +129,22 @@ class TestClassFolders:
         assert (data.train.classes, data.test.classes) == (("x", "y", "z"), ("a", "b"))
 
     @pytest.mark.parametrize("option", [{"train_classes": 1}, {"split_seed": 0}])
-    def test_a_split_that_is_made_already_is_not_asked_for(self, tmp_path: Path, option: dict[str, object]) -> None:
+    def test_split_options_are_refused_where_the_images_have_a_split(
+        self, tmp_path: Path, option: dict[str, object]
+    ) -> None:
         write_classes(tmp_path / "train", "xyz")
         write_classes(tmp_path / "test", "ab")
-        with pytest.raises(DatasetError, match=r"train beside a folder test .* leave out --data\.train-classes"):
+        with pytest.raises(DatasetError, match=r"folders train and test .* leave out --data\.train-classes"):
             load(tmp_path, **option)
         (tmp_path / "list.csv").write_text("path,label,split\n")
         with pytest.raises(DatasetError, match=r"the column split of .* leave out --data\.train-classes"):
             load_dataset(DataOptions(name="folder", csv=tmp_path / "list.csv", **option))  # type: ignore[arg-type]
 
-    def test_options_that_another_one_overrides(self, tmp_path: Path) -> None:
+    def test_options_that_exclude_each_other(self, tmp_path: Path) -> None:
         write_classes(tmp_path, "abcd")
         with pytest.raises(DatasetError, match="give one of them"):
             load(tmp_path, csv=tmp_path / "list.csv")
-        with pytest.raises(DatasetError, match=r"--data\.seed belongs to the recipe demo"):
+        with pytest.raises(DatasetError, match=r"does not use --data\.seed .*demo"):
             load(tmp_path, seed=3)
 
     def test_folders_beside_train_and_test_are_reported(self, tmp_path: Path) -> None:
@@ -136,35 +152,37 @@ class TestClassFolders:
             write_classes(tmp_path / part, classes)
         data = load(tmp_path)
         assert (data.train.classes, data.test.classes) == (("a", "b"), ("c", "d"))
-        assert found(data) == [("extra", ProblemKind.OUTSIDE), ("val", ProblemKind.OUTSIDE)]
+        assert found(data) == [("extra", ImageProblemKind.OUTSIDE), ("val", ImageProblemKind.OUTSIDE)]
 
     def test_class_in_train_and_test(self, tmp_path: Path) -> None:
         write_classes(tmp_path / "train", "abc")
         write_classes(tmp_path / "test", "cde")
-        with pytest.raises(DatasetError, match="'c' stands in both train and test"):
+        with pytest.raises(DatasetError, match="'c' is in both train and test"):
             load(tmp_path)
 
     def test_too_few_class_folders(self, tmp_path: Path) -> None:
-        with pytest.raises(DatasetError, match=r"at least four class folders .* it has 3"):
+        with pytest.raises(DatasetError, match=r"has 3 class folders .* at least four"):
             load(write_classes(tmp_path, "abc"))
 
     def test_empty_root(self, tmp_path: Path) -> None:
-        with pytest.raises(DatasetError, match="it has 0"):
+        with pytest.raises(DatasetError, match="has 0 class folders"):
             load(tmp_path)
 
     def test_nothing_readable_names_an_example(self, tmp_path: Path) -> None:
         write_classes(tmp_path, "abcd")
         for name in ("a_0.png", "a_1.png"):
             (tmp_path / "a" / name).write_bytes(b"no image")
-        with pytest.raises(DatasetError, match=r"left to train.*2 × unreadable image, for example .*a_0\.png"):
+        with pytest.raises(
+            DatasetError, match=r"train needs two classes.*2 × unreadable image, for example a/a_0\.png"
+        ):
             load(tmp_path)
 
     def test_no_root(self) -> None:
-        with pytest.raises(DatasetError, match=r"--data\.root DIR"):
+        with pytest.raises(DatasetError, match=r"--data\.root FOLDER"):
             load_dataset(DataOptions(name="folder"))
 
-    def test_root_that_is_no_folder(self, tmp_path: Path) -> None:
-        with pytest.raises(DatasetError, match=r"data\.root .*absent is no folder"):
+    def test_root_that_is_not_a_folder(self, tmp_path: Path) -> None:
+        with pytest.raises(DatasetError, match=r"data\.root .*absent is not a folder"):
             load(tmp_path / "absent")
 
 
@@ -188,16 +206,16 @@ class TestCsv:
         (tmp_path / "broken.png").write_bytes(b"no image")
         extra = "a/gone.png,a\n,a\nonly_path\na/a_0.png,b\nbroken.png,a\n" + "x" * 300 + ".png,a\nz\0.png,a\n"
         data = load_csv(tmp_path / "list.csv", "path,label\n" + ROWS + extra)
-        assert [(p.path.name[:8], p.kind, p.detail) for p in data.problems[:3]] == [
-            ("list.csv", ProblemKind.BAD_ROW, "line 11"),
-            ("list.csv", ProblemKind.BAD_ROW, "line 12"),
-            ("a_0.png", ProblemKind.DUPLICATE, "line 13"),
+        assert [(Path(p.path).name[:8], p.kind, p.detail) for p in data.problems[:3]] == [
+            ("list.csv", ImageProblemKind.BAD_ROW, "line 11: no path"),
+            ("only_pat", ImageProblemKind.BAD_ROW, "line 12: no label"),
+            ("a_0.png", ImageProblemKind.DUPLICATE, "line 13"),
         ]
-        assert {(p.path.name[:8], p.kind) for p in data.problems[3:]} == {
-            ("gone.png", ProblemKind.MISSING),
-            ("broken.p", ProblemKind.UNREADABLE),
-            ("xxxxxxxx", ProblemKind.UNREADABLE),
-            ("z\0.png", ProblemKind.MISSING),
+        assert {(Path(p.path).name[:8], p.kind) for p in data.problems[3:]} == {
+            ("gone.png", ImageProblemKind.MISSING),
+            ("broken.p", ImageProblemKind.UNREADABLE),
+            ("xxxxxxxx", ImageProblemKind.MISSING),
+            ("z\0.png", ImageProblemKind.MISSING),
         }
         assert len(data.train) + len(data.test) == 8
 
@@ -205,21 +223,21 @@ class TestCsv:
         write_classes(tmp_path, "abcde")
         rows = "".join(f"{c}/{c}_{i}.png,{c},{'train' if c in 'ab' else 'test'}\n" for c in "abcd" for i in range(2))
         data = load_csv(tmp_path / "list.csv", "path,label,split\n" + rows + "e/e_0.png,e,val\ne/e_1.png,e,\n")
-        assert sorted(p.detail for p in data.problems) == ["line 10", "no split"]
-        assert {p.kind for p in data.problems} == {ProblemKind.BAD_ROW}
+        assert [p.detail for p in data.problems] == ["line 10: the split is 'val'", "line 11: the split is ''"]
+        assert {p.kind for p in data.problems} == {ImageProblemKind.BAD_ROW}
 
     def test_class_in_train_and_test(self, tmp_path: Path) -> None:
         write_classes(tmp_path, "abcd")
-        with pytest.raises(DatasetError, match="'a' is in train and test"):
+        with pytest.raises(DatasetError, match="'a' is in both train and test"):
             load_csv(tmp_path / "list.csv", "path,label,split\na/a_0.png,a,train\na/a_1.png,a,test\n")
 
-    @pytest.mark.parametrize("text", ["", "file,class\n1,2\n", "a,b,c\n"])
+    @pytest.mark.parametrize("text", ["", "file,class\n1,2\n", "a,b,c\n", "path;label\n"])
     def test_missing_columns(self, tmp_path: Path, text: str) -> None:
-        with pytest.raises(DatasetError, match=r"list\.csv needs the columns path and label"):
+        with pytest.raises(DatasetError, match=r"list\.csv needs .*path"):
             load_csv(tmp_path / "list.csv", text)
 
     @pytest.mark.parametrize("text", [b"path,label\n\xff\xfe\x00,1\n", b'path,label\n"' + b"x" * 200_000])
-    def test_file_that_is_no_csv(self, tmp_path: Path, text: bytes) -> None:
+    def test_file_that_is_not_csv(self, tmp_path: Path, text: bytes) -> None:
         with pytest.raises(DatasetError, match=r"cannot read .*list\.csv"):
             load_csv(tmp_path / "list.csv", text)
 
@@ -233,14 +251,14 @@ class TestCsv:
 
 
 class TestDigestAndRegistry:
-    def test_digest_does_not_depend_on_the_place(self, tmp_path: Path) -> None:
+    def test_digest_does_not_depend_on_the_folder(self, tmp_path: Path) -> None:
         first = load(write_classes(tmp_path / "one", "abcd"))
         second = load(write_classes(tmp_path / "two", "abcd"))
         assert first.digest == second.digest
         assert len(first.digest) == 64
         assert first.summary()["sha256"] == first.digest
 
-    def test_digest_sees_content_name_and_class(self, tmp_path: Path) -> None:
+    def test_digest_depends_on_content_name_and_class(self, tmp_path: Path) -> None:
         before = load(write_classes(tmp_path, "abcd")).digest
         write_image(tmp_path / "a" / "a_0.png", 900)
         content = load(tmp_path).digest
@@ -249,7 +267,7 @@ class TestDigestAndRegistry:
         (tmp_path / "a").rename(tmp_path / "aa")
         assert len({before, content, name, load(tmp_path).digest}) == 4
 
-    def test_digest_does_not_see_what_was_left_out(self, tmp_path: Path) -> None:
+    def test_digest_ignores_what_was_left_out(self, tmp_path: Path) -> None:
         before = load(write_classes(tmp_path, "abcd")).digest
         (tmp_path / "a" / "notes.txt").write_text("notes")
         assert load(tmp_path).digest == before
@@ -268,5 +286,5 @@ class TestDigestAndRegistry:
         assert seen == [(done, 8) for done in range(1, 9)]
 
     def test_unknown_name_lists_the_known_ones(self) -> None:
-        with pytest.raises(DatasetError, match=f"'imagenet'; there are {', '.join(DATASETS)}"):
+        with pytest.raises(DatasetError, match=f"'imagenet'; use one of {', '.join(DATASETS)}"):
             load_dataset(DataOptions(name="imagenet"))

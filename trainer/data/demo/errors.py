@@ -1,15 +1,15 @@
-"""What can be wrong with a demo set or with what is asked of it."""
+"""Errors of the demo set."""
 
 from hardrank.trainer.data.dataset import DatasetError
 
 
 class DemoOptionError(DatasetError):
-    """An option of the demo set is out of its range."""
+    """An option of the demo set is out of range."""
 
 
 class DemoDamagedError(DatasetError):
-    """Files of a demo set on disk are missing, changed or too many."""
+    """Files of a demo set are missing, changed or not in its manifest."""
 
 
 class DemoForeignError(DatasetError):
-    """The folder asked for holds something else; it is never overwritten."""
+    """The folder contains something else, which is never overwritten."""

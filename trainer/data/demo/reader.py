@@ -1,7 +1,16 @@
-"""The demo set as training sees it."""
+"""The demo set as a data set for training."""
 
-from hardrank.models.home import home
-from hardrank.trainer.data.dataset import DataOptions, Dataset, Entry, Listing, ShowProgress, assemble, split_classes
+from hardrank.models.files import expand_user
+from hardrank.models.home import home, typed
+from hardrank.trainer.data.dataset import (
+    DataOptions,
+    Dataset,
+    LabelledImage,
+    ShowProgress,
+    TrainTestImages,
+    assemble,
+    split_classes,
+)
 from hardrank.trainer.data.demo.errors import DemoOptionError
 from hardrank.trainer.data.demo.specification import DemoOptions, Half
 from hardrank.trainer.data.demo.store import ensure, ignore_progress
@@ -11,26 +20,29 @@ DEFAULT_ROOT = home() / "data" / "demo"
 
 
 def load(options: DataOptions, progress: ShowProgress | None = None) -> Dataset:
-    """The demo set of `options.seed`, drawn into the root where it is absent (some twenty seconds).
+    """Load the demo set of `options.seed`, and draw it first if it does not exist (about twenty seconds).
 
-    Without `train_classes` and `split_seed` the set's own halves are taken, 32 classes each; both have every shape,
-    pattern, palette and material, in combinations of their own. A demo set of another seed that lies in the root is
-    replaced. Raises `DemoDamagedError` where images were lost or changed since they were drawn, `DemoForeignError`
-    where the folder holds something else, `DemoOptionError` where the folder above it is missing.
+    Without `train_classes` and `split_seed` the set's own halves are used, 32 classes each. Both have every shape,
+    pattern, palette and material, in different combinations. A demo set of another seed in the root is replaced.
+
+    Raises:
+        DemoDamagedError: Images are missing or have changed since they were drawn.
+        DemoForeignError: The folder contains something else.
+        DemoOptionError: The parent folder does not exist.
     """
-    root = (options.root or DEFAULT_ROOT).expanduser()
-    if options.root is not None and not root.parent.is_dir():  # a mistyped path is no place for two thousand files
+    root = expand_user(options.root or DEFAULT_ROOT)
+    if options.root is not None and not root.parent.is_dir():  # do not write two thousand files to a mistyped path
         raise DemoOptionError(
-            f"data.root {options.root} cannot be made, for there is no folder {root.parent}: make that one, or "
-            "leave out --data.root, or train on your own images with python trainer/run.py folder --data.root DIR"
+            f"cannot create data.root {options.root}: the folder {root.parent} does not exist. Create it, or leave out "
+            f"--data.root, or train on your own images: {typed('train')} folder --data.root FOLDER"
         )
     manifest = ensure(root, DemoOptions(seed=options.seed), progress=progress or ignore_progress)
-    entries: dict[Half, list[Entry]] = {half: [] for half in Half}
+    entries: dict[Half, list[LabelledImage]] = {half: [] for half in Half}
     for name in manifest["files"]:
         half, label, _ = name.split("/")
-        entries[Half(half)].append(Entry(root / name, label))
+        entries[Half(half)].append(LabelledImage(root / name, label))
     if options.train_classes is None and options.split_seed is None:
-        listing = Listing(entries[Half.TRAIN], entries[Half.TEST])
+        listing = TrainTestImages(entries[Half.TRAIN], entries[Half.TEST])
     else:
         listing = split_classes([*entries[Half.TRAIN], *entries[Half.TEST]], options)
     return assemble("demo", root, listing, options, progress)

@@ -1,4 +1,4 @@
-"""A demo set on disk: written whole or not at all, known by its manifest, checked file by file.
+"""A demo set on disk: written as a whole, identified by its manifest, checked file by file.
 
 <root>/manifest.json
 <root>/train/<class>/00.png …
@@ -17,12 +17,13 @@ import numpy as np
 from PIL import Image
 
 from hardrank.models.files import replace_folder, restore_folder, unfinished_folder
+from hardrank.models.home import typed
 from hardrank.trainer.data.demo.errors import DemoDamagedError, DemoForeignError
 from hardrank.trainer.data.demo.picture import picture
 from hardrank.trainer.data.demo.specification import DemoOptions, Half, classes
 
 GENERATOR_VERSION = "1"
-"""Raised whenever the same options would give other pictures."""
+"""Increased whenever the same options give other images."""
 MANIFEST = "manifest.json"
 _KIND = "hardrank demo set"
 
@@ -32,13 +33,13 @@ def ignore_progress(done: int, total: int) -> None:
 
 
 def manifest_of(options: DemoOptions, files: dict[str, str]) -> dict[str, Any]:
-    """The manifest of a set: everything but `files` follows from the options."""
+    """Return the manifest of a set: the options determine everything but `files`."""
     specified = classes()
     half_classes = {half: sum(one.half is half for one in specified) for half in Half}
     return {
         "kind": _KIND,
         "generator_version": GENERATOR_VERSION,
-        # Through JSON and back, so that what is compared is what was written.
+        # Through JSON and back, to compare with a manifest that was read.
         "options": json.loads(json.dumps(options.as_dict())),
         "seed": options.seed,
         "classes": [
@@ -65,13 +66,18 @@ def manifest_of(options: DemoOptions, files: dict[str, str]) -> dict[str, Any]:
 def generate(
     root: Path, options: DemoOptions | None = None, *, progress: Callable[[int, int], None] = ignore_progress
 ) -> dict[str, Any]:
-    """Write the set to the folder `root` and return its manifest.
+    """Draw a demo set and return its manifest.
 
-    The same options give the same bytes (with the same versions of numpy and Pillow). The set is drawn into a
-    hidden folder beside `root` and renamed when complete; whatever stops it before, `root` is not touched. A demo
-    set that is already there is replaced; `progress(done, total)` is called after each image.
+    The same options give the same bytes, with the same versions of NumPy and Pillow. `root` is replaced as a whole when
+    the set is complete.
 
-    Raises `DemoForeignError` where `root` holds anything that is not a demo set.
+    Args:
+        root: The folder of the set. Another demo set in it is replaced.
+        options: Size and variety of the set.
+        progress: Called with (done, total) after each image.
+
+    Raises:
+        DemoForeignError: `root` contains anything but a demo set.
     """
     options = options or DemoOptions()
     _refuse_foreign(root)
@@ -86,11 +92,13 @@ def generate(
 def ensure(
     root: Path, options: DemoOptions | None = None, *, progress: Callable[[int, int], None] = ignore_progress
 ) -> dict[str, Any]:
-    """The manifest of the set at `root`, which is generated where absent and reused where it is the right one.
+    """Return the manifest of the set in `root`, and draw the set first unless it exists with these options.
 
-    A set made with other options or by another version of the generator is replaced. Raises `DemoDamagedError`
-    where files of the right set are missing, changed or too many, and `DemoForeignError` where `root` holds
-    something else.
+    A set of other options or of another version of the generator is replaced.
+
+    Raises:
+        DemoDamagedError: Files of the set are missing, changed or not in the manifest.
+        DemoForeignError: `root` contains anything but a demo set.
     """
     options = options or DemoOptions()
     restore_folder(root)
@@ -99,7 +107,7 @@ def ensure(
         try:
             return generate(root, options, progress=progress)
         except OSError:
-            # Somebody else may have finished the same set in the meantime: theirs is as good.
+            # Another process may have finished the same set in the meantime.
             if not _is_set(root):
                 raise
     found = read_manifest(root)
@@ -110,14 +118,14 @@ def ensure(
 
 
 def read_manifest(root: Path) -> dict[str, Any]:
-    """The manifest at `root`; raises `DemoDamagedError` where there is none or it is not one of ours."""
+    """Read the manifest in `root`; raises `DemoDamagedError` if it is missing or damaged."""
     path = root / MANIFEST
     try:
         manifest = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
-        raise DemoDamagedError(f"{path} cannot be read ({error}); delete {root} to make it anew.") from error
+        raise DemoDamagedError(f"{path} cannot be read ({error}); delete {root} to draw it again.") from error
     if not isinstance(manifest, dict) or manifest.get("kind") != _KIND or not isinstance(manifest.get("files"), dict):
-        raise DemoDamagedError(f"{path} is no manifest of a demo set; delete {root} to make it anew.")
+        raise DemoDamagedError(f"{path} is not the manifest of a demo set; delete {root} to draw it again.")
     return manifest
 
 
@@ -133,11 +141,11 @@ def verify(root: Path) -> None:
     kinds = {"missing": missing, "changed": changed, "not in the manifest": extra}
     found = [f"{len(names)} {kind} ({names[0]})" for kind, names in kinds.items() if names]
     if found:
-        raise DemoDamagedError(f"the demo set at {root} is damaged: {', '.join(found)}; delete it to make it anew.")
+        raise DemoDamagedError(f"the demo set at {root} is damaged: {', '.join(found)}; delete it to draw it again.")
 
 
 def _draw(folder: Path, options: DemoOptions, progress: Callable[[int, int], None]) -> dict[str, str]:
-    """Draw every image of the set; SHA-256 by relative path."""
+    """Draw every image of the set; returns SHA-256 by relative path."""
     files: dict[str, str] = {}
     specified = classes()
     total = len(specified) * options.images_per_class
@@ -145,7 +153,7 @@ def _draw(folder: Path, options: DemoOptions, progress: Callable[[int, int], Non
         home = folder / which.half / which.name
         home.mkdir(parents=True)
         for number in range(options.images_per_class):
-            # A stream for each image: a picture does not depend on how many others are made.
+            # One random stream per image: an image does not depend on how many others are drawn.
             rng = np.random.default_rng([options.seed, index, number])
             pixels = picture(which, side=options.side, nuisance=options.nuisance, rng=rng)
             data = _png(pixels)
@@ -185,8 +193,7 @@ def _refuse_foreign(root: Path) -> None:
     if root.is_dir() and any(root.iterdir()):
         if not _is_set(root):
             raise DemoForeignError(
-                f"{root} holds files but no demo set: train on your own images with "
-                f"python trainer/run.py folder --data.root {root}, or give the demo set another "
-                "root, or empty the folder."
+                f"{root} contains files but no demo set: train on your own images with {typed('train')} folder "
+                f"--data.root {root}, or give the demo set another root, or empty the folder."
             )
         read_manifest(root)
