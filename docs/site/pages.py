@@ -88,6 +88,6 @@ def attack_options() -> str:
 
 
 write("index.md", front_page())
-write("configuration.md", _CONFIGURATION_HEAD + references(CONFIGURATION) + attack_options())
+write("reference/configuration.md", _CONFIGURATION_HEAD + references(CONFIGURATION) + attack_options())
 for package in PACKAGES:
     write(f"reference/{package}.md", f"# {package}\n\n{references(modules(package))}")
