@@ -19,4 +19,4 @@ def watched(attack: Attack) -> str:
     """Name the rank that shows how far an attack got."""
     if attack.role is Role.CANDIDATE:
         return "rank of the attacked image"
-    return "rank of the target" if attack.target_count else "rank of the former first result"
+    return "rank of the target" if attack.target_count else "rank of the former first answer"

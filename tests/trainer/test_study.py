@@ -31,6 +31,7 @@ from hardrank.trainer.studies.table import markdown, summarise
 from hardrank.trainer.studies.titles import title_offsets
 from hardrank.trainer.studies.work import _within, hardness_by_sampler
 from hardrank.trainer.study import Command, main, run_study
+from tests.trainer.golden.cases import PAPER_TABLES
 from tests.trainer.tiny import write_images, write_recipe
 
 
@@ -136,8 +137,8 @@ def test_expectations_name_rows(tmp_path: Path) -> None:
         load_study(write_study(tmp_path, expected=of_none))
 
 
-def test_published_figures_are_those_of_the_paper(shared_dir: Path) -> None:
-    with (shared_dir / "reference" / "paper_tables.csv").open(encoding="utf-8") as file:
+def test_published_figures_are_those_of_the_paper() -> None:
+    with PAPER_TABLES.open(encoding="utf-8") as file:
         rows = {row["defense"]: row for row in csv.DictReader(file) if (row["dataset"], row["eta"]) == ("CUB", "8")}
     columns = {"ers": "ERS", "recall_at_1": "R@1"}
     told = [one for one in load_study("caltech101").expected if one.published]

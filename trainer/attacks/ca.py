@@ -110,7 +110,7 @@ KINDS: Final = (
     AttackKind(
         name="CA+",
         title="an image rises to the top of other queries' rankings",
-        story="The image is changed so that it rises to the top of the results for {target}.",
+        story="The image is changed so that it rises to the top of the answers to {target}.",
         build=CandidateAttack,
         targets=_CHOSEN,
         fixed={"direction": Direction.RAISE},
@@ -118,7 +118,7 @@ KINDS: Final = (
     AttackKind(
         name="CA-",
         title="an image falls to the end of other queries' rankings",
-        story="The image is changed so that it falls to the end of the results for {target}.",
+        story="The image is changed so that it falls to the end of the answers to {target}.",
         build=CandidateAttack,
         targets=_CHOSEN,
         fixed={"direction": Direction.LOWER},

@@ -85,7 +85,7 @@ KINDS: Final = (
     AttackKind(
         name="ES",
         title="the query moves far from its own embedding",
-        story="The image is changed so that its embedding moves as far as possible, and all of its results change.",
+        story="The image is changed so that its embedding moves as far as possible, and all of its answers change.",
         build=EmbeddingShift,
     ),
 )

@@ -102,7 +102,7 @@ KINDS: Final = (
     AttackKind(
         name="GTM",
         title="the query moves to an item of another class",
-        story="The image is changed so that its first result is of another class.",
+        story="The image is changed so that its first answer is of another class.",
         build=GreedyTopMisranking,
     ),
 )

@@ -72,7 +72,7 @@ KINDS: Final = (
     AttackKind(
         name="GTT",
         title="the top-1 item leaves the first results",
-        story="The image is changed so that its first result is no longer among the first four.",
+        story="The image is changed so that its first answer is no longer among the first four.",
         build=GreedyTopTranslocation,
     ),
 )

@@ -91,7 +91,7 @@ KINDS: Final = (
     AttackKind(
         name="ORDER",
         title="the first k items appear in a given order",
-        story="The image is changed so that its first results appear in another order.",
+        story="The image is changed so that its first answers appear in another order.",
         build=OrderAttack,
     ),
 )

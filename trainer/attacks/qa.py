@@ -80,7 +80,7 @@ KINDS: Final = (
     AttackKind(
         name="QA+",
         title="chosen candidates rise to the top of the query's ranking",
-        story="The image is changed so that {target} becomes its first result.",
+        story="The image is changed so that {target} becomes its first answer.",
         build=QueryAttack,
         targets=_CHOSEN,
         fixed={"direction": Direction.RAISE},
@@ -88,7 +88,7 @@ KINDS: Final = (
     AttackKind(
         name="QA-",
         title="chosen candidates fall to the end of the query's ranking",
-        story="The image is changed so that {target} disappears from its results.",
+        story="The image is changed so that {target} disappears from its answers.",
         build=QueryAttack,
         targets=_CHOSEN,
         fixed={"direction": Direction.LOWER},

@@ -106,7 +106,7 @@ KINDS: Final = (
     AttackKind(
         name="SPQA+",
         title="as QA+, while the query's top matches stay in place",
-        story="The image is changed so that {target} becomes one of its results, while its top results stay.",
+        story="The image is changed so that {target} becomes one of its answers, while its top answers stay.",
         build=SemanticsPreservingQueryAttack,
         targets=_CHOSEN,
         fixed={"direction": Direction.RAISE},
@@ -114,7 +114,7 @@ KINDS: Final = (
     AttackKind(
         name="SPQA-",
         title="as QA-, while the query's top matches stay in place",
-        story="The image is changed so that {target} disappears from its results, while its top results stay.",
+        story="The image is changed so that {target} disappears from its answers, while its top answers stay.",
         build=SemanticsPreservingQueryAttack,
         targets=_CHOSEN,
         fixed={"direction": Direction.LOWER},

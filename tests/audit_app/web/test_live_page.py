@@ -22,6 +22,7 @@ from hardrank.audit_app.web.server_check import check_server
 from hardrank.serving.engine import Device, Engine
 from hardrank.serving.index.search_index import SearchIndex
 from hardrank.serving.store.manifest import IndexManifest
+from hardrank.trainer.attacks.registry import ATTACKS
 from tests.audit_app.apptest import attacked, errors, markup, open_app, until, words
 from tests.audit_app.stage import random_pixels
 from tests.serving.conftest import new_items, unit_vectors
@@ -50,7 +51,7 @@ def test_the_first_sight_is_a_sensible_attack_and_one_big_button() -> None:
     assert at.button(key="attack").proto.type == "primary"
     assert at.selectbox(key="live.attack").value == "QA+"
     assert at.slider(key="live.epsilon.linf").value == 4
-    assert "becomes the first answer" in markup(at)
+    assert ATTACKS["QA+"].story.format(target="the one beside it") in markup(at)
     assert "No pixel value changes by more than 4 of 255" in markup(at)
     assert "Answers before the attack" in words(at)
 

@@ -1,7 +1,6 @@
 """The names of the paper parse and print."""
 
 import csv
-from pathlib import Path
 
 import pytest
 
@@ -9,6 +8,7 @@ from hardrank.trainer.defenses import DefenseError, parse_defense
 from hardrank.trainer.defenses.destinations import Balanced, BenignTriplet, Constant, Gradual
 from hardrank.trainer.defenses.hm import HardnessManipulation
 from hardrank.trainer.metric.samplers import Sampler
+from tests.trainer.golden.cases import PAPER_TABLES
 
 
 @pytest.mark.parametrize(
@@ -62,8 +62,8 @@ SPELLED_OTHERWISE = {
 """What the tables write out and we leave away, or differently."""
 
 
-def test_every_defense_of_the_published_tables_parses_and_prints(shared_dir: Path) -> None:
-    with (shared_dir / "reference" / "paper_tables.csv").open(encoding="utf-8") as stream:
+def test_every_defense_of_the_published_tables_parses_and_prints() -> None:
+    with PAPER_TABLES.open(encoding="utf-8") as stream:
         names = {row["defense"] for row in csv.DictReader(stream)}
     assert len(names) > 30
     for name in names:

@@ -39,6 +39,7 @@ from hardrank.trainer.evaluation.scorecard import (
     worst_case,
 )
 from tests.trainer.conftest import Small
+from tests.trainer.golden.cases import PAPER_TABLES
 
 QUICK = RobustnessOptions(steps=6, bootstrap=200, seed_check=0, epsilon=24 / 255)
 
@@ -72,8 +73,8 @@ def measure(
     )
 
 
-def test_ers_of_every_published_row(shared_dir: Path) -> None:
-    with (shared_dir / "reference" / "paper_tables.csv").open(encoding="utf-8") as file:
+def test_ers_of_every_published_row() -> None:
+    with PAPER_TABLES.open(encoding="utf-8") as file:
         rows = list(csv.DictReader(file))
     assert len(rows) == 82
     for row in rows:
