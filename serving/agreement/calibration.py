@@ -28,9 +28,6 @@ _CHUNK: Final = 256
 _NEARLY_ALL: Final = 0.9
 """Larger shares are written with a decimal."""
 
-_PAGE: Final = 10_000
-"""Ids read at once."""
-
 
 class CalibrationError(HardrankError):
     """The options are out of range, or the galleries share too few items."""
@@ -67,14 +64,14 @@ class Ranked(Protocol):
 class Searchable(Protocol):
     """An index, such as `hardrank.serving.index.search_index.SearchIndex`."""
 
-    def ids(self, *, start: int = 0, count: int = 100, label: str | None = None) -> list[str]:
-        """Return up to `count` ids from position `start` on."""
+    def list_items(self) -> Sequence[HasId]:
+        """Return all items, as of one commit."""
 
     def rows(self, ids: Sequence[str]) -> Mapping[str, int]:
         """Return id → row for those ids that are indexed."""
 
-    def vector(self, id: str) -> npt.NDArray[np.float32]:
-        """Return the stored vector (D,); raises a `HardrankError` for an unknown id."""
+    def vectors(self, ids: Sequence[str]) -> npt.NDArray[np.float32]:
+        """Return the stored vectors (n,D); raises a `HardrankError` for an unknown id."""
 
     def search(
         self, queries: npt.NDArray[np.float32], k: int, *, exclude: Sequence[str | None] = ()
@@ -246,7 +243,7 @@ def _ranking(matches: Sequence[Ranked], *, leave_out: Set[str]) -> Ranking:
 
 def _rankings(index: Searchable, ids: Sequence[str], depth: int) -> Sequence[Sequence[Ranked]]:
     """Rank the index for each of `ids`, the item itself left out."""
-    return index.search(np.stack([index.vector(id_) for id_ in ids]), depth, exclude=ids)
+    return index.search(index.vectors(ids), depth, exclude=ids)
 
 
 def _shared_ids(first: Searchable, second: Searchable) -> list[str]:
@@ -254,10 +251,7 @@ def _shared_ids(first: Searchable, second: Searchable) -> list[str]:
 
 
 def _all_ids(index: Searchable) -> set[str]:
-    ids: set[str] = set()
-    while page := index.ids(start=len(ids), count=_PAGE):
-        ids.update(page)
-    return ids
+    return {item.id for item in index.list_items()}
 
 
 def _absent(index: Searchable, ids: Set[str]) -> Set[str]:

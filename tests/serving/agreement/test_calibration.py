@@ -35,24 +35,23 @@ class Result:
 class NaiveIndex:
     """An index that loops over a dictionary."""
 
-    vectors: dict[str, Vectors]
+    stored: dict[str, Vectors]
     searched: list[int] = field(default_factory=list)
 
-    def ids(self, *, start: int = 0, count: int = 100, label: str | None = None) -> list[str]:
-        assert label is None
-        return list(self.vectors)[start : start + min(count, 7)]  # an index may return fewer than requested
+    def list_items(self) -> list[NamedItem]:
+        return [NamedItem(id_) for id_ in self.stored]
 
     def rows(self, ids: Sequence[str]) -> dict[str, int]:
-        return {id_: row for row, id_ in enumerate(self.vectors) if id_ in ids}
+        return {id_: row for row, id_ in enumerate(self.stored) if id_ in ids}
 
-    def vector(self, id: str) -> Vectors:
-        return self.vectors[id]
+    def vectors(self, ids: Sequence[str]) -> Vectors:
+        return np.stack([self.stored[id_] for id_ in ids])
 
     def search(self, queries: Vectors, k: int, *, exclude: Sequence[str | None] = ()) -> list[list[Result]]:
         self.searched.append(len(queries))
         answers = []
         for query, own in zip(queries, exclude, strict=True):
-            scores = {id_: float(vector @ query) for id_, vector in self.vectors.items() if id_ != own}
+            scores = {id_: float(vector @ query) for id_, vector in self.stored.items() if id_ != own}
             assert 1 <= k <= len(scores)
             best = sorted(scores, key=lambda id_: -scores[id_])[:k]
             answers.append([Result(NamedItem(id_), scores[id_]) for id_ in best])
@@ -78,11 +77,11 @@ def test_calibration_equals_a_loop_over_all_items() -> None:
     first, second = pair()
     found = calibrate(first, second, options=CalibrationOptions(depth=10, sample=1000, persistence=0.8))
     expected = []
-    for id_ in first.vectors:
+    for id_ in first.stored:
         orders = []
         for index in (first, second):
-            others = [other for other in index.vectors if other != id_]
-            others.sort(key=lambda other: -float(index.vectors[other] @ index.vectors[id_]))
+            others = [other for other in index.stored if other != id_]
+            others.sort(key=lambda other: -float(index.stored[other] @ index.stored[id_]))
             orders.append(Ranking.untied(others[:10]))
         expected.append(rank_biased_overlap(orders[0], orders[1], persistence=0.8))
     assert found.overlaps.tolist() == pytest.approx(sorted(expected), abs=1e-12)
@@ -91,7 +90,7 @@ def test_calibration_equals_a_loop_over_all_items() -> None:
 
 def test_calibration_depends_only_on_galleries_and_seed() -> None:
     first, second = pair(200)
-    reordered = NaiveIndex(dict(reversed(list(first.vectors.items()))))
+    reordered = NaiveIndex(dict(reversed(list(first.stored.items()))))
     options = CalibrationOptions(sample=40)
     found = calibrate(first, second, options=options)
     assert len(found.overlaps) == 40
@@ -104,8 +103,8 @@ def test_calibration_depends_only_on_galleries_and_seed() -> None:
 def test_compares_only_items_in_both_indexes() -> None:
     first, second = pair(80)
     for row in range(20):
-        first.vectors[f"first{row}"] = sphere(1, seed=100 + row)[0]
-        second.vectors[f"second{row}"] = sphere(1, seed=200 + row)[0]
+        first.stored[f"first{row}"] = sphere(1, seed=100 + row)[0]
+        second.stored[f"second{row}"] = sphere(1, seed=200 + row)[0]
     found = calibrate(first, second, options=CalibrationOptions(depth=30, sample=1000))
     assert len(found.overlaps) == 80
     query = sphere(1, seed=9)
