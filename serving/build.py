@@ -29,7 +29,7 @@ from hardrank.serving.ann.backend import ShowProgress
 from hardrank.serving.ann.faiss_kinds import MIN_ITEMS
 from hardrank.serving.engine import Device, Engine
 from hardrank.serving.index.search_index import SearchIndex
-from hardrank.serving.ingest.image_list import ImageList, list_images, list_run
+from hardrank.serving.ingest.image_list import ImageList, NoImagesError, list_images, list_run
 from hardrank.serving.ingest.indexer import IngestOptions, IngestResult, add_images
 from hardrank.serving.store.manifest import (
     DEFAULT_COLLECTION,
@@ -53,7 +53,7 @@ class IndexCommandError(HardrankError):
 
 
 class NothingIndexedError(HardrankError):
-    """A build that found no image it could index."""
+    """A build whose images were all left out."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -124,7 +124,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             config=(tyro.conf.EnumChoicesFromValues, tyro.conf.FlagCreatePairsOff),
         )
         _run(command, Console(), f"{program} {shlex.join(arguments)}")
-    except NothingIndexedError as error:
+    except (NoImagesError, NothingIndexedError) as error:
         return _report(errors, str(error), status=1)
     except HardrankError as error:
         return _report(errors, str(error), status=2)

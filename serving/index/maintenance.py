@@ -11,7 +11,7 @@ from filelock import FileLock, Timeout
 
 from hardrank.serving.ann.backend import OptimizeOptions, ShowProgress
 from hardrank.serving.ann.faiss_record import remove_other_indexes
-from hardrank.serving.index.state import IndexState, SearchState
+from hardrank.serving.index.state import IndexState, IndexView
 from hardrank.serving.store.errors import IndexBusyError
 from hardrank.serving.store.snapshot import Snapshot
 from hardrank.serving.store.vector_file import VectorFile, remove_other_volumes, write_volume
@@ -92,7 +92,7 @@ class Maintenance:
                 state.refresh()
         remove_other_indexes(state.folder, number)
 
-    def _move(self, current: SearchState, options: OptimizeOptions) -> None:
+    def _move(self, current: IndexView, options: OptimizeOptions) -> None:
         """Write a volume without the vectors of deleted items and its ANN index, and put both in use."""
         state, folder = self._state, self._state.folder
         former, committed = current.snapshot, current.snapshot.state
@@ -111,7 +111,7 @@ class Maintenance:
                 volume=volume, base_slots=len(live), base_row=committed.next_row, ann_number=ann_number
             )
             snapshot = Snapshot.load(file, state.table.changes())
-            state.put(SearchState(snapshot=snapshot, file=file, backend=backend, ann_number=ann_number))
+            state.put(IndexView(snapshot=snapshot, file=file, backend=backend, ann_number=ann_number))
         remove_other_indexes(folder, ann_number)
 
     @contextmanager

@@ -21,7 +21,7 @@ from hardrank.serving.ann.backend import ShowProgress
 from hardrank.serving.ann.registry import OpenBackend, open_backend
 from hardrank.serving.index.maintenance import Maintenance
 from hardrank.serving.index.rescoring import ScoredRows, nearest_items
-from hardrank.serving.index.state import IndexState, OpenOptions, SearchState
+from hardrank.serving.index.state import IndexState, IndexView, OpenOptions
 from hardrank.serving.index.stats import IndexStats, index_stats
 from hardrank.serving.store.database import LOCK_TIMEOUT_S
 from hardrank.serving.store.errors import IndexBusyError, IndexExistsError, InvalidSearchError
@@ -385,7 +385,7 @@ class SearchIndex:
         return nearest_items(current.snapshot, current.backend, queries, k, label=label, excluded=excluded)
 
     @contextmanager
-    def _writing(self) -> Iterator[SearchState]:
+    def _writing(self) -> Iterator[IndexView]:
         """Change the latest state while no other writer can; start maintenance afterwards."""
         with self._state.writing() as current:
             try:

@@ -40,7 +40,7 @@ class OpenOptions:
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class SearchState:
+class IndexView:
     """What searches use; replaced as a whole."""
 
     snapshot: Snapshot
@@ -99,7 +99,7 @@ class IndexState:
         return True
 
     @contextmanager
-    def writing(self) -> Iterator[SearchState]:
+    def writing(self) -> Iterator[IndexView]:
         """Exclude other writers of all processes, and start from the latest state; raises `IndexBusyError`."""
         self.check_writable()
         timeout = self.options.lock_timeout_s
@@ -116,7 +116,7 @@ class IndexState:
             finally:
                 self._lock.release()
 
-    def put(self, current: SearchState) -> None:
+    def put(self, current: IndexView) -> None:
         """Replace the state by one that a writer has made; only within `writing`."""
         self.current = current
 
@@ -126,7 +126,7 @@ class IndexState:
             if self.current.file is file:
                 self.current = replace(self.current, backend=backend)
 
-    def _load(self) -> SearchState:
+    def _load(self) -> IndexView:
         """Load everything; start again if a compaction removes files meanwhile."""
         while True:
             changes = self.table.changes()
@@ -140,7 +140,7 @@ class IndexState:
                     raise
                 continue
             if self._is_in_use(state):
-                return SearchState(snapshot=snapshot, file=file, backend=backend, ann_number=state.ann_number)
+                return IndexView(snapshot=snapshot, file=file, backend=backend, ann_number=state.ann_number)
 
     def _is_in_use(self, state: TableState) -> bool:
         """Return whether the volume and ANN index of a state are still the ones in use."""

@@ -25,6 +25,10 @@ RUN: Final = "run.json"
 _RUNS: Final = home() / "runs"
 
 
+class NoImagesError(ListingError):
+    """A folder or CSV file that can be read, but lists no image."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class ImageEntry:
     """An image to index."""
@@ -55,7 +59,8 @@ def list_images(place: Path) -> ImageList:
         Images with distinct ids, and what was left out.
 
     Raises:
-        ListingError: `place` does not exist, cannot be read, or lists no images.
+        NoImagesError: `place` lists no images.
+        ListingError: `place` does not exist or cannot be read.
     """
     place = expand_user(place)
     if place.is_dir():
@@ -76,7 +81,7 @@ def list_images(place: Path) -> ImageList:
             entries[one.id] = one
     if not entries:
         first = f"; left out: {problems[0].path} ({problems[0].kind})" if problems else ""
-        raise ListingError(f"{place} lists no images ({', '.join(FORMATS)}){first}")
+        raise NoImagesError(f"{place} lists no images ({', '.join(FORMATS)}){first}")
     return ImageList(entries=list(entries.values()), problems=problems)
 
 

@@ -78,6 +78,9 @@ def test_a_build_that_indexes_nothing_fails_and_says_why(
     out = tmp_path / "index"
     images = tmp_path / "images"
     images.mkdir()
+    assert main(["--model", str(benign_bundle), "--images", str(images), "--out", str(out)]) == 1
+    assert "lists no images" in capsys.readouterr().err
+    assert not out.exists()
     for name in ("one.jpg", "two.png"):
         (images / name).write_bytes(b"not an image")
     build = ["--model", str(benign_bundle), "--images", str(images), "--out", str(out), "--threads", "1"]
