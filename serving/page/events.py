@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
+from uuid import uuid4
 
 import gradio as gr
 
@@ -23,8 +24,6 @@ DEFAULT_RESULTS: Final = 12
 _MAX_RESULTS: Final = 48
 _MAX_LABELS: Final = 1000
 """Labels in the list, most frequent first. Others can be typed."""
-_LOG_NAME: Final = "of the search page"
-"""Stands for the request's id in the log."""
 
 _TITLES: Final[Mapping[str, tuple[str, str]]] = {
     "benign": ("Benign model", "standard training"),
@@ -101,8 +100,8 @@ class PageEvents:
             answer = await self._service.search(ImageQuery(data=data), options)
             return await self._render(answer, options, query="your image")
         except Exception as error:
-            problem = problem_of(error, _LOG_NAME)
-            return fragments.failure(problem.title, problem.detail)
+            problem = problem_of(error, request_id=uuid4().hex)
+            return fragments.failure(problem)
 
     async def _search_by_id(self, id: str, options: SearchOptions) -> str:
         item = await self._service.item(id)

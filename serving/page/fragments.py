@@ -7,6 +7,7 @@ from html import escape
 from typing import Final
 
 from hardrank.serving.agreement.calibration import Disagreement, DisagreementLevel
+from hardrank.serving.api.problems import ProblemDetails
 from hardrank.serving.page.plot import legend, score_plot
 from hardrank.serving.store.items import Item, Match, Scalar
 
@@ -74,9 +75,13 @@ def results(found: SearchResults) -> str:
     return f'<div class="hr-results">{"".join(parts)}</div>'
 
 
-def failure(title: str, detail: str) -> str:
-    """Return an error message."""
-    return f'<div class="hr-message" role="alert"><strong>{escape(title)}</strong><p>{escape(detail)}</p></div>'
+def failure(problem: ProblemDetails) -> str:
+    """Return an error message, with the request id if the cause is only in the server's log."""
+    request_id = f'<p class="hr-note">Request id: {escape(problem.request_id)}</p>' if problem.status == 500 else ""
+    return (
+        f'<div class="hr-message" role="alert"><strong>{escape(problem.title)}</strong>'
+        f"<p>{escape(problem.detail)}</p>{request_id}</div>"
+    )
 
 
 def welcome(*, size: int, models: Sequence[str]) -> str:

@@ -12,6 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hardrank.serving.agreement.calibration import Disagreement, DisagreementLevel
+from hardrank.serving.api.problems import ProblemDetails
 from hardrank.serving.page.fragments import ModelColumn, SearchResults, examples, failure, results, welcome
 from hardrank.serving.page.plot import legend, score_plot
 from hardrank.serving.store.items import Item, Match
@@ -93,7 +94,7 @@ def test_texts_are_escaped(text: str) -> None:
         assert outline.tags == plain.tags, "the tags do not depend on the texts"
         assert not [name for name, _ in outline.attributes if name.startswith("on") or name == "src"]
     for piece in (
-        failure(HOSTILE, HOSTILE),
+        failure(ProblemDetails(type="", title=HOSTILE, status=500, detail=HOSTILE, request_id=HOSTILE)),
         examples([match(1, text=HOSTILE, label=HOSTILE).item], {}),
         legend([HOSTILE]),
     ):

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from hardrank.serving.api.problems import problem_of
 from hardrank.serving.engine import Engine
 from hardrank.serving.search.admission import NotReadyError, OverloadedError
 from hardrank.serving.search.models import Model
@@ -272,10 +273,10 @@ def test_an_unknown_label_is_named(page: Any, server: PageServer) -> None:
 @pytest.mark.parametrize(
     ("name", "data", "cause"),
     [
-        ("text.png", b"not an image", "no image of a known format"),
-        ("drawing.png", b"<svg xmlns='http://www.w3.org/2000/svg'/>", "no image of a known format"),
-        ("half.png", encoded(picture(1))[:900], "damaged or truncated"),
-        ("bomb.png", encoded(Image.new("1", (17_000, 20))), "above the limit of 16384 a side"),
+        ("text.png", b"not an image", "format"),
+        ("drawing.png", b"<svg xmlns='http://www.w3.org/2000/svg'/>", "format"),
+        ("half.png", encoded(picture(1))[:900], "truncated"),
+        ("bomb.png", encoded(Image.new("1", (17_000, 20))), "16384"),
     ],
 )
 def test_invalid_images_have_an_error_message(page: Any, name: str, data: bytes, cause: str) -> None:
@@ -296,18 +297,22 @@ def test_a_file_above_the_limit_has_an_error_message(browser: Any, server: PageS
         assert not server.service.searches
 
 
-def test_errors_of_the_service_have_a_message(page: Any, server: PageServer) -> None:
-    for failure, words in (
-        (OverloadedError("256 requests are waiting, and no more may; try again in 1 s"), "256 requests are waiting"),
-        (NotReadyError("The server is warming up; send the request again in a second."), "warming up"),
-        (RuntimeError("secret of /etc/passwd"), "Something went wrong in the server"),
+def test_errors_of_the_service_have_a_message(page: Any, server: PageServer, caplog: pytest.LogCaptureFixture) -> None:
+    for failure in (
+        OverloadedError("256 requests are waiting; try again in 1 s"),
+        NotReadyError("The server is warming up"),
+        RuntimeError("secret of /etc/passwd"),
     ):
         server.service.failure = failure
         with new_results(page):
             page.click(".hr-example >> nth=0")
         message = page.inner_text("#results [role=alert]")
-        assert words in message
+        problem = problem_of(failure, "")
+        assert problem.title in message
+        assert problem.detail in message
         assert "secret" not in message
+    request_id = message.split()[-1]
+    assert any(request_id in record.getMessage() for record in caplog.records), "the log has the cause under this id"
     server.service.failure = None
     with new_results(page):
         page.click("#again")
