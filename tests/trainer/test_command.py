@@ -18,9 +18,9 @@ from tests.trainer.place import Place, environment
         (("--robust.defense", "HM[S,hard]"), "no destination is called 'hard'"),
         (("--robust.defense", "est[/x]"), "est[/x]"),
         (("--robust.defense", "hm[s]"), "'hm[s]'"),
-        (("--data.root", "new [old] x"), "new [old] x is no folder"),
+        (("--data.root", "new [old] x"), "new [old] x is not a folder"),
         (("--data.root", "nowhere"), "nowhere"),
-        (("--initialisation", "imagenet"), "no ImageNet weights for small-resnet"),
+        (("--initialisation", "imagenet"), "small-resnet has no ImageNet weights"),
         (("--initialisation", "no/bundle"), "no/bundle is not a bundle"),
         (("--device", "tpu"), "device is auto, cpu or cuda"),
         (("--robust.epochs", "0"), "epochs must be above 0"),
@@ -88,8 +88,8 @@ def test_torchrun_starts_it_too(tmp_path: Path) -> None:
 
 def test_a_command_that_failed_does_not_stand_in_the_way_of_the_right_one(tmp_path: Path) -> None:
     place = Place(tmp_path)
-    assert "nowhere is no folder" in " ".join(place.run("--data.root", "nowhere", expect=2).split())
-    assert "nowhere is no folder" in " ".join(place.run("--data.root", "nowhere", expect=2).split())
+    assert "nowhere is not a folder" in " ".join(place.run("--data.root", "nowhere", expect=2).split())
+    assert "nowhere is not a folder" in " ".join(place.run("--data.root", "nowhere", expect=2).split())
 
 
 def test_an_interruption_before_anything_was_trained_promises_no_checkpoint(
