@@ -90,7 +90,8 @@ class Maintenance:
                 state.put(replace(latest, ann_number=number))
                 state.table.update_state(ann_number=number)
                 state.refresh()
-        remove_other_indexes(state.folder, number)
+        # Where another process has compacted meanwhile, its ANN index is the one in use, not the one just saved.
+        remove_other_indexes(state.folder, state.current.ann_number)
 
     def _move(self, current: IndexView, options: OptimizeOptions) -> None:
         """Write a volume without the vectors of deleted items and its ANN index, and put both in use."""

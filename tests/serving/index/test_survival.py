@@ -118,3 +118,19 @@ def test_an_unfinished_write_is_overwritten(tmp_path: Path) -> None:
         again.compact(threads=1)
         assert again.search(vectors[29:], 29)[0][0].item.id == "item-29"
     assert sorted(path.name for path in index.folder.glob("*vectors*")) == ["vectors-0002.f32", "vectors-0002.rows"]
+
+
+def test_saving_beside_a_compaction_keeps_the_ann_index_in_use(tmp_path: Path) -> None:
+    """Another process that has not yet seen the compaction saves an index of the former vectors: it is discarded."""
+    manifest = make_manifest(backend=BackendOptions(structure=AnnKind.HNSW, tail=10))
+    vectors = unit_vectors(1500)
+    with SearchIndex.create(tmp_path / "index", manifest=manifest, maintenance=False) as index:
+        index.add(new_items(vectors))
+        with SearchIndex.open(index.folder, writable=True, maintenance=False) as other:
+            index.delete(["item-0"])
+            index.compact(threads=1)
+            saved = {path.name for path in (index.folder / "ann").iterdir()}
+            other.optimize(threads=1)
+            assert {path.name for path in (index.folder / "ann").iterdir()} == saved
+        with SearchIndex.open(index.folder, maintenance=False) as again:
+            assert again.search(vectors[7:8], 1)[0][0].item.id == "item-7"
