@@ -98,6 +98,10 @@ class ImageGallery:
 
     def digest(self) -> str:
         """SHA-256 over the ids and classes in order; audits with the same digest have the same gallery."""
+        return self._digest
+
+    @cached_property
+    def _digest(self) -> str:
         whole = hashlib.sha256()
         for row, id in enumerate(self.ids):
             whole.update(f"{id}\0{self.label(row)}\n".encode("utf-8", "surrogateescape"))

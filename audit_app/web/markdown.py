@@ -5,8 +5,9 @@ from typing import Final
 
 _PUNCTUATION: Final = re.compile(r"[!-/:-@\[-`{-~]")
 _JOINER: Final = "\N{WORD JOINER}"
-"""Invisible, and without a line break. It separates characters that Streamlit replaces after parsing Markdown."""
-_REPLACED_LATER: Final = re.compile(r"[:@.~<>=-](?=\S)|(?<=w)(?=w)")
+"""Invisible, and without a line break. It separates characters that would otherwise be replaced."""
+_REPLACED_LATER: Final = re.compile(r"[:@](?=\S)|[-<>~](?=[->=])|(?<=w)(?=w)", re.IGNORECASE)
+"""Where to break up emoji shortcodes and URL schemes, addresses, arrows, and `www`."""
 
 
 def escape_markdown(text: str) -> str:
@@ -15,8 +16,8 @@ def escape_markdown(text: str) -> str:
     Use it for every label, id, file name or message that becomes part of a Streamlit label, `help`, caption, message
     or `st.markdown`. Unescaped, a label such as `![x](http://host/x.png)` makes the visitor's browser fetch a URL.
 
-    Backslashes disable Markdown, HTML, LaTeX and colour directives. Emoji shortcodes (`:cat:`), bare URLs and arrows
-    (`->`) are replaced in the parsed text, where no backslash is left; an invisible word joiner breaks them up.
+    Backslashes disable Markdown, HTML, LaTeX and colour directives. Streamlit replaces emoji shortcodes (`:cat:`), URLs
+    and arrows (`->`) after parsing, when the backslashes are gone; an invisible word joiner breaks these up.
     """
     line = " ".join(text.split())
     return _PUNCTUATION.sub(r"\\\g<0>", _REPLACED_LATER.sub(rf"\g<0>{_JOINER}", line))

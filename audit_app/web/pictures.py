@@ -28,6 +28,11 @@ class ThumbnailCache:
         self._lock = threading.Lock()
         self._kept: WeakKeyDictionary[object, OrderedDict[Hashable, str]] = WeakKeyDictionary()
 
+    def __len__(self) -> int:
+        """Return the number of thumbnails of all galleries."""
+        with self._lock:
+            return sum(map(len, self._kept.values()))
+
     def uri(self, owner: object, key: Hashable, load: Callable[[], Uint8Image], *, side: int = _SIDE) -> str:
         """Return the thumbnail `key` of `owner`; call `load` for the pixels (3,H,W) only if it is not kept."""
         key = (key, side)

@@ -1,4 +1,4 @@
-"""The app as a person starts it: a process of Streamlit, and a Chromium that looks at it."""
+"""The app as a user starts it: a Streamlit process, and Chromium."""
 
 import os
 import re
@@ -19,15 +19,30 @@ from tests.waiting import PATIENCE_S
 ROOT: Final = Path(__file__).resolve().parents[2]
 
 
-class AppServer:
-    """`streamlit run audit_app/app.py` on a free port."""
+APP: Final = "audit_app/app.py"
+_PRIVATE: Final = ("--server.address=127.0.0.1", "--server.headless=true", "--browser.gatherUsageStats=false")
 
-    def __init__(self, arguments: Sequence[str], log: Path) -> None:
+
+class AppServer:
+    """`streamlit run audit_app/app.py`, or another script, on a free port."""
+
+    def __init__(self, arguments: Sequence[str], log: Path, *, script: str = APP) -> None:
+        """Start it; a script other than the app has no config.toml beside it, so it gets options."""
         self.url = ""
-        """Known once it answers."""
+        """Set by `wait`."""
         self.log = log
-        # The system chooses the port: one that was found free here could be taken until Streamlit is there.
-        command = [sys.executable, "-m", "streamlit", "run", "audit_app/app.py", "--server.port", "0", "--"]
+        # The system chooses the port: one that is free now could be taken before Streamlit starts.
+        command = [
+            sys.executable,
+            "-m",
+            "streamlit",
+            "run",
+            script,
+            "--server.port",
+            "0",
+            *([] if script == APP else _PRIVATE),
+            "--",
+        ]
         self.process = subprocess.Popen(
             [*command, *arguments],
             cwd=ROOT,
@@ -46,7 +61,7 @@ class AppServer:
         raise AssertionError(self.log.read_text())
 
     def addresses(self) -> set[str]:
-        """Where it listens."""
+        """Return the addresses it listens on."""
         return {place.ip for place in self._places()}
 
     def _places(self) -> list[Any]:
@@ -65,7 +80,7 @@ class AppServer:
             return False
 
     def close(self) -> None:
-        """End it."""
+        """Stop it."""
         self.process.terminate()
         try:
             self.process.wait(20)
@@ -76,27 +91,34 @@ class AppServer:
 
 @contextmanager
 def visit(browser: Any, server: AppServer, *, width: int = 1280, **options: Any) -> Iterator[Any]:
-    """Open the page as a new visitor; it talks to this server alone, and nothing breaks in the browser."""
+    """Open the live attack page as a new visitor; check that it talks to this server only and logs no errors."""
+    with open_page(browser, server, width=width, **options) as page:
+        page.wait_for_selector(".st-key-attack button:not([disabled])")
+        page.wait_for_selector(".st-key-answers img")
+        yield page
+
+
+@contextmanager
+def open_page(browser: Any, server: AppServer, *, width: int = 1280, **options: Any) -> Iterator[Any]:
+    """Open the first page of a server; check that it talks to this server only and logs no errors."""
     context = browser.new_context(viewport={"width": width, "height": 900}, **options)
     page = context.new_page()
     page.set_default_timeout(PATIENCE_MS)
-    asked: list[str] = []
+    requested: list[str] = []
     broken: list[str] = []
-    page.on("request", lambda request: asked.append(request.url))
-    page.on("websocket", lambda socket: asked.append(socket.url.replace("ws:", "http:")))
+    page.on("request", lambda request: requested.append(request.url))
+    page.on("websocket", lambda socket: requested.append(socket.url.replace("ws:", "http:")))
     page.on("pageerror", lambda error: broken.append(str(error)))
     page.on("console", lambda line: broken.append(line.text) if line.type == "error" else None)
     page.goto(server.url)
-    page.wait_for_selector(".st-key-attack button:not([disabled])")
-    page.wait_for_selector(".st-key-answers img")
     yield page
     context.close()
-    assert not [url for url in asked if not url.startswith((server.url, "data:", f"blob:{server.url}"))]
+    assert not [url for url in requested if not url.startswith((server.url, "data:", f"blob:{server.url}"))]
     assert not broken
 
 
 def long_attack(page: Any, *, steps: int, restarts: int = 1) -> None:
-    """Choose an attack that does not end before its last step, and how long it takes: 12 steps are made a second."""
+    """Choose an attack that runs until its last step; 12 steps take a second."""
     attack = page.locator(".st-key-live-attack input")
     attack.fill("ES ·")
     attack.press("Enter")
@@ -115,7 +137,7 @@ def finished(page: Any) -> None:
 
 
 def rankings(page: Any) -> dict[str, dict[int, str]]:
-    """What the page shows: ids by rank after the attack, by model."""
+    """Return what the page shows: model → rank after the attack → id."""
     found: dict[str, dict[int, str]] = {}
     for card in page.locator(".st-key-rankings article").all():
         told = "\n".join(card.locator("g > title").all_text_contents())
@@ -125,7 +147,7 @@ def rankings(page: Any) -> dict[str, dict[int, str]]:
 
 
 def download(page: Any, key: str) -> bytes:
-    """Press a button that gives a file, and read the file."""
+    """Click a download button and return the file."""
     with page.expect_download() as under_way:
         page.click(f".st-key-{key} button:visible")
     return Path(under_way.value.path()).read_bytes()
