@@ -125,7 +125,7 @@ class TestFolder:
         listing = list_folder(tmp_path)
         assert images(listing) == [("a/1.png", "a")]
         kind = ImageProblemKind.NOT_UTF8
-        assert problems(listing) == [(r"a/r\xf6d.png", kind), ("a/link.png", kind), (r"r\xf6d", kind)]
+        assert problems(listing) == [("a/link.png", kind), (r"a/r\xf6d.png", kind), (r"r\xf6d", kind)]
         assert all((problem.path + problem.detail).isprintable() for problem in listing.problems)
 
     def test_a_root_that_is_not_utf_8(self, tmp_path: Path) -> None:
