@@ -50,7 +50,6 @@ class SearchIndex:
         self.folder = folder
         self.manifest = manifest
         """The model and options of the index."""
-        self.writable = options.writable
         self._state = IndexState(folder, manifest, options)
         self._table = self._state.table
         self._maintenance = Maintenance(self._state)

@@ -1,5 +1,6 @@
 """The monitor calibrates when needed, and reports nothing while the usual agreement is unknown."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -68,14 +69,14 @@ def test_a_deletion_during_the_calibration_makes_it_repeat(
     pair: dict[str, SearchIndex], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monitor, one = AgreementMonitor(pair, OPTIONS), pair["one"]
-    vector = one.vector
+    vectors = one.vectors
 
-    def deleting(id: str) -> npt.NDArray[np.float32]:
-        one.delete([id])
-        return vector(id)
+    def deleting(ids: Sequence[str]) -> npt.NDArray[np.float32]:
+        one.delete(ids[:1])
+        return vectors(ids)
 
     with monkeypatch.context() as patch:
-        patch.setattr(one, "vector", deleting)
+        patch.setattr(one, "vectors", deleting)
         monitor.calibrate()
     interrupted = monitor.stale
     monitor.calibrate()
