@@ -117,9 +117,9 @@ def build_backbone(name: str, *, image_size: int, imagenet: bool) -> tuple[nn.Mo
             )
         backbone = OWN[name](image_size)
     elif name.startswith("timm/"):
-        backbone = _timm(name.removeprefix("timm/"), imagenet)
+        backbone = _timm(name.removeprefix("timm/"), image_size, imagenet)
     else:
-        backbone = _torchvision(name, imagenet)
+        backbone = _torchvision(name, image_size, imagenet)
     return backbone, _feature_width(backbone, name, image_size)
 
 
@@ -138,7 +138,14 @@ def _feature_width(backbone: nn.Module, name: str, image_size: int) -> int:
     return int(features.shape[1])
 
 
-def _fetched(name: str, make: Callable[[], nn.Module]) -> nn.Module:
+def _built(name: str, image_size: int, make: Callable[[], nn.Module]) -> nn.Module:
+    try:
+        return make()
+    except Exception as error:  # libraries raise errors of every kind for a size that they cannot take
+        raise BackboneError(f"{name} cannot take images of {image_size} px: {error}") from error
+
+
+def _downloaded(name: str, make: Callable[[], Any]) -> Any:
     try:
         return make()
     except Exception as error:  # each library has its own errors for "no network" and "no such weights"
@@ -149,44 +156,75 @@ def _fetched(name: str, make: Callable[[], nn.Module]) -> nn.Module:
         ) from error
 
 
-def _timm(name: str, imagenet: bool) -> nn.Module:
+def _timm(name: str, image_size: int, imagenet: bool) -> nn.Module:
     import timm
 
     if not timm.is_model(name):
         near = ", ".join(difflib.get_close_matches(name, timm.list_models(), n=4))
-        raise BackboneError(f"timm has no model {name!r}" + (f"; similar: {near}" if near else ""))
-    return _fetched(name, lambda: timm.create_model(name, pretrained=imagenet, num_classes=0))
+        raise BackboneError(f"timm has no model {name!r}" + (f"; similar names: {near}" if near else ""))
+    config = timm.get_pretrained_cfg(name)
+    # Networks of tokens are built for one size; timm resamples their position embeddings to another.
+    sized = {"img_size": image_size} if config is not None and config.fixed_input_size else {}
+    untrained = _built(name, image_size, lambda: timm.create_model(name, num_classes=0, **sized))
+    if not imagenet:
+        return untrained
+    return _downloaded(name, lambda: timm.create_model(name, pretrained=True, num_classes=0, **sized))
 
 
-def _torchvision(name: str, imagenet: bool) -> nn.Module:
+def _torchvision(name: str, image_size: int, imagenet: bool) -> nn.Module:
     import torchvision
 
     known = torchvision.models.list_models(module=torchvision.models)
     if name not in known:
         raise BackboneError(
-            f"unknown backbone {name!r}; use one of {', '.join(OWN)}, timm/NAME, or a torchvision name "
+            f"unknown backbone {name!r}: choose one of {', '.join(OWN)}, timm/NAME, or a torchvision name "
             f"({', '.join(known[:3])}, …)"
         )
 
+    sized = next((size(image_size) for prefix, size in _SIZED.items() if name.startswith(prefix)), {})
+
     def make() -> nn.Module:
-        # Inception and GoogLeNet without weights warn about a future change of their initialisation.
+        # Without weights, Inception and GoogLeNet warn that their initialization will change.
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", FutureWarning)
-            model: nn.Module = torchvision.models.get_model(name, weights="DEFAULT" if imagenet else None)
+            model: nn.Module = torchvision.models.get_model(name, weights=None, **sized)
         return model
 
-    return _without_classifier(_fetched(name, make) if imagenet else make(), name)
+    model = _built(name, image_size, make)
+    if imagenet:
+        model.load_state_dict(_downloaded_state(name, image_size))
+    if getattr(model, "aux_logits", False):  # classifiers for training of GoogLeNet and Inception v3
+        for child in ("aux1", "aux2", "AuxLogits"):
+            setattr(model, child, None)
+        model.aux_logits = False
+    return _without_classifier(model, name)
+
+
+def _downloaded_state(name: str, image_size: int) -> dict[str, Tensor]:
+    """ImageNet weights of a torchvision network, its position embeddings resampled to the image size."""
+    import torchvision
+    from torchvision.models.vision_transformer import interpolate_embeddings
+
+    weights = torchvision.models.get_model_weights(name).DEFAULT
+    state: dict[str, Tensor] = _downloaded(name, lambda: weights.get_state_dict(progress=False, check_hash=True))
+    if name.startswith("vit_"):
+        state = interpolate_embeddings(image_size, int(name.rpartition("_")[2]), state)
+    return state
+
+
+_SIZED: Final[dict[str, Callable[[int], dict[str, Any]]]] = {
+    "vit_": lambda size: {"image_size": size},
+    "maxvit_": lambda size: {"input_size": (size, size)},
+}
+"""Networks of torchvision that are built for one image size, by the beginning of their names."""
 
 
 def _without_classifier(model: nn.Module, name: str) -> nn.Module:
-    """Replace the last linear layer, which is the classifier in torchvision models."""
-    linear = [path for path, module in model.named_modules() if isinstance(module, nn.Linear)]
-    if not linear:
-        raise BackboneError(f"{name} does not end in a linear classifier; use another backbone")
-    parent, _, child = linear[-1].rpartition(".")
-    owner: Any = model.get_submodule(parent)
-    if isinstance(owner, nn.Sequential):
-        owner[int(child)] = nn.Identity()
-    else:
-        setattr(owner, child, nn.Identity())
-    return model
+    """Replace the classifier: the last linear layer, or in a network without one the last convolution (SqueezeNet)."""
+    for kind in (nn.Linear, nn.Conv2d):
+        paths = [path for path, module in model.named_modules() if isinstance(module, kind)]
+        if paths:
+            parent, _, child = paths[-1].rpartition(".")
+            setattr(model.get_submodule(parent), child, nn.Identity())
+            return model
+    raise BackboneError(f"{name} has no classifier to replace, so it gives no features to embed")
