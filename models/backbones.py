@@ -161,14 +161,15 @@ def _timm(name: str, image_size: int, imagenet: bool) -> nn.Module:
 
     if not timm.is_model(name):
         near = ", ".join(difflib.get_close_matches(name, timm.list_models(), n=4))
-        raise BackboneError(f"timm has no model {name!r}" + (f"; similar names: {near}" if near else ""))
+        raise BackboneError(f"timm has no model {name!r}" + (f"; similar: {near}" if near else ""))
     config = timm.get_pretrained_cfg(name)
     # Networks of tokens are built for one size; timm resamples their position embeddings to another.
-    sized = {"img_size": image_size} if config is not None and config.fixed_input_size else {}
+    sized: dict[str, Any] = {"img_size": image_size} if config is not None and config.fixed_input_size else {}
     untrained = _built(name, image_size, lambda: timm.create_model(name, num_classes=0, **sized))
     if not imagenet:
         return untrained
-    return _downloaded(name, lambda: timm.create_model(name, pretrained=True, num_classes=0, **sized))
+    pretrained: nn.Module = _downloaded(name, lambda: timm.create_model(name, pretrained=True, num_classes=0, **sized))
+    return pretrained
 
 
 def _torchvision(name: str, image_size: int, imagenet: bool) -> nn.Module:
@@ -196,7 +197,7 @@ def _torchvision(name: str, image_size: int, imagenet: bool) -> nn.Module:
     if getattr(model, "aux_logits", False):  # classifiers for training of GoogLeNet and Inception v3
         for child in ("aux1", "aux2", "AuxLogits"):
             setattr(model, child, None)
-        model.aux_logits = False
+        model.aux_logits = False  # type: ignore[assignment]
     return _without_classifier(model, name)
 
 

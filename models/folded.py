@@ -166,7 +166,8 @@ class _ActivationOfNorm(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(N,C,H,W) → (N,C,H,W)."""
-        return self.act(self.drop(x))
+        activated: Tensor = self.act(self.drop(x))
+        return activated
 
 
 def _replacement(norm: nn.Module) -> nn.Module | None:
