@@ -1,1 +1,1 @@
-"""Measured comparisons, and the plainly written code that they compare with."""
+"""Measured comparisons, run as `python benchmarks/NAME.py`. What they compare with lies in `tests/reference/`."""

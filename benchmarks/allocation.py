@@ -1,31 +1,49 @@
 """How much faster are passes on a CPU when freed memory stays with the process?
 
-    python benchmarks/allocation.py
+    python benchmarks/allocation.py           # about 3 minutes
+    python benchmarks/allocation.py --tiny    # a try
 
 Forward and back to the pixels through `small-resnet` at 64 px, batches of 128, as attacks do it. Processes with and
 without `keep_freed_memory` take turns. The result goes to benchmarks/results/allocation.json.
 """
 
-import argparse
-import json
 import statistics
 import subprocess
 import sys
 import time
-from pathlib import Path
-from typing import Any
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Annotated, Any, ClassVar
 
 import torch
+import tyro
 
+from benchmarks.command import BenchmarkOptions, parse_options
 from hardrank.models.embedder import Architecture, build_embedder
-from hardrank.models.files import write_json
 from hardrank.models.folded import FoldedEmbedder
 from hardrank.trainer.runtime.environment import hardware, versions
 from hardrank.trainer.runtime.malloc import keep_freed_memory
 
-ROOT = Path(__file__).resolve().parents[1]
-
 BATCH, PASSES = 128, 8
+
+
+class Freed(StrEnum):
+    """What happens to freed memory."""
+
+    KEEP = "keep"
+    LEAVE = "leave"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Options(BenchmarkOptions):
+    """Options of this benchmark."""
+
+    TINY: ClassVar[dict[str, Any]] = {"rounds": 1}
+
+    rounds: int = 7
+    """Processes of each kind; medians are reported."""
+    inside: Annotated[Freed | None, tyro.conf.Suppress] = None
+    """Measure in this process, and print images per second: what the benchmark starts itself with."""
 
 
 def passes_per_second(*, keep: bool) -> float:
@@ -43,23 +61,19 @@ def passes_per_second(*, keep: bool) -> float:
     return BATCH * PASSES / (time.perf_counter() - began)
 
 
-def apart(how: str) -> float:
+def apart(how: Freed) -> float:
     """The same in a process of its own, for what is set cannot be taken back."""
-    done = subprocess.run([sys.executable, __file__, "--inside", how], check=True, capture_output=True, text=True)
+    done = subprocess.run([sys.executable, __file__, "--inside", str(how)], check=True, capture_output=True, text=True)
     return float(done.stdout)
 
 
 def main() -> None:
     """Measure and write."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--rounds", type=int, default=7)
-    parser.add_argument("--inside", choices=["keep", "leave"], help=argparse.SUPPRESS)
-    parser.add_argument("--result", type=Path, default=ROOT / "benchmarks/results/allocation.json")
-    options = parser.parse_args()
+    options = parse_options(Options, doc=__doc__, file=__file__)
     if options.inside:
-        print(passes_per_second(keep=options.inside == "keep"))
+        print(passes_per_second(keep=options.inside is Freed.KEEP))
         return
-    rates: dict[str, list[float]] = {"keep": [], "leave": []}
+    rates: dict[Freed, list[float]] = {how: [] for how in Freed}
     for _ in range(options.rounds):
         for how, found in rates.items():
             found.append(apart(how))
@@ -68,13 +82,12 @@ def main() -> None:
         "command": "python benchmarks/allocation.py",
         "what": f"forward and back to the pixels, small-resnet at 64 px, batches of {BATCH}, processes in turns",
         "rounds": options.rounds,
-        "images_per_second": {how: round(value, 1) for how, value in medians.items()},
-        "keep_over_leave": round(medians["keep"] / medians["leave"], 3),
+        "images_per_second": {str(how): round(value, 1) for how, value in medians.items()},
+        "keep_over_leave": round(medians[Freed.KEEP] / medians[Freed.LEAVE], 3),
         "hardware": hardware(torch.device("cpu"), low_precision=False),
         "versions": versions(),
     }
-    write_json(options.result, result)
-    print(json.dumps(result, indent=2))
+    options.write("allocation", result)
 
 
 if __name__ == "__main__":

@@ -1,33 +1,31 @@
 """What does the robustness scorecard cost, against the passes it contains and against the protocol written plainly?
 
-    python benchmarks/attacks.py [--bundle models/zoo/caltech101-robust] [--data-root DIR] [--queries 500]
+    python benchmarks/attacks.py --bundle models/zoo/caltech101-robust --data-root DIR
+    python benchmarks/attacks.py --bundle models/zoo/demo-robust --tiny    # a try, in a minute
 
 In one run, block of queries by block of queries and in turns: the scorecard with bf16 network passes (the default
 where the processor gains from them; where it does not, on a few images of each block, for the difference it makes to
 ERS), the scorecard in float32 (`--precision float32` of the trainer), bare forward + input-gradient passes of either
-network, and the plain protocol of `plain_attacks.py` (float32, parameter gradients, loops over images) on a few images
-of each block with the same targets. A last part holds a gallery of 60 000 × 512 and measures the memory
+network, and the plain protocol of `tests/reference/attacks.py` (float32, parameter gradients, loops over images) on a
+few images of each block with the same targets. A last part holds a gallery of 60 000 × 512 and measures the memory
 that the attacks take beyond it. The result goes to benchmarks/results/attacks.json.
 """
 
-import argparse
-import json
 import multiprocessing
 import resource
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from benchmarks.plain_attacks import Scene, plain_attack
+from benchmarks.command import ROOT, BenchmarkOptions, parse_options
 from hardrank.models.bundle import load_card, load_embedder
 from hardrank.models.embedder import Embed, Embedder
-from hardrank.models.files import write_json
 from hardrank.models.folded import FoldedEmbedder
 from hardrank.trainer.attacks.attack import Gallery, victims_in
 from hardrank.trainer.attacks.pgd import memory_format
@@ -37,11 +35,30 @@ from hardrank.trainer.data.store import ImageStore
 from hardrank.trainer.evaluation.robustness import RobustnessOptions, bytes_provider, measure_robustness
 from hardrank.trainer.evaluation.scorecard import ERS_KEYS, Scorecard, ers
 from hardrank.trainer.runtime.environment import gains_from_bf16, hardware, versions
-
-ROOT = Path(__file__).resolve().parents[1]
+from tests.reference.attacks import Scene, plain_attack
 
 SEED = 0
 BATCH = 125
+
+
+@dataclass(frozen=True, kw_only=True)
+class Options(BenchmarkOptions):
+    """Options of this benchmark."""
+
+    TINY: ClassVar[dict[str, Any]] = {"queries": 4, "few": 1, "steps": 2, "scale": False}
+
+    bundle: Path = ROOT / "models/zoo/caltech101-robust"
+    """The trained model."""
+    data_root: Path | None = None
+    """The images, where they have moved since training."""
+    queries: int = 500
+    """Images attacked."""
+    steps: int = 32
+    """PGD steps."""
+    few: int = 8
+    """Images of each block for what is slow."""
+    scale: bool = True
+    """Whether the memory of attacks on a large gallery is measured too."""
 
 
 @dataclass(frozen=True)
@@ -151,7 +168,7 @@ def timed_plain(setting: Setting, queries: Tensor) -> tuple[float, int, dict[str
     return seconds, len(queries) * setting.options.steps * len(setting.options.attacks()), found
 
 
-def load_setting(options: argparse.Namespace) -> Setting:
+def load_setting(options: Options) -> Setting:
     """The bundle's network, and its test images."""
     card = load_card(options.bundle)
     content = dict(card.config)
@@ -280,14 +297,7 @@ def scale(size: int = 60_000, queries: int = 256) -> dict[str, Any]:
 
 def main() -> None:
     """Time all contenders and write the result."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--bundle", type=Path, default=ROOT / "models/zoo/caltech101-robust")
-    parser.add_argument("--data-root", type=Path, help="the images, where they have moved since training")
-    parser.add_argument("--queries", type=int, default=500, help="images attacked (default 500)")
-    parser.add_argument("--steps", type=int, default=32, help="PGD steps (default 32)")
-    parser.add_argument("--few", type=int, default=8, help="images of each block for what is slow (default 8)")
-    parser.add_argument("--result", type=Path, default=ROOT / "benchmarks/results/attacks.json")
-    options = parser.parse_args()
+    options = parse_options(Options, doc=__doc__, file=__file__)
     setting = load_setting(options)
     began = time.perf_counter()
     low = gains_from_bf16(torch.device("cpu"))
@@ -302,13 +312,12 @@ def main() -> None:
         "seed": SEED,
         "default_here": "bf16" if low else "float32",
         **compared,
-        "scale": scale(),
+        **({"scale": scale()} if options.scale else {}),
         "seconds_of_this_run": round(time.perf_counter() - began),
         "hardware": hardware(torch.device("cpu"), low_precision=low),
         "versions": versions(),
     }
-    write_json(options.result, result)
-    print(json.dumps(result, indent=2, ensure_ascii=False))
+    options.write("attacks", result)
 
 
 if __name__ == "__main__":

@@ -1,15 +1,14 @@
 """How much faster is a hardness-manipulation step than the same step written plainly?
 
-    python benchmarks/hm_step.py [--bundle models/zoo/caltech101-robust] [--data-root DIR]
+    python benchmarks/hm_step.py --bundle models/zoo/caltech101-robust --data-root DIR
+    python benchmarks/hm_step.py --bundle models/zoo/demo-robust --tiny    # a try, in a minute
 
 Both are timed in one run, in turns, on the same batches: sampling, perturbation (η = 8, 56 triplets, 64 px), the
-update's loss and its gradient. `plain_hm.py` holds the plain one. Before timing, both run in float64 on the
+update's loss and its gradient. `tests/reference/hm.py` holds the plain one. Before timing, both run in float64 on the
 same triplets; how far they differ is part of the result. The result goes to benchmarks/results/hm_step.json.
 """
 
-import argparse
 import copy
-import json
 import random
 import statistics
 import time
@@ -17,16 +16,15 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from benchmarks.plain_hm import hm_step, softhard_triplets
+from benchmarks.command import ROOT, BenchmarkOptions, parse_options
 from hardrank.models.bundle import load_card, load_embedder
 from hardrank.models.embedder import Embedder
-from hardrank.models.files import write_json
 from hardrank.models.folded import FoldedEmbedder
 from hardrank.trainer.attacks.pgd import PGDOptions
 from hardrank.trainer.config import parse_config
@@ -39,10 +37,25 @@ from hardrank.trainer.defenses.hm import HardnessManipulation
 from hardrank.trainer.metric.samplers import Sampler, draw_triplets
 from hardrank.trainer.runtime.environment import gains_from_bf16, hardware, versions
 from hardrank.trainer.training.loop import MixedPrecision
-
-ROOT = Path(__file__).resolve().parents[1]
+from tests.reference.hm import hm_step, softhard_triplets
 
 EPSILON, ALPHA, STEPS, MARGIN = 8 / 255, 1 / 255, 8, 0.2
+
+
+@dataclass(frozen=True, kw_only=True)
+class Options(BenchmarkOptions):
+    """Options of this benchmark."""
+
+    TINY: ClassVar[dict[str, Any]] = {"batches": 1, "pairs": 4}
+
+    bundle: Path = ROOT / "models/zoo/caltech101-robust"
+    """The trained model; its recipe must name hardness manipulation."""
+    data_root: Path | None = None
+    """The images, where they have moved since training."""
+    batches: int = 6
+    """SPC-2 batches that are timed."""
+    pairs: int = 56
+    """Classes in a batch, two images of each."""
 
 
 @dataclass(frozen=True)
@@ -147,7 +160,7 @@ def timed(run: Callable[[], float]) -> float:
     return time.perf_counter() - began
 
 
-def scenes(options: argparse.Namespace) -> Iterator[Scene]:
+def scenes(options: Options) -> Iterator[Scene]:
     """SPC-2 batches of the bundle's training images, with its defense and last loss."""
     card = load_card(options.bundle)
     content = dict(card.config)
@@ -158,7 +171,9 @@ def scenes(options: argparse.Namespace) -> Iterator[Scene]:
     assert isinstance(defense, HardnessManipulation)
     train = load_dataset(config.data).train
     store = ImageStore(train, config.preprocessing.resize)
-    for index, rows in enumerate(spc2_batches(train.labels, pairs=56, epoch=0, seed=0)[: options.batches + 1]):
+    for index, rows in enumerate(
+        spc2_batches(train.labels, pairs=options.pairs, epoch=0, seed=0)[: options.batches + 1]
+    ):
         pixels = store.augmented(rows, config.preprocessing.crop, np.random.default_rng(index))
         yield Scene(
             images=torch.from_numpy(pixels).float().div_(255),
@@ -171,12 +186,7 @@ def scenes(options: argparse.Namespace) -> Iterator[Scene]:
 
 def main() -> None:
     """Time both and write the result."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--bundle", type=Path, default=ROOT / "models/zoo/caltech101-robust")
-    parser.add_argument("--data-root", type=Path, help="the images, where they have moved since training")
-    parser.add_argument("--batches", type=int, default=6, help="SPC-2 batches timed (default 6)")
-    parser.add_argument("--result", type=Path, default=ROOT / "benchmarks/results/hm_step.json")
-    options = parser.parse_args()
+    options = parse_options(Options, doc=__doc__, file=__file__)
 
     contiguous = load_embedder(options.bundle)
     embedder = load_embedder(options.bundle).to(memory_format=torch.channels_last)
@@ -197,7 +207,7 @@ def main() -> None:
     low = gains_from_bf16(torch.device("cpu"))
     result: dict[str, Any] = {
         "command": "python benchmarks/hm_step.py",
-        "what": "one HM training step: sampling, 8 PGD steps on 56 triplets, loss and gradients of the update",
+        "what": f"one HM training step: sampling, 8 PGD steps on {options.pairs} triplets, loss and its gradients",
         "bundle": options.bundle.name,
         "defense": first.defense.name,
         "previous_loss": first.previous_loss,
@@ -209,8 +219,7 @@ def main() -> None:
         "hardware": hardware(torch.device("cpu"), low_precision=low),
         "versions": versions(),
     }
-    write_json(options.result, result)
-    print(json.dumps(result, indent=2))
+    options.write("hm_step", result)
 
 
 if __name__ == "__main__":

@@ -1,6 +1,7 @@
 """How fast is an index built, against the network alone?
 
-    python benchmarks/index_build.py [--images 512] [--rounds 3]
+    python benchmarks/index_build.py
+    python benchmarks/index_build.py --tiny    # a try, in a minute
 
 ResNet-18 at 224 px, random weights; JPEG files of 300×200. A round embeds as many images, decoded beforehand, in
 batches with the same engine and nothing else (the bare rate), then builds an index of the files: reading, hashing,
@@ -8,23 +9,23 @@ decoding, thumbnails, embedding, commits to the disk. The ratio is that of the m
 benchmarks/results/index_build.json.
 """
 
-import argparse
 import statistics
 import sys
 import tempfile
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, ClassVar, Final
 
 import numpy as np
 import torch
 from PIL import Image, ImageFilter
 
+from benchmarks.command import BenchmarkOptions, parse_options
 from benchmarks.serving_scene import write_bundle
-from hardrank.models.files import write_json
 from hardrank.serving.engine import Engine
 from hardrank.serving.index.search_index import SearchIndex
 from hardrank.serving.ingest.image_list import list_images
@@ -32,11 +33,20 @@ from hardrank.serving.ingest.indexer import IngestOptions, add_images
 from hardrank.serving.store.manifest import IndexManifest
 from hardrank.trainer.runtime.environment import hardware, versions
 
-ROOT = Path(__file__).resolve().parents[1]
-
-RESULT: Final = ROOT / "benchmarks" / "results" / "index_build.json"
 TARGET: Final = 0.85
 CLASSES: Final = 16
+
+
+@dataclass(frozen=True, kw_only=True)
+class Options(BenchmarkOptions):
+    """Options of this benchmark."""
+
+    TINY: ClassVar[dict[str, Any]] = {"images": 8, "rounds": 1}
+
+    images: int = 512
+    """Images of an index."""
+    rounds: int = 3
+    """How often both are measured; medians are reported."""
 
 
 def write_images(root: Path, count: int) -> Path:
@@ -63,7 +73,7 @@ def timed(work: Callable[[], object]) -> float:
     return time.perf_counter() - began
 
 
-def run(folder: Path, options: argparse.Namespace) -> dict[str, Any]:
+def run(folder: Path, options: Options) -> dict[str, Any]:
     """Measure both, turn by turn."""
     engine = Engine(write_bundle(folder / "resnet18"))
     listing = list_images(write_images(folder / "images", options.images))
@@ -112,15 +122,10 @@ def run(folder: Path, options: argparse.Namespace) -> dict[str, Any]:
 
 def main() -> None:
     """Run and write the result."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--images", type=int, default=512)
-    parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--out", type=Path, default=RESULT)
-    options = parser.parse_args()
+    options = parse_options(Options, doc=__doc__, file=__file__)
     with tempfile.TemporaryDirectory() as folder:
         result = run(Path(folder), options)
-    write_json(options.out, result)
-    print(f"ratio {result['ratio']}, written to {options.out}")
+    options.write("index_build", result)
 
 
 if __name__ == "__main__":

@@ -1,6 +1,7 @@
 """A million vectors: recall and latency of a search, memory, and changes while searches go on.
 
-    python benchmarks/index_million.py [--count 1000000] [--structure auto]
+    python benchmarks/index_million.py
+    python benchmarks/index_million.py --tiny    # a try, in a minute
 
 Vectors are drawn as embeddings lie: classes in groups, items around their class, in directions whose variance falls as
 those of trained networks do (see `Draw`). Queries are further draws of the same classes that no index holds, and points
@@ -18,7 +19,6 @@ import os
 os.environ["OMP_NUM_THREADS"] = os.environ["OPENBLAS_NUM_THREADS"] = "1"
 os.environ["OMP_WAIT_POLICY"] = "PASSIVE"
 
-import argparse
 import resource
 import sys
 import tempfile
@@ -30,27 +30,43 @@ from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from multiprocessing import get_context
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, ClassVar, Final
 
 import numpy as np
 import numpy.typing as npt
 
+from benchmarks.command import BenchmarkOptions, parse_options
 from hardrank.models.card import ArchitectureEntry, PreprocessingEntry
-from hardrank.models.files import write_json
 from hardrank.serving.ann.brute_force import nearest_in_range
 from hardrank.serving.index.search_index import SearchIndex
 from hardrank.serving.store.items import NewItem
 from hardrank.serving.store.manifest import AnnKind, BackendOptions, IndexManifest
 
-ROOT = Path(__file__).resolve().parents[1]
-
-RESULT: Final = ROOT / "benchmarks" / "results" / "index_million.json"
 K: Final = 10
 CHUNK: Final = 10_000
 CHANGED: Final = 10_000
 AT_ONCE: Final = 100
 """Items in one addition or deletion while searches go on."""
 SEARCHERS: Final = 2
+
+
+@dataclass(frozen=True, kw_only=True)
+class Options(BenchmarkOptions):
+    """Options of this benchmark."""
+
+    TINY: ClassVar[dict[str, Any]] = {"count": 5000, "dimension": 64, "queries": 20}
+
+    count: int = 1_000_000
+    """Vectors in the index."""
+    dimension: int = 512
+    """D of a vector."""
+    queries: int = 500
+    """Searches of each kind."""
+    structure: AnnKind = AnnKind.AUTO
+    """Which FAISS index."""
+    folder: Path | None = None
+    """Keep the index here; by default it is temporary."""
+
 
 Vectors = npt.NDArray[np.float32]
 
@@ -222,7 +238,7 @@ def between(index: SearchIndex, count: int, queries: int) -> Vectors:
     return np.asarray(sums / np.linalg.norm(sums, axis=1, keepdims=True), dtype=np.float32)
 
 
-def build(folder: Path, options: argparse.Namespace) -> dict[str, float]:
+def build(folder: Path, options: Options) -> dict[str, float]:
     """Build the index, in a process whose memory is not counted; gives seconds."""
     draw = Draw(dimension=options.dimension)
     manifest = IndexManifest(
@@ -230,7 +246,7 @@ def build(folder: Path, options: argparse.Namespace) -> dict[str, float]:
         model_sha256="0" * 64,
         architecture=ArchitectureEntry(backbone="none", dimension=draw.dimension, image_size=224),
         preprocessing=PreprocessingEntry(resize=256, crop=224),
-        backend=BackendOptions(structure=AnnKind(options.structure)),
+        backend=BackendOptions(structure=options.structure),
     )
     with SearchIndex.create(folder, manifest=manifest, maintenance=False) as index:
         added = fill(index, draw, options.count)
@@ -242,7 +258,7 @@ def build(folder: Path, options: argparse.Namespace) -> dict[str, float]:
     return {"adding": round(added, 1), "structure": round(settled, 1), "most_resident_mib": most_memory()}
 
 
-def serve(folder: Path, options: argparse.Namespace) -> dict[str, Any]:
+def serve(folder: Path, options: Options) -> dict[str, Any]:
     """Open the index in a fresh process, as a server does; search, and change while searching."""
     draw = Draw(dimension=options.dimension)
     before = memory()
@@ -271,7 +287,7 @@ def serve(folder: Path, options: argparse.Namespace) -> dict[str, Any]:
     return result
 
 
-def apart(work: Callable[[Path, argparse.Namespace], dict[str, Any]], *given: Any) -> dict[str, Any]:
+def apart(work: Callable[[Path, Options], dict[str, Any]], *given: Any) -> dict[str, Any]:
     """Carry out something in a process of its own."""
     with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
         return pool.submit(work, *given).result()
@@ -299,14 +315,7 @@ def places(folder: Path | None) -> Iterator[Path]:
 
 def main() -> None:
     """Run and write the result."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--count", type=int, default=1_000_000)
-    parser.add_argument("--dimension", type=int, default=512)
-    parser.add_argument("--queries", type=int, default=500)
-    parser.add_argument("--structure", default="auto", choices=[str(structure) for structure in AnnKind])
-    parser.add_argument("--folder", type=Path, help="keep the index here (default: a temporary folder)")
-    parser.add_argument("--out", type=Path, default=RESULT)
-    options = parser.parse_args()
+    options = parse_options(Options, doc=__doc__, file=__file__)
     for folder in places(options.folder):
         built = apart(build, folder, options)
         result = {
@@ -319,8 +328,7 @@ def main() -> None:
         from hardrank.trainer.runtime.environment import hardware, versions  # needs torch
 
         result |= {"hardware": hardware(__import__("torch").device("cpu"), low_precision=False), "versions": versions()}
-        write_json(options.out, result)
-        print(f"written to {options.out}")
+        options.write("index_million", result)
 
 
 if __name__ == "__main__":

@@ -1,6 +1,7 @@
 """How long does a live attack take, and how often is the page redrawn?
 
-    python benchmarks/live_attack.py [--rounds 5] [--zoo models/zoo]
+    python benchmarks/live_attack.py
+    python benchmarks/live_attack.py --tiny    # a try, in a minute
 
 The app runs as a person starts it, on the newest pair of bundles (the `demo` models), and a headless Chromium looks at
 it. After a visit that loads models and gallery, each round opens the page anew and measures: seconds until the image
@@ -11,26 +12,37 @@ machine was besides is told by the load and by the share of the two cores that o
 benchmarks/results/live_attack.json.
 """
 
-import argparse
 import os
 import statistics
 import tempfile
 import time
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, ClassVar, Final
 
 import psutil
 import torch
 from playwright.sync_api import Browser, Page
 
-from hardrank.models.files import write_json
+from benchmarks.command import ROOT, BenchmarkOptions, parse_options
 from hardrank.trainer.runtime.environment import hardware, versions
 from tests.audit_app.app_server import AppServer
 from tests.chromium import PATIENCE_MS, chromium
 
-ROOT = Path(__file__).resolve().parents[1]
-
 STEPS: Final = 32
+
+
+@dataclass(frozen=True, kw_only=True)
+class Options(BenchmarkOptions):
+    """Options of this benchmark."""
+
+    TINY: ClassVar[dict[str, Any]] = {"rounds": 1}
+
+    rounds: int = 5
+    """Attacks at each pace; medians are reported."""
+    zoo: Path = ROOT / "models" / "zoo"
+    """Where the bundles are."""
+
 
 # Counts the frames of the browser in which the running attack looks otherwise than in the frame before.
 COUNT: Final = """
@@ -53,11 +65,7 @@ COUNT: Final = """
 
 def main() -> None:
     """Measure and write."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--zoo", type=Path, default=ROOT / "models" / "zoo")
-    parser.add_argument("--result", type=Path, default=ROOT / "benchmarks" / "results" / "live_attack.json")
-    given = parser.parse_args()
+    given = parse_options(Options, doc=__doc__, file=__file__)
     with tempfile.TemporaryDirectory() as folder, chromium() as browser:
         server = AppServer(["--zoo", str(given.zoo), "--audits", folder], Path(folder) / "log")
         try:
@@ -83,9 +91,7 @@ def main() -> None:
             }
         finally:
             server.close()
-    write_json(given.result, result)
-    for name in ("paint_s", "attack_paced_s", "attack_s", "worker_s", "redraws_a_second", "busy"):
-        print(name, result[name])
+    given.write("live_attack", result)
 
 
 def _round(browser: Browser, server: AppServer, *, fast: bool) -> dict[str, float]:

@@ -1,19 +1,21 @@
 """Many clients at once from one light process: raw sockets, requests made beforehand, answers checked.
 
-    python benchmarks/load.py '{"port": 7860, "clients": 64, "seconds": 20, "images": FOLDER, …}'
+    python benchmarks/load.py --port 7860 --images FOLDER --clients 64 --seconds 20
 
-Each client sends an image, waits for the answer, checks it, and sends the next one. Prints a JSON object.
+Each client sends a JPEG, waits for the answer, checks it, and sends the next one. The file's name without `.jpg` is the
+id that must come first. Prints a JSON object with rates, latencies, statuses and wrong answers.
 """
 
 import json
 import selectors
 import socket
-import sys
 import time
 from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+
+import tyro
 
 _BURST_S = 0.05
 """Answers of one batch come within this time."""
@@ -143,12 +145,20 @@ class Load:
         return later / (self.arrivals[-1] - self.arrivals[0]) if later else 0.0
 
 
-def main() -> None:
-    """Read what to do, do it, say what came of it."""
-    task = json.loads(sys.argv[1])
-    files = [(path.stem.encode(), path.read_bytes()) for path in sorted(Path(task.pop("images")).glob("*.jpg"))]
-    print(json.dumps(Load(files=files, **task).run()))
+def main(*, port: int, images: Path, clients: int = 64, seconds: float = 20, warm_up: float = 3) -> None:
+    """Put a server under load.
+
+    Args:
+        port: of the server on 127.0.0.1.
+        images: a folder of JPEG files.
+        clients: how many at once.
+        seconds: how long, after the warm-up.
+        warm_up: seconds that are not counted.
+    """
+    files = [(path.stem.encode(), path.read_bytes()) for path in sorted(images.glob("*.jpg"))]
+    load = Load(port=port, clients=clients, seconds=seconds, warm_up=warm_up, files=files)
+    print(json.dumps(load.run()))
 
 
 if __name__ == "__main__":
-    main()
+    tyro.cli(main, prog="python benchmarks/load.py", description=__doc__)

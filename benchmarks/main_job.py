@@ -5,19 +5,33 @@
 Reads the cards in models/zoo, writes the figures to benchmarks/results/main_job.json and the table of the README.
 """
 
-import argparse
 import re
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
+import tyro
+
+from benchmarks.command import RESULTS, ROOT, BenchmarkOptions, parse_options
 from hardrank.models.bundle import load_card
 from hardrank.models.card import Card
-from hardrank.models.files import atomic_path, write_json
+from hardrank.models.files import atomic_path
 
-ROOT = Path(__file__).resolve().parents[1]
-
-RESULT = ROOT / "benchmarks" / "results" / "main_job.json"
+RESULT = RESULTS / "main_job.json"
 README = ROOT / "README.md"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Options(BenchmarkOptions):
+    """Options of this benchmark."""
+
+    names: Annotated[tuple[str, ...], tyro.conf.Positional] = ("demo", "caltech101")
+    """Runs whose bundles lie in the zoo."""
+    zoo: Path = ROOT / "models" / "zoo"
+    """Where the bundles are."""
+
+
 _TABLE = re.compile(r"(<!-- results -->\n).*?(?=\n<!-- end of results -->)", re.DOTALL)
 
 
@@ -34,7 +48,7 @@ def figures(card: Card) -> dict[str, Any]:
     }
 
 
-def collect(zoo: Path, names: list[str]) -> dict[str, Any]:
+def collect(zoo: Path, names: Sequence[str]) -> dict[str, Any]:
     """Figures of the runs `names`, from the cards of their bundles."""
     runs = {}
     for name in names:
@@ -87,13 +101,11 @@ def write_readme(result: dict[str, Any], readme: Path = README) -> None:
 
 def main() -> None:
     """Collect, write, print."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("names", nargs="+", help="runs, as demo and caltech101")
-    parser.add_argument("--zoo", type=Path, default=ROOT / "models" / "zoo")
-    options = parser.parse_args()
+    options = parse_options(Options, doc=__doc__, file=__file__)
     result = collect(options.zoo, options.names)
-    write_json(RESULT, result)
-    write_readme(result)
+    options.write("main_job", result)
+    if not options.tiny and options.result is None:
+        write_readme(result)
     print(table(result))
 
 

@@ -1,6 +1,7 @@
 """How long does the robust model of one recipe train against that of another?
 
-    python benchmarks/recipe_cost.py caltech101 caltech101-paper [--data-root DIR] [--zoo models/zoo]
+    python benchmarks/recipe_cost.py caltech101 caltech101-paper --data-root DIR
+    python benchmarks/recipe_cost.py demo demo-paper --tiny    # a try, in a minute
 
 Updates of each part of both trainings (the warm-up's benign and perturbed part, the triplets) are timed in turns, in
 one run and on the recipes' own images; a training takes the sum of updates × mean time. How many steps a triplet takes
@@ -9,23 +10,22 @@ the first recipe and half with its robust one, between which training goes. The 
 benchmarks/results/recipe_cost_RECIPE.json, RECIPE being the first.
 """
 
-import argparse
 import copy
-import json
 import statistics
 import tempfile
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, ClassVar
 
 import torch
+import tyro
 from torch import Tensor
 
+from benchmarks.command import ROOT, BenchmarkOptions, parse_options
 from hardrank.models.bundle import load_embedder
 from hardrank.models.embedder import Embedder, build_embedder
-from hardrank.models.files import write_json
 from hardrank.models.progress import StageProgress
 from hardrank.trainer.config import Config, Schedule, load_recipe
 from hardrank.trainer.job_steps import Images, read_images, triplet_stage, warmup_stage
@@ -34,7 +34,23 @@ from hardrank.trainer.runtime.launch import Launch, make_fabric
 from hardrank.trainer.training.loop import LoopOptions, Stage, StepContext, StepLoss, run_stage
 from hardrank.trainer.training.stages import BENIGN_PART, CosineClassifier
 
-ROOT = Path(__file__).resolve().parents[1]
+
+@dataclass(frozen=True, kw_only=True)
+class Options(BenchmarkOptions):
+    """Options of this benchmark."""
+
+    TINY: ClassVar[dict[str, Any]] = {"rounds": 1, "updates": 1}
+
+    recipes: Annotated[tuple[str, str], tyro.conf.Positional] = ("caltech101", "caltech101-paper")
+    """The two recipes."""
+    data_root: Path | None = None
+    """The images, where they are not at the recipe's place."""
+    zoo: Path = ROOT / "models" / "zoo"
+    """Where the two bundles of the first recipe are."""
+    rounds: int = 5
+    """Turns of each part."""
+    updates: int = 6
+    """Updates that are timed in a turn."""
 
 
 @dataclass
@@ -120,14 +136,7 @@ def _silent(progress: StageProgress) -> None:
 
 def main() -> None:
     """Time both and write the result."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("recipes", nargs=2, metavar="RECIPE")
-    parser.add_argument("--data-root", type=Path, help="the images, where they do not lie at the recipe's place")
-    parser.add_argument("--zoo", type=Path, default=ROOT / "models" / "zoo", help="has the first recipe's two bundles")
-    parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--updates", type=int, default=6, help="timed in each round (default 6)")
-    parser.add_argument("--results", type=Path, default=ROOT / "benchmarks/results")
-    options = parser.parse_args()
+    options = parse_options(Options, doc=__doc__, file=__file__)
     configs = {name: load_recipe(name) for name in options.recipes}
     if options.data_root:
         configs = {
@@ -176,8 +185,7 @@ def main() -> None:
         "hardware": hardware(torch.device("cpu"), low_precision=False),
         "versions": versions(),
     }
-    write_json(options.results / f"recipe_cost_{one}.json", result)
-    print(json.dumps(result, indent=2))
+    options.write(f"recipe_cost_{one}", result)
 
 
 if __name__ == "__main__":

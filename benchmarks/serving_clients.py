@@ -1,6 +1,5 @@
 """What many clients at once get of the bare network's rate."""
 
-import argparse
 import json
 import re
 import statistics
@@ -9,11 +8,13 @@ import sys
 import time
 from typing import Any
 
-from benchmarks.serving_processes import BATCH, ROOT, Server, plain, served
+from benchmarks.command import ROOT
+from benchmarks.serving_options import ServingOptions
+from benchmarks.serving_processes import BATCH, Server, plain, served
 from benchmarks.serving_scene import Scene
 
 
-def clients(scene: Scene, options: argparse.Namespace) -> dict[str, Any]:
+def clients(scene: Scene, options: ServingOptions) -> dict[str, Any]:
     """64 clients at once, against the bare network on batches of its best size, before, between and after."""
     rates: dict[int, list[float]] = {size: [] for size in (8, 16, BATCH, 64)}
     loads = []
@@ -56,16 +57,9 @@ def clients(scene: Scene, options: argparse.Namespace) -> dict[str, Any]:
 
 
 def _load(scene: Scene, server: Server, *, clients: int, seconds: float) -> dict[str, Any]:
-    task = {
-        "port": server.port,
-        "clients": clients,
-        "seconds": seconds,
-        "warm_up": 3.0,
-        "images": str(scene.images),
-    }
-    told = subprocess.run(
-        [sys.executable, str(ROOT / "benchmarks/load.py"), json.dumps(task)], capture_output=True, text=True, check=True
-    )
+    command = [sys.executable, str(ROOT / "benchmarks/load.py"), "--port", str(server.port), "--clients", str(clients)]
+    command += ["--seconds", str(seconds), "--warm-up", "3", "--images", str(scene.images)]
+    told = subprocess.run(command, capture_output=True, text=True, check=True)
     found: dict[str, Any] = json.loads(told.stdout)
     return {name: round(value, 2) if isinstance(value, float) else value for name, value in found.items()}
 

@@ -14,9 +14,9 @@ from typing import Any, Final
 
 import psutil
 
+from benchmarks.command import ROOT
 from benchmarks.serving_scene import Scene
 
-ROOT: Final = Path(__file__).resolve().parents[1]
 BATCH: Final = 32
 """Images that the server embeds at once, at most."""
 
@@ -87,11 +87,11 @@ def _wait_until_ready(server: Server) -> None:
 
 
 class Plain:
-    """A process of `benchmarks/plain_serving.py`."""
+    """A process of `tests/reference/serving.py`."""
 
     def __init__(self, kind: str, bundle: Path) -> None:
         self._process = subprocess.Popen(
-            [sys.executable, str(ROOT / "benchmarks/plain_serving.py"), kind, str(bundle)],
+            [sys.executable, "-m", "tests.reference.serving", kind, str(bundle)],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,

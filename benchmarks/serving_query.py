@@ -1,6 +1,5 @@
 """What a single query costs over HTTP, beside the bare network and PyTorch."""
 
-import argparse
 import json
 import re
 import socket
@@ -9,6 +8,7 @@ import time
 from collections.abc import Callable
 from typing import Any, Final
 
+from benchmarks.serving_options import ServingOptions
 from benchmarks.serving_processes import Server, plain, served
 from benchmarks.serving_scene import Scene
 
@@ -16,7 +16,7 @@ _PAUSE_S: Final = 0.02
 """Between turns, so that one's threads have stopped spinning when the next begins."""
 
 
-def query(scene: Scene, options: argparse.Namespace) -> dict[str, Any]:
+def query(scene: Scene, options: ServingOptions) -> dict[str, Any]:
     """One query at a time, end to end, turn by turn with the bare network and with PyTorch."""
     data = scene.first.read_bytes()
     turns: dict[str, list[dict[str, float]]] = {name: [] for name in ("onnxruntime", "blocking", "pytorch")}

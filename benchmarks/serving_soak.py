@@ -1,6 +1,5 @@
 """Whether a server stays as it is under minutes of mixed load, with additions and deletions."""
 
-import argparse
 import json
 import statistics
 import threading
@@ -9,11 +8,12 @@ from collections.abc import Callable
 from http.client import HTTPConnection
 from typing import Any, Final
 
+from benchmarks.serving_options import ServingOptions
 from benchmarks.serving_processes import Server, served
 from benchmarks.serving_scene import IMAGES, Scene, photograph
 
 
-def soak(scene: Scene, options: argparse.Namespace) -> dict[str, Any]:
+def soak(scene: Scene, options: ServingOptions) -> dict[str, Any]:
     """Minutes of mixed load with additions and deletions; memory at the end against memory after the warm-up."""
     seconds = 60 * options.minutes
     warm_up = min(90.0, seconds / 4)

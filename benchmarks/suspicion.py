@@ -1,6 +1,7 @@
 """How well does the hint of suspicion tell attacked images from clean ones?
 
-    python benchmarks/suspicion.py [--benign models/zoo/demo-benign] [--robust models/zoo/demo-robust] [--queries 200]
+    python benchmarks/suspicion.py --benign models/zoo/demo-benign --robust models/zoo/demo-robust
+    python benchmarks/suspicion.py --tiny    # a try, in a minute
 
 The unseen classes of the bundles' data set are divided: most images are the gallery, the rest are queries that no
 gallery holds, as uploads are. Both models' rankings of the gallery are calibrated as the server does it; then the same
@@ -10,8 +11,6 @@ area under the ROC curve of the overlap (the chance that an attacked image agree
 each level is given to, and the same for other p and depths. The result goes to benchmarks/results/suspicion.json.
 """
 
-import argparse
-import json
 import sys
 import tempfile
 import time
@@ -19,16 +18,16 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, ClassVar, Final
 
 import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from benchmarks.command import ROOT, BenchmarkOptions, parse_options
 from hardrank.models.bundle import load_card, load_embedder
 from hardrank.models.embedder import Embed
-from hardrank.models.files import write_json
 from hardrank.models.folded import FoldedEmbedder
 from hardrank.serving.agreement.calibration import (
     Calibration,
@@ -50,7 +49,24 @@ from hardrank.trainer.data.store import ImageStore
 from hardrank.trainer.metric.distances import ABSENT
 from hardrank.trainer.runtime.environment import hardware, versions
 
-ROOT = Path(__file__).resolve().parents[1]
+
+@dataclass(frozen=True, kw_only=True)
+class Options(BenchmarkOptions):
+    """Options of this benchmark."""
+
+    TINY: ClassVar[dict[str, Any]] = {"queries": 8, "steps": 2}
+
+    benign: Path = ROOT / "models/zoo/demo-benign"
+    """The one model."""
+    robust: Path = ROOT / "models/zoo/demo-robust"
+    """The other model."""
+    data_root: Path | None = None
+    """The images, where they have moved since training."""
+    queries: int = 200
+    """Images that are judged."""
+    steps: int = 32
+    """PGD steps."""
+
 
 SEED: Final = 0
 BATCH: Final = 100
@@ -217,14 +233,7 @@ def _embed(engine: Engine, images: Tensor) -> Vectors:
 
 def main() -> None:
     """Measure and write the result."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--benign", type=Path, default=ROOT / "models/zoo/demo-benign")
-    parser.add_argument("--robust", type=Path, default=ROOT / "models/zoo/demo-robust")
-    parser.add_argument("--data-root", type=Path, help="the images, where they have moved since training")
-    parser.add_argument("--queries", type=int, default=200, help="images judged (default 200)")
-    parser.add_argument("--steps", type=int, default=32, help="PGD steps (default 32)")
-    parser.add_argument("--result", type=Path, default=ROOT / "benchmarks/results/suspicion.json")
-    options = parser.parse_args()
+    options = parse_options(Options, doc=__doc__, file=__file__)
     with scene_of(options.benign, options.robust, queries=options.queries, data_root=options.data_root) as scene:
         used = CalibrationOptions()
         result = {
@@ -243,8 +252,7 @@ def main() -> None:
             "hardware": hardware(torch.device("cpu"), low_precision=False),
             "versions": versions(),
         }
-    write_json(options.result, result)
-    print(json.dumps(result, indent=2, ensure_ascii=False))
+    options.write("suspicion", result)
 
 
 if __name__ == "__main__":

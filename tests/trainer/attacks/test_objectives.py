@@ -8,11 +8,11 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from benchmarks.plain_attacks import PLAIN, Scene
 from hardrank.trainer.attacks.attack import Attack, Gallery, Victims, victims_in
 from hardrank.trainer.attacks.registry import make_attack
 from hardrank.trainer.attacks.spqa import SemanticsPreservingQueryAttack
 from hardrank.trainer.metric.distances import ABSENT, nearest
+from tests.reference.attacks import PLAIN, Scene
 
 
 def scene(seed: int = 0, count: int = 60, dtype: torch.dtype = torch.float64) -> tuple[Gallery, Victims, Tensor]:

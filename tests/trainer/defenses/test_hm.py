@@ -7,7 +7,6 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from benchmarks.plain_hm import hm_step
 from hardrank.models.embedder import Architecture, Embedder, build_embedder
 from hardrank.models.folded import FoldedEmbedder
 from hardrank.trainer.attacks.pgd import PGDOptions
@@ -16,6 +15,7 @@ from hardrank.trainer.defenses.destinations import Moment
 from hardrank.trainer.defenses.hm import HardnessManipulation
 from hardrank.trainer.metric.losses import hardness
 from hardrank.trainer.metric.samplers import Sampler, draw_triplets
+from tests.reference.hm import hm_step
 
 ATTACK = PGDOptions(epsilon=8 / 255, alpha=1 / 255, steps=4)
 

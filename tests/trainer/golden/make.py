@@ -20,7 +20,8 @@ QUERIES, TRIPLETS = 2, 6
 
 def integers(values: np.ndarray, dtype: type[np.signedinteger[Any]]) -> np.ndarray:
     """Round to integers of `dtype`."""
-    return np.rint(values).astype(dtype)
+    rounded: np.ndarray = np.rint(values).astype(dtype)
+    return rounded
 
 
 def main(source: Path) -> None:

@@ -1,6 +1,6 @@
-"""The plain parts of a query, each in a process of its own that does nothing else: what serving is compared with.
+"""The plain parts of a query, in a process that does nothing else: what the server is measured against.
 
-    python benchmarks/plain_serving.py onnxruntime|pytorch BUNDLE
+    python -m tests.reference.serving onnxruntime|blocking|pytorch BUNDLE
 
 Reads a line of JSON with a task, does it, writes a line with the seconds it took. Tasks: {"do": "query", "image": FILE}
 decodes a file and embeds it; {"do": "batch", "size": N} embeds N images at once.
@@ -18,7 +18,6 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-ROOT = Path(__file__).resolve().parents[1]
 Embed = Callable[[npt.NDArray[np.float32]], object]
 
 
