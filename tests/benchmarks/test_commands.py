@@ -45,7 +45,18 @@ def run(name: str, *options: str, folder: Path) -> str:
 def zoo(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The demo bundles of a training cut short."""
     folder = tmp_path_factory.mktemp("demo")
-    small = "--warmup.epochs 1 --benign.epochs 1 --robust.epochs 1 --evaluation.attacked 4 --evaluation.steps 2".split()
+    small = [
+        "--warmup.epochs",
+        "1",
+        "--benign.epochs",
+        "1",
+        "--robust.epochs",
+        "1",
+        "--evaluation.attacked",
+        "4",
+        "--evaluation.steps",
+        "2",
+    ]
     places = ["--zoo", str(folder / "zoo"), "--runs", str(folder / "runs"), "--device", "cpu"]
     command = [sys.executable, str(ROOT / "trainer" / "run.py"), "demo", *small, *places]
     done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
