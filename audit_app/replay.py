@@ -35,7 +35,7 @@ from hardrank.audit_app.live.status import AttackPhase
 from hardrank.audit_app.live.victim import Victim
 from hardrank.audit_app.subjects.loading import Subject, SubjectOptions, load_subject
 from hardrank.models.errors import HardrankError
-from hardrank.models.files import atomic_path
+from hardrank.models.files import write_bytes
 from hardrank.models.home import typed
 from hardrank.trainer.attacks.runner import AttackOptions
 from hardrank.trainer.runtime.environment import versions
@@ -305,8 +305,7 @@ def _read(path: Path) -> bytes:
 
 def _write(result: LiveResult, folder: Path) -> None:
     for name, found in result.subjects.items():
-        with atomic_path(folder / f"{name}.png") as unfinished:
-            unfinished.write_bytes(found.png)
+        write_bytes(folder / f"{name}.png", found.png)
 
 
 if __name__ == "__main__":

@@ -9,7 +9,7 @@ from hardrank.audit_app.gallery.image_gallery import ImageGallery
 from hardrank.audit_app.report.build import make_report
 from hardrank.audit_app.report.page import render_page
 from hardrank.audit_app.results.schema import REPORT, AuditReport
-from hardrank.models.files import atomic_path
+from hardrank.models.files import atomic_path, write_text
 from hardrank.trainer.evaluation.scorecard import Scorecard
 
 JSON: Final = REPORT
@@ -34,10 +34,8 @@ def write_report(result: AuditResult, out: Path, *, command: str) -> AuditReport
     for model, entry in zip(result.models, report.models, strict=True):
         write_table(model.card, result.gallery, out / entry.per_image)
     page = render_page(report, result)
-    with atomic_path(out / HTML) as unfinished:
-        unfinished.write_text(page, encoding="utf-8")
-    with atomic_path(out / JSON) as unfinished:
-        unfinished.write_text(report.model_dump_json(indent=2) + "\n", encoding="utf-8")
+    write_text(out / HTML, page)
+    write_text(out / JSON, report.model_dump_json(indent=2) + "\n")
     return report
 
 

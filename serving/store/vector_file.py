@@ -12,7 +12,7 @@ from typing import Final
 import numpy as np
 import numpy.typing as npt
 
-from hardrank.models.files import atomic_path
+from hardrank.models.files import atomic_file, atomic_path
 from hardrank.serving.store.errors import IndexDamagedError, IndexWriteError
 
 _FLOAT: Final = np.dtype("<f4")
@@ -104,7 +104,7 @@ def write_volume(
     """Write a volume of the vectors at `slots` (n,), which belong to `rows` (n,); `progress` gets (done, total)."""
     with atomic_path(_rows_path(folder, volume)) as unfinished:
         rows.astype(_ROW).tofile(unfinished)
-    with atomic_path(vectors_path(folder, volume)) as unfinished, unfinished.open("wb") as stream:
+    with atomic_file(vectors_path(folder, volume)) as stream:
         for start in range(0, len(slots), _BLOCK):
             part = slots[start : start + _BLOCK]
             vectors[part].astype(_FLOAT, copy=False).tofile(stream)

@@ -11,7 +11,7 @@ from zipfile import BadZipFile
 import numpy as np
 
 from hardrank.models.errors import HardrankError
-from hardrank.models.files import atomic_path, write_json
+from hardrank.models.files import atomic_file, write_json
 
 Columns = Mapping[str, np.ndarray]
 """Results by name, a row for each query."""
@@ -42,7 +42,7 @@ class Journal:
         """
         path = self._folder / _SETTINGS
         if not path.exists():
-            with atomic_path(self._folder / _GALLERY) as unfinished, unfinished.open("wb") as file:
+            with atomic_file(self._folder / _GALLERY) as file:
                 np.save(file, probe)
             write_json(path, settings)
             return
@@ -86,7 +86,7 @@ class Journal:
         """Store the results of the query rows `rows` (n,), each of `columns` with n rows."""
         name = f"{_slug(attack)}.{int(rows[0])}-{zlib.crc32(rows.tobytes()):08x}.npz"
         arrays: dict[str, Any] = {"rows": rows, **columns}
-        with atomic_path(self._folder / name) as unfinished, unfinished.open("wb") as file:
+        with atomic_file(self._folder / name) as file:
             np.savez(file, **arrays)
 
 

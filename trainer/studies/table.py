@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from hardrank.models.files import atomic_path, write_json
+from hardrank.models.files import write_json, write_text
 from hardrank.trainer.evaluation.scorecard import ERS_KEYS
 from hardrank.trainer.studies.plan import Expectation, Study, Trial
 
@@ -111,8 +111,7 @@ def _alike(entries: Sequence[Content]) -> list[Content]:
 def write_table(summary: Content, folder: Path, plots: Sequence[str]) -> None:
     """Write `study.json` and `README.md`, the table that people read, which shows the files `plots`."""
     write_json(folder / "study.json", summary)
-    with atomic_path(folder / "README.md") as unfinished:
-        unfinished.write_text(markdown(summary, plots), encoding="utf-8")
+    write_text(folder / "README.md", markdown(summary, plots))
 
 
 def markdown(summary: Content, plots: Sequence[str]) -> str:
