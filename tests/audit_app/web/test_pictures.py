@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from hardrank.audit_app.gallery.embedded import PixelStore
+from hardrank.audit_app.gallery.embedded import CropStore
 from hardrank.audit_app.gallery.image_gallery import from_images
 from hardrank.audit_app.gallery.served import ServedGallery
 from hardrank.audit_app.images.exact_png import Uint8Image
@@ -85,7 +85,7 @@ def test_redraws_decode_no_file_again(served: list[ServedGallery]) -> None:
         return whole.read(row)
 
     gallery = replace(whole, read=read)
-    store = PixelStore(gallery, served[0].subject.preprocessing, None)  # a gallery that does not fit in memory
+    store = CropStore(gallery, served[0].subject.preprocessing, None)  # a gallery that does not fit in memory
     large = replace(served[0], embedded=replace(served[0].embedded, gallery=gallery, store=store))
     cache = ThumbnailCache()
     for _ in range(3):
