@@ -5,9 +5,7 @@ weighted mean (1 − p) Σ p^(d−1) A_d, so the top of the rankings counts most
 of the weight.
 """
 
-from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Self
 
 import numpy as np
 import numpy.typing as npt
@@ -35,11 +33,6 @@ class Ranking:
             raise RankingError("the ranking has an id twice; give each id once")
         if any(not before >= after for before, after in zip(self.scores, self.scores[1:], strict=False)):
             raise RankingError("the scores of the ranking increase or are NaN; put the best first")
-
-    @classmethod
-    def untied(cls, ids: Sequence[str]) -> Self:
-        """Make a ranking of `ids`, best first, without ties."""
-        return cls(ids=tuple(ids), scores=tuple(-float(rank) for rank in range(len(ids))))
 
     def __len__(self) -> int:
         return len(self.ids)

@@ -32,8 +32,6 @@ class BatchedResult(Generic[Result]):
     """Seconds from submission to the start of its batch."""
     ran_s: float
     """Seconds that its batch took."""
-    batch: int
-    """Jobs in its batch."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -176,9 +174,7 @@ class Batcher(Generic[Job, Result]):
             if isinstance(result, Exception):
                 entry.future.set_exception(result)
             else:
-                entry.future.set_result(
-                    BatchedResult(result=result, queued_s=began - entry.since, ran_s=ran, batch=len(queued))
-                )
+                entry.future.set_result(BatchedResult(result=result, queued_s=began - entry.since, ran_s=ran))
 
 
 class ThreadPool:

@@ -1,4 +1,4 @@
-"""Real bundles, small enough to make in a second."""
+"""Bundles of tiny untrained networks, made in a second."""
 
 from datetime import UTC, datetime
 from pathlib import Path
@@ -14,7 +14,7 @@ DIMENSION = 16
 
 
 def write_bundle(folder: Path, *, seed: int, defense: str = "regular[S]", size: int = 32) -> Path:
-    """Export an untrained network as the bundle `folder`: `size` px in, 16 coordinates out."""
+    """Export an untrained network as the bundle `folder`: `size` px input, 16-dimensional embeddings."""
     architecture = Architecture(backbone="small-resnet", dimension=DIMENSION, image_size=size)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)

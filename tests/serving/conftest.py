@@ -1,4 +1,4 @@
-"""Bundles and indices of real networks, shared by the tests of serving."""
+"""Fixtures for serving: bundles of tiny networks, engines, and indexes."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -19,7 +19,7 @@ MakeIndex = Callable[..., SearchIndex]
 
 @pytest.fixture(scope="session")
 def benign_bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A bundle called tiny-benign: 32 px in, 16 coordinates out."""
+    """A bundle called tiny-benign: 32 px input, 16-dimensional embeddings."""
     return write_bundle(tmp_path_factory.mktemp("zoo") / "tiny-benign", seed=0)
 
 
@@ -40,7 +40,7 @@ def robust_engine(robust_bundle: Path) -> Engine:
 
 
 def unit_vectors(count: int, dimension: int = DIMENSION, *, seed: int = 0) -> npt.NDArray[np.float32]:
-    """Vectors (count,dimension) of norm 1, scattered around a tenth as many centres."""
+    """Vectors (count,dimension) of norm 1, in clusters of about ten."""
     generator = np.random.default_rng(seed)
     centres = generator.normal(size=(max(1, count // 10), dimension))
     vectors = centres[generator.integers(0, len(centres), count)] + 0.5 * generator.normal(size=(count, dimension))

@@ -7,7 +7,7 @@ from PIL import Image
 
 
 def write_picture(path: Path, *, seed: int, size: tuple[int, int] = (48, 40)) -> Path:
-    """Write a smooth random picture; the suffix decides the format."""
+    """Write a smooth random image; the suffix determines the format."""
     generator = np.random.default_rng(seed)
     coarse = generator.integers(0, 256, (6, 6, 3), dtype=np.uint8)
     path.parent.mkdir(parents=True, exist_ok=True)

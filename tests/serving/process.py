@@ -1,4 +1,4 @@
-"""The command as a real process on a real port."""
+"""The server as a process on a free port."""
 
 import os
 import re
@@ -18,18 +18,17 @@ ROOT = Path(__file__).resolve().parents[2]
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class Running:
-    """A server that runs."""
+class ServerProcess:
+    """A running server."""
 
     process: subprocess.Popen[str]
     url: str
-    said: str
-    """What it printed while it started."""
+    output: str
+    """What it printed at start."""
     client: httpx.Client
-    """Asks it."""
 
-    def end(self, number: signal.Signals = signal.SIGTERM) -> int:
-        """Send a signal and wait for the exit status."""
+    def stop(self, number: signal.Signals = signal.SIGTERM) -> int:
+        """Send a signal and return the exit status."""
         self.process.send_signal(number)
         return self.process.wait(timeout=PATIENCE_S)
 
@@ -46,20 +45,22 @@ def start(*arguments: str, environment: dict[str, str] | None = None) -> subproc
 
 
 @contextmanager
-def running(models: Sequence[str], *arguments: str, environment: dict[str, str] | None = None) -> Iterator[Running]:
+def running(
+    models: Sequence[str], *arguments: str, environment: dict[str, str] | None = None
+) -> Iterator[ServerProcess]:
     """Serve `models` (BUNDLE=INDEX) on a free port until the block ends."""
     sources = [argument for model in models for argument in ("--model", model)]
     process = start(*sources, "--port", "0", *arguments, environment=environment)
-    said = ""
+    output = ""
     try:
         assert process.stdout is not None
-        while not (match := re.search(r"API +(http://\S+:\d+)/v1/", said)):
+        while not (match := re.search(r"API +(http://\S+:\d+)/v1/", output)):
             line = process.stdout.readline()
-            assert line, f"the server ended: {said}"
-            said += line
+            assert line, f"the server ended: {output}"
+            output += line
         with patient_client(match[1]) as client:
             until(lambda: _is_ready(client))
-            yield Running(process=process, url=match[1], said=said, client=client)
+            yield ServerProcess(process=process, url=match[1], output=output, client=client)
     finally:
         process.kill()
         process.wait()

@@ -1,4 +1,4 @@
-"""A small gallery of painted images, indexed by two real networks and served by a real service."""
+"""A small gallery of generated images, indexed by tiny networks and served by the real application."""
 
 import hashlib
 import io
@@ -30,7 +30,7 @@ LABELS = ("red", "green", "blue")
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Painted:
-    """An image file of the gallery."""
+    """A generated image file."""
 
     id: str
     label: str
@@ -39,7 +39,7 @@ class Painted:
 
 
 def picture(seed: int, *, width: int = 60, height: int = 40) -> Image.Image:
-    """A noisy gradient of a colour that depends on the seed."""
+    """Return a noisy pattern in a color that depends on the seed."""
     generator = np.random.default_rng(seed)
     y, x = np.mgrid[0:height, 0:width]
     wave = np.sin(x / generator.uniform(2, 9) + y / generator.uniform(2, 9))[..., None]
@@ -55,7 +55,7 @@ def encoded(image: Image.Image, format: str = "PNG", **options: object) -> bytes
 
 
 def paint(count: int, folder: Path | None = None) -> list[Painted]:
-    """Paint `count` PNG files, into `folder` where one is given."""
+    """Generate `count` PNG files, and write them into `folder` if given."""
     painted = []
     for seed in range(count):
         data = encoded(picture(seed))
@@ -93,7 +93,7 @@ def build_index(folder: Path, engine: Engine, files: Sequence[Painted]) -> Searc
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Served:
-    """An application that answers over its real routes, and what it was made of."""
+    """A client of the application, its service and its gallery."""
 
     client: TestClient
     service: SearchService
@@ -107,7 +107,7 @@ def make_service(
         Model(key=key, engine=engine, index=build_index(folder / key, engine, files))
         for key, engine in zip(("benign", "robust"), engines, strict=False)
     ]
-    # Tests ask faster than people; those of the rate say so themselves.
+    # Tests send requests fast; tests of the rate limit set their own.
     return SearchService(models, settings or Settings(access=Access(rate=0)))
 
 
@@ -121,7 +121,7 @@ def serve(
     keyring: Keyring | None = None,
     ready: bool = True,
 ) -> Iterator[Served]:
-    """Serve `count` images until the block ends."""
+    """Serve `count` images for the duration of the block."""
     pictures = folder / "pictures"
     pictures.mkdir(parents=True)
     files = paint(count, pictures)

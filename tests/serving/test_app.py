@@ -17,8 +17,8 @@ from hardrank.serving.api.auth import Role, key_entry, new_key, write_keys
 from hardrank.serving.engine import Engine
 from hardrank.serving.index.search_index import SearchIndex
 from hardrank.serving.settings import Access, Anonymous, Network, Settings
-from tests.serving.callers import call, look, slow_image, status
 from tests.serving.process import ROOT, running, start
+from tests.serving.raw_clients import read_status, search_counts, send_search, slow_image
 from tests.serving.served import Painted, build_index, encoded, new_item, paint, picture
 from tests.waiting import PATIENCE_S, patient_client, until
 
@@ -48,13 +48,13 @@ def sources(
 
 def test_announces_models_and_addresses_and_ends_on_ctrl_c(sources: list[str], files: list[Painted]) -> None:
     with running(sources, "--no-page") as server:
-        assert "benign: tiny-benign (regular[S]), 20 items" in server.said
-        assert "robust: tiny-robust (HM[S,g_LGA]&ICS), 20 items" in server.said
-        assert f"{server.url}/docs" in server.said
-        assert "http://127.0.0.1:" in server.said
+        assert "benign: tiny-benign (regular[S]), 20 items" in server.output
+        assert "robust: tiny-robust (HM[S,g_LGA]&ICS), 20 items" in server.output
+        assert f"{server.url}/docs" in server.output
+        assert "http://127.0.0.1:" in server.output
         answer = server.client.post("/v1/search", content=files[3].data, headers=BYTES)
         assert answer.json()["models"]["robust"]["matches"][0]["id"] == "item-3"
-        assert server.end(signal.SIGINT) == 0
+        assert server.stop(signal.SIGINT) == 0
         rest = server.process.stdout.read() if server.process.stdout else ""
         assert "Traceback" not in rest
 
@@ -63,11 +63,11 @@ def test_sigterm_answers_accepted_requests(sources: list[str]) -> None:
     patience = ["--drain-seconds", str(PATIENCE_S)]
     slow = slow_image()
     with running(sources, "--no-page", "--rate", "0", "--decoders", "1", *patience) as server:
-        callers = [call(server.url, slow) for _ in range(12)]
-        until(lambda: look(server.client).arrived == len(callers))
-        unanswered = look(server.client).pending
-        assert server.end() == 0
-        assert [status(connection) for connection in callers] == [200] * len(callers)
+        callers = [send_search(server.url, slow) for _ in range(12)]
+        until(lambda: search_counts(server.client).arrived == len(callers))
+        unanswered = search_counts(server.client).pending
+        assert server.stop() == 0
+        assert [read_status(connection) for connection in callers] == [200] * len(callers)
         assert unanswered > 1  # else the test saw nothing
 
 
@@ -79,7 +79,7 @@ def test_the_page_needs_a_key_if_the_api_does_and_does_not_block_the_shutdown(
         running(sources, "--drain-seconds", "3600", environment={"HARDRANK_READ_KEYS": key}) as server,
         patient_client(server.url) as client,
     ):
-        assert "page  http://127.0.0.1:" in server.said
+        assert "page  http://127.0.0.1:" in server.output
         assert client.get("/").status_code == 200
         assert client.get("/config").status_code == 401
         assert client.post("/login", data={"username": "anna", "password": "guess"}).status_code == 400
@@ -92,16 +92,16 @@ def test_the_page_needs_a_key_if_the_api_does_and_does_not_block_the_shutdown(
         headers = {"Cookie": f"{name}={token}"}
         with server.client.stream("GET", "/gradio_api/heartbeat/abc", headers=headers) as stream:
             assert stream.status_code == 200
-            assert server.end() == 0
+            assert server.stop() == 0
 
 
 def test_ready_only_when_searches_are_answered(sources: list[str], files: list[Painted]) -> None:
     process = start("--model", sources[0], "--port", "0", "--no-page")
     try:
         assert process.stdout is not None
-        said = ""
-        while not (match := re.search(r"API +(http://\S+:\d+)/v1/", said)):
-            said += process.stdout.readline()
+        output = ""
+        while not (match := re.search(r"API +(http://\S+:\d+)/v1/", output)):
+            output += process.stdout.readline()
         seen: list[tuple[int, int]] = []
         with patient_client(match[1]) as client:
             while not seen or seen[-1][0] != 200:
@@ -164,7 +164,7 @@ def test_without_keys_off_the_loopback_it_warns_and_is_read_only(sources: list[s
         assert server.client.delete(f"{url}/v1/items/item-1").status_code == 401
         server.process.terminate()
         assert server.process.stdout is not None
-        assert "warning" in server.said + server.process.stdout.read()
+        assert "warning" in server.output + server.process.stdout.read()
 
 
 @pytest.mark.parametrize(
@@ -194,7 +194,7 @@ def test_callers_without_a_key_have_no_role_if_there_are_keys(monkeypatch: pytes
     [
         ([], "--model BUNDLE=INDEX"),
         (["--model", "nothing"], "BUNDLE=INDEX"),
-        (["--model", "nothing=nowhere"], "no bundle"),
+        (["--model", "nothing=nowhere"], "not a bundle"),
         (["--model", "new [old] x[/]=nowhere"], "new [old] x[/]"),
         (["--model", "{0}", "--model", "{0}"], "KEY:BUNDLE=INDEX"),
         (["--model", "{0}", "--api-keys", "nothing.json"], "keys.py add"),

@@ -15,7 +15,8 @@ from hardrank.serving.agreement.calibration import (
     calibrate,
     shared_overlap,
 )
-from hardrank.serving.agreement.rbo import Ranking, rank_biased_overlap
+from hardrank.serving.agreement.rbo import rank_biased_overlap
+from tests.serving.agreement.rankings import untied
 
 Vectors = npt.NDArray[np.float32]
 
@@ -82,7 +83,7 @@ def test_calibration_equals_a_loop_over_all_items() -> None:
         for index in (first, second):
             others = [other for other in index.stored if other != id_]
             others.sort(key=lambda other: -float(index.stored[other] @ index.stored[id_]))
-            orders.append(Ranking.untied(others[:10]))
+            orders.append(untied(others[:10]))
         expected.append(rank_biased_overlap(orders[0], orders[1], persistence=0.8))
     assert found.overlaps.tolist() == pytest.approx(sorted(expected), abs=1e-12)
     assert found.depth == 10
@@ -111,9 +112,7 @@ def test_compares_only_items_in_both_indexes() -> None:
     answers = [index.search(query, 30, exclude=[None])[0] for index in (first, second)]
     value = shared_overlap(answers[0], answers[1], first, second, persistence=0.9)
     kept = [[result.item.id for result in answer if result.item.id.startswith("i")] for answer in answers]
-    assert value == pytest.approx(
-        rank_biased_overlap(Ranking.untied(kept[0]), Ranking.untied(kept[1]), persistence=0.9), abs=1e-15
-    )
+    assert value == pytest.approx(rank_biased_overlap(untied(kept[0]), untied(kept[1]), persistence=0.9), abs=1e-15)
 
 
 def test_depth_is_limited_by_the_gallery() -> None:

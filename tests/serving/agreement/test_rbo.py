@@ -8,6 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hardrank.serving.agreement.rbo import Ranking, RankingError, rank_biased_overlap
+from tests.serving.agreement.rankings import untied
 
 
 def prefix(groups: list[list[str]], depth: int) -> set[str]:
@@ -74,28 +75,26 @@ def test_equals_the_infinite_sum_with_ties_and_uneven_lengths(
 
 def test_equals_sums_derived_by_hand() -> None:
     # a b c d e f g against z c a v w x y: nothing shared at depths 1 and 2, a and c from 3 on.
-    one, other = Ranking.untied("abcdefg"), Ranking.untied("zcavwxy")
+    one, other = untied("abcdefg"), untied("zcavwxy")
     p = 0.8
     expected = (1 - p) * sum(p ** (d - 1) * 2 / d for d in range(3, 8)) + p**7 * 2 / 7
     assert rank_biased_overlap(one, other, persistence=p) == pytest.approx(expected, abs=1e-15)
     # a b against a c b: A = 1, 1/2, and at 3 two seen of both and half of the one unseen: (2 + 1/2) / 3.
     expected = 0.5 * (1 + 0.5 * 0.5 + 0.25 * 2.5 / 3) + 0.125 * 2.5 / 3
-    assert rank_biased_overlap(Ranking.untied("ab"), Ranking.untied("acb"), persistence=0.5) == pytest.approx(
-        expected, abs=1e-15
-    )
+    assert rank_biased_overlap(untied("ab"), untied("acb"), persistence=0.5) == pytest.approx(expected, abs=1e-15)
     # {a b} tied, c against a b c: A = 2·1/(2+1), 1, 1.
-    found = rank_biased_overlap(ranking([["a", "b"], ["c"]]), Ranking.untied("abc"), persistence=0.5)
+    found = rank_biased_overlap(ranking([["a", "b"], ["c"]]), untied("abc"), persistence=0.5)
     assert found == pytest.approx(0.5 * 2 / 3 + 0.5, abs=1e-15)
 
 
 @pytest.mark.parametrize("p", [0.2, 0.9])
 def test_is_one_only_for_the_same_order(p: float) -> None:
     ids = "abcdef"
-    same = rank_biased_overlap(Ranking.untied(ids), Ranking.untied(ids), persistence=p)
+    same = rank_biased_overlap(untied(ids), untied(ids), persistence=p)
     assert same == pytest.approx(1, abs=1e-12)
-    assert rank_biased_overlap(Ranking.untied(ids), Ranking.untied("uvwxyz"), persistence=p) == 0
+    assert rank_biased_overlap(untied(ids), untied("uvwxyz"), persistence=p) == 0
     for order in itertools.permutations(ids):
-        found = rank_biased_overlap(Ranking.untied(ids), Ranking.untied(order), persistence=p)
+        found = rank_biased_overlap(untied(ids), untied(order), persistence=p)
         assert found == pytest.approx(by_definition(untied_groups(ids), [[i] for i in order], p), abs=1e-12)
         assert (found == pytest.approx(1, abs=1e-12)) == ("".join(order) == ids)
 
@@ -105,7 +104,7 @@ def test_a_swap_at_the_top_costs_more_than_one_at_the_bottom() -> None:
     for place in range(7):
         order = list("abcdefgh")
         order[place], order[place + 1] = order[place + 1], order[place]
-        values.append(rank_biased_overlap(Ranking.untied("abcdefgh"), Ranking.untied(order), persistence=0.9))
+        values.append(rank_biased_overlap(untied("abcdefgh"), untied(order), persistence=0.9))
     assert values == sorted(values)
     assert values[0] < values[-1]
 
@@ -117,8 +116,8 @@ def test_the_first_ten_ranks_hold_86_percent_at_p_09() -> None:
     assert held == pytest.approx(0.86, abs=0.005)
     head = [f"h{i}" for i in range(d)]
     found = rank_biased_overlap(
-        Ranking.untied(head + [f"a{i}" for i in range(2000)]),
-        Ranking.untied(head + [f"b{i}" for i in range(2000)]),
+        untied(head + [f"a{i}" for i in range(2000)]),
+        untied(head + [f"b{i}" for i in range(2000)]),
         persistence=p,
     )
     assert found == pytest.approx(held, abs=1e-9)
@@ -132,15 +131,15 @@ def test_equal_scores_are_ties() -> None:
 
 
 def test_an_empty_list_has_no_overlap() -> None:
-    empty = Ranking.untied([])
-    assert rank_biased_overlap(empty, Ranking.untied("ab"), persistence=0.9) == 0
+    empty = untied([])
+    assert rank_biased_overlap(empty, untied("ab"), persistence=0.9) == 0
     assert rank_biased_overlap(empty, empty, persistence=0.9) == 0
 
 
 @pytest.mark.parametrize("p", [0.0, 1.0, -0.5, float("nan")])
 def test_rejects_a_persistence_out_of_range(p: float) -> None:
     with pytest.raises(RankingError, match="persistence"):
-        rank_biased_overlap(Ranking.untied("a"), Ranking.untied("a"), persistence=p)
+        rank_biased_overlap(untied("a"), untied("a"), persistence=p)
 
 
 @pytest.mark.parametrize(

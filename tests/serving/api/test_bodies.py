@@ -1,4 +1,4 @@
-"""BodyReader and forms: limits hold while bytes come in, and forms give their parts byte by byte."""
+"""Request bodies and forms: limits apply while receiving, and form fields keep their bytes."""
 
 import asyncio
 from collections.abc import Iterable
@@ -27,7 +27,7 @@ TYPE = "multipart/form-data; boundary=frontier"
 
 
 def _request(chunks: Iterable[bytes], headers: dict[str, str] | None = None, *, pause: float = 0.0) -> Request:
-    """A request whose body comes in chunks; None in place of one: the caller hangs up."""
+    """A request whose body arrives in chunks, `pause` seconds apart."""
     messages: list[Message] = [{"type": "http.request", "body": chunk, "more_body": True} for chunk in chunks]
 
     async def receive() -> Message:
@@ -47,33 +47,27 @@ def _read(bodies: BodyReader, request: Request) -> bytes:
     return asyncio.run(read())
 
 
-def test_a_body_is_its_chunks() -> None:
+def test_a_body_is_the_concatenation_of_its_chunks() -> None:
     bodies = BodyReader(Limits())
     assert _read(bodies, _request([b"ab", b"", b"c"])) == b"abc"
     assert bodies.held == 0
 
 
-def test_limits_hold_before_and_while_bytes_come() -> None:
+def test_the_limit_applies_to_content_length_and_to_received_bytes() -> None:
     bodies = BodyReader(Limits(body_bytes=10))
-    taken: list[int] = []
-
-    def chunks() -> Iterable[bytes]:
-        return [b"1234"] * 100
-
     with pytest.raises(BodyTooLargeError, match="10 bytes"):
         _read(bodies, _request([], {"Content-Length": "11"}))
     with pytest.raises(BodyTooLargeError):
         _read(bodies, _request([], {"Content-Length": "9" * 5000}))
     with pytest.raises(BodyTooLargeError):
-        _read(bodies, _request(chunks()))
+        _read(bodies, _request([b"1234"] * 100))
     assert bodies.held == 0
-    assert taken == []
 
 
-def test_all_bodies_together_are_bounded() -> None:
+def test_the_total_of_all_bodies_is_limited() -> None:
     bodies = BodyReader(Limits(body_bytes=10, held_bytes=15))
 
-    async def scene() -> None:
+    async def scenario() -> None:
         async with bodies.read(_request([b"x" * 9])):
             with pytest.raises(OverloadedError):
                 async with bodies.read(_request([b"x" * 9])):
@@ -83,29 +77,29 @@ def test_all_bodies_together_are_bounded() -> None:
         async with bodies.read(_request([b"x" * 9])):
             pass
 
-    asyncio.run(scene())
+    asyncio.run(scenario())
     assert bodies.held == 0
 
 
-def test_a_slow_body_is_given_up() -> None:
+def test_a_slow_body_times_out() -> None:
     bodies = BodyReader(Limits(body_seconds=1))
     with pytest.raises(BodyTimeoutError, match="1 s"):
         _read(bodies, _request([b"x"] * 100, pause=0.3))
     assert bodies.held == 0
 
 
-def test_slowness_after_the_body_is_not_the_bodys() -> None:
+def test_a_timeout_inside_the_block_is_not_a_body_timeout() -> None:
     bodies = BodyReader(Limits(body_seconds=1))
 
-    async def scene() -> None:
+    async def scenario() -> None:
         with pytest.raises(TimeoutError, match="mine"):
             async with bodies.read(_request([b"x"])):
                 raise TimeoutError("mine")
 
-    asyncio.run(scene())
+    asyncio.run(scenario())
 
 
-def test_a_caller_who_hangs_up() -> None:
+def test_a_client_that_disconnects() -> None:
     async def receive() -> Message:
         return {"type": "http.disconnect"}
 
@@ -114,7 +108,7 @@ def test_a_caller_who_hangs_up() -> None:
         _read(BodyReader(Limits()), request)
 
 
-def test_compressed_bodies_are_refused() -> None:
+def test_compressed_bodies_are_rejected() -> None:
     with pytest.raises(UnsupportedMediaError, match="Content-Encoding"):
         _read(BodyReader(Limits()), _request([b"x"], {"Content-Encoding": "gzip"}))
 
@@ -132,21 +126,21 @@ def _form(parts: Iterable[tuple[str, bytes]], boundary: bytes = b"frontier") -> 
         st.tuples(st.sampled_from(["image", "ids", "äöü", "a b"]), st.binary(max_size=200)), min_size=1, max_size=6
     )
 )
-def test_forms_give_names_and_bytes_in_order(parts: list[tuple[str, bytes]]) -> None:
+def test_form_fields_keep_names_bytes_and_order(parts: list[tuple[str, bytes]]) -> None:
     parts = [(name, content) for name, content in parts if b"--frontier" not in content]
     if parts:
         found = asyncio.run(read_form(_form(parts), TYPE, most=6))
-        assert [(part.name, part.content) for part in found] == parts
+        assert [(field.name, field.content) for field in found] == parts
 
 
-def test_large_forms_too() -> None:
+def test_large_forms_are_parsed_too() -> None:
     content = bytes(range(256)) * 4096
     found = asyncio.run(read_form(_form([("image", content)]), TYPE, most=1))
     assert found[0].content == content
 
 
 @given(st.binary(max_size=300))
-def test_any_bytes_are_a_form_or_an_error(body: bytes) -> None:
+def test_any_bytes_are_parsed_or_rejected(body: bytes) -> None:
     for full in (body, b"--frontier\r\n" + body, _form([("image", b"x")])[:-5] + body):
         with suppress(FormError):
             asyncio.run(read_form(full, TYPE, most=3))
@@ -164,23 +158,23 @@ def test_any_bytes_are_a_form_or_an_error(body: bytes) -> None:
         (b"--frontier\r\nContent-Disposition: form-data\r\n\r\nx\r\n--frontier--\r\n", TYPE),
     ],
 )
-def test_forms_that_are_none(body: bytes, kind: str) -> None:
+def test_invalid_forms_are_rejected(body: bytes, kind: str) -> None:
     with pytest.raises(FormError):
         asyncio.run(read_form(body, kind, most=3))
 
 
-def test_text_must_be_text() -> None:
-    (part,) = asyncio.run(read_form(_form([("label", b"\xff")]), TYPE, most=1))
+def test_text_fields_must_be_utf8() -> None:
+    (field,) = asyncio.run(read_form(_form([("label", b"\xff")]), TYPE, most=1))
     with pytest.raises(FormError, match="label"):
-        part.text()
+        field.text()
 
 
 @pytest.mark.parametrize("kind", ["image/jpeg", "IMAGE/PNG; charset=x", "application/octet-stream", "image/unheard-of"])
-def test_raw_images_pass_as_they_are(kind: str) -> None:
+def test_raw_image_bodies_are_returned_unchanged(kind: str) -> None:
     assert asyncio.run(read_image(b"bytes", _request([], {"Content-Type": kind}))) == b"bytes"
 
 
 @pytest.mark.parametrize("kind", ["", "text/html", "application/json", "multipart/mixed; boundary=x", "image"])
-def test_other_types_do_not(kind: str) -> None:
+def test_other_media_types_are_rejected(kind: str) -> None:
     with pytest.raises(UnsupportedMediaError):
         asyncio.run(read_image(b"bytes", _request([], {"Content-Type": kind})))

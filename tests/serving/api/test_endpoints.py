@@ -1,4 +1,4 @@
-"""The routes, over the real application: answers, statuses, headers."""
+"""The endpoints of the real application: responses, statuses, headers."""
 
 import io
 import json
@@ -23,12 +23,12 @@ BYTES = {"Content-Type": "application/octet-stream"}
 
 @pytest.fixture(scope="module")
 def served(tmp_path_factory: pytest.TempPathFactory, engine: Engine, robust_engine: Engine) -> Iterator[Served]:
-    """Two models over 30 images; tests that change it take away what they add."""
+    """Two models over 30 images; tests remove what they add."""
     with serve(tmp_path_factory.mktemp("served"), (engine, robust_engine)) as one:
         yield one
 
 
-def test_an_indexed_image_finds_itself_first_then_what_the_vectors_say(
+def test_results_are_the_items_of_highest_cosine_similarity(
     served: Served, engine: Engine, robust_engine: Engine
 ) -> None:
     answer = served.client.post("/v1/search?k=7", content=served.files[4].data, headers=BYTES)
@@ -38,10 +38,10 @@ def test_an_indexed_image_finds_itself_first_then_what_the_vectors_say(
     for key, network in (("benign", engine), ("robust", robust_engine)):
         vectors = network.embed(np.stack([prepare(file.data, network.preprocessing) for file in served.files]))
         scores = vectors @ vectors[4]
-        wanted = np.argsort(-scores, kind="stable")[:7]
+        expected = np.argsort(-scores, kind="stable")[:7]
         found = body["models"][key]["matches"]
-        assert [match["id"] for match in found] == [f"item-{number}" for number in wanted]
-        assert [match["score"] for match in found] == pytest.approx(scores[wanted], abs=1e-5)
+        assert [match["id"] for match in found] == [f"item-{number}" for number in expected]
+        assert [match["score"] for match in found] == pytest.approx(scores[expected], abs=1e-5)
         assert [match["rank"] for match in found] == list(range(1, 8))
         assert found[0]["label"] == served.files[4].label
         assert found[0]["metadata"] == {"number": 4}
@@ -49,7 +49,7 @@ def test_an_indexed_image_finds_itself_first_then_what_the_vectors_say(
         assert set(body["models"][key]["timings"]) == {"decode_ms", "queue_ms", "embed_ms", "search_ms"}
 
 
-def test_raw_body_and_form_give_the_same_answer(served: Served) -> None:
+def test_raw_body_and_form_give_the_same_results(served: Served) -> None:
     data = encoded(picture(99), "JPEG", quality=90)
     raw = served.client.post("/v1/search", content=data, headers={"Content-Type": "image/jpeg"})
     form = served.client.post("/v1/search", files={"image": ("wrong.txt", data, "text/plain")})
@@ -59,7 +59,7 @@ def test_raw_body_and_form_give_the_same_answer(served: Served) -> None:
     ]
 
 
-def test_one_model_one_label(served: Served) -> None:
+def test_search_with_one_model_and_one_label(served: Served) -> None:
     answer = served.client.post("/v1/search?model=robust&label=green&k=10", content=served.files[0].data, headers=BYTES)
     body = answer.json()
     assert list(body["models"]) == ["robust"]
@@ -67,7 +67,7 @@ def test_one_model_one_label(served: Served) -> None:
     assert body["suspicion"] is None
 
 
-def test_the_models_disagreement_is_judged_once_it_is_known_what_is_usual(served: Served) -> None:
+def test_disagreement_is_reported_after_the_calibration_whatever_the_label(served: Served) -> None:
     def search(options: str = "") -> Any:
         return served.client.post(f"/v1/search?k=3{options}", content=served.files[0].data, headers=BYTES).json()
 
@@ -81,7 +81,7 @@ def test_the_models_disagreement_is_judged_once_it_is_known_what_is_usual(served
     assert without.json()["suspicion"] is None
 
 
-def test_search_by_id_leaves_the_item_itself_out(served: Served) -> None:
+def test_search_by_id_leaves_out_the_item_itself(served: Served) -> None:
     by_id = served.client.get("/v1/search", params={"id": "item-4", "k": 6}).json()
     by_image = served.client.post("/v1/search?k=7", content=served.files[4].data, headers=BYTES).json()
     for key in ("benign", "robust"):
@@ -91,7 +91,7 @@ def test_search_by_id_leaves_the_item_itself_out(served: Served) -> None:
     assert by_id["models"]["benign"]["timings"]["decode_ms"] == 0
 
 
-def test_a_batch_answers_each_query_in_its_place(served: Served) -> None:
+def test_a_batch_has_results_and_errors_in_the_order_of_its_fields(served: Served) -> None:
     answer = served.client.post(
         "/v1/search/batch?k=2",
         files=[
@@ -111,7 +111,7 @@ def test_a_batch_answers_each_query_in_its_place(served: Served) -> None:
     assert "nobody" in answers[3]["problem"]["detail"]
 
 
-def test_items_are_listed_in_pages(served: Served) -> None:
+def test_items_are_listed_page_by_page(served: Served) -> None:
     first = served.client.get("/v1/items?count=20").json()
     second = served.client.get(f"/v1/items?count=20&start={first['next']}").json()
     assert first["ids"] + second["ids"] == [file.id for file in served.files]
@@ -122,7 +122,7 @@ def test_items_are_listed_in_pages(served: Served) -> None:
     assert served.client.get("/v1/labels").json() == {"labels": {"blue": 10, "green": 10, "red": 10}}
 
 
-def test_an_items_image_is_its_file_byte_by_byte_and_the_thumbnail_once_that_is_gone(served: Served) -> None:
+def test_the_image_of_an_item_is_its_file_or_the_thumbnail_if_the_file_changed(served: Served) -> None:
     file = served.files[8]
     assert file.path is not None
     item = served.client.get("/v1/items/item-8").json()
@@ -133,7 +133,7 @@ def test_an_items_image_is_its_file_byte_by_byte_and_the_thumbnail_once_that_is_
     assert image.headers["content-location"] == "/v1/items/item-8/image"
     thumbnail = served.client.get("/v1/items/item-8/thumbnail")
     assert max(Image.open(io.BytesIO(thumbnail.content)).size) <= 96
-    file.path.write_bytes(encoded(picture(1234)))  # another image of the same name is not what was indexed
+    file.path.write_bytes(encoded(picture(1234)))  # the same name, but another image
     try:
         changed = served.client.get("/v1/items/item-8/image")
         assert changed.content == thumbnail.content
@@ -142,7 +142,7 @@ def test_an_items_image_is_its_file_byte_by_byte_and_the_thumbnail_once_that_is_
         file.path.write_bytes(file.data)
 
 
-def test_adding_finding_repeating_and_deleting(served: Served) -> None:
+def test_add_find_add_again_and_delete(served: Served) -> None:
     data = encoded(picture(77), "JPEG")
     form: dict[str, Any] = {
         "image": ("x.jpg", data),
@@ -180,7 +180,7 @@ def test_adding_finding_repeating_and_deleting(served: Served) -> None:
     assert served.client.get("/v1/stats").json()["models"]["robust"]["index"]["size"] == len(served.files)
 
 
-def test_stats_tell_what_is_served_and_no_path(served: Served, engine: Engine) -> None:
+def test_stats_describe_the_models_without_paths(served: Served, engine: Engine) -> None:
     stats = served.client.get("/v1/stats").json()
     assert stats["models"]["benign"]["sha256"] == engine.model_sha256
     assert stats["models"]["benign"]["name"] == "tiny-benign"
@@ -190,24 +190,24 @@ def test_stats_tell_what_is_served_and_no_path(served: Served, engine: Engine) -
 
 
 @pytest.mark.parametrize(
-    ("query", "status", "told"),
+    ("query", "cause"),
     [
-        ("k=0", 422, "k"),
-        ("k=-3", 422, "k"),
-        ("k=31", 422, "from 1 to 30"),
-        ("k=NaN", 422, "k"),
-        ("k=1e400", 422, "k"),
-        ("k=99999999999999999999999", 422, "k"),
-        ("model=nobody", 422, "benign, robust"),
-        ("label=nothing", 422, "nothing"),
-        ("label=", 422, "label"),
-        ("suspicion=perhaps", 422, "suspicion"),
+        ("k=0", "k"),
+        ("k=-3", "k"),
+        ("k=31", "from 1 to 30"),
+        ("k=NaN", "k"),
+        ("k=1e400", "k"),
+        ("k=99999999999999999999999", "k"),
+        ("model=nobody", "benign, robust"),
+        ("label=nothing", "nothing"),
+        ("label=", "label"),
+        ("suspicion=perhaps", "suspicion"),
     ],
 )
-def test_options_that_cannot_be(served: Served, query: str, status: int, told: str) -> None:
+def test_invalid_search_parameters_are_named(served: Served, query: str, cause: str) -> None:
     answer = served.client.post(f"/v1/search?{query}", content=served.files[0].data, headers=BYTES)
-    _check_problem(answer, status)
-    assert told in answer.json()["detail"]
+    _check_problem(answer, 422)
+    assert cause in answer.json()["detail"]
 
 
 @pytest.mark.parametrize(
@@ -233,7 +233,7 @@ def test_options_that_cannot_be(served: Served, query: str, status: int, told: s
         ("GET", "/docs/nothing.js", 422),
     ],
 )
-def test_addresses_that_lead_nowhere(served: Served, method: str, address: str, status: int) -> None:
+def test_unknown_addresses_and_items(served: Served, method: str, address: str, status: int) -> None:
     _check_problem(served.client.request(method, address), status)
 
 
@@ -260,12 +260,12 @@ def test_addresses_that_lead_nowhere(served: Served, method: str, address: str, 
         ),
     ],
 )
-def test_bodies_that_are_no_image(served: Served, content: bytes, kind: str, status: int) -> None:
+def test_bodies_that_are_not_an_image(served: Served, content: bytes, kind: str, status: int) -> None:
     _check_problem(served.client.post("/v1/search", content=content, headers={"Content-Type": kind}), status)
 
 
 @pytest.mark.parametrize(
-    ("form", "told"),
+    ("form", "cause"),
     [
         ({"label": (None, "x")}, "image"),
         ({"image": ("x", encoded(picture(1))), "colour": (None, "x")}, "colour"),
@@ -281,25 +281,25 @@ def test_bodies_that_are_no_image(served: Served, content: bytes, kind: str, sta
         ({"image": ("x", b"no image")}, "image"),
     ],
 )
-def test_items_that_cannot_be(served: Served, form: dict[str, Any], told: str) -> None:
+def test_invalid_items_are_rejected(served: Served, form: dict[str, Any], cause: str) -> None:
     answer = served.client.put("/v1/items/new", files=form)
     _check_problem(answer, 422)
-    assert told in answer.json()["detail"]
+    assert cause in answer.json()["detail"]
     assert served.client.get("/v1/items/new").status_code == 404
 
 
 @pytest.mark.parametrize("id", ["%20", "a%0ab", "%20a", "%2e%2e", "a%5cb"])
-def test_ids_that_cannot_be(served: Served, id: str) -> None:
+def test_invalid_ids_are_rejected(served: Served, id: str) -> None:
     answer = served.client.put(f"/v1/items/{id}", files={"image": ("x", encoded(picture(1)))})
-    assert answer.status_code in {404, 405, 422}  # a client may resolve the dots before it asks
+    assert answer.status_code in {404, 405, 422}  # a client may resolve the dots first
 
 
-def test_a_wrong_method_is_told_all_right_ones(served: Served) -> None:
+def test_a_wrong_method_gets_the_allowed_ones(served: Served) -> None:
     assert served.client.post("/v1/items/item-1").headers["allow"] == "DELETE, GET, PUT"
     assert served.client.patch("/v1/search").headers["allow"] == "GET, POST"
 
 
-def test_forms_in_place_of_images_and_the_reverse(served: Served) -> None:
+def test_wrong_media_types_and_form_fields(served: Served) -> None:
     _check_problem(served.client.put("/v1/items/new", content=served.files[0].data, headers=BYTES), 415)
     _check_problem(served.client.post("/v1/search/batch", content=served.files[0].data, headers=BYTES), 415)
     two = [("image", ("a", served.files[0].data)), ("image", ("b", served.files[0].data))]
@@ -311,7 +311,7 @@ def test_forms_in_place_of_images_and_the_reverse(served: Served) -> None:
     _check_problem(served.client.post("/v1/search", content=b"x", headers=compressed), 415)
 
 
-def test_headers(served: Served) -> None:
+def test_response_headers(served: Served) -> None:
     answer = served.client.post("/v1/search", content=served.files[0].data, headers={**BYTES, "X-Request-ID": "mine-1"})
     assert answer.headers["x-request-id"] == "mine-1"
     assert re.fullmatch(
@@ -326,14 +326,14 @@ def test_headers(served: Served) -> None:
     assert re.fullmatch(r"[0-9a-f]{16}", forged.headers["x-request-id"])
 
 
-def test_other_hosts_names_are_refused_on_the_loopback(served: Served) -> None:
+def test_unknown_host_names_are_rejected_on_the_loopback(served: Served) -> None:
     for host in ("localhost", "localhost:7860", "127.0.0.1:7860", "[::1]:80", "LOCALHOST"):
         assert served.client.get("/healthz", headers={"Host": host}).status_code == 200
     for host in ("example.org", "localhost.example.org", "127.0.0.1.nip.io:7860", ""):
         _check_problem(served.client.get("/v1/stats", headers={"Host": host}), 421)
 
 
-def test_the_api_page_loads_nothing_from_elsewhere(served: Served) -> None:
+def test_the_docs_page_loads_nothing_from_other_hosts(served: Served) -> None:
     page = served.client.get("/docs")
     assert page.status_code == 200
     loaded = re.findall(r"""(?:src|href)=["']([^"']+)""", page.text)
@@ -367,7 +367,7 @@ def test_metrics_can_be_switched_off(tmp_path: Path, engine: Engine) -> None:
         assert served.client.get("/metrics").status_code == 404
 
 
-def test_limits(tmp_path: Path, engine: Engine) -> None:
+def test_limits_of_bodies_images_and_queries(tmp_path: Path, engine: Engine) -> None:
     limits = Limits(
         body_bytes=20_000, image_bytes=15_000, image_side=100, image_pixels=5_000, batch_queries=3, results=5
     )
@@ -389,16 +389,16 @@ def test_limits(tmp_path: Path, engine: Engine) -> None:
         assert 'hardrank_rejections_total{reason="too_large"} 5.0' in client.get("/metrics").text
 
 
-def test_too_much_in_memory_at_once_is_refused(tmp_path: Path, engine: Engine) -> None:
+def test_too_many_bytes_in_memory_get_a_429(tmp_path: Path, engine: Engine) -> None:
     with serve(tmp_path, (engine,), settings=Settings(limits=Limits(held_bytes=1000))) as served:
         answer = served.client.post("/v1/search", content=b"x" * 1001, headers=BYTES)
         _check_problem(answer, 429)
         assert answer.headers["retry-after"] == "1"
-        # What was held is let go of again.
+        # The rejected body is no longer counted.
         _check_problem(served.client.post("/v1/search", content=b"x" * 1000, headers=BYTES), 422)
 
 
-def test_a_full_queue_answers_429(tmp_path: Path, engine: Engine) -> None:
+def test_too_many_pending_queries_get_a_429(tmp_path: Path, engine: Engine) -> None:
     with serve(tmp_path, (engine,), settings=Settings(batching=Batching(pending=2))) as served:
         three = [("images", ("x", file.data)) for file in served.files[:3]]
         answer = served.client.post("/v1/search/batch?k=1", files=three)
@@ -407,7 +407,7 @@ def test_a_full_queue_answers_429(tmp_path: Path, engine: Engine) -> None:
         assert served.client.post("/v1/search/batch?k=1", files=three[:2]).status_code == 200
 
 
-def test_roles(tmp_path: Path, engine: Engine) -> None:
+def test_roles_of_keys(tmp_path: Path, engine: Engine) -> None:
     reader, writer = new_key(), new_key()
     keyring = Keyring(
         [key_entry("reader", Role.READ, reader), key_entry("writer", Role.WRITE, writer)], anonymous=Role.NOTHING
@@ -417,9 +417,9 @@ def test_roles(tmp_path: Path, engine: Engine) -> None:
         client = served.client
         for address in ("/healthz", "/readyz", "/metrics", "/docs", "/openapi.json"):
             assert client.get(address).status_code == 200
-        nobody = client.get("/v1/stats")
-        _check_problem(nobody, 401)
-        assert nobody.headers["www-authenticate"].startswith("Bearer")
+        anonymous = client.get("/v1/stats")
+        _check_problem(anonymous, 401)
+        assert anonymous.headers["www-authenticate"].startswith("Bearer")
         for wrong in ("Bearer wrong", f"Basic {reader}", "Bearer ", "Bearer", reader):
             _check_problem(client.get("/v1/stats", headers={"Authorization": wrong}), 401)
         for headers in (
@@ -435,7 +435,7 @@ def test_roles(tmp_path: Path, engine: Engine) -> None:
         assert client.delete("/v1/items/new", headers={"X-API-Key": writer}).status_code == 204
 
 
-def test_rates_are_counted_by_key_and_by_query(tmp_path: Path, engine: Engine) -> None:
+def test_the_rate_limit_counts_queries_per_key(tmp_path: Path, engine: Engine) -> None:
     one, other = new_key(), new_key()
     keyring = Keyring([key_entry("one", Role.READ, one), key_entry("other", Role.READ, other)], anonymous=Role.NOTHING)
     settings = Settings(access=Access(rate=0.01, burst=4))
@@ -453,21 +453,21 @@ def test_rates_are_counted_by_key_and_by_query(tmp_path: Path, engine: Engine) -
         assert client.get("/healthz").status_code == 200
 
 
-def test_cors_is_off_unless_told(tmp_path: Path, engine: Engine) -> None:
-    asked = {
+def test_cors_only_for_allowed_origins(tmp_path: Path, engine: Engine) -> None:
+    preflight = {
         "Origin": "https://example.org",
         "Access-Control-Request-Method": "PUT",
         "Access-Control-Request-Headers": "authorization",
     }
     with serve(tmp_path, (engine,), settings=Settings(access=Access(cors_origins=("https://example.org",)))) as served:
-        answer = served.client.options("/v1/items/x", headers=asked)
+        answer = served.client.options("/v1/items/x", headers=preflight)
         assert answer.headers["access-control-allow-origin"] == "https://example.org"
-        other = served.client.options("/v1/items/x", headers={**asked, "Origin": "https://other.example"})
+        other = served.client.options("/v1/items/x", headers={**preflight, "Origin": "https://other.example"})
         assert "access-control-allow-origin" not in other.headers
 
 
 def _check_problem(answer: Any, status: int) -> None:
-    """An error is a problem detail with a cause, and without a path."""
+    """Check that a response is a problem with a detail and without a path."""
     assert answer.status_code == status, answer.text
     assert answer.headers["content-type"] == "application/problem+json"
     problem = answer.json()

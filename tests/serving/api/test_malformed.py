@@ -1,4 +1,4 @@
-"""Thousands of damaged images, through the real application: each is answered 200 or with a problem, never a 500."""
+"""Thousands of damaged images sent to the real application: each gets a 200 or a 4xx problem, never a 500."""
 
 import asyncio
 import io
@@ -31,7 +31,7 @@ def served(tmp_path_factory: pytest.TempPathFactory, engine: Engine) -> Iterator
 
 
 def seeds() -> list[bytes]:
-    """Real files of every format and of many modes."""
+    """Valid files of every format and of many modes."""
     image = picture(1)
     exif = Image.Exif()
     exif[0x0112] = 6
@@ -59,27 +59,27 @@ def seeds() -> list[bytes]:
 
 
 def mutate(data: bytes, other: bytes, generator: np.random.Generator) -> bytes:
-    """Damage a file in one of the ways in which files are damaged, or made to damage."""
+    """Damage a file in one of eight random ways."""
     damaged = bytearray(data)
     start = int(generator.integers(0, len(data)))
     match generator.integers(0, 8):
         case 0:  # bits
             for position in generator.integers(0, len(data), generator.integers(1, 20)):
                 damaged[position] ^= 1 << int(generator.integers(0, 8))
-        case 1:  # bytes of the head, where sizes and kinds are told
+        case 1:  # bytes of the header, with sizes and types
             for position in generator.integers(0, min(len(data), 64), generator.integers(1, 6)):
                 damaged[position] = int(generator.integers(0, 256))
-        case 2:  # cut short
+        case 2:  # truncated
             del damaged[start:]
-        case 3:  # a piece lost
+        case 3:  # a piece removed
             del damaged[start : start + int(generator.integers(1, 200))]
-        case 4:  # a piece twice
+        case 4:  # a piece duplicated
             damaged[start:start] = damaged[start : start + int(generator.integers(1, 200))]
-        case 5:  # large numbers where sizes may stand
+        case 5:  # extreme numbers where a size may be
             struct.pack_into(
                 "<I", damaged, min(start, len(damaged) - 4), int(generator.choice([0, 1, 2**31 - 1, 2**32 - 1]))
             )
-        case 6:  # two files in one
+        case 6:  # two files joined
             damaged[start:] = other[int(generator.integers(0, len(other))) :]
         case _:  # noise
             damaged[start : start + 64] = generator.bytes(64)
@@ -128,7 +128,7 @@ def test_no_mutant_is_added_and_none_breaks_the_index(served: Served) -> None:
             assert served.client.get(f"/v1/items/mutant-{number}").status_code == 404
 
 
-def test_batches_of_mutants(served: Served) -> None:
+def test_mutants_in_batches(served: Served) -> None:
     data = list(mutants(128, seed=2))
     for start in range(0, len(data), 32):
         files = [("images", ("x", one)) for one in data[start : start + 32]]
@@ -139,15 +139,15 @@ def test_batches_of_mutants(served: Served) -> None:
             assert one["problem"] is None or one["problem"]["status"] in {413, 422}
 
 
-def test_hundreds_over_a_real_socket(tmp_path: Path, engine: Engine, benign_bundle: Path) -> None:
+def test_hundreds_of_mutants_over_real_sockets(tmp_path: Path, engine: Engine, benign_bundle: Path) -> None:
     build_index(tmp_path / "index", engine, paint(12)).close()
 
-    async def scene(url: str) -> list[httpx.Response]:
-        # None is kept: the server closes one that has been idle for long, maybe just when it is used again.
+    async def scenario(url: str) -> list[httpx.Response]:
+        # No keep-alive: the server may close an idle connection just when it is reused.
         limits = httpx.Limits(max_connections=16, max_keepalive_connections=0)
         patience = httpx.Timeout(
             PATIENCE_S, pool=None
-        )  # the last of them wait for a connection until all others are done
+        )  # the last requests wait for a connection until all others are done
         async with httpx.AsyncClient(base_url=url, limits=limits, timeout=patience) as client:
             requests = (
                 client.post("/v1/search?k=2", content=data, headers=BYTES) for data in mutants(OVER_A_SOCKET, seed=3)
@@ -155,13 +155,13 @@ def test_hundreds_over_a_real_socket(tmp_path: Path, engine: Engine, benign_bund
             return await asyncio.gather(*requests)
 
     with running([f"{benign_bundle}={tmp_path / 'index'}"], "--no-page", "--rate", "0", "--pending", "1000") as server:
-        for answer in asyncio.run(scene(server.url)):
+        for answer in asyncio.run(scenario(server.url)):
             _check(answer.status_code, answer.headers["content-type"], answer.text)
-        assert server.end() == 0
+        assert server.stop() == 0
 
 
 def _png(width: int, height: int, rows: bytes = b"") -> bytes:
-    """A PNG whose head says what it likes."""
+    """A PNG with any size in its header."""
 
     def chunk(kind: bytes, content: bytes) -> bytes:
         return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
@@ -187,25 +187,25 @@ def _zip(levels: int) -> bytes:
         pytest.param(encoded(Image.new("L", (30_000, 1))), 413, id="30 000×1"),
         pytest.param(encoded(Image.new("L", (1, 30_000))), 413, id="1×30 000"),
         pytest.param(encoded(Image.new("L", (16_000, 1))), 200, id="16 000×1"),
-        pytest.param(_png(2**31 - 1, 2**31 - 1), 413, id="a head that claims 4 billion giga-pixels"),
+        pytest.param(_png(2**31 - 1, 2**31 - 1), 413, id="a header that claims 4 billion gigapixels"),
         pytest.param(_png(16_000, 16_000, b"\0" * 20_000_000), 413, id="a decompression bomb"),
         pytest.param(_png(5000, 5000, b"\0" * 100), 422, id="fewer rows than claimed"),
         pytest.param(_png(0, 5), 422, id="no width"),
         pytest.param(b"", 422, id="0 bytes"),
         pytest.param(b"\0", 422, id="one byte"),
         pytest.param(b"\xff\xd8\xff", 422, id="three bytes of a JPEG"),
-        pytest.param(b"GIF89a", 422, id="the head of a GIF"),
+        pytest.param(b"GIF89a", 422, id="the header of a GIF"),
         pytest.param(b"<?xml version='1.0'?><svg xmlns='http://www.w3.org/2000/svg'/>", 422, id="SVG"),
         pytest.param(b"<!DOCTYPE html><img src='http://127.0.0.1/'>", 422, id="HTML"),
-        pytest.param(b"file:///etc/passwd", 422, id="a file's address"),
-        pytest.param(b"http://127.0.0.1:1/x.png", 422, id="a web address"),
+        pytest.param(b"file:///etc/passwd", 422, id="a file URL"),
+        pytest.param(b"http://127.0.0.1:1/x.png", 422, id="a web URL"),
         pytest.param("späte Blüte".encode() * 100, 422, id="text"),
         pytest.param(b"%PDF-1.7\n" + b"\0" * 100, 422, id="PDF"),
         pytest.param(b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 10 10\n", 422, id="PostScript"),
         pytest.param(_zip(1), 422, id="an archive"),
         pytest.param(_zip(4), 422, id="nested archives"),
-        pytest.param(encoded(picture(1), "ICO"), 422, id="a format that is not taken"),
-        pytest.param(encoded(picture(1), "PPM"), 422, id="another one"),
+        pytest.param(encoded(picture(1), "ICO"), 422, id="an unsupported format"),
+        pytest.param(encoded(picture(1), "PPM"), 422, id="another unsupported format"),
     ],
 )
 def test_hostile_files(served: Served, data: bytes, status: int) -> None:

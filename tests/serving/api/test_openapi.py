@@ -1,4 +1,4 @@
-"""The API keeps to its OpenAPI document, whatever is sent, and the document is the recorded one."""
+"""The API conforms to its OpenAPI document, and docs/openapi.json is that document."""
 
 import json
 import os
@@ -30,7 +30,7 @@ def key() -> str:
 
 @pytest.fixture(scope="module")
 def url(tmp_path_factory: pytest.TempPathFactory, engine: Engine, benign_bundle: Path, key: str) -> Iterator[str]:
-    """A server that asks for a key."""
+    """A server that requires a key."""
     index = tmp_path_factory.mktemp("openapi") / "index"
     build_index(index, engine, paint(12)).close()
     environment = {"HARDRANK_WRITE_KEYS": key}
@@ -41,9 +41,9 @@ def url(tmp_path_factory: pytest.TempPathFactory, engine: Engine, benign_bundle:
 @schema.parametrize()
 @settings(max_examples=EXAMPLES, deadline=None, suppress_health_check=list(HealthCheck), derandomize=True)
 def test_generated_requests(case: schemathesis.Case[Any], url: str, key: str) -> None:
-    """No request breaks the server or the promises of the document.
+    """Responses to generated requests conform to the document.
 
-    That valid requests succeed is not promised: bytes of any kind fit the schema of an image, and ids may be unknown.
+    Requests that fit the schema need not succeed: any bytes fit the schema of an image, and ids may be unknown.
     """
     case.call_and_validate(
         base_url=url,
@@ -53,12 +53,12 @@ def test_generated_requests(case: schemathesis.Case[Any], url: str, key: str) ->
     )
 
 
-def test_the_document_is_the_recorded_one() -> None:
+def test_docs_openapi_json_is_up_to_date() -> None:
     recorded = json.loads((ROOT / "docs" / "openapi.json").read_text(encoding="utf-8"))
-    assert document() == recorded, "the API has changed: renew with `python serving/api/openapi.py docs/openapi.json`"
+    assert document() == recorded, "run `python serving/api/openapi.py docs/openapi.json`"
 
 
-def test_every_operation_tells_its_errors_as_problems() -> None:
+def test_every_operation_documents_its_errors_as_problems() -> None:
     for path, operations in document()["paths"].items():
         if not path.startswith("/v1/"):
             continue

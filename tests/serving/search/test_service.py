@@ -2,6 +2,7 @@
 
 import asyncio
 import random
+import threading
 from collections import Counter
 from collections.abc import Callable, Coroutine
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from hardrank.models.cores import THREADS_VARIABLE
 from hardrank.models.preprocessing import UndecodableImageError
 from hardrank.serving.engine import Engine
 from hardrank.serving.search.admission import NotReadyError, OverloadedError, ShuttingDownError
@@ -19,8 +21,8 @@ from hardrank.serving.search.types import IdQuery, ImageQuery, SearchAnswer, Sea
 from hardrank.serving.settings import Batching, Limits, Settings
 from hardrank.serving.store.errors import InvalidSearchError
 from hardrank.serving.store.items import InvalidItemError, UnknownItemError, UnknownLabelError
-from tests.serving.callers import call, look, slow_image, status
 from tests.serving.process import running
+from tests.serving.raw_clients import read_status, search_counts, send_search, slow_image
 from tests.serving.served import build_index, encoded, make_service, paint, picture
 from tests.waiting import until
 
@@ -207,6 +209,20 @@ def test_close_answers_accepted_requests(tmp_path: Path, engine: Engine) -> None
     assert [task.result().by_model["benign"].matches[0].item.id for task in tasks] == [file.id for file in files * 4]
 
 
+def test_as_many_decoders_as_usable_cores(tmp_path: Path, engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(THREADS_VARIABLE, "1")
+    files = paint(16)
+    service = make_service(tmp_path, (engine,), files)
+    threads: set[str] = set()
+
+    async def scenario(service: SearchService) -> None:
+        await asyncio.gather(*(_search(service, file.data, k=1) for file in files))
+        threads.update(thread.name for thread in threading.enumerate() if thread.name.startswith("decode"))
+
+    _run(service, scenario)
+    assert len(threads) == 1
+
+
 def test_models_need_different_keys(tmp_path: Path, engine: Engine) -> None:
     service = make_service(tmp_path, (engine,), paint(3))
     model = service.models["benign"]
@@ -224,14 +240,14 @@ def test_queries_of_disconnected_callers_never_reach_the_network(
     slow = slow_image()
     source = f"{benign_bundle}={tmp_path / 'index'}"
     with running([source], "--no-page", "--rate", "0", "--decoders", "1") as server:
-        before = look(server.client)
-        callers = [call(server.url, slow) for _ in range(20)]
-        until(lambda: look(server.client).arrived == len(callers))
+        before = search_counts(server.client)
+        callers = [send_search(server.url, slow) for _ in range(20)]
+        until(lambda: search_counts(server.client).arrived == len(callers))
         for connection in callers:
             connection.close()
-        until(lambda: (now := look(server.client)).ended == len(callers) and not now.pending)
-        after = look(server.client)
+        until(lambda: (now := search_counts(server.client)).ended == len(callers) and not now.pending)
+        after = search_counts(server.client)
         embedded = after.embedded - before.embedded
         assert embedded < len(callers)  # else all were embedded before they disconnected, and the test saw nothing
         assert embedded <= after.answered + 3  # and those that had just passed the decoder
-        assert status(call(server.url, paint(1)[0].data)) == 200
+        assert read_status(send_search(server.url, paint(1)[0].data)) == 200
