@@ -121,6 +121,5 @@ def test_a_convolution_that_is_used_twice_is_not_folded() -> None:
 
 
 def test_an_image_size_that_cannot_be_taken_is_named() -> None:
-    for name in ("maxvit_t", "timm/resmlp_12_224"):
-        with pytest.raises(BackboneError, match="64 px"):
-            build_embedder(Architecture(backbone=name, dimension=8, image_size=64))
+    with pytest.raises(BackboneError, match="64 px"):
+        build_embedder(Architecture(backbone="maxvit_t", dimension=8, image_size=64))
