@@ -1,8 +1,5 @@
 """The result of a live attack on a page: rankings, numbers, steps, downloads."""
 
-import json
-from typing import Any
-
 import streamlit as st
 
 from hardrank.audit_app.audit.runner import slug
@@ -18,9 +15,9 @@ from hardrank.audit_app.drawing.result_panel import (
 )
 from hardrank.audit_app.live.aims import watched
 from hardrank.audit_app.live.attack import LiveAttack
+from hardrank.audit_app.live.record import record
 from hardrank.audit_app.live.result import LiveResult
 from hardrank.audit_app.live.status import AttackStatus
-from hardrank.audit_app.replay import record
 from hardrank.audit_app.web.markdown import escape_markdown
 from hardrank.audit_app.web.panel import panel
 from hardrank.audit_app.web.pictures import image_name
@@ -100,7 +97,7 @@ def _downloads(live: LiveAttack, result: LiveResult, selection: GallerySelection
             )
         st.download_button(
             "JSON to replay it",
-            _json(record(live, result, selection.gallery, loading=selection.loading)),
+            record(live, result, selection.gallery, loading=selection.loading).to_json(),
             file_name="attack.json",
             mime="application/json",
             icon=":material/data_object:",
@@ -108,10 +105,6 @@ def _downloads(live: LiveAttack, result: LiveResult, selection: GallerySelection
             key="record",
             help="`hardrank replay attack.json` repeats the attack and compares the pixels.",
         )
-
-
-def _json(content: dict[str, Any]) -> str:
-    return json.dumps(content, indent=2, ensure_ascii=False) + "\n"
 
 
 @st.fragment

@@ -1,4 +1,4 @@
-"""A recorded attack runs again to the same pixels."""
+"""Records of live attacks: replayed to the same pixels, and refused if invalid."""
 
 import hashlib
 import json
@@ -9,6 +9,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from hardrank.audit_app.errors import GalleryError
 from hardrank.audit_app.gallery.served import ServedGallery
@@ -17,8 +19,8 @@ from hardrank.audit_app.images.exact_png import encode_png
 from hardrank.audit_app.images.transforms import TransformOptions
 from hardrank.audit_app.live.attack import LiveAttack
 from hardrank.audit_app.live.options import LiveOptions
+from hardrank.audit_app.live.record import LiveRecord, ReplayError, read_record, record, replay
 from hardrank.audit_app.live.victim import Victim
-from hardrank.audit_app.replay import ReplayError, read_record, record, replay
 from hardrank.trainer.attacks.runner import AttackOptions, Engine
 from tests.audit_app.stage import OPTIONS, random_pixels, serve_galleries
 from tests.waiting import PATIENCE_S
@@ -28,17 +30,17 @@ ROOT = Path(__file__).resolve().parents[3]
 
 def recorded(
     served: list[ServedGallery], gratings: Path, victim: Victim, **options: Any
-) -> tuple[LiveAttack, dict[str, Any]]:
+) -> tuple[LiveAttack, LiveRecord]:
     live = LiveAttack(served, victim, LiveOptions(k=5, **options))
     live.start()
     status = live.wait(PATIENCE_S)
     assert status.result, status.message
     content = record(live, status.result, GallerySource.at(str(gratings)))
-    return live, read_record(json.dumps(content).encode())
+    return live, read_record(content.to_json().encode())
 
 
 @pytest.mark.parametrize("image", ["item", "file"])
-def test_the_same_pixels_and_ranks_come_out(served: list[ServedGallery], gratings: Path, image: str) -> None:
+def test_a_replay_gives_the_same_pixels_and_ranks(served: list[ServedGallery], gratings: Path, image: str) -> None:
     ids = served[0].gallery.ids
     victim = (
         Victim(id=ids[7]) if image == "item" else Victim(data=encode_png(random_pixels(3, 50, 41)), label="class-1")
@@ -62,10 +64,12 @@ def test_the_same_pixels_and_ranks_come_out(served: list[ServedGallery], grating
     assert first
     for name, found in first.subjects.items():
         assert again.result.subjects[name].png == found.png
-        assert content["results"][name]["png_sha256"] == hashlib.sha256(found.png).hexdigest()
+        assert content.results[name].png_sha256 == hashlib.sha256(found.png).hexdigest()
 
 
-def test_a_black_box_attack_asks_the_same_questions(tiny_zoo: list[Path], gratings: Path, tmp_path: Path) -> None:
+def test_a_replayed_black_box_attack_asks_the_same_queries(
+    tiny_zoo: list[Path], gratings: Path, tmp_path: Path
+) -> None:
     file = tmp_path / "stranger.onnx"
     file.write_bytes((tiny_zoo[1] / "model.onnx").read_bytes())
     (stranger,) = serve_galleries([file], gratings, resize=40)
@@ -75,15 +79,14 @@ def test_a_black_box_attack_asks_the_same_questions(tiny_zoo: list[Path], gratin
     result = live.wait(PATIENCE_S).result
     assert result
     content = record(live, result, GallerySource.at(str(gratings)), loading=replace(OPTIONS, resize=40))
-    again = replay(read_record(json.dumps(content).encode()))
+    again = replay(read_record(content.to_json().encode()))
     assert again.differences == ()
     assert again.result.subjects["stranger"].queries == result.subjects["stranger"].queries
 
 
-def test_what_came_out_otherwise_is_named(served: list[ServedGallery], gratings: Path) -> None:
+def test_differences_are_named(served: list[ServedGallery], gratings: Path) -> None:
     _, content = recorded(served, gratings, Victim(id=served[0].gallery.ids[7]), engine=AttackOptions(steps=2))
-    content["seed"] = 5
-    differences = replay(content).differences
+    differences = replay(content.model_copy(update={"seed": 5})).differences
     assert differences
     assert "tiny-benign: targets was" in differences[0]
 
@@ -98,25 +101,129 @@ def test_other_models_and_galleries_are_refused(
         (tmp_path / f"{name}.png").write_bytes(encode_png(random_pixels(3, 20, 20, seed=len(name))))
     with pytest.raises(ReplayError, match="does not hold the images"):
         replay(content, gallery=GallerySource.at(str(tmp_path)))
-    with pytest.raises(ReplayError, match="stopped by hand"):
-        replay({**content, "stopped": True})
-    with pytest.raises(ReplayError, match="options cannot be read"):
-        replay({**content, "engine": {"steps": "many"}})
+
+
+def saved(**changes: Any) -> dict[str, Any]:
+    """A valid record as JSON, with some keys replaced; None removes a key."""
+    outcome = {"ranks_before": [5], "ranks_after": [1], "top_k_overlap": 0.5, "distance": 0.1, "cosine": 0.9}
+    result = {
+        **outcome,
+        "prepared_sha256": "0" * 64,
+        "png_sha256": "0" * 64,
+        "targets": ["a"],
+        "tracked": [{"query": "a", "item": "b"}],
+        "change_255ths": 8.0,
+        "queries": None,
+        "figures": {"QA+": 1.5},
+        "figures_before": {"QA+": 50.0},
+        "survival": {"png": {**outcome, "figures": {"QA+": 1.5}}},
+    }
+    content = {
+        "schema_version": "hardrank.live/1",
+        "created": "2026-01-01T00:00:00+00:00",
+        "models": [{"name": "m", "source": "zoo/m", "sha256": "0" * 64, "precision": "float32"}],
+        "loading": {"device": "cpu", "threads": 1},
+        "gallery": {"kind": "images", "paths": ["photos"], "name": "images of photos", "size": 9, "sha256": "0" * 64},
+        "image": {"id": "a"},
+        "attack": {"name": "QA+", "settings": {"m": 1}},
+        "engine": {"epsilon": 0.03, "steps": 8, "norm": "linf", "engine": "pgd"},
+        "targets": None,
+        "seed": 0,
+        "k": 10,
+        "treatment": {"jpeg_quality": 90, "resize_percent": 50},
+        "threads": 1,
+        "method": {"name": "auto", "search": {}, "surrogate": None},
+        "stopped": False,
+        "results": {"m": result},
+        "transfer": [],
+        "versions": {"torch": "2.5"},
+        **changes,
+    }
+    return {key: value for key, value in content.items() if key not in changes or value is not None}
+
+
+def test_a_record_with_the_keys_of_the_first_version_is_read() -> None:
+    found = read_record(
+        json.dumps(saved(loading=None, treatment=None, threads=None, method=None, transfer=None)).encode()
+    )
+    assert found.options() == LiveOptions(settings={"m": 1}, engine=AttackOptions(epsilon=0.03, steps=8))
+    assert read_record(found.to_json().encode()) == found
 
 
 @pytest.mark.parametrize(
-    ("data", "told"),
-    [(b"{", "no JSON"), (b"[]", "schema None"), (b'{"schema_version": "hardrank.live/1"}', "lacks attack")],
+    ("changes", "field"),
+    [
+        ({"models": [{}]}, r"models\.0\.name"),
+        ({"models": 3}, "models"),
+        ({"models": []}, "models"),
+        ({"models": saved()["models"] * 2}, "1 entries for 2 models"),
+        ({"models": saved()["models"] * 17}, "models"),
+        ({"models": [{**saved()["models"][0], "sha256": "x"}]}, r"models\.0\.sha256"),
+        ({"gallery": {"kind": "cloud", "paths": ["a"], "sha256": "0" * 64}}, r"gallery\.kind"),
+        ({"image": {}}, "either id or data"),
+        ({"image": {"data": "%"}}, "not base64"),
+        ({"attack": {"name": "QB", "settings": {}}}, "QB"),
+        ({"attack": {"name": "QA+", "settings": {"m": [1]}}}, r"attack\.settings\.m"),
+        ({"engine": {"steps": "many"}}, r"engine\.steps"),
+        ({"engine": {"steps": -3}}, "steps"),
+        ({"loading": {"device": "abacus"}}, r"loading\.device"),
+        ({"treatment": {"jpeg_quality": 1000}}, "1000"),
+        ({"seed": -1}, "seed"),
+        ({"seed": 1.5}, "seed"),
+        ({"k": 0}, "k"),
+        ({"threads": 10**9}, "threads"),
+        ({"results": {"m": {}}}, r"results\.m"),
+        ({"schema_version": "hardrank.live/2"}, "hardrank.live/1"),
+        ({"attack": None}, "attack"),
+        ({"comment": "hello"}, "comment"),
+        ({"stopped": True}, "stopped early"),
+    ],
 )
-def test_what_is_no_record_is_refused(data: bytes, told: str) -> None:
-    with pytest.raises(ReplayError, match=told):
+def test_invalid_records_are_refused_with_the_field(changes: dict[str, Any], field: str) -> None:
+    with pytest.raises(ReplayError, match=field):
+        read_record(json.dumps(saved(**changes)).encode()).options()
+
+
+@pytest.mark.parametrize("data", [b"{", b"[]", b"3", b"null", b"\xff", b"", b"[" * 100_000, b'{"models": [{}]}'])
+def test_files_that_are_not_records_are_refused(data: bytes) -> None:
+    with pytest.raises(ReplayError, match="invalid record"):
         read_record(data)
+
+
+anything = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(max_size=5),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner, max_size=3),
+    max_leaves=6,
+)
+
+
+def places(value: Any, path: tuple[str | int, ...] = ()) -> list[tuple[str | int, ...]]:
+    """The paths of all values inside a JSON value."""
+    inner = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
+    return [path, *(found for key, one in inner for found in places(one, (*path, key)))]
+
+
+@given(st.sampled_from(places(saved())[1:]), anything)
+def test_a_record_with_any_value_anywhere_is_read_or_refused(path: tuple[str | int, ...], value: Any) -> None:
+    content: Any = saved()
+    place = content
+    for key in path[:-1]:
+        place = place[key]
+    place[path[-1]] = value
+    try:
+        found = read_record(json.dumps(content).encode())
+        found.options()
+        found.image.victim()
+        found.gallery.source()
+    except ReplayError:
+        return
+    assert read_record(found.to_json().encode()) == found
 
 
 def test_the_command(served: list[ServedGallery], gratings: Path, tmp_path: Path) -> None:
     _, content = recorded(served, gratings, Victim(id=served[0].gallery.ids[7]), engine=AttackOptions(steps=2))
     file = tmp_path / "attack.json"
-    file.write_text(json.dumps(content), encoding="utf-8")
+    file.write_text(content.to_json(), encoding="utf-8")
 
     def run(*arguments: str) -> subprocess.CompletedProcess[str]:
         command = [sys.executable, "audit_app/replay.py", *arguments]
@@ -125,9 +232,9 @@ def test_the_command(served: list[ServedGallery], gratings: Path, tmp_path: Path
     done = run(str(file), "--out", str(tmp_path / "out"))
     assert (done.returncode, done.stderr) == (0, "")
     assert "the same images" in done.stdout
-    for name, found in content["results"].items():
+    for name, found in content.results.items():
         data = (tmp_path / "out" / f"{name}.png").read_bytes()
-        assert hashlib.sha256(data).hexdigest() == found["png_sha256"]
+        assert hashlib.sha256(data).hexdigest() == found.png_sha256
     wrong = run(str(tmp_path / "nothing.json"))
     assert wrong.returncode == 2
     assert wrong.stderr.startswith("error: ")
@@ -140,7 +247,7 @@ def test_places_are_recognised(tiny_zoo: list[Path], gratings: Path, tmp_path: P
     (tmp_path / "index.json").write_text("{}", encoding="utf-8")
     source = GallerySource.at(str(tmp_path), str(tmp_path))
     assert (source.kind, GallerySource.from_dict(source.to_dict())) == (SourceKind.INDEX, source)
-    with pytest.raises(GalleryError, match="is not there"):
+    with pytest.raises(GalleryError, match="does not exist"):
         GallerySource.at(str(tmp_path / "nowhere"))
     with pytest.raises(GalleryError, match="must all be indexes"):
         GallerySource.at(str(gratings), str(gratings))

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from starlette.testclient import TestClient
 
-from hardrank.audit_app.replay import read_record, replay
+from hardrank.audit_app.live.record import read_record, replay
 from hardrank.models.preprocessing import file_pixels
 from hardrank.serving.api.app import create_api
 from hardrank.serving.engine import Device, Engine
@@ -79,11 +79,11 @@ def test_an_attack_from_the_button_to_the_files(
         finished(page)
         shown, record = rankings(page), read_record(download(page, "record"))
         assert set(shown) == {bundle.name for bundle in tiny_zoo}
-        victim = record["image"]["id"]
+        victim = str(record.image.id)
         for bundle in tiny_zoo:
             png = download(page, f"png-{bundle.name}")
-            found = record["results"][bundle.name]
-            assert hashlib.sha256(png).hexdigest() == found["png_sha256"], "the exact file"
+            found = record.results[bundle.name]
+            assert hashlib.sha256(png).hexdigest() == found.png_sha256, "the exact file"
             answer = api.post(
                 "/v1/search", params={"k": 11}, content=png, headers={"Content-Type": "image/png"}
             ).raise_for_status()
@@ -108,7 +108,7 @@ def test_two_visitors_at_once_get_their_own_results(browser: Any, server: AppSer
             finished(page)
         records = [read_record(download(page, "record")) for page in (one, other)]
         shown = [rankings(page) for page in (one, other)]
-    assert records[0]["image"] != records[1]["image"]
+    assert records[0].image != records[1].image
     assert shown[0] != shown[1]
     for record in records:
         assert replay(record).differences == ()

@@ -15,7 +15,7 @@ from hardrank.audit_app.errors import AuditError
 from hardrank.audit_app.gallery.image_gallery import from_images
 from hardrank.audit_app.images.exact_png import encode_png
 from hardrank.audit_app.live.attack import LiveAttack
-from hardrank.audit_app.replay import read_record, replay
+from hardrank.audit_app.live.record import read_record, replay
 from hardrank.audit_app.web import attack_view
 from hardrank.audit_app.web.resources import settings
 from hardrank.audit_app.web.server_check import check_server
