@@ -1,51 +1,49 @@
-"""Audit models without a page: attack them, score them, write a report, and judge it.
+"""Audit models: attack their rankings, measure the scorecard, write a report, and check limits.
 
-    python audit_app/run.py --models MODEL … (--index DIR … | --run DIR | --images DIR) --out DIR
-
-A MODEL is the folder of a bundle, an ONNX file, timm/NAME or a torchvision name; LABEL=MODEL names it. OUT receives
-report.json, report.html (one page that needs nothing else) and a CSV for each model, and request.json, by which the
-pages of the app find its images. The same command after an interruption goes on where it was, and the same seed gives
+A MODEL is the folder of a bundle, an ONNX file, timm/NAME or a torchvision name; LABEL=MODEL names it in the report.
+OUT receives report.json, report.html (one page without other files), a CSV for each model, and request.json, with
+which the audit app finds models and images. An interrupted audit continues with the same command. The same seed gives
 the same figures.
 
 Examples:
-  the two models of the demo, on the images that they were tested with
-    python audit_app/run.py --models models/zoo/demo-benign models/zoo/demo-robust --run runs/demo --out audits/demo
-  a quick look: 50 images, 8 steps, three attacks
-    python audit_app/run.py --models models/zoo/demo-robust --run runs/demo --out audits/look \\
-        --attacks ES QA+ TMA --attacked 50 --steps 8
-  one's own images (a folder for each class), with budget curves
-    python audit_app/run.py --models models/zoo/demo-robust --images ~/photos --out audits/own \\
+  The two models of the demo, on the images that they were tested with:
+    {command} --models models/zoo/demo-benign models/zoo/demo-robust --run runs/demo --out audits/demo
+  A quick look: 50 images, 8 steps, three attacks:
+    {command} --models models/zoo/demo-robust --run runs/demo --out audits/look --attacks ES QA+ TMA \\
+        --attacked 50 --steps 8
+  Your own images (a folder for each class), with budget curves:
+    {command} --models models/zoo/photos-robust --images photos --out audits/photos \\
         --curve epsilon 1/255 2/255 4/255 8/255 16/255 --curve steps 4 8 16 32 64
-  a plain ONNX file, which gives no gradients: 2000 questions an image and attack
-    python audit_app/run.py --models model.onnx --images ~/photos --out audits/onnx --search queries=2000
-  the same, attacked with images made for a bundle
-    python audit_app/run.py --models model.onnx --images ~/photos --out audits/transfer \\
-        --method transfer --surrogate models/zoo/demo-benign
-  in continuous integration: exit status 1 when a model scores too little, or less than it did
-    python audit_app/run.py --models models/zoo/demo-robust --run runs/demo --out audit \\
+  A plain ONNX file has no gradients: a black-box search with 2000 queries per image and attack:
+    {command} --models model.onnx --images photos --out audits/onnx --search queries=2000
+  The same model, attacked with images made for a bundle:
+    {command} --models model.onnx --images photos --out audits/transfer --method transfer \\
+        --surrogate models/zoo/photos-benign
+  Continuous integration: exit status 1 if a model scores below a limit, or loses points:
+    {command} --models models/zoo/demo-robust --run runs/demo --out audit \\
         --fail-under ERS=30 R@1=0.4 --fail-drop 2 --baseline previous.json
 
-Exit status: 0 done and within the limits, 1 a limit is violated, 2 a mistake in what was asked, 130 interrupted.
+Exit status: 0 done and all limits hold, 1 a limit is violated, 2 invalid arguments, 130 interrupted.
 """
 
-import argparse
 import shlex
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import NoReturn
+from typing import TYPE_CHECKING, Annotated, Final
 
+import tyro
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from hardrank.audit_app.audit.arguments import add_declared, fraction, read_pairs, take
+from hardrank.audit_app.audit.arguments import arguments_of, read_pairs
 from hardrank.audit_app.audit.options import AuditOptions, Curve, CurveParameter
 from hardrank.audit_app.audit.request import AuditRequest
 from hardrank.audit_app.audit.sequence import prepare_audit
 from hardrank.audit_app.blackbox import SEARCHES
-from hardrank.audit_app.blackbox.choice import SearchMethod
+from hardrank.audit_app.blackbox.choice import SearchMethod, search_name
 from hardrank.audit_app.errors import AuditError
 from hardrank.audit_app.gallery.image_gallery import ImageGallery
 from hardrank.audit_app.gallery.source import GallerySource, SourceKind
@@ -64,280 +62,297 @@ from hardrank.audit_app.results.schema import AuditReport, read_report
 from hardrank.audit_app.subjects.library_models import LibraryWeights
 from hardrank.audit_app.subjects.loading import Subject, SubjectOptions
 from hardrank.audit_app.subjects.onnx_file import PixelScale
+from hardrank.models.cores import usable_cores
 from hardrank.models.errors import HardrankError
 from hardrank.models.home import typed
 from hardrank.models.progress import ConsoleProgress
 from hardrank.serving.engine import Device
 from hardrank.trainer.attacks.options import declared_options
 from hardrank.trainer.attacks.registry import ATTACKS, SCORECARD
+from hardrank.trainer.config import pixels
 from hardrank.trainer.evaluation.robustness import RobustnessOptions
 from hardrank.trainer.runtime.launch import Precision
 from hardrank.trainer.runtime.malloc import keep_freed_memory
 
-_ALL = "all"
+_ALL: Final = "all"
+_SEARCH_OPTIONS: Final = "; ".join(
+    f"{name}: {', '.join(option.name for option in kind.options)}" for name, kind in SEARCHES.items()
+)
+_PLACE = tyro.conf.create_mutex_group(required=True, title="gallery")
+
+if TYPE_CHECKING:
+    BudgetArguments = RobustnessOptions
+else:
+    BudgetArguments = arguments_of(
+        RobustnessOptions, declared_options(RobustnessOptions), doc="Budget and engine of the attacks."
+    )
 
 
 @dataclass(frozen=True, kw_only=True)
-class Request:
-    """All that was asked."""
+class GalleryArguments:
+    """The images; give one of --gallery, --index, --run and --images."""
 
-    audit: AuditRequest
+    gallery: Annotated[tuple[str, ...] | None, _PLACE, tyro.conf.arg(metavar="PLACE [PLACE ...]")] = None
+    """Any of the following; its kind is detected."""
+    index: Annotated[tuple[str, ...] | None, _PLACE, tyro.conf.arg(metavar="DIR [DIR ...]")] = None
+    """An index; several: the same images, indexed with each model."""
+    run: Annotated[str | None, _PLACE, tyro.conf.arg(metavar="DIR")] = None
+    """The test images of a run, or of a bundle's run."""
+    images: Annotated[str | None, _PLACE, tyro.conf.arg(metavar="DIR")] = None
+    """A folder of class folders, or a CSV of path,label."""
+    data_root: Annotated[str | None, tyro.conf.arg(metavar="DIR")] = None
+    """With --run: folder of the images, if they have moved."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class AttackArguments:
+    """The attacks, and the images that are attacked."""
+
+    attacks: Annotated[
+        tuple[str, ...],
+        tyro.conf.arg(
+            metavar="NAME [NAME ...]",
+            help=f"`all` (the nine that give ERS: {', '.join(SCORECARD)}), or some of {', '.join(ATTACKS)}.",
+        ),
+    ] = (_ALL,)
+    attacked: int = 500
+    """Number of attacked images, a seeded sample; 0 for all."""
+    seed: int = 0
+    """Seed of the sample, the targets and the random starts."""
+    batch: int = 128
+    """Images attacked at a time. Results do not depend on it."""
+    worst: int = 6
+    """Number of weakest images and classes in the report."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class SearchArguments:
+    """Attacks on models without gradients."""
+
+    method: SearchMethod = SearchMethod.AUTO
+    """auto: white-box if the model gives gradients, else the square search (L∞) or NES (L2)."""
+    search: Annotated[
+        tuple[str, ...],
+        tyro.conf.arg(metavar="NAME=VALUE [NAME=VALUE ...]", help=f"Options of the search. {_SEARCH_OPTIONS}."),
+    ] = ()
+    surrogate: Annotated[str | None, tyro.conf.arg(metavar="MODEL")] = None
+    """With --method transfer: the model whose gradients are used."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class CurveArguments:
+    """Budget curves: the score as a function of what the attacker may spend."""
+
+    curve: Annotated[
+        tyro.conf.UseAppendAction[tuple[tuple[str, ...], ...]], tyro.conf.arg(metavar="PARAMETER VALUE [VALUE ...]")
+    ] = ()
+    """A curve over epsilon, steps or queries. May be repeated."""
+    curve_attacked: int = 50
+    """Number of attacked images at each point."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class LimitArguments:
+    """Limits for continuous integration: exit status 1 if one is violated."""
+
+    fail_under: Annotated[
+        tuple[str, ...],
+        tyro.conf.arg(
+            metavar="MEASURE=NUMBER [...]",
+            help=f"Lower limits of {', '.join(MEASURES)}, or of an attack result's score by its name (QA+=40).",
+        ),
+    ] = ()
+    fail_drop: Annotated[tuple[str, ...], tyro.conf.arg(metavar="NUMBER [...]")] = ()
+    """Largest loss against the baseline: points of ERS, or MEASURE=NUMBER."""
+    baseline: Annotated[Path | None, tyro.conf.arg(metavar="JSON")] = None
+    """The earlier report.json to compare with."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class LoadingArguments:
+    """How models are loaded."""
+
+    device: Device = Device.AUTO
+    """auto: a GPU if there is one."""
+    precision: Precision = Precision.AUTO
+    """Of the passes that give gradients (auto: bf16 if the hardware is faster with it). Judged in float32."""
+    exact: tyro.conf.FlagCreatePairsOff[bool] = False
+    """The same as --precision float32."""
+    threads: int = field(default_factory=usable_cores)
+    """Threads of ONNX Runtime."""
+    input_size: Annotated[int | None, tyro.conf.arg(metavar="PX")] = None
+    """Side of the input of timm, torchvision and ONNX models that do not fix it."""
+    resize: Annotated[int | None, tyro.conf.arg(metavar="PX")] = None
+    """Side of the square that images are resized to before the centre crop."""
+    weights: LibraryWeights = LibraryWeights.IMAGENET
+    """Weights of timm and torchvision networks, from their cache; nothing is downloaded."""
+    scale: PixelScale = PixelScale.UNIT
+    """Pixel values that an ONNX file expects."""
+    output: Annotated[str | None, tyro.conf.arg(metavar="NAME")] = None
+    """Output of an ONNX file that is the embedding."""
+
+    def options(self) -> SubjectOptions:
+        """Return them as `SubjectOptions`."""
+        return SubjectOptions(
+            device=self.device,
+            precision=Precision.FLOAT32 if self.exact else self.precision,
+            threads=self.threads,
+            size=self.input_size,
+            resize=self.resize,
+            weights=self.weights,
+            scale=self.scale,
+            output=self.output,
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Command:
+    """Options of the command."""
+
+    models: Annotated[tuple[str, ...], tyro.conf.arg(metavar="MODEL [MODEL ...]")]
+    """Models under audit."""
+    out: Annotated[Path, tyro.conf.arg(metavar="DIR")]
+    """Folder of the report and the journal."""
+    images: GalleryArguments
+    attack: AttackArguments = field(default_factory=AttackArguments)
+    budget: BudgetArguments = field(default_factory=BudgetArguments)
+    blackbox: SearchArguments = field(default_factory=SearchArguments)
+    curves: CurveArguments = field(default_factory=CurveArguments)
+    limits: LimitArguments = field(default_factory=LimitArguments)
+    loading: LoadingArguments = field(default_factory=LoadingArguments)
+
+
+@dataclass(frozen=True, kw_only=True)
+class AuditJob:
+    """What the command is told to do."""
+
+    request: AuditRequest
     limits: Limits
     baseline: Path | None
     out: Path
 
 
-def main(arguments: list[str] | None = None) -> int:
-    """Carry out the command; gives the exit status."""
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command; return its exit status: 0 passed, 1 a limit is violated, 2 error, 130 interrupted."""
     arguments = sys.argv[1:] if arguments is None else arguments
     console, errors = Console(), Console(stderr=True)
     try:
-        request = read_request(arguments)
+        job = read_job(arguments)
         keep_freed_memory()
         with ConsoleProgress(console) as progress:
-            report, verdicts = carry_out(request, arguments, progress)
+            report, checked = carry_out(job, arguments, progress)
     except HardrankError as error:
         errors.print(f"[bold red]error[/]: {_plain(error)}", highlight=False, soft_wrap=True)
         return 2
-    except OSError as error:  # a full disk, a folder without rights: the message names the file
-        errors.print(f"[bold red]error[/]: {_plain(error)}; what was finished is kept", highlight=False, soft_wrap=True)
+    except OSError as error:  # such as a full disk or missing rights; the message names the file
+        errors.print(f"[bold red]error[/]: {_plain(error)}; finished parts are kept", highlight=False, soft_wrap=True)
         return 2
     except KeyboardInterrupt:
-        errors.print("interrupted; what was finished is kept, and the same command goes on from there")
+        errors.print("interrupted; finished parts are kept, and the same command continues from there")
         return 130
-    _conclude(console, report, request.out)
-    for verdict in verdicts:
-        mark = "[green]passed[/]" if verdict.passed else "[bold red]FAILED[/]"
-        console.print(f"{mark} {_plain(verdict.line)}", highlight=False, soft_wrap=True)
-    return 0 if all(verdict.passed for verdict in verdicts) else 1
+    _conclude(console, report, job.out)
+    for limit in checked:
+        mark = "[green]passed[/]" if limit.passed else "[bold red]FAILED[/]"
+        console.print(f"{mark} {_plain(limit.line)}", highlight=False, soft_wrap=True)
+    return 0 if all(limit.passed for limit in checked) else 1
 
 
-def read_request(arguments: Sequence[str]) -> Request:
-    """Read the arguments; raises `AuditError` and others of `HardrankError` for what cannot be asked."""
-    given = _parser().parse_args(arguments)
-    named = tuple(given.attacks)
-    method = SearchMethod(given.method)
-    draft = AuditOptions(method=method, robustness=take(given, RobustnessOptions))
-    options = AuditOptions(
-        attacks=SCORECARD if named == (_ALL,) else named,
-        attacked=given.attacked or None,
-        seed=given.seed,
-        batch=given.batch,
-        robustness=draft.robustness,
-        method=method,
-        search=read_pairs(given.search, SEARCHES[draft.searched].options, of=f"the search {draft.searched}"),
-        curves=tuple(_curve(texts) for texts in given.curve),
-        curve_attacked=given.curve_attacked,
-        worst=given.worst,
+def read_job(arguments: Sequence[str]) -> AuditJob:
+    """Read the arguments; raises subclasses of `HardrankError` for invalid ones."""
+    command = tyro.cli(
+        Command,
+        prog=typed("audit"),
+        description=(__doc__ or "").format(command=typed("audit")),
+        args=list(arguments),
+        config=(tyro.conf.EnumChoicesFromValues, tyro.conf.OmitArgPrefixes),
     )
-    return Request(
-        audit=AuditRequest(
-            models=tuple(given.models),
-            gallery=_gallery(given),
+    attack, blackbox = command.attack, command.blackbox
+    robustness = RobustnessOptions(**vars(command.budget))
+    search = search_name(blackbox.method, robustness.norm)
+    options = AuditOptions(
+        attacks=SCORECARD if attack.attacks == (_ALL,) else attack.attacks,
+        attacked=attack.attacked or None,
+        seed=attack.seed,
+        batch=attack.batch,
+        worst=attack.worst,
+        robustness=robustness,
+        method=blackbox.method,
+        search=read_pairs(blackbox.search, SEARCHES[search].options, of=f"the search {search}"),
+        curves=tuple(_curve(texts) for texts in command.curves.curve),
+        curve_attacked=command.curves.curve_attacked,
+    )
+    return AuditJob(
+        request=AuditRequest(
+            models=command.models,
+            gallery=_gallery(command.images),
             options=options,
-            loading=take(given, SubjectOptions, size=given.input_size),
-            surrogate=given.surrogate,
+            loading=command.loading.options(),
+            surrogate=blackbox.surrogate,
         ),
-        limits=Limits(under=parse_limits(given.fail_under), drop=parse_limits(given.fail_drop, default="ERS")),
-        baseline=given.baseline,
-        out=given.out,
+        limits=Limits(
+            under=parse_limits(command.limits.fail_under), drop=parse_limits(command.limits.fail_drop, default="ERS")
+        ),
+        baseline=command.limits.baseline,
+        out=command.out,
     )
 
 
 def carry_out(
-    request: Request, arguments: Sequence[str], progress: ConsoleProgress
+    job: AuditJob, arguments: Sequence[str], progress: ConsoleProgress
 ) -> tuple[AuditReport, list[LimitResult]]:
-    """Audit, write the report, judge it."""
-    asked = request.audit
-    check_limits(request.limits, [f.key for attack in asked.options.build().values() for f in attack.figures])
-    if request.limits.drop and request.baseline is None:
+    """Audit, write the report, and check the limits."""
+    request = job.request
+    check_limits(job.limits, [f.key for attack in request.options.build().values() for f in attack.figures])
+    if job.limits.drop and job.baseline is None:
         raise AuditError("--fail-drop compares with an earlier report; name it with --baseline")
-    baseline = None if request.baseline is None else read_report(request.baseline)
-    audit = prepare_audit(asked, on_progress=progress)
+    baseline = None if job.baseline is None else read_report(job.baseline)
+    audit = prepare_audit(request, on_progress=progress)
     if baseline is not None:
-        _check_baseline(asked.options, audit.gallery, audit.surrogate, baseline)
-    result = audit.run(request.out, on_progress=progress)
-    # For the pages on this machine alone: the report, which is handed on, names places as they were typed.
-    asked.absolute().write(request.out)
-    report = write_report(
-        result, request.out, command=" ".join(["python audit_app/run.py", *map(shlex.quote, arguments)])
-    )
-    return report, judge(report, request.limits, baseline)
+        _check_baseline(request.options, audit.gallery, audit.surrogate, baseline)
+    result = audit.run(job.out, on_progress=progress)
+    # For the audit app on this machine only: the report, which others read, has the paths as they were typed.
+    request.absolute().write(job.out)
+    report = write_report(result, job.out, command=f"{typed('audit')} {shlex.join(arguments)}")
+    return report, judge(report, job.limits, baseline)
 
 
 def _check_baseline(
     options: AuditOptions, gallery: ImageGallery, surrogate: Subject | None, baseline: AuditReport
 ) -> None:
-    """Refuse a baseline of other settings before hours are spent."""
-    wanted = options.attacked
-    attacked = len(gallery) if wanted is None else min(wanted, len(gallery))
+    """Refuse a baseline with other settings before the audit starts."""
+    requested = options.attacked
+    attacked = len(gallery) if requested is None else min(requested, len(gallery))
     settings = settings_of(options, gallery, attacked=attacked, surrogate=surrogate)
     check_comparable(baseline.model_copy(update={"settings": settings}), baseline)
 
 
-def _gallery(given: argparse.Namespace) -> GallerySource:
-    """Read which of the three kinds was given; the parser lets no two through."""
+def _gallery(given: GalleryArguments) -> GallerySource:
+    if given.data_root is not None and given.run is None:
+        raise AuditError("--data-root names the images of a run that have moved; use it with --run")
+    if given.gallery is not None:
+        return GallerySource.at(*given.gallery)
     if given.run is not None:
         return GallerySource(kind=SourceKind.RUN, paths=(given.run,), data_root=given.data_root)
-    if given.data_root is not None:
-        raise AuditError("--data-root says where the images of a run have moved; it goes with --run")
     if given.images is not None:
         return GallerySource(kind=SourceKind.IMAGES, paths=(given.images,))
-    return GallerySource(kind=SourceKind.INDEX, paths=tuple(given.index))
+    if not given.index:
+        raise AuditError("--index needs the folder of an index")
+    return GallerySource(kind=SourceKind.INDEX, paths=given.index)
 
 
 def _curve(texts: Sequence[str]) -> Curve:
     """Read `epsilon 1/255 2/255 …`."""
-    name, *values = texts
+    name, *values = texts or ("",)
     if name not in list(CurveParameter):
-        raise AuditError(f"no curve runs over {name!r}; there are {', '.join(CurveParameter)}")
+        raise AuditError(f"--curve: unknown parameter {name!r}; choose one of {', '.join(CurveParameter)}")
     try:
-        return Curve(parameter=CurveParameter(name), values=tuple(fraction(value) for value in values))
-    except argparse.ArgumentTypeError as error:
+        return Curve(parameter=CurveParameter(name), values=tuple(float(pixels(value)) for value in values))
+    except ValueError as error:
         raise AuditError(f"--curve {name}: {error}") from error
 
 
-class _Parser(argparse.ArgumentParser):
-    """Says mistakes as the rest of the command does."""
-
-    def error(self, message: str) -> NoReturn:
-        raise AuditError(f"{message} (--help shows examples)")
-
-
-def _parser() -> argparse.ArgumentParser:
-    parser = _Parser(
-        prog=typed("audit"),
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
-    )
-    what = parser.add_argument_group("what is audited")
-    what.add_argument("--models", nargs="+", required=True, metavar="MODEL", help="bundles, ONNX files, timm/NAME, …")
-    gallery = what.add_mutually_exclusive_group(required=True)
-    gallery.add_argument(
-        "--index", nargs="+", metavar="DIR", help="an index; several: the same images, one for each model"
-    )
-    gallery.add_argument("--run", metavar="DIR", help="the test images of a run, or of a bundle's run")
-    gallery.add_argument("--images", metavar="DIR", help="a folder of class folders, or a CSV of path,label")
-    what.add_argument("--data-root", metavar="DIR", help="with --run: the images, where they have moved since")
-    what.add_argument("--out", type=Path, required=True, metavar="DIR", help="where the report and the journal go")
-    attacks = parser.add_argument_group("the attacks")
-    attacks.add_argument(
-        "--attacks",
-        nargs="+",
-        default=[_ALL],
-        metavar="NAME",
-        help=f"`all` (the nine that give ERS: {', '.join(SCORECARD)}), or some of {', '.join(ATTACKS)}",
-    )
-    attacks.add_argument(
-        "--attacked",
-        type=_count,
-        default=500,
-        metavar="N",
-        help="images attacked, a seeded sample; 0: all (default 500)",
-    )
-    attacks.add_argument(
-        "--seed", type=_count, default=0, metavar="N", help="of sample, targets and starts (default 0)"
-    )
-    attacks.add_argument(
-        "--batch", type=_count, default=128, metavar="N", help="images attacked at a time (default 128)"
-    )
-    add_declared(attacks, declared_options(RobustnessOptions))
-    attacks.add_argument(
-        "--method",
-        choices=list(map(str, SearchMethod)),
-        default="auto",
-        help="auto: by gradients where a model gives them, else by random squares (L∞) or NES (L2)",
-    )
-    attacks.add_argument(
-        "--search",
-        nargs="+",
-        default=[],
-        metavar="NAME=VALUE",
-        help="options of the black-box search: "
-        + "; ".join(f"{name}: {', '.join(o.name for o in kind.options)}" for name, kind in SEARCHES.items()),
-    )
-    attacks.add_argument("--surrogate", metavar="MODEL", help="with --method transfer: the model that gives gradients")
-    attacks.add_argument(
-        "--curve",
-        nargs="+",
-        action="append",
-        default=[],
-        metavar="WHAT VALUE",
-        help="a budget curve over epsilon, steps or queries; may be given several times",
-    )
-    attacks.add_argument(
-        "--curve-attacked", type=_count, default=50, metavar="N", help="images of a curve (default 50)"
-    )
-    attacks.add_argument(
-        "--worst", type=_count, default=6, metavar="N", help="worst queries and classes shown (default 6)"
-    )
-    gate = parser.add_argument_group("limits, for continuous integration")
-    gate.add_argument(
-        "--fail-under",
-        nargs="+",
-        default=[],
-        metavar="MEASURE=NUMBER",
-        help=f"the least that passes: {', '.join(MEASURES)}, or a figure's name for its score".replace("%", "%%"),
-    )
-    gate.add_argument(
-        "--fail-drop", nargs="+", default=[], metavar="NUMBER", help="points of ERS that may be lost, or MEASURE=NUMBER"
-    )
-    gate.add_argument("--baseline", type=Path, metavar="JSON", help="the earlier report.json to compare with")
-    models = parser.add_argument_group("how models are loaded")
-    models.add_argument("--device", type=Device, choices=list(Device), default=Device.AUTO, metavar="auto|cpu|cuda")
-    models.add_argument(
-        "--precision",
-        type=Precision,
-        choices=list(Precision),
-        default=Precision.AUTO,
-        metavar="auto|float32|bf16",
-        help="of the passes that give gradients; the judgement is in float32",
-    )
-    models.add_argument(
-        "--exact",
-        dest="precision",
-        action="store_const",
-        const=Precision.FLOAT32,
-        help="the same as --precision float32: as accurate as the trainer's --exact, and slower where bf16 gains",
-    )
-    models.add_argument("--threads", type=_count, default=0, metavar="N", help="of ONNX Runtime; 0: one for each core")
-    models.add_argument(
-        "--input-size", type=_count, metavar="PX", help="side of the input of timm, torchvision and open ONNX files"
-    )
-    models.add_argument("--resize", type=_count, metavar="PX", help="side of the square that the input is cut from")
-    models.add_argument(
-        "--weights",
-        type=LibraryWeights,
-        choices=list(LibraryWeights),
-        default=LibraryWeights.IMAGENET,
-        metavar="imagenet|random",
-        help="of timm and torchvision networks; nothing is fetched",
-    )
-    models.add_argument(
-        "--scale",
-        type=PixelScale,
-        choices=list(PixelScale),
-        default=PixelScale.UNIT,
-        metavar="unit|symmetric|imagenet|bytes",
-        help="pixel values that an ONNX file expects (default unit: 0 to 1)",
-    )
-    models.add_argument("--output", metavar="NAME", help="which output of an ONNX file is the embedding")
-    return parser
-
-
-def _count(text: str) -> int:
-    try:
-        value = int(text)
-    except ValueError:
-        value = -1
-    if value < 0:
-        raise argparse.ArgumentTypeError(f"give a whole number of 0 or more, not {text!r}")
-    return value
-
-
 def _conclude(console: Console, report: AuditReport, out: Path) -> None:
-    """Print the table and where the report lies."""
+    """Print the table and the paths of the report."""
     table = Table(title=f"{report.settings.attacked} of {report.settings.gallery.items} images attacked")
     table.add_column("")
     for model in report.models:
@@ -346,7 +361,7 @@ def _conclude(console: Console, report: AuditReport, out: Path) -> None:
         table.add_row(key, *(f"{model.figures[key].value:.3g}" for model in report.models))
     table.add_section()
     table.add_row(
-        "Recall@1, untouched", *(_recall(model.benign.recall_at_1 if model.benign else None) for model in report.models)
+        "Recall@1, benign", *(_recall(model.benign.recall_at_1 if model.benign else None) for model in report.models)
     )
     table.add_row("[bold]ERS[/]  95 %", *(_ers(m.ers, m.ers_low, m.ers_high) for m in report.models))
     console.print(table)
@@ -365,7 +380,7 @@ def _ers(value: float | None, low: float | None, high: float | None) -> str:
 
 
 def _plain(text: object) -> str:
-    """Keep square brackets from being read as a style."""
+    """Escape square brackets, which rich reads as styles."""
     return escape(str(text))
 
 

@@ -1,94 +1,85 @@
-"""Options declared as data (`hardrank.trainer.attacks.options`) as arguments of a command."""
+"""Command-line arguments from options that are declared as data (`hardrank.trainer.attacks.options`)."""
 
-import argparse
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import fields
+from collections.abc import Callable, Sequence
+from dataclasses import field, make_dataclass
 from enum import Enum
-from typing import Any
+from typing import Annotated, Any, Final
+
+import tyro
 
 from hardrank.audit_app.errors import AuditError
 from hardrank.trainer.attacks.options import Option
 from hardrank.trainer.config import pixels
 
-
-def add_declared(parser: argparse._ArgumentGroup, options: Sequence[Option]) -> None:
-    """Add `--name` for each option, with its type, range, unit and help."""
-    for option in options:
-        flag = f"--{option.name.replace('_', '-')}"
-        if option.type is bool:
-            parser.add_argument(flag, action=argparse.BooleanOptionalAction, default=option.default, help=option.help)
-            continue
-        parser.add_argument(
-            flag,
-            type=reader(option),
-            default=option.default,
-            metavar="|".join(option.choices) or _METAVARS.get(option.type, "X"),
-            help=f"{option.help}{_unit(option)} (default {_default(option)})".replace("%", "%%"),
-        )
+_TRUE: Final = {"true": True, "yes": True, "1": True, "false": False, "no": False, "0": False}
 
 
-def take(arguments: argparse.Namespace, owner: type, **others: Any) -> Any:
-    """Build the dataclass `owner` of the arguments that bear its fields' names."""
-    known = {field.name: getattr(arguments, field.name) for field in fields(owner) if hasattr(arguments, field.name)}
-    return owner(**{**known, **others})
+def arguments_of(owner: type, options: Sequence[Option], *, doc: str) -> type:
+    """Make a dataclass with a field for each option, for tyro: with its type, unit, help and default.
+
+    Args:
+        owner: The dataclass that declares the options; the result is named after it.
+        options: Its options.
+        doc: Docstring of the result, the heading of the options in `--help`.
+    """
+    fields: list[tuple[str, Any, Any]] = [
+        (option.name, _annotated(option), field(default=option.default)) for option in options
+    ]
+    made = make_dataclass(f"{owner.__name__}Arguments", fields, frozen=True, kw_only=True)
+    made.__doc__ = doc
+    return made
 
 
 def read_pairs(texts: Sequence[str], options: Sequence[Option], *, of: str) -> dict[str, Any]:
-    """Read `NAME=VALUE` as declared options; raises `AuditError` for unknown names and values that cannot be read."""
-    known: Mapping[str, Option] = {option.name: option for option in options}
+    """Read `NAME=VALUE` as declared options.
+
+    Args:
+        texts: The pairs.
+        options: The options that exist.
+        of: Whose options they are, for messages.
+
+    Raises:
+        AuditError: An unknown name, or a value that cannot be read.
+    """
+    known = {option.name: option for option in options}
     found = {}
     for text in texts:
         name, equals, value = text.partition("=")
         if not equals or name not in known:
-            raise AuditError(
-                f"{text!r} is no option of {of}; write NAME=VALUE with one of {', '.join(known) or 'none'}"
-            )
+            raise AuditError(f"{text!r} is not an option of {of}; write NAME=VALUE with {', '.join(known) or 'none'}")
         try:
-            found[name] = reader(known[name])(value)
-        except (ValueError, argparse.ArgumentTypeError) as error:
-            raise AuditError(f"{of}: {name} cannot be {value!r}: {error}") from error
+            found[name] = _reader(known[name])(value)
+        except ValueError as error:
+            raise AuditError(f"{of}: invalid value {value!r} of {name}: {error}") from error
     return found
 
 
-def reader(option: Option) -> Callable[[str], Any]:
-    """Give a function that reads the option's value from text."""
+def _annotated(option: Option) -> Any:
+    unit = f" [{option.unit}]" if option.unit else ""
+    text = tyro.conf.arg(help=f"{option.help}{unit}")
+    if option.type is not float:
+        return Annotated[option.type, text]
+    in_pixels = "pixels" in option.unit
+    number = tyro.constructors.PrimitiveConstructorSpec(
+        nargs=1,
+        metavar="N/255" if in_pixels else "X",
+        instance_from_str=lambda texts: float(pixels(texts[0])),
+        is_instance=lambda value: isinstance(value, float),
+        str_from_instance=lambda value: [f"{255 * value:g}/255" if in_pixels else f"{value:g}"],
+    )
+    return Annotated[float, number, text]
+
+
+def _reader(option: Option) -> Callable[[str], Any]:
+    """Return a function that reads the option's value from text and raises `ValueError`."""
     if issubclass(option.type, Enum):
-        kind: type[Enum] = option.type
-
-        def choose(text: str) -> Enum:
-            try:
-                return kind(text)
-            except ValueError:
-                raise argparse.ArgumentTypeError(f"give one of {', '.join(option.choices)}, not {text!r}") from None
-
-        return choose
+        return option.type
     if option.type is bool:
         return _truth
-    return fraction if option.type is float else int
-
-
-def fraction(text: str) -> float:
-    """Read a number, or a fraction as 8/255."""
-    try:
-        return float(pixels(text))
-    except ValueError as error:
-        raise argparse.ArgumentTypeError(str(error)) from None
+    return (lambda text: float(pixels(text))) if option.type is float else int
 
 
 def _truth(text: str) -> bool:
-    known = {"true": True, "yes": True, "1": True, "false": False, "no": False, "0": False}
-    if text.lower() not in known:
-        raise argparse.ArgumentTypeError(f"give true or false, not {text!r}")
-    return known[text.lower()]
-
-
-_METAVARS: Mapping[type, str] = {int: "N", float: "X"}
-
-
-def _unit(option: Option) -> str:
-    return f" [{option.unit}]" if option.unit else ""
-
-
-def _default(option: Option) -> str:
-    in_pixels = isinstance(option.default, float) and "pixels" in option.unit
-    return f"{255 * option.default:g}/255" if in_pixels else str(option.default)
+    if text.lower() not in _TRUE:
+        raise ValueError("give true or false")
+    return _TRUE[text.lower()]

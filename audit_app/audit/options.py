@@ -1,4 +1,4 @@
-"""What an audit is asked: attacks, budgets, how models without gradients are searched."""
+"""Options of an audit: attacks, budgets, black-box search, curves."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -14,7 +14,7 @@ from hardrank.trainer.evaluation.robustness import RobustnessOptions
 
 
 class CurveParameter(StrEnum):
-    """What a budget curve varies."""
+    """The parameter of a budget curve."""
 
     EPSILON = "epsilon"
     STEPS = "steps"
@@ -25,11 +25,11 @@ class CurveParameter(StrEnum):
 
 @dataclass(frozen=True, kw_only=True)
 class Curve:
-    """A budget curve that is asked for. Raises `AuditError` for values that no audit can have."""
+    """A requested budget curve. Raises `AuditError` for invalid values."""
 
     parameter: CurveParameter
     values: tuple[float, ...]
-    """In rising order."""
+    """In increasing order."""
 
     def __post_init__(self) -> None:
         whole = self.parameter is not CurveParameter.EPSILON
@@ -37,22 +37,22 @@ class Curve:
         if not self.values or not good or list(self.values) != sorted(set(self.values)):
             raise AuditError(
                 f"the curve over {self.parameter} has the values {', '.join(f'{v:g}' for v in self.values) or 'none'}; "
-                f"give positive {'whole ' if whole else ''}numbers, rising"
+                f"give positive {'whole ' if whole else ''}numbers in increasing order"
             )
 
 
 @dataclass(frozen=True, kw_only=True)
 class AuditOptions:
-    """An audit. Raises `AuditError` or `AttackError` for what cannot be."""
+    """Options of an audit. Raises `AuditError` or `AttackError` for invalid values."""
 
     attacks: tuple[str, ...] = SCORECARD
-    """Names; the nine of the scorecard give the ten results of ERS."""
+    """Names of the attacks; the nine of the scorecard give the ten results of ERS."""
     attacked: int | None = 500
-    """Images under attack, a seeded sample of the gallery; None: all of them."""
+    """Number of attacked images, a seeded sample of the gallery; None for all."""
     seed: int = 0
-    """Of the sample, the targets and the random starts."""
+    """Seed of the sample, the targets and the random starts."""
     batch: int = 128
-    """Images attacked at a time; results do not depend on it."""
+    """Images attacked at a time. Results do not depend on it."""
     robustness: RobustnessOptions = field(default_factory=RobustnessOptions)
     """ε, α, steps, engine and the rest."""
     method: SearchMethod = SearchMethod.AUTO
@@ -60,9 +60,9 @@ class AuditOptions:
     """Options of the black-box search, as it declares them."""
     curves: tuple[Curve, ...] = ()
     curve_attacked: int = 50
-    """Images of each point of a curve."""
+    """Number of attacked images at each point of a curve."""
     worst: int = 6
-    """How many of the worst queries and classes are shown."""
+    """Number of weakest queries and classes in the report."""
 
     def __post_init__(self) -> None:
         if not self.attacks or len(set(self.attacks)) < len(self.attacks):
@@ -70,9 +70,12 @@ class AuditOptions:
                 f"the attacks are {', '.join(self.attacks) or 'none'}; name each once: {', '.join(ATTACKS)}"
             )
         if self.seed < 0 or self.batch < 1 or self.curve_attacked < 1 or self.worst < 0:
-            raise AuditError("seed and worst must be 0 or more, batch and curve_attacked 1 or more")
+            raise AuditError(
+                f"seed is {self.seed}, worst {self.worst}, batch {self.batch}, curve_attacked {self.curve_attacked}; "
+                "give seed and worst of 0 or more, batch and curve_attacked of 1 or more"
+            )
         if self.attacked is not None and self.attacked < 1:
-            raise AuditError(f"{self.attacked} images are to be attacked; give 1 or more, or none to attack all")
+            raise AuditError(f"the number of attacked images is {self.attacked}; give 1 or more, or 0 for all")
         if self.search:
             make_search(self.searched, **self.search)
         self.build()

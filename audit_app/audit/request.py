@@ -1,4 +1,4 @@
-"""An audit that was asked for, as a file beside its results: so that it can go on, or be asked for again."""
+"""The request of an audit as a file beside its results, from which it can be continued or repeated."""
 
 import hashlib
 import json
@@ -21,25 +21,25 @@ _LARGEST: Final = 2**20
 
 @dataclass(frozen=True, kw_only=True)
 class AuditRequest:
-    """Which models are audited on which gallery, and how."""
+    """The models and gallery of an audit, and its options."""
 
     models: tuple[str, ...]
-    """As `hardrank.audit_app.subjects.loading.load_subject` understands them."""
+    """As `hardrank.audit_app.subjects.loading.load_subject` takes them."""
     gallery: GallerySource
     options: AuditOptions = field(default_factory=AuditOptions)
     loading: SubjectOptions = field(default_factory=SubjectOptions)
     surrogate: str | None = None
-    """The model that transfer attacks are made on, likewise."""
+    """The model whose gradients transfer attacks use, likewise."""
 
     @property
     def name(self) -> str:
-        """A folder's name: the same request has the same, so that it goes on where it was."""
+        """Name for a folder; equal requests have the same, so that an audit continues in its folder."""
         text = json.dumps(self.to_dict(), sort_keys=True)
         first = "".join(c if c.isalnum() or c in "-_." else "-" for c in Path(self.models[0]).name)[:40]
         return f"{first.strip('.-') or 'audit'}-{hashlib.sha256(text.encode()).hexdigest()[:10]}"
 
     def absolute(self) -> Self:
-        """Give the same request by whole paths: whoever reads it may have another working directory."""
+        """Return the same request with absolute paths, which are valid in any working directory."""
         return replace(
             self,
             models=tuple(map(absolute_model, self.models)),
@@ -48,7 +48,7 @@ class AuditRequest:
         )
 
     def to_dict(self) -> dict[str, Any]:
-        """Give it ready for JSON; `from_dict` reads it back."""
+        """Return it ready for JSON; `from_dict` reads it back."""
         transfer = {} if self.surrogate is None else {"surrogate": self.surrogate}
         return {
             "schema_version": SCHEMA,
@@ -61,10 +61,10 @@ class AuditRequest:
 
     @classmethod
     def from_dict(cls, content: Any) -> Self:
-        """Read what `to_dict` gave; raises `AuditError`."""
+        """Read what `to_dict` returned; raises `AuditError`."""
         version = content.get("schema_version") if isinstance(content, dict) else None
         if version != SCHEMA:
-            raise AuditError(f"the request of an audit has the schema {version!r}; this version reads {SCHEMA}")
+            raise AuditError(f"the request has the schema {version!r}; this version reads {SCHEMA}")
         try:
             return cls(
                 models=tuple(str(model) for model in content["models"]),
@@ -74,7 +74,7 @@ class AuditRequest:
                 surrogate=None if content.get("surrogate") is None else str(content["surrogate"]),
             )
         except (KeyError, TypeError, ValidationError) as error:
-            raise AuditError(f"the request of an audit cannot be read: {error}") from error
+            raise AuditError(f"the request is invalid: {error}") from error
 
     def write(self, folder: Path) -> None:
         """Write it beside the results."""
@@ -86,13 +86,13 @@ def read_request(folder: Path) -> AuditRequest:
     path = folder / REQUEST
     try:
         if path.stat().st_size > _LARGEST:
-            raise AuditError(f"{path} is larger than {_LARGEST >> 20} MiB, so it is no request")
+            raise AuditError(f"{path} is larger than {_LARGEST >> 20} MiB, so it is not a request")
         return AuditRequest.from_dict(json.loads(path.read_text(encoding="utf-8")))
     except (OSError, ValueError) as error:
         raise AuditError(f"{path} cannot be read: {error}") from error
 
 
 def _plain(values: dict[str, Any]) -> dict[str, Any]:
-    """Make enums their values and tuples lists, which validation reads back."""
+    """Replace enums by their values and tuples by lists."""
     plain: dict[str, Any] = json.loads(json.dumps(values, default=str))
     return plain

@@ -1,4 +1,4 @@
-"""An audit without a page: the scorecard of each model on one gallery, resumable, the same for the same seed."""
+"""The attacks and measurements of an audit: the scorecard of each model on one gallery, resumable and reproducible."""
 
 import hashlib
 import re
@@ -49,7 +49,7 @@ class CurvePoint:
 
     at: float
     score: float
-    """ERS; the mean score of the figures measured where they are not all ten."""
+    """ERS; the mean score of the measured figures if not all ten results were measured."""
     low: float
     high: float
     """Ends of the 95 % bootstrap interval."""
@@ -57,7 +57,7 @@ class CurvePoint:
 
 @dataclass(frozen=True, kw_only=True)
 class CurveResult:
-    """How the score depends on what the attacker may spend."""
+    """The score as a function of a budget."""
 
     parameter: CurveParameter
     attacked: int
@@ -66,19 +66,19 @@ class CurveResult:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class ModelResult:
-    """What was found of one model."""
+    """The results of one model."""
 
     embedded: EmbeddedGallery
     card: Scorecard
     benign: RetrievalMetrics | None
-    """None where no class has two images."""
+    """None if no class has two images."""
     method: dict[str, Any]
     """How it was attacked."""
     curves: tuple[CurveResult, ...]
     worst_queries: tuple[WeakQuery, ...]
     worst_classes: tuple[WeakClass, ...]
     cases: tuple[WorstCase, ...]
-    """The worst queries again, with what became of their rankings."""
+    """The worst queries with their images and rankings."""
 
     @property
     def subject(self) -> Subject:
@@ -87,23 +87,23 @@ class ModelResult:
 
     @property
     def queries(self) -> int | None:
-        """Questions that a black-box attack asked about the images of the scorecard; None for gradients."""
+        """Number of queries of black-box attacks for the scorecard; None for white-box."""
         asked = [values.sum() for name, values in self.card.per_image.columns.items() if name.endswith(" queries")]
         return int(sum(asked)) if asked else None
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class AuditResult:
-    """What was found."""
+    """The results of an audit."""
 
     options: AuditOptions
     gallery: ImageGallery
     attacked: int
-    """Images under attack."""
+    """Number of attacked images."""
     surrogate: Subject | None
     models: tuple[ModelResult, ...]
     seconds: float
-    """Of this sitting."""
+    """Duration of this run."""
 
 
 def run_audit(
@@ -115,12 +115,24 @@ def run_audit(
     on_progress: OnProgress = ignore_progress,
     cancel: Callable[[], bool] = never,
 ) -> AuditResult:
-    """Measure the model of each gallery with the same attacks on the same images; see `embed_galleries`.
+    """Measure several models with the same attacks on the same images.
 
-    What is finished is kept in the folder `out`: a later call with the same arguments goes on from there, and gives
-    the same result. Raises `AuditError` (and its subclasses) for what cannot be audited, `AttackError` for attacks
-    that the gallery does not allow, `JournalError` where `out` holds another audit of a model, `CancelledError` when
-    `cancel` says so.
+    Finished parts are kept in the folder `out`: a later call with the same arguments continues from there, and gives
+    the same result.
+
+    Args:
+        galleries: One gallery, embedded by each model; see `embed_galleries`.
+        options: Options of the audit.
+        out: Folder of the journal.
+        surrogate: The model whose gradients transfer attacks use.
+        on_progress: Called with the progress of each stage.
+        cancel: Whether to stop; checked after each batch.
+
+    Raises:
+        AuditError: The galleries differ, the surrogate is missing, or another audit is running in `out`.
+        AttackError: The gallery does not allow an attack.
+        JournalError: `out` contains another audit of a model.
+        CancelledError: `cancel` returned True.
     """
     began = time.monotonic()
     _check(galleries, options, surrogate)
@@ -130,8 +142,8 @@ def run_audit(
     with _exclusive(out):
         models = []
         for embedded, method in zip(galleries, methods, strict=True):
-            _rehearse(embedded, options, rows)
-            part = _Part(embedded, method, options, out / JOURNAL / _folder(embedded), on_progress, cancel)
+            _check_attacks(embedded, options, rows)
+            part = _ModelAudit(embedded, method, options, out / JOURNAL / _folder(embedded), on_progress, cancel)
             models.append(_measure(part, rows))
     return AuditResult(
         options=options,
@@ -144,7 +156,7 @@ def run_audit(
 
 
 @dataclass(frozen=True)
-class _Part:
+class _ModelAudit:
     """The audit of one model."""
 
     embedded: EmbeddedGallery
@@ -188,7 +200,7 @@ class _Part:
         return card
 
 
-def _measure(part: _Part, rows: torch.Tensor) -> ModelResult:
+def _measure(part: _ModelAudit, rows: torch.Tensor) -> ModelResult:
     embedded, options = part.embedded, part.options
     name = embedded.subject.name
     benign = _benign(embedded, options.seed)
@@ -199,7 +211,7 @@ def _measure(part: _Part, rows: torch.Tensor) -> ModelResult:
     for i, query in enumerate(weak, start=1):
         if part.cancel():
             raise CancelledError(
-                "the audit was stopped; what was finished is kept, and the same one goes on from there"
+                "the audit was stopped; finished parts are kept, and the same audit continues from there"
             )
         cases.append(worst_case(embedded, query, card, options, part.method))
         part.on_progress(StageProgress(stage=f"worst cases of {name}", done=i, total=len(weak)))
@@ -218,11 +230,11 @@ def _measure(part: _Part, rows: torch.Tensor) -> ModelResult:
 def _benign(embedded: EmbeddedGallery, seed: int) -> RetrievalMetrics | None:
     try:
         return evaluate(embedded.embeddings, embedded.labels, seed=seed)
-    except RetrievalError:  # no class has two images: there is nothing to retrieve, and the report says so
+    except RetrievalError:  # no class has two images, which the report mentions
         return None
 
 
-def _curve(part: _Part, rows: torch.Tensor, curve: Curve) -> CurveResult:
+def _curve(part: _ModelAudit, rows: torch.Tensor, curve: Curve) -> CurveResult:
     """Measure a sample at each budget."""
     options = part.options
     sample = rows[sample_queries(len(rows), options.curve_attacked, seed=options.seed)]
@@ -245,7 +257,7 @@ def _curve(part: _Part, rows: torch.Tensor, curve: Curve) -> CurveResult:
 def _at(
     parameter: CurveParameter, value: float, robustness: RobustnessOptions, method: Method | None
 ) -> tuple[RobustnessOptions, Method | None]:
-    """Change one budget; the check with another seed is for the scorecard alone."""
+    """Change one budget. The check with another seed is only for the scorecard."""
     robustness = replace(robustness, seed_check=0)
     if parameter is CurveParameter.EPSILON:
         return replace(robustness, epsilon=value), method
@@ -256,7 +268,7 @@ def _at(
 
 
 def _applies(curve: Curve, method: Method | None) -> bool:
-    """Whether a model that is attacked by `method` has such a budget."""
+    """Whether `method` has the curve's parameter."""
     if curve.parameter is CurveParameter.STEPS:
         return not isinstance(method, Search)
     return curve.parameter is CurveParameter.EPSILON or isinstance(method, Search)
@@ -268,7 +280,7 @@ def _point(at: float, card: Scorecard, options: AuditOptions) -> CurvePoint:
 
 
 def overall_score(card: Scorecard, *, seed: int, resamples: int) -> tuple[float, float, float]:
-    """Give ERS and its interval; where not all ten results are there, the mean score of those that are."""
+    """Return ERS and its interval; if not all ten results were measured, the mean score of those that were."""
     if np.isfinite(card.ers):
         return card.ers, card.ers_low, card.ers_high
     scores = clipped_scores(card.per_image, card.scales).mean(axis=1, keepdims=True)
@@ -291,7 +303,7 @@ def _method(
 
 
 def _check(galleries: Sequence[EmbeddedGallery], options: AuditOptions, surrogate: Subject | None) -> None:
-    """Find mistakes before any work is done."""
+    """Check the arguments before any work is done."""
     check_names_differ([embedded.subject for embedded in galleries])
     if any(embedded.gallery is not galleries[0].gallery for embedded in galleries):
         raise GalleryError("the models were given different galleries, so they cannot be compared; use embed_galleries")
@@ -299,18 +311,18 @@ def _check(galleries: Sequence[EmbeddedGallery], options: AuditOptions, surrogat
         raise AuditError("a transfer attack needs a surrogate, a model with gradients; no other attack does")
 
 
-def _rehearse(embedded: EmbeddedGallery, options: AuditOptions, rows: torch.Tensor) -> None:
-    """Let each attack draw its targets and look at one image: what the gallery does not allow is said at once."""
+def _check_attacks(embedded: EmbeddedGallery, options: AuditOptions, rows: torch.Tensor) -> None:
+    """Draw targets and compute one loss of each attack, so that attacks that the gallery does not allow fail early."""
     victims = victims_in(embedded.tensors, rows)
     for attack in options.build().values():
         try:
             targets = attack.draw(victims, embedded.tensors, seed=options.seed)
             attack.objective(victims[:1], embedded.tensors, targets[:1])
         except AttackError as error:
-            raise AttackError(_advised(error, attack, embedded)) from error
+            raise AttackError(_with_advice(error, attack, embedded)) from error
 
 
-def _advised(error: AttackError, attack: Attack, embedded: EmbeddedGallery) -> str:
+def _with_advice(error: AttackError, attack: Attack, embedded: EmbeddedGallery) -> str:
     if embedded.gallery.labelled_classes > 1:
         return str(error)
     return (
@@ -320,28 +332,28 @@ def _advised(error: AttackError, attack: Attack, embedded: EmbeddedGallery) -> s
 
 
 def _folder(embedded: EmbeddedGallery) -> str:
-    """A folder for what is known of a model on a gallery; another model of the same name gets another."""
+    """Name of the journal's folder for a model and gallery; another model with the same name gets another."""
     subject = embedded.subject
-    known = f"{subject.sha256}{subject.preprocessing}{embedded.gallery.digest()}"
-    return f"{slug(subject.name)}-{hashlib.sha256(known.encode()).hexdigest()[:8]}"
+    identity = f"{subject.sha256}{subject.preprocessing}{embedded.gallery.digest()}"
+    return f"{slug(subject.name)}-{hashlib.sha256(identity.encode()).hexdigest()[:8]}"
 
 
 def slug(name: str) -> str:
-    """Turn a model's name into part of a file's."""
+    """Turn a model's name into part of a file name."""
     return re.sub(r"[^A-Za-z0-9._-]+", "-", name).strip(".-")[:80] or "model"
 
 
 @contextmanager
 def _exclusive(out: Path) -> Iterator[None]:
-    """Keep other audits out of a folder; raises `AuditError` where one is at work, or it cannot be written."""
+    """Lock a folder; raises `AuditError` if another audit is running in it, or it cannot be written."""
     try:
         out.mkdir(parents=True, exist_ok=True)
         lock = FileLock(out / _LOCK, blocking=False)
         lock.acquire()
     except Timeout:
-        raise AuditError(f"another audit is at work in {out}; wait for it, or name another folder") from None
+        raise AuditError(f"another audit is running in {out}; wait until it ends, or choose another folder") from None
     except OSError as error:
-        raise AuditError(f"{out} cannot be written ({error.strerror or error}); name another folder") from error
+        raise AuditError(f"{out} cannot be written ({error.strerror or error}); choose another folder") from error
     try:
         yield
     finally:

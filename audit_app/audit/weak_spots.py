@@ -1,17 +1,14 @@
-"""Where a model held least: the worst queries and classes of a scorecard; pure."""
+"""The weakest queries and classes of a scorecard."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Final
 
 import numpy as np
 import numpy.typing as npt
 
+from hardrank.audit_app.results.weakest import weakest_groups
 from hardrank.trainer.attacks.attack import Figure
 from hardrank.trainer.evaluation.scorecard import PerImage, Scorecard, scores_of
-
-_FEW: Final = 2
-"""Classes with fewer attacked images are named only where there are no others: one image says little."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -21,11 +18,11 @@ class WeakQuery:
     row: int
     """In the gallery."""
     score: float
-    """Mean of its scores, each cut to 0 … 100."""
+    """Mean of its scores, each clipped to 0 to 100."""
     weakest: str
-    """Key of the figure with the least score; where several have it, images take them in turn."""
+    """Key of the figure with the lowest score; if several have it, successive images take them in turn."""
     recall_before: bool
-    """Whether the nearest other item was of its class, untouched."""
+    """Whether the nearest other item of the benign image has its class."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,17 +35,17 @@ class WeakClass:
     score: float
     """Mean of their scores."""
     recall_at_1: float
-    """Of them, untouched, in %."""
+    """Of these images, benign, in %."""
 
 
 def clipped_scores(table: PerImage, figures: Mapping[str, Figure]) -> npt.NDArray[np.float64]:
-    """Score each image's figures (n,F), each cut to 0 … 100."""
+    """Score each image's figures (n,F), clipped to 0 to 100."""
     scores: npt.NDArray[np.float64] = scores_of(table, figures).clip(0, 100)
     return scores
 
 
 def worst_queries(card: Scorecard, count: int) -> list[WeakQuery]:
-    """Give the `count` images with the least mean score, the worst first; the lower row of equals."""
+    """Return the `count` images with the lowest mean score, the worst first; ties are ordered by row."""
     table, keys = card.per_image, list(card.scales)
     scores = clipped_scores(table, card.scales)
     order = np.lexsort((table.rows, scores.mean(axis=1)))[:count]
@@ -64,26 +61,21 @@ def worst_queries(card: Scorecard, count: int) -> list[WeakQuery]:
 
 
 def _weakest(scores: npt.NDArray[np.float64], place: int) -> int:
-    """Choose among the least scores of an image by its place: else the first attack alone would be seen."""
+    """Choose among an image's lowest scores by its position, so that not only the first attack is shown."""
     least = np.flatnonzero(scores == scores.min())
     return int(least[place % len(least)])
 
 
 def worst_classes(card: Scorecard, count: int) -> list[WeakClass]:
-    """Give the `count` classes with the least mean score, the worst first."""
+    """Return the `count` classes with the lowest mean score, the worst first."""
     table = card.per_image
     mean = clipped_scores(table, card.scales).mean(axis=1)
-    found = []
-    for label in np.unique(table.labels):
-        places = np.flatnonzero(table.labels == label)
-        places = places[np.argsort(mean[places], kind="stable")]
-        found.append(
-            WeakClass(
-                label=int(label),
-                rows=tuple(table.rows[places].tolist()),
-                score=float(mean[places].mean()),
-                recall_at_1=float(table.columns["R@1"][places].mean()),
-            )
+    return [
+        WeakClass(
+            label=group.label,
+            rows=tuple(table.rows[list(group.positions)].tolist()),
+            score=group.score,
+            recall_at_1=float(table.columns["R@1"][list(group.positions)].mean()),
         )
-    several = [one for one in found if len(one.rows) >= _FEW]
-    return sorted(several or found, key=lambda one: (one.score, one.label))[:count]
+        for group in weakest_groups(table.labels, mean, count)
+    ]

@@ -1,4 +1,4 @@
-"""What became of the rankings of the worst queries: the attack again, with its pictures."""
+"""The worst queries with images and rankings before and after the attack, which is repeated for this."""
 
 from dataclasses import dataclass
 from typing import Final
@@ -18,44 +18,44 @@ from hardrank.trainer.attacks.runner import Method, run_attack
 from hardrank.trainer.evaluation.scorecard import Scorecard
 
 SHOWN: Final = 8
-"""Items of a ranking that are shown."""
+"""Number of items of a ranking that are shown."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class WorstCase:
-    """An attacked image, and a ranking before and after, both by the model as it is served."""
+    """An attacked image, and a ranking before and after the attack, both by the served model."""
 
     query: WeakQuery
     attack: str
-    """Name of the attack whose figure held least."""
+    """Name of the attack with the weakest figure."""
     benign: Uint8Images
     """(3,S,S)."""
     adversarial: Uint8Images
-    """(3,S,S): what an 8-bit file of the attacked image holds, within the budget."""
+    """(3,S,S): the attacked image in 8 bits, within the budget."""
     ranked_by: int
-    """Gallery row of the query whose ranking is shown: the attacked image itself, but for CA+ and CA−."""
+    """Gallery row of the query whose ranking is shown: the attacked image itself, except for CA+ and CA-."""
     before: tuple[int, ...]
-    """Gallery rows of the ranking's head, the first first."""
+    """Gallery rows of the first items, by rank."""
     after: tuple[int, ...]
     tracked: tuple[int, ...]
-    """Rows that the attack is about; the former first item where it aims at none."""
+    """Rows whose ranks are tracked: the targets, or the first item before the attack if there are none."""
     aimed: bool
-    """Whether it aims at those."""
+    """Whether these are targets."""
     tracked_before: tuple[int, ...]
     """Their ranks, 1 for the first."""
     tracked_after: tuple[int, ...]
     ranked: int
-    """Items of the ranking."""
+    """Number of ranked items."""
     moved: float
-    """Distance that the embedding moved, 0 … 2."""
+    """Distance that the embedding moved, 0 to 2."""
 
 
 def worst_case(
     embedded: EmbeddedGallery, query: WeakQuery, card: Scorecard, options: AuditOptions, method: Method | None
 ) -> WorstCase:
-    """Run the attack that did the most to `query` again: draws depend on seed and image, so it finds the same image.
+    """Repeat the attack with the weakest figure of `query`.
 
-    Of several that did alike, the first is taken.
+    Random draws depend only on seed and image, so it finds the same image.
     """
     attacks = options.build()
     owner = {figure.key: name for name, attack in attacks.items() for figure in attack.figures}
@@ -105,6 +105,6 @@ def worst_case(
 
 
 def _served(embedded: EmbeddedGallery, pixels: Uint8Images) -> npt.NDArray[np.float32]:
-    """Embed pixels (3,S,S) as the served model does → (D,)."""
+    """Embed pixels (3,S,S) with the served model → (D,)."""
     point: npt.NDArray[np.float32] = embedded.subject.serve(to_unit(pixels)[None])[0]
     return point

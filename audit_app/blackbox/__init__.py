@@ -1,7 +1,7 @@
-"""Attacks that may only ask a model for embeddings: no weights, no gradients. Each is a file, and a line here.
+"""Black-box attacks, which only query a model for embeddings. To add one, write a file and add a line here.
 
-All minimise the objectives of `hardrank.trainer.attacks`, and each is a `Method` of the attack runner: it can take the
-place of `run_attack`, in a scorecard too.
+All minimise the objectives of `hardrank.trainer.attacks`. Each is a `Method` of the attack runner, so it can replace
+`run_attack`, in a scorecard too.
 """
 
 from collections.abc import Mapping
@@ -17,10 +17,10 @@ from hardrank.trainer.attacks.options import AttackError, Option, check_names, d
 
 @dataclass(frozen=True)
 class SearchKind:
-    """A black-box attack that can be asked for by name."""
+    """A black-box search."""
 
     title: str
-    """What it does, in a line."""
+    """What it does, in one line."""
     build: type[Search]
 
     @property
@@ -34,12 +34,12 @@ SEARCHES: Final[Mapping[str, SearchKind]] = {
     "spsa": SearchKind("descends along gradients estimated from pairs of steps of ±σ in every pixel", SPSA),
     "square": SearchKind("tries random squares at the edge of the budget and keeps those that help", SquareSearch),
 }
-"""The searches. Beside them stands `hardrank.audit_app.blackbox.transfer.Transfer`, which needs a second model."""
+"""The searches by name. `hardrank.audit_app.blackbox.transfer.Transfer` needs a second model, so it is separate."""
 
 
 def make_search(name: str, **options: Any) -> Search:
-    """Build the search called `name` with its options; raises `AttackError` for unknown names and values."""
+    """Build a search with its options; raises `AttackError` for unknown names and invalid values."""
     if name not in SEARCHES:
-        raise AttackError(f"there is no black-box attack {name!r}; there are {', '.join(SEARCHES)}, and transfer")
+        raise AttackError(f"unknown black-box search {name!r}; choose one of {', '.join(SEARCHES)}")
     check_names(SEARCHES[name].build, options)
     return SEARCHES[name].build(**options)

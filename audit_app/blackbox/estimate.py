@@ -1,4 +1,4 @@
-"""Descent along a gradient that is estimated from differences: what NES and SPSA share."""
+"""Descent along gradients that are estimated from differences: the common part of NES and SPSA."""
 
 from abc import abstractmethod
 from collections.abc import Iterator
@@ -22,29 +22,33 @@ _START: Final = 0
 
 @dataclass(frozen=True, kw_only=True)
 class EstimatedDescent(Search):
-    """Projected descent on estimates: each step asks about `pairs` steps forth and back, moves, and asks once more."""
+    """Projected descent on estimated gradients: each step costs two queries per pair, and one for the new image."""
 
     STREAM: ClassVar[int]
-    """Keeps the draws of different methods apart."""
+    """Number that separates the random draws of the methods."""
 
     pairs: int = option(
         15, minimum=1, maximum=10_000, unit="pairs", help="random directions of an estimate; each costs two queries"
     )
     sigma: float = option(
-        4 / 255, minimum=1e-5, maximum=1, unit="of pixels in [0,1]", help="σ, how far a question lies from the image"
+        4 / 255, minimum=1e-5, maximum=1, unit="of pixels in [0,1]", help="σ, the distance of a query from the image"
     )
     alpha: float = option(2 / 255, minimum=0, unit="of pixels in [0,1]", help="α, the length of a step")
-    momentum: float = option(0.5, minimum=0, maximum=0.99, help="share of the former direction in a new one")
+    momentum: float = option(0.5, minimum=0, maximum=0.99, help="share of the previous direction in the next")
     grain: int = option(
-        4, minimum=1, maximum=64, unit="pixels", help="directions are constant in squares of this side; 1: no squares"
+        4,
+        minimum=1,
+        maximum=64,
+        unit="pixels",
+        help="side of the squares in which directions are constant; 1: pixels",
     )
 
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.queries < 2 * self.pairs + 2:
             raise AttackError(
-                f"{self.NAME}: {self.queries} queries an image allow no step; a step of {self.pairs} pairs takes "
-                f"{2 * self.pairs + 1}, after one at the start: give more queries, or fewer pairs"
+                f"{self.NAME}: {self.queries} queries an image are too few for a step; a step of "
+                f"{self.pairs} pairs takes {2 * self.pairs + 1}, after one at the start: give more queries, or fewer pairs"
             )
 
     @staticmethod
@@ -56,7 +60,7 @@ class EstimatedDescent(Search):
         """Estimate the loss's gradient at `x` (A,3,S,S), variants of the images `rows` (A,) → (A,3,S,S).
 
         The mean over directions u of (L(x + σu) − L(x − σu)) / 2σ · u, whose expectation is the gradient up to terms
-        in σ² (with squares: its mean over each square, times their size). Questions stay within [0,1].
+        in σ² (with squares: its mean over each square, times their size). Queries stay within [0,1].
         """
         at_once = max(1, oracle.chunk // (2 * len(x)))
         total = torch.zeros_like(x)
@@ -64,19 +68,19 @@ class EstimatedDescent(Search):
             count = min(at_once, self.pairs - begin)
             u = self._directions(x, generators, count)
             pair = torch.stack([x[:, None] + self.sigma * u, x[:, None] - self.sigma * u], dim=1).clamp_(0, 1)
-            answer = oracle.ask(pair.flatten(0, 2), rows.repeat_interleave(2 * count))
+            answer = oracle.query(pair.flatten(0, 2), rows.repeat_interleave(2 * count))
             forth, back = answer.losses.view(len(x), 2, count).unbind(1)
             slope = (forth - back) / (2 * self.sigma)
             total += (slope[..., None, None, None] * u).sum(1)
         return total / self.pairs
 
     def steps(self, task: SearchTask) -> Iterator[SearchState]:
-        """Begin at a random point of the budget: at an untouched image some objectives have no slope to feel."""
+        """Begin at a random point of the budget, since some objectives are flat at the benign image."""
         oracle, images = task.oracle, task.images
         ball = ball_around(images, epsilon=task.budget.epsilon, norm=task.budget.norm)
         rows = torch.arange(len(images), device=images.device)
         x = random_starts(images, task.budget, task.ids, seed=task.seed, restart=_START)
-        here = oracle.ask(x, rows)
+        here = oracle.query(x, rows)
         best, losses, embeddings = x.clone(), here.losses.clone(), here.embeddings.clone()
         velocity = torch.zeros_like(x)
         yield SearchState(best, losses, embeddings, len(rows))
@@ -88,7 +92,7 @@ class EstimatedDescent(Search):
                 np.random.default_rng([task.seed, self.STREAM, int(id), step]) for id in task.ids[rows].tolist()
             ]
             gradient = self.estimate(oracle, x[rows], rows, generators)
-            felt = gradient.flatten(1).any(1)  # no difference anywhere: the goal is reached, or out of sight
+            felt = gradient.flatten(1).any(1)  # no difference anywhere: the goal is reached, or the loss is flat
             rows, gradient = rows[felt], gradient[felt]
             if rows.numel() == 0:
                 return
@@ -96,7 +100,7 @@ class EstimatedDescent(Search):
             velocity[rows] = self.momentum * velocity[rows] + (1 - self.momentum) * gradient / scale
             inside = ball.take(rows)
             x[rows] = inside.project(x[rows] - self.alpha * inside.direction(velocity[rows].clone()))
-            here = oracle.ask(x[rows], rows)
+            here = oracle.query(x[rows], rows)
             better = here.losses < losses[rows]
             won = rows[better]
             best, losses, embeddings = best.clone(), losses.clone(), embeddings.clone()

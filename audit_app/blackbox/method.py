@@ -1,4 +1,4 @@
-"""What black-box searches share: a budget of queries, the best image kept, results as those of white-box attacks."""
+"""The common part of black-box searches: the budget of queries, the best image, results as of white-box attacks."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
@@ -17,45 +17,45 @@ from hardrank.trainer.attacks.runner import AttackOptions, AttackProgress, Attac
 from hardrank.trainer.metric.distances import check_sphere
 
 _ELEMENTS: Final = 1 << 22
-"""How many distances an objective may hold at once."""
+"""Largest number of distances in memory at once."""
 _CHUNK: Final = 256
 
 
 @dataclass(frozen=True)
 class BlackBoxResult(AttackResult):
-    """As of a white-box attack, and what it cost. `passes` are the queries of all images together."""
+    """The result of a white-box attack, and the number of queries. `passes` is their sum."""
 
     queries: Tensor
-    """(G,): how often the model was asked about each image. The auditor's own look at the result is not counted."""
+    """(G,): number of queries for each image. Measuring the result is not counted."""
 
     def columns(self) -> dict[str, Tensor]:
-        """Give what is kept of each image (G,…), by name."""
+        """Return what is kept of each image (G,…), by name."""
         return {**super().columns(), "queries": self.queries}
 
 
 @dataclass(frozen=True)
 class SearchState:
-    """Where a search stands after a step; a row for each image."""
+    """The state of a search after a step; a row for each image."""
 
     images: Tensor
     """(G,3,S,S): the best so far."""
     losses: Tensor
-    """(G,): theirs."""
+    """(G,): their losses."""
     embeddings: Tensor
-    """(G,D): theirs."""
+    """(G,D): their embeddings."""
     moving: int
-    """How many images are still searched for."""
+    """How many images are still being improved."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class SearchTask:
-    """What a search has to do."""
+    """What a search works on."""
 
     oracle: Oracle
     images: Tensor
-    """(G,3,S,S) in [0,1], untouched."""
+    """(G,3,S,S) in [0,1], benign."""
     ids: Tensor
-    """(G,): numbers that draws depend on, besides the seed."""
+    """(G,): numbers that random draws depend on, besides the seed."""
     budget: AttackOptions
     """ε and the norm."""
     seed: int
@@ -63,20 +63,18 @@ class SearchTask:
 
 @dataclass(frozen=True, kw_only=True)
 class Search(CheckedOptions, ABC):
-    """A black-box attack with its options; frozen. What it draws depends on seed and image alone, not on the batch."""
+    """A black-box attack with its options. Its random draws depend only on seed and image, not on the batch."""
 
     NAME: ClassVar[str]
 
-    queries: int = option(
-        1000, minimum=1, maximum=1_000_000, unit="queries an image", help="the budget of questions to the model"
-    )
+    queries: int = option(1000, minimum=1, maximum=1_000_000, unit="queries an image", help="largest number of queries")
 
     @abstractmethod
     def steps(self, task: SearchTask) -> Iterator[SearchState]:
-        """Search, a step at a time, within the budget of pixels and of queries. Stop by not asking for more."""
+        """Search step by step, within the budgets of pixels and queries. To stop, take no further steps."""
 
     def describe(self) -> dict[str, Any]:
-        """Give its name and options, ready for JSON."""
+        """Return its name and options, ready for JSON."""
         return {"name": self.NAME, **asdict(self)}
 
     def __call__(
@@ -94,10 +92,13 @@ class Search(CheckedOptions, ABC):
         on_step: Callable[[AttackProgress], None] | None = None,
         cancel: Callable[[], bool] = never,
     ) -> BlackBoxResult:
-        """Attack `images` (G,3,S,S) as `run_attack` does, asking `embed`, which needs no gradient.
+        """Attack `images` (G,3,S,S) as `run_attack` does, with queries to `embed`, which needs no gradients.
 
-        Of `options` only ε and the norm count. `judge`, where given, embeds the final images; those are not counted
-        as queries. Raises `AttackError` for pixels outside [0,1] and targets that the gallery cannot give.
+        Of `options`, only ε and the norm are used. `judge`, if given, embeds the final images, which is not counted
+        as queries.
+
+        Raises:
+            AttackError: Pixels outside [0,1], or targets that are not in the gallery.
         """
         check_images(images, victims)
         if targets is None:
@@ -159,7 +160,7 @@ class Search(CheckedOptions, ABC):
 
 
 class _History:
-    """Each image's best loss at the start, in the third and in the last quarter of the budget of queries."""
+    """Each image's best loss at the start, in the third and in the fourth quarter of the query budget."""
 
     def __init__(self, budget: int) -> None:
         self._budget = budget
@@ -180,7 +181,7 @@ class _History:
         return self._losses[0], late, end
 
     def _mean(self, low: float, high: float) -> Tensor:
-        """Mean over the steps that ended in a part of the budget; the last step before it where there is none."""
+        """Mean over the steps in a part of the budget; if there are none, the last step before it."""
         within = [loss for loss, at in zip(self._losses, self._spent, strict=True) if low < at <= high]
         before = [loss for loss, at in zip(self._losses, self._spent, strict=True) if at <= high]
         return torch.stack(within or before[-1:] or self._losses[:1]).mean(0)

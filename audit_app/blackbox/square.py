@@ -15,12 +15,12 @@ from hardrank.trainer.attacks.pgd import Norm, ball_around
 
 _STREAM: Final = 3_000_047
 _HALVINGS: Final = (0.001, 0.005, 0.02, 0.05, 0.1, 0.2, 0.4, 0.6, 0.8)
-"""Shares of the budget at which the squares' area halves (section 4.1 there)."""
+"""Shares of the budget at which the area of the squares halves (section 4.1 of the paper)."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class SquareSearch(Search):
-    """A question a step: a random square takes ±ε in each colour, and stays where the loss falls."""
+    """One query per step: a random square is set to ±ε in each channel, and kept if the loss falls."""
 
     NAME: ClassVar[str] = "square"
 
@@ -29,9 +29,9 @@ class SquareSearch(Search):
     )
 
     def steps(self, task: SearchTask) -> Iterator[SearchState]:
-        """Begin with vertical stripes of ±ε. Raises `AttackError` for another norm than L∞."""
+        """Begin with vertical stripes of ±ε. Raises `AttackError` for norms other than L∞."""
         if task.budget.norm is not Norm.LINF:
-            raise AttackError("the square search works in the L∞ budget alone; choose norm linf, or NES or SPSA")
+            raise AttackError("the square search needs an L∞ budget; choose the norm linf, or the search nes or spsa")
         oracle, images, epsilon = task.oracle, task.images, task.budget.epsilon
         ball = ball_around(images, epsilon=epsilon, norm=Norm.LINF)
         side = images.shape[-1]
@@ -39,13 +39,13 @@ class SquareSearch(Search):
         stripes = np.stack([_signs(generator, (3, 1, side)) for generator in generators])
         rows = torch.arange(len(images), device=images.device)
         best = ball.project(images + epsilon * _tensor(stripes, images))
-        here = oracle.ask(best, rows)
+        here = oracle.query(best, rows)
         losses, embeddings = here.losses.clone(), here.embeddings.clone()
         yield SearchState(best, losses, embeddings, len(rows))
         for step in range(1, self.queries):
             window = square_side(self.area, step / self.queries, side)
             tried = ball.project(_with_squares(best, images, generators, window, epsilon))
-            here = oracle.ask(tried, rows)
+            here = oracle.query(tried, rows)
             better = here.losses < losses
             best = torch.where(better.view(-1, 1, 1, 1), tried, best)
             losses = torch.where(better, here.losses, losses)
@@ -54,7 +54,7 @@ class SquareSearch(Search):
 
 
 def square_side(area: float, spent: float, side: int) -> int:
-    """Side in pixels of the squares of an image of `side` pixels, when a share `spent` of the budget is."""
+    """Side of the squares in an image of `side` pixels, after a share `spent` of the budget."""
     halvings = sum(spent > at for at in _HALVINGS)
     return min(side, max(1, round(math.sqrt(area / 2**halvings) * side)))
 
@@ -62,7 +62,7 @@ def square_side(area: float, spent: float, side: int) -> int:
 def _with_squares(
     best: Tensor, images: Tensor, generators: list[np.random.Generator], window: int, epsilon: float
 ) -> Tensor:
-    """Give `best` (G,3,S,S) with a square of each image moved to ±ε around `images`, a sign for each colour."""
+    """Return `best` (G,3,S,S) with a square of each image set to ±ε around `images`, a sign for each channel."""
     tried = best.clone()
     room = images.shape[-1] - window + 1
     for i, generator in enumerate(generators):

@@ -1,4 +1,4 @@
-"""Transfer: white-box on a surrogate whose weights are known, judged on a model that is never asked."""
+"""Transfer: a white-box attack on a surrogate, measured on another model that is never queried."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -21,20 +21,20 @@ _BATCH: Final = 256
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Transfer:
-    """An attack method for the model of one gallery; make it with `transfer_from`."""
+    """A transfer attack on one model; made by `transfer_from`."""
 
     surrogate: Subject
     embed: Embed
-    """The surrogate on the target's pixels: (N,3,S,S) → (N,D'), differentiable."""
+    """The surrogate on pixels of the model under audit: (N,3,S,S) → (N,D'), differentiable."""
     judge: Embed
     """The same in float32."""
     gallery: Tensor
-    """(N,D'): the target's gallery as the surrogate embeds it."""
+    """(N,D'): the gallery, embedded by the surrogate."""
 
     NAME = "transfer"
 
     def describe(self) -> dict[str, Any]:
-        """Give its name and the surrogate, ready for JSON."""
+        """Return its name and the surrogate, ready for JSON."""
         return {"name": self.NAME, "surrogate": self.surrogate.name, "sha256": self.surrogate.sha256}
 
     def __call__(
@@ -52,9 +52,9 @@ class Transfer:
         on_step: Callable[[AttackProgress], None] | None = None,
         cancel: Callable[[], bool] = never,
     ) -> BlackBoxResult:
-        """Attack the surrogate towards the targets that the target's ranking gives, and measure on the target.
+        """Attack the surrogate with the targets of the model under audit, and measure on that model.
 
-        Losses and progress are the surrogate's; figures before and after are the target's.
+        Losses and progress are the surrogate's; figures before and after are those of the model under audit.
         """
         if targets is None:
             targets = attack.draw(victims, gallery, seed=seed)
@@ -86,10 +86,18 @@ class Transfer:
 def transfer_from(
     surrogate: Subject, embedded: EmbeddedGallery, *, on_progress: OnProgress = ignore_progress
 ) -> Transfer:
-    """Prepare transfer from `surrogate` to the model of `embedded`: the gallery is embedded by the surrogate too.
+    """Prepare a transfer attack, and embed the gallery with the surrogate.
 
-    Where the two take images of different sizes, the surrogate sees the target's pixels resized (antialiased
-    bilinear, differentiable). Raises `SubjectError` for a surrogate without gradients.
+    If the two models take images of different sizes, the surrogate's input is resized (antialiased bilinear,
+    differentiable).
+
+    Args:
+        surrogate: The model whose gradients are used.
+        embedded: The gallery of the model under audit.
+        on_progress: Called with the progress of embedding.
+
+    Raises:
+        SubjectError: The surrogate has no gradients.
     """
     side = surrogate.size
 

@@ -69,7 +69,10 @@ def _card(
         picture(frame, budget),
         element(
             "dl",
-            *_fact("queries" if spending.asks else "step", f"{format_count(spent)} of {format_count(spending.most)}"),
+            *_fact(
+                "queries" if spending.counts_queries else "step",
+                f"{format_count(spent)} of {format_count(spending.most)}",
+            ),
             *_fact("rank", now, f"was {before} of {format_count(ranked)}"),
             *_fact("answers kept", format_percent(last.overlap)),
             class_="facts",
@@ -101,7 +104,7 @@ def curves(status: AttackStatus, ranked: int, watched: str) -> list[Markup]:
     """Draw rank, loss and overlap over steps or queries, a line per model."""
     points, budgets = status.curves, status.budgets
     losses = [p.loss for path in points.values() for p in path if np.isfinite(p.loss)]
-    asks = any(budget.asks for budget in budgets.values())
+    asks = any(budget.counts_queries for budget in budgets.values())
     end = max(budget.most for budget in budgets.values())
 
     def lines(value: Callable[[TracePoint], float]) -> list[Line]:

@@ -1,1 +1,1 @@
-"""An attack that is watched while it runs."""
+"""Live attacks: attacks on one image whose steps can be watched while they run."""

@@ -1,4 +1,4 @@
-"""An attack that is watched while it runs: worker threads that publish what they reach, step by step."""
+"""A live attack: worker threads that publish each step."""
 
 import logging
 import threading
@@ -10,7 +10,7 @@ from hardrank.audit_app.errors import AuditError
 from hardrank.audit_app.gallery.served import ServedGallery
 from hardrank.audit_app.live.options import LiveOptions
 from hardrank.audit_app.live.queue import AttackQueue
-from hardrank.audit_app.live.result import LiveResult, SubjectResult, transfers
+from hardrank.audit_app.live.result import LiveResult, SubjectResult, transfer_outcomes
 from hardrank.audit_app.live.status import AttackPhase, AttackStatus, TraceFrame
 from hardrank.audit_app.live.trace import AttackTrace
 from hardrank.audit_app.live.victim import Victim
@@ -22,10 +22,20 @@ _logger = logging.getLogger(__name__)
 
 
 class LiveAttack:
-    """An attack on one image, against several models at once; `start` it and look at its `status`.
+    """An attack on one image against several models; call `start`, then poll `status`.
 
-    Each model has a thread of its own. Nothing here is shared between attacks but the models and galleries, which
-    never change.
+    Each model has its own thread. Attacks share only models and galleries, which never change.
+
+    Args:
+        galleries: The models and galleries, at least one.
+        victim: The attacked image.
+        options: Options of the attack.
+        transfers: By model, the transfer attacks to use if `options` request transfer.
+        queue: Limits how many attacks run at once; None for no other attacks.
+
+    Raises:
+        AuditError: No model, or a missing transfer attack.
+        SubjectError: A model lacks the gradients that the method needs.
     """
 
     def __init__(
@@ -37,10 +47,6 @@ class LiveAttack:
         transfers: Mapping[str, Transfer] | None = None,
         queue: AttackQueue | None = None,
     ) -> None:
-        """Prepare; `transfers`, by model, are the methods where `options` ask for transfer.
-
-        Raises `AuditError` for no model, `SubjectError` for one that does not give what the method needs.
-        """
         if not galleries:
             raise AuditError("choose at least one model to attack")
         check_names_differ([served.subject for served in galleries])
@@ -62,25 +68,25 @@ class LiveAttack:
         self._thread = threading.Thread(target=self._run, name="live attack", daemon=True)
 
     def start(self) -> None:
-        """Begin as soon as the queue lets it."""
+        """Begin as soon as the queue has a place."""
         self._thread.start()
 
     def stop(self) -> None:
-        """End the steps now; what was reached is judged and becomes the result."""
+        """End the steps now; the images found so far are judged and become the result."""
         self._stop.set()
 
     def abandon(self) -> None:
-        """End now, without a result; the memory is free once the step under way is done."""
+        """End without a result; memory is freed after the current step."""
         self._gone.set()
         self._stop.set()
 
     def wait(self, timeout: float | None = None) -> AttackStatus:
-        """Wait until it is over, at most `timeout` seconds."""
+        """Wait until it ends, at most `timeout` seconds."""
         self._thread.join(timeout)
         return self.status()
 
     def status(self) -> AttackStatus:
-        """See where it stands."""
+        """Return the current status."""
         with self._lock:
             end = self._ended or time.perf_counter()
             return AttackStatus(
@@ -97,14 +103,14 @@ class LiveAttack:
             )
 
     def keyframes(self, name: str) -> tuple[TraceFrame, ...]:
-        """Give pictures of the attack on a model, evenly over its steps."""
+        """Return frames of the attack on a model, evenly spaced over its steps."""
         return self._traces[name].kept
 
     # ------------------------------------------------------------------ the threads
 
     def _run(self) -> None:
         try:
-            with self._queue.passing(self, self._stop.is_set) as entered:
+            with self._queue.place(self, self._stop.is_set) as entered:
                 if not entered:
                     raise AuditError("the attack was stopped before it began")
                 self._enter(AttackPhase.RUNNING)
@@ -117,12 +123,12 @@ class LiveAttack:
                 self._result = result
                 self._phase = AttackPhase.DONE
         except _AbandonedError:
-            self._enter(AttackPhase.GONE)
+            self._enter(AttackPhase.ABANDONED)
         except HardrankError as error:
             self._fail(str(error))
         except Exception:
-            _logger.exception("a live attack failed")
-            self._fail("the attack failed for a reason that is not yours to mend; the log of the app has the details")
+            _logger.exception("Live attack failed")
+            self._fail("internal error; see the log of the app")
 
     def _enter(self, phase: AttackPhase) -> None:
         with self._lock:
@@ -130,7 +136,7 @@ class LiveAttack:
 
     def _fail(self, message: str) -> None:
         with self._lock:
-            self._phase, self._message = AttackPhase.GONE if self._gone.is_set() else AttackPhase.FAILED, message
+            self._phase, self._message = AttackPhase.ABANDONED if self._gone.is_set() else AttackPhase.FAILED, message
 
     def _worker(self, served: ServedGallery) -> ModelAttack:
         return ModelAttack(
@@ -151,7 +157,7 @@ class LiveAttack:
             try:
                 found[place] = worker.run()
             except BaseException as error:
-                self._stop.set()  # the others need not go on
+                self._stop.set()  # the other models need not continue
                 found[place] = error
 
         threads = [
@@ -175,7 +181,7 @@ class LiveAttack:
             found = worker.judge(one)
             subjects[found.name] = found
         self._check_present()
-        crossed = transfers(
+        crossed = transfer_outcomes(
             [one.meter for one in reached], [one.prepared for one in reached], subjects, k=self.options.k
         )
         return LiveResult(subjects=subjects, transfer=crossed, stopped=any(one.result.cancelled for one in reached))
@@ -186,4 +192,4 @@ class LiveAttack:
 
 
 class _AbandonedError(Exception):
-    """Nobody waits for the result."""
+    """The result is no longer needed."""

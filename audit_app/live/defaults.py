@@ -1,24 +1,26 @@
-"""What an attack is shown on before anybody chose: an image that every model answers well, and a far target."""
+"""Default image and target of a live attack: an image that every model ranks well, and a distant target."""
 
 from collections.abc import Sequence
+from typing import Final
 
 import numpy as np
 
 from hardrank.audit_app.gallery.served import ServedGallery
 from hardrank.audit_app.ranking.movement import rank_items, top_rows
 
-_TRIED = 200
+_TRIED: Final = 200
+"""Rows that are compared."""
 
 
 def choose_query(galleries: Sequence[ServedGallery], *, k: int, seed: int = 0) -> int:
-    """Choose the gallery row whose first `k` answers are most of its class, by every model; of equals by seed."""
+    """Choose a gallery row most of whose first `k` items have its class, for every model; ties are broken by seed."""
     gallery = galleries[0].gallery
     rows = np.random.default_rng(seed).permutation(len(gallery))[:_TRIED]
     return int(max(rows.tolist(), key=lambda row: min(_right(served, row, k) for served in galleries)))
 
 
 def choose_target(galleries: Sequence[ServedGallery], query: int, *, seed: int = 0) -> int:
-    """Choose a row of another class that stands in the middle of every model's ranking of `query`."""
+    """Choose a row of another class near the middle of every model's ranking of `query`."""
     gallery = galleries[0].gallery
     labels = gallery.labels
     ranks = np.stack([rank_items(s.matrix @ s.matrix[query], left_out=[query]) for s in galleries])
@@ -30,7 +32,7 @@ def choose_target(galleries: Sequence[ServedGallery], query: int, *, seed: int =
 
 
 def _right(served: ServedGallery, row: int, k: int) -> float:
-    """Share of the first `k` answers that are of the row's class."""
+    """Share of the first `k` items that have the row's class."""
     labels = served.gallery.labels
     found = top_rows(rank_items(served.matrix @ served.matrix[row], left_out=[row]), k)
     return float((labels[found] == labels[row]).mean())

@@ -1,4 +1,4 @@
-"""What is asked of a live attack."""
+"""Options of a live attack."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -15,30 +15,30 @@ from hardrank.trainer.attacks.runner import AttackOptions
 
 @dataclass(frozen=True, kw_only=True)
 class LiveOptions:
-    """What is done to the image. Raises `AuditError` or `AttackError` for what cannot be."""
+    """Options of a live attack. Raises `AuditError` or `AttackError` for invalid values."""
 
     attack: str = "QA+"
     """Name of the attack."""
     settings: Mapping[str, Any] = field(default_factory=dict)
     """Options of the attack, as it declares them."""
     engine: AttackOptions = field(default_factory=AttackOptions)
-    """ε, α, steps and the rest, as the engine declares them."""
+    """ε, α, steps and the other options of the engine."""
     targets: tuple[str, ...] | None = None
-    """Ids of the gallery's items to aim at; None: drawn from the seed."""
+    """Ids of the gallery items to aim at; None to draw them from the seed."""
     seed: int = 0
-    """Of what is drawn: targets and random starts."""
+    """Seed of targets and random starts."""
     k: int = 10
-    """How many items the head of a ranking has."""
+    """How many of the first items of rankings are compared."""
     transform: TransformOptions = field(default_factory=TransformOptions)
-    """What the adversarial image is put through afterwards."""
+    """Transforms that are applied to the adversarial image afterwards."""
     method: SearchMethod = SearchMethod.AUTO
     """How adversarial images are found."""
     search: Mapping[str, Any] = field(default_factory=dict)
     """Options of the black-box search, as it declares them."""
     threads: int = 1
-    """Of PyTorch, for each model; results may differ in the last digits between numbers of threads."""
+    """Threads of PyTorch for each model. Results may differ in the last digits between numbers of threads."""
     pace: float | None = None
-    """Most steps a second, for eyes to follow; None: as fast as can be. Results do not depend on it."""
+    """Most steps a second, for display; None for no limit. Results do not depend on it."""
 
     def __post_init__(self) -> None:
         if self.k < 1 or self.threads < 1 or self.seed < 0:
@@ -46,7 +46,7 @@ class LiveOptions:
                 f"k = {self.k}, threads = {self.threads}, seed = {self.seed}: give k and threads ≥ 1, seed ≥ 0"
             )
         if self.pace is not None and not self.pace > 0:
-            raise AuditError(f"the pace is {self.pace} steps a second; give a number above 0, or none")
+            raise AuditError(f"the pace is {self.pace} steps a second; give a positive number, or None for no limit")
         self.build()
         if self.search:
             make_search(self.searched, **self.search)

@@ -1,4 +1,4 @@
-"""What an image does to the rankings of a served model: the one measurement behind every figure of a live attack."""
+"""The effect of an image on the rankings of a served model: the measurement behind all figures of a live attack."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -18,18 +18,18 @@ class RankingOutcome:
     """The rankings with an image in place of the benign one."""
 
     movements: tuple[RankingMovement, ...]
-    """Of each ranking that the attack moves; most attacks move one."""
+    """Of each ranking that the attack changes; most attacks change one."""
     ranks_before: tuple[int, ...]
-    """Of the items that the attack is about, over all rankings."""
+    """Ranks of the tracked items, over all rankings."""
     ranks_after: tuple[int, ...]
     shift: EmbeddingShift
-    """Of the image's embedding."""
+    """Movement of the image's embedding."""
     figures: Mapping[str, float]
-    """The attack's own results by name, in their units; its `figures` say what they mean."""
+    """The attack's own results by name; its `figures` declare units and meaning."""
 
     @property
     def overlap(self) -> float:
-        """Mean share of the heads that stayed, in [0,1]."""
+        """Mean share of the first items that stayed, in [0,1]."""
         return float(np.mean([movement.overlap for movement in self.movements]))
 
     @property
@@ -44,7 +44,17 @@ class RankingOutcome:
 
 
 class RankingMeter:
-    """Measures what becomes of one attack's rankings, wherever its image ends up."""
+    """Measures the rankings of an attack for any embedding of its image.
+
+    Args:
+        served: The model and gallery.
+        attack: The attack.
+        victims: The attacked image, a batch of one.
+        targets: Gallery rows (1,T).
+        benign: (D,), embedding of the benign image.
+        own: Gallery row of the image; None if it is not in the gallery.
+        k: How many of the first items are compared.
+    """
 
     def __init__(
         self,
@@ -57,7 +67,6 @@ class RankingMeter:
         own: int | None,
         k: int,
     ) -> None:
-        """Set up for one victim (a batch of 1) with gallery rows `targets` (1,T); `benign` (D,) is where it lies."""
         self.served = served
         self.attack = attack
         self.benign = benign
@@ -68,24 +77,24 @@ class RankingMeter:
         self._k = k
         self.ranks_before: tuple[int, ...] = self.ranks(benign)
 
-    def ranks(self, point: Vector) -> tuple[int, ...]:
-        """Ranks of the items that the attack is about, with the image at `point` (D,)."""
-        return tuple(int(ranks_at(view, point)[row]) for view in self.views for row in view.tracked)
+    def ranks(self, embedding: Vector) -> tuple[int, ...]:
+        """Ranks of the tracked items, with the image at `embedding` (D,)."""
+        return tuple(int(ranks_at(view, embedding)[row]) for view in self.views for row in view.tracked)
 
-    def overlap(self, point: Vector) -> float:
-        """Mean share of the heads that stay, with the image at `point` (D,)."""
-        return float(np.mean([movement_between(v, self.benign, point, self._k).overlap for v in self.views]))
+    def overlap(self, embedding: Vector) -> float:
+        """Mean share of the first items that stay, with the image at `embedding` (D,)."""
+        return float(np.mean([movement_between(v, self.benign, embedding, self._k).overlap for v in self.views]))
 
     @torch.no_grad()
-    def measure(self, point: Vector) -> RankingOutcome:
-        """Measure the rankings with the image at `point` (D,)."""
+    def measure(self, embedding: Vector) -> RankingOutcome:
+        """Measure the rankings with the image at `embedding` (D,)."""
         gallery = self.served.embedded.tensors
-        moved = torch.from_numpy(point).to(gallery.embeddings.device)[None]
+        moved = torch.from_numpy(embedding).to(gallery.embeddings.device)[None]
         values = self.attack.measure(moved, self._victims, gallery, self._rows)[0].tolist()
         return RankingOutcome(
-            movements=tuple(movement_between(view, self.benign, point, self._k) for view in self.views),
+            movements=tuple(movement_between(view, self.benign, embedding, self._k) for view in self.views),
             ranks_before=self.ranks_before,
-            ranks_after=self.ranks(point),
-            shift=embedding_shift(self.benign, point),
+            ranks_after=self.ranks(embedding),
+            shift=embedding_shift(self.benign, embedding),
             figures={f.key: float(v) for f, v in zip(self.attack.figures, values, strict=True)},
         )

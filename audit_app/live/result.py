@@ -1,4 +1,4 @@
-"""What a live attack came to: the served models' rankings, the transfer between models, what survives a file."""
+"""The result of a live attack: rankings of the served models, transfer between models, and effect of transforms."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -18,36 +18,36 @@ from hardrank.trainer.attacks.starts import random_noise
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class Survival:
-    """An adversarial image after something happened to its file."""
+class TransformResult:
+    """An adversarial image after a transform of its file."""
 
     title: str
     outcome: RankingOutcome
-    """Against the rankings of the untouched benign image."""
+    """Compared with the rankings of the benign image."""
     benign: RankingOutcome
-    """The benign image after the same: how much of the movement is not the attack's doing."""
+    """The benign image after the same transform: the part of the movement that is not due to the attack."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class SubjectResult:
-    """What an attack did to one model, as that model is served."""
+    """The result of an attack on one model, as it is served."""
 
     name: str
     sha256: str
-    """Of the model."""
+    """SHA-256 of the model."""
     targets: tuple[int, ...]
-    """Gallery rows that were aimed at."""
+    """Gallery rows that the attack aimed at."""
     tracked: tuple[tuple[int | None, int], ...]
-    """What the ranks are of: query (gallery row, None: the attacked image) and item (gallery row, N: the attacked
+    """Whose ranks are measured: query (gallery row; None: the attacked image) and item (gallery row; N: the attacked
     image), over all rankings."""
     outcome: RankingOutcome
-    """Of the exact PNG: 8-bit pixels through the served model."""
+    """Of the exact PNG: 8-bit pixels, through the served model."""
     unquantized: RankingOutcome
-    """Of the floats that the attack left, before they became 8-bit pixels."""
+    """Of the attack's floats, before quantization."""
     noise: RankingOutcome
-    """Of random noise at the edge of the same budget."""
-    survival: Mapping[str, Survival]
-    """By transform."""
+    """Of random noise with the same budget."""
+    survival: Mapping[str, TransformResult]
+    """By key of the transform."""
     before: Mapping[str, float]
     """The attack's figures of the benign image."""
     benign: Uint8Image
@@ -55,34 +55,34 @@ class SubjectResult:
     pixels: Uint8Image
     """(3,S,S): the attacked image."""
     png: bytes
-    """It, within the border of the benign image: preprocessing gives exactly `pixels`."""
+    """The attacked image with the border of the benign one; preprocessing returns exactly `pixels`."""
     benign_png: bytes
-    """The benign image, made the same way."""
+    """The benign image, encoded the same way."""
     prepared_sha256: str
-    """Of `pixels`, which is what the network sees."""
+    """SHA-256 of `pixels`, the input of the network."""
     change: float
-    """Norm of the perturbation of the PNG, in 255ths."""
+    """Norm of the perturbation, in 255ths."""
     passes: int
-    """Images that went through the network, forward and back where it gives gradients."""
+    """Images that went through the network."""
     queries: int | None
-    """Questions to the model about the image, by an attack that may only ask; None for gradients."""
+    """Queries of a black-box attack; None for white-box."""
     seconds: float
-    """Of the attack on this model, side by side with the others."""
+    """Duration of the attack on this model."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class LiveResult:
-    """All that a live attack came to."""
+    """The result of a live attack."""
 
     subjects: Mapping[str, SubjectResult]
     """By model."""
     transfer: Mapping[tuple[str, str], RankingOutcome]
-    """By model that was attacked, and model that is shown its image; the diagonal is the white-box result."""
+    """By attacked model and by model that the image is shown to; on the diagonal, the result of the attack itself."""
     stopped: bool
-    """Whether it was told to end early."""
+    """Whether it was stopped early."""
 
 
-def conclude(
+def judge_result(
     meter: RankingMeter,
     prepared: PreparedVictim,
     result: AttackResult,
@@ -92,7 +92,7 @@ def conclude(
     seed: int,
     seconds: float,
 ) -> SubjectResult:
-    """Judge what an attack reached with the served model."""
+    """Measure what an attack found with the served model."""
     served, pre = meter.served, meter.served.subject.preprocessing
     floats = result.images[0].float().cpu().numpy()
     pixels = quantize(floats, prepared.pixels, epsilon=engine.epsilon, norm=engine.norm)
@@ -107,7 +107,7 @@ def conclude(
         outcome=meter.measure(served.embed_file(png)),
         unquantized=meter.measure(served.embed_floats(floats)),
         noise=meter.measure(_noisy(meter, prepared, engine, seed)),
-        survival={key: _survival(meter, kind, png, benign_png) for key, kind in kinds.items()},
+        survival={key: _transformed(meter, kind, png, benign_png) for key, kind in kinds.items()},
         before=meter.measure(meter.benign).figures,
         benign=prepared.pixels,
         pixels=pixels,
@@ -121,9 +121,9 @@ def conclude(
     )
 
 
-def _survival(meter: RankingMeter, transform: Transform, png: bytes, benign_png: bytes) -> Survival:
+def _transformed(meter: RankingMeter, transform: Transform, png: bytes, benign_png: bytes) -> TransformResult:
     embed = meter.served.embed_file
-    return Survival(
+    return TransformResult(
         title=transform.title,
         outcome=meter.measure(embed(transform.apply(png))),
         benign=meter.measure(embed(transform.apply(benign_png))),
@@ -131,17 +131,17 @@ def _survival(meter: RankingMeter, transform: Transform, png: bytes, benign_png:
 
 
 def _noisy(meter: RankingMeter, prepared: PreparedVictim, engine: AttackOptions, seed: int) -> np.ndarray:
-    """Embed the image with random noise, in 8 bits like the attack."""
+    """Embed the image with random noise, quantized like the attack."""
     images = torch.from_numpy(to_unit(prepared.pixels))[None]
     noisy = random_noise(images, engine, prepared.victims.ids, seed=seed)[0].numpy()
     rounded = quantize(noisy, prepared.pixels, epsilon=engine.epsilon, norm=engine.norm)
     return meter.served.embed(rounded)
 
 
-def transfers(
+def transfer_outcomes(
     meters: Sequence[RankingMeter], victims: Sequence[PreparedVictim], subjects: Mapping[str, SubjectResult], *, k: int
 ) -> dict[tuple[str, str], RankingOutcome]:
-    """Show each model the PNGs made against the others, aimed at the same items of the gallery."""
+    """Show each model the PNGs made for the others, with the same targets."""
     found: dict[tuple[str, str], RankingOutcome] = {}
     for source in meters:
         for target, prepared in zip(meters, victims, strict=True):

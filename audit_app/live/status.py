@@ -1,4 +1,4 @@
-"""What can be seen of a live attack while it runs: where it stands, step by step, and its pictures."""
+"""The status of a live attack: its phase, its steps and their images."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -13,23 +13,23 @@ from hardrank.audit_app.live.result import LiveResult
 
 @dataclass(frozen=True, kw_only=True)
 class TracePoint:
-    """Where an attack on one model stood."""
+    """A step of the attack on one model."""
 
     step: int
-    """Steps done, from 0; of all restarts."""
+    """Steps done, from 0, over all restarts."""
     queries: int = 0
-    """Questions asked so far, by a search that may only ask."""
+    """Queries so far, of a black-box search."""
     loss: float
-    """Of the image at that step; NaN where it was not asked for."""
+    """Loss of the image; NaN if it was not computed."""
     ranks: tuple[int, ...]
-    """Of the items that the attack is about."""
+    """Ranks of the tracked items."""
     overlap: float
-    """Share of the benign ranking's head that is still in it, in [0,1]."""
+    """Share of the benign ranking's first items that are still among the first, in [0,1]."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class TraceFrame:
-    """A point with its picture."""
+    """A step with its image."""
 
     point: TracePoint
     image: Uint8Image
@@ -40,56 +40,55 @@ class TraceFrame:
 
 @dataclass(frozen=True, kw_only=True)
 class AttackBudget:
-    """How long the attack on a model may go on."""
+    """The budget of the attack on a model."""
 
     most: int
-    """Steps over all restarts, or questions."""
-    asks: bool
-    """Whether questions to the model are counted, not steps."""
+    """Steps over all restarts, or queries."""
+    counts_queries: bool
+    """Whether queries are counted rather than steps."""
 
     def spent(self, point: TracePoint) -> int:
-        """How much of it was spent at a point."""
-        return point.queries if self.asks else point.step
+        """How much of it was spent at a step."""
+        return point.queries if self.counts_queries else point.step
 
 
 class AttackPhase(StrEnum):
-    """Where a live attack stands."""
+    """The phase of a live attack."""
 
     WAITING = "waiting"
-    """Others run; this one is in the queue."""
+    """In the queue, while others run."""
     RUNNING = "running"
     JUDGING = "judging"
-    """The steps are done; the served models judge the images."""
+    """The steps are done; the served models measure the images."""
     DONE = "done"
     FAILED = "failed"
-    GONE = "gone"
-    """Abandoned."""
+    ABANDONED = "abandoned"
 
     @property
     def over(self) -> bool:
-        """Whether nothing more will happen."""
-        return self in {AttackPhase.DONE, AttackPhase.FAILED, AttackPhase.GONE}
+        """Whether the attack has ended."""
+        return self in {AttackPhase.DONE, AttackPhase.FAILED, AttackPhase.ABANDONED}
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class AttackStatus:
-    """All that can be seen of a live attack at a moment; never changes."""
+    """A snapshot of a live attack."""
 
     phase: AttackPhase
     ahead: int
-    """How many attacks have to end before this one begins."""
+    """How many attacks must end before this one begins."""
     names: tuple[str, ...]
-    """Of the models."""
+    """Names of the models."""
     budgets: Mapping[str, AttackBudget]
     """By model."""
     curves: Mapping[str, tuple[TracePoint, ...]]
-    """By model, a point for each step so far."""
+    """By model, all steps so far."""
     frames: Mapping[str, TraceFrame]
-    """By model, the latest."""
+    """By model, the latest frame."""
     message: str
-    """What went wrong, when it failed."""
+    """Why it failed."""
     stopped: bool
-    """Whether it was told to end early."""
+    """Whether it was stopped early."""
     seconds: float
     """Since it began to run."""
     result: LiveResult | None

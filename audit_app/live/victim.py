@@ -1,4 +1,4 @@
-"""The image under attack: an item of the gallery, or a file from elsewhere."""
+"""The attacked image: an item of the gallery, or a file."""
 
 import hashlib
 import zlib
@@ -18,41 +18,47 @@ from hardrank.trainer.metric.distances import ABSENT
 
 @dataclass(frozen=True, kw_only=True)
 class Victim:
-    """Which image is attacked. Raises `AuditError` unless exactly one of `id` and `data` is given."""
+    """The attacked image. Raises `AuditError` unless exactly one of `id` and `data` is given."""
 
     id: str | None = None
-    """Of an item of the gallery."""
+    """Id of an item of the gallery."""
     data: bytes | None = None
-    """The bytes of a file that is not in the gallery."""
+    """Bytes of a file that is not in the gallery."""
     label: str | None = None
-    """The class of such a file; None: that of the item nearest to it."""
+    """Class of such a file; None for that of the nearest item."""
 
     def __post_init__(self) -> None:
         if (self.id is None) == (self.data is None):
-            raise AuditError("name an item of the gallery or give a file to attack, and only one of them")
+            raise AuditError("choose an item of the gallery or a file to attack, not both")
 
     @property
     def title(self) -> str:
-        """How a reader recognises it."""
+        """A name for display."""
         return self.id or f"uploaded image {hashlib.sha256(self.data or b'').hexdigest()[:8]}"
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class PreparedVictim:
-    """A victim as one model sees it."""
+    """The attacked image, prepared for one model."""
 
     own: int | None
-    """Its gallery row."""
+    """Its gallery row; None if it is not in the gallery."""
     pixels: Uint8Image
     """(3,S,S): the benign image."""
     canvas: Uint8Image
-    """(3,R,R): the square that it was cut from."""
+    """(3,R,R): the square that it is the centre of."""
     victims: Victims
-    """The same for the attacks, a batch of one."""
+    """The image for attacks, a batch of one."""
 
 
 def prepare_victim(victim: Victim, served: ServedGallery) -> PreparedVictim:
-    """Prepare an image for a model; raises `GalleryError` for an unknown id, `UndecodableImageError` for a bad file."""
+    """Prepare an image for a model.
+
+    Raises:
+        GalleryError: The id does not exist.
+        UndecodableImageError: The file is not an image.
+        AuditError: The class does not exist.
+    """
     embedded = served.embedded
     if victim.id is not None:
         row = embedded.gallery.row(victim.id)

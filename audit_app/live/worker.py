@@ -1,4 +1,4 @@
-"""The attack on one of the models of a live attack: how it is attacked, the attack itself, what came of it."""
+"""A live attack's part on one model: its method, its steps and its result."""
 
 import threading
 import time
@@ -14,7 +14,7 @@ from hardrank.audit_app.errors import AuditError
 from hardrank.audit_app.gallery.served import ServedGallery
 from hardrank.audit_app.live.options import LiveOptions
 from hardrank.audit_app.live.outcome import RankingMeter
-from hardrank.audit_app.live.result import SubjectResult, conclude
+from hardrank.audit_app.live.result import SubjectResult, judge_result
 from hardrank.audit_app.live.status import AttackBudget, TraceFrame, TracePoint
 from hardrank.audit_app.live.trace import AttackTrace, FrameRecorder
 from hardrank.audit_app.live.victim import PreparedVictim, Victim, prepare_victim
@@ -25,7 +25,7 @@ from hardrank.trainer.attacks.runner import AttackResult, Method, run_attack
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class UnjudgedResult:
-    """Where the steps on a model ended."""
+    """The end of the steps on a model, not yet judged by the served model."""
 
     meter: RankingMeter
     prepared: PreparedVictim
@@ -35,21 +35,21 @@ class UnjudgedResult:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class ModelAttack:
-    """Attacks one model; both of its methods run in threads of the live attack."""
+    """The attack on one model. Its methods run in threads of the live attack."""
 
     served: ServedGallery
     victim: Victim
     attack: Attack
     options: LiveOptions
     method: Method | None
-    """None: by gradients."""
+    """None for white-box."""
     trace: AttackTrace
-    """Where it publishes what it reaches."""
+    """Where it publishes its steps."""
     stop: threading.Event
 
     def run(self) -> UnjudgedResult:
-        """Carry out the steps, until they end or are stopped."""
-        torch.set_num_threads(self.options.threads)  # counts for this thread
+        """Run the steps until they end or are stopped."""
+        torch.set_num_threads(self.options.threads)  # of this thread
         began = time.perf_counter()
         prepared = prepare_victim(self.victim, self.served)
         embedded, victims, targets = self.served.embedded, prepared.victims, self._targets(prepared)
@@ -74,15 +74,15 @@ class ModelAttack:
         return UnjudgedResult(meter=meter, prepared=prepared, result=result, seconds=time.perf_counter() - began)
 
     def _targets(self, prepared: PreparedVictim) -> torch.Tensor:
-        """Rows of the targets (1,T): those that were chosen, else drawn from the seed."""
+        """Rows of the targets (1,T): the chosen ones, else drawn from the seed."""
         if self.options.targets is None:
             return self.attack.draw(prepared.victims, self.served.embedded.tensors, seed=self.options.seed)
         rows = [self.served.gallery.row(id) for id in self.options.targets]
         return torch.tensor([rows], dtype=torch.long)
 
     def judge(self, reached: UnjudgedResult) -> SubjectResult:
-        """Let the served model judge the image, and publish it as the last frame."""
-        found = conclude(
+        """Measure the image with the served model, and publish it as the last frame."""
+        found = judge_result(
             reached.meter,
             reached.prepared,
             reached.result,
@@ -119,7 +119,7 @@ def method_of(served: ServedGallery, options: LiveOptions, transfers: Mapping[st
 
 
 def budget_of(method: Method | None, options: LiveOptions) -> AttackBudget:
-    """Say how long an attack by `method` may go on."""
+    """Return the budget of an attack by `method`."""
     if isinstance(method, Search):
-        return AttackBudget(most=method.queries, asks=True)
-    return AttackBudget(most=options.engine.steps * options.engine.restarts, asks=False)
+        return AttackBudget(most=method.queries, counts_queries=True)
+    return AttackBudget(most=options.engine.steps * options.engine.restarts, counts_queries=False)

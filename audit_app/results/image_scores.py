@@ -10,9 +10,7 @@ import numpy.typing as npt
 
 from hardrank.audit_app.errors import AuditError
 from hardrank.audit_app.results.schema import ModelEntry
-
-_FEW = 2
-"""Classes with fewer attacked images are named only where there are no others: one image says little."""
+from hardrank.audit_app.results.weakest import number_names, weakest_groups
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -57,15 +55,12 @@ class ClassScore:
 
 
 def worst_classes(found: ImageScores, key: str | None, count: int) -> list[ClassScore]:
-    """Give the `count` classes with the least mean score, the worst first."""
-    by = found.by(key)
-    classes = []
-    for name in sorted(set(found.classes)):
-        places = [place for place, one in enumerate(found.classes) if one == name]
-        places.sort(key=lambda place: (by[place], place))
-        classes.append(ClassScore(name=name, score=float(by[places].mean()), places=tuple(places)))
-    several = [one for one in classes if len(one.places) >= _FEW]
-    return sorted(several or classes, key=lambda one: (one.score, one.name))[:count]
+    """Return the `count` classes with the lowest mean score, the worst first."""
+    names, labels = number_names(found.classes)
+    return [
+        ClassScore(name=names[group.label], score=group.score, places=group.positions)
+        for group in weakest_groups(labels, found.by(key), count)
+    ]
 
 
 def read_scores(folder: Path, model: ModelEntry) -> ImageScores:

@@ -67,6 +67,12 @@ class SubjectOptions:
     largest_onnx: int = LARGEST_FILE
     """Largest size of an ONNX file, bytes."""
 
+    def __post_init__(self) -> None:
+        if self.threads < 0:
+            raise SubjectError(f"threads is {self.threads}; give 0 or more")
+        if min(self.size or 1, self.resize or 1, self.largest_onnx) < 1:
+            raise SubjectError(f"input size {self.size}, resize {self.resize}: give 1 pixel or more")
+
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Subject:

@@ -123,7 +123,7 @@ def _steps() -> None:
         if frames:
             frame = frames[min(place, len(frames) - 1)]
             spent = status.budgets[name].spent(frame.point)
-            word = "query" if status.budgets[name].asks else "step"
+            word = "query" if status.budgets[name].counts_queries else "step"
             heading = element("h3", element("span", class_=f"key series-{i}"), f"{name}, {word} {spent}")
             cards.append(element("article", heading, picture(frame, live.options.engine), class_="card"))
     panel(

@@ -195,7 +195,7 @@ def test_any_method_can_be_asked_of_any_model(
         run_audit([stranger], transfer, tmp_path / "none")
     with pytest.raises(AuditError, match="needs a surrogate"):
         run_audit([stranger], FEW, tmp_path / "none", surrogate=surrogate)
-    with pytest.raises(AuditError, match="gives no gradients"):
+    with pytest.raises(AuditError, match="has no gradients"):
         run_audit([stranger], replace(FEW, method=SearchMethod.WHITE_BOX), tmp_path / "none")
 
 
@@ -215,7 +215,7 @@ def test_two_audits_do_not_share_a_folder(galleries: list[EmbeddedGallery], tmp_
 
     def second(progress: StageProgress) -> None:
         if not caught:
-            with pytest.raises(AuditError, match="another audit is at work") as error:
+            with pytest.raises(AuditError, match="another audit is running") as error:
                 run_audit(galleries[:1], FEW, tmp_path)
             caught.append(str(error.value))
 

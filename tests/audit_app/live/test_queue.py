@@ -1,5 +1,6 @@
-"""Who waits goes in in the order of arrival, and never more than the limit at once."""
+"""The queue of live attacks: in order of arrival, and never more than the limit at once."""
 
+import contextlib
 import threading
 import time
 
@@ -7,35 +8,35 @@ from hardrank.audit_app.live.queue import AttackQueue
 from tests.waiting import PATIENCE_S, until
 
 
-def test_no_more_than_the_limit_are_inside_and_all_get_through() -> None:
-    queue, inside, most, lock = AttackQueue(2), [0], [0], threading.Lock()
+def test_at_most_the_limit_run_at_once_and_all_get_a_place() -> None:
+    queue, running, most, lock = AttackQueue(2), [0], [0], threading.Lock()
     two = threading.Barrier(2, timeout=PATIENCE_S)
 
     def visit(number: int) -> None:
-        with queue.passing(number, lambda: False) as entered:
+        with queue.place(number, lambda: False) as entered:
             assert entered
             with lock:
-                inside[0] += 1
-                most[0] = max(most[0], inside[0])
-            two.wait()  # nobody leaves alone
+                running[0] += 1
+                most[0] = max(most[0], running[0])
+            two.wait()  # both run at once
             time.sleep(0.01)
             with lock:
-                inside[0] -= 1
+                running[0] -= 1
 
     threads = [threading.Thread(target=visit, args=(i,)) for i in range(12)]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join(PATIENCE_S)
-    assert (most[0], queue.inside) == (2, 0)
+    assert most[0] == 2
 
 
-def test_first_come_first_served_and_who_gives_up_is_skipped() -> None:
+def test_places_are_given_in_order_and_cancelled_tickets_are_skipped() -> None:
     queue, order, release = AttackQueue(1), list[str](), threading.Event()
     gave_up = threading.Event()
 
     def visit(name: str, cancelled: threading.Event) -> None:
-        with queue.passing(name, cancelled.is_set) as entered:
+        with queue.place(name, cancelled.is_set) as entered:
             order.append(name if entered else f"{name} left")
             if entered:
                 release.wait(PATIENCE_S)
@@ -62,12 +63,9 @@ def test_first_come_first_served_and_who_gives_up_is_skipped() -> None:
     assert order == ["a", "b left", "c"]
 
 
-def test_an_error_inside_frees_the_place() -> None:
+def test_an_error_frees_the_place() -> None:
     queue = AttackQueue(1)
     for _ in range(2):
-        try:
-            with queue.passing(object(), lambda: False):
-                raise ValueError
-        except ValueError:
-            pass
-    assert queue.inside == 0
+        with contextlib.suppress(ValueError), queue.place(object(), lambda: False) as entered:
+            assert entered
+            raise ValueError
