@@ -47,8 +47,8 @@ class EstimatedDescent(Search):
         super().__post_init__()
         if self.queries < 2 * self.pairs + 2:
             raise AttackError(
-                f"{self.NAME}: {self.queries} queries an image are too few for a step; a step of "
-                f"{self.pairs} pairs takes {2 * self.pairs + 1}, after one at the start: give more queries, or fewer pairs"
+                f"{self.NAME}: {self.queries} queries are too few for a step of {self.pairs} pairs, which takes "
+                f"{2 * self.pairs + 1} after the first; give more queries or fewer pairs"
             )
 
     @staticmethod

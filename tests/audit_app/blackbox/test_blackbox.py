@@ -284,7 +284,7 @@ def test_invalid_searches_are_refused(galleries: tuple[EmbeddedGallery, Embedded
         )
     with pytest.raises(AttackError, match=r"\[0,1\]"):
         make_search("square")(make_attack("ES"), embedded.subject.judge, 2 * images, victims, embedded.tensors, BUDGET)
-    with pytest.raises(RetrievalError, match="the model.s embeddings"):
+    with pytest.raises(RetrievalError, match="model's embeddings"):
         make_search("square")(
             make_attack("ES"), lambda x: 3 * embedded.subject.judge(x), images, victims, embedded.tensors, BUDGET
         )

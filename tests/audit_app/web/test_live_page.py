@@ -213,7 +213,7 @@ def test_a_gallery_of_one_image_is_told(app: Tell, tmp_path: Path) -> None:
 
 def test_a_gallery_that_is_not_there_is_told(app: Tell, tmp_path: Path) -> None:
     app("--gallery", str(tmp_path / "nowhere"))
-    assert any("is not there" in one for one in errors(open_app()))
+    assert any("does not exist" in one for one in errors(open_app()))
 
 
 def test_an_attack_that_the_gallery_does_not_allow_is_told(app: Tell, tmp_path: Path) -> None:

@@ -143,7 +143,7 @@ def test_files_that_are_no_models_are_told(data: bytes, told: str) -> None:
 @pytest.mark.parametrize(
     ("name", "told"),
     [
-        ("./nowhere", "is not there"),
+        ("./nowhere", "does not exist"),
         ("timm/resnet10x", "has no model"),
         ("resnet81", "resnet81"),
         ("resnet18", "cache"),

@@ -134,7 +134,7 @@ def test_mistakes_are_told_before_anything_runs(app: Tell, tmp_path: Path) -> No
     assert any("attack" in one for one in errors(at))
     assert not (tmp_path / "audits").exists()
     at.text_input(key="selection.gallery").set_value(str(tmp_path / "nowhere")).run()
-    assert any("is not there" in one for one in errors(at))
+    assert any("does not exist" in one for one in errors(at))
 
 
 def test_an_audit_that_fails_says_why(tmp_path: Path, gratings: Path) -> None:
