@@ -31,7 +31,7 @@ _TIFF_ENDIAN = {b"II*\x00": "<", b"MM\x00*": ">"}
 
 
 @dataclass(frozen=True, kw_only=True)
-class SlimFile:
+class StrippedFile:
     """An image file without unneeded metadata."""
 
     data: bytes
@@ -42,7 +42,7 @@ class SlimFile:
     """Passes that a decoder makes over the image (progressive JPEG)."""
 
 
-def slim(data: bytes) -> SlimFile:
+def strip_metadata(data: bytes) -> StrippedFile:
     """Drop the metadata of a JPEG or GIF, check the tags of a TIFF; other files are returned unchanged.
 
     Raises `ValueError` for a malicious structure.
@@ -50,7 +50,7 @@ def slim(data: bytes) -> SlimFile:
     for signature, strip in _STRIPPERS.items():
         if data.startswith(signature):
             return strip(data)
-    return SlimFile(data=data)
+    return StrippedFile(data=data)
 
 
 def orientation(exif: bytes) -> int:
@@ -66,7 +66,7 @@ def orientation(exif: bytes) -> int:
     return 1
 
 
-def _slim_jpeg(data: bytes) -> SlimFile:
+def _strip_jpeg(data: bytes) -> StrippedFile:
     kept: list[bytes] = []
     exif, scans, segments, kept_from, position = b"", 0, 0, 0, 2
     while match := _JPEG_MARKER.search(data, position):
@@ -87,12 +87,12 @@ def _slim_jpeg(data: bytes) -> SlimFile:
             if marker == _JPEG_APP1 and not exif and data.startswith(_EXIF_PREFIX, body):
                 exif = data[body:position]
     kept.append(data[kept_from:])
-    return SlimFile(data=b"".join(kept), exif=exif, scans=scans)
+    return StrippedFile(data=b"".join(kept), exif=exif, scans=scans)
 
 
-def _slim_gif(data: bytes) -> SlimFile:
+def _strip_gif(data: bytes) -> StrippedFile:
     if len(data) < 13:
-        return SlimFile(data=data)
+        return StrippedFile(data=data)
     flags = data[10]
     position = 13 + (3 << ((flags & 7) + 1) if flags & 0x80 else 0)
     kept = [data[:position]]
@@ -104,7 +104,7 @@ def _slim_gif(data: bytes) -> SlimFile:
         position = _after_sub_blocks(data, start + 2)
         if data[start + 1 : start + 2] == bytes([_GIF_CONTROL]):
             kept.append(data[start:position])
-    return SlimFile(data=b"".join([*kept, data[position:]]))
+    return StrippedFile(data=b"".join([*kept, data[position:]]))
 
 
 def _after_sub_blocks(data: bytes, position: int) -> int:
@@ -113,7 +113,7 @@ def _after_sub_blocks(data: bytes, position: int) -> int:
     return position + 1
 
 
-def _check_tiff(data: bytes) -> SlimFile:
+def _check_tiff(data: bytes) -> StrippedFile:
     endian = _TIFF_ENDIAN[data[:4]]
     if len(data) < 8:
         raise ValueError("the TIFF header is truncated")
@@ -129,10 +129,10 @@ def _check_tiff(data: bytes) -> SlimFile:
                 raise ValueError("the tags of the TIFF claim more bytes than the file has")
             if tag.number in _TIFF_POINTERS and tag.size == 4:
                 pending.append(struct.unpack(f"{endian}I", tag.value)[0])
-    return SlimFile(data=data)
+    return StrippedFile(data=data)
 
 
-def _refuse_big_tiff(data: bytes) -> SlimFile:
+def _refuse_big_tiff(data: bytes) -> StrippedFile:
     raise ValueError("BigTIFF is not supported, only classic TIFF")
 
 
@@ -155,9 +155,9 @@ def _directory(data: bytes, offset: int, endian: str) -> Iterator[_Tag]:
         yield _Tag(number=number, size=_TIFF_TYPE_BYTES.get(kind, 1) * length, value=value)
 
 
-_STRIPPERS: Mapping[bytes, Callable[[bytes], SlimFile]] = {
-    b"\xff\xd8": _slim_jpeg,
-    b"GIF8": _slim_gif,
+_STRIPPERS: Mapping[bytes, Callable[[bytes], StrippedFile]] = {
+    b"\xff\xd8": _strip_jpeg,
+    b"GIF8": _strip_gif,
     b"II*\x00": _check_tiff,
     b"MM\x00*": _check_tiff,
     b"II+\x00": _refuse_big_tiff,

@@ -16,7 +16,7 @@ import numpy.typing as npt
 from PIL import Image, UnidentifiedImageError
 
 from hardrank.models.errors import HardrankError
-from hardrank.models.image_files import orientation, slim
+from hardrank.models.image_files import orientation, strip_metadata
 
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF")
 """The enabled decoders, by Pillow's names."""
@@ -256,7 +256,7 @@ def image_pixels(image: Image.Image, pre: Preprocessing) -> npt.NDArray[np.uint8
 
 
 def _decode(data: bytes, limits: DecodeLimits) -> Image.Image:
-    file = slim(data)
+    file = strip_metadata(data)
     if file.scans > limits.max_scans:
         raise ImageTooLargeError(
             f"The JPEG has {file.scans} scans, above the limit of {limits.max_scans}; save it as a baseline JPEG."

@@ -1,4 +1,4 @@
-"""Embedders: shapes, the sphere, backbones by name, and the folded folded_embedder against the network itself."""
+"""Embedders: shapes, the sphere, backbones by name, and the folded embedder against the network itself."""
 
 import copy
 import threading
@@ -15,7 +15,7 @@ from tests.waiting import PATIENCE_S
 
 
 def _trained_like(architecture: Architecture) -> Embedder:
-    """Statistics and scales as after training: folding a fresh batch norm (0, 1) would prove nothing."""
+    """An embedder with batch norm statistics as after training; those of a new one, 0 and 1, fold trivially."""
     torch.manual_seed(0)
     embedder = build_embedder(architecture)
     for module in embedder.modules():
@@ -40,7 +40,7 @@ def test_embeddings_lie_on_the_sphere(backbone: str, size: int) -> None:
     torch.testing.assert_close(embeddings.norm(dim=1), torch.ones(3))
 
 
-def test_normalisation_lives_inside() -> None:
+def test_the_network_normalises_its_input() -> None:
     embedder = build_embedder(Architecture(dimension=8, image_size=32)).eval()
     images = torch.rand(2, 3, 32, 32)
     by_hand = torch.stack([(images[:, c] - IMAGENET_MEAN[c]) / IMAGENET_STD[c] for c in range(3)], dim=1)
@@ -49,7 +49,7 @@ def test_normalisation_lives_inside() -> None:
 
 
 @pytest.mark.parametrize("backbone", ["small-resnet", "resnet18", "timm/resnet10t", "c2f2", "vgg11_bn"])
-def test_the_folded_folded_embedder_computes_the_same_and_its_gradient(backbone: str) -> None:
+def test_the_folded_embedder_has_the_same_output_and_gradient(backbone: str) -> None:
     size = 28 if backbone == "c2f2" else 64
     embedder = _trained_like(Architecture(backbone=backbone, dimension=16, image_size=size))
     folded_embedder = FoldedEmbedder(embedder)

@@ -1,7 +1,7 @@
-"""The embedded data set: a little collection of things in clay, glass and cloth, drawn when first asked for.
+"""The demo data set: rendered objects of clay, glass and cloth, drawn when it is first used.
 
-64 classes (shape × palette × pattern × material) of 26 pictures each, 64 pixels square, drawn by numpy and
-Pillow alone.
+64 classes (shape × palette × pattern × material) of 26 pictures each, 64 pixels square, drawn with NumPy and
+Pillow only.
 """
 
 from hardrank.trainer.data.demo.errors import DemoDamagedError, DemoForeignError, DemoOptionError

@@ -1,4 +1,4 @@
-"""What is behind the object: (3,S,S) in linear light, S the side of the finished image."""
+"""Backgrounds: (3,S,S) in linear light, S the side of the image."""
 
 import math
 from collections.abc import Callable, Mapping
@@ -11,7 +11,7 @@ from hardrank.trainer.data.demo.palettes import BACKDROPS, SKIES, WOODS, graded,
 
 
 class Background(Enum):
-    """The kinds of scene."""
+    """The kinds of background."""
 
     STUDIO = auto()
     WOOD = auto()

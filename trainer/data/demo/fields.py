@@ -1,4 +1,4 @@
-"""Scalar fields over the image plane, and the few functions on them that everything else is drawn with."""
+"""Scalar fields over the image plane, and the functions that everything else is drawn with."""
 
 from functools import cache
 from typing import Any

@@ -1,4 +1,4 @@
-"""The pose: where in the object each sample of the image looks."""
+"""The pose: the object's coordinates at each sample of the image."""
 
 import math
 from dataclasses import dataclass
@@ -11,7 +11,7 @@ from hardrank.trainer.data.demo.fields import Field
 
 @dataclass(frozen=True, kw_only=True)
 class Pose:
-    """A placement of the object, which lives in [-1,1]² with v upwards, in the image, which does too."""
+    """A placement of the object in the image; both have coordinates in [-1,1]², with v upwards."""
 
     turn: float
     """Anticlockwise rotation, radians."""

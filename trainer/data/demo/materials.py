@@ -1,4 +1,4 @@
-"""How surfaces answer light."""
+"""How surfaces reflect light."""
 
 import math
 from collections.abc import Mapping
@@ -24,10 +24,10 @@ class Light:
 
 @dataclass(frozen=True, kw_only=True)
 class Surface:
-    """What the shading of a material is made of."""
+    """Shading parameters of a material."""
 
     wrap: float
-    """How far the diffuse light creeps around the form, [0,1]."""
+    """How far diffuse light wraps around the form, [0,1]."""
     gloss: float
     """Strength of the highlight."""
     sharpness: float

@@ -1,4 +1,4 @@
-"""One picture: draw the chances, pose the object, light it, set it in a scene."""
+"""One image: draw the random values, pose the object, light it, compose it with a background."""
 
 import math
 from collections.abc import Mapping
@@ -43,7 +43,7 @@ _PLAIN: Mapping[Paint, str] = {Paint.WOOD: "8a5a34", Paint.INK: "2a2326", Paint.
 
 
 def picture(which: DemoClass, *, side: int, nuisance: Nuisance, rng: np.random.Generator) -> npt.NDArray[np.uint8]:
-    """One sRGB image (side, side, 3) of a class; all chance comes from `rng`."""
+    """Return one sRGB image (side, side, 3) of a class; all random values come from `rng`."""
     scenes = _SCENES.get(which.shape, _STANDING)
     standing = scenes is _STANDING
     looked = frame(_pose(nuisance, standing, rng), side * SUPERSAMPLING)

@@ -1,4 +1,4 @@
-"""The set at a glance."""
+"""An overview of the set as one image."""
 
 from pathlib import Path
 

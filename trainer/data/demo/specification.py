@@ -1,4 +1,4 @@
-"""What the demo set holds: the attributes, and the classes made of them."""
+"""The classes of the demo set and their attributes."""
 
 from dataclasses import asdict, dataclass
 from enum import StrEnum, unique
@@ -8,7 +8,7 @@ from hardrank.trainer.data.demo.errors import DemoOptionError
 
 @unique
 class Shape(StrEnum):
-    """The outline and relief of an object; neighbours two by two are kin (see `classes`)."""
+    """The outline and relief of an object; consecutive pairs are related (see `classes`)."""
 
     VASE = "vase"
     BOTTLE = "bottle"
@@ -58,7 +58,7 @@ class Palette(StrEnum):
 
 @unique
 class Material(StrEnum):
-    """How a surface answers light."""
+    """How a surface reflects light."""
 
     GLAZED = "glazed"
     MATTE = "matte"
@@ -68,7 +68,7 @@ class Material(StrEnum):
 
 @unique
 class Half(StrEnum):
-    """The side of the zero-shot split that a class is on; also the folder that it lies in."""
+    """The half of the zero-shot split that a class belongs to; also the name of its folder."""
 
     TRAIN = "train"
     TEST = "test"
@@ -86,22 +86,22 @@ class DemoClass:
 
     @property
     def name(self) -> str:
-        """A name that a person can read, such as `teapot-teal-dots-glazed`."""
+        """A readable name, such as `teapot-teal-dots-glazed`."""
         return f"{self.shape}-{self.palette}-{self.pattern}-{self.material}"
 
 
 def classes() -> tuple[DemoClass, ...]:
     """All 64 classes, sorted by name; 32 in each half.
 
-    The shapes go in eight pairs of kin. In each half a pair makes four classes, of which
+    The shapes form eight related pairs. In each half, a pair makes four classes, of which
 
     - two differ in shape alone (same pattern, palette and material),
     - two of the first shape differ in palette and material but not in pattern,
     - two of the second shape differ in pattern and material but not in palette,
 
-    so that no single attribute tells the classes of a half apart. Each half has every shape twice and every
+    so that no single attribute distinguishes the classes of a half. Each half has every shape twice and every
     pattern, palette and material; for a given shape the patterns and palettes of the two halves are disjoint,
-    so that the test half asks for combinations that training has never shown.
+    so that the test half has combinations that training has not seen.
     """
     made = [one for half in Half for pair in range(len(Shape) // 2) for one in _pair_classes(pair, half)]
     return tuple(sorted(made, key=lambda one: one.name))
@@ -163,7 +163,7 @@ class Nuisance:
 
 @dataclass(frozen=True, kw_only=True)
 class DemoOptions:
-    """All that the bytes of a demo set depend on, besides the generator's version."""
+    """Everything that determines the bytes of a demo set, apart from the generator's version."""
 
     seed: int = 0
     """Seed of every random choice, ≥ 0."""
@@ -175,11 +175,11 @@ class DemoOptions:
     """How strongly the images of a class vary."""
 
     def __post_init__(self) -> None:
-        """Refuse numbers that cannot make a set."""
+        """Raise `DemoOptionError` for values out of range."""
         for name, least in (("seed", 0), ("images_per_class", 1), ("side", 16)):
             if getattr(self, name) < least:
                 raise DemoOptionError(f"demo option {name} is {getattr(self, name)}; give at least {least}.")
 
     def as_dict(self) -> dict[str, object]:
-        """Plain values, for the manifest."""
+        """Return plain values, for the manifest."""
         return asdict(self)

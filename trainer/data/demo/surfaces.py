@@ -14,7 +14,7 @@ from hardrank.trainer.data.demo.frame import Frame
 
 
 class Paint(Enum):
-    """What a part is coloured with."""
+    """The colour of a part."""
 
     PATTERN = auto()
     BASE = auto()
@@ -41,7 +41,7 @@ class Part:
     shade: Field | None = None
     """Light that reaches the surface, [0,1]: folds, ribs, the inside of a vessel."""
     glow: float = 0.0
-    """Light that it gives of itself, as a share of its colour."""
+    """Light that it emits, as a share of its colour."""
 
 
 def disc(u: Field, v: Field, radius: float) -> Field:
