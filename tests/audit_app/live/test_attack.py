@@ -373,7 +373,7 @@ def test_mistakes_are_told_and_not_traced(served: list[ServedGallery], caplog: p
         LiveOptions(settings={"weight": 2})
     for victim, options, told in (
         (Victim(id="nobody"), LiveOptions(), "no image with the id 'nobody'"),
-        (Victim(data=b"no image"), LiveOptions(), "no image of a known format"),
+        (Victim(data=b"no image"), LiveOptions(), "not an image of a supported format"),
         (Victim(id=served[0].gallery.ids[0]), LiveOptions(targets=("nobody",)), "no image with the id"),
         (
             Victim(id=served[0].gallery.ids[0]),
