@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
+from torch.multiprocessing.spawn import spawn
 
 from hardrank.trainer.runtime.launch import Launch, make_fabric
 
@@ -21,7 +22,7 @@ def run_together(work: Work, folder: Path, *, size: int = 2) -> None:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
-    torch.multiprocessing.spawn(_start, args=(size, port, work, folder), nprocs=size)  # type: ignore[no-untyped-call]
+    spawn(_start, args=(size, port, work, folder), nprocs=size)
 
 
 def _start(rank: int, size: int, port: int, work: Work, folder: Path) -> None:

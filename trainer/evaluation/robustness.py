@@ -21,6 +21,7 @@ from hardrank.trainer.evaluation.diagnostics import check_attacks, check_collaps
 from hardrank.trainer.evaluation.journal import Columns, Journal
 from hardrank.trainer.evaluation.scorecard import Check, CheckKind, PerImage, Scorecard, figures_of, summarise
 from hardrank.trainer.metric.distances import mean_cosine, recall_at_1
+from hardrank.trainer.runtime.processes import SINGLE_PROCESS, Processes
 
 ImageProvider = Callable[[Tensor], Tensor]
 """Gallery rows (n,) → their images (n,3,H,W), floats in [0,1]."""
@@ -102,6 +103,7 @@ def measure_robustness(
     progress: Callable[[EvaluationProgress], None] | None = None,
     cancel: Callable[[], bool] = never,
     resume: Journal | None = None,
+    processes: Processes = SINGLE_PROCESS,
 ) -> Scorecard:
     """Attack some of the gallery's images with each attack, and score how the rankings hold.
 
@@ -123,6 +125,7 @@ def measure_robustness(
         progress: called after each step.
         cancel: called before each step; the evaluation ends when it returns True.
         resume: keeps finished blocks; a later call with the same journal continues from there.
+        processes: share the work; all of them call this with the same arguments and return the same scorecard.
 
     Returns:
         The scorecard. Its number of passes covers the whole measurement, also after a resumption.
@@ -140,13 +143,14 @@ def measure_robustness(
         raise AttackError(f"nothing to attack: {len(victims)} queries, {len(attacks)} attacks, batch {batch}")
     if len(set(victims.own.tolist())) < len(victims):
         raise AttackError("a query is given twice; give each gallery row once")
-    task = _Task(embed, judge or embed, images, store, attacks, options, batch, progress, cancel, method)
+    task = _Task(embed, judge or embed, images, store, attacks, options, batch, progress, cancel, method, processes)
     done = {name: _Results(victims) for name in attacks}
     if resume is not None:
         resume.open(_settings(task, seed), _probe(gallery))
         for name in attacks:
             for rows, columns in resume.load(name):
                 done[name].put(rows, columns)
+        processes.wait()  # all of them have read the same before the first block is added
     steady = _check_network(task, victims[: min(batch, 32)])
     _attack_all(task, victims, done, seed=seed, resume=resume)
     table = _table(task, victims, done)
@@ -193,6 +197,7 @@ class _Task:
     progress: Callable[[EvaluationProgress], None] | None
     cancel: Callable[[], bool]
     method: Method | None
+    processes: Processes
 
 
 class _Results:
@@ -273,24 +278,34 @@ def _check_network(task: _Task, victims: Victims) -> list[Check]:
 def _attack_all(
     task: _Task, victims: Victims, done: Mapping[str, _Results], *, seed: int, resume: Journal | None
 ) -> None:
-    """Fill `done` with the results of every attack on every victim."""
-    for begin in range(0, len(victims), task.batch):
-        block = victims[begin : begin + task.batch]
-        part = slice(begin, begin + task.batch)
+    """Fill `done` with the results of every attack on every victim.
+
+    Each process attacks a block of its own, and they exchange the results after each attack on a block.
+    """
+    processes = task.processes
+    for begin in range(0, len(victims), task.batch * processes.size):
+        blocks = slice(begin, begin + task.batch * processes.size)
+        missing = [name for name in task.attacks if not done[name].finished[blocks].all()]
+        own = begin + task.batch * processes.rank
+        part = slice(own, own + task.batch)
+        mine = {name for name in missing if not done[name].finished[part].all()}
+        block = victims[part]
         rows = block.own.cpu().numpy()
-        missing = [name for name in task.attacks if not done[name].finished[part].all()]
-        if not missing:
-            continue
-        images = task.images(block.own)
-        check_images(images, block)
-        with torch.no_grad():
-            noisy = task.judge(random_noise(images, task.options, block.ids, seed=seed))
+        if mine:
+            images = task.images(block.own)
+            check_images(images, block)
+            with torch.no_grad():
+                noisy = task.judge(random_noise(images, task.options, block.ids, seed=seed))
         for place, name in enumerate(missing, start=len(task.attacks) - len(missing)):
-            report = partial(_report, task, name, place, begin, len(victims))
-            columns = _attack_block(task, name, images, noisy, block, seed=seed, report=report)
-            done[name].put(rows, columns)
-            if resume is not None:
-                resume.record(name, rows, columns)
+            found: list[tuple[np.ndarray, Columns]] = []
+            if name in mine:
+                report = partial(_report, task, name, place, begin, len(victims))
+                found.append((rows, _attack_block(task, name, images, noisy, block, seed=seed, report=report)))
+            for of_process in processes.gather(found):
+                for attacked, columns in of_process:
+                    done[name].put(attacked, columns)
+                    if resume is not None and processes.is_first:
+                        resume.record(name, attacked, columns)
 
 
 def _report(task: _Task, name: str, place: int, done: int, queries: int, inside: AttackProgress) -> None:
