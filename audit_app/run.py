@@ -71,7 +71,7 @@ from hardrank.trainer.attacks.options import declared_options
 from hardrank.trainer.attacks.registry import ATTACKS, SCORECARD
 from hardrank.trainer.config import pixels
 from hardrank.trainer.evaluation.robustness import RobustnessOptions
-from hardrank.trainer.runtime.launch import Precision
+from hardrank.trainer.runtime.environment import Precision
 from hardrank.trainer.runtime.malloc import keep_freed_memory
 
 _ALL: Final = "all"

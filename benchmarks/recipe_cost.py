@@ -28,10 +28,11 @@ from hardrank.models.bundle import load_embedder
 from hardrank.models.embedder import Embedder, build_embedder
 from hardrank.models.progress import StageProgress
 from hardrank.trainer.config import Config, Schedule, load_recipe
-from hardrank.trainer.job_steps import Images, read_images, triplet_stage, warmup_stage
+from hardrank.trainer.job_steps import JobImages, read_images, triplet_stage, warmup_stage
 from hardrank.trainer.runtime.environment import hardware, versions
 from hardrank.trainer.runtime.launch import Launch, make_fabric
-from hardrank.trainer.training.loop import LoopOptions, Stage, StepContext, StepLoss, run_stage
+from hardrank.trainer.runtime.processes import SINGLE_PROCESS
+from hardrank.trainer.training.loop import LoopOptions, StepContext, StepLoss, TrainingStage, run_stage
 from hardrank.trainer.training.stages import BENIGN_PART, CosineClassifier
 
 
@@ -57,7 +58,7 @@ class Options(BenchmarkOptions):
 class Part:
     """Updates of a stage from `begin` to before `end`, of which a few are timed at a time."""
 
-    stage: Stage
+    stage: TrainingStage
     extra: CosineClassifier | None
     averaging: float
     begin: int
@@ -92,7 +93,7 @@ class Unlogged:
         """Nothing is kept."""
 
 
-def parts(config: Config, images: Images, updates: int) -> dict[str, Part]:
+def parts(config: Config, images: JobImages, updates: int) -> dict[str, Part]:
     """The training of the robust model, by what an update does."""
     options = config.robust
     warmup = warmup_stage(config, images, options.warmup_epsilon)
@@ -144,9 +145,9 @@ def main() -> None:
         }
     one, other = options.recipes
     bundles = [options.zoo / f"{one}-{kind}" for kind in ("benign", "robust")]
-    fabric = make_fabric(Launch(device="cpu"))
+    make_fabric(Launch(device="cpu"))  # for its settings of threads and memory
     plans = {
-        name: parts(config, read_images(config, fabric, _silent), options.updates + 2)
+        name: parts(config, read_images(config, SINGLE_PROCESS, _silent), options.updates + 2)
         for name, config in configs.items()
     }
     seconds: dict[str, dict[str, list[float]]] = {name: {what: [] for what in plan} for name, plan in plans.items()}

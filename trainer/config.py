@@ -1,4 +1,4 @@
-"""The whole configuration of a run, typed; a recipe is a YAML file of these fields."""
+"""The configuration of a run, typed. A recipe is a YAML file of these fields."""
 
 import difflib
 from collections.abc import Mapping
@@ -20,18 +20,18 @@ RECIPES: Final = Path(__file__).parent / "recipes"
 
 
 class ConfigError(HardrankError):
-    """A recipe or option that does not exist or has a value that cannot be."""
+    """An unknown recipe or option, or an invalid value."""
 
 
 def pixels(text: str | float) -> float:
-    """Read a budget: a number, or a fraction as `8/255`. Raises `ValueError` for anything else."""
+    """Read a length in units of pixels: a number, or a fraction such as `8/255`; raises `ValueError` otherwise."""
     if not isinstance(text, str):
         return text
     numerator, slash, denominator = text.partition("/")
     try:
         return float(numerator) / float(denominator) if slash else float(text)
     except (ValueError, ZeroDivisionError):
-        raise ValueError(f"{text!r} is no number and no fraction as 8/255") from None
+        raise ValueError(f"{text!r} is neither a number nor a fraction such as 8/255") from None
 
 
 Pixels = Annotated[
@@ -45,11 +45,11 @@ Pixels = Annotated[
         str_from_instance=lambda value: [f"{255 * value:g}/255"],
     ),
 ]
-"""A length in units of pixels in [0,1], which may be written `8/255`."""
+"""A length in units of pixels in [0,1], which can be written `8/255`."""
 
 
 class Schedule(StrEnum):
-    """How the learning rate runs over a stage."""
+    """Schedule of the learning rate over a stage."""
 
     CONSTANT = "constant"
     COSINE = "cosine"
@@ -57,20 +57,20 @@ class Schedule(StrEnum):
 
 @dataclass(frozen=True, kw_only=True)
 class WarmupOptions:
-    """The classification stage that makes a start for triplets, with `initialisation: warmup`."""
+    """The classification stage before the triplets, with `initialisation: warmup`."""
 
     epochs: float = 40.0
     """Passes over the training images."""
     batch_size: int = 128
-    """Images in a batch."""
+    """Images per batch."""
     learning_rate: float = 1e-3
-    """Learning rate of Adam, at its highest."""
+    """Maximum learning rate of Adam."""
     weight_decay: float = 4e-4
     """Weight decay of Adam (L2)."""
     scale: float = 16.0
     """Factor of the cosines in the softmax."""
     label_smoothing: float = 0.1
-    """Share of the target spread over all classes, from 0 to below 1."""
+    """Share of the target that is spread over all classes, from 0 to below 1."""
 
     def __post_init__(self) -> None:
         _positive(self, "epochs", "batch_size", "learning_rate", "scale")
@@ -80,56 +80,56 @@ class WarmupOptions:
 
 @dataclass(frozen=True, kw_only=True)
 class TrainingOptions:
-    """Training with triplets: the benign model and the robust one differ in their defense."""
+    """Training with triplets; the benign and the robust model each have their own."""
 
     warmup_epsilon: Pixels = 0.0
-    """ε of the single-step perturbation in the warm-up that this model starts from, pixels in [0,1]; 0: benign images.
+    """ε of the single-step perturbation in the warm-up of this model, in units of pixels in [0,1]; 0 for benign images.
     Models with the same value share a warm-up."""
     defense: str = "regular[S]"
-    """In the paper's notation: regular[S], ACT[R], HM[S,g_LGA]&ICS, HM[S,-gamma/2], …"""
+    """The defense, in the paper's notation: regular[S], ACT[R], HM[S,g_LGA]&ICS, HM[S,-gamma/2], …"""
     epochs: float = 10.0
-    """Passes in which every training image is an anchor once."""
+    """Passes over the training images; in each, every image is an anchor once."""
     pairs: int = 56
-    """Pairs of images of the same class in an SPC-2 batch (twice as many images), over all processes."""
+    """Pairs of images of the same class in an SPC-2 batch (twice as many images), summed over all processes."""
     learning_rate: float = 1e-3
-    """Learning rate of Adam, at its highest."""
+    """Maximum learning rate of Adam."""
     weight_decay: float = 4e-4
     """Weight decay of Adam (L2)."""
     schedule: Schedule = Schedule.COSINE
-    """How the learning rate runs; the paper's is constant."""
+    """Schedule of the learning rate; constant in the paper."""
     margin: float = 0.2
     """γ of the triplet loss."""
     epsilon: Pixels = 8 / 255
-    """ε of the perturbation, pixels in [0,1]; without effect for regular[…]."""
+    """ε, the budget of the perturbation, in units of pixels in [0,1]; without effect for regular[…]."""
     alpha: Pixels = 1 / 255
-    """α, the step of the perturbation, pixels in [0,1]; without effect for regular[…]."""
+    """α, the step size of the perturbation, in units of pixels in [0,1]; without effect for regular[…]."""
     steps: int = 8
-    """η, the most PGD steps for a triplet; without effect for regular[…]."""
+    """η, the maximum number of PGD steps; without effect for regular[…]."""
     averaging: float = 0.0
-    """Decay of the exponential moving average of the weights that is kept as the result; 0: the last weights."""
+    """Decay of the exponential moving average of the weights, which is the result; 0 for the last weights."""
     stop_on_collapse: bool = False
-    """Stop when all embeddings become alike, rather than warn and go on."""
+    """Stop with an error when the embeddings collapse; otherwise a warning is logged."""
 
     def __post_init__(self) -> None:
         _positive(self, "epochs", "learning_rate", "margin")
         _at_least(0, self, "weight_decay", "steps")
-        _at_least(2, self, "pairs")  # the negatives of a pair are the images of the others
+        _at_least(2, self, "pairs")  # the negatives of a pair are images of the other pairs
         _pixels(self, "warmup_epsilon", "epsilon", "alpha")
         _share(self, "averaging")
 
 
 @dataclass(frozen=True, kw_only=True)
 class EvaluationOptions:
-    """How the ten attacks measure a model (evaluation: Ten attack results)."""
+    """How the attacks measure a model (evaluation: Ten attack results)."""
 
     attacked: int | None = 500
-    """Test images that are attacked, a seeded sample; null: all of them."""
+    """Number of test images to attack, a seeded sample; null for all."""
     epsilon: Pixels = 8 / 255
-    """ε of the attacks, pixels in [0,1]."""
+    """ε of the attacks, in units of pixels in [0,1]."""
     alpha: Pixels = 3 / 255
-    """α of the attacks, pixels in [0,1]."""
+    """α of the attacks, in units of pixels in [0,1]."""
     steps: int = 32
-    """Steps of the attacks."""
+    """η, the number of steps of the attacks."""
     batch: int = 128
     """Images attacked at a time."""
 
@@ -144,25 +144,25 @@ class EvaluationOptions:
 
 @dataclass(frozen=True, kw_only=True)
 class Config:
-    """Everything that decides what a run computes."""
+    """Everything that determines the result of a run."""
 
-    # Of the nested options too: a field that does not exist is an error, not a silence.
+    # Unknown fields are errors, in nested options too.
     __pydantic_config__ = ConfigDict(extra="forbid")
 
     name: str = "demo"
-    """Bundles are called NAME-benign and NAME-robust."""
+    """Name of the run; the bundles are called NAME-benign and NAME-robust."""
     seed: int = 0
-    """All weights, batches, draws and attacks follow from it; another seed makes another run."""
+    """Determines initial weights, batches, random draws and attacks."""
     data: DataOptions
-    """Images and their split by class."""
+    """The images and their split by class."""
     preprocessing: Preprocessing
-    """From files to squares of pixels, the same in training, evaluation and serving."""
+    """How images become squares of pixels; the same in training, evaluation and serving."""
     architecture: Architecture = field(default_factory=Architecture)
     """The network."""
     initialisation: str = "warmup"
     """`warmup` (from scratch), `imagenet` (pretrained backbone), or the folder of a bundle."""
     freeze_batch_norm: bool | None = None
-    """Whether triplet training leaves the means and variances of batch norm as the start has them; null: yes."""
+    """Whether triplet training keeps the means and variances of batch norm fixed; null: yes."""
     warmup: WarmupOptions = field(default_factory=WarmupOptions)
     """Used with `initialisation: warmup`."""
     benign: TrainingOptions = field(default_factory=TrainingOptions)
@@ -175,7 +175,7 @@ class Config:
     def __post_init__(self) -> None:
         if not self.name or set(self.name) & set("/\\ \0") or self.name.startswith("."):
             raise ConfigError(
-                f"the name of a run becomes that of folders, so {self.name!r} will not do; use letters, digits, - and _"
+                f"the name of a run becomes a folder's, so it cannot be {self.name!r}; use letters, digits, - and _"
             )
         _at_least(0, self, "seed")
         if self.preprocessing.crop != self.architecture.image_size:
@@ -207,27 +207,29 @@ def _pixels(options: object, *names: str) -> None:
     for name in names:
         if not 0 <= getattr(options, name) <= 1:
             raise ConfigError(
-                f"{name} is in units of pixels in [0,1], so it cannot be {getattr(options, name):g}; write 8/255"
+                f"{name} must be in units of pixels in [0,1], not {getattr(options, name):g}; write 8/255"
             )
 
 
 def recipe_names() -> list[str]:
-    """Give the recipes that come with hardrank, in alphabetical order."""
+    """Return the names of the recipes that come with hardrank, in alphabetical order."""
     return sorted(path.stem for path in RECIPES.glob("*.yaml"))
 
 
 def load_recipe(recipe: str | Path) -> Config:
-    """Read a recipe by name, or a YAML file by path.
+    """Read a recipe.
 
-    Raises `ConfigError` for a missing file, unknown fields (with the nearest known one) and values of a wrong type.
+    Args:
+        recipe: The name of a recipe that comes with hardrank, or the path of a YAML file.
+
+    Raises:
+        ConfigError: the file does not exist, is not YAML, or has unknown fields or invalid values.
     """
     path = RECIPES / f"{recipe}.yaml" if str(recipe) in recipe_names() else Path(recipe)
     if path.suffix in {".yaml", ".yml"} and not path.is_file():
-        raise ConfigError(f"there is no file {path}; the recipes by name are {', '.join(recipe_names())}")
+        raise ConfigError(f"{path} does not exist; the recipes by name are {', '.join(recipe_names())}")
     if path.suffix not in {".yaml", ".yml"}:
-        raise ConfigError(
-            f"no recipe is called {str(recipe)!r}; there are {', '.join(recipe_names())}, or give a .yaml file"
-        )
+        raise ConfigError(f"unknown recipe {str(recipe)!r}; choose one of {', '.join(recipe_names())}, or a .yaml file")
     try:
         content = yaml.safe_load(path.read_text(encoding="utf-8"))
     except (yaml.YAMLError, UnicodeDecodeError) as error:
@@ -236,10 +238,10 @@ def load_recipe(recipe: str | Path) -> Config:
 
 
 def parse_config(content: object, *, source: str) -> Config:
-    """Make a `Config` of plain values; `source` says in errors where they came from."""
+    """Build a configuration from plain values; `source` names their origin in errors."""
     if not isinstance(content, Mapping):
         raise ConfigError(
-            f"{source} must hold fields of the configuration (name, data, …), not {type(content).__name__}"
+            f"{source} must contain fields of the configuration (name, data, …), not {type(content).__name__}"
         )
     try:
         return TypeAdapter(Config).validate_python(dict(content))
@@ -254,7 +256,7 @@ def _problem(entry: Mapping[str, Any]) -> str:
     where = ".".join(str(part) for part in entry["loc"])
     if entry["type"] in {"unexpected_keyword_argument", "extra_forbidden"}:
         near = difflib.get_close_matches(str(entry["loc"][-1]), _field_names(Config), n=1)
-        return f"{where} is no option" + (f"; is {near[0]} meant?" if near else "")
+        return f"unknown option {where}" + (f"; did you mean {near[0]}?" if near else "")
     return f"{where}: {entry['msg']}"
 
 
@@ -269,13 +271,13 @@ def _field_names(owner: type) -> list[str]:
 
 
 def config_to_json(config: Config) -> dict[str, Any]:
-    """Give the configuration as JSON values, as a card holds it; `parse_config` reads it back."""
+    """Return the configuration as JSON values, as in a card; `parse_config` reads it back."""
     plain: dict[str, Any] = TypeAdapter(Config).dump_python(config, mode="json")
     return plain
 
 
 def changed_fields(one: Config, other: Config) -> list[str]:
-    """Name the fields, dotted, in which two configurations differ."""
+    """Return the names of the fields that differ, such as `robust.epochs`."""
     return _changed(asdict(one), asdict(other), "")
 
 

@@ -1,4 +1,4 @@
-"""The parts that every training command shares: images → a start → a trained embedder → its measurements."""
+"""The steps that the training commands share: images → initial weights → a trained embedder → its measurements."""
 
 import logging
 from collections.abc import Callable
@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from hardrank.models.bundle import load_embedder
-from hardrank.models.embedder import Embedder, build_embedder
+from hardrank.models.embedder import Embed, Embedder, build_embedder
 from hardrank.models.files import atomic_path
 from hardrank.models.folded import FoldedEmbedder
 from hardrank.models.preprocessing import to_unit
@@ -34,9 +34,10 @@ from hardrank.trainer.evaluation.robustness import (
 from hardrank.trainer.evaluation.scorecard import Scorecard
 from hardrank.trainer.runtime.launch import LaunchError
 from hardrank.trainer.runtime.metrics_log import MetricsLog
-from hardrank.trainer.runtime.run_folder import CHECKPOINTS, Run
-from hardrank.trainer.training.loop import LoopOptions, Milestone, Stage, run_stage
-from hardrank.trainer.training.stages import CosineClassifier, Rows, Source, TripletStage, Warmup
+from hardrank.trainer.runtime.processes import SINGLE_PROCESS, Processes
+from hardrank.trainer.runtime.run_folder import CHECKPOINTS, EVALUATION, LOGS, Run
+from hardrank.trainer.training.loop import LoopOptions, PeriodicCallback, TrainingStage, run_stage
+from hardrank.trainer.training.stages import CosineClassifier, Rows, TrainingImages, TripletStage, WarmupStage
 
 if TYPE_CHECKING:
     import lightning as L
@@ -45,11 +46,11 @@ _logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, kw_only=True)
-class Images:
+class JobImages:
     """The images of a job."""
 
     dataset: Dataset
-    source: Source
+    source: TrainingImages
     """The training images."""
     test_store: ImageStore
     crop: int
@@ -62,69 +63,70 @@ class Images:
 
 @dataclass(frozen=True, kw_only=True)
 class Job:
-    """What the parts of a job share."""
+    """The configuration, images and resources that the steps of a job share."""
 
     config: Config
     run: Run
     fabric: "L.Fabric"
     low_precision: bool
-    """Backbone in bf16."""
+    """Whether the backbone runs in bf16."""
     checkpoint_every: int
     """Iterations between checkpoints."""
-    images: Images
+    images: JobImages
     report: OnProgress
+    processes: Processes = SINGLE_PROCESS
 
     def timed(self, stage: str) -> AbstractContextManager[None]:
-        """Count the seconds of a block; those of the first process."""
-        return self.run.timed(stage) if self.fabric.is_global_zero else nullcontext()
+        """Record the duration of a block, in the first process."""
+        return self.run.timed(stage) if self.processes.is_first else nullcontext()
 
 
-def read_images(config: Config, fabric: "L.Fabric", report: OnProgress) -> Images:
-    """Read the images of a configuration; the first process goes ahead, for it may have to write them."""
+def read_images(config: Config, processes: Processes, report: OnProgress) -> JobImages:
+    """Read the images of a configuration. The first process goes ahead, since it may have to draw and write them."""
 
     def at(stage: str) -> Callable[[int, int], None]:
         return lambda done, total: report(StageProgress(stage=stage, done=done, total=total))
 
-    if fabric.is_global_zero:
+    if processes.is_first:
         load_dataset(config.data, progress=at("data"))
-    fabric.barrier()
+    processes.wait()
     dataset = load_dataset(config.data)
-    if fabric.is_global_zero:
-        _name_problems(dataset)
+    if processes.is_first:
+        _warn_of_problems(dataset)
     resize, crop = config.preprocessing.resize, config.preprocessing.crop
     train_store = ImageStore(dataset.train, resize, progress=at("training images"))
-    return Images(
+    return JobImages(
         dataset=dataset,
-        source=Source(store=train_store, labels=dataset.train.labels, crop=crop, seed=config.seed),
+        source=TrainingImages(store=train_store, labels=dataset.train.labels, crop=crop, seed=config.seed),
         test_store=ImageStore(dataset.test, resize, progress=at("test images")),
         crop=crop,
     )
 
 
-def _name_problems(dataset: Dataset, most: int = 10) -> None:
-    """Say what was left out, before the training that does without it; the card holds the whole list."""
+def _warn_of_problems(dataset: Dataset, most: int = 10) -> None:
+    """Log the first images that were left out, before training starts; the card lists all of them."""
     for problem in dataset.problems[:most]:
         detail = f" ({problem.detail})" if problem.detail else ""
         _logger.warning("left out: %s: %s%s", problem.path, problem.kind, detail)
     if len(dataset.problems) > most:
-        _logger.warning("… and %d more, all of which the card will list", len(dataset.problems) - most)
+        _logger.warning("… and %d more; the card will list all of them", len(dataset.problems) - most)
 
 
-def warmup_stage(config: Config, images: Images, epsilon: float) -> Warmup:
-    """The warm-up of a configuration, its classifier's directions drawn at random."""
+def warmup_stage(config: Config, images: JobImages, epsilon: float) -> WarmupStage:
+    """Return the warm-up of a configuration, with a randomly initialised classifier."""
     classes = len(images.dataset.train.classes)
     classifier = CosineClassifier(classes, config.architecture.dimension, config.warmup.scale)
-    return Warmup(source=images.source, options=config.warmup, classifier=classifier, epsilon=epsilon)
+    return WarmupStage(source=images.source, options=config.warmup, classifier=classifier, epsilon=epsilon)
 
 
-def triplet_stage(images: Images, kind: str, options: TrainingOptions) -> TripletStage:
-    """The triplets of a model, `kind` being the stage's name."""
+def triplet_stage(images: JobImages, kind: str, options: TrainingOptions) -> TripletStage:
+    """Return the triplet stage of a model; `kind` is the stage's name."""
     defense = parse_defense(options.defense, margin=options.margin)
     return TripletStage(name=kind, source=images.source, options=options, defense=defense)
 
 
 def make_start(job: Job, warmup_epsilon: float) -> Embedder:
-    """The weights that a model starts from; a warm-up that is done already is read from its checkpoint."""
+    """Return the embedder that a model starts from; a finished warm-up is read from its checkpoint."""
     config = job.config
     torch.manual_seed(config.seed)
     if config.initialisation not in {"warmup", "imagenet"}:
@@ -141,16 +143,16 @@ def _from_bundle(folder: Path, config: Config) -> Embedder:
     embedder = load_embedder(folder)
     if embedder.architecture != config.architecture:
         raise LaunchError(
-            f"the bundle {folder} has the architecture {embedder.architecture}, the configuration "
-            f"{config.architecture}; make them the same to start from it"
+            f"cannot start from the bundle {folder}: its architecture is {embedder.architecture}, that of the "
+            f"configuration {config.architecture}"
         )
     return embedder
 
 
 def train(
-    job: Job, start: Embedder, kind: str, options: TrainingOptions, *, milestone: Milestone | None = None
+    job: Job, start: Embedder, kind: str, options: TrainingOptions, *, periodic: PeriodicCallback | None = None
 ) -> Embedder:
-    """Train `start` in place with the triplets and the defense of `options`; `kind` names the stage."""
+    """Train `start` in place with the triplets and the defense of `options`; `kind` is the stage's name."""
     stage = triplet_stage(job.images, kind, options)
     freeze = job.config.freeze_batch_norm
     loop = _loop(job, options.learning_rate, options.weight_decay, options.schedule)
@@ -160,7 +162,7 @@ def train(
         freeze_batch_norm=freeze is None or freeze,
         stop_on_collapse=options.stop_on_collapse,
     )
-    return _run(job, stage, start, None, loop, milestone)
+    return _run(job, stage, start, None, loop, periodic)
 
 
 def _loop(job: Job, learning_rate: float, weight_decay: float, schedule: Schedule) -> LoopOptions:
@@ -176,11 +178,11 @@ def _loop(job: Job, learning_rate: float, weight_decay: float, schedule: Schedul
 
 def _run(
     job: Job,
-    stage: Stage,
+    stage: TrainingStage,
     embedder: Embedder,
     extra: nn.Module | None,
     options: LoopOptions,
-    milestone: Milestone | None = None,
+    periodic: PeriodicCallback | None = None,
 ) -> Embedder:
     folder = job.run.folder
     with job.timed(stage.name):
@@ -191,35 +193,41 @@ def _run(
             fabric=job.fabric,
             options=options,
             checkpoint=folder / CHECKPOINTS / f"{stage.name}.ckpt",
-            log=MetricsLog(folder / "logs", stage.name),
+            log=MetricsLog(folder / LOGS, stage.name),
             report=job.report,
-            milestone=milestone,
+            periodic=periodic,
         )
 
 
 @dataclass(frozen=True, kw_only=True)
-class Measured:
-    """What a model can do: retrieval of unseen classes, and what the attacks leave of it."""
+class Measurement:
+    """Retrieval metrics on the unseen classes, and robustness against the attacks."""
 
     metrics: RetrievalMetrics
     robustness: Scorecard
 
 
-def measure(job: Job, embedder: Embedder, kind: str, *, seed_check: int = SEED_CHECK) -> Measured:
-    """Recall and the rest on all unseen classes, the ten attacks on a seeded sample of their images.
+def measure(job: Job, embedder: Embedder, kind: str, *, seed_check: int = SEED_CHECK) -> Measurement:
+    """Measure a trained model, resumably.
 
-    `seed_check` of them are attacked again with another seed.
+    All processes call this, share the work and return the same.
+
+    Args:
+        job: The job; its configuration says how many images are attacked, and how.
+        embedder: The trained model.
+        kind: Name of the model in the run's folder.
+        seed_check: Number of images that are attacked again with another seed.
     """
     evaluation = job.config.evaluation
 
     def report(progress: EvaluationProgress) -> None:
         steps = progress.inside.step / evaluation.steps
-        block = min(evaluation.batch, progress.queries - progress.queries_done)
+        block = min(evaluation.batch * job.processes.size, progress.queries - progress.queries_done)
         share = (progress.attacks_done + steps) / progress.attacks
         done = round(progress.queries_done + share * block)
         job.report(StageProgress(stage=f"attacks on {kind}", done=done, total=progress.queries))
 
-    measured = take_measure(
+    measured = evaluate_embedder(
         job,
         embedder,
         attacked=evaluation.attacked,
@@ -227,14 +235,15 @@ def measure(job: Job, embedder: Embedder, kind: str, *, seed_check: int = SEED_C
             epsilon=evaluation.epsilon, alpha=evaluation.alpha, steps=evaluation.steps, seed_check=seed_check
         ),
         progress=report,
-        resume=Journal(job.run.folder / "evaluation" / kind),
+        resume=Journal(job.run.folder / EVALUATION / kind),
     )
-    with atomic_path(job.run.folder / "evaluation" / f"{kind}.csv") as unfinished:
-        measured.robustness.per_image.write_csv(unfinished)
+    if job.processes.is_first:
+        with atomic_path(job.run.folder / EVALUATION / f"{kind}.csv") as unfinished:
+            measured.robustness.per_image.write_csv(unfinished)
     return measured
 
 
-def take_measure(
+def evaluate_embedder(
     job: Job,
     embedder: Embedder,
     *,
@@ -243,16 +252,26 @@ def take_measure(
     nmi: bool = True,
     progress: Callable[[EvaluationProgress], None] | None = None,
     resume: Journal | None = None,
-) -> Measured:
-    """Measure an embedder on the job's test images, `attacked` of which (null: all) meet the ten attacks."""
+) -> Measurement:
+    """Measure an embedder on the job's test images; all processes call this, share the work and return the same.
+
+    Args:
+        job: The job.
+        embedder: The model, which is put into evaluation mode.
+        attacked: Number of test images to attack; None for all.
+        options: Options of the attacks.
+        nmi: Whether to measure NMI, which takes a k-means clustering.
+        progress: Called after each step of an attack.
+        resume: Journal of finished blocks.
+    """
     config, device = job.config, job.fabric.device
     embedder.eval()
     exact = FoldedEmbedder(embedder)
-    swift = FoldedEmbedder(embedder, dtype=torch.bfloat16) if job.low_precision else exact
+    fast = FoldedEmbedder(embedder, dtype=torch.bfloat16) if job.low_precision else exact
     labels = torch.from_numpy(job.images.dataset.test.labels).to(device)
-    embeddings = _embed_all(job, exact)
+    embeddings = embed_test_images(job, exact)
     card = measure_robustness(
-        swift,
+        fast,
         lambda rows: job.images.test(rows.cpu().numpy()).to(device, memory_format=torch.channels_last),
         embeddings,
         labels,
@@ -263,13 +282,22 @@ def take_measure(
         judge=exact,
         progress=progress,
         resume=resume,
+        processes=job.processes,
     )
-    return Measured(metrics=evaluate(embeddings, labels, seed=config.seed, nmi=nmi), robustness=card)
+    metrics = evaluate(embeddings, labels, seed=config.seed, nmi=nmi) if job.processes.is_first else None
+    (known, *_) = job.processes.gather(metrics)
+    assert known is not None
+    return Measurement(metrics=known, robustness=card)
 
 
 @torch.no_grad()
-def _embed_all(job: Job, embedder: FoldedEmbedder, batch: int = 256) -> Tensor:
-    """Embeddings of all test images, (N,D)."""
+def embed_test_images(job: Job, embed: Embed, batch: int = 256) -> Tensor:
+    """Return the embeddings (N,D) of all test images; each process embeds every n-th batch."""
     rows = np.arange(len(job.images.dataset.test))
-    chunks = (rows[start : start + batch] for start in range(0, len(rows), batch))
-    return torch.cat([embedder(job.images.test(chunk).to(job.fabric.device)) for chunk in chunks])
+    batches = [rows[begin : begin + batch] for begin in range(0, len(rows), batch)]
+    embedded: list[Tensor] = []
+    for begin in range(0, len(batches), job.processes.size):
+        own = batches[begin:][job.processes.rank : job.processes.rank + 1]
+        parts = [embed(job.images.test(part).to(job.fabric.device)).cpu() for part in own]
+        embedded += [part for parts_of_one in job.processes.gather(parts) for part in parts_of_one]
+    return torch.cat(embedded).to(job.fabric.device)

@@ -4,7 +4,7 @@ from contextlib import nullcontext
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 import torch
@@ -14,15 +14,16 @@ from hardrank.models.card import ArchitectureEntry, Card, FileEntry, Preprocessi
 from hardrank.models.embedder import Embedder
 from hardrank.models.image_listing import TEST_IMAGES
 from hardrank.models.progress import OnProgress, StageProgress
-from hardrank.trainer.config import Config, TrainingOptions, config_to_json
+from hardrank.trainer.config import Config, TrainingOptions, changed_fields, config_to_json, parse_config
 from hardrank.trainer.data.dataset import write_test_images
 from hardrank.trainer.defenses import parse_defense
 from hardrank.trainer.export import Parity, export
-from hardrank.trainer.job_steps import Job, Measured, make_start, measure, read_images, train
+from hardrank.trainer.job_steps import Job, Measurement, make_start, measure, read_images, train
 from hardrank.trainer.runtime.environment import hardware, versions
-from hardrank.trainer.runtime.launch import MainLaunch, low_precision, make_fabric
+from hardrank.trainer.runtime.launch import MainLaunch, make_fabric
 from hardrank.trainer.runtime.metrics_log import MetricsLog
-from hardrank.trainer.runtime.run_folder import exclusive, open_run, read_run
+from hardrank.trainer.runtime.processes import Processes
+from hardrank.trainer.runtime.run_folder import LOGS, exclusive, open_run, read_run
 
 if TYPE_CHECKING:
     import lightning as L
@@ -32,8 +33,8 @@ ROBUST: Final = "robust"
 
 
 @dataclass(frozen=True)
-class Outcome:
-    """What a run leaves."""
+class MainJobResult:
+    """The folders that the main job leaves."""
 
     folder: Path
     """The run's folder."""
@@ -43,7 +44,7 @@ class Outcome:
 
 @dataclass(frozen=True, kw_only=True)
 class _Export:
-    """Where bundles go, and what their cards say of the command."""
+    """Where bundles are written, and the recipe that their cards name."""
 
     recipe: str
     zoo: Path
@@ -53,60 +54,93 @@ class _Export:
         return self.zoo / f"{config.name}-{kind}"
 
 
-def run_main_job(config: Config, launch: MainLaunch, *, recipe: str, report: OnProgress) -> Outcome:
-    """Train, evaluate and export both models. Raises subclasses of `HardrankError`; see `MainLaunch` for resuming."""
+def run_main_job(config: Config, launch: MainLaunch, *, recipe: str, report: OnProgress) -> MainJobResult:
+    """Train, evaluate and export a benign and a robust model.
+
+    With several processes, each of them calls this with the same arguments.
+
+    Args:
+        config: What to compute.
+        launch: How to run; also whether to resume or overwrite.
+        recipe: Name of the recipe, for the cards.
+        report: Called with the progress, in the first process only.
+
+    Raises:
+        HardrankError: a subclass of it, for an invalid configuration, images that cannot be read, a run that must not
+            be overwritten, a loss that diverges, or an export that differs from the network.
+    """
     for model in (config.benign, config.robust):
-        parse_defense(model.defense, margin=model.margin)  # before an hour is spent
+        parse_defense(model.defense, margin=model.margin)  # an invalid name must not show after hours
     fabric = make_fabric(launch, world=launch.world)
-    with exclusive(launch.runs / config.name) if fabric.is_global_zero else nullcontext():
-        return _run_main_job(config, launch, fabric, recipe=recipe, report=report)
-
-
-def _run_main_job(
-    config: Config, launch: MainLaunch, fabric: "L.Fabric", *, recipe: str, report: OnProgress
-) -> Outcome:
-    folder = launch.runs / config.name
-    if fabric.is_global_zero:
-        open_run(folder, config, resume=launch.resume, overwrite=launch.overwrite)
-    fabric.barrier()
-    run = read_run(folder, config)
+    processes = Processes.of(fabric)
     exported = _Export(recipe=recipe, zoo=launch.zoo, overwrite=launch.overwrite)
+    with exclusive(launch.runs / config.name) if processes.is_first else nullcontext():
+        job = _open_job(config, launch, exported, fabric, processes, report if processes.is_first else _no_report)
+        return _run(job, exported)
+
+
+def _open_job(
+    config: Config,
+    launch: MainLaunch,
+    exported: _Export,
+    fabric: "L.Fabric",
+    processes: Processes,
+    report: OnProgress,
+) -> Job:
+    """Open the run's folder and read the images."""
+    folder = launch.runs / config.name
+
+    def find_changes(recorded: Any) -> list[str]:
+        return changed_fields(parse_config(recorded, source=f"the configuration of {folder}"), config)
+
+    if processes.is_first:
+        open_run(folder, config_to_json(config), find_changes, resume=launch.resume, overwrite=launch.overwrite)
+    processes.wait()
+    run = read_run(folder, find_changes)
     for kind in (BENIGN, ROBUST):
-        check_replaceable(exported.folder(config, kind), run.run_id, overwrite=launch.overwrite)
-    report = report if fabric.is_global_zero else _silent
-    with run.timed("data") if fabric.is_global_zero else nullcontext():
-        images = read_images(config, fabric, report)
-        if fabric.is_global_zero:
+        check_replaceable(exported.folder(config, kind), run.run_id, overwrite=exported.overwrite)
+    with run.timed("data") if processes.is_first else nullcontext():
+        images = read_images(config, processes, report)
+        if processes.is_first:
             write_test_images(images.dataset, folder / TEST_IMAGES)
-    job = Job(
+    return Job(
         config=config,
         run=run,
         fabric=fabric,
-        low_precision=low_precision(launch, fabric.device),
+        processes=processes,
+        low_precision=launch.precision.is_bf16(fabric.device),
         checkpoint_every=launch.checkpoint_every,
         images=images,
         report=report,
     )
+
+
+def _no_report(progress: StageProgress) -> None:
+    """Only the first process reports."""
+
+
+def _run(job: Job, exported: _Export) -> MainJobResult:
+    config = job.config
     bundles = {}
     for kind, options in ((BENIGN, config.benign), (ROBUST, config.robust)):
+        folder = exported.folder(config, kind)
         embedder = train(job, make_start(job, options.warmup_epsilon), kind, options)
-        if fabric.is_global_zero:
-            bundles[kind] = _finish(job, exported, embedder, kind, options)
-        fabric.barrier()
-    return Outcome(folder, bundles)
+        if not job.processes.gather(is_made_by(folder, job.run.run_id))[0]:
+            with job.timed(f"{kind} evaluation"):
+                measured = measure(job, embedder, kind)
+            if job.processes.is_first:
+                _write_bundle(job, exported, embedder, kind, options, measured)
+        if job.processes.is_first:
+            bundles[kind] = folder
+        job.processes.wait()
+    return MainJobResult(job.run.folder, bundles)
 
 
-def _silent(progress: StageProgress) -> None:
-    """Other processes leave the talking to the first."""
-
-
-def _finish(job: Job, exported: _Export, embedder: Embedder, kind: str, options: TrainingOptions) -> Path:
-    """Evaluate and export a model, unless its bundle is there already."""
+def _write_bundle(
+    job: Job, exported: _Export, embedder: Embedder, kind: str, options: TrainingOptions, measured: Measurement
+) -> None:
+    """Export a model, verify the export, and write the card."""
     folder = exported.folder(job.config, kind)
-    if is_made_by(folder, job.run.run_id):
-        return folder
-    with job.timed(f"{kind} evaluation"):
-        measured = measure(job, embedder, kind)
     labels = torch.from_numpy(job.images.dataset.test.labels)
     parities: list[Parity] = []
 
@@ -123,7 +157,6 @@ def _finish(job: Job, exported: _Export, embedder: Embedder, kind: str, options:
     with job.timed(stage):
         save_bundle(folder, card, write, overwrite=exported.overwrite)
     job.report(StageProgress(stage=stage, done=1, total=1))
-    return folder
 
 
 def _card(
@@ -131,12 +164,12 @@ def _card(
     recipe: str,
     kind: str,
     options: TrainingOptions,
-    measured: Measured,
+    measured: Measurement,
     parity: Parity,
     files: dict[str, FileEntry],
 ) -> Card:
     config = job.config
-    log = MetricsLog(job.run.folder / "logs", kind)
+    log = MetricsLog(job.run.folder / LOGS, kind)
     return Card(
         name=f"{config.name}-{kind}",
         run_id=job.run.run_id,

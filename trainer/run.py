@@ -1,9 +1,7 @@
-"""Train a benign and a robust embedding model, measure both, export both to ONNX.
+"""Train a benign and a robust embedding model, measure both, and export both to ONNX.
 
-    python trainer/run.py [RECIPE] [--options]
-
-RECIPE is the name of a recipe that comes with hardrank (`demo` when left out) or a YAML file; each option overrides
-one field of it. The bundles land in models/zoo/NAME-benign and models/zoo/NAME-robust.
+The first argument is a recipe: one that comes with hardrank (default: demo), or a YAML file. Each option overrides one
+field of it. The bundles are written to models/zoo/NAME-benign and models/zoo/NAME-robust.
 """
 
 import sys
@@ -25,22 +23,30 @@ from hardrank.models.progress import ConsoleProgress
 from hardrank.trainer.attacks.registry import known_figures
 from hardrank.trainer.config import Config, load_recipe, recipe_names
 from hardrank.trainer.evaluation.scorecard import ERS_KEYS, CheckKind
-from hardrank.trainer.main_job import Outcome, run_main_job
+from hardrank.trainer.main_job import MainJobResult, run_main_job
 from hardrank.trainer.runtime.launch import MainLaunch
+from hardrank.trainer.runtime.run_folder import LOGS
 
-_DEFAULT_RECIPE = "demo"
+_DEFAULT_RECIPE: Final = "demo"
 
 
 @dataclass(frozen=True)
 class Command:
-    """All options of the command: how it is carried out, then the fields of the recipe."""
+    """All options of the command: the fields of the recipe, and how it runs."""
 
     config: Annotated[Config, tyro.conf.arg(name="")]
     launch: Annotated[MainLaunch, tyro.conf.arg(name="")] = field(default_factory=MainLaunch)
 
 
-def main(arguments: list[str] | None = None) -> int:
-    """Carry out the command; gives the exit status: 0 done, 2 a mistake in what was asked, 130 interrupted."""
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command.
+
+    Args:
+        arguments: The command line; by default `sys.argv[1:]`.
+
+    Returns:
+        The exit status: 0 for success, 2 for a mistake in the options or the images, 130 for an interruption.
+    """
     arguments = sys.argv[1:] if arguments is None else arguments
     errors = Console(stderr=True)
     try:
@@ -55,45 +61,53 @@ def main(arguments: list[str] | None = None) -> int:
         )
         console = Console()
         with ConsoleProgress(console) as report:
-            outcome = run_main_job(command.config, command.launch, recipe=recipe, report=report)
-        _conclude(console, outcome)
+            result = run_main_job(command.config, command.launch, recipe=recipe, report=report)
+        _print_results(console, result)
     except HardrankError as error:
         errors.print(f"[bold red]error[/]: {escape(str(error))}", highlight=False, soft_wrap=True)
         return 2
     except KeyboardInterrupt:
-        errors.print("interrupted; the same command with --resume goes on from the last checkpoint, if there is one")
+        errors.print("Interrupted. To continue from the last checkpoint, if any, add --resume to the command.")
         return 130
     return 0
 
 
-def _split(arguments: list[str]) -> tuple[str, list[str]]:
+def _split(arguments: Sequence[str]) -> tuple[str, Sequence[str]]:
+    """Return the recipe and the options."""
     if arguments and not arguments[0].startswith("-"):
         return arguments[0], arguments[1:]
     return _DEFAULT_RECIPE, arguments
 
 
 def _description(recipe: str) -> str:
+    program = typed("train")
+    examples = {
+        program: "the embedded data set; takes a few minutes",
+        f"{program} folder --data.root ~/photos": "your own images, in a folder for each class",
+        f"{program} cub --help": "the options, with the defaults of a recipe",
+        f'{program} --robust.defense "ACT[R]"': "another defense",
+        f"{program} --resume": "continue after an interruption",
+    }
+    width = max(map(len, examples))
+    lines = "\n".join(f"  {command:<{width}}  {purpose}" for command, purpose in examples.items())
     return (
-        f"{__doc__}\nRecipes: {', '.join(recipe_names())}. The defaults shown below are those of `{recipe}`.\n"
-        "Examples:\n"
-        "  python trainer/run.py                                  the embedded data set, a few minutes\n"
-        "  python trainer/run.py folder --data.root ~/photos      your own folders of classes\n"
-        "  python trainer/run.py --resume                         go on after an interruption"
+        f"{__doc__}\nRecipes: {', '.join(recipe_names())}. The defaults below are those of `{recipe}`.\n"
+        f"Examples:\n{lines}"
     )
 
 
-def _conclude(console: Console, outcome: Outcome) -> None:
-    """Print the table, benign beside robust, and what to type next."""
-    if not outcome.bundles:
+def _print_results(console: Console, result: MainJobResult) -> None:
+    """Print the table, benign beside robust, and the commands for the next steps."""
+    if not result.bundles:
         return
-    cards = {kind: load_card(folder) for kind, folder in outcome.bundles.items()}
+    cards = {kind: load_card(folder) for kind, folder in result.bundles.items()}
     console.print(_table(cards))
     for kind, card in cards.items():
         if checks := (card.robustness or {}).get("checks"):
             caution = _caution(kind, checks)
             console.print(f"[yellow]caution[/]: {escape(caution)}", highlight=False, soft_wrap=True)
-    benign, robust = (_shown(folder) for folder in outcome.bundles.values())
-    logs = _shown(outcome.folder / "logs")
+    benign, robust = (_shown(folder) for folder in result.bundles.values())
+    logs = _shown(result.folder / LOGS)
     console.print("Bundles:", benign, robust, sep="\n  ", highlight=False, markup=False, soft_wrap=True)
     console.print(f"Log:  tensorboard --logdir {logs}", highlight=False, markup=False, soft_wrap=True)
     console.print(
@@ -105,7 +119,7 @@ def _conclude(console: Console, outcome: Outcome) -> None:
 
 
 def _table(cards: dict[str, Card]) -> Table:
-    """Benign beside robust: retrieval on unseen classes, then what the attacks leave of it."""
+    """Benign beside robust: retrieval of unseen classes, then results under attack."""
     first = next(iter(cards.values()))
     attacked = (first.robustness or {}).get("n", 0)
     table = Table(title=f"{first.data['test']['images']} images of {first.data['test']['classes']} unseen classes")
@@ -148,11 +162,11 @@ def _ers(card: Card) -> str:
 
 
 def _caution(kind: str, checks: Sequence[Mapping[str, str]]) -> str:
-    """Say why a model's ERS is to be doubted, each kind of check once, and what to do about it."""
+    """Say why a model's ERS is doubtful, each kind of check once, and what to do about it."""
     places: dict[str, list[str]] = {}
     for check in checks:
         places.setdefault(check["kind"], []).append(check["where"])
-    said = [f"{_count(name, where)}: {name}{_mend(name, kind)}" for name, where in places.items()]
+    said = [f"{_count(name, where)}: {name}{_remedy(name, kind)}" for name, where in places.items()]
     return f"read the ERS of the {kind} model with care. {'; '.join(said)}. Details: robustness.checks of its card.json"
 
 
@@ -162,25 +176,25 @@ def _count(check: str, places: Sequence[str]) -> str:
     return f"{len(places)} {'results' if check in _OF_RESULTS else 'attacks'}"
 
 
-def _mend(check: str, kind: str) -> str:
-    return f", so {_MENDS[check].format(kind=kind)}" if check in _MENDS else ""
+def _remedy(check: str, kind: str) -> str:
+    return f", so {_REMEDIES[check].format(kind=kind)}" if check in _REMEDIES else ""
 
 
 _LONGER: Final = "attack longer (--evaluation.steps in a new run, --steps in an audit of the bundle)"
-_MENDS: Final[Mapping[str, str]] = {
+_REMEDIES: Final[Mapping[str, str]] = {
     CheckKind.STILL_FALLING: _LONGER,
     CheckKind.NOISE_BEATS_ATTACK: "attack in smaller steps (--evaluation.alpha), and more of them",
     CheckKind.ZERO_GRADIENT: "attack without gradients (an audit with --method spsa)",
     CheckKind.SEED_VARIANCE: "compare runs with several values of --seed",
     CheckKind.COLLAPSE: "judge it by Recall@1 beside ERS; a lower --{kind}.learning-rate may keep images apart",
 }
-"""What to do where a check failed. A random network has no entry: nothing that this command trains is one."""
+"""Remedies by failed check. A random network has none: this command trains none."""
 _OF_RESULTS: Final = frozenset({CheckKind.NOISE_BEATS_ATTACK, CheckKind.SEED_VARIANCE})
-"""Checks of one of the ten results; the others are of an attack, or of the model."""
+"""Checks that concern one of the ten results; the others concern an attack, or the model."""
 
 
 def _shown(path: Path) -> str:
-    """The path as a person would type it from here."""
+    """Return the path relative to the working directory, if it is below it."""
     try:
         return str(path.resolve().relative_to(Path.cwd()))
     except ValueError:

@@ -1,24 +1,16 @@
-"""Compare defenses: train and measure a list of recipes on one data set with the same seeds.
+"""Compare defenses: train and measure rows of defenses on one data set, with the same seeds.
 
-    python trainer/study.py [STUDY] [--options]
-
-STUDY is the name of a study that comes with hardrank (`caltech101` when left out) or a YAML file. Each row of it is
-trained and attacked; results, a table and plots land in docs/results/STUDY. What is finished is kept: the same
-command goes on after an interruption, and trains only what is new when rows are added.
+STUDY is the name of a study that comes with hardrank, or a YAML file (see docs/training.md). Each of its rows is
+trained and attacked. Results, a table and plots are written to docs/results/STUDY. Finished trials are kept: run the
+same command again to continue after an interruption, or to train rows that you have added.
 """
 
 import json
-import multiprocessing
-import os
 import sys
-from collections.abc import Iterator
-from concurrent.futures import Future, ProcessPoolExecutor, as_completed
+from collections.abc import Sequence
 from dataclasses import dataclass, field
-from multiprocessing.managers import SyncManager
 from pathlib import Path
-from queue import Empty, Queue
-from threading import Event, Thread
-from typing import Annotated, Any
+from typing import Annotated, Any, Final
 
 import tyro
 from rich.console import Console
@@ -31,12 +23,14 @@ from hardrank.models.progress import ConsoleProgress, OnProgress, StageProgress
 from hardrank.trainer.config import ConfigError
 from hardrank.trainer.runtime.launch import ROOT, Launch, LaunchError
 from hardrank.trainer.runtime.run_folder import exclusive
+from hardrank.trainer.studies.parallel import run_trials
 from hardrank.trainer.studies.plan import Trial, load_study, study_names, trials
 from hardrank.trainer.studies.plots import write_plots
+from hardrank.trainer.studies.samplers import measure_samplers
 from hardrank.trainer.studies.table import summarise, write_table
-from hardrank.trainer.studies.work import Bench, carry_out, sampler_hardness
+from hardrank.trainer.studies.trial import StudyRun
 
-_DEFAULT_STUDY = "caltech101"
+_DEFAULT_STUDY: Final = "caltech101"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,143 +38,110 @@ class Command:
     """Options of the command."""
 
     study: Annotated[str, tyro.conf.Positional] = _DEFAULT_STUDY
-    """The name of a study, or a YAML file."""
+    """Name of a study, or a YAML file."""
     jobs: int = 1
-    """Trials at a time, in processes of their own that share the cores; on a GPU leave it at 1."""
+    """Trials that run at the same time, in processes that share the threads. Use 1 on a GPU."""
     only: str = ""
-    """Carry out only the rows whose title contains this; the table still shows all that is finished."""
+    """Run only the rows whose title contains this text. The table shows all finished rows."""
     data_root: Path | None = None
-    """Folder of the images, where they do not lie at the recipe's place."""
+    """Folder of the images, if it is not the one of the recipe."""
     results: Path = ROOT / "docs" / "results"
-    """Results get a folder of the study's name in it."""
+    """Results are written to a folder of the study's name in here."""
     launch: Annotated[Launch, tyro.conf.arg(name="")] = field(default_factory=Launch)
 
 
-def main(arguments: list[str] | None = None) -> int:
-    """Carry out the command; gives the exit status: 0 done, 2 a mistake in what was asked, 130 interrupted."""
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command.
+
+    Args:
+        arguments: The command line; by default `sys.argv[1:]`.
+
+    Returns:
+        The exit status: 0 for success, 2 for a mistake in the options or the study, 130 for an interruption.
+    """
     errors = Console(stderr=True)
     try:
         command = tyro.cli(
             Command,
             prog=typed("study"),
-            description=f"{__doc__}\nStudies: {', '.join(study_names())}.",
+            description=_description(),
             args=arguments,
             config=(tyro.conf.EnumChoicesFromValues,),
         )
         console = Console()
         with ConsoleProgress(console) as report:
             folder, missing = run_study(command, report)
-        # As `Text`, for titles and paths may hold what looks like rich's markup.
+        # As `Text`, since titles and paths may look like rich's markup.
         console.print(Text((folder / "README.md").read_text(encoding="utf-8")), soft_wrap=True)
         console.print(Text(f"Written to {folder}" + (f"; {missing} trials are not done yet" if missing else "")))
     except HardrankError as error:
         errors.print(Text.assemble(("error", "bold red"), f": {error}"), soft_wrap=True)
         return 2
     except KeyboardInterrupt:
-        errors.print("interrupted; the same command goes on where it stopped")
+        errors.print("Interrupted. Run the same command again to continue.")
         return 130
     return 0
 
 
-def run_study(command: Command, report: OnProgress) -> tuple[Path, int]:
-    """Carry out what is not done yet, write the table after each trial; gives its folder and how many are missing.
+def _description() -> str:
+    program = typed("study")
+    examples = {
+        f"{program} demo": "compare recipes on the embedded data set",
+        f"{program} caltech101 --only EST": "run some rows only",
+        f"{program} mine.yaml --jobs 2": "run your own study, two trials at a time",
+    }
+    width = max(map(len, examples))
+    lines = "\n".join(f"  {command:<{width}}  {purpose}" for command, purpose in examples.items())
+    return f"{__doc__}\nStudies: {', '.join(study_names())}.\nExamples:\n{lines}"
 
-    Raises subclasses of `HardrankError` for what cannot be carried out.
+
+def run_study(command: Command, report: OnProgress) -> tuple[Path, int]:
+    """Run the trials that are not finished yet, and write the table after each.
+
+    Returns:
+        The folder of the results, and the number of trials that are still missing.
+
+    Raises:
+        HardrankError: a subclass of it, for an invalid study or options, images that cannot be read, or a study that
+            another process is running.
     """
     study = load_study(command.study)
     planned = trials(study, data_root=command.data_root)
     _check(command, planned)
-    threads = max(1, (os.cpu_count() or 1) // command.jobs) if command.jobs > 1 else 0
-    bench = Bench(study=study, launch=command.launch, results=command.results / study.name, threads=threads)
+    run = StudyRun(study=study, launch=command.launch, results=command.results / study.name)
     with exclusive(command.launch.runs / f"study-{study.name}"):
-        wanted = [trial for trial in planned if command.only in trial.title and not bench.place(trial).exists()]
-        if wanted:
-            report(StageProgress(stage=f"study {study.name}", done=0, total=len(wanted)))
-        for done, _ in enumerate(_carried_out(bench, wanted, command.jobs, report), start=1):
-            report(StageProgress(stage=f"study {study.name}", done=done, total=len(wanted)))
-            _conclude(bench, planned, command.study)
-        _measure_samplers(bench, planned, report)
-        missing = _conclude(bench, planned, command.study)
-    return bench.results, missing
+        due = [trial for trial in planned if command.only in trial.title and not run.result_file(trial).exists()]
+        if due:
+            report(StageProgress(stage=f"study {study.name}", done=0, total=len(due)))
+        for done, _ in enumerate(run_trials(run, due, jobs=command.jobs, report=report), start=1):
+            report(StageProgress(stage=f"study {study.name}", done=done, total=len(due)))
+            _write_summary(run, planned, command.study)
+        samplers = run.results / "samplers.json"
+        if study.sampler_batches and not samplers.exists():
+            write_json(samplers, measure_samplers(run, planned[0], report))
+        missing = _write_summary(run, planned, command.study)
+    return run.results, missing
 
 
-def _check(command: Command, planned: list[Trial]) -> None:
-    """Mistakes that would show after hours, or never where all is finished already."""
+def _check(command: Command, planned: Sequence[Trial]) -> None:
+    """Reject mistakes that would show only after hours, or never if all trials are finished."""
     if command.jobs < 1:
-        raise LaunchError(f"--jobs is the number of trials at a time, 1 or more, not {command.jobs}")
+        raise LaunchError(f"--jobs must be at least 1, not {command.jobs}")
     if command.data_root is not None and not command.data_root.is_dir():
-        raise ConfigError(f"--data-root {command.data_root} is no folder")
+        raise ConfigError(f"--data-root {command.data_root} is not a folder")
     titles = dict.fromkeys(trial.title for trial in planned)
     if not any(command.only in title for title in titles):
         raise ConfigError(f"no row's title contains {command.only!r}; the rows are {'; '.join(titles)}")
 
 
-def _carried_out(bench: Bench, wanted: list[Trial], jobs: int, report: OnProgress) -> Iterator[dict[str, Any]]:
-    """Results as they come: one after the other here, or several at a time in processes of their own."""
-    if jobs == 1:
-        yield from (carry_out(bench, trial, report) for trial in wanted)
-        return
-    context = multiprocessing.get_context("spawn")
-    manager = SyncManager(ctx=context)
-    manager.start(_end_with_parent)
-    with manager, ProcessPoolExecutor(jobs, mp_context=context, initializer=_end_with_parent) as pool:
-        told = manager.Queue()
-        finished = Event()
-        listener = Thread(target=_listen, args=(told, report, finished), daemon=True)
-        listener.start()
-        futures: list[Future[dict[str, Any]]] = [pool.submit(_work, bench, trial, told) for trial in wanted]
-        try:
-            for future in as_completed(futures):
-                yield future.result()
-        except BaseException:
-            pool.shutdown(wait=False, cancel_futures=True)
-            raise
-        finally:
-            finished.set()
-            listener.join()
-
-
-def _end_with_parent() -> None:
-    """A worker whose parent is killed must not train on alone: the next start would do the same work beside it."""
-    parent = multiprocessing.parent_process()
-
-    def wait() -> None:
-        if parent is not None:
-            parent.join()
-            os._exit(1)
-
-    Thread(target=wait, daemon=True).start()
-
-
-def _work(bench: Bench, trial: Trial, told: "Queue[StageProgress]") -> dict[str, Any]:
-    return carry_out(bench, trial, told.put)
-
-
-def _listen(told: "Queue[StageProgress]", report: OnProgress, finished: Event) -> None:
-    while not finished.is_set():
-        try:
-            report(told.get(timeout=0.5))
-        except Empty:
-            continue
-        except (EOFError, OSError):  # the manager has gone
-            return
-
-
-def _measure_samplers(bench: Bench, planned: list[Trial], report: OnProgress) -> None:
-    """E[H] at the start of the first trial, once."""
-    place = bench.results / "samplers.json"
-    if bench.study.sampler_batches == 0 or place.exists():
-        return
-    write_json(place, sampler_hardness(bench, planned[0], report))
-
-
-def _conclude(bench: Bench, planned: list[Trial], typed_study: str) -> int:
-    """Write table and plots of what is finished; gives how many trials are missing."""
-    done = {trial.key: _read(bench.place(trial)) for trial in planned if bench.place(trial).exists()}
-    samplers = bench.results / "samplers.json"
+def _write_summary(run: StudyRun, planned: Sequence[Trial], typed_study: str) -> int:
+    """Write the table and the plots of the finished trials; returns the number of missing ones."""
+    files = {trial.key: run.result_file(trial) for trial in planned}
+    done = {key: _read(path) for key, path in files.items() if path.exists()}
+    samplers = run.results / "samplers.json"
     hardness = _read(samplers) if samplers.exists() else {}
-    summary = summarise(bench.study, planned, done, hardness, typed=typed_study)
-    write_table(summary, bench.results, write_plots(summary, list(done.values()), bench.results))
+    summary = summarise(run.study, planned, done, hardness, typed=typed_study)
+    write_table(summary, run.results, write_plots(summary, list(done.values()), run.results))
     return len(summary["missing"])
 
 

@@ -22,8 +22,7 @@ from hardrank.models.files import expand_user
 from hardrank.models.folded import FoldedEmbedder
 from hardrank.models.preprocessing import Preprocessing
 from hardrank.serving.engine import Device, Engine
-from hardrank.trainer.runtime.environment import gains_from_bf16
-from hardrank.trainer.runtime.launch import Precision
+from hardrank.trainer.runtime.environment import Precision
 
 FloatArray = npt.NDArray[np.float32]
 Serve = Callable[[FloatArray], FloatArray]
@@ -311,8 +310,7 @@ class _FoldedPair:
 def _folded_pair(embedder: Embedder, device: torch.device, options: SubjectOptions) -> _FoldedPair:
     embedder = embedder.to(device).eval()
     exact = FoldedEmbedder(embedder)
-    low = options.precision is Precision.BF16 or (options.precision is Precision.AUTO and gains_from_bf16(device))
-    if not low:
+    if not options.precision.is_bf16(device):
         return _FoldedPair(fast=exact, exact=exact, precision="float32")
     fast = FoldedEmbedder(embedder, dtype=torch.bfloat16)
     return _FoldedPair(fast=fast, exact=exact, precision="bf16 backbone, float32 head")

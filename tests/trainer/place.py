@@ -1,4 +1,4 @@
-"""A place where the command runs as a user runs it: a folder with images, a recipe, and what comes of them."""
+"""Runs the command as a user does, in a folder with images and a recipe."""
 
 import io
 import os
@@ -20,7 +20,7 @@ WIDE = {"COLUMNS": "160"}
 
 
 class Place:
-    """A folder with images, a recipe, and the run and bundles that come of it."""
+    """A folder with images and a recipe, for the run and its bundles."""
 
     def __init__(self, folder: Path, **changes: Any) -> None:
         self.folder = folder
@@ -40,13 +40,15 @@ class Place:
             str(self.runs),
             "--device",
             "cpu",
+            "--threads",
+            "1",
             "--checkpoint-every",
             "2",
             *options,
         ]
 
     def run(self, *options: str, expect: int = 0) -> str:
-        """Carry out the command in this process, since starting Python and torch takes longer than a tiny run."""
+        """Run the command in this process, since starting Python and torch takes longer than a tiny run."""
         printed = io.StringIO()
         with chdir(self.folder), patch.dict(os.environ, WIDE), redirect_stdout(printed), redirect_stderr(printed):
             status = _status(self.command(*options)[2:])
@@ -54,7 +56,7 @@ class Place:
         return printed.getvalue()
 
     def run_afresh(self, *options: str) -> str:
-        """Carry out the command in a process of its own."""
+        """Run the command in a process of its own."""
         done = subprocess.run(
             self.command(*options), cwd=self.folder, env=environment(), capture_output=True, text=True, check=False
         )
@@ -66,11 +68,11 @@ class Place:
 
 
 def environment() -> dict[str, str]:
-    return os.environ | WIDE | {"OMP_NUM_THREADS": "1"}
+    return os.environ | WIDE
 
 
 def _status(arguments: list[str]) -> int:
     try:
         return main(arguments)
-    except SystemExit as ended:  # what the parser of the options does
+    except SystemExit as ended:  # by the parser of the options
         return int(ended.code or 0)

@@ -123,7 +123,7 @@ def test_a_killed_run_resumes_to_the_same_weights(finished: tuple[Place, str], t
 def test_two_commands_do_not_work_on_the_same_run(tmp_path: Path) -> None:
     place = Place(tmp_path)
     with exclusive(place.runs / "tiny"):
-        assert "another process is at work" in place.run("--overwrite", expect=2)
+        assert "another process is using" in place.run("--overwrite", expect=2)
 
 
 def test_replacing_a_run_goes_on_after_an_interruption(finished: tuple[Place, str], tmp_path: Path) -> None:
@@ -163,7 +163,7 @@ def test_a_run_lists_its_test_images_for_an_index(finished: tuple[Place, str]) -
 def test_nothing_is_overwritten_unless_told(finished: tuple[Place, str], tmp_path: Path) -> None:
     place, _ = finished
     weights = (place.zoo / "tiny-benign" / "weights.safetensors").read_bytes()
-    assert "holds a run already: --resume continues it" in place.run(expect=2)
+    assert "already holds a run: use --resume" in place.run(expect=2)
     assert "started with other values of seed" in place.run("--resume", "--seed", "5", expect=2)
     assert "was made by another run; give --overwrite" in place.run("--runs", str(tmp_path), expect=2)
     assert (place.zoo / "tiny-benign" / "weights.safetensors").read_bytes() == weights

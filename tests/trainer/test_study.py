@@ -27,9 +27,10 @@ from hardrank.trainer.metric.samplers import Sampler, draw_triplets
 from hardrank.trainer.runtime.launch import ROOT, Launch
 from hardrank.trainer.studies.plan import load_study, merged, study_names, trials
 from hardrank.trainer.studies.plots import looks, write_plots
+from hardrank.trainer.studies.samplers import hardness_by_sampler
 from hardrank.trainer.studies.table import markdown, summarise
 from hardrank.trainer.studies.titles import title_offsets
-from hardrank.trainer.studies.work import _within, hardness_by_sampler
+from hardrank.trainer.studies.trial import label_stages
 from hardrank.trainer.study import Command, main, run_study
 from tests.trainer.golden.cases import PAPER_TABLES
 from tests.trainer.tiny import write_images, write_recipe
@@ -63,7 +64,7 @@ def command(folder: Path, study: Path, **changes: Any) -> Command:
     options: dict[str, Any] = {
         "study": str(study),
         "results": folder / "results",
-        "launch": Launch(runs=folder / "runs", device="cpu"),
+        "launch": Launch(runs=folder / "runs", device="cpu", threads=1),
     }
     return Command(**(options | changes))
 
@@ -185,7 +186,7 @@ def test_a_killed_study_of_two_jobs_goes_on_to_the_same(finished: tuple[Path, Co
         str(ROOT / "trainer/study.py"),
         str(folder / "study.yaml"),
         *("--results", str(folder / "again"), "--runs", str(folder / "other-runs"), "--device", "cpu"),
-        *("--checkpoint-every", "1", "--jobs", "2"),
+        *("--checkpoint-every", "1", "--jobs", "2", "--threads", "2"),
     ]
     process = subprocess.Popen(arguments, stdout=subprocess.DEVNULL)
     logs = folder / "other-runs"
@@ -197,7 +198,7 @@ def test_a_killed_study_of_two_jobs_goes_on_to_the_same(finished: tuple[Path, Co
     process.wait()
     _, alive = psutil.wait_procs(workers, timeout=60)
     assert not alive  # nobody trains on alone
-    launch = Launch(runs=logs, device="cpu")
+    launch = Launch(runs=logs, device="cpu", threads=1)
     _, missing = run_study(
         command(folder, folder / "study.yaml", results=folder / "again", launch=launch), lambda _: None
     )
@@ -339,7 +340,7 @@ def test_nested_changes_are_laid_over_each_other() -> None:
         ),
         ({"seeds": ["zero"]}, "seeds.0: Input should be a valid integer"),
         ({"name": "../up"}, "folder"),
-        ({"changes": {"robust": {"epoch": 1}}}, "is epochs meant"),
+        ({"changes": {"robust": {"epoch": 1}}}, "did you mean epochs"),
     ],
 )
 def test_mistakes_are_named(tmp_path: Path, changes: dict[str, Any], says: str) -> None:
@@ -361,8 +362,8 @@ def test_what_is_no_study_is_told(tmp_path: Path) -> None:
     ("options", "says"),
     [
         ({"only": "TRIDE"}, r"no row's title contains 'TRIDE'; the rows are regular\[R\]; HM\[S,g_LGA\]&ICS"),
-        ({"jobs": 0}, "--jobs is the number of trials at a time, 1 or more, not 0"),
-        ({"data_root": Path("nowhere")}, "--data-root nowhere is no folder"),
+        ({"jobs": 0}, "--jobs must be at least 1, not 0"),
+        ({"data_root": Path("nowhere")}, "--data-root nowhere is not a folder"),
     ],
 )
 def test_what_cannot_be_asked_is_said_before_anything_is_done(
@@ -425,7 +426,7 @@ def test_the_page_and_errors_are_printed_as_they_are(
 
 def test_each_stage_of_a_trial_tells_its_own_progress() -> None:
     heard: list[StageProgress] = []
-    told = _within(heard.append, "EST[R] · 0")
+    told = label_stages(heard.append, "EST[R] · 0")
     for stage, done in (("warmup-2", 3), ("robust", 4), ("attacks on robust", 8)):
         told(StageProgress(stage=stage, done=done, total=8))
     assert [(each.stage, each.done, each.total) for each in heard] == [

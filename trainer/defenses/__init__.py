@@ -5,7 +5,7 @@ from collections.abc import Callable
 from typing import Final
 
 from hardrank.trainer.defenses.act import AntiCollapseTriplet
-from hardrank.trainer.defenses.defense import Conditions, Defense, DefenseError, Outcome
+from hardrank.trainer.defenses.defense import Conditions, Defense, DefenseError, DefenseResult
 from hardrank.trainer.defenses.destinations import Balanced, Gradual
 from hardrank.trainer.defenses.est import EmbeddingShifted
 from hardrank.trainer.defenses.hm import HardnessManipulation
@@ -15,7 +15,7 @@ from hardrank.trainer.defenses.regular import Regular
 from hardrank.trainer.defenses.tride import TripletDecoupling
 from hardrank.trainer.metric.losses import MARGIN
 
-__all__ = ["Conditions", "Defense", "DefenseError", "Outcome", "parse_defense"]
+__all__ = ["Conditions", "Defense", "DefenseError", "DefenseResult", "parse_defense"]
 
 
 def _regular(notation: Notation, margin: float) -> Defense:

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from hardrank.trainer.attacks.pgd import pgd
-from hardrank.trainer.defenses.defense import Conditions, Outcome, benign_measures, embed_benign
+from hardrank.trainer.defenses.defense import Conditions, DefenseResult, benign_measures, embed_benign
 from hardrank.trainer.metric.losses import distance, hardness, triplet_loss
 from hardrank.trainer.metric.samplers import Sampler, draw_triplets
 
@@ -27,7 +27,7 @@ class AntiCollapseTriplet:
         """`ACT[R]`."""
         return f"ACT[{self.sampler}]"
 
-    def __call__(self, images: Tensor, labels: Tensor, conditions: Conditions) -> Outcome | None:
+    def __call__(self, images: Tensor, labels: Tensor, conditions: Conditions) -> DefenseResult | None:
         """L_T(a, p̃, ñ) with the anchor benign."""
         benign = embed_benign(images, conditions)
         triplets = draw_triplets(self.sampler, benign, labels, generator=conditions.generator, margin=conditions.margin)
@@ -41,4 +41,4 @@ class AntiCollapseTriplet:
             **benign_measures(benign, labels, triplets),
             "hardness_reached": hardness(*embedded).detach().mean().item(),
         }
-        return Outcome(loss, loss.detach(), measures)
+        return DefenseResult(loss, loss.detach(), measures)

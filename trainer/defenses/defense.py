@@ -42,7 +42,7 @@ class Conditions:
 
 
 @dataclass(frozen=True)
-class Outcome:
+class DefenseResult:
     """What came of a batch."""
 
     loss: Tensor
@@ -60,7 +60,7 @@ class Defense(Protocol):
     def name(self) -> str:
         """The paper's notation, as `parse_defense` reads it."""
 
-    def __call__(self, images: Tensor, labels: Tensor, conditions: Conditions) -> Outcome | None:
+    def __call__(self, images: Tensor, labels: Tensor, conditions: Conditions) -> DefenseResult | None:
         """Give the loss of an SPC-2 batch, `images` (2T,3,H,W) in [0,1] and `labels` (2T,).
 
         None where the batch holds no triplet (a single class): the loop then leaves it out.

@@ -17,7 +17,7 @@ from hardrank.trainer.metric.samplers import Sampler, draw_triplets
 
 
 @dataclass(frozen=True, kw_only=True)
-class Moment:
+class DestinationInput:
     """What a destination may look at."""
 
     embeddings: Tensor
@@ -35,7 +35,7 @@ class Moment:
 class Destination(Protocol):
     """A rule that gives H_D."""
 
-    def __call__(self, moment: Moment) -> Tensor:
+    def __call__(self, given: DestinationInput) -> Tensor:
         """Give H_D (T,) for the T anchors of the batch."""
 
     @property
@@ -72,10 +72,10 @@ class Gradual:
         """`g_LGA`, `g_2` or `g_1/2`."""
         return str(self.growth)
 
-    def __call__(self, moment: Moment) -> Tensor:
+    def __call__(self, given: DestinationInput) -> Tensor:
         """H_D = −γ·l̄ᵖ for every triplet."""
-        loss = normalised_loss(moment.previous_loss, self.u or moment.margin)
-        return _constant(-moment.margin * loss ** _EXPONENTS[self.growth], moment)
+        loss = normalised_loss(given.previous_loss, self.u or given.margin)
+        return _constant(-given.margin * loss ** _EXPONENTS[self.growth], given)
 
 
 @dataclass(frozen=True)
@@ -91,9 +91,9 @@ class Constant:
         """The number, or the text that it came from."""
         return self.text or written(self.value)
 
-    def __call__(self, moment: Moment) -> Tensor:
+    def __call__(self, given: DestinationInput) -> Tensor:
         """H_D = value."""
-        return _constant(self.value, moment)
+        return _constant(self.value, given)
 
 
 @dataclass(frozen=True)
@@ -107,12 +107,12 @@ class BenignTriplet:
         """The sampler's letter."""
         return str(self.sampler)
 
-    def __call__(self, moment: Moment) -> Tensor:
+    def __call__(self, given: DestinationInput) -> Tensor:
         """H_D,i = hardness of the i-th anchor's drawn triplet."""
         triplets = draw_triplets(
-            self.sampler, moment.embeddings, moment.labels, generator=moment.generator, margin=moment.margin
+            self.sampler, given.embeddings, given.labels, generator=given.generator, margin=given.margin
         )
-        return hardness(*triplets.gather(moment.embeddings))
+        return hardness(*triplets.gather(given.embeddings))
 
 
 @dataclass(frozen=True)
@@ -130,9 +130,9 @@ class Balanced:
         """`g_B(M)`, with ξ where it is not 0.1."""
         return f"g_B({self.base.name})" if self.xi == 0.1 else f"g_B({self.base.name};xi={written(self.xi)})"
 
-    def __call__(self, moment: Moment) -> Tensor:
+    def __call__(self, given: DestinationInput) -> Tensor:
         """H_D of the base, moved by ξ·(1 − l̄)."""
-        return self.base(moment) + self.xi * (1 - normalised_loss(moment.previous_loss, self.u or moment.margin))
+        return self.base(given) + self.xi * (1 - normalised_loss(given.previous_loss, self.u or given.margin))
 
 
 def written(value: float) -> str:
@@ -140,8 +140,8 @@ def written(value: float) -> str:
     return repr(float(value)).removesuffix(".0")
 
 
-def _constant(value: float, moment: Moment) -> Tensor:
-    return moment.embeddings.new_full((moment.embeddings.shape[0] // 2,), value)
+def _constant(value: float, given: DestinationInput) -> Tensor:
+    return given.embeddings.new_full((given.embeddings.shape[0] // 2,), value)
 
 
 SYMBOLIC_CONSTANTS: Final[dict[str, Callable[[float], float]]] = {

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from hardrank.trainer.attacks.pgd import pgd
-from hardrank.trainer.defenses.defense import Conditions, Outcome, benign_measures, embed_benign
+from hardrank.trainer.defenses.defense import Conditions, DefenseResult, benign_measures, embed_benign
 from hardrank.trainer.metric.losses import distance, hardness, triplet_loss
 from hardrank.trainer.metric.samplers import Sampler, draw_triplets
 
@@ -37,7 +37,7 @@ class EmbeddingShifted:
         """`EST[R]`."""
         return f"EST[{self.sampler}]"
 
-    def __call__(self, images: Tensor, labels: Tensor, conditions: Conditions) -> Outcome | None:
+    def __call__(self, images: Tensor, labels: Tensor, conditions: Conditions) -> DefenseResult | None:
         """L_T(ã, p̃, ñ), each image of the batch perturbed by itself, once for all triplets that it is in.
 
         The triplets are drawn on the benign embeddings.
@@ -53,4 +53,4 @@ class EmbeddingShifted:
             reached = hardness(*triplets.gather(embedded)).mean().item()
             shift = distance(embedded, benign.to(embedded)).mean().item()
         measures = {**benign_measures(benign, labels, triplets), "hardness_reached": reached, "shift": shift}
-        return Outcome(loss, loss.detach(), measures)
+        return DefenseResult(loss, loss.detach(), measures)

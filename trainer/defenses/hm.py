@@ -6,8 +6,8 @@ import torch
 from torch import Tensor
 
 from hardrank.trainer.attacks.pgd import pgd
-from hardrank.trainer.defenses.defense import Conditions, Outcome, benign_measures, embed_benign
-from hardrank.trainer.defenses.destinations import Destination, Gradual, Moment, written
+from hardrank.trainer.defenses.defense import Conditions, DefenseResult, benign_measures, embed_benign
+from hardrank.trainer.defenses.destinations import Destination, DestinationInput, Gradual, written
 from hardrank.trainer.metric.losses import hardness, ics_loss, triplet_loss
 from hardrank.trainer.metric.samplers import Sampler, draw_triplets
 
@@ -46,20 +46,20 @@ class HardnessManipulation:
         told = ", ".join(f"{name}={written(value)}" for name, value in options.items() if value is not None)
         return f"HM[{self.source},{self.destination.name}]{'&ICS' if self.ics else ''}{f'({told})' if told else ''}"
 
-    def __call__(self, images: Tensor, labels: Tensor, conditions: Conditions) -> Outcome | None:
+    def __call__(self, images: Tensor, labels: Tensor, conditions: Conditions) -> DefenseResult | None:
         """L_T of the triplets moved to their destination, + λ·L_ICS."""
         benign = embed_benign(images, conditions)
         triplets = draw_triplets(self.source, benign, labels, generator=conditions.generator, margin=conditions.margin)
         if len(triplets) == 0:
             return None
-        moment = Moment(
+        given = DestinationInput(
             embeddings=benign,
             labels=labels,
             previous_loss=conditions.previous_loss,
             margin=conditions.margin,
             generator=conditions.generator,
         )
-        destination = self.destination(moment)
+        destination = self.destination(given)
         before = hardness(*triplets.gather(benign))
         perturbed = pgd(
             conditions.frozen,
@@ -84,4 +84,4 @@ class HardnessManipulation:
             "destination": destination.mean().item(),
             "hardness_reached": hardness(embedded[0], embedded[1], embedded[2]).detach().mean().item(),
         }
-        return Outcome(total, loss.detach(), measures)
+        return DefenseResult(total, loss.detach(), measures)

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from hardrank.trainer.attacks.pgd import pgd
-from hardrank.trainer.defenses.defense import Conditions, Outcome, benign_measures, embed_benign
+from hardrank.trainer.defenses.defense import Conditions, DefenseResult, benign_measures, embed_benign
 from hardrank.trainer.metric.losses import hardness, triplet_loss
 from hardrank.trainer.metric.samplers import Sampler, draw_triplets
 
@@ -31,7 +31,7 @@ class MinMax:
         """`minmax[S]`."""
         return f"minmax[{self.sampler}]"
 
-    def __call__(self, images: Tensor, labels: Tensor, conditions: Conditions) -> Outcome | None:
+    def __call__(self, images: Tensor, labels: Tensor, conditions: Conditions) -> DefenseResult | None:
         """L_T(ã, p̃, ñ) with all three perturbed to be as hard as can be."""
         benign = embed_benign(images, conditions)
         triplets = draw_triplets(self.sampler, benign, labels, generator=conditions.generator, margin=conditions.margin)
@@ -42,4 +42,4 @@ class MinMax:
         loss = triplet_loss(*embedded, margin=conditions.margin)
         reached = hardness(*embedded).detach().mean().item()
         measures = {**benign_measures(benign, labels, triplets), "hardness_reached": reached}
-        return Outcome(loss, loss.detach(), measures)
+        return DefenseResult(loss, loss.detach(), measures)

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from hardrank.trainer.defenses.defense import Conditions, Outcome, benign_measures, embed_benign
+from hardrank.trainer.defenses.defense import Conditions, DefenseResult, benign_measures, embed_benign
 from hardrank.trainer.metric.losses import triplet_loss
 from hardrank.trainer.metric.samplers import Sampler, draw_triplets
 
@@ -20,11 +20,11 @@ class Regular:
         """`regular[S]`."""
         return f"regular[{self.sampler}]"
 
-    def __call__(self, images: Tensor, labels: Tensor, conditions: Conditions) -> Outcome | None:
+    def __call__(self, images: Tensor, labels: Tensor, conditions: Conditions) -> DefenseResult | None:
         """L_T of the drawn triplets; the batch is embedded once and its rows shared among triplets."""
         benign = embed_benign(images, conditions)
         triplets = draw_triplets(self.sampler, benign, labels, generator=conditions.generator, margin=conditions.margin)
         if len(triplets) == 0:
             return None
         loss = triplet_loss(*triplets.gather(conditions.network(images)), margin=conditions.margin)
-        return Outcome(loss, loss.detach(), benign_measures(benign, labels, triplets))
+        return DefenseResult(loss, loss.detach(), benign_measures(benign, labels, triplets))

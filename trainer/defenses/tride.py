@@ -26,7 +26,7 @@ import torch
 from torch import Tensor
 
 from hardrank.trainer.attacks.pgd import pgd
-from hardrank.trainer.defenses.defense import Conditions, Outcome, benign_measures, embed_benign
+from hardrank.trainer.defenses.defense import Conditions, DefenseResult, benign_measures, embed_benign
 from hardrank.trainer.defenses.destinations import written
 from hardrank.trainer.metric.losses import distance, hardness, triplet_loss
 from hardrank.trainer.metric.samplers import Sampler, Triplets, draw_triplets
@@ -93,7 +93,7 @@ class TripletDecoupling:
         option = "" if self.temperature == 10 else f"(lambda={written(self.temperature)})"
         return f"TRIDE[{self.sampler}]{option}"
 
-    def __call__(self, images: Tensor, labels: Tensor, conditions: Conditions) -> Outcome | None:
+    def __call__(self, images: Tensor, labels: Tensor, conditions: Conditions) -> DefenseResult | None:
         """L_T(a, p̃, ñ) of even updates, L_T(ã, p, n) of odd ones."""
         benign = embed_benign(images, conditions)
         triplets = draw_triplets(self.sampler, benign, labels, generator=conditions.generator, margin=conditions.margin)
@@ -108,7 +108,7 @@ class TripletDecoupling:
             "hardness_reached": hardness(*embedded).detach().mean().item(),
             "collapseness": apart.item(),
         }
-        return Outcome(loss, loss.detach(), measures)
+        return DefenseResult(loss, loss.detach(), measures)
 
     def perturb(self, images: Tensor, benign: Tensor, triplets: Triplets, conditions: Conditions) -> Tensor:
         """Give the anchors, positives and negatives (3T,3,H,W) of this update, those of its turn perturbed.

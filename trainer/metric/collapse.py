@@ -20,7 +20,7 @@ class CollapseError(HardrankError):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Reading:
+class CollapseReading:
     """The state of the embeddings, of one batch or as the mean over several."""
 
     cosine: float
@@ -36,7 +36,7 @@ class Reading:
 
 
 @torch.no_grad()
-def read_collapse(embeddings: Tensor, labels: Tensor) -> Reading:
+def read_collapse(embeddings: Tensor, labels: Tensor) -> CollapseReading:
     """Measure a batch: `embeddings` (N,D) on the unit sphere, `labels` (N,)."""
     cosines = embeddings @ embeddings.T
     same = labels[:, None] == labels[None, :]
@@ -49,7 +49,7 @@ def read_collapse(embeddings: Tensor, labels: Tensor) -> Reading:
     hits = (tied & matches).sum(1) / tied.sum(1)
     chance = matches.sum(1) / (len(labels) - 1) if len(labels) > 1 else hits
     values = torch.stack([cosines[~same].mean(), hits.to(cosines).mean(), chance.to(cosines).mean()]).tolist()
-    return Reading(cosine=values[0], recall=values[1], chance=values[2])
+    return CollapseReading(cosine=values[0], recall=values[1], chance=values[2])
 
 
 class Symptom(StrEnum):
@@ -77,7 +77,7 @@ DEFAULTS = CollapseOptions()
 
 
 @dataclass(frozen=True)
-class Watch:
+class CollapseState:
     """The verdict, and what contradicts it: all that must be kept from one reading to the next."""
 
     collapsed: bool = False
@@ -85,7 +85,7 @@ class Watch:
     """Consecutive readings until now that contradict `collapsed`."""
 
 
-def symptoms(reading: Reading, *, queries: int, options: CollapseOptions = DEFAULTS) -> frozenset[Symptom]:
+def symptoms(reading: CollapseReading, *, queries: int, options: CollapseOptions = DEFAULTS) -> frozenset[Symptom]:
     """Say what of a reading is suspicious. `queries` rows went into it: more of them, less noise.
 
     A recall is a share of `queries` draws, so that of chance c has the standard error √(c(1 − c)/queries). What is
@@ -100,10 +100,12 @@ def symptoms(reading: Reading, *, queries: int, options: CollapseOptions = DEFAU
     return frozenset(symptom for symptom, there in found.items() if there)
 
 
-def observe(watch: Watch, reading: Reading, *, queries: int, options: CollapseOptions = DEFAULTS) -> Watch:
+def observe(
+    watch: CollapseState, reading: CollapseReading, *, queries: int, options: CollapseOptions = DEFAULTS
+) -> CollapseState:
     """Take a reading into account: the verdict turns when `patience` readings on end contradict it."""
     suspicious = symptoms(reading, queries=queries, options=options)
     healthy = not suspicious and not reading.cosine >= options.recovered
     contradicted = healthy if watch.collapsed else bool(suspicious)
     streak = watch.streak + 1 if contradicted else 0
-    return Watch(not watch.collapsed) if streak >= options.patience else Watch(watch.collapsed, streak)
+    return CollapseState(not watch.collapsed) if streak >= options.patience else CollapseState(watch.collapsed, streak)

@@ -1,8 +1,9 @@
-"""What a run ran on: versions, hardware, precision."""
+"""The environment of a run: library versions, hardware, precision."""
 
 import os
 import platform
 from collections.abc import Callable
+from enum import StrEnum
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Final
@@ -26,11 +27,23 @@ _PACKAGES: Final = (
 
 
 class EnvironmentVariableError(HardrankError):
-    """An environment variable has a value that it cannot have."""
+    """An environment variable with an invalid value."""
+
+
+class Precision(StrEnum):
+    """Precision of the backbone; heads, distances and losses are always float32."""
+
+    AUTO = "auto"
+    FLOAT32 = "float32"
+    BF16 = "bf16"
+
+    def is_bf16(self, device: torch.device) -> bool:
+        """Return whether the backbone runs in bf16 on `device`."""
+        return self is Precision.BF16 or (self is Precision.AUTO and gains_from_bf16(device))
 
 
 def versions() -> dict[str, str]:
-    """Versions of Python and of the libraries that decide the figures."""
+    """Return the versions of Python and of the libraries that affect results."""
     found = {"python": platform.python_version()}
     for package in _PACKAGES:
         try:
@@ -41,7 +54,7 @@ def versions() -> dict[str, str]:
 
 
 def hardware(device: torch.device, *, low_precision: bool) -> dict[str, str]:
-    """Processor, cores, memory, accelerator and the precision of the backbone."""
+    """Return processor, cores, threads, memory, accelerator and the precision of the backbone."""
     accelerator = torch.cuda.get_device_name(device) if device.type == "cuda" else "none"
     return {
         "processor": _processor(),

@@ -1,66 +1,61 @@
-"""How and where a run is carried out: folders, device, processes, precision."""
+"""How a training command runs: folders, device, precision, threads, processes."""
 
 import os
-from dataclasses import dataclass
-from enum import StrEnum
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 import torch
 
+from hardrank.models.cores import usable_cores
 from hardrank.models.errors import HardrankError
 from hardrank.models.home import home
-from hardrank.trainer.runtime.environment import gains_from_bf16
+from hardrank.trainer.runtime.environment import Precision
 from hardrank.trainer.runtime.malloc import keep_freed_memory
 
 if TYPE_CHECKING:
     import lightning as L
 
 ROOT: Final = home()
-"""The repository, or the working directory where hardrank was installed from a wheel."""
+"""The repository, or the working directory if hardrank was installed from a wheel."""
 
 
 class LaunchError(HardrankError):
-    """A device or number of processes that is not there, or a number that cannot be."""
-
-
-class Precision(StrEnum):
-    """Precision of the backbone; heads, distances and losses are always float32."""
-
-    AUTO = "auto"
-    FLOAT32 = "float32"
-    BF16 = "bf16"
+    """A device or a number of processes that is not available, or an invalid number."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Launch:
-    """How and where a command is carried out; nothing here changes what is asked of it."""
+    """How a command runs. Nothing here is part of the configuration."""
 
     runs: Path = ROOT / "runs"
-    """Folder of checkpoints and logs; the run gets a folder of its name in it."""
+    """Folder of checkpoints and logs; each run gets a folder of its name in it."""
     device: str = "auto"
-    """auto (a GPU where there is one), cpu or cuda."""
+    """auto (a GPU if there is one), cpu or cuda."""
     precision: Precision = Precision.AUTO
-    """auto takes bf16 where the hardware gains from it."""
+    """Precision of the backbone; auto uses bf16 if the hardware is faster with it."""
+    threads: int = field(default_factory=usable_cores)
+    """CPU threads, shared among processes and jobs. Default: HARDRANK_THREADS if set, else the usable cores."""
     checkpoint_every: int = 50
     """Iterations between checkpoints."""
 
     def __post_init__(self) -> None:
         _at_least_one(self, "checkpoint_every")
+        _at_least_one(self, "threads")
 
 
 @dataclass(frozen=True, kw_only=True)
 class MainLaunch(Launch):
-    """How and where the main job is carried out."""
+    """How the main job runs."""
 
     resume: bool = False
-    """Continue the run of this name where it stopped."""
+    """Continue the run of this name from its last checkpoint."""
     overwrite: bool = False
-    """Start anew, replacing the run and the bundles of this name."""
+    """Start again, replacing the run and the bundles of this name."""
     zoo: Path = ROOT / "models" / "zoo"
-    """Folder where the bundles land."""
+    """Folder for the bundles."""
     processes: int = 1
-    """Processes that train together, on one GPU each or on the CPU; torchrun sets this itself."""
+    """Processes that train together, each on a GPU of its own or on the CPU. torchrun sets this itself."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -68,7 +63,7 @@ class MainLaunch(Launch):
 
     @property
     def world(self) -> int:
-        """Number of processes on this machine: torchrun's, or what was asked."""
+        """Number of processes on this machine: set by torchrun, or else by the option."""
         return int(os.environ.get("LOCAL_WORLD_SIZE", self.processes))
 
 
@@ -78,23 +73,22 @@ def _at_least_one(launch: Launch, name: str) -> None:
 
 
 def make_fabric(launch: Launch, *, world: int = 1) -> "L.Fabric":
-    """Set up `world` processes and the device; raises `LaunchError` where they cannot be had."""
+    """Start `world` processes, and choose the device and the number of threads of each.
+
+    Raises:
+        LaunchError: the device does not exist, or there are fewer GPUs than processes.
+    """
     if launch.device not in {"auto", "cpu", "cuda"}:
-        raise LaunchError(f"device is auto, cpu or cuda, not {launch.device!r}")
+        raise LaunchError(f"--device must be auto, cpu or cuda, not {launch.device!r}")
     if launch.device == "cuda" and not torch.cuda.is_available():
-        raise LaunchError("no CUDA device is at hand: leave --device at auto, or check the driver with nvidia-smi")
+        raise LaunchError("no CUDA device available: use --device auto, or check the driver with nvidia-smi")
     accelerator = "cuda" if launch.device != "cpu" and torch.cuda.is_available() else "cpu"
     if accelerator == "cuda" and world > torch.cuda.device_count():
-        raise LaunchError(f"{world} processes need as many GPUs; there are {torch.cuda.device_count()}")
-    import lightning  # seconds, which --help and mistakes need not wait for
+        raise LaunchError(f"{world} processes need {world} GPUs; this machine has {torch.cuda.device_count()}")
+    import lightning  # takes seconds, which --help and error messages need not wait for
 
     keep_freed_memory()
     fabric = lightning.Fabric(accelerator=accelerator, devices=world, strategy="ddp" if world > 1 else "auto")
     fabric.launch()
+    torch.set_num_threads(max(1, launch.threads // world))
     return fabric
-
-
-def low_precision(launch: Launch, device: torch.device) -> bool:
-    """Whether the backbone runs in bf16."""
-    wanted = launch.precision is Precision.BF16
-    return wanted or (launch.precision is Precision.AUTO and gains_from_bf16(device))

@@ -1,4 +1,4 @@
-"""Training measures as CSV and TensorBoard files that stay true when a run is resumed."""
+"""Training metrics as CSV and TensorBoard files that stay correct when a run is resumed."""
 
 import csv
 from collections.abc import Mapping
@@ -9,7 +9,7 @@ from hardrank.models.files import atomic_path
 
 
 class MetricsLog:
-    """Writes FOLDER/STAGE.csv, a line each `log_every` iterations, and TensorBoard events beside it."""
+    """Log of a training stage: FOLDER/STAGE.csv, and TensorBoard events beside it."""
 
     def __init__(self, folder: Path, stage: str) -> None:
         self._csv = folder / f"{stage}.csv"
@@ -18,7 +18,7 @@ class MetricsLog:
         self._board: Any = None
 
     def resume(self, step: int) -> None:
-        """Forget what was logged after `step`: the run goes on from there."""
+        """Discard what was logged after `step`, where the run continues."""
         from torch.utils.tensorboard import SummaryWriter
 
         if self._csv.exists():
@@ -27,7 +27,7 @@ class MetricsLog:
         self._board = SummaryWriter(str(self._events), purge_step=step + 1)
 
     def write(self, step: int, measures: Mapping[str, float]) -> None:
-        """Add a line; the file is whole at any time."""
+        """Add a line. The file is replaced atomically, so it is complete at any time."""
         self._rows.append({"step": step, **{name: f"{value:.6g}" for name, value in measures.items()}})
         names = list(dict.fromkeys(name for row in self._rows for name in row))
         with (
@@ -42,7 +42,7 @@ class MetricsLog:
         self._board.flush()
 
     def read_last(self) -> dict[str, float]:
-        """Give the newest measures on disk, empty where there are none."""
+        """Return the last line on disk, without empty values; empty if there is no log."""
         if not self._csv.exists():
             return {}
         with self._csv.open(encoding="utf-8", newline="") as stream:

@@ -1,28 +1,34 @@
-"""The folder of a run: who it is, what it was asked, how long its stages took."""
+"""The folder of a run: its identity and configuration, checkpoints, logs and durations."""
 
 import json
 import shlex
+import shutil
 import sys
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from time import monotonic
+from typing import Any, Final
 
 from filelock import FileLock, Timeout
 
 from hardrank.models.errors import HardrankError
 from hardrank.models.files import write_json
 from hardrank.models.image_listing import TEST_IMAGES
-from hardrank.trainer.config import Config, changed_fields, config_to_json, parse_config
 
-CHECKPOINTS = "checkpoints"
-"""Where stages keep their state, in a run's folder."""
+CHECKPOINTS: Final = "checkpoints"
+LOGS: Final = "logs"
+EVALUATION: Final = "evaluation"
+"""Folders within a run's folder."""
 
-_MANIFEST = "run.json"
-_DURATIONS = "durations.json"
+_MANIFEST: Final = "run.json"
+_DURATIONS: Final = "durations.json"
+
+FindChanges = Callable[[Any], list[str]]
+"""A recorded configuration, as JSON values → the names of the fields that have changed since."""
 
 
 class RunError(HardrankError):
@@ -40,7 +46,7 @@ class Run:
 
     @contextmanager
     def timed(self, stage: str) -> Iterator[None]:
-        """Add the seconds that the block takes to those of `stage`, also when it is interrupted by an error."""
+        """Add the seconds that the block takes to those of `stage`, also if it ends with an error."""
         began = monotonic()
         try:
             yield
@@ -50,44 +56,56 @@ class Run:
             write_json(self.folder / _DURATIONS, seconds)
 
     def durations(self) -> dict[str, float]:
-        """Give seconds by stage, of all sittings that ended by themselves."""
+        """Return the seconds by stage; time before a kill is not counted."""
         path = self.folder / _DURATIONS
         return dict(json.loads(path.read_text(encoding="utf-8"))) if path.exists() else {}
 
 
 @contextmanager
 def exclusive(folder: Path) -> Iterator[None]:
-    """Keep other processes out of a run's folder during the block; raises `RunError` where one is at work in it.
+    """Lock a run's folder against other processes during the block.
 
-    The lock goes with the process that holds it, however that ends.
+    The lock is released when the process ends, however it ends.
+
+    Raises:
+        RunError: another process has locked the folder.
     """
     folder.mkdir(parents=True, exist_ok=True)
     lock = FileLock(folder / ".lock", blocking=False)
     try:
         lock.acquire()
     except Timeout:
-        raise RunError(
-            f"another process is at work on {folder}: wait for it, or give --name for a run beside it"
-        ) from None
+        raise RunError(f"another process is using {folder}: wait for it, or choose another --name") from None
     with lock:
         yield
 
 
-def open_run(folder: Path, config: Config, *, resume: bool, overwrite: bool) -> Run:
-    """Open the folder of a run for `config`.
+def open_run(
+    folder: Path, config: Mapping[str, Any], find_changes: FindChanges, *, resume: bool, overwrite: bool
+) -> Run:
+    """Create the folder of a run, or open it to resume the run.
 
-    A new folder is made, and one without a checkpoint is new too. One with work in it is continued with `resume`
-    when it was asked the same (`overwrite` then speaks of bundles alone), or emptied with `overwrite`; raises
-    `RunError` otherwise.
+    A folder without a checkpoint counts as new. With `resume`, `overwrite` concerns the bundles only.
+
+    Args:
+        folder: The run's folder.
+        config: The configuration, as JSON values.
+        find_changes: Compares the recorded configuration with the current one.
+        resume: Continue a run that has a checkpoint.
+        overwrite: Delete a run that has a checkpoint.
+
+    Raises:
+        RunError: the folder holds a run that is neither to be resumed nor overwritten, or one with another
+            configuration.
     """
     manifest = folder / _MANIFEST
-    begun = manifest.exists() and any((folder / CHECKPOINTS).glob("*"))  # a command that failed before leaves nothing
-    if begun and (resume or not overwrite):
-        if not resume:
-            raise RunError(
-                f"{folder} holds a run already: --resume continues it, --overwrite starts it anew, --name makes another"
-            )
-        return read_run(folder, config)
+    started = manifest.exists() and any((folder / CHECKPOINTS).glob("*"))  # a command that failed early leaves none
+    if started and resume:
+        return read_run(folder, find_changes)
+    if started and not overwrite:
+        raise RunError(
+            f"{folder} already holds a run: use --resume to continue it, --overwrite to start again, or another --name"
+        )
     if manifest.exists():
         _clear(folder)
     run = Run(
@@ -96,43 +114,36 @@ def open_run(folder: Path, config: Config, *, resume: bool, overwrite: bool) -> 
         command=" ".join(["python", *map(shlex.quote, sys.argv)]),
         created=datetime.now(UTC).isoformat(timespec="seconds"),
     )
-    content = {
-        "run_id": run.run_id,
-        "command": run.command,
-        "created": run.created,
-        "config": config_to_json(config),
-    }
+    content = {"run_id": run.run_id, "command": run.command, "created": run.created, "config": config}
     write_json(manifest, content)
     return run
 
 
-def read_run(folder: Path, config: Config) -> Run:
-    """Read the folder of a run that was asked `config`; raises `RunError` where it was asked something else."""
+def read_run(folder: Path, find_changes: FindChanges) -> Run:
+    """Read the folder of a run; raises `RunError` if its configuration differs from the current one."""
     manifest = folder / _MANIFEST
     try:
         content = json.loads(manifest.read_text(encoding="utf-8"))
-        former = parse_config(content["config"], source=str(manifest))
+        changed = find_changes(content["config"])
         run = Run(
-            folder=manifest.parent,
+            folder=folder,
             run_id=content["run_id"],
             command=content["command"],
             created=content["created"],
         )
     except (OSError, json.JSONDecodeError, KeyError, TypeError) as error:
-        raise RunError(f"{manifest} is damaged ({error}); --overwrite starts the run anew") from error
-    if changed := changed_fields(former, config):
+        raise RunError(f"{manifest} is damaged ({error}); use --overwrite to start again") from error
+    if changed:
         raise RunError(
-            f"{manifest.parent} was started with other values of {', '.join(changed)}: give the same to --resume, "
-            "or --name for another run, or --overwrite to start anew"
+            f"{folder} was started with other values of {', '.join(changed)}: --resume needs the same ones; use "
+            "--overwrite to start again, or another --name"
         )
     return run
 
 
 def _clear(folder: Path) -> None:
-    """Remove what runs write, and nothing else that may lie there."""
-    import shutil
-
+    """Delete what runs write, and no other files."""
     for name in (_MANIFEST, _DURATIONS, TEST_IMAGES):
         (folder / name).unlink(missing_ok=True)
-    for name in (CHECKPOINTS, "logs", "evaluation"):
+    for name in (CHECKPOINTS, LOGS, EVALUATION):
         shutil.rmtree(folder / name, ignore_errors=True)

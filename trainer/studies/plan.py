@@ -27,7 +27,7 @@ STUDIES: Final = Path(__file__).parent
 
 
 @dataclass(frozen=True, kw_only=True)
-class Row:
+class StudyRow:
     """A line of the table: a defense, and what else it changes."""
 
     __pydantic_config__ = ConfigDict(extra="forbid")
@@ -73,7 +73,7 @@ class Study:
     """Of the folders of runs and results."""
     recipe: str
     """The recipe that all rows start from; its `robust` part is what is trained."""
-    rows: tuple[Row, ...]
+    rows: tuple[StudyRow, ...]
     """In the order of the table."""
     expected: tuple[Expectation, ...] = ()
     """Printed with what came of it."""
@@ -121,7 +121,7 @@ def _check_changes(changes: Mapping[str, Any], *, where: str, defense: str | Non
         raise ConfigError(f"{where} has a seed in its changes: say it in `seeds`")
 
 
-def title_of(row: Row) -> str:
+def title_of(row: StudyRow) -> str:
     """A row's name in the table."""
     return row.title or parse_defense(row.defense).name
 
@@ -204,7 +204,7 @@ def load_study(study: str | Path) -> Study:
 def _problem(where: tuple[int | str, ...], kind: str, message: str) -> str:
     name = ".".join(map(str, where))
     if kind == "unexpected_keyword_argument":
-        owner = {"rows": Row, "expected": Expectation}.get(str(where[0]), Study) if len(where) > 1 else Study
+        owner = {"rows": StudyRow, "expected": Expectation}.get(str(where[0]), Study) if len(where) > 1 else Study
         return f"{name} is no field; there are {', '.join(entry.name for entry in fields(owner))}"
     return f"{name}: {message}"
 
@@ -217,7 +217,7 @@ def trials(study: Study, *, data_root: Path | None = None) -> list[Trial]:
     base = config_to_json(load_recipe(study.recipe))
     place = {"data": {"root": str(data_root)}} if data_root else {}
     found = []
-    rows: dict[str, tuple[Row, Config]] = {}
+    rows: dict[str, tuple[StudyRow, Config]] = {}
     for row in study.rows:
         content = merged(base, study.changes, row.changes, {"robust": {"defense": row.defense}}, place)
         config = parse_config(content, source=f"study {study.name}, row {row.title or row.defense}")

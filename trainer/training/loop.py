@@ -1,6 +1,6 @@
 """The training loop. It owns the state (weights, optimiser, previous loss, average) and checkpoints all of it.
 
-Batches, crops and draws are functions of (seed, stage, iteration) alone, so the state is small and a run that was
+Batches, crops and draws are functions of (seed, stage, iteration) alone. So the state is small, and a run that was
 killed continues to the same weights.
 """
 
@@ -22,7 +22,7 @@ from hardrank.models.files import atomic_path
 from hardrank.models.folded import FoldedEmbedder
 from hardrank.models.progress import OnProgress, StageProgress
 from hardrank.trainer.config import Schedule
-from hardrank.trainer.metric.collapse import CollapseError, Reading, Watch, observe
+from hardrank.trainer.metric.collapse import CollapseError, CollapseReading, CollapseState, observe
 
 if TYPE_CHECKING:
     import lightning as L
@@ -30,46 +30,46 @@ if TYPE_CHECKING:
 _logger: Final = logging.getLogger(__name__)
 
 _RAMP: Final = 20
-"""Iterations over which the learning rate rises, for Adam's moments start at nothing."""
+"""Iterations over which the learning rate rises, since Adam's moments start at zero."""
 
 
 class TrainingError(HardrankError):
-    """A training that cannot go on: a checkpoint of another run, a loss that is not a number."""
+    """A stage of training that cannot continue: a checkpoint of another configuration, or a loss that is not finite."""
 
 
 @dataclass
-class State:
-    """What changes during a stage."""
+class TrainingState:
+    """What changes during a stage, besides weights and optimiser."""
 
     step: int = 0
-    """Updates done."""
+    """Iterations done."""
     previous_loss: float = 2.0
     """l of the gradual adversary: the last triplet loss; 2 before the first."""
     totals: dict[str, float] = field(default_factory=dict)
-    """Sums of measures since the last line of the log."""
+    """Sums of the measures since the last line of the log."""
     counted: int = 0
-    """Updates in `totals`."""
+    """Iterations in `totals`; those without triplets do not count."""
     collapsed: bool = False
-    """The embeddings have collapsed, as the lines of the log until now tell."""
+    """Whether the embeddings have collapsed, judged by the lines of the log."""
     contradicted: int = 0
-    """The latest lines of the log that speak against `collapsed`."""
+    """Number of the latest consecutive lines of the log that contradict `collapsed`."""
 
 
 @dataclass(frozen=True)
-class Milestone:
-    """Looks at a model on its way."""
+class PeriodicCallback:
+    """A function that is called every few iterations of a stage."""
 
     every: int
-    """Iterations between looks; there is one before the first iteration and one after the last too."""
-    look: Callable[[int, Embedder], None]
-    """Called with the updates done and the embedder that would be the result now, in evaluation mode."""
+    """Iterations between calls; there is also one before the first iteration and one after the last."""
+    call: Callable[[int, Embedder], None]
+    """Receives the iterations done, and the embedder that would be the result now, in evaluation mode."""
 
 
 class Log(Protocol):
-    """Where the measures of training go."""
+    """A log of training measures."""
 
     def resume(self, step: int) -> None:
-        """Called once, before the first line: the stage goes on after `step` updates."""
+        """Prepare for the first line; the stage continues after `step` iterations."""
 
     def write(self, step: int, measures: Mapping[str, float]) -> None:
         """Add a line for `step`."""
@@ -77,49 +77,49 @@ class Log(Protocol):
 
 @dataclass(frozen=True, kw_only=True)
 class StepContext:
-    """What a stage computes its loss with."""
+    """The networks, state and random generator with which a stage computes its loss."""
 
     network: Callable[[Tensor], Tensor]
     """φ in training mode, in the precision of training."""
     frozen: FoldedEmbedder
-    """φ in evaluation mode, with the weights of now."""
-    state: State
+    """φ in evaluation mode, with the current weights."""
+    state: TrainingState
     generator: torch.Generator
-    """For the draws of this iteration, on the CPU."""
+    """Random generator of this iteration, on the CPU."""
 
 
 @dataclass(frozen=True)
 class StepLoss:
-    """What a stage gives for a batch."""
+    """The loss of a batch."""
 
     loss: Tensor
     """Scalar, with gradient."""
     previous_loss: float
-    """The `previous_loss` of the next iteration."""
+    """The `TrainingState.previous_loss` of the next iteration."""
     measures: Mapping[str, float]
 
 
-class Stage(Protocol):
-    """A part of training: what it iterates over, and its loss."""
+class TrainingStage(Protocol):
+    """A stage of training: its batches and its loss."""
 
     @property
     def name(self) -> str:
-        """Names the checkpoint and the log."""
+        """Name of the checkpoint and the log."""
 
     @property
     def iterations(self) -> int:
-        """Updates in all."""
+        """Number of iterations."""
 
     def batches(self, start: int, rank: int, world_size: int) -> Iterator[tuple[Tensor, Tensor]]:
-        """Images (B,3,H,W) in [0,1] and labels (B,) of the updates from `start` on, without an end."""
+        """Yield images (B,3,H,W) in [0,1] and labels (B,) from iteration `start` on, endlessly."""
 
     def loss(self, images: Tensor, labels: Tensor, context: StepContext) -> StepLoss | None:
-        """The loss of a batch; None, without having called `context.network`, if it holds nothing to learn from."""
+        """Return the loss of a batch, or None if it holds nothing to learn from."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class LoopOptions:
-    """How a stage is run."""
+    """Options of a stage."""
 
     learning_rate: float
     weight_decay: float
@@ -127,18 +127,18 @@ class LoopOptions:
     averaging: float = 0.0
     freeze_batch_norm: bool = False
     low_precision: bool = False
-    """Backbone in bf16; head, distances and losses stay in float32."""
+    """Whether the backbone runs in bf16; head, distances and losses stay in float32."""
     seed: int = 0
     log_every: int = 10
-    """Iterations that a line of the log averages over."""
+    """Iterations over which a line of the log averages."""
     checkpoint_every: int = 50
     """Iterations between checkpoints."""
     stop_on_collapse: bool = False
-    """Raise `CollapseError` when the embeddings have collapsed; otherwise it is a warning and a mark in the log."""
+    """Whether a collapse raises `CollapseError`; otherwise it is logged as a warning."""
 
 
 class MixedPrecision(nn.Module):
-    """φ whose backbone runs under autocast and whose head does not: distances need more than bf16's 8 bits."""
+    """φ with the backbone in bf16 and the head in float32: distances need more than bf16's 8 bits."""
 
     def __init__(self, embedder: Embedder, *, enabled: bool) -> None:
         super().__init__()
@@ -153,7 +153,7 @@ class MixedPrecision(nn.Module):
 
 
 def run_stage(
-    stage: Stage,
+    stage: TrainingStage,
     embedder: Embedder,
     extra: nn.Module | None,
     *,
@@ -162,12 +162,27 @@ def run_stage(
     checkpoint: Path,
     log: Log,
     report: OnProgress,
-    milestone: Milestone | None = None,
+    periodic: PeriodicCallback | None = None,
 ) -> Embedder:
-    """Train `embedder` in place through a stage and give it back, or its average where `options.averaging`.
+    """Train `embedder` in place through a stage, from `checkpoint` if it exists.
 
-    `extra` holds parameters of the stage itself (the class weights of warm-up). Continues from `checkpoint` where
-    it exists. Raises `TrainingError` when the loss is no longer finite, and `CollapseError` where asked to.
+    Args:
+        stage: Batches and loss.
+        embedder: The network.
+        extra: Parameters of the stage itself, such as the class weights of the warm-up.
+        fabric: Device and processes; all processes call this.
+        options: Options of the optimiser, the log and checkpoints.
+        checkpoint: File for the state, written every `options.checkpoint_every` iterations.
+        log: Receives the mean measures every `options.log_every` iterations.
+        report: Receives the progress.
+        periodic: Called before the first iteration, every few iterations, and after the last.
+
+    Returns:
+        The embedder, or the moving average of its weights with `options.averaging`; in evaluation mode.
+
+    Raises:
+        TrainingError: the loss is not finite, or the checkpoint cannot be read.
+        CollapseError: the embeddings have collapsed, with `options.stop_on_collapse`.
     """
     loop = _Loop.set_up(stage, embedder, extra, fabric=fabric, options=options, checkpoint=checkpoint)
     if fabric.is_global_zero and loop.state.step:
@@ -177,43 +192,43 @@ def run_stage(
     if fabric.is_global_zero:
         log.resume(loop.state.step)
     batches = stage.batches(loop.state.step, fabric.global_rank, fabric.world_size)
-    if milestone and loop.state.step == 0:
-        milestone.look(0, loop.result)
+    if periodic and loop.state.step == 0:
+        periodic.call(0, loop.result)
     for _ in range(loop.state.step, stage.iterations):
         images, labels = next(batches)
         loop.update(images, labels)
-        if milestone and (loop.finished or loop.state.step % milestone.every == 0):
-            milestone.look(loop.state.step, loop.result)
+        if periodic and (loop.finished or loop.state.step % periodic.every == 0):
+            periodic.call(loop.state.step, loop.result)
         if loop.line_due:
-            loop.tell(log, report, queries=loop.state.counted * len(images))
-        loop.keep()
+            loop.write_line(log, report, queries=loop.state.counted * len(images))
+        loop.save_if_due()
     fabric.barrier()
     return loop.result
 
 
 @dataclass(frozen=True, kw_only=True)
 class _Loop:
-    """A stage under way: its parts stay, `state` and the weights change."""
+    """A running stage: the weights and `state` change, the rest is fixed."""
 
-    stage: Stage
+    stage: TrainingStage
     embedder: Embedder
     extra: nn.Module | None
     whole: nn.ModuleDict
-    """All that is trained."""
+    """Everything that is trained."""
     average: Embedder | None
-    """The moving average of the embedder's weights, where one is kept."""
+    """The moving average of the embedder's weights, if there is one."""
     network: Callable[[Tensor], Tensor]
     frozen: FoldedEmbedder
     optimiser: torch.optim.Optimizer
     fabric: "L.Fabric"
     options: LoopOptions
     checkpoint: Path
-    state: State
+    state: TrainingState
 
     @classmethod
     def set_up(
         cls,
-        stage: Stage,
+        stage: TrainingStage,
         embedder: Embedder,
         extra: nn.Module | None,
         *,
@@ -221,7 +236,7 @@ class _Loop:
         options: LoopOptions,
         checkpoint: Path,
     ) -> Self:
-        """Put everything on the device, and restore the checkpoint where there is one."""
+        """Move everything to the device, and restore the checkpoint if it exists."""
         embedder.to(fabric.device).to(memory_format=torch.channels_last)
         whole = nn.ModuleDict({"embedder": embedder})
         if extra is not None:
@@ -246,12 +261,12 @@ class _Loop:
 
     @property
     def finished(self) -> bool:
-        """Whether all updates are done."""
+        """Whether all iterations are done."""
         return self.state.step >= self.stage.iterations
 
     @property
     def line_due(self) -> bool:
-        """Whether the log gets a line after this update."""
+        """Whether a line of the log is due."""
         return self.finished or self.state.step % self.options.log_every == 0
 
     @property
@@ -260,10 +275,7 @@ class _Loop:
         return (self.average or self.embedder).eval()
 
     def update(self, images: Tensor, labels: Tensor) -> None:
-        """Take one step of the optimiser, unless the batches of all processes hold nothing to learn from.
-
-        Raises `TrainingError` when the loss is no longer finite.
-        """
+        """Take one step of the optimiser, unless no process has a batch to learn from."""
         step, options, device = self.state.step, self.options, self.fabric.device
         _training_mode(self.embedder, freeze_batch_norm=options.freeze_batch_norm)
         _set_rate(self.optimiser, options, step, self.stage.iterations)
@@ -296,30 +308,30 @@ class _Loop:
         if self.average is not None:
             _average(self.average, self.embedder, _decay(self.options.averaging, self.state.step))
 
-    def tell(self, log: Log, report: OnProgress, *, queries: int) -> None:
-        """Write a line of the log and show it; raises `CollapseError` where asked to stop."""
+    def write_line(self, log: Log, report: OnProgress, *, queries: int) -> None:
+        """Write a line of the log and report it; raises `CollapseError` if that is an option."""
         name, state = self.stage.name, self.state
         if self.fabric.is_global_zero:
             measures: dict[str, float] = {}
             if state.counted:
-                measures = _watch(state, _take_means(state), queries=queries, stage=name)
+                measures = _check_collapse(state, _take_means(state), queries=queries, stage=name)
                 log.write(state.step, measures)
             report(StageProgress(stage=name, done=state.step, total=self.stage.iterations, measures=measures))
         if self.options.stop_on_collapse and self.fabric.broadcast(state.collapsed):
             raise CollapseError(
-                f"{name} was stopped at iteration {state.step}, for its embeddings have collapsed: take a weaker "
-                "adversary (a smaller epsilon, or HM[S,g_LGA] in place of min-max) or a lower learning rate"
+                f"{name} stopped at iteration {state.step}: its embeddings have collapsed. Use a weaker adversary (a "
+                "smaller epsilon, or HM[S,g_LGA] instead of min-max) or a lower learning rate"
             )
 
-    def keep(self) -> None:
-        """Write the checkpoint where one is due."""
+    def save_if_due(self) -> None:
+        """Write the checkpoint if one is due."""
         due = self.finished or self.state.step % self.options.checkpoint_every == 0
         if due and self.fabric.is_global_zero:
             _save(self.checkpoint, self.whole, self.optimiser, self.average, self.state)
 
 
 def step_generator(seed: int, stage: str, step: int, rank: int) -> torch.Generator:
-    """Give the generator of an iteration's draws; the same for the same arguments."""
+    """Return the random generator of an iteration; it depends on the arguments alone."""
     words = np.random.SeedSequence([seed, *stage.encode(), step, rank]).generate_state(2, np.uint32)
     return torch.Generator().manual_seed(int(words[0]) << 31 ^ int(words[1]))
 
@@ -341,7 +353,7 @@ def _set_rate(optimiser: torch.optim.Optimizer, options: LoopOptions, step: int,
 
 
 def _decay(averaging: float, step: int) -> float:
-    """A shorter memory in the first iterations, so that the average does not remember the start."""
+    """The decay is smaller in the first iterations, so that the average forgets the initial weights."""
     return min(averaging, (1 + step) / (10 + step))
 
 
@@ -367,7 +379,7 @@ class _Losses:
 
 
 def _exchange(fabric: "L.Fabric", own: StepLoss | None) -> _Losses:
-    """Tell the processes each other's losses, so that all of them take the same decision."""
+    """Exchange the losses of all processes, so that they all take the same decision."""
     values = (0.0, 0.0, 0.0) if own is None else (1.0, float(own.loss.detach()), own.previous_loss)
     if fabric.world_size > 1:
         shared = torch.tensor(values, device=fabric.device)
@@ -396,39 +408,40 @@ def _share_buffers(fabric: "L.Fabric", whole: nn.Module) -> None:
     """Give all processes the first one's buffers, such as the statistics of batch norm."""
     if fabric.world_size == 1:
         return
-    for buffer in whole.buffers():
-        torch.distributed.broadcast(buffer, src=0)
+    of_first = fabric.broadcast([buffer.cpu() for buffer in whole.buffers()])  # at once: a collective for each is slow
+    for buffer, value in zip(whole.buffers(), of_first, strict=True):
+        buffer.copy_(value)
 
 
-def _add_measures(state: State, measures: Mapping[str, float]) -> None:
+def _add_measures(state: TrainingState, measures: Mapping[str, float]) -> None:
     for name, value in measures.items():
         state.totals[name] = state.totals.get(name, 0.0) + value
     state.counted += 1
 
 
-def _take_means(state: State) -> dict[str, float]:
+def _take_means(state: TrainingState) -> dict[str, float]:
     means = {name: total / state.counted for name, total in state.totals.items()}
     state.totals, state.counted = {}, 0
     return means
 
 
-def _watch(state: State, means: dict[str, float], *, queries: int, stage: str) -> dict[str, float]:
-    """Look for a collapse in a line of the log; a collapsed stage gets `collapsed` added to its measures."""
+def _check_collapse(state: TrainingState, means: dict[str, float], *, queries: int, stage: str) -> dict[str, float]:
+    """Check a line of the log for a collapse, and add `collapsed` to the measures of a collapsed stage."""
     if not {"cosine", "recall", "chance"} <= means.keys():
         return means
-    reading = Reading(cosine=means["cosine"], recall=means["recall"], chance=means["chance"])
-    watch = observe(Watch(state.collapsed, state.contradicted), reading, queries=queries)
-    if watch.collapsed and not state.collapsed:
+    reading = CollapseReading(cosine=means["cosine"], recall=means["recall"], chance=means["chance"])
+    verdict = observe(CollapseState(state.collapsed, state.contradicted), reading, queries=queries)
+    if verdict.collapsed and not state.collapsed:
         _logger.warning(
             "%s has collapsed by iteration %d: cosine of different classes %.3f, recall %.3f (chance %.3f)",
             *(stage, state.step, reading.cosine, reading.recall, reading.chance),
         )
-    state.collapsed, state.contradicted = watch.collapsed, watch.streak
-    return {**means, "collapsed": 1.0} if watch.collapsed else means
+    state.collapsed, state.contradicted = verdict.collapsed, verdict.streak
+    return {**means, "collapsed": 1.0} if verdict.collapsed else means
 
 
 def _save(
-    path: Path, whole: nn.Module, optimiser: torch.optim.Optimizer, average: Embedder | None, state: State
+    path: Path, whole: nn.Module, optimiser: torch.optim.Optimizer, average: Embedder | None, state: TrainingState
 ) -> None:
     content: dict[str, Any] = {
         "weights": whole.state_dict(),
@@ -440,18 +453,18 @@ def _save(
         torch.save(content, unfinished)
 
 
-def _restore(path: Path, whole: nn.Module, optimiser: torch.optim.Optimizer, average: Embedder | None) -> State:
+def _restore(path: Path, whole: nn.Module, optimiser: torch.optim.Optimizer, average: Embedder | None) -> TrainingState:
     if not path.exists():
-        return State()
+        return TrainingState()
     try:
         content = torch.load(path, weights_only=True, map_location="cpu")
         whole.load_state_dict(content["weights"])
         optimiser.load_state_dict(content["optimiser"])
         if average is not None:
             average.load_state_dict(content["average"])
-        return State(**content["state"])
+        return TrainingState(**content["state"])
     except Exception as error:  # torch.load raises anything, from KeyError to UnpicklingError
         raise TrainingError(
             f"the checkpoint {path} is damaged or of another configuration ({type(error).__name__}); "
-            "delete it to train this stage anew"
+            "delete it to train this stage again"
         ) from error

@@ -1,4 +1,4 @@
-"""The stages of training: warm-up by classification, then triplets with a defense."""
+"""The stages of training: a warm-up by classification, then triplets with a defense."""
 
 import itertools
 import math
@@ -23,12 +23,12 @@ Rows = np.ndarray[tuple[int], np.dtype[np.int64]]
 
 
 BENIGN_PART = 0.5
-"""Part of a perturbed warm-up that comes first and is left benign."""
+"""Share of a perturbed warm-up, at its beginning, that has benign images."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class Source:
-    """Training images as batches draw them."""
+class TrainingImages:
+    """The training images, cropped and flipped at random."""
 
     store: ImageStore
     labels: Rows
@@ -38,14 +38,14 @@ class Source:
     seed: int
 
     def images(self, rows: Rows, stage: str, step: int, rank: int) -> Tensor:
-        """Random crops and flips of `rows` (B,) → (B,3,crop,crop) in [0,1]; the same for the same arguments."""
+        """Return random crops and flips of `rows` (B,), as (B,3,crop,crop) in [0,1]; the arguments alone decide."""
         generator = np.random.default_rng([self.seed, *stage.encode(), step, rank])
         pixels = torch.from_numpy(self.store.augmented(rows, self.crop, generator))
         return pixels.to(torch.float32).div_(255)
 
 
 class CosineClassifier(nn.Module):
-    """Class directions on the sphere; logits are scaled cosines."""
+    """Logits as scaled cosines of embeddings and class directions."""
 
     def __init__(self, classes: int, dimension: int, scale: float) -> None:
         super().__init__()
@@ -58,28 +58,28 @@ class CosineClassifier(nn.Module):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Warmup:
-    """Classification of the training classes with a cosine softmax: a start for training from scratch.
+class WarmupStage:
+    """Classification of the training classes with a cosine softmax: initial weights for training from scratch.
 
-    With ε > 0 the batches of its second half are perturbed by one signed gradient step from a random start ("fast"
-    adversarial training, Wong et al. 2020), so that the start is already less brittle. The first half stays benign, as
-    in Gupta et al. 2020, for a perturbed update takes half as long again.
+    With ε > 0 the batches of the second half are perturbed by one signed gradient step from a random start ("fast"
+    adversarial training, Wong et al. 2020), which makes the initial weights more robust. The first half stays benign,
+    as in Gupta et al. 2020, since a perturbed iteration takes half as long again.
     """
 
-    source: Source
+    source: TrainingImages
     options: WarmupOptions
     classifier: CosineClassifier
     epsilon: float = 0.0
-    """ε of the perturbation of its images, pixels in [0,1]; 0: benign images."""
+    """ε of the perturbation, in units of pixels in [0,1]; 0 for benign images."""
 
     @property
     def name(self) -> str:
-        """`warmup`, with ε in 1/255 where there is one."""
+        """`warmup`, followed by ε in 1/255 if it is not 0."""
         return f"warmup-{255 * self.epsilon:g}" if self.epsilon else "warmup"
 
     @property
     def iterations(self) -> int:
-        """Updates in all."""
+        """Number of iterations."""
         return max(1, round(self.options.epochs * self._batches_per_epoch))
 
     @property
@@ -87,7 +87,7 @@ class Warmup:
         return max(1, len(self.source.labels) // self.options.batch_size)
 
     def batches(self, start: int, rank: int, world_size: int) -> Iterator[tuple[Tensor, Tensor]]:
-        """Slices of each epoch's permutation, shared out among the processes."""
+        """Yield slices of each epoch's permutation, divided among the processes."""
         size = self.options.batch_size
         for step in itertools.count(start):
             epoch, index = divmod(step, self._batches_per_epoch)
@@ -98,7 +98,7 @@ class Warmup:
             yield self.source.images(rows, self.name, step, rank), torch.from_numpy(self.source.labels[rows])
 
     def loss(self, images: Tensor, labels: Tensor, context: StepContext) -> StepLoss:
-        """Cross-entropy of the scaled cosines."""
+        """Return the cross-entropy of the scaled cosines."""
         if self.epsilon and context.state.step >= BENIGN_PART * self.iterations:
             images = self._perturbed(images, labels, context)
         logits = self.classifier(context.network(images))
@@ -120,17 +120,17 @@ class TripletStage:
     """Training with triplets and a defense."""
 
     name: str
-    source: Source
+    source: TrainingImages
     options: TrainingOptions
     defense: Defense
 
-    @cached_property  # it is asked for at every update, and takes drawing an epoch
+    @cached_property  # used in every iteration, and computed by drawing an epoch
     def iterations(self) -> int:
-        """Updates in all."""
+        """Number of iterations."""
         return max(1, round(self.options.epochs * len(self._epoch(0, 0, 1))))
 
     def batches(self, start: int, rank: int, world_size: int) -> Iterator[tuple[Tensor, Tensor]]:
-        """SPC-2 batches, epoch after epoch."""
+        """Yield SPC-2 batches, epoch after epoch."""
         first, skipped = divmod(start, len(self._epoch(0, rank, world_size)))
         step = start
         for epoch in itertools.count(first):

@@ -21,7 +21,7 @@ from hardrank.audit_app.subjects.loading import (
 from hardrank.models.backbones import BackboneError, build_backbone
 from hardrank.models.bundle import BundleError, load_embedder
 from hardrank.serving.engine import Device
-from hardrank.trainer.runtime.launch import Precision
+from hardrank.trainer.runtime.environment import Precision
 from tests.audit_app.onnx_graphs import write_linear
 
 OPTIONS = SubjectOptions(device=Device.CPU, threads=1, precision=Precision.FLOAT32)

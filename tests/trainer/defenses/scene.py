@@ -9,7 +9,7 @@ from torch.nn import functional as F
 from hardrank.models.embedder import Architecture, Embedder, build_embedder
 from hardrank.models.folded import FoldedEmbedder
 from hardrank.trainer.attacks.pgd import PGDOptions
-from hardrank.trainer.defenses import Conditions, Outcome, parse_defense
+from hardrank.trainer.defenses import Conditions, DefenseResult, parse_defense
 from hardrank.trainer.metric.samplers import Sampler, Triplets, draw_triplets
 
 EPSILON, ALPHA, STEPS = 8 / 255, 1 / 255, 4
@@ -42,7 +42,7 @@ class Scene:
             progress=progress,
         )
 
-    def run(self, name: str, conditions: Conditions | None = None) -> Outcome:
+    def run(self, name: str, conditions: Conditions | None = None) -> DefenseResult:
         outcome = parse_defense(name)(self.images, self.labels, conditions or self.conditions())
         assert outcome is not None
         return outcome

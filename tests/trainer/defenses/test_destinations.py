@@ -12,9 +12,9 @@ from hardrank.trainer.defenses.destinations import (
     BenignTriplet,
     Constant,
     Destination,
+    DestinationInput,
     Gradual,
     Growth,
-    Moment,
 )
 from hardrank.trainer.metric.losses import hardness, ics_loss, triplet_loss
 from hardrank.trainer.metric.samplers import Sampler, draw_triplets
@@ -24,9 +24,9 @@ def _sphere(n: int, seed: int = 0) -> Tensor:
     return F.normalize(torch.randn(n, 8, generator=torch.Generator().manual_seed(seed), dtype=torch.float64), dim=1)
 
 
-def _moment(previous_loss: float) -> Moment:
+def _moment(previous_loss: float) -> DestinationInput:
     labels = torch.arange(4).repeat_interleave(2)
-    return Moment(
+    return DestinationInput(
         embeddings=_sphere(8),
         labels=labels,
         previous_loss=previous_loss,
@@ -69,7 +69,7 @@ def test_destinations_follow_their_equation(destination: Destination, loss: floa
 
 @pytest.mark.parametrize("sampler", list(Sampler))
 def test_a_benign_triplet_gives_the_hardness_of_what_its_sampler_draws(sampler: Sampler) -> None:
-    moment = _moment(0.1)
-    found = BenignTriplet(sampler)(moment)
-    again = draw_triplets(sampler, moment.embeddings, moment.labels, generator=torch.Generator().manual_seed(0))
-    torch.testing.assert_close(found, hardness(*again.gather(moment.embeddings)))
+    given = _moment(0.1)
+    found = BenignTriplet(sampler)(given)
+    again = draw_triplets(sampler, given.embeddings, given.labels, generator=torch.Generator().manual_seed(0))
+    torch.testing.assert_close(found, hardness(*again.gather(given.embeddings)))

@@ -5,7 +5,7 @@ import torch
 
 from hardrank.trainer.attacks.pgd import PGDOptions, pgd
 from hardrank.trainer.defenses.act import collapse_pair
-from hardrank.trainer.defenses.destinations import Gradual, Moment
+from hardrank.trainer.defenses.destinations import DestinationInput, Gradual
 from hardrank.trainer.defenses.hm import TowardsHardness
 from hardrank.trainer.metric.losses import hardness, ics_loss, triplet_loss
 from tests.trainer.golden.cases import GoldenManipulation
@@ -22,7 +22,7 @@ def test_hm_reproduces_every_pixel(golden_hm: GoldenManipulation, case: str, lea
     benign = golden_hm.embed(golden_hm.images)
     before = hardness(*(benign[row] for row in rows))
     destination = Gradual()(
-        Moment(embeddings=benign, labels=torch.zeros(len(benign)), previous_loss=facts["previous_loss"])
+        DestinationInput(embeddings=benign, labels=torch.zeros(len(benign)), previous_loss=facts["previous_loss"])
     )
     moved = pgd(
         golden_hm.embed,

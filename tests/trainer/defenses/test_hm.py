@@ -10,8 +10,8 @@ from torch.nn import functional as F
 from hardrank.models.embedder import Architecture, Embedder, build_embedder
 from hardrank.models.folded import FoldedEmbedder
 from hardrank.trainer.attacks.pgd import PGDOptions
-from hardrank.trainer.defenses import Conditions, Defense, Outcome, parse_defense
-from hardrank.trainer.defenses.destinations import Moment
+from hardrank.trainer.defenses import Conditions, Defense, DefenseResult, parse_defense
+from hardrank.trainer.defenses.destinations import DestinationInput
 from hardrank.trainer.defenses.hm import HardnessManipulation
 from hardrank.trainer.metric.losses import hardness
 from hardrank.trainer.metric.samplers import Sampler, draw_triplets
@@ -35,7 +35,7 @@ class Scene:
             generator=torch.Generator().manual_seed(3),
         )
 
-    def run(self, defense: Defense, conditions: Conditions) -> Outcome:
+    def run(self, defense: Defense, conditions: Conditions) -> DefenseResult:
         outcome = defense(self.images, self.labels, conditions)
         assert outcome is not None
         return outcome
@@ -72,7 +72,7 @@ def test_the_fast_step_agrees_with_the_plain_one(scene: Scene, name: str) -> Non
     benign = scene.embedder(scene.images).detach()
     triplets = draw_triplets(Sampler(name[3]), benign, scene.labels, generator=generator)
     destination = defense.destination(
-        Moment(embeddings=benign, labels=scene.labels, previous_loss=0.05, generator=generator)
+        DestinationInput(embeddings=benign, labels=scene.labels, previous_loss=0.05, generator=generator)
     )
     parts = (triplets.anchor, triplets.positive, triplets.negative)
     plain = hm_step(

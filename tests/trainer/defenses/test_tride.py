@@ -10,7 +10,7 @@ from torch.nn import functional as F
 
 from hardrank.trainer.attacks.pgd import PGDOptions, pgd
 from hardrank.trainer.config import TrainingOptions
-from hardrank.trainer.defenses import Conditions, DefenseError, Outcome, parse_defense
+from hardrank.trainer.defenses import Conditions, DefenseError, DefenseResult, parse_defense
 from hardrank.trainer.defenses.tride import (
     AnchorAway,
     CandidatesTogether,
@@ -20,8 +20,8 @@ from hardrank.trainer.defenses.tride import (
 )
 from hardrank.trainer.metric.losses import distance, triplet_loss
 from hardrank.trainer.metric.samplers import Sampler
-from hardrank.trainer.training.loop import State, StepContext
-from hardrank.trainer.training.stages import Source, TripletStage
+from hardrank.trainer.training.loop import StepContext, TrainingState
+from hardrank.trainer.training.stages import TrainingImages, TripletStage
 from tests.trainer.defenses.scene import ALPHA, EPSILON, STEPS, Scene
 
 
@@ -130,7 +130,7 @@ def test_a_turn_agrees_with_the_plain_one(scene: Scene, iteration: int, progress
     assert outcome.loss.item() == pytest.approx(expected.item(), abs=1e-4)
 
 
-def moved_parts(scene: Scene, outcome: Outcome) -> list[bool]:
+def moved_parts(scene: Scene, outcome: DefenseResult) -> list[bool]:
     parts = zip(scene.seen[-1].chunk(3), scene.triplets(Sampler.SOFTHARD).gather(scene.images), strict=True)
     return [not torch.equal(given, origin) for given, origin in parts]
 
@@ -226,7 +226,7 @@ def test_the_stage_tells_how_far_it_is(scene: Scene) -> None:
             seen.append((conditions.iteration, conditions.progress))
 
     labels = scene.labels.numpy()
-    source = Source(store=None, labels=labels, crop=32, seed=0)  # type: ignore[arg-type]
+    source = TrainingImages(store=None, labels=labels, crop=32, seed=0)  # type: ignore[arg-type]
     stage = TripletStage(name="s", source=source, options=TrainingOptions(epochs=2, pairs=3), defense=Spy())
     total = stage.iterations
     for step in (0, total // 2, total - 1):
@@ -234,7 +234,7 @@ def test_the_stage_tells_how_far_it_is(scene: Scene) -> None:
         context = StepContext(
             network=scene.embedder,
             frozen=plain.frozen,  # type: ignore[arg-type]
-            state=State(step=step),
+            state=TrainingState(step=step),
             generator=torch.Generator(),
         )
         stage.loss(scene.images, scene.labels, context)

@@ -18,11 +18,19 @@ from hardrank.models.progress import StageProgress
 from hardrank.trainer.attacks.pgd import PGDOptions
 from hardrank.trainer.config import Schedule
 from hardrank.trainer.defenses import Conditions, parse_defense
-from hardrank.trainer.metric.collapse import CollapseError, Reading, Symptom, Watch, observe, read_collapse, symptoms
-from hardrank.trainer.training.loop import LoopOptions, Stage, StepContext, StepLoss, run_stage
+from hardrank.trainer.metric.collapse import (
+    CollapseError,
+    CollapseReading,
+    CollapseState,
+    Symptom,
+    observe,
+    read_collapse,
+    symptoms,
+)
+from hardrank.trainer.training.loop import LoopOptions, StepContext, StepLoss, TrainingStage, run_stage
 
 
-def naive_reading(embeddings: Tensor, labels: Tensor) -> Reading:
+def naive_reading(embeddings: Tensor, labels: Tensor) -> CollapseReading:
     rows = range(len(labels))
     cosines = [float(embeddings[i] @ embeddings[j]) for i in rows for j in rows if labels[i] != labels[j]]
     hits, chances = [], []
@@ -31,7 +39,7 @@ def naive_reading(embeddings: Tensor, labels: Tensor) -> Reading:
         nearest = max(others, key=lambda j: float(embeddings[i] @ embeddings[j]))
         hits.append(float(labels[nearest] == labels[i]))
         chances.append(sum(float(labels[j] == labels[i]) for j in others) / len(others))
-    return Reading(
+    return CollapseReading(
         cosine=sum(cosines) / len(cosines) if cosines else math.nan,
         recall=sum(hits) / len(hits),
         chance=sum(chances) / len(chances),
@@ -78,28 +86,28 @@ def test_embeddings_that_are_all_equal_score_chance_whatever_the_order_of_rows()
 @pytest.mark.parametrize(
     ("reading", "expected"),
     [
-        (Reading(cosine=0.3, recall=0.8, chance=0.1), set()),
-        (Reading(cosine=0.96, recall=0.8, chance=0.1), {Symptom.ALIKE}),
-        (Reading(cosine=0.95, recall=0.8, chance=0.1), set()),
-        (Reading(cosine=0.3, recall=0.15, chance=0.1), {Symptom.BLIND}),
-        (Reading(cosine=0.3, recall=0.17, chance=0.1), set()),  # 0.1 + 2·√(0.1·0.9/100) = 0.16
-        (Reading(cosine=0.99, recall=0.02, chance=0.1), {Symptom.ALIKE, Symptom.BLIND}),
-        (Reading(cosine=math.nan, recall=math.nan, chance=math.nan), set()),
+        (CollapseReading(cosine=0.3, recall=0.8, chance=0.1), set()),
+        (CollapseReading(cosine=0.96, recall=0.8, chance=0.1), {Symptom.ALIKE}),
+        (CollapseReading(cosine=0.95, recall=0.8, chance=0.1), set()),
+        (CollapseReading(cosine=0.3, recall=0.15, chance=0.1), {Symptom.BLIND}),
+        (CollapseReading(cosine=0.3, recall=0.17, chance=0.1), set()),  # 0.1 + 2·√(0.1·0.9/100) = 0.16
+        (CollapseReading(cosine=0.99, recall=0.02, chance=0.1), {Symptom.ALIKE, Symptom.BLIND}),
+        (CollapseReading(cosine=math.nan, recall=math.nan, chance=math.nan), set()),
     ],
 )
-def test_symptoms(reading: Reading, expected: set[Symptom]) -> None:
+def test_symptoms(reading: CollapseReading, expected: set[Symptom]) -> None:
     assert symptoms(reading, queries=100) == expected
 
 
 def test_more_queries_leave_less_to_noise() -> None:
-    reading = Reading(cosine=0.3, recall=0.15, chance=0.1)
+    reading = CollapseReading(cosine=0.3, recall=0.15, chance=0.1)
     assert symptoms(reading, queries=10_000) == frozenset()
 
 
 def verdicts(cosines: list[float]) -> list[bool]:
-    watch, found = Watch(), []
+    watch, found = CollapseState(), []
     for cosine in cosines:
-        watch = observe(watch, Reading(cosine=cosine, recall=0.8, chance=0.1), queries=100)
+        watch = observe(watch, CollapseReading(cosine=cosine, recall=0.8, chance=0.1), queries=100)
         found.append(watch.collapsed)
     return found
 
@@ -133,7 +141,7 @@ def silent(progress: StageProgress) -> None:
     pass
 
 
-def train(stage: Stage, folder: Path, lines: Lines, *, log_every: int = 5, stop: bool = False) -> None:
+def train(stage: TrainingStage, folder: Path, lines: Lines, *, log_every: int = 5, stop: bool = False) -> None:
     torch.manual_seed(0)
     run_stage(
         stage,
@@ -189,7 +197,7 @@ def test_a_collapsing_training_is_warned_of_marked_and_stopped(
     lines = Lines()
     with (
         caplog.at_level(logging.WARNING),
-        pytest.raises(CollapseError, match=r"colours was stopped at iteration .* weaker adversary"),
+        pytest.raises(CollapseError, match=r"colours stopped at iteration .* weaker adversary"),
     ):
         train(Colours(defense="minmax[R]", iterations=60), tmp_path, lines, stop=True)
     *before, last = lines.rows
@@ -241,7 +249,7 @@ class Scripted:
         step = context.state.step
         if step == self.until:
             raise KilledError
-        reading = Reading(cosine=self.cosines[step], recall=0.9, chance=0.1)
+        reading = CollapseReading(cosine=self.cosines[step], recall=0.9, chance=0.1)
         return StepLoss(0.0 * context.network(images).sum(), 2.0, reading.as_measures())
 
 

@@ -1,25 +1,24 @@
-"""Whether bf16 gains can be forced, on any processor."""
+"""Precision: detection of bf16, and how it is overridden."""
 
 import pytest
 import torch
 
-from hardrank.trainer.runtime.environment import EnvironmentVariableError, gains_from_bf16
-from hardrank.trainer.runtime.launch import Launch, Precision, low_precision
+from hardrank.trainer.runtime.environment import EnvironmentVariableError, Precision, gains_from_bf16
 
 CPU = torch.device("cpu")
 
 
-def test_the_answer_can_be_forced(bf16: bool) -> None:
+def test_the_environment_variable_overrides_the_detection(bf16: bool) -> None:
     assert gains_from_bf16(CPU) is bf16
-    assert low_precision(Launch(precision=Precision.AUTO), CPU) is bf16
+    assert Precision.AUTO.is_bf16(CPU) is bf16
 
 
-def test_a_stated_precision_outranks_the_answer(bf16: bool) -> None:
-    assert low_precision(Launch(precision=Precision.BF16), CPU)
-    assert not low_precision(Launch(precision=Precision.FLOAT32), CPU)
+def test_an_explicit_precision_overrides_the_environment_variable(bf16: bool) -> None:
+    assert Precision.BF16.is_bf16(CPU)
+    assert not Precision.FLOAT32.is_bf16(CPU)
 
 
-def test_another_value_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_other_values_of_the_environment_variable_are_errors(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HARDRANK_BF16", "yes")
     with pytest.raises(EnvironmentVariableError, match="HARDRANK_BF16 must be 0 or 1, not 'yes'"):
         gains_from_bf16(CPU)

@@ -8,7 +8,7 @@ from hardrank.models.bundle import CARD
 from hardrank.models.files import write_json
 from hardrank.trainer import run
 from hardrank.trainer.evaluation.scorecard import ERS_KEYS, CheckKind
-from hardrank.trainer.main_job import Outcome
+from hardrank.trainer.main_job import MainJobResult
 from tests.models.test_bundle import make_card
 
 Checks = list[tuple[CheckKind, str]]
@@ -36,7 +36,7 @@ def conclude(
         }
         bundle.mkdir(parents=True)
         write_json(bundle / CARD, make_card({}).model_copy(update=changes).model_dump(mode="json"))
-    monkeypatch.setattr(run, "run_main_job", lambda *_, **__: Outcome(folder / "run", bundles))
+    monkeypatch.setattr(run, "run_main_job", lambda *_, **__: MainJobResult(folder / "run", bundles))
     monkeypatch.setenv("COLUMNS", "160")
     assert run.main([]) == 0
 

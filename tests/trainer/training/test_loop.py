@@ -23,16 +23,16 @@ from hardrank.trainer.defenses import parse_defense
 from hardrank.trainer.runtime.metrics_log import MetricsLog
 from hardrank.trainer.training.loop import (
     LoopOptions,
-    Milestone,
-    Stage,
-    State,
+    PeriodicCallback,
     StepContext,
     StepLoss,
     TrainingError,
+    TrainingStage,
+    TrainingState,
     run_stage,
     step_generator,
 )
-from hardrank.trainer.training.stages import CosineClassifier, Source, TripletStage, Warmup
+from hardrank.trainer.training.stages import CosineClassifier, TrainingImages, TripletStage, WarmupStage
 from tests.trainer.tiny import write_images
 from tests.trainer.together import run_together
 
@@ -40,10 +40,10 @@ OPTIONS = LoopOptions(learning_rate=1e-3, weight_decay=0.0, schedule=Schedule.CO
 
 
 @pytest.fixture(scope="module")
-def source(tmp_path_factory: pytest.TempPathFactory) -> Source:
+def source(tmp_path_factory: pytest.TempPathFactory) -> TrainingImages:
     root = write_images(tmp_path_factory.mktemp("images"))
     train = load(DataOptions(name="folder", root=root)).train
-    return Source(store=ImageStore(train, 36), labels=train.labels, crop=32, seed=0)
+    return TrainingImages(store=ImageStore(train, 36), labels=train.labels, crop=32, seed=0)
 
 
 @pytest.fixture(scope="module")
@@ -56,18 +56,18 @@ def _embedder() -> Embedder:
     return build_embedder(Architecture(dimension=16, image_size=32))
 
 
-def _triplets(source: Source, epochs: float = 2, defense: str = "HM[S,g_LGA]&ICS") -> TripletStage:
+def _triplets(source: TrainingImages, epochs: float = 2, defense: str = "HM[S,g_LGA]&ICS") -> TripletStage:
     options = TrainingOptions(epochs=epochs, pairs=8, steps=2)
     return TripletStage(name="robust", source=source, options=options, defense=parse_defense(defense))
 
 
 def _run(
-    stage: Stage,
+    stage: TrainingStage,
     fabric: L.Fabric,
     folder: Path,
     options: LoopOptions = OPTIONS,
     extra: nn.Module | None = None,
-    milestone: Milestone | None = None,
+    periodic: PeriodicCallback | None = None,
 ) -> tuple[Embedder, list[StageProgress]]:
     told: list[StageProgress] = []
     trained = run_stage(
@@ -79,7 +79,7 @@ def _run(
         checkpoint=folder / "stage.ckpt",
         log=MetricsLog(folder / "logs", stage.name),
         report=told.append,
-        milestone=milestone,
+        periodic=periodic,
     )
     return trained, told
 
@@ -105,7 +105,7 @@ class Interrupted(TripletStage):
 
 @pytest.mark.parametrize("averaging", [0.0, 0.9])
 def test_an_interrupted_stage_goes_on_to_the_same_weights(
-    source: Source, fabric: L.Fabric, tmp_path: Path, averaging: float
+    source: TrainingImages, fabric: L.Fabric, tmp_path: Path, averaging: float
 ) -> None:
     options = replace(OPTIONS, averaging=averaging, freeze_batch_norm=True)
     whole, told = _run(_triplets(source), fabric, tmp_path / "whole", options)
@@ -119,7 +119,7 @@ def test_an_interrupted_stage_goes_on_to_the_same_weights(
     assert told[-1].measures == pytest.approx(told_later[-1].measures)
 
 
-def test_a_finished_stage_is_only_read(source: Source, fabric: L.Fabric, tmp_path: Path) -> None:
+def test_a_finished_stage_is_only_read(source: TrainingImages, fabric: L.Fabric, tmp_path: Path) -> None:
     first, _ = _run(_triplets(source), fabric, tmp_path)
     again, told = _run(_triplets(source), fabric, tmp_path)
     assert _same(first, again)
@@ -127,7 +127,7 @@ def test_a_finished_stage_is_only_read(source: Source, fabric: L.Fabric, tmp_pat
 
 
 def test_the_gradual_adversary_sees_the_loss_of_the_iteration_before(
-    source: Source, fabric: L.Fabric, tmp_path: Path
+    source: TrainingImages, fabric: L.Fabric, tmp_path: Path
 ) -> None:
     """H_D = −γ·min(1, l/γ), with l = 2 before the first and then the triplet loss of the log's line before."""
     _, told = _run(_triplets(source), fabric, tmp_path, replace(OPTIONS, log_every=1))
@@ -136,7 +136,7 @@ def test_the_gradual_adversary_sees_the_loss_of_the_iteration_before(
         assert progress.measures["destination"] == pytest.approx(-min(0.2, before), abs=1e-6)
 
 
-def test_batch_norm_statistics_stay_where_frozen(source: Source, fabric: L.Fabric, tmp_path: Path) -> None:
+def test_batch_norm_statistics_stay_where_frozen(source: TrainingImages, fabric: L.Fabric, tmp_path: Path) -> None:
     start = {name: value.clone() for name, value in _embedder().named_buffers() if "running" in name}
     frozen, _ = _run(_triplets(source, 1), fabric, tmp_path / "a", replace(OPTIONS, freeze_batch_norm=True))
     moving, _ = _run(_triplets(source, 1), fabric, tmp_path / "b", replace(OPTIONS, freeze_batch_norm=False))
@@ -146,28 +146,28 @@ def test_batch_norm_statistics_stay_where_frozen(source: Source, fabric: L.Fabri
 
 
 @pytest.mark.parametrize("epsilon", [0.0, 4 / 255])
-def test_warm_up_learns_its_classes(source: Source, fabric: L.Fabric, tmp_path: Path, epsilon: float) -> None:
+def test_warm_up_learns_its_classes(source: TrainingImages, fabric: L.Fabric, tmp_path: Path, epsilon: float) -> None:
     torch.manual_seed(1)
     classifier = CosineClassifier(4, 16, 16.0)
     options = WarmupOptions(epochs=10, batch_size=16)
-    stage = Warmup(source=source, options=options, classifier=classifier, epsilon=epsilon)
+    stage = WarmupStage(source=source, options=options, classifier=classifier, epsilon=epsilon)
     _, told = _run(stage, fabric, tmp_path, extra=classifier)
     assert told[-1].measures["accuracy"] > 0.7 > told[0].measures["accuracy"]
     assert told[-1].measures["loss"] < told[0].measures["loss"]
 
 
-def test_the_second_half_of_a_warm_up_is_perturbed(source: Source, fabric: L.Fabric, tmp_path: Path) -> None:
+def test_the_second_half_of_a_warm_up_is_perturbed(source: TrainingImages, fabric: L.Fabric, tmp_path: Path) -> None:
     """Its loss is that of the batch as it is until the middle, and higher from there on."""
     classifier = CosineClassifier(4, 16, 16.0)
     options = WarmupOptions(epochs=10, batch_size=16)
-    stage = Warmup(source=source, options=options, classifier=classifier, epsilon=8 / 255)
+    stage = WarmupStage(source=source, options=options, classifier=classifier, epsilon=8 / 255)
     embedder = _embedder().eval()
     images, labels = next(stage.batches(0, 0, 1))
     benign = F.cross_entropy(classifier(embedder(images)), labels, label_smoothing=options.label_smoothing)
     losses = []
     for step in range(stage.iterations):
         generator = step_generator(0, stage.name, step, 0)
-        state = State(step=step)
+        state = TrainingState(step=step)
         context = StepContext(network=embedder, frozen=FoldedEmbedder(embedder), generator=generator, state=state)
         found = stage.loss(images, labels, context)
         assert found is not None
@@ -186,12 +186,12 @@ class Broken(TripletStage):
         return replace(outcome, loss=outcome.loss * float("nan")) if context.state.step == 2 else outcome
 
 
-def test_a_loss_that_is_no_number_stops_with_a_reason(source: Source, fabric: L.Fabric, tmp_path: Path) -> None:
+def test_a_loss_that_is_no_number_stops_with_a_reason(source: TrainingImages, fabric: L.Fabric, tmp_path: Path) -> None:
     with pytest.raises(TrainingError, match=r"loss of robust is nan at iteration 2: lower the learning rate"):
         _run(Broken(**vars(_triplets(source))), fabric, tmp_path)
 
 
-def test_a_damaged_checkpoint_is_named(source: Source, fabric: L.Fabric, tmp_path: Path) -> None:
+def test_a_damaged_checkpoint_is_named(source: TrainingImages, fabric: L.Fabric, tmp_path: Path) -> None:
     (tmp_path / "stage.ckpt").write_bytes(b"no checkpoint")
     with pytest.raises(TrainingError, match=r"stage.ckpt is damaged.*delete it"):
         _run(_triplets(source), fabric, tmp_path)
@@ -209,7 +209,7 @@ def test_draws_depend_on_every_argument() -> None:
     )
 
 
-def test_processes_share_a_batch_out(source: Source) -> None:
+def test_processes_share_a_batch_out(source: TrainingImages) -> None:
     stage = _triplets(source)
     shapes = [next(stage.batches(0, rank, 2))[0].shape for rank in (0, 1)]
     assert shapes == [(8, 3, 32, 32), (8, 3, 32, 32)]
@@ -232,7 +232,7 @@ class Starved(TripletStage):
 
 
 def test_a_batch_without_triplets_changes_neither_weights_nor_means(
-    source: Source, fabric: L.Fabric, tmp_path: Path
+    source: TrainingImages, fabric: L.Fabric, tmp_path: Path
 ) -> None:
     """Neither by momentum nor by weight decay, nor the moving average, nor the loss that steers the next iteration."""
     options = replace(OPTIONS, weight_decay=0.1, averaging=0.5, log_every=2)
@@ -242,7 +242,7 @@ def test_a_batch_without_triplets_changes_neither_weights_nor_means(
     def look(step: int, embedder: Embedder) -> None:
         weights.append({name: value.clone() for name, value in embedder.state_dict().items()})
 
-    _, told = _run(stage, fabric, tmp_path, options, milestone=Milestone(every=1, look=look))
+    _, told = _run(stage, fabric, tmp_path, options, periodic=PeriodicCallback(every=1, call=look))
     changed = [any(not torch.equal(a[name], b[name]) for name in a) for a, b in itertools.pairwise(weights)]
     assert changed == [True, True, True, False, False, False, True, True]
     assert [progress.done for progress in told] == [2, 4, 6, 8]
@@ -265,7 +265,7 @@ STARVED = frozenset({(1, 1), (2, 0), (2, 1), (4, 1)})
 def _train_starved(fabric: L.Fabric, folder: Path) -> None:
     """Train with two processes; the second has no triplets in iterations 2 and 5, both have none in iteration 3."""
     train = load(DataOptions(name="folder", root=folder / "images")).train
-    source = Source(store=ImageStore(train, 36), labels=train.labels, crop=32, seed=0)
+    source = TrainingImages(store=ImageStore(train, 36), labels=train.labels, crop=32, seed=0)
     rank = fabric.global_rank
     for name, at in (("mixed", STARVED), ("second", frozenset((step, 1) for step in range(6)))):
         # The first process alone learns in `second`: it gets the batches of a single process.
@@ -275,7 +275,7 @@ def _train_starved(fabric: L.Fabric, folder: Path) -> None:
 
 
 def test_processes_without_triplets_leave_the_step_to_the_others(
-    source: Source, fabric: L.Fabric, tmp_path: Path
+    source: TrainingImages, fabric: L.Fabric, tmp_path: Path
 ) -> None:
     write_images(tmp_path / "images")
     run_together(_train_starved, tmp_path)
