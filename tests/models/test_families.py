@@ -113,7 +113,8 @@ def test_a_convolution_that_is_used_twice_is_not_folded() -> None:
 
         def forward(self, x: Tensor) -> Tensor:
             y = self.conv(x)
-            return (self.norm(y) + y).mean(dim=(2, 3))
+            features: Tensor = (self.norm(y) + y).mean(dim=(2, 3))
+            return features
 
     embedder = Embedder(Twice(), 4, Architecture(backbone="own", dimension=4, image_size=16)).eval()
     assert FoldedEmbedder(embedder).folded == 0

@@ -1,6 +1,6 @@
 """Image retrieval that withstands attacks: train robust embedding models, serve them, audit them.
 
-The short names below are stable; `docs/python.md` shows how to use them. Each is imported when it is first used, so that
+The short names below are stable; `docs/python.md` shows how to use them. Each is imported when it is first used:
 `import hardrank` is cheap, and a server without PyTorch can import what it needs.
 """
 
