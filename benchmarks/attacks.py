@@ -45,7 +45,7 @@ BATCH = 125
 class Options(BenchmarkOptions):
     """Options of this benchmark."""
 
-    TINY: ClassVar[dict[str, Any]] = {"queries": 4, "few": 1, "steps": 2, "scale": False}
+    TINY: ClassVar[dict[str, Any]] = {"queries": 4, "few": 1, "steps": 2, "bare_passes": 8, "scale": False}
 
     bundle: Path = ROOT / "models/zoo/caltech101-robust"
     """The trained model."""
@@ -57,6 +57,8 @@ class Options(BenchmarkOptions):
     """PGD steps."""
     few: int = 8
     """Images of each block for what is slow."""
+    bare_passes: int = 20 * BATCH
+    """Images in a measurement of the bare passes."""
     scale: bool = True
     """Whether the memory of attacks on a large gallery is measured too."""
 
@@ -191,7 +193,9 @@ def load_setting(options: Options) -> Setting:
     )
 
 
-def compare(setting: Setting, *, queries: int, few: int, low: bool, report: Callable[[str], None]) -> dict[str, Any]:
+def compare(
+    setting: Setting, *, queries: int, few: int, bare_passes: int, low: bool, report: Callable[[str], None]
+) -> dict[str, Any]:
     """Run all contenders in turns on blocks of queries; what is slow here runs on the first `few` of each block."""
     chosen = torch.from_numpy(np.random.default_rng(SEED).permutation(len(setting.pixels))[:queries])
     exact = FoldedEmbedder(setting.embedder)
@@ -199,11 +203,11 @@ def compare(setting: Setting, *, queries: int, few: int, low: bool, report: Call
     tallies = {name: Tally() for name in ("bf16", "float32", "bare bf16", "bare float32", "plain")}
     networks = {"bf16": (fast, BATCH if low else few), "float32": (exact, BATCH)}
     for network, count in networks.values():
-        timed_passes(setting, network, chosen, count)  # warms up
+        timed_passes(setting, network, chosen, min(count, bare_passes))  # warms up
     blocks = [chosen[i : i + BATCH] for i in range(0, queries, BATCH)]
     for index, block in enumerate(blocks):
         for name, (network, count) in networks.items():
-            bare = 20 * BATCH if count == BATCH else BATCH
+            bare = bare_passes if count == BATCH else min(BATCH, bare_passes)
             before = timed_passes(setting, network, block[:count], bare)
             seconds, card = timed_scorecard(setting, network, exact, block[:count])
             after = timed_passes(setting, network, block[:count], bare)
@@ -302,7 +306,12 @@ def main() -> None:
     began = time.perf_counter()
     low = gains_from_bf16(torch.device("cpu"))
     compared = compare(
-        setting, queries=options.queries, few=options.few, low=low, report=lambda line: print(line, flush=True)
+        setting,
+        queries=options.queries,
+        few=options.few,
+        bare_passes=options.bare_passes,
+        low=low,
+        report=lambda line: print(line, flush=True),
     )
     result = {
         "command": f"python benchmarks/attacks.py --queries {options.queries} --few {options.few}",

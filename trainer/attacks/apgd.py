@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from hardrank.models.embedder import Embed
-from hardrank.trainer.attacks.pgd import Ball, Objective, PGDOptions, Step, ball_around, look_at, put_rows
+from hardrank.trainer.attacks.pgd import Ball, Objective, PGDOptions, Step, ball_around, gradient_pass, put_rows
 
 _FRESH: Final = 0.75
 """The share of the new step; the rest carries on the previous one."""
@@ -21,7 +21,7 @@ _SUCCESS: Final = 0.75
 
 
 def checkpoints(steps: int) -> frozenset[int]:
-    """Steps before which the step length is reconsidered: at 22 % of all, then ever closer, down to 6 %."""
+    """Return the steps at which the step length may be halved: at 22 %, then ever closer, down to 6 %."""
     found, previous, place = set(), 0.0, 0.22
     while place < 1:
         found.add(math.ceil(round(place * steps, 6)))
@@ -38,10 +38,10 @@ def apgd_steps(
     moving: Tensor | None = None,
     start: Tensor | None = None,
 ) -> Iterator[Step]:
-    """Minimise `objective` as `pgd_steps` does, with its arguments; α plays no part, the first step is 2ε.
+    """Minimise an objective like `pgd_steps`, with the same arguments; α is ignored, the first step is 2ε.
 
-    The images and embeddings of each `Step` are the best found so far, those with the lowest loss; `losses`
-    are those of the last iterate. One forward pass more than there are steps judges the last iterate.
+    The images and embeddings of each `Step` are those with the lowest loss so far; `losses` are those of the last
+    iterate. One extra forward pass evaluates the last iterate.
     """
     groups, members = images.shape[:2]
     whole = ball_around(images.flatten(0, 1), epsilon=options.epsilon, norm=options.norm)
@@ -61,17 +61,17 @@ def apgd_steps(
     for step in range(options.steps):
         if active.numel() == 0:
             return
-        look = look_at(embed, x[active].flatten(0, 1), objective, active, step)
-        losses = look.losses.double()
+        state = gradient_pass(embed, x[active].flatten(0, 1), objective, active, step)
+        losses = state.losses.double()
         direction = torch.zeros_like(x[active])
-        if look.gradient is not None:
-            direction = whole.direction(look.gradient).reshape(direction.shape)
+        if state.gradient is not None:
+            direction = whole.direction(state.gradient).reshape(direction.shape)
         if step == 0:
             noted[active] = losses
         better = losses < lowest[active]
         won = active[better]
         lowest[won], best[won], slope[won] = losses[better], x[won], direction[better]
-        embeddings = put_rows(embeddings, won, look.embeddings[better], groups)
+        embeddings = put_rows(embeddings, won, state.embeddings[better], groups)
         fallen[active] += losses < last[active]
         last[active] = losses
         if step in turning:
@@ -84,18 +84,18 @@ def apgd_steps(
             fallen.zero_()
             since = 0
         since += 1
-        move = active[look.alive]
+        move = active[state.alive]
         here, ball = x[move], whole.take((move[:, None] * members + place).flatten())
-        ahead = _within(ball, here - length[move] * direction[look.alive])
+        ahead = _within(ball, here - length[move] * direction[state.alive])
         if step > 0:
             ahead = here + _FRESH * (ahead - here) + (1 - _FRESH) * (here - before[move])
             ahead = _within(ball, ahead)
         before[move], x[move] = here, ahead
-        seen = images.new_full((groups,), torch.nan, dtype=look.losses.dtype)
-        seen[active] = look.losses
+        seen = images.new_full((groups,), torch.nan, dtype=state.losses.dtype)
+        seen[active] = state.losses
         blind = torch.zeros(groups, dtype=torch.bool, device=images.device)
         if step == 0:
-            blind[active] = look.alive & direction.flatten(1).any(1).logical_not()
+            blind[active] = state.alive & direction.flatten(1).any(1).logical_not()
         active = move
         if step + 1 == options.steps and active.numel():
             embeddings = _judge_last(embed, objective, x, active, lowest, best, embeddings, options.steps)
@@ -113,7 +113,7 @@ def _judge_last(
     embeddings: Tensor,
     step: int,
 ) -> Tensor:
-    """Take the last iterates of `active` groups into `best` where they are; gives its embeddings."""
+    """Put the last iterates of `active` groups into `best` where they have the lowest loss; return its embeddings."""
     members = x.shape[1]
     reached = embed(x[active].flatten(0, 1)).view(active.numel(), members, -1)
     better = objective(reached, active, step).double() < lowest[active]

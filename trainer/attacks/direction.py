@@ -1,4 +1,4 @@
-"""Which way an attack moves what it attacks."""
+"""The two directions of rank attacks: raise or lower."""
 
 from enum import StrEnum
 
@@ -20,13 +20,13 @@ class Direction(StrEnum):
         return 1 if self is Direction.RAISE else -1
 
     def figure(self, key: str, help: str) -> Figure:
-        """Declare a rank in % that this direction drives to 0 or 100."""
+        """Declare a figure: a mean rank in % that this direction drives to 0 or to 100."""
         rise = self is Direction.RAISE
         return Figure(key=key, unit="%", help=help, attacked=0.0 if rise else 100.0, resisted=50.0 if rise else 0.0)
 
 
 def rank_hinge(distances: Tensor, targets: Tensor, direction: Direction) -> Tensor:
-    """Mean over targets c (G,M) and items x of max(0, ±(d(c) − d(x))), `distances` (G,N) → (G,)."""
+    """Return the mean (G,) over targets c (G,M) and items x of max(0, ±(d(c) − d(x))), by `distances` (G,N)."""
     chosen = distances.gather(1, targets)
     if direction is Direction.RAISE:
         return torch.relu(chosen[..., None] - distances[:, None]).mean((1, 2))

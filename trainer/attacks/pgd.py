@@ -1,4 +1,4 @@
-"""The one PGD engine: attacks propose an objective, the engine moves, projects, drops what is finished."""
+"""The PGD engine: an attack proposes an objective; the engine steps, projects, and drops finished images."""
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
@@ -22,7 +22,7 @@ class Norm(StrEnum):
 
 @dataclass(frozen=True, kw_only=True)
 class PGDOptions(CheckedOptions):
-    """How far, how fast and how long an engine moves."""
+    """The budget, the step size and the number of steps of an engine."""
 
     epsilon: float = option(
         8 / 255,
@@ -36,14 +36,14 @@ class PGDOptions(CheckedOptions):
 
 
 class Objective(Protocol):
-    """What an attack minimises."""
+    """The loss that an attack minimises."""
 
     def __call__(self, embeddings: Tensor, rows: Tensor, step: int) -> Tensor:
-        """Give each group's loss (G,), differentiable in `embeddings` (G,K,D).
+        """Return each group's loss (G,), differentiable in `embeddings` (G,K,D).
 
-        `rows` (G,) says which groups of the call these are, for targets of their own; `step` counts from 0.
-        A group's loss may depend on its own embeddings alone, and once its gradient is zero it stays zero
-        for embeddings that do not move: the engine then leaves the group where it is.
+        `rows` (G,) tells which groups of the batch these are; `step` counts from 0. A group's loss may depend only
+        on its own embeddings, and once its gradient is zero it must stay zero while the embeddings stay: the engine
+        then leaves the group alone.
         """
 
 
@@ -54,15 +54,15 @@ class Step:
     number: int
     """Steps done, from 1."""
     images: Tensor
-    """(G,K,3,H,W): the images as perturbed so far."""
+    """(G,K,3,H,W): the perturbed images so far."""
     losses: Tensor
-    """(G,): each group's loss in this step's forward pass, that is, before the step; NaN where left out."""
+    """(G,): each group's loss before the step; NaN for groups that are finished."""
     moving: int
     """How many groups this step moved."""
     embeddings: Tensor
-    """(G,K,D): the embeddings that each group's last forward pass gave, before the step."""
+    """(G,K,D): each group's embeddings in its last forward pass, before the step."""
     blind: Tensor
-    """(G,) bool, told by the first step: the loss pulls at the embedding, but no pixel has a gradient."""
+    """(G,) bool, set in the first step: the loss has a gradient at the embedding, but no pixel has one."""
 
 
 def pgd_steps(
@@ -74,12 +74,21 @@ def pgd_steps(
     moving: Tensor | None = None,
     start: Tensor | None = None,
 ) -> Iterator[Step]:
-    """Minimise `objective` over perturbations of `images` (G,K,3,H,W) in [0,1], a step at a time.
+    """Minimise an objective over perturbations of images, one step at a time.
 
-    The K images of a group share a loss and stop together: a group whose loss has no gradient (its hinge is
-    satisfied) leaves the batch for the remaining steps, which changes nothing else since the network is in
-    evaluation mode. `moving` (G,) bool leaves out groups known to be finished. `start` (G,K,3,H,W), within
-    the budget, is where to begin instead of at the images. Stop by not asking for more.
+    The K images of a group share a loss and stop together. A group whose loss has no gradient leaves the batch for the
+    remaining steps; since the network is in evaluation mode, this changes nothing else. To stop early, stop iterating.
+
+    Args:
+        embed: the network, (n,3,H,W) → (n,D).
+        images: (G,K,3,H,W) in [0,1].
+        objective: the loss of each group.
+        options: budget ε, step size α, number of steps η, and norm.
+        moving: (G,) bool; groups that are False are finished from the start.
+        start: (G,K,3,H,W) within the budget, where to begin; by default at `images`.
+
+    Yields:
+        The state after each step (Madry et al., ICLR 2018): x ← clip(x − α·sign ∇ loss), projected to the budget.
     """
     groups, members = images.shape[:2]
     layout = memory_format(images.dtype)
@@ -96,20 +105,20 @@ def pgd_steps(
             return
         whole = active.numel() == groups
         flat = (active[:, None] * members + torch.arange(members, device=images.device)).flatten()
-        look = look_at(embed, current if whole else current[flat], objective, active, step)
-        losses = look.losses.new_full((groups,), torch.nan)
-        losses[active] = look.losses
-        seen = look.embeddings if whole else put_rows(seen, active, look.embeddings, groups)
+        state = gradient_pass(embed, current if whole else current[flat], objective, active, step)
+        losses = state.losses.new_full((groups,), torch.nan)
+        losses[active] = state.losses
+        seen = state.embeddings if whole else put_rows(seen, active, state.embeddings, groups)
         blind = torch.zeros(groups, dtype=torch.bool, device=images.device)
-        if look.gradient is not None:
+        if state.gradient is not None:
             if step == 0:
-                felt = look.gradient.any(dim=(1, 2, 3)).view(-1, members).any(1)
-                blind[active] = look.alive & felt.logical_not()
-            direction = ball.direction(look.gradient)
+                felt = state.gradient.any(dim=(1, 2, 3)).view(-1, members).any(1)
+                blind[active] = state.alive & felt.logical_not()
+            direction = ball.direction(state.gradient)
             moved = torch.sub(current if whole else current[flat], direction, alpha=options.alpha)
             moved = (ball if whole else ball.take(flat)).project(moved)
             current = moved if whole else current.index_copy(0, flat, moved)
-        active = active[look.alive]
+        active = active[state.alive]
         yield Step(
             step + 1,
             current.view(groups, members, *current.shape[1:]),
@@ -121,26 +130,26 @@ def pgd_steps(
 
 
 def memory_format(dtype: torch.dtype) -> torch.memory_format:
-    """Give the layout in which convolutions of `dtype` run fast: channels-last, but for float64."""
+    """Return the memory layout in which convolutions of `dtype` run fast: channels-last, except for float64."""
     return torch.contiguous_format if dtype is torch.float64 else torch.channels_last
 
 
 @dataclass(frozen=True)
-class Look:
-    """What one forward and input-gradient pass shows."""
+class GradientPass:
+    """The results of one forward and input-gradient pass."""
 
     losses: Tensor
     """(G,)."""
     embeddings: Tensor
     """(G,K,D)."""
     alive: Tensor
-    """(G,) bool: the loss pulls at the embedding."""
+    """(G,) bool: the loss has a gradient at the embedding."""
     gradient: Tensor | None
     """(G·K,3,H,W); None when no group is alive."""
 
 
-def look_at(embed: Embed, images: Tensor, objective: Objective, rows: Tensor, step: int) -> Look:
-    """Embed `images` (G·K,3,H,W); give the losses of groups `rows` (G,) and their gradient in the pixels."""
+def gradient_pass(embed: Embed, images: Tensor, objective: Objective, rows: Tensor, step: int) -> GradientPass:
+    """Embed `images` (G·K,3,H,W) and return the losses of groups `rows` (G,) and their gradient at the pixels."""
     groups = rows.numel()
     x = images.detach().requires_grad_(True)
     embeddings = embed(x)
@@ -151,11 +160,11 @@ def look_at(embed: Embed, images: Tensor, objective: Objective, rows: Tensor, st
     gradient = None
     if bool(alive.any()):
         (gradient,) = torch.autograd.grad(embeddings, x, pull)
-    return Look(losses.detach(), leaf.detach().view(groups, -1, leaf.shape[1]), alive, gradient)
+    return GradientPass(losses.detach(), leaf.detach().view(groups, -1, leaf.shape[1]), alive, gradient)
 
 
 def put_rows(whole: Tensor | None, rows: Tensor, values: Tensor, groups: int) -> Tensor:
-    """Put `values` (R,…) at `rows` (R,) of a copy of `whole` (`groups`,…), at first all NaN."""
+    """Return a copy of `whole` (`groups`,…), by default all NaN, with `values` (R,…) at `rows` (R,)."""
     if whole is None:
         whole = values.new_full((groups, *values.shape[1:]), torch.nan)
     return whole.index_copy(0, rows, values)
@@ -164,7 +173,7 @@ def put_rows(whole: Tensor | None, rows: Tensor, values: Tensor, groups: int) ->
 def pgd(
     embed: Embed, images: Tensor, objective: Objective, options: PGDOptions, *, moving: Tensor | None = None
 ) -> Tensor:
-    """Run all steps of `pgd_steps`; gives the perturbed images (G,K,3,H,W)."""
+    """Run all steps of `pgd_steps` and return the perturbed images (G,K,3,H,W)."""
     perturbed = images
     for state in pgd_steps(embed, images, objective, options, moving=moving):
         perturbed = state.images
@@ -175,13 +184,13 @@ class Ball(Protocol):
     """The budgets of a batch of images."""
 
     def take(self, rows: Tensor) -> "Ball":
-        """Give the budgets of some of the images."""
+        """Return the budgets of some of the images."""
 
     def project(self, x: Tensor) -> Tensor:
-        """Bring `x` (N,3,H,W), which may be overwritten, into the budgets and into [0,1]."""
+        """Project `x` (N,3,H,W), which may be overwritten, to the budgets and to [0,1]."""
 
     def direction(self, gradient: Tensor) -> Tensor:
-        """Give the ascent of length 1 of `gradient` (N,3,H,W), which may be overwritten; 0 where it is."""
+        """Return the ascent direction of length 1 for `gradient` (N,3,H,W), which may be overwritten."""
 
 
 @dataclass(frozen=True)
@@ -207,7 +216,7 @@ class _Box:
 
 @dataclass(frozen=True)
 class _Sphere:
-    """L2: the length of the perturbation; cutting to [0,1] afterwards cannot lengthen it."""
+    """L2: the length of the perturbation; clipping to [0,1] afterwards cannot lengthen it."""
 
     origin: Tensor
     epsilon: float
@@ -234,12 +243,12 @@ _BALLS: Final[Mapping[Norm, Callable[[Tensor, float], Ball]]] = {
 
 
 def ball_around(origin: Tensor, *, epsilon: float, norm: Norm) -> Ball:
-    """Give the budgets ε of the images `origin` (N,3,H,W)."""
+    """Return the budgets ε around the images `origin` (N,3,H,W)."""
     return _BALLS[norm](origin, epsilon)
 
 
 def project(images: Tensor, origin: Tensor, *, epsilon: float, norm: Norm) -> Tensor:
-    """Bring `images` (N,3,H,W) back within ε of `origin`, then into [0,1], which cannot leave the ball."""
+    """Project `images` (N,3,H,W) to within ε of `origin` and to [0,1]."""
     return ball_around(origin, epsilon=epsilon, norm=norm).project(images.clone())
 
 

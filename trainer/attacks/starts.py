@@ -1,4 +1,4 @@
-"""Where a perturbation may begin: random points of its budget, by seed, image and restart alone."""
+"""Random starts and random noise within a budget; they depend on seed, image and restart only."""
 
 import numpy as np
 import torch
@@ -10,7 +10,7 @@ from hardrank.trainer.attacks.pgd import Norm, PGDOptions, ball_around
 def random_starts(images: Tensor, options: PGDOptions, ids: Tensor, *, seed: int, restart: int) -> Tensor:
     """Draw a point of each image's budget (G,3,H,W): uniform in the L∞ box; in L2, of uniform radius.
 
-    `ids` (G,) are the numbers that draws depend on, besides `seed` and `restart`.
+    The draw depends on `ids` (G,), `seed` and `restart`.
     """
     ball = ball_around(images, epsilon=options.epsilon, norm=options.norm)
     if options.norm is Norm.LINF:

@@ -1,6 +1,6 @@
-"""Retrieval metrics of embeddings on the sphere: Recall@K, mAP, mAP@R, NMI, and a check for collapse; pure.
+"""Retrieval metrics of embeddings on the unit sphere: Recall@K, mAP, mAP@R, NMI and the mean cosine of pairs.
 
-Every image is a query against the whole set, itself left out by its row (evaluation: On benign images).
+Each image is a query against the whole set, itself left out by its row.
 """
 
 from dataclasses import asdict, dataclass
@@ -15,7 +15,7 @@ from hardrank.trainer.metric.distances import RetrievalError, check_sphere, dist
 
 @dataclass(frozen=True, kw_only=True)
 class RetrievalMetrics:
-    """What `evaluate` measures; fractions in [0,1] unless said otherwise."""
+    """The result of `evaluate`; fractions in [0,1] unless stated otherwise."""
 
     recall_at_1: float
     """Recall@1: queries whose nearest other item is of their class."""
@@ -30,23 +30,32 @@ class RetrievalMetrics:
     mean_cosine: float
     """Mean cosine of all pairs, in [−1,1]: near 1 the embedding has collapsed."""
     queries: int
-    """Queries that count: those with at least one other item of their class."""
+    """Queries that were evaluated: those with at least one other item of their class."""
     without_match: int
-    """Queries left out of recall and precision, alone in their class."""
+    """Images that were not queries, because they are alone in their class."""
 
     def to_dict(self) -> dict[str, Any]:
-        """Give the metrics by name, ready for JSON."""
+        """Return the metrics by name, as JSON values."""
         return asdict(self)
 
 
 @torch.no_grad()
 def evaluate(embeddings: Tensor, labels: Tensor, *, seed: int = 0, nmi: bool = True) -> RetrievalMetrics:
-    """Measure `embeddings` (N,D) on the sphere with `labels` (N,), each image a query against all others.
+    """Measure retrieval with each image as a query against all others.
 
-    `seed` draws the start of k-means; without `nmi` that figure is NaN. Images alone in
-    their class have nothing to find: they are left out as queries, and stay in the gallery. No N × N matrix
-    is kept. Raises `RetrievalError` for embeddings off the sphere, labels of another length, or no class with
-    two images.
+    Images alone in their class are no queries, but stay in the gallery. No N × N matrix is kept.
+
+    Args:
+        embeddings: (N,D) on the unit sphere.
+        labels: (N,) classes.
+        seed: of the start of k-means.
+        nmi: whether NMI is computed; otherwise it is NaN.
+
+    Returns:
+        Recall@1, Recall@2, mAP, mAP@R, NMI and the mean cosine of pairs.
+
+    Raises:
+        RetrievalError: for embeddings off the sphere, labels of another length, or no class with two images.
     """
     check_sphere(embeddings)
     if labels.shape != (len(embeddings),):
@@ -56,7 +65,7 @@ def evaluate(embeddings: Tensor, labels: Tensor, *, seed: int = 0, nmi: bool = T
     relevant = torch.from_numpy(sizes).to(embeddings.device)[classes] - 1
     counted = relevant.gt(0).nonzero().squeeze(1)
     if counted.numel() == 0:
-        raise RetrievalError("no class has two images, so no query has anything to find")
+        raise RetrievalError("no class has two images, so no query can find its class")
     sums = torch.zeros(4, dtype=torch.float64, device=embeddings.device)
     for rows, distances in distance_chunks(embeddings[counted], embeddings):
         own = counted[rows]
