@@ -13,9 +13,9 @@ from streamlit.components.v2 import manifest_scanner
 from streamlit.testing.v1 import AppTest
 
 from hardrank.audit_app.gallery.served import ServedGallery
-from tests.audit_app.stage import serve_galleries, write_gallery, write_zoo
+from tests.audit_app.galleries import serve_galleries, write_gallery, write_zoo
 
-# What all installed packages say of themselves is read once, and not a second for every page that is opened.
+# Scanning the installed packages takes a second, so it is done once and not for every page.
 _packages_with_components = functools.cache(manifest_scanner.scan_component_manifests)
 
 
@@ -27,7 +27,7 @@ def tiny_zoo(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
 
 @pytest.fixture(scope="session")
 def gratings(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder of eight classes of eight pictures."""
+    """A folder of eight classes with eight images each."""
     return write_gallery(tmp_path_factory.mktemp("pictures") / "gratings")
 
 
@@ -39,7 +39,7 @@ def served(tiny_zoo: list[Path], gratings: Path) -> list[ServedGallery]:
 
 @pytest.fixture(scope="session")
 def few_gratings(gratings: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Three pictures of each of the eight classes, for pages that need no more."""
+    """Three images of each of the eight classes."""
     folder = tmp_path_factory.mktemp("few") / "gratings"
     for path in sorted(gratings.glob("*/[0-2].png")):
         (folder / path.parent.name).mkdir(parents=True, exist_ok=True)
@@ -51,7 +51,7 @@ def few_gratings(gratings: Path, tmp_path_factory: pytest.TempPathFactory) -> Pa
 def app(
     tiny_zoo: list[Path], few_gratings: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> Iterator[Callable[..., None]]:
-    """The app as it is started on this machine; what it gives says other arguments for the command line."""
+    """The app with its usual arguments; call the value to add others."""
 
     def tell(*arguments: str) -> None:
         own = ["--zoo", str(tiny_zoo[0].parent), "--gallery", str(few_gratings), "--audits", str(tmp_path / "audits")]
@@ -59,7 +59,7 @@ def app(
 
     kept = {name: config.get_option(name) for name in ("server.address", "browser.gatherUsageStats")}
     monkeypatch.setattr(manifest_scanner, "scan_component_manifests", _packages_with_components)
-    # Streamlit collects garbage after each run of a page: seconds, where all that the tests have loaded is looked at.
+    # Streamlit collects garbage after each run of a page, which takes seconds with everything that tests have loaded.
     gc.freeze()
     config.set_option("server.address", "127.0.0.1")
     config.set_option("browser.gatherUsageStats", False)

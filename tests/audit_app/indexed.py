@@ -1,4 +1,4 @@
-"""Indexes of the tests' pictures."""
+"""Indexes of test images."""
 
 import hashlib
 from pathlib import Path
@@ -13,7 +13,7 @@ from hardrank.serving.store.manifest import IndexManifest
 
 
 def make_index(folder: Path, bundle: Path, gallery: Path, *, turn: bool = False) -> Path:
-    """Index the pictures of a folder with a bundle; `turn` stores other vectors."""
+    """Index the images of a folder with a bundle; `turn` stores other vectors."""
     engine = Engine(bundle, threads=1, device=Device.CPU)
     images = from_images(gallery)
     files = sorted(path for path in gallery.rglob("*.png"))

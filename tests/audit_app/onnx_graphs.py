@@ -1,4 +1,4 @@
-"""Small ONNX files, whole and broken, made by hand."""
+"""Small ONNX files, valid and invalid."""
 
 from pathlib import Path
 from typing import Any

@@ -1,4 +1,4 @@
-"""An audit that was asked for, as a file: it comes back as it was, and leads to its models and images from anywhere."""
+"""Requests of audits as files: read back unchanged, and valid in any working directory."""
 
 from pathlib import Path
 
@@ -41,12 +41,12 @@ def request(**changes: object) -> AuditRequest:
         ),
     ],
 )
-def test_it_comes_back_as_it_was_written(asked: AuditRequest, tmp_path: Path) -> None:
+def test_a_request_is_read_back_unchanged(asked: AuditRequest, tmp_path: Path) -> None:
     asked.write(tmp_path)
     assert read_request(tmp_path) == asked
 
 
-def test_whole_paths_lead_to_the_same_places(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_absolute_paths_name_the_same_places(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "bundle").mkdir()
     monkeypatch.chdir(tmp_path)
     asked = request(

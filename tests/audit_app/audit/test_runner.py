@@ -1,4 +1,4 @@
-"""Headless audits: the trainer's own numbers, resumed, repeated, and refused where they cannot be."""
+"""Audits: the figures of the trainer, resumed and repeated, and refused if invalid."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -28,7 +28,7 @@ from hardrank.trainer.evaluation.robustness import (
     measure_robustness,
     sample_queries,
 )
-from tests.audit_app.stage import OPTIONS
+from tests.audit_app.galleries import OPTIONS
 
 QUICK = RobustnessOptions(steps=3, bootstrap=50, seed_check=3)
 AUDIT = AuditOptions(attacked=9, batch=5, robustness=QUICK, worst=2, seed=1)
@@ -68,7 +68,7 @@ def assert_alike(one: AuditResult, other: AuditResult) -> None:
         assert mine.curves == theirs.curves
 
 
-def test_numbers_are_those_of_the_trainer(whole: AuditResult, galleries: list[EmbeddedGallery]) -> None:
+def test_figures_equal_those_of_the_trainer(whole: AuditResult, galleries: list[EmbeddedGallery]) -> None:
     rows = sample_queries(64, 9, seed=1)
     for embedded, found in zip(galleries, whole.models, strict=True):
         subject = embedded.subject
@@ -93,14 +93,14 @@ def test_numbers_are_those_of_the_trainer(whole: AuditResult, galleries: list[Em
         assert found.queries is None
 
 
-def test_the_same_seed_gives_the_same(galleries: list[EmbeddedGallery], tmp_path: Path) -> None:
+def test_the_same_seed_gives_the_same_results(galleries: list[EmbeddedGallery], tmp_path: Path) -> None:
     one, other = (run_audit(galleries, FEW, tmp_path / name) for name in ("one", "other"))
     assert_alike(one, other)
     different = run_audit(galleries, replace(FEW, seed=2), tmp_path / "different")
     assert different.models[0].card.per_image.rows.tolist() != one.models[0].card.per_image.rows.tolist()
 
 
-def test_a_stopped_audit_goes_on_and_ends_alike(
+def test_a_stopped_audit_continues_and_gives_the_same_results(
     whole: AuditResult, galleries: list[EmbeddedGallery], tmp_path: Path
 ) -> None:
     seen: list[StageProgress] = []
@@ -164,7 +164,7 @@ def test_curves_fall_with_the_budget(
         assert all(point.low <= point.score <= point.high for point in curve.points)
 
 
-def test_an_onnx_file_is_searched_and_its_queries_are_counted(stranger: EmbeddedGallery, tmp_path: Path) -> None:
+def test_an_onnx_file_is_attacked_by_search_and_queries_are_counted(stranger: EmbeddedGallery, tmp_path: Path) -> None:
     options = replace(FEW, search={"queries": 40})
     [model] = run_audit([stranger], options, tmp_path).models
     assert model.method == {"name": "square", "queries": 40, "area": 0.3}
@@ -178,7 +178,7 @@ def test_an_onnx_file_is_searched_and_its_queries_are_counted(stranger: Embedded
     assert euclidean.searched == "nes"
 
 
-def test_any_method_can_be_asked_of_any_model(
+def test_any_method_works_on_any_model(
     galleries: list[EmbeddedGallery], stranger: EmbeddedGallery, tmp_path: Path
 ) -> None:
     asked = replace(FEW, attacks=("TMA",), method=SearchMethod.SPSA, search={"queries": 40, "pairs": 4})
@@ -199,7 +199,7 @@ def test_any_method_can_be_asked_of_any_model(
         run_audit([stranger], replace(FEW, method=SearchMethod.WHITE_BOX), tmp_path / "none")
 
 
-def test_a_folder_holds_one_audit(galleries: list[EmbeddedGallery], tmp_path: Path) -> None:
+def test_a_folder_contains_one_audit(galleries: list[EmbeddedGallery], tmp_path: Path) -> None:
     run_audit(galleries[:1], replace(FEW, attacks=("TMA",)), tmp_path)
     with pytest.raises(JournalError, match="attacks differ"):
         run_audit(galleries[:1], FEW, tmp_path)
@@ -223,7 +223,9 @@ def test_two_audits_do_not_share_a_folder(galleries: list[EmbeddedGallery], tmp_
     assert caught
 
 
-def test_a_gallery_of_one_class(galleries: list[EmbeddedGallery], gratings: Path, tmp_path: Path) -> None:
+def test_one_class_refuses_attacks_that_need_more(
+    galleries: list[EmbeddedGallery], gratings: Path, tmp_path: Path
+) -> None:
     one = embed_gallery(galleries[0].subject, from_images(gratings / "class-0"))
     with pytest.raises(AttackError, match=r"one class.*--attacks CA\+ CA- QA\+ QA- TMA ES GTT"):
         run_audit([one], replace(FEW, attacks=SCORECARD, attacked=None), tmp_path)
@@ -233,7 +235,7 @@ def test_a_gallery_of_one_class(galleries: list[EmbeddedGallery], gratings: Path
     assert model.card.n == 8
 
 
-def test_a_gallery_where_nobody_has_a_match(galleries: list[EmbeddedGallery], gratings: Path, tmp_path: Path) -> None:
+def test_classes_of_one_image_are_audited(galleries: list[EmbeddedGallery], gratings: Path, tmp_path: Path) -> None:
     table = tmp_path / "images.csv"
     files = [gratings / f"class-{i}" / "0.png" for i in range(8)]
     table.write_text("path,label\n" + "".join(f"{path},c{i}\n" for i, path in enumerate(files)))
@@ -242,7 +244,7 @@ def test_a_gallery_where_nobody_has_a_match(galleries: list[EmbeddedGallery], gr
     assert model.benign is None
 
 
-def test_what_cannot_be_audited(galleries: list[EmbeddedGallery], gratings: Path, tmp_path: Path) -> None:
+def test_invalid_audits_are_refused(galleries: list[EmbeddedGallery], gratings: Path, tmp_path: Path) -> None:
     other = embed_gallery(galleries[1].subject, from_images(gratings))
     with pytest.raises(GalleryError, match="different galleries"):
         run_audit([galleries[0], other], FEW, tmp_path)
@@ -264,7 +266,7 @@ def test_what_cannot_be_audited(galleries: list[EmbeddedGallery], gratings: Path
         Curve(parameter=CurveParameter.EPSILON, values=())
 
 
-def test_names_become_files() -> None:
+def test_names_become_file_names() -> None:
     assert slug("timm/resnet18") == "timm-resnet18"
     assert slug("../..") == "model"
     assert slug("a" * 200) == "a" * 80

@@ -1,4 +1,4 @@
-"""The worst queries and classes of a made-up table."""
+"""The worst queries and classes of a made table."""
 
 import numpy as np
 import pytest
@@ -33,12 +33,12 @@ def card(a: list[float], b: list[float], labels: list[int]) -> Scorecard:
     )
 
 
-def test_scores_are_cut() -> None:
+def test_scores_are_clipped() -> None:
     found = clipped_scores(card([0, 50, 130], [2, 1, -1], [0, 0, 0]).per_image, FIGURES)
     np.testing.assert_allclose(found, [[0, 0], [50, 50], [100, 100]])
 
 
-def test_the_worst_queries_come_first_and_ties_in_turn() -> None:
+def test_worst_queries_come_first_and_tied_figures_take_turns() -> None:
     found = worst_queries(card([0, 80, 0, 10], [2, 0, 2, 2], [0, 1, 0, 1]), 3)
     assert [query.row for query in found] == [10, 12, 13]
     assert [query.score for query in found] == [0, 0, 5]
@@ -47,7 +47,7 @@ def test_the_worst_queries_come_first_and_ties_in_turn() -> None:
     assert worst_queries(card([1], [0], [0]), 0) == []
 
 
-def test_the_worst_classes_have_two_images() -> None:
+def test_worst_classes_have_at_least_two_images() -> None:
     found = worst_classes(card([0, 80, 40, 20, 100], [2, 0, 0, 2, 0], [7, 1, 1, 2, 2]), 5)
     assert [(one.label, one.rows) for one in found] == [(2, (13, 14)), (1, (12, 11))]
     assert found[0].score == pytest.approx((10 + 100) / 2)

@@ -1,4 +1,4 @@
-"""Black-box attacks: estimators against true gradients, budgets, the count, what they do to a real ONNX file."""
+"""Black-box attacks: estimated and true gradients, budgets, query counts, effect on a real ONNX file."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -28,8 +28,8 @@ from hardrank.trainer.attacks.registry import make_attack
 from hardrank.trainer.attacks.runner import AttackOptions, AttackProgress, run_attack
 from hardrank.trainer.attacks.starts import random_noise
 from hardrank.trainer.metric.distances import RetrievalError
+from tests.audit_app.galleries import OPTIONS
 from tests.audit_app.onnx_graphs import write_linear
-from tests.audit_app.stage import OPTIONS
 
 BUDGET = AttackOptions()
 ESTIMATORS = pytest.mark.parametrize("name", ["nes", "spsa"])
@@ -38,7 +38,7 @@ ALL = pytest.mark.parametrize("name", list(SEARCHES))
 
 @pytest.fixture(scope="module")
 def galleries(tiny_zoo: list[Path], gratings: Path) -> tuple[EmbeddedGallery, EmbeddedGallery]:
-    """The gratings as a bundle sees them, and as its model.onnx does, a file without gradients."""
+    """The gratings, embedded by a bundle and by its model.onnx, which has no gradients."""
     options = SubjectOptions(device=Device.CPU, threads=1, resize=36)
     names = [str(tiny_zoo[0]), f"stranger={tiny_zoo[0] / 'model.onnx'}"]
     white, black = embed_galleries(load_subjects(names, options), from_images(gratings))
@@ -46,7 +46,7 @@ def galleries(tiny_zoo: list[Path], gratings: Path) -> tuple[EmbeddedGallery, Em
 
 
 class Counted:
-    """A model that counts the images it is asked about, and notices those outside [0,1]."""
+    """A model that counts queries, and those outside [0,1]."""
 
     def __init__(self, model: Embed) -> None:
         self.model = model
@@ -100,7 +100,7 @@ def test_estimates_of_a_linear_and_a_quadratic_function(name: str) -> None:
 
 
 @ESTIMATORS
-def test_squares_average_the_gradient_over_themselves(name: str) -> None:
+def test_squares_average_the_gradient_over_their_pixels(name: str) -> None:
     rng = torch.Generator().manual_seed(0)
     slope = torch.randn(3, 6, 6, generator=rng)
     search = make_search(name, pairs=10_000, queries=50_000, sigma=0.05, grain=4)
@@ -116,7 +116,7 @@ def test_squares_average_the_gradient_over_themselves(name: str) -> None:
 
 
 @ESTIMATORS
-def test_directions_are_centred_of_variance_one_and_per_image(name: str) -> None:
+def test_directions_have_mean_0_and_variance_1_and_differ_by_image(name: str) -> None:
     search = make_search(name)
     assert isinstance(search, EstimatedDescent)
     drawn = search.draw(np.random.default_rng(0), (1000, 3, 4, 4))
@@ -180,7 +180,7 @@ def some(embedded: EmbeddedGallery, rows: range) -> tuple[Victims, Tensor]:
 
 @ALL
 @pytest.mark.parametrize("attack", ["QA+", "ES"])
-def test_ranks_of_an_onnx_file_move_more_than_under_noise(
+def test_ranks_of_an_onnx_file_change_more_than_with_noise(
     name: str, attack: str, galleries: tuple[EmbeddedGallery, EmbeddedGallery]
 ) -> None:
     """Paired by image: each attacked image against as much random noise within the same budget and queries."""
@@ -201,7 +201,7 @@ def test_ranks_of_an_onnx_file_move_more_than_under_noise(
 
 
 @ALL
-def test_results_depend_on_seed_and_image_alone(name: str, galleries: tuple[EmbeddedGallery, EmbeddedGallery]) -> None:
+def test_results_depend_only_on_seed_and_image(name: str, galleries: tuple[EmbeddedGallery, EmbeddedGallery]) -> None:
     embedded = galleries[1]
     search, attack = make_search(name, queries=70), make_attack("TMA")
 
@@ -216,7 +216,9 @@ def test_results_depend_on_seed_and_image_alone(name: str, galleries: tuple[Embe
 
 
 @ALL
-def test_it_stops_when_asked_and_keeps_the_best(name: str, galleries: tuple[EmbeddedGallery, EmbeddedGallery]) -> None:
+def test_a_cancelled_search_keeps_the_best_images(
+    name: str, galleries: tuple[EmbeddedGallery, EmbeddedGallery]
+) -> None:
     embedded = galleries[1]
     victims, images = some(embedded, range(3))
     seen: list[AttackProgress] = []
@@ -243,7 +245,7 @@ def test_it_stops_when_asked_and_keeps_the_best(name: str, galleries: tuple[Embe
 
 
 @ESTIMATORS
-def test_an_image_at_its_goal_asks_no_more(name: str) -> None:
+def test_a_finished_image_is_not_queried(name: str) -> None:
     def loss(x: Tensor) -> Tensor:  # the second image's loss is flat
         left = x[:, 0, 0, 0] < 0.5
         return torch.where(left, x.flatten(1).mean(1), torch.zeros(len(x)))
@@ -319,7 +321,7 @@ def test_transfer_from_the_same_network_is_the_white_box_attack(
     assert transfer.describe()["surrogate"] == "tiny-benign"
 
 
-def test_transfer_between_sizes_keeps_to_the_targets_pixels(
+def test_transfer_between_sizes_keeps_the_size_of_the_audited_model(
     tiny_zoo: list[Path], gratings: Path, tmp_path: Path
 ) -> None:
 

@@ -24,9 +24,9 @@ from hardrank.serving.store.errors import WrongModelError
 from hardrank.trainer.config import config_to_json, load_recipe
 from hardrank.trainer.data import load_dataset
 from hardrank.trainer.data.store import ImageStore
+from tests.audit_app.galleries import OPTIONS
 from tests.audit_app.indexed import make_index
 from tests.audit_app.onnx_graphs import write_linear
-from tests.audit_app.stage import OPTIONS
 from tests.trainer.tiny import write_recipe
 
 

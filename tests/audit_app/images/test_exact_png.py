@@ -1,4 +1,4 @@
-"""The PNG of an attack gives exactly its pixels back, through the one preprocessing that serving uses."""
+"""Preprocessing, as in serving, reads exactly the attacked pixels from the PNG of an attack."""
 
 import io
 
@@ -16,13 +16,13 @@ from hardrank.audit_app.images.exact_png import (
     place_on_canvas,
 )
 from hardrank.models.preprocessing import Preprocessing, decode, file_pixels, prepare, to_unit
-from tests.audit_app.stage import random_pixels
+from tests.audit_app.galleries import random_pixels
 
 SIZES = [(36, 32), (37, 32), (33, 32), (32, 32), (72, 64), (256, 224)]
 
 
 @pytest.mark.parametrize(("resize", "crop"), SIZES)
-def test_preprocessing_gives_the_very_pixels_back(resize: int, crop: int) -> None:
+def test_preprocessing_returns_the_same_pixels(resize: int, crop: int) -> None:
     pre = Preprocessing(resize=resize, crop=crop)
     pixels, canvas = random_pixels(3, crop, crop), random_pixels(3, resize, resize, seed=1)
     prepared = prepare(exact_png(pixels, canvas, pre), pre)
@@ -42,13 +42,13 @@ def test_the_border_is_that_of_the_benign_image(resize: int, crop: int) -> None:
     assert np.array_equal(saved[:, border], canvas[:, border])
 
 
-def test_a_file_of_the_crop_alone_would_lose_the_pixels() -> None:
+def test_a_png_of_the_crop_alone_would_change_the_pixels() -> None:
     pre = Preprocessing(resize=36, crop=32)
     pixels = random_pixels(3, 32, 32)
     assert not np.array_equal(file_pixels(encode_png(pixels), pre), pixels)
 
 
-def test_without_the_original_the_edge_goes_on() -> None:
+def test_without_the_original_the_edge_is_repeated() -> None:
     pre = Preprocessing(resize=5, crop=2)
     pixels = np.array([[[1, 2], [3, 4]]] * 3, dtype=np.uint8)
     canvas = canvas_around(pixels, pre)
@@ -56,7 +56,7 @@ def test_without_the_original_the_edge_goes_on() -> None:
     assert np.array_equal(place_on_canvas(pixels, canvas, pre), canvas)
 
 
-def test_a_png_is_rgb_without_anything_else() -> None:
+def test_a_png_is_rgb_without_metadata() -> None:
     image = Image.open(io.BytesIO(encode_png(random_pixels(3, 4, 6))))
     assert (image.format, image.mode, image.size, image.info) == ("PNG", "RGB", (6, 4), {})
 

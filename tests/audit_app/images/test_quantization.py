@@ -5,7 +5,7 @@ import pytest
 
 from hardrank.audit_app.images.quantization import perturbation_norm, quantize
 from hardrank.trainer.attacks.pgd import Norm
-from tests.audit_app.stage import random_pixels
+from tests.audit_app.galleries import random_pixels
 
 
 def _attacked(benign: np.ndarray, epsilon: float, norm: Norm) -> np.ndarray:
@@ -16,7 +16,7 @@ def _attacked(benign: np.ndarray, epsilon: float, norm: Norm) -> np.ndarray:
 
 
 @pytest.mark.parametrize("epsilon", [0.0, 0.4 / 255, 1.5 / 255, 8 / 255, 0.1, 1.0])
-def test_linf_budget_holds_and_no_pixel_moves_more_than_it_must(epsilon: float) -> None:
+def test_the_linf_budget_holds_and_pixels_move_by_less_than_a_level(epsilon: float) -> None:
     benign = random_pixels(3, 16, 16)
     attacked = _attacked(benign, epsilon, Norm.LINF)
     pixels = quantize(attacked, benign, epsilon=epsilon, norm=Norm.LINF)
@@ -25,7 +25,7 @@ def test_linf_budget_holds_and_no_pixel_moves_more_than_it_must(epsilon: float) 
 
 
 @pytest.mark.parametrize("epsilon", [0.0, 0.5 / 255, 0.1, 1.0, 3.0])
-def test_l2_budget_holds(epsilon: float) -> None:
+def test_the_l2_budget_holds(epsilon: float) -> None:
     benign = random_pixels(3, 16, 16)
     pixels = quantize(_attacked(benign, epsilon, Norm.L2), benign, epsilon=epsilon, norm=Norm.L2)
     change = (pixels.astype(float) - benign) / 255
@@ -33,7 +33,7 @@ def test_l2_budget_holds(epsilon: float) -> None:
     assert perturbation_norm(pixels, benign, norm=Norm.L2) == pytest.approx(np.linalg.norm(change) * 255)
 
 
-def test_what_lies_on_the_grid_loses_nothing() -> None:
+def test_values_on_the_8_bit_grid_are_kept() -> None:
     benign = random_pixels(3, 32, 32)
     steps = np.random.default_rng(0).integers(-8, 9, benign.shape)
     wanted = (benign.astype(int) + steps).clip(0, 255)

@@ -1,4 +1,4 @@
-"""What files are put through."""
+"""Transforms of image files."""
 
 import io
 
@@ -10,16 +10,16 @@ from hardrank.audit_app.errors import AuditError
 from hardrank.audit_app.images.exact_png import encode_png
 from hardrank.audit_app.images.transforms import TransformOptions, transforms
 from hardrank.models.preprocessing import decode
-from tests.audit_app.stage import random_pixels
+from tests.audit_app.galleries import random_pixels
 
 DATA = encode_png(random_pixels(3, 36, 36))
 
 
-def test_png_is_the_file_itself() -> None:
+def test_png_returns_the_file() -> None:
     assert transforms(TransformOptions())["png"].apply(DATA) == DATA
 
 
-def test_jpeg_is_what_pillow_writes_at_that_quality() -> None:
+def test_jpeg_equals_pillows_at_that_quality() -> None:
     found = transforms(TransformOptions(jpeg_quality=40))["jpeg"].apply(DATA)
     file = io.BytesIO()
     Image.open(io.BytesIO(DATA)).save(file, format="JPEG", quality=40)
@@ -39,6 +39,6 @@ def test_resizing_to_the_same_size_changes_nothing() -> None:
 
 
 @pytest.mark.parametrize("wrong", [{"jpeg_quality": 0}, {"jpeg_quality": 101}, {"resize_percent": 5}])
-def test_what_makes_no_sense_is_refused(wrong: dict[str, int]) -> None:
+def test_options_outside_their_range_are_refused(wrong: dict[str, int]) -> None:
     with pytest.raises(AuditError, match="give"):
         TransformOptions(**wrong)

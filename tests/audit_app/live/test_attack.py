@@ -1,4 +1,4 @@
-"""Live attacks: frames while they run, the same numbers as without the watching, results of the served model."""
+"""Live attacks: frames while they run, the figures of the scorecard, results of the served model."""
 
 import gc
 import threading
@@ -29,7 +29,7 @@ from hardrank.trainer.attacks.registry import ATTACKS, make_attack
 from hardrank.trainer.attacks.runner import AttackOptions, run_attack
 from hardrank.trainer.attacks.runner import Engine as Minimiser
 from hardrank.trainer.attacks.starts import random_starts
-from tests.audit_app.stage import random_pixels, serve_galleries
+from tests.audit_app.galleries import random_pixels, serve_galleries
 from tests.waiting import PATIENCE_S
 
 
@@ -47,7 +47,7 @@ def attack(served: list[ServedGallery], id: str | None = None, **options: object
 
 
 @pytest.mark.parametrize("name", list(ATTACKS))
-def test_every_attack_gives_the_numbers_of_the_scorecards_engine(served: list[ServedGallery], name: str) -> None:
+def test_every_attack_gives_the_figures_of_the_scorecard(served: list[ServedGallery], name: str) -> None:
     one = served[0]
     settings = {"share": 0.2} if "-" in name else {}
     live = attack(served[:1], attack=name, settings=settings, seed=3)
@@ -73,7 +73,7 @@ def test_every_attack_gives_the_numbers_of_the_scorecards_engine(served: list[Se
         assert found.outcome.figures[figure.key] == pytest.approx(value, abs=2e-3 if not figure.unit else 4)
 
 
-def test_frames_show_the_perturbation_grow_within_the_budget(served: list[ServedGallery]) -> None:
+def test_frames_show_a_growing_perturbation_within_the_budget(served: list[ServedGallery]) -> None:
     live = attack(served, attack="ES", engine=AttackOptions(steps=6, epsilon=4 / 255, alpha=1 / 255))
     status = finished(live)
     for one in served:
@@ -90,7 +90,7 @@ def test_frames_show_the_perturbation_grow_within_the_budget(served: list[Served
         assert status.frames[one.name] is frames[-1]
 
 
-def test_ranks_of_a_frame_are_those_of_its_image(served: list[ServedGallery]) -> None:
+def test_ranks_of_a_frame_belong_to_its_image(served: list[ServedGallery]) -> None:
     live = attack(served[:1])
     result = finished(live).result
     assert result
@@ -105,7 +105,7 @@ def test_ranks_of_a_frame_are_those_of_its_image(served: list[ServedGallery]) ->
 
 @pytest.mark.parametrize("minimiser", list(Minimiser))
 @pytest.mark.parametrize("random_start", [False, True])
-def test_engines_and_restarts_are_followed(
+def test_all_steps_of_engines_and_restarts_are_published(
     served: list[ServedGallery], minimiser: Minimiser, random_start: bool
 ) -> None:
     engine = AttackOptions(steps=3, restarts=2, engine=minimiser, random_start=random_start)
@@ -142,9 +142,7 @@ def frames_tracked(live: LiveAttack) -> tuple[tuple[int | None, int], ...]:
     return found.tracked
 
 
-def test_the_png_gives_the_result_of_the_page_on_the_serving_side(
-    served: list[ServedGallery], tiny_zoo: list[Path]
-) -> None:
+def test_the_png_gives_the_same_result_when_served(served: list[ServedGallery], tiny_zoo: list[Path]) -> None:
     status = finished(attack(served, attack="ES"))
     assert status.result
     for one, bundle in zip(served, tiny_zoo, strict=True):
@@ -158,7 +156,7 @@ def test_the_png_gives_the_result_of_the_page_on_the_serving_side(
         assert order[:5] == found.outcome.movements[0].top_after.tolist()
 
 
-def test_transfer_shows_each_model_the_others_file(served: list[ServedGallery]) -> None:
+def test_each_model_is_shown_the_pngs_of_the_others(served: list[ServedGallery]) -> None:
     status = finished(attack(served, attack="TMA", engine=AttackOptions(steps=8)))
     assert status.result
     names = [one.name for one in served]
@@ -173,7 +171,7 @@ def test_transfer_shows_each_model_the_others_file(served: list[ServedGallery]) 
             assert shown.figures["TMA"] == pytest.approx(cosine, abs=1e-5)
 
 
-def test_survival_compares_with_the_benign_image_treated_alike(served: list[ServedGallery]) -> None:
+def test_transforms_are_applied_to_the_benign_image_too(served: list[ServedGallery]) -> None:
     status = finished(attack(served[:1], attack="ES", engine=AttackOptions(steps=8)))
     assert status.result
     (found,) = status.result.subjects.values()
@@ -186,7 +184,7 @@ def test_survival_compares_with_the_benign_image_treated_alike(served: list[Serv
     assert found.change == 8
 
 
-def test_chosen_targets_are_aimed_at(served: list[ServedGallery]) -> None:
+def test_chosen_targets_are_used(served: list[ServedGallery]) -> None:
     ids = served[0].gallery.ids
     live = attack(served, settings={"m": 2}, targets=(ids[40], ids[50]), engine=AttackOptions(steps=12))
     status = finished(live)
@@ -208,7 +206,7 @@ def test_an_uploaded_file_is_attacked_as_a_query_and_as_a_candidate(served: list
         Victim(id="a", data=data)
 
 
-def test_an_attack_that_has_reached_its_goal_ends(served: list[ServedGallery]) -> None:
+def test_an_attack_ends_at_its_goal(served: list[ServedGallery]) -> None:
     first = finished(attack(served[:1], attack="ES", engine=AttackOptions(steps=0))).result
     assert first
     nearest = first.subjects[served[0].name].tracked[0][1]
@@ -236,7 +234,7 @@ def stranger(tiny_zoo: list[Path], gratings: Path, tmp_path_factory: pytest.Temp
 
 
 @pytest.mark.parametrize("method", [SearchMethod.AUTO, SearchMethod.NES, SearchMethod.SPSA, SearchMethod.SQUARE])
-def test_a_model_without_gradients_is_asked_and_questions_are_counted(
+def test_a_model_without_gradients_is_queried_and_queries_are_counted(
     stranger: ServedGallery, method: SearchMethod
 ) -> None:
     options = LiveOptions(attack="ES", method=method, search={"queries": 60}, k=5)
@@ -255,9 +253,7 @@ def test_a_model_without_gradients_is_asked_and_questions_are_counted(
     assert found.change <= 8
 
 
-def test_a_transfer_attack_shows_the_target_and_asks_it_nothing(
-    served: list[ServedGallery], stranger: ServedGallery
-) -> None:
+def test_a_transfer_attack_does_not_query_the_model(served: list[ServedGallery], stranger: ServedGallery) -> None:
     transfer = transfer_from(served[1].subject, stranger.embedded)
     options = LiveOptions(attack="ES", method=SearchMethod.TRANSFER, engine=AttackOptions(steps=5), k=5)
     victim = Victim(id=stranger.gallery.ids[3])
@@ -278,7 +274,7 @@ def test_a_transfer_attack_shows_the_target_and_asks_it_nothing(
         LiveAttack([stranger], victim, LiveOptions(method=SearchMethod.WHITE_BOX))
 
 
-def test_no_budget_changes_nothing(served: list[ServedGallery]) -> None:
+def test_a_budget_of_zero_changes_nothing(served: list[ServedGallery]) -> None:
     status = finished(attack(served[:1], engine=AttackOptions(steps=3, epsilon=0)))
     assert status.result
     (found,) = status.result.subjects.values()
@@ -286,13 +282,13 @@ def test_no_budget_changes_nothing(served: list[ServedGallery]) -> None:
     assert (found.outcome.overlap, found.change) == (1, 0)
 
 
-def test_stopping_gives_what_was_reached(served: list[ServedGallery]) -> None:
+def test_a_stopped_attack_has_a_result(served: list[ServedGallery]) -> None:
     live = attack(served, attack="ES", engine=AttackOptions(steps=20_000), pace=50)
     live.start()
     while len(live.status().curves[served[0].name]) < 5:
         time.sleep(0.01)
     live.stop()
-    status = live.wait(PATIENCE_S)  # all steps would have taken longer
+    status = live.wait(PATIENCE_S)  # all steps would take longer
     assert status.phase is AttackPhase.DONE
     assert status.stopped
     assert status.result
@@ -300,7 +296,7 @@ def test_stopping_gives_what_was_reached(served: list[ServedGallery]) -> None:
     assert len(live.keyframes(served[0].name)) < 100
 
 
-def test_an_abandoned_attack_ends_and_its_memory_is_free(served: list[ServedGallery]) -> None:
+def test_an_abandoned_attack_frees_its_memory(served: list[ServedGallery]) -> None:
     live = attack(served, attack="ES", engine=AttackOptions(steps=10_000), pace=50)
     live.start()
     while served[0].name not in live.status().frames:  # the other model may be first
@@ -315,7 +311,7 @@ def test_an_abandoned_attack_ends_and_its_memory_is_free(served: list[ServedGall
     assert frame() is None
 
 
-def test_pace_is_kept_and_changes_nothing(served: list[ServedGallery]) -> None:
+def test_the_pace_is_kept_and_does_not_change_results(served: list[ServedGallery]) -> None:
     fast = finished(attack(served[:1], attack="ES"))
     slow = finished(attack(served[:1], attack="ES", pace=20))
     assert slow.seconds > 3 / 20
@@ -325,7 +321,7 @@ def test_pace_is_kept_and_changes_nothing(served: list[ServedGallery]) -> None:
     assert one.prepared_sha256 == other.prepared_sha256
 
 
-def test_two_at_once_get_their_own_results(served: list[ServedGallery]) -> None:
+def test_simultaneous_attacks_get_their_own_results(served: list[ServedGallery]) -> None:
     ids = served[0].gallery.ids
     wanted = [(ids[i], name, seed) for i, name, seed in ((1, "QA+", 0), (9, "ES", 1), (30, "CA+", 2), (44, "QA+", 3))]
 
@@ -347,7 +343,7 @@ def test_two_at_once_get_their_own_results(served: list[ServedGallery]) -> None:
             assert other.result.subjects[name].outcome.ranks_after == found.outcome.ranks_after
 
 
-def test_others_wait_with_a_place_in_the_queue(served: list[ServedGallery]) -> None:
+def test_attacks_over_the_limit_wait_in_the_queue(served: list[ServedGallery]) -> None:
     queue = AttackQueue(1)
     options = LiveOptions(attack="ES", engine=AttackOptions(steps=10_000), pace=20)
     first, second = (LiveAttack(served, Victim(id=served[0].gallery.ids[0]), options, queue=queue) for _ in range(2))
@@ -364,7 +360,7 @@ def test_others_wait_with_a_place_in_the_queue(served: list[ServedGallery]) -> N
     assert first.wait(PATIENCE_S).phase is AttackPhase.ABANDONED
 
 
-def test_mistakes_are_told_and_not_traced(served: list[ServedGallery], caplog: pytest.LogCaptureFixture) -> None:
+def test_invalid_attacks_fail_with_a_message(served: list[ServedGallery], caplog: pytest.LogCaptureFixture) -> None:
     with pytest.raises(AuditError, match="at least one model"):
         LiveAttack([], Victim(id="x"), LiveOptions())
     with pytest.raises(AttackError, match="no attack 'QB'"):
@@ -389,14 +385,18 @@ def test_mistakes_are_told_and_not_traced(served: list[ServedGallery], caplog: p
     assert not caplog.records
 
 
-def test_an_unforeseen_failure_is_logged_and_not_shown(
-    served: list[ServedGallery], caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+def test_an_internal_error_is_logged_and_not_shown(
+    served: list[ServedGallery], caplog: pytest.LogCaptureFixture
 ) -> None:
     def broken(*_: object, **__: object) -> None:
         raise RuntimeError("secret")
 
-    monkeypatch.setattr("hardrank.audit_app.live.worker.run_attack", broken)
-    live = attack(served)
+    live = LiveAttack(
+        served,
+        Victim(id=served[0].gallery.ids[3]),
+        LiveOptions(method=SearchMethod.TRANSFER),
+        transfers={one.name: broken for one in served},  # type: ignore[misc]
+    )
     live.start()
     status = live.wait(PATIENCE_S)
     assert status.phase is AttackPhase.FAILED

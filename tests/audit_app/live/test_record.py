@@ -22,7 +22,7 @@ from hardrank.audit_app.live.options import LiveOptions
 from hardrank.audit_app.live.record import LiveRecord, ReplayError, read_record, record, replay
 from hardrank.audit_app.live.victim import Victim
 from hardrank.trainer.attacks.runner import AttackOptions, Engine
-from tests.audit_app.stage import OPTIONS, random_pixels, serve_galleries
+from tests.audit_app.galleries import OPTIONS, random_pixels, serve_galleries
 from tests.waiting import PATIENCE_S
 
 ROOT = Path(__file__).resolve().parents[3]

@@ -24,7 +24,7 @@ from hardrank.serving.index.search_index import SearchIndex
 from hardrank.serving.store.manifest import IndexManifest
 from hardrank.trainer.attacks.registry import ATTACKS
 from tests.audit_app.apptest import attacked, errors, markup, open_app, until, words
-from tests.audit_app.stage import random_pixels
+from tests.audit_app.galleries import random_pixels
 from tests.serving.conftest import new_items, unit_vectors
 
 Tell = Callable[..., None]

@@ -16,7 +16,7 @@ from hardrank.audit_app.gallery.image_gallery import from_images
 from hardrank.audit_app.gallery.served import ServedGallery
 from hardrank.audit_app.images.exact_png import Uint8Image
 from hardrank.audit_app.web.pictures import ThumbnailCache
-from tests.audit_app.stage import random_pixels
+from tests.audit_app.galleries import random_pixels
 
 
 class Owner:

@@ -27,7 +27,7 @@ from hardrank.audit_app.web import scorecard_page, weak_spots_page
 from hardrank.models.preprocessing import Preprocessing, file_pixels
 from hardrank.trainer.evaluation.robustness import RobustnessOptions
 from tests.audit_app.apptest import errors, markup, open_app, plain, until, words
-from tests.audit_app.stage import OPTIONS
+from tests.audit_app.galleries import OPTIONS
 
 Tell = Callable[..., None]
 pytestmark = pytest.mark.usefixtures("app")

@@ -1,4 +1,4 @@
-"""What the live tests play with: pictures of gratings, two tiny bundles, and both as they are served."""
+"""Galleries and models for tests: images of gratings, two tiny bundles, and both as they are served."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -22,16 +22,16 @@ def write_zoo(root: Path) -> list[Path]:
 
 
 def write_gallery(root: Path) -> Path:
-    """Eight classes of eight pictures."""
+    """Eight classes of eight images."""
     return write_images(root)
 
 
 def serve_galleries(models: list[Path], gallery: Path, *, resize: int | None = None) -> list[ServedGallery]:
-    """The pictures of a folder, as served by each model."""
+    """The images of a folder, as served by each model."""
     subjects = load_subjects([str(model) for model in models], replace(OPTIONS, resize=resize))
     return [serve_gallery(embedded) for embedded in embed_galleries(subjects, from_images(gallery))]
 
 
 def random_pixels(*shape: int, seed: int = 0) -> np.ndarray:
-    """Noise, uint8."""
+    """Random uint8 pixels."""
     return np.random.default_rng(seed).integers(0, 256, size=shape, dtype=np.uint8)
