@@ -1,9 +1,9 @@
-"""How each attacked image fared in an audit, from the table beside its report: the weak spots of a model."""
+"""Scores of single images in an audit, from the CSV beside its report, and the weakest images and classes."""
 
 import csv
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -20,26 +20,24 @@ class ImageScores:
     keys: tuple[str, ...]
     """The figures."""
     ids: tuple[str, ...]
-    """Of the images (n), in the gallery."""
+    """(n): ids in the gallery."""
     classes: tuple[str, ...]
-    """Of the images (n); empty where unknown."""
+    """(n): class names; empty if unknown."""
     scores: npt.NDArray[np.float64]
-    """(n,F): what each figure scores, cut to 0 (the attack succeeded) … 100."""
-    found_before: npt.NDArray[np.bool_]
-    """(n,): whether the nearest other item was of the image's class, untouched."""
+    """(n,F): score of each image and figure, clipped to 0 (the attack succeeded) … 100."""
 
     def by(self, key: str | None) -> npt.NDArray[np.float64]:
-        """Score the images (n,) by a figure; None: by the mean of all."""
+        """Return the scores (n,) of a figure; None: the mean over all figures."""
         found: npt.NDArray[np.float64] = self.scores.mean(1) if key is None else self.scores[:, self.keys.index(key)]
         return found
 
     def worst(self, key: str | None, count: int) -> list[int]:
-        """Give the places of the `count` images with the least score; of equals the one with the least mean."""
+        """Return the places of the `count` images with the lowest score; ties are ordered by the mean score."""
         order = np.lexsort((np.arange(len(self.ids)), self.scores.mean(1), self.by(key)))
         return [int(place) for place in order[:count]]
 
     def weakest(self, place: int) -> str:
-        """Name the figure with the least score of an image."""
+        """Return the figure with the lowest score of an image."""
         return self.keys[int(self.scores[place].argmin())]
 
 
@@ -51,7 +49,7 @@ class ClassScore:
     score: float
     """Mean of their scores."""
     places: tuple[int, ...]
-    """The images, the weakest first."""
+    """The images, the lowest score first."""
 
 
 def worst_classes(found: ImageScores, key: str | None, count: int) -> list[ClassScore]:
@@ -64,27 +62,23 @@ def worst_classes(found: ImageScores, key: str | None, count: int) -> list[Class
 
 
 def read_scores(folder: Path, model: ModelEntry) -> ImageScores:
-    """Read the table of a model beside its report; raises `AuditError` where it is missing or damaged."""
+    """Read the CSV of a model in the folder of its report; raises `AuditError` if it is missing or damaged."""
     path = folder / model.per_image
-    if Path(model.per_image).name != model.per_image:
-        raise AuditError(f"the report in {folder} names a table in another folder, which is not read")
     try:
         with path.open(newline="", encoding="utf-8") as file:
             rows = list(csv.DictReader(file))
         values = np.array([[float(row[key]) for key in model.figures] for row in rows])
-        before = np.array([float(row["R@1"]) > 0 for row in rows])
         ids, classes = tuple(row["id"] for row in rows), tuple(row["class"] for row in rows)
     except (OSError, KeyError, TypeError, ValueError, csv.Error) as error:
-        raise AuditError(f"{path} cannot be read ({error}); run the audit again, it goes on where it was") from error
+        raise AuditError(f"{path} cannot be read ({error}); run the audit again, it resumes where it ended") from error
     if not rows:
-        raise AuditError(f"{path} holds no image")
-    return ImageScores(
-        keys=tuple(model.figures), ids=ids, classes=classes, scores=_scored(values, model), found_before=before
-    )
+        raise AuditError(f"{path} has no images; run the audit again")
+    return ImageScores(keys=tuple(model.figures), ids=ids, classes=classes, scores=_scores(values, model))
 
 
-def _scored(values: npt.NDArray[np.float64], model: ModelEntry) -> npt.NDArray[np.float64]:
-    scales: Sequence[tuple[float, float]] = [(one.attacked, one.resisted) for one in model.figures.values()]
-    attacked, resisted = (np.array(ends) for ends in zip(*scales, strict=True))
-    found: npt.NDArray[np.float64] = (100 * (values - attacked) / (resisted - attacked)).clip(0, 100)
+def _scores(values: npt.NDArray[np.float64], model: ModelEntry) -> npt.NDArray[np.float64]:
+    """Convert figures (n,F) to scores from 0 to 100."""
+    ends: list[tuple[float, float]] = [(one.attacked, one.resisted) for one in model.figures.values()]
+    attacked, resisted = (np.array(values) for values in zip(*ends, strict=True))
+    found: npt.NDArray[Any] = (100 * (values - attacked) / (resisted - attacked)).clip(0, 100)
     return found

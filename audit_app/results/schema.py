@@ -28,7 +28,7 @@ class _Strict(BaseModel):
 
 def _check_file_name(name: str) -> str:
     """Reject paths: a report must not name files outside its folder."""
-    if Path(name).name != name:
+    if Path(name).name != name or name == "..":
         raise ValueError(f"{name!r} is not a file name; files of a report are in its own folder")
     return name
 

@@ -40,7 +40,7 @@ def test_it_opens_offline_whole_and_fits(page_file: Path, browser: Any, width: i
     background = page.evaluate("getComputedStyle(document.body).backgroundColor")
     level = sum(int(part) for part in background[4:-1].split(",")) / 3
     assert (level < 60) == (scheme == "dark")
-    for heading in ("Cautions", "Results", "Threat model", "Where they held least", "What ERS does not say"):
+    for heading in ("Cautions", "Results", "Threat model", "Weakest images and classes", "What ERS does not say"):
         assert page.get_by_role("heading", name=heading, exact=True).is_visible()
     assert page.locator("svg").count() == 4
     if width < 500:  # on a phone the table is stacked: each figure is readable without scrolling sideways
