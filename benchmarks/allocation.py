@@ -8,15 +8,14 @@ without `keep_freed_memory` take turns. The result goes to benchmarks/results/al
 """
 
 import statistics
-import subprocess
-import sys
 import time
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import Annotated, Any, ClassVar
+from multiprocessing import get_context
+from typing import Any, ClassVar
 
 import torch
-import tyro
 
 from benchmarks.command import BenchmarkOptions, parse_options
 from hardrank.models.embedder import Architecture, build_embedder
@@ -42,8 +41,6 @@ class Options(BenchmarkOptions):
 
     rounds: int = 7
     """Processes of each kind; medians are reported."""
-    inside: Annotated[Freed | None, tyro.conf.Suppress] = None
-    """Measure in this process, and print images per second: what the benchmark starts itself with."""
 
 
 def passes_per_second(*, keep: bool) -> float:
@@ -63,16 +60,13 @@ def passes_per_second(*, keep: bool) -> float:
 
 def apart(how: Freed) -> float:
     """The same in a process of its own, for what is set cannot be taken back."""
-    done = subprocess.run([sys.executable, __file__, "--inside", str(how)], check=True, capture_output=True, text=True)
-    return float(done.stdout)
+    with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
+        return pool.submit(passes_per_second, keep=how is Freed.KEEP).result()
 
 
 def main() -> None:
     """Measure and write."""
     options = parse_options(Options, doc=__doc__, file=__file__)
-    if options.inside:
-        print(passes_per_second(keep=options.inside is Freed.KEEP))
-        return
     rates: dict[Freed, list[float]] = {how: [] for how in Freed}
     for _ in range(options.rounds):
         for how, found in rates.items():
