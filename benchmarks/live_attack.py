@@ -100,7 +100,7 @@ def _round(browser: Browser, server: AppServer, *, fast: bool) -> dict[str, floa
     page.set_default_timeout(PATIENCE_MS)
     began = time.perf_counter()
     page.goto(server.url)
-    page.wait_for_selector(".st-key-plot img")
+    page.wait_for_selector(".st-key-setup img")
     page.wait_for_selector(".st-key-answers img")
     paint = time.perf_counter() - began
     page.wait_for_selector(".st-key-attack button:not([disabled])")
