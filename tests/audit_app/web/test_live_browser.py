@@ -1,4 +1,4 @@
-"""The app in a real Chromium: an attack from the button to the files, by two visitors at once, stopped, and left."""
+"""The app in Chromium: attacks, downloads, several visitors, stopping, and leaving."""
 
 import hashlib
 import json
@@ -50,7 +50,7 @@ def server(indexes: list[Path], tiny_zoo: list[Path], tmp_path_factory: pytest.T
     running.wait()
     yield running
     running.close()
-    assert "audit_app" not in running.log.read_text(), "nothing failed that nobody foresaw"
+    assert "audit_app" not in running.log.read_text(), "no internal error"
 
 
 @pytest.fixture(scope="module")
@@ -70,7 +70,7 @@ def api(indexes: list[Path], tiny_zoo: list[Path]) -> Iterator[TestClient]:
         yield client
 
 
-def test_an_attack_from_the_button_to_the_files(
+def test_an_attack_shows_what_the_api_answers_and_its_record_replays(
     browser: Any, server: AppServer, api: TestClient, tiny_zoo: list[Path], few_gratings: Path
 ) -> None:
     with visit(browser, server) as page:
@@ -88,7 +88,7 @@ def test_an_attack_from_the_button_to_the_files(
                 "/v1/search", params={"k": 11}, content=png, headers={"Content-Type": "image/png"}
             ).raise_for_status()
             ids = [match["id"] for match in answer.json()["models"][bundle.name]["matches"] if match["id"] != victim]
-            assert ids[:10] == [shown[bundle.name][rank] for rank in range(1, 11)], "what the page showed"
+            assert ids[:10] == [shown[bundle.name][rank] for rank in range(1, 11)], "the ranking that the page showed"
             engine = Engine(bundle, threads=1, device=Device.CPU)
             pixels = file_pixels(png, engine.preprocessing).astype(int)
             untouched = file_pixels((few_gratings / victim.replace("~", "/")).read_bytes(), engine.preprocessing)
@@ -114,7 +114,7 @@ def test_two_visitors_at_once_get_their_own_results(browser: Any, server: AppSer
         assert replay(record).differences == ()
 
 
-def test_a_running_attack_is_watched_stopped_and_another_can_begin(browser: Any, server: AppServer) -> None:
+def test_a_running_attack_is_shown_and_can_be_stopped(browser: Any, server: AppServer) -> None:
     with visit(browser, server) as page:
         long_attack(page, steps=500, restarts=10)
         page.click(".st-key-attack button")
@@ -139,7 +139,7 @@ def test_a_running_attack_is_watched_stopped_and_another_can_begin(browser: Any,
 
 
 @pytest.mark.slow
-def test_who_leaves_makes_room_for_who_waits(browser: Any, server: AppServer) -> None:
+def test_a_visitor_who_leaves_frees_a_place_in_the_queue(browser: Any, server: AppServer) -> None:
     with visit(browser, server) as waiting:
         with visit(browser, server) as one, visit(browser, server) as other:
             for page in (one, other):
@@ -153,7 +153,7 @@ def test_who_leaves_makes_room_for_who_waits(browser: Any, server: AppServer) ->
         assert time.monotonic() - left < 300, "the two attacks would have taken 400 s"
 
 
-def test_every_page_is_reached_from_the_others(browser: Any, server: AppServer) -> None:
+def test_every_page_links_to_the_others(browser: Any, server: AppServer) -> None:
     with visit(browser, server) as page:
         for title, heading in (
             ("Scorecard", "Robustness of the models"),
@@ -166,16 +166,16 @@ def test_every_page_is_reached_from_the_others(browser: Any, server: AppServer) 
         assert not page.locator("[data-testid=stSidebar]").count()
 
 
-def test_no_page_is_reached_around_the_check_of_the_server() -> None:
+def test_no_page_bypasses_the_check_of_the_server() -> None:
     folder = ROOT / "audit_app"
-    assert not (folder / "pages").exists(), "Streamlit runs what lies there by itself"
+    assert not (folder / "pages").exists(), "Streamlit serves files in it directly"
 
 
-def test_it_listens_on_the_loopback_alone(server: AppServer) -> None:
+def test_it_listens_on_the_loopback_only(server: AppServer) -> None:
     assert server.addresses() == {"127.0.0.1"}
 
 
-def test_a_dark_phone_scrolls_downwards_alone(browser: Any, server: AppServer) -> None:
+def test_nothing_overflows_on_a_dark_phone(browser: Any, server: AppServer) -> None:
     with visit(browser, server, width=390, color_scheme="dark", is_mobile=True, has_touch=True) as page:
         page.tap(".st-key-attack button")
         finished(page)

@@ -1,4 +1,4 @@
-"""The page of the live attack, driven without a browser."""
+"""The live attack page, without a browser."""
 
 import base64
 import hashlib
@@ -33,7 +33,7 @@ pytestmark = pytest.mark.usefixtures("app")
 
 @pytest.fixture
 def started(monkeypatch: pytest.MonkeyPatch) -> list[LiveAttack]:
-    """The attacks that the page begins, and a way to see their files."""
+    """The attacks that the page starts."""
     found: list[LiveAttack] = []
 
     class Seen(LiveAttack):
@@ -45,7 +45,7 @@ def started(monkeypatch: pytest.MonkeyPatch) -> list[LiveAttack]:
     return found
 
 
-def test_the_first_sight_is_a_sensible_attack_and_one_big_button() -> None:
+def test_the_page_starts_with_an_attack_that_is_ready_to_run() -> None:
     at = open_app()
     assert not errors(at)
     assert at.button(key="attack").proto.type == "primary"
@@ -73,7 +73,7 @@ def test_an_attack_runs_and_shows_its_result(started: list[LiveAttack]) -> None:
     assert len(at.get("download_button")) == 3
 
 
-def test_downloads_are_the_exact_png_and_a_record_that_repeats(
+def test_downloads_are_the_exact_png_and_a_record_that_replays(
     started: list[LiveAttack], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     offered: dict[str, Any] = {}
@@ -93,7 +93,7 @@ def test_downloads_are_the_exact_png_and_a_record_that_repeats(
 
 
 @pytest.mark.parametrize("name", ["CA+", "QA-", "TMA", "ES", "LTM", "GTM", "GTT", "SPQA+", "ORDER"])
-def test_every_kind_of_attack_can_be_chosen(name: str, started: list[LiveAttack]) -> None:
+def test_every_attack_can_be_chosen(name: str, started: list[LiveAttack]) -> None:
     at = open_app()
     at.selectbox(key="live.attack").set_value(name).run()
     assert not errors(at)
@@ -105,7 +105,7 @@ def test_every_kind_of_attack_can_be_chosen(name: str, started: list[LiveAttack]
     assert started[0].options.targets is None
 
 
-def test_targets_are_picked_by_clicking_and_left_to_the_seed(started: list[LiveAttack]) -> None:
+def test_targets_are_picked_or_drawn_from_the_seed(started: list[LiveAttack]) -> None:
     at = open_app()
     first = first_target(at)
     at.button(key="choose-targets").click().run()
@@ -126,12 +126,12 @@ def test_targets_are_picked_by_clicking_and_left_to_the_seed(started: list[LiveA
 
 
 def first_target(at: AppTest) -> int:
-    """Row of the target that the page begins with."""
+    """Return the row of the target that the page starts with."""
     (target,) = at.session_state["chosen_images"].targets["QA+"]
     return from_images(Path(settings().gallery[0])).row(target)
 
 
-def test_another_image_of_the_gallery(started: list[LiveAttack]) -> None:
+def test_another_image_of_the_gallery_is_attacked(started: list[LiveAttack]) -> None:
     at = open_app()
     at.button(key="choose-image").click().run()
     at.selectbox(key="image.class").set_value("class-5").run()
@@ -143,7 +143,7 @@ def test_another_image_of_the_gallery(started: list[LiveAttack]) -> None:
     assert started[0].served[0].gallery.label(row) == "class-5"
 
 
-def test_an_uploaded_image_is_attacked_as_it_is(started: list[LiveAttack]) -> None:
+def test_an_uploaded_image_is_attacked_unchanged(started: list[LiveAttack]) -> None:
     data = encode_png(random_pixels(3, 70, 50))
     at = open_app()
     at.button(key="choose-image").click().run()
@@ -156,14 +156,14 @@ def test_an_uploaded_image_is_attacked_as_it_is(started: list[LiveAttack]) -> No
     assert (started[0].victim.data, started[0].victim.label) == (data, "class-3")
 
 
-def test_an_unreadable_upload_is_told() -> None:
+def test_an_unreadable_upload_is_reported() -> None:
     at = open_app()
     at.button(key="choose-image").click().run()
     at.file_uploader(key="upload").set_value(("mine.png", b"no image at all", "image/png")).run()
     assert any("format" in one for one in errors(at))
 
 
-def test_stopping_shows_what_was_reached() -> None:
+def test_stopping_shows_the_last_image() -> None:
     at = open_app()
     at.selectbox(key="live.attack").set_value("ES")
     at.number_input(key="live.steps.linf").set_value(500)
@@ -176,12 +176,12 @@ def test_stopping_shows_what_was_reached() -> None:
     assert not errors(at)
 
 
-def test_no_model_is_told(app: Tell, tmp_path: Path) -> None:
+def test_an_empty_zoo_is_reported(app: Tell, tmp_path: Path) -> None:
     app("--zoo", str(tmp_path / "empty"))
     assert any("train one with" in one for one in errors(open_app()))
 
 
-def test_a_bad_bundle_is_told_and_the_others_work(app: Tell, tiny_zoo: list[Path], tmp_path: Path) -> None:
+def test_a_damaged_bundle_is_reported_and_the_others_work(app: Tell, tiny_zoo: list[Path], tmp_path: Path) -> None:
     zoo = tmp_path / "zoo"
     zoo.mkdir()
     for bundle in tiny_zoo:
@@ -194,7 +194,7 @@ def test_a_bad_bundle_is_told_and_the_others_work(app: Tell, tiny_zoo: list[Path
     assert not at.button(key="attack").disabled
 
 
-def test_a_bundle_whose_weights_were_changed_is_told(app: Tell, tiny_zoo: list[Path], tmp_path: Path) -> None:
+def test_changed_weights_of_a_bundle_are_reported(app: Tell, tiny_zoo: list[Path], tmp_path: Path) -> None:
     zoo = tmp_path / "zoo"
     (zoo / "tiny").mkdir(parents=True)
     for file in tiny_zoo[0].iterdir():
@@ -204,19 +204,19 @@ def test_a_bundle_whose_weights_were_changed_is_told(app: Tell, tiny_zoo: list[P
     assert any("does not match its card" in one for one in errors(open_app()))
 
 
-def test_a_gallery_of_one_image_is_told(app: Tell, tmp_path: Path) -> None:
+def test_a_gallery_of_one_image_is_reported(app: Tell, tmp_path: Path) -> None:
     Image.new("RGB", (40, 40), "red").save(tmp_path / "only.png")
     app("--gallery", str(tmp_path / "only.csv"))
     (tmp_path / "only.csv").write_text("path,label\nonly.png,red\n", encoding="utf-8")
     assert any("no ranking to attack" in one for one in errors(open_app()))
 
 
-def test_a_gallery_that_is_not_there_is_told(app: Tell, tmp_path: Path) -> None:
+def test_a_missing_gallery_is_reported(app: Tell, tmp_path: Path) -> None:
     app("--gallery", str(tmp_path / "nowhere"))
     assert any("does not exist" in one for one in errors(open_app()))
 
 
-def test_an_attack_that_the_gallery_does_not_allow_is_told(app: Tell, tmp_path: Path) -> None:
+def test_an_attack_that_needs_classes_is_reported(app: Tell, tmp_path: Path) -> None:
     folder = tmp_path / "flat"
     folder.mkdir()
     for number in range(5):
@@ -228,7 +228,7 @@ def test_an_attack_that_the_gallery_does_not_allow_is_told(app: Tell, tmp_path: 
     assert any("one class" in one for one in errors(at))
 
 
-def test_an_index_of_another_model_is_told(app: Tell, tmp_path: Path, tiny_zoo: list[Path]) -> None:
+def test_an_index_of_another_model_is_reported(app: Tell, tmp_path: Path, tiny_zoo: list[Path]) -> None:
     own = IndexManifest.of(Engine(tiny_zoo[0], threads=1, device=Device.CPU))
     manifest = own.model_copy(update={"model": "stranger", "model_sha256": "0" * 64})
     with SearchIndex.create(tmp_path / "index", manifest=manifest) as index:
@@ -237,7 +237,7 @@ def test_an_index_of_another_model_is_told(app: Tell, tmp_path: Path, tiny_zoo: 
     assert any("made with the model stranger" in one for one in errors(open_app()))
 
 
-def test_unforeseen_failures_are_logged_and_not_shown(
+def test_internal_errors_are_logged_and_not_shown(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     def broken(*_: object, **__: object) -> None:
@@ -251,19 +251,19 @@ def test_unforeseen_failures_are_logged_and_not_shown(
 
 
 @pytest.mark.parametrize("address", [None, "0.0.0.0", "192.168.1.2", "example.org"])
-def test_it_refuses_to_be_open_to_others(address: str | None) -> None:
+def test_it_refuses_addresses_other_than_the_loopback(address: str | None) -> None:
     config.set_option("server.address", address)
     at = open_app()
     assert any(str(address or "all addresses") in one for one in errors(at))
     assert not at.button
 
 
-def test_it_refuses_to_tell_of_its_use() -> None:
+def test_it_refuses_usage_statistics() -> None:
     config.set_option("browser.gatherUsageStats", True)
     with pytest.raises(AuditError, match="usage statistics are switched on"):
         check_server()
 
 
-def test_arguments_it_does_not_know_are_told(app: Tell) -> None:
+def test_unknown_options_are_reported(app: Tell) -> None:
     app("--colour", "red")
     assert any("--colour red" in one for one in errors(open_app()))

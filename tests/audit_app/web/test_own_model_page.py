@@ -1,4 +1,4 @@
-"""The page for a model of one's own, driven without a browser."""
+"""The page for your own model, without a browser."""
 
 import re
 from collections.abc import Callable
@@ -23,7 +23,7 @@ def plain(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def opened(name: str | Path) -> AppTest:
-    """Open the page and type what model is meant."""
+    """Open the page and type the name of a model."""
     at = open_app("own_model")
     at.text_input(key="own.name").set_value(str(name)).run()
     return at
@@ -36,13 +36,13 @@ def given(name: str, data: bytes) -> AppTest:
     return at
 
 
-def test_it_says_what_may_be_brought() -> None:
+def test_it_explains_which_models_it_takes() -> None:
     at = open_app("own_model")
     assert not errors(at)
     assert "Type a name or upload a file" in words(at)
 
 
-def test_a_bundle_is_attacked_by_its_gradients(tiny_zoo: list[Path]) -> None:
+def test_a_bundle_is_attacked_with_its_gradients(tiny_zoo: list[Path]) -> None:
     at = opened(tiny_zoo[1])
     assert "tiny-robust**: a bundle" in words(at)
     attacked(at)
@@ -53,7 +53,7 @@ def test_a_bundle_is_attacked_by_its_gradients(tiny_zoo: list[Path]) -> None:
 
 
 @pytest.mark.parametrize("method", ["square", "nes", "spsa"])
-def test_an_uploaded_file_is_asked_and_the_questions_are_counted(method: str, plain: Path) -> None:
+def test_an_uploaded_file_is_attacked_with_counted_queries(method: str, plain: Path) -> None:
     at = given("my model.onnx", plain.read_bytes())
     assert "gives no" not in " ".join(errors(at))
     assert "a plain ONNX file without gradients" in words(at)
@@ -68,7 +68,7 @@ def test_an_uploaded_file_is_asked_and_the_questions_are_counted(method: str, pl
     assert "of 40" in markup(at) or "query" in markup(at)
 
 
-def test_images_made_for_a_bundle_are_tried_on_it(plain: Path) -> None:
+def test_images_made_against_a_bundle_are_transferred(plain: Path) -> None:
     at = opened(plain)
     at.selectbox(key="live.method").set_value(SearchMethod.TRANSFER).run()
     attacked(at)
@@ -76,7 +76,7 @@ def test_images_made_for_a_bundle_are_tried_on_it(plain: Path) -> None:
     assert "0 queries" in words(at) or "passes" in words(at)
 
 
-def test_a_network_of_a_library_is_attacked_without_weights() -> None:
+def test_a_library_network_with_random_weights_is_attacked() -> None:
     at = open_app("own_model")
     at.number_input(key="own.size").set_value(32)
     at.selectbox(key="own.weights").select("random")
@@ -87,30 +87,30 @@ def test_a_network_of_a_library_is_attacked_without_weights() -> None:
 
 
 def constant(path: Path) -> Path:
-    """All images at the same place."""
+    """Write a model that embeds all images at the same point."""
     nodes, weights = linear()
     return save(path, nodes, weights={"weight": np.zeros_like(weights["weight"])})
 
 
-def single(path: Path) -> Path:
-    """One number for an image."""
+def one_dimensional(path: Path) -> Path:
+    """Write a model whose embedding has one dimension."""
     return write_linear(path, dimension=1)
 
 
-def upright(path: Path) -> Path:
-    """Takes images that are no squares."""
+def not_square(path: Path) -> Path:
+    """Write a model with an input that is not square."""
     nodes, weights = linear()
     return save(path, nodes, weights=weights, shape=["batch", 3, 8, 32])
 
 
 def grey(path: Path) -> Path:
-    """Takes images without colours."""
+    """Write a model with grey input."""
     nodes, weights = linear()
     return save(path, nodes, weights=weights, shape=["batch", 1, 48, 16])
 
 
 def map_like(path: Path) -> Path:
-    """Gives a map, no vector."""
+    """Write a model whose output is a map, not a vector."""
     return save(
         path, [helper.make_node("Relu", ["images"], ["embeddings"])], outputs={"embeddings": ["batch", 3, 16, 16]}
     )
@@ -120,22 +120,24 @@ def map_like(path: Path) -> Path:
     ("make", "told"),
     [
         (constant, ("same place", "length 0")),
-        (single, ("1 coordinates",)),
-        (upright, ("square",)),
+        (one_dimensional, ("1 coordinates",)),
+        (not_square, ("square",)),
         (grey, ("colour", "(N,3,")),
         (map_like, ("one row for each image", "(N,D)")),
         (with_external, ("keeps weights",)),
     ],
 )
-def test_files_of_a_wrong_shape_are_told(make: Callable[[Path], Path], told: tuple[str, ...], tmp_path: Path) -> None:
+def test_models_of_a_wrong_shape_are_reported(
+    make: Callable[[Path], Path], told: tuple[str, ...], tmp_path: Path
+) -> None:
     (message,) = errors(given("wrong.onnx", make(tmp_path / "wrong.onnx").read_bytes()))
     assert any(one in message for one in told)
 
 
 @pytest.mark.parametrize(
-    ("data", "told"), [(b"no model at all", "is no ONNX file"), (b"", "is empty")], ids=["other", "empty"]
+    ("data", "told"), [(b"no model at all", "is not an ONNX file"), (b"", "is empty")], ids=["other", "empty"]
 )
-def test_files_that_are_no_models_are_told(data: bytes, told: str) -> None:
+def test_files_that_are_not_models_are_reported(data: bytes, told: str) -> None:
     (message,) = errors(given("odd.onnx", data))
     assert told in message
 
@@ -149,9 +151,7 @@ def test_files_that_are_no_models_are_told(data: bytes, told: str) -> None:
         ("resnet18", "cache"),
     ],
 )
-def test_names_that_lead_nowhere_are_told(
-    name: str, told: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
+def test_unknown_names_are_reported(name: str, told: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("TORCH_HOME", str(tmp_path))
     (message,) = errors(opened(name))
     assert told in message

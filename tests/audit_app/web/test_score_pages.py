@@ -1,4 +1,4 @@
-"""The pages of the scorecard and of weak spots, driven without a browser."""
+"""The scorecard and weak spots pages, without a browser."""
 
 import base64
 import contextlib
@@ -44,7 +44,7 @@ QUICK = AuditOptions(
 
 @pytest.fixture(scope="module")
 def done(tiny_zoo: list[Path], few_gratings: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with an audit that came to its end."""
+    """A folder with a finished audit."""
     root = tmp_path_factory.mktemp("audits")
     request = AuditRequest(
         models=tuple(map(str, tiny_zoo)), gallery=GallerySource.at(str(few_gratings)), options=QUICK, loading=OPTIONS
@@ -68,13 +68,13 @@ def past(done: Path, app: Tell, tmp_path: Path) -> Path:
 # ---------------------------------------------------------------------- scorecard
 
 
-def test_models_that_were_not_measured_are_said_to_be_so() -> None:
+def test_unmeasured_models_are_reported() -> None:
     at = open_app("scorecard")
     assert not errors(at)
     assert "No bundle has measured results" in words(at)
 
 
-def test_an_audit_of_the_past_is_shown_whole(past: Path) -> None:
+def test_a_past_audit_is_shown_completely(past: Path) -> None:
     at = open_app("scorecard")
     at.selectbox(key="audit.shown").set_value(past.name).run()
     assert not errors(at)
@@ -93,7 +93,9 @@ def test_an_audit_of_the_past_is_shown_whole(past: Path) -> None:
     assert files == {"report.html", "report.json", "tiny-benign.csv", "tiny-robust.csv"}
 
 
-def test_an_audit_runs_in_the_background_and_becomes_history(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_an_audit_runs_in_the_background_and_is_listed_afterwards(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     at = open_app("scorecard")
     at.multiselect(key="audit.attacks").set_value(["ES", "TMA"])
     at.number_input(key="audit.attacked").set_value(4)
@@ -114,10 +116,10 @@ def test_an_audit_runs_in_the_background_and_becomes_history(monkeypatch: pytest
     assert any("tiny-benign, tiny-robust · 4 images" in one for one in at.selectbox(key="audit.shown").options)
 
 
-def test_an_audit_that_was_stopped_goes_on(past: Path) -> None:
+def test_a_stopped_audit_is_resumed(past: Path) -> None:
     wanted = read_report(past)
     (past / "report.json").unlink()
-    past = past.rename(past.with_name("as-one-likes"))
+    past = past.rename(past.with_name("renamed"))
     at = open_app("scorecard")
     at.selectbox(key="audit.shown").set_value(past.name).run()
     assert "is not finished" in words(at)
@@ -127,7 +129,7 @@ def test_an_audit_that_was_stopped_goes_on(past: Path) -> None:
     assert found.models == wanted.models
 
 
-def test_mistakes_are_told_before_anything_runs(app: Tell, tmp_path: Path) -> None:
+def test_invalid_options_are_reported_before_anything_runs(app: Tell, tmp_path: Path) -> None:
     at = open_app("scorecard")
     at.multiselect(key="audit.attacks").set_value([])
     at.button(key="audit.run").click().run()
@@ -137,7 +139,7 @@ def test_mistakes_are_told_before_anything_runs(app: Tell, tmp_path: Path) -> No
     assert any("does not exist" in one for one in errors(at))
 
 
-def test_an_audit_that_fails_says_why(tmp_path: Path, gratings: Path) -> None:
+def test_a_failed_audit_reports_the_reason(tmp_path: Path, gratings: Path) -> None:
     at = open_app("scorecard")
     at.text_input(key="selection.gallery").set_value(str(gratings / "class-0"))
     at.multiselect(key="audit.attacks").set_value(["LTM"])
@@ -146,7 +148,7 @@ def test_an_audit_that_fails_says_why(tmp_path: Path, gratings: Path) -> None:
     assert any("one class" in one for one in errors(at))
 
 
-def test_damaged_reports_are_told_and_the_rest_works(past: Path) -> None:
+def test_a_damaged_report_is_reported_and_the_rest_works(past: Path) -> None:
     (past / "report.json").write_text("{", encoding="utf-8")
     at = open_app("scorecard")
     assert any("damaged" in one for one in at.selectbox(key="audit.shown").options)
@@ -154,7 +156,7 @@ def test_damaged_reports_are_told_and_the_rest_works(past: Path) -> None:
     assert any("is damaged" in one for one in errors(at))
 
 
-def test_folders_that_cannot_be_written_are_told(app: Tell, tmp_path: Path) -> None:
+def test_an_unwritable_folder_is_reported(app: Tell, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("", encoding="utf-8")
     app("--audits", str(tmp_path / "file" / "audits"))
     at = open_app("scorecard")
@@ -164,7 +166,9 @@ def test_folders_that_cannot_be_written_are_told(app: Tell, tmp_path: Path) -> N
     assert any("cannot be written" in one for one in errors(at))
 
 
-def test_what_nobody_foresaw_is_logged(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
+def test_internal_errors_are_logged_and_not_shown(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
     def broken(*_: object) -> None:
         raise RuntimeError("secret")
 
@@ -180,7 +184,7 @@ def test_what_nobody_foresaw_is_logged(monkeypatch: pytest.MonkeyPatch, caplog: 
 
 
 def spots(at: AppTest) -> list[str]:
-    """Keys of the buttons that open an image in the live attack."""
+    """Return the keys of the buttons that open an image in the live attack."""
     return [str(button.key) for button in at.button if str(button.key).startswith("open-query-")]
 
 
@@ -189,13 +193,13 @@ def opened_id(button: Any) -> str:
     return plain(button.help).removeprefix("Open ").removesuffix(" in the live attack")
 
 
-def test_without_an_audit_it_says_where_they_come_from() -> None:
+def test_without_an_audit_it_explains_how_to_run_one() -> None:
     at = open_app("weak_spots")
     assert not errors(at)
     assert "Run one on the" in words(at)
 
 
-def test_the_worst_images_and_classes_are_shown_and_opened_in_the_live_attack(past: Path) -> None:
+def test_the_weakest_images_open_in_the_live_attack(past: Path) -> None:
     at = open_app("weak_spots")
     assert not errors(at)
     assert len(spots(at)) == 6
@@ -214,14 +218,14 @@ def test_the_worst_images_and_classes_are_shown_and_opened_in_the_live_attack(pa
 
 
 def pictures(at: AppTest) -> list[bytes]:
-    """The PNGs of the worst images, in their order."""
+    """Return the PNGs of the images, in order."""
     drawn = (re.search(r'<img src="data:image/png;base64,([^"]+)"', one.proto.body) for one in at.get("html"))
     return [base64.b64decode(found[1]) for found in drawn if found]
 
 
 @pytest.fixture(scope="module")
 def by_command(tiny_zoo: list[Path], few_gratings: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The folder of an audit by the command, whose paths hold in its own working directory alone."""
+    """The folder of an audit by the command, with paths relative to its working directory."""
     there = tmp_path_factory.mktemp("there")
     (there / "images").symlink_to(few_gratings)
     (there / "zoo").symlink_to(tiny_zoo[0].parent)
@@ -232,7 +236,7 @@ def by_command(tiny_zoo: list[Path], few_gratings: Path, tmp_path_factory: pytes
     return there / "audits" / "mine"
 
 
-def test_an_audit_by_the_command_shows_its_images_too(by_command: Path, few_gratings: Path, app: Tell) -> None:
+def test_an_audit_by_the_command_shows_its_images(by_command: Path, few_gratings: Path, app: Tell) -> None:
     app("--audits", str(by_command.parent))
     at = open_app("weak_spots")
     assert not errors(at)
@@ -256,7 +260,7 @@ def test_an_audit_by_the_command_shows_its_images_too(by_command: Path, few_grat
     assert at.session_state["gallery_selection"].opened.loading == OPTIONS
 
 
-def test_what_is_handed_on_names_no_place_of_this_machine(by_command: Path) -> None:
+def test_shared_files_contain_no_paths_of_this_machine(by_command: Path) -> None:
     files = [path for path in by_command.iterdir() if path.name.startswith("report") or path.suffix == ".csv"]
     assert {path.name for path in files} == {"report.json", "report.html", "tiny-benign.csv", "Strong.csv"}
     for path in files:
@@ -267,7 +271,7 @@ def test_what_is_handed_on_names_no_place_of_this_machine(by_command: Path) -> N
     ("norm", "epsilon", "field", "value"),
     [("l2", 0.5, "live.epsilon.l2.l2", 0.5), ("linf", 64 / 255, "live.epsilon.linf", 32)],
 )
-def test_the_budget_of_the_audit_is_that_of_the_attack_as_far_as_the_page_goes(
+def test_the_live_attack_takes_over_the_budget_of_the_audit(
     past: Path, norm: str, epsilon: float, field: str, value: float
 ) -> None:
     report = read_report(past)
@@ -283,7 +287,7 @@ def test_the_budget_of_the_audit_is_that_of_the_attack_as_far_as_the_page_goes(
 
 
 @pytest.mark.parametrize("damage", ["moved", "shrunk", "command", "table"])
-def test_what_is_no_longer_at_hand_is_told(
+def test_missing_and_changed_files_are_reported(
     past: Path, app: Tell, damage: str, few_gratings: Path, tmp_path: Path
 ) -> None:
     gallery = tmp_path / "gallery"

@@ -1,4 +1,4 @@
-"""A visitor's attack: one at a time, and gone with the session."""
+"""The attack of a visitor: one at a time, dropped when the visitor leaves."""
 
 import gc
 import threading
@@ -25,18 +25,18 @@ def is_gone(seen: "weakref.ref[LiveAttack]") -> bool:
     return seen() is None
 
 
-def test_who_left_frees_worker_and_memory(served: list[ServedGallery]) -> None:
-    there = threading.Event()
-    there.set()
-    session = VisitorSession(there.is_set, check_every_s=0.02)
+def test_leaving_ends_the_threads_and_frees_the_attack(served: list[ServedGallery]) -> None:
+    connected = threading.Event()
+    connected.set()
+    session = VisitorSession(connected.is_set, check_every_s=0.02)
     session.start(attack(served))
     time.sleep(0.02 * CHECKS_BEFORE_LEAVING * 3)
     live = session.live
-    assert live is not None, "who is there keeps the attack"
+    assert live is not None, "a connected visitor keeps the attack"
     assert not live.status().phase.over
     seen = weakref.ref(live)
     del live
-    there.clear()
+    connected.clear()
     until(lambda: is_gone(seen))
     assert session.live is None
     # A thread is listed a moment longer than what it worked on.
@@ -44,20 +44,20 @@ def test_who_left_frees_worker_and_memory(served: list[ServedGallery]) -> None:
     until(lambda: not workers & {thread.name for thread in threading.enumerate()})
 
 
-def test_a_result_is_freed_too(served: list[ServedGallery]) -> None:
-    there = threading.Event()
-    there.set()
-    session = VisitorSession(there.is_set, check_every_s=0.02)
+def test_leaving_frees_a_result(served: list[ServedGallery]) -> None:
+    connected = threading.Event()
+    connected.set()
+    session = VisitorSession(connected.is_set, check_every_s=0.02)
     live = attack(served, LiveOptions(attack="ES", engine=AttackOptions(steps=1)))
     session.start(live)
     assert live.wait(PATIENCE_S).result
     seen = weakref.ref(live)
     del live
-    there.clear()
+    connected.clear()
     until(lambda: is_gone(seen))
 
 
-def test_a_lost_connection_that_comes_back_loses_nothing(served: list[ServedGallery]) -> None:
+def test_a_short_disconnection_keeps_the_attack(served: list[ServedGallery]) -> None:
     looks = iter([False, False, *[True] * 10, False] + [True] * 10_000)
     session = VisitorSession(lambda: next(looks), check_every_s=0.01)
     live = attack(served)
@@ -67,7 +67,7 @@ def test_a_lost_connection_that_comes_back_loses_nothing(served: list[ServedGall
     session.drop()
 
 
-def test_another_attack_takes_the_place_of_the_one_before(served: list[ServedGallery]) -> None:
+def test_a_new_attack_replaces_the_previous_one(served: list[ServedGallery]) -> None:
     session = VisitorSession()
     first, second = attack(served), attack(served)
     session.start(first)
