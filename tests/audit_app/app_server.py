@@ -140,8 +140,8 @@ def rankings(page: Any) -> dict[str, dict[int, str]]:
     """Return what the page shows: model → rank after the attack → id."""
     found: dict[str, dict[int, str]] = {}
     for card in page.locator(".st-key-rankings article").all():
-        told = "\n".join(card.locator("g > title").all_text_contents())
-        moved = re.findall(r"^.*\((.+)\): rank \d+ → (\d+)$", told, flags=re.MULTILINE)
+        titles = "\n".join(card.locator("g > title").all_text_contents())
+        moved = re.findall(r"^.*\((.+)\): rank \d+ → (\d+)$", titles, flags=re.MULTILINE)
         found[card.locator("h3").inner_text().strip()] = {int(rank): id for id, rank in moved}
     return found
 

@@ -1,4 +1,4 @@
-"""The files of an audit: the schema, the table, and a page that is whole and escapes what it is told."""
+"""The files of an audit: report.json, the CSV tables, and a self-contained page that escapes all text."""
 
 import csv
 import json
@@ -21,7 +21,7 @@ from hardrank.serving.engine import Device
 from hardrank.trainer.evaluation.robustness import RobustnessOptions
 
 HOSTILE = "<script>alert('x')</script>\"&{{ 7*7 }}"
-"""A name that would run, close an attribute, or be taken for the template's own."""
+"""A name with a script, an end of an attribute, and template syntax."""
 OPTIONS = AuditOptions(
     attacks=("QA+", "TMA", "ES"),
     attacked=7,
@@ -34,7 +34,7 @@ OPTIONS = AuditOptions(
 
 
 def renamed(collection: ImageGallery) -> ImageGallery:
-    """The same images, with names that somebody wishes us ill by."""
+    """Return the same images with hostile names."""
     ids = (HOSTILE, *collection.ids[1:])
     classes = tuple(f"{HOSTILE} {name}" for name in collection.classes)
     return replace(collection, ids=ids, classes=classes, problems=(f"{HOSTILE}: not an image",))
@@ -84,7 +84,7 @@ def read_page(path: Path) -> Reader:
     return reader
 
 
-def test_the_report_says_what_was_found(audited: tuple[AuditResult, AuditReport, Path]) -> None:
+def test_the_report_holds_the_results(audited: tuple[AuditResult, AuditReport, Path]) -> None:
     result, report, out = audited
     assert read_report(out) == report
     assert read_report(out / "report.json") == report
@@ -107,7 +107,7 @@ def test_the_report_says_what_was_found(audited: tuple[AuditResult, AuditReport,
     assert report.settings.attacks["QA+"]["m"] == 1
 
 
-def test_cautions_name_what_weakens_the_figures(audited: tuple[AuditResult, AuditReport, Path]) -> None:
+def test_cautions_list_the_limitations(audited: tuple[AuditResult, AuditReport, Path]) -> None:
     _, report, _ = audited
     said = "\n".join(report.cautions)
     assert "7 images are a small sample" in said
@@ -121,7 +121,7 @@ def test_cautions_name_what_weakens_the_figures(audited: tuple[AuditResult, Audi
     assert "at most 20 queries per image and attack, 420 in total" in model
 
 
-def test_the_table_has_a_line_for_each_image(audited: tuple[AuditResult, AuditReport, Path]) -> None:
+def test_the_table_has_one_line_per_image(audited: tuple[AuditResult, AuditReport, Path]) -> None:
     result, report, out = audited
     names = [model.per_image for model in report.models]
     assert len(set(names)) == 2
@@ -139,7 +139,7 @@ def test_the_table_has_a_line_for_each_image(audited: tuple[AuditResult, AuditRe
             assert float(row["ES:D noise"]) == table.columns["ES:D noise"][i]
 
 
-def test_the_page_needs_nothing_else_and_runs_nothing(audited: tuple[AuditResult, AuditReport, Path]) -> None:
+def test_the_page_is_self_contained_and_has_no_scripts(audited: tuple[AuditResult, AuditReport, Path]) -> None:
     page = read_page(audited[2] / "report.html")
     assert page.addresses
     assert all(address.startswith("data:image/png;base64,") for address in page.addresses)
@@ -152,7 +152,7 @@ def test_the_page_needs_nothing_else_and_runs_nothing(audited: tuple[AuditResult
     assert "@import" not in text
 
 
-def test_whatever_is_named_is_text(audited: tuple[AuditResult, AuditReport, Path]) -> None:
+def test_names_are_escaped(audited: tuple[AuditResult, AuditReport, Path]) -> None:
     page = read_page(audited[2] / "report.html")
     assert page.text.count(HOSTILE) > 10
     assert "<script" not in (audited[2] / "report.html").read_text(encoding="utf-8")
@@ -181,7 +181,7 @@ def test_the_same_audit_gives_the_same_report(audited: tuple[AuditResult, AuditR
     assert again.model_copy(update={"created": report.created}) == report
 
 
-def test_settings_differ_by_what_decides_figures(audited: tuple[AuditResult, AuditReport, Path]) -> None:
+def test_settings_are_compared_by_what_determines_the_figures(audited: tuple[AuditResult, AuditReport, Path]) -> None:
     result, report, _ = audited
     same = settings_of(OPTIONS, replace(result.gallery, name="elsewhere"), attacked=7)
     assert report.settings.differences(same) == []
@@ -191,7 +191,7 @@ def test_settings_differ_by_what_decides_figures(audited: tuple[AuditResult, Aud
     assert found == ["attacks", "seed", "steps", "gallery"]
 
 
-def test_reports_that_cannot_be_read(tmp_path: Path, audited: tuple[AuditResult, AuditReport, Path]) -> None:
+def test_unreadable_reports_are_refused(tmp_path: Path, audited: tuple[AuditResult, AuditReport, Path]) -> None:
     path = tmp_path / "report.json"
     with pytest.raises(ReportError, match="does not exist"):
         read_report(path)

@@ -22,7 +22,7 @@ def page_file(tiny_zoo: list[Path], gratings: Path, tmp_path_factory: pytest.Tem
 
 
 @pytest.mark.parametrize(("width", "scheme"), [(1280, "light"), (390, "light"), (1280, "dark"), (390, "dark")])
-def test_it_opens_offline_whole_and_fits(page_file: Path, browser: Any, width: int, scheme: str) -> None:
+def test_it_opens_offline_and_fits_the_screen(page_file: Path, browser: Any, width: int, scheme: str) -> None:
     context = browser.new_context(viewport={"width": width, "height": 900}, color_scheme=scheme, offline=True)
     context.set_default_timeout(PATIENCE_MS)
     page = context.new_page()

@@ -7,7 +7,7 @@ from hardrank.audit_app.results.schema import GalleryEntry
 from tests.audit_app.reports import make_made_up, make_model
 
 
-def test_limits_are_read() -> None:
+def test_limits_are_parsed() -> None:
     assert parse_limits(["ERS=30", "R@1=0.4", "ES:D=12.5"]) == {"ERS": 30, "R@1": 0.4, "ES:D": 12.5}
     assert parse_limits(["2"], default="ERS") == {"ERS": 2}
     assert parse_limits(["2", "R@1=0.02"], default="ERS") == {"ERS": 2, "R@1": 0.02}
@@ -31,7 +31,7 @@ def test_limits_are_read() -> None:
         ({"worst": 5.0, "worst-recall": 10.0, "ARS": 50.0, "NMI": 0.4, "mAP": 0.3, "mAP@R": 0.2, "score": 40.0}, True),
     ],
 )
-def test_the_least_that_passes(under: dict[str, float], passed: bool) -> None:
+def test_the_lowest_passing_value(under: dict[str, float], passed: bool) -> None:
     verdicts = judge(make_made_up(), Limits(under=under, drop={}))
     assert len(verdicts) == len(under)
     assert all(verdict.passed for verdict in verdicts) is passed
@@ -46,7 +46,7 @@ def test_a_violated_limit_names_model_measure_and_interval() -> None:
     assert other.passed
 
 
-def test_what_may_be_lost_against_a_baseline() -> None:
+def test_drops_against_a_baseline() -> None:
     limits = Limits(under={}, drop={"ERS": 2, "R@1": 0.02})
     before = make_made_up(make_model(ers=42.5, recall=0.51))
     ers, recall = judge(make_made_up(make_model(ers=40.0, recall=0.5)), limits, before)
@@ -86,7 +86,7 @@ def test_a_baseline_of_other_settings_is_refused_and_the_difference_named() -> N
         judge(now, limits)
 
 
-def test_measures_that_are_not_there() -> None:
+def test_unknown_and_unmeasured_measures_are_refused() -> None:
     with pytest.raises(GateError, match=r"unknown measure 'ers'; choose from ERS"):
         check_limits(Limits(under={"ers": 3}, drop={}), ["QA+"])
     check_limits(Limits(under={"QA+": 3}, drop={"ERS": 1}), ["QA+"])

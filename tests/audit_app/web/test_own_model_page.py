@@ -117,7 +117,7 @@ def map_like(path: Path) -> Path:
 
 
 @pytest.mark.parametrize(
-    ("make", "told"),
+    ("make", "expected"),
     [
         (constant, ("same place", "length 0")),
         (one_dimensional, ("1 coordinates",)),
@@ -128,22 +128,22 @@ def map_like(path: Path) -> Path:
     ],
 )
 def test_models_of_a_wrong_shape_are_reported(
-    make: Callable[[Path], Path], told: tuple[str, ...], tmp_path: Path
+    make: Callable[[Path], Path], expected: tuple[str, ...], tmp_path: Path
 ) -> None:
     (message,) = errors(given("wrong.onnx", make(tmp_path / "wrong.onnx").read_bytes()))
-    assert any(one in message for one in told)
+    assert any(one in message for one in expected)
 
 
 @pytest.mark.parametrize(
-    ("data", "told"), [(b"no model at all", "is not an ONNX file"), (b"", "is empty")], ids=["other", "empty"]
+    ("data", "expected"), [(b"no model at all", "is not an ONNX file"), (b"", "is empty")], ids=["other", "empty"]
 )
-def test_files_that_are_not_models_are_reported(data: bytes, told: str) -> None:
+def test_files_that_are_not_models_are_reported(data: bytes, expected: str) -> None:
     (message,) = errors(given("odd.onnx", data))
-    assert told in message
+    assert expected in message
 
 
 @pytest.mark.parametrize(
-    ("name", "told"),
+    ("name", "expected"),
     [
         ("./nowhere", "does not exist"),
         ("timm/resnet10x", "has no model"),
@@ -151,7 +151,7 @@ def test_files_that_are_not_models_are_reported(data: bytes, told: str) -> None:
         ("resnet18", "cache"),
     ],
 )
-def test_unknown_names_are_reported(name: str, told: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_unknown_names_are_reported(name: str, expected: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("TORCH_HOME", str(tmp_path))
     (message,) = errors(opened(name))
-    assert told in message
+    assert expected in message

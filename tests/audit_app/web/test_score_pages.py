@@ -294,7 +294,7 @@ def test_missing_and_changed_files_are_reported(
     shutil.copytree(few_gratings, gallery)
     request = AuditRequest(models=("x",), gallery=GallerySource.at(str(gallery)), options=replace(QUICK, seed=1))
     request.write(past)
-    told = {
+    expected = {
         "moved": "is neither a folder",
         "shrunk": "has changed since",
         "command": "is missing",
@@ -309,7 +309,7 @@ def test_missing_and_changed_files_are_reported(
     else:
         (past / "tiny-benign.csv").write_text("id\nx\n", encoding="utf-8")
     at = open_app("weak_spots")
-    assert any(told in one for one in errors(at))
+    assert any(expected in one for one in errors(at))
     assert bool(spots(at)) == (damage != "table")
     assert not pictures(at)
     assert all(at.button(key=key).disabled for key in spots(at))
