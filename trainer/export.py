@@ -1,4 +1,4 @@
-"""From a trained embedder to model.onnx, with a gate that both compute the same."""
+"""Exports a trained embedder to ONNX, and verifies that both compute the same."""
 
 import io
 import logging
@@ -24,11 +24,11 @@ OUTPUT: Final = "embeddings"
 LARGEST_DIFFERENCE: Final = 1e-4
 SAME_TOP10: Final = 0.999
 _TIED: Final = 2e-6
-"""Cosines nearer than this are rounding apart in float32, and either order of such items is right."""
+"""Difference of cosines below which items are tied within the rounding of float32; either order is right."""
 
 
 class ExportError(HardrankError):
-    """An export that fails, or whose result differs from the network."""
+    """The export failed, or its result differs from the network."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,16 +36,16 @@ class Parity:
     """How well ONNX Runtime agrees with PyTorch on the CPU in float32."""
 
     largest_difference: float
-    """Largest |Δ| of an embedding's coordinate, over all images, at batches of 1, 7 and more."""
+    """Largest absolute difference of a coordinate, over all images, with batches of 1, 7 and more."""
     recall_at_1_torch: float
     """Recall@1 of PyTorch's embeddings, 0 to 1."""
     recall_at_1_onnx: float
     """Recall@1 of ONNX Runtime's embeddings, 0 to 1."""
     same_top10: float
-    """Share of the queries with the same ten nearest items in the same order, ties apart, 0 to 1."""
+    """Share of queries with the same ten nearest items in the same order, except for ties, 0 to 1."""
 
     def failures(self) -> list[str]:
-        """Say which limits are not held; empty where all are. NaN fails."""
+        """Return descriptions of the limits that are exceeded; NaN exceeds them."""
         failed = []
         if not self.largest_difference <= LARGEST_DIFFERENCE:
             failed.append(f"embeddings differ by up to {self.largest_difference:.1e} (limit {LARGEST_DIFFERENCE:g})")
@@ -58,14 +58,15 @@ class Parity:
         return failed
 
     def as_dict(self) -> dict[str, float]:
-        """Give plain values for the card."""
+        """Return plain values for the card."""
         return asdict(self)
 
 
 def export_onnx(embedder: Embedder, path: Path) -> None:
-    """Write `embedder` as ONNX: float pixels in [0,1] (batch,3,H,W) → (batch,D), any batch size.
+    """Write an embedder as ONNX: float pixels in [0,1] (batch,3,H,W) → (batch,D), for any batch size.
 
-    Raises `ExportError` where the network cannot be exported or the result is no valid ONNX.
+    Raises:
+        ExportError: the network cannot be exported, or the result is not valid ONNX.
     """
     import onnx
 
@@ -88,21 +89,26 @@ def export_onnx(embedder: Embedder, path: Path) -> None:
         assert program is not None
         program.save(str(path))
         onnx.checker.check_model(str(path), full_check=True)
-    except Exception as error:  # the exporter raises errors of its own and of everything below it
+    except Exception as error:  # the exporter raises its own errors and those of everything below it
         raise ExportError(f"{embedder.architecture.backbone} cannot be exported to ONNX: {error}") from error
 
 
 def save_weights(embedder: Embedder, path: Path) -> None:
-    """Write the plain state dict as safetensors."""
+    """Write the state dict as safetensors."""
     save_file({name: value.detach().cpu().contiguous() for name, value in embedder.state_dict().items()}, path)
 
 
 def measure_parity(
     embedder: Embedder, path: Path, images: Callable[[slice], Tensor], labels: Tensor, *, batch: int = 64
 ) -> Parity:
-    """Embed images with PyTorch and with ONNX Runtime, on the CPU, and compare (N ≥ 2; see `Parity`).
+    """Embed images with PyTorch and with ONNX Runtime, on the CPU, and compare the results.
 
-    `images` gives a slice of the (N,3,H,W) floats in [0,1]; `labels` (N,).
+    Args:
+        embedder: The network; it is moved to the CPU.
+        path: The exported file.
+        images: Returns a slice of the N ≥ 2 images, (n,3,H,W) floats in [0,1].
+        labels: (N,) classes.
+        batch: Images per batch.
     """
     session = _session(path)
     embedder = embedder.cpu().float().eval()
@@ -113,10 +119,10 @@ def measure_parity(
         chunk = images(slice(start, start + batch))
         with torch.no_grad():
             by_torch.append(embedder(chunk))
-        by_onnx.append(_run(session, chunk))
+        by_onnx.append(_embed(session, chunk))
         if start == 0:
             for size in (1, 7):
-                largest = max(largest, _largest(_run(session, chunk[:size]), by_torch[0][:size]))
+                largest = max(largest, _largest(_embed(session, chunk[:size]), by_torch[0][:size]))
     one, other = torch.cat(by_torch), torch.cat(by_onnx)
     return Parity(
         largest_difference=max(largest, _largest(one, other)),
@@ -127,7 +133,7 @@ def measure_parity(
 
 
 def export(embedder: Embedder, folder: Path, images: Callable[[slice], Tensor], labels: Tensor) -> Parity:
-    """Write model.onnx and weights.safetensors to `folder`; raises `ExportError` unless both agree (see `Parity`)."""
+    """Write model.onnx and weights.safetensors to `folder`; raises `ExportError` unless they agree (see `Parity`)."""
     export_onnx(embedder, folder / ONNX)
     save_weights(embedder, folder / WEIGHTS)
     parity = measure_parity(embedder, folder / ONNX, images, labels)
@@ -146,7 +152,7 @@ def _session(path: Path) -> Any:
     return onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
 
 
-def _run(session: Any, images: Tensor) -> Tensor:
+def _embed(session: Any, images: Tensor) -> Tensor:
     return torch.from_numpy(np.asarray(session.run([OUTPUT], {INPUT: images.numpy()})[0]))
 
 
@@ -160,7 +166,7 @@ def _recall_at_1(embeddings: Tensor, labels: Tensor) -> float:
 
 
 def _same_top(one: Tensor, other: Tensor, *, k: int) -> float:
-    """Lists are the same when the items differ only where the distances are tied to within rounding."""
+    """Share of queries with the same list; items may differ where their distances are tied within rounding."""
     itself = torch.arange(len(one))
     first, second = nearest(one, one, itself, k), nearest(other, other, itself, k)
     same = [bool(((one[first[q]] - one[second[q]]) @ one[q]).abs().le(_TIED).all()) for q in range(len(one))]

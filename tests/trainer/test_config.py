@@ -31,7 +31,7 @@ def test_every_recipe_reads_and_its_defenses_parse(name: str) -> None:
     for model in (config.benign, config.robust):
         parse_defense(model.defense, margin=model.margin)
     first = (Path(__file__).parents[2] / "trainer" / "recipes" / f"{name}.yaml").read_text(encoding="utf-8")
-    assert first.startswith("# python trainer/run.py"), "a recipe opens with its command"
+    assert first.startswith("# hardrank train"), "a recipe opens with its command"
 
 
 def test_the_recipes_of_the_paper_have_its_settings() -> None:

@@ -53,11 +53,11 @@ def _hm(notation: Notation, margin: float) -> Defense:
         u=notation.option("u", margin, above=0) if "u" in notation.options else None,
         xi=notation.option("xi", 0.1, least=0),
     )
-    notation.only_with("u", "g_LGA, g_2, g_1/2 and g_B(…)", there=isinstance(destination, Gradual | Balanced))
+    notation.only_with("u", "g_LGA, g_2, g_1/2 and g_B(…)", present=isinstance(destination, Gradual | Balanced))
     xi_is_free = isinstance(destination, Balanced) and ";" not in notation.arguments[1]
-    notation.only_with("xi", "a g_B(…) that does not say it", there=xi_is_free)
+    notation.only_with("xi", "a g_B(…) without xi in it", present=xi_is_free)
     for name in ("lambda", "gamma"):
-        notation.only_with(name, "&ICS", there=notation.ics)
+        notation.only_with(name, "&ICS", present=notation.ics)
     return HardnessManipulation(
         source=parse_sampler(notation.argument(0, of=2)),
         destination=destination,
@@ -76,19 +76,24 @@ DEFENSES: Final[dict[str, Callable[[Notation, float], Defense]]] = {
     "min-max": _minmax,
     "TRIDE": _tride,
 }
-"""Family name → how to make it of its notation. A new defense is one file and one line here."""
+"""Family name → constructor from its notation. A new defense is one file and one line here."""
 
 
 def parse_defense(name: str, *, margin: float = MARGIN) -> Defense:
-    """Make the defense that `name` writes in the notation of the paper.
+    """Return the defense of a name in the paper's notation.
 
-    Raises `DefenseError` for what cannot be read, with the names there are.
+    Args:
+        name: For example `HM[S,g_LGA]&ICS`.
+        margin: γ of the triplet loss, in which destinations such as `-gamma/2` are expressed.
+
+    Raises:
+        DefenseError: an unknown family, sampler, destination or option.
     """
     notation = parse_notation(name)
     if notation.family not in DEFENSES:
         near = difflib.get_close_matches(notation.family.lower(), map(str.lower, DEFENSES), n=1)
-        meant = next((f"; is {family} meant?" for family in DEFENSES if [family.lower()] == near), "")
+        meant = next((f"; did you mean {family}?" for family in DEFENSES if [family.lower()] == near), "")
         raise DefenseError(
-            f"no defense is called {notation.family!r} (in {name!r}); there are {', '.join(DEFENSES)}{meant}"
+            f"unknown defense {notation.family!r} in {name!r}; choose one of {', '.join(DEFENSES)}{meant}"
         )
     return DEFENSES[notation.family](notation, margin)

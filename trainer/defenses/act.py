@@ -1,4 +1,4 @@
-"""Anti-collapse triplet, ACT: positive and negative are drawn together (method: Baselines)."""
+"""Anti-collapse triplet, ACT: positive and negative are moved towards each other (method: Baselines)."""
 
 from dataclasses import dataclass
 

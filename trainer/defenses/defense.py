@@ -1,4 +1,4 @@
-"""What a defense is: one training batch → the loss whose gradient updates the network."""
+"""The interface of defenses: one training batch → the loss whose gradient updates the network."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -21,7 +21,7 @@ class DefenseError(HardrankError):
 
 @dataclass(frozen=True, kw_only=True)
 class Conditions:
-    """What a defense works with at an iteration; the training loop owns all of it."""
+    """Networks, options and state of an iteration, provided by the training loop."""
 
     network: Callable[[Tensor], Tensor]
     """φ in training mode, for the update."""
@@ -34,23 +34,23 @@ class Conditions:
     margin: float = MARGIN
     """γ of the triplet loss."""
     generator: torch.Generator | None = None
-    """For the draws of the samplers; on the CPU."""
+    """Random generator of the samplers, on the CPU."""
     iteration: int = 0
-    """Updates of the stage that are done, for defenses that take turns."""
+    """Iterations of the stage that are done, for defenses that alternate."""
     progress: float = 0.0
     """Share of the stage that is done, 0 … 1."""
 
 
 @dataclass(frozen=True)
 class DefenseResult:
-    """What came of a batch."""
+    """The loss of a batch, and measures for the log."""
 
     loss: Tensor
     """Scalar, with gradient: what the update minimises."""
     triplet_loss: Tensor
-    """Scalar, detached: its triplet part alone, the l of the next iteration."""
+    """Scalar, detached: the triplet part of the loss, which is l in the next iteration."""
     measures: Mapping[str, float] = field(default_factory=dict)
-    """For the log: mean hardness before and after, destination, share of steps done …"""
+    """For the log: mean hardness before and after, destination, …"""
 
 
 class Defense(Protocol):
@@ -61,22 +61,20 @@ class Defense(Protocol):
         """The paper's notation, as `parse_defense` reads it."""
 
     def __call__(self, images: Tensor, labels: Tensor, conditions: Conditions) -> DefenseResult | None:
-        """Give the loss of an SPC-2 batch, `images` (2T,3,H,W) in [0,1] and `labels` (2T,).
+        """Return the loss of an SPC-2 batch, `images` (2T,3,H,W) in [0,1] and `labels` (2T,).
 
-        None where the batch holds no triplet (a single class): the loop then leaves it out.
+        None if the batch contains no triplet (a single class), before any call of `conditions.network`. The loop then
+        skips the update.
         """
 
 
 @torch.no_grad()
 def embed_benign(images: Tensor, conditions: Conditions) -> Tensor:
-    """The benign batch (2T,3,H,W) in evaluation mode (2T,D): what the samplers see."""
+    """Embed the benign batch (2T,3,H,W) in evaluation mode, as (2T,D), for the samplers."""
     return conditions.frozen(images)
 
 
 def benign_measures(benign: Tensor, labels: Tensor, triplets: Triplets) -> dict[str, float]:
-    """Measure what every defense logs of the batch (2T,D) in evaluation mode and of its triplets before it moves them.
-
-    That is their mean `hardness`, and `cosine`, `recall` and `chance`, by which a collapse is seen.
-    """
+    """Return what every defense logs of the benign batch (2T,D): mean `hardness`, and the measures of a collapse."""
     before = hardness(*triplets.gather(benign)).mean().item()
     return {"hardness": before, **read_collapse(benign, labels).as_measures()}

@@ -1,7 +1,7 @@
-"""Destinations of hardness manipulation: how hard a triplet is made (method: Destinations H_D).
+"""Destinations of hardness manipulation: the hardness that triplets are moved to (method: Destinations H_D).
 
-Each is a frozen value with the notation of the paper, called with what is known at an iteration; it gives one
-hardness for each triplet (T,) in [−2,2].
+Each is a frozen value, named as in the paper. It is called in every iteration and returns a hardness in [−2,2] for each
+triplet (T,).
 """
 
 from collections.abc import Callable
@@ -18,7 +18,7 @@ from hardrank.trainer.metric.samplers import Sampler, draw_triplets
 
 @dataclass(frozen=True, kw_only=True)
 class DestinationInput:
-    """What a destination may look at."""
+    """Input of a destination."""
 
     embeddings: Tensor
     """(2T,D) of the benign SPC-2 batch, evaluation mode."""
@@ -29,14 +29,14 @@ class DestinationInput:
     margin: float = MARGIN
     """γ."""
     generator: torch.Generator | None = None
-    """For destinations that draw triplets."""
+    """Random generator, for destinations that draw triplets."""
 
 
 class Destination(Protocol):
-    """A rule that gives H_D."""
+    """A rule for H_D."""
 
     def __call__(self, given: DestinationInput) -> Tensor:
-        """Give H_D (T,) for the T anchors of the batch."""
+        """Return H_D (T,) for the T anchors of the batch."""
 
     @property
     def name(self) -> str:
@@ -55,17 +55,17 @@ _EXPONENTS: Final[dict[Growth, float]] = {Growth.LINEAR: 1.0, Growth.SQUARE: 2.0
 
 
 def normalised_loss(previous_loss: float, u: float) -> float:
-    """l̄ = min(u, l)/u in [0,1] (method: Gradual adversary)."""
+    """Return l̄ = min(u, l)/u in [0,1] (method: Gradual adversary)."""
     return min(u, previous_loss) / u
 
 
 @dataclass(frozen=True, kw_only=True)
 class Gradual:
-    """The gradual adversary: −γ at first (easy), towards 0 as the loss falls."""
+    """The gradual adversary: −γ (easy) at first, rising towards 0 as the loss falls."""
 
     growth: Growth = Growth.LINEAR
     u: float | None = None
-    """Loss from which on the adversary is weakest; γ when None. A larger u makes a stronger adversary."""
+    """Loss at and above which the adversary is weakest; γ if None. A larger u makes a stronger adversary."""
 
     @property
     def name(self) -> str:
@@ -80,15 +80,15 @@ class Gradual:
 
 @dataclass(frozen=True)
 class Constant:
-    """The same hardness for every triplet, always; 2 is min-max training."""
+    """The same hardness for all triplets and iterations; 2 is min-max training."""
 
     value: float
     text: str | None = None
-    """How the name is printed, where the value came as `-gamma/2`."""
+    """Name of the destination, if it was written as `-gamma/2`."""
 
     @property
     def name(self) -> str:
-        """The number, or the text that it came from."""
+        """The number, or the text that it was read from."""
         return self.text or written(self.value)
 
     def __call__(self, given: DestinationInput) -> Tensor:
@@ -98,7 +98,7 @@ class Constant:
 
 @dataclass(frozen=True)
 class BenignTriplet:
-    """The hardness of a benign triplet of the same anchor that another sampler draws."""
+    """The hardness of a benign triplet of the same anchor, drawn by another sampler."""
 
     sampler: Sampler
 
@@ -117,17 +117,17 @@ class BenignTriplet:
 
 @dataclass(frozen=True)
 class Balanced:
-    """g_B(H_D; ξ) = H_D + ξ·(1 − l̄): a destination that is pushed on as the loss falls."""
+    """g_B(H_D; ξ) = H_D + ξ·(1 − l̄): a destination that rises as the loss falls."""
 
     base: Destination
     xi: float = 0.1
-    """ξ, how far at the most."""
+    """ξ, the maximum rise."""
     u: float | None = None
     """As in `Gradual`."""
 
     @property
     def name(self) -> str:
-        """`g_B(M)`, with ξ where it is not 0.1."""
+        """`g_B(M)`, with ξ if it is not 0.1."""
         return f"g_B({self.base.name})" if self.xi == 0.1 else f"g_B({self.base.name};xi={written(self.xi)})"
 
     def __call__(self, given: DestinationInput) -> Tensor:
@@ -136,7 +136,7 @@ class Balanced:
 
 
 def written(value: float) -> str:
-    """The shortest text that reads back as `value`: 2, 0.1, 1e-07."""
+    """Return the shortest text that reads back as `value`: 2, 0.1, 1e-07."""
     return repr(float(value)).removesuffix(".0")
 
 
@@ -148,4 +148,4 @@ SYMBOLIC_CONSTANTS: Final[dict[str, Callable[[float], float]]] = {
     "-gamma": lambda margin: -margin,
     "-gamma/2": lambda margin: -margin / 2,
 }
-"""Constants that the paper writes in terms of γ."""
+"""Constants in terms of γ."""

@@ -1,4 +1,4 @@
-"""EST: training on images that are moved as far as possible from their own embeddings (method: Baselines)."""
+"""EST: training on images that are moved as far as possible from their own embedding (method: Baselines)."""
 
 from dataclasses import dataclass
 
@@ -15,7 +15,7 @@ from hardrank.trainer.metric.samplers import Sampler, draw_triplets
 class AwayFromItself:
     """The objective −d(x̃, x).
 
-    At x̃ = x the distance has no gradient; the 1e-6 that `distance` adds to each coordinate gives the first step one.
+    At x̃ = x the distance has no gradient; the 1e-6 that `distance` adds to each coordinate provides one.
     """
 
     benign: Tensor

@@ -1,4 +1,4 @@
-"""Hardness manipulation HM[H_S, H_D], with the intra-class structure loss ICS where asked for."""
+"""Hardness manipulation HM[H_S, H_D], optionally with the intra-class structure loss ICS."""
 
 from dataclasses import dataclass, field
 
@@ -29,17 +29,17 @@ class HardnessManipulation:
     """HM[source, destination] & ICS."""
 
     source: Sampler = Sampler.SOFTHARD
-    """The sampler of the triplets that are perturbed."""
+    """H_S: the sampler of the triplets that are perturbed."""
     destination: Destination = field(default_factory=Gradual)
     """H_D."""
     ics: float = 0.0
     """λ of ICS; 0 leaves it out. The paper: 0.5 for CUB and Cars, 0.05 for SOP."""
     ics_margin: float = 0.0
-    """The margin of ICS, 0 in the paper but for one row of its tables."""
+    """The margin of ICS; 0 in the paper, except for one row of its tables."""
 
     @property
     def name(self) -> str:
-        """`HM[S,g_LGA]&ICS`, with λ where it is not 0.5, the margin of ICS where it is not 0, u where it is not γ."""
+        """`HM[S,g_LGA]&ICS`, with λ if it is not 0.5, the margin of ICS if it is not 0, u if it is not γ."""
         options = {"u": getattr(self.destination, "u", None)}
         if self.ics:
             options |= {"lambda": self.ics if self.ics != 0.5 else None, "gamma": self.ics_margin or None}
@@ -68,7 +68,7 @@ class HardnessManipulation:
             conditions.attack,
             moving=before < destination,
         )
-        # One forward pass for all: anchors, positives, negatives as perturbed, then the benign ones of ICS.
+        # One forward pass: the perturbed anchors, positives and negatives, then the benign images for ICS.
         adversarial = perturbed.transpose(0, 1).flatten(0, 1)
         extra = [images[triplets.anchor], images[triplets.positive]] if self.ics else []
         embedded = conditions.network(torch.cat([adversarial, *extra])).split(len(triplets))

@@ -14,8 +14,8 @@ from hardrank.trainer.metric.samplers import Sampler, draw_triplets
 def ease(embeddings: Tensor, rows: Tensor, step: int) -> Tensor:
     """The objective −H of anchors, positives and negatives (G,3,D) → (G,).
 
-    L_T = max(0, H + γ) grows with H, so what maximises H maximises L_T. Ascending L_T itself would leave the easy
-    triplets, H < −γ, where they are: its gradient is zero there.
+    L_T = max(0, H + γ) grows with H, so maximising H maximises L_T. The gradient of L_T itself is zero for easy
+    triplets, H < −γ, which would not move.
     """
     return -hardness(*embeddings.unbind(1))
 
@@ -32,7 +32,7 @@ class MinMax:
         return f"minmax[{self.sampler}]"
 
     def __call__(self, images: Tensor, labels: Tensor, conditions: Conditions) -> DefenseResult | None:
-        """L_T(ã, p̃, ñ) with all three perturbed to be as hard as can be."""
+        """L_T(ã, p̃, ñ), with all three images perturbed to be as hard as possible."""
         benign = embed_benign(images, conditions)
         triplets = draw_triplets(self.sampler, benign, labels, generator=conditions.generator, margin=conditions.margin)
         if len(triplets) == 0:

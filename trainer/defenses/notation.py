@@ -1,4 +1,4 @@
-"""Reading the paper's notation: FAMILY[ARGUMENT,…]&ICS (option=value, …)."""
+"""Parser of the paper's notation: FAMILY[ARGUMENT,…]&ICS (option=value, …)."""
 
 import math
 import re
@@ -27,7 +27,7 @@ _OPTION: Final = re.compile(r"\s*([A-Za-z_]\w*)\s*=\s*([^,\s]+)\s*")
 
 @dataclass(frozen=True)
 class Notation:
-    """A name, taken apart."""
+    """The parts of a name."""
 
     text: str
     family: str
@@ -36,37 +36,37 @@ class Notation:
     options: dict[str, float]
 
     def argument(self, index: int, *, of: int) -> str:
-        """The argument at `index` where exactly `of` are wanted; `DefenseError` for another number."""
+        """Return the argument at `index`; raises `DefenseError` unless there are exactly `of`."""
         if len(self.arguments) != of:
-            wanted = f"{of} argument{'s' if of > 1 else ''}"
-            raise DefenseError(f"{self.text!r}: {self.family} takes {wanted} in brackets, not {len(self.arguments)}")
+            needed = f"{of} argument{'s' if of > 1 else ''}"
+            raise DefenseError(f"{self.text!r}: {self.family} takes {needed} in brackets, not {len(self.arguments)}")
         return self.arguments[index]
 
     def option(self, name: str, default: float, *, least: float = -math.inf, above: float = -math.inf) -> float:
-        """The value of an option, or `default`; `DefenseError` for one below `least` or not above `above`."""
+        """Return an option, or `default`; raises `DefenseError` for a value below `least`, or not above `above`."""
         value = self.options.get(name, default)
         if value < least:
-            raise DefenseError(f"{self.text!r}: {name} of {self.family} is at least {least:g}, not {value:g}")
+            raise DefenseError(f"{self.text!r}: {name} of {self.family} must be at least {least:g}, not {value:g}")
         if value <= above:
-            raise DefenseError(f"{self.text!r}: {name} of {self.family} is above {above:g}, not {value:g}")
+            raise DefenseError(f"{self.text!r}: {name} of {self.family} must be above {above:g}, not {value:g}")
         return value
 
     def allow(self, *options: str, ics: bool = False) -> None:
-        """Refuse with `DefenseError` what the family does not understand: other options, &ICS."""
+        """Raise `DefenseError` for options, or &ICS, that the family does not have."""
         if self.ics and not ics:
-            raise DefenseError(f"{self.text!r}: {self.family} goes without &ICS")
+            raise DefenseError(f"{self.text!r}: {self.family} does not support &ICS")
         if others := sorted(set(self.options) - set(options)):
-            known = f"it has {', '.join(options)}" if options else "it has none"
+            known = f"its options are {', '.join(options)}" if options else "it has no options"
             raise DefenseError(f"{self.text!r}: {self.family} has no option {others[0]!r}; {known}")
 
-    def only_with(self, option: str, needed: str, *, there: bool) -> None:
-        """Refuse with `DefenseError` an option that would change nothing, for what it goes with is not `there`."""
-        if option in self.options and not there:
-            raise DefenseError(f"{self.text!r}: the option {option} goes with {needed} only; leave it out")
+    def only_with(self, option: str, needed: str, *, present: bool) -> None:
+        """Raise `DefenseError` for an option without effect, because what it belongs to is not `present`."""
+        if option in self.options and not present:
+            raise DefenseError(f"{self.text!r}: the option {option} only applies to {needed}; leave it out")
 
 
 def parse_notation(text: str) -> Notation:
-    """Take a name apart; raises `DefenseError` with an example where it cannot be read."""
+    """Split a name into its parts; raises `DefenseError` with an example if it is invalid."""
     match = _NAME.fullmatch(text.strip())
     if match is None:
         raise DefenseError(f"cannot read the defense {text!r}; write it as in HM[S,g_LGA]&ICS, ACT[R] or regular[S]")
@@ -76,7 +76,7 @@ def parse_notation(text: str) -> Notation:
     pairs = [_option(part, text) for part in re.split(r"[(),]", match["options"]) if part.strip()]
     options = dict(pairs)
     if len(options) < len(pairs):
-        raise DefenseError(f"{text!r} gives an option twice; leave one out")
+        raise DefenseError(f"{text!r} sets an option twice; leave one out")
     return Notation(text, match["family"], arguments, match["ics"] is not None, options)
 
 
@@ -89,16 +89,16 @@ def _option(part: str, text: str) -> tuple[str, float]:
 
 
 def parse_sampler(letter: str) -> Sampler:
-    """One of R M S D H; `DefenseError` for another."""
+    """Return the sampler of a letter, R M S D or H; raises `DefenseError` for another."""
     try:
         return Sampler(letter)
     except ValueError:
         known = ", ".join(f"{sampler} ({sampler.name.lower()})" for sampler in Sampler)
-        raise DefenseError(f"no sampler is called {letter!r}; there are {known}") from None
+        raise DefenseError(f"unknown sampler {letter!r}; choose one of {known}") from None
 
 
 def parse_destination(text: str, *, margin: float, u: float | None, xi: float) -> Destination:
-    """A number, a sampler's letter, g_LGA, g_2, g_1/2, g_B(…), -gamma or -gamma/2."""
+    """Parse a number, a sampler's letter, g_LGA, g_2, g_1/2, g_B(…), -gamma or -gamma/2."""
     if match := re.fullmatch(r"g_B\(([^;]*)(?:;(.*))?\)", text):
         name, own = _option(match[2], text) if match[2] else ("xi", xi)
         if name != "xi" or own < 0:
@@ -114,13 +114,13 @@ def parse_destination(text: str, *, margin: float, u: float | None, xi: float) -
     if (value := _number(plain)) is not None and -2 <= value <= 2:
         return Constant(value)
     raise DefenseError(
-        f"no destination is called {text!r}; give a hardness from -2 to 2, a sampler (R M S D H), -gamma, "
+        f"unknown destination {text!r}; use a hardness from -2 to 2, a sampler (R M S D H), -gamma, "
         f"-gamma/2, {', '.join(Growth)} or g_B(…)"
     )
 
 
 def _number(text: str) -> float | None:
-    """The finite number that `text` writes, if it writes one."""
+    """Return the finite number in `text`, or None."""
     try:
         value = float(text)
     except ValueError:

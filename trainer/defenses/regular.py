@@ -21,7 +21,7 @@ class Regular:
         return f"regular[{self.sampler}]"
 
     def __call__(self, images: Tensor, labels: Tensor, conditions: Conditions) -> DefenseResult | None:
-        """L_T of the drawn triplets; the batch is embedded once and its rows shared among triplets."""
+        """L_T of the triplets; each image of the batch is embedded once."""
         benign = embed_benign(images, conditions)
         triplets = draw_triplets(self.sampler, benign, labels, generator=conditions.generator, margin=conditions.margin)
         if len(triplets) == 0:

@@ -1,18 +1,18 @@
-"""TRIDE: triplets perturbed at the candidates or at the anchor, in turns, and steered by collapseness.
+"""TRIDE: perturbs the candidates and the anchor of triplets alternately, guided by collapseness.
 
-After CA-TRIDE (Tian et al., ICML 2024, arXiv 2312.07364; method: After this paper). Followed:
+After CA-TRIDE (Tian et al., ICML 2024, arXiv 2312.07364; method: After this paper). As in that paper:
 
-- updates take turns: an even one perturbs the candidates p and n together, an odd one the anchor alone;
+- iterations alternate: an even one perturbs the candidates p and n together, an odd one the anchor alone;
 - distances of the batch enter the objectives as means with the weights exp(λ(d − max d)), D(·) here, and the gradient
   goes through the weights; collapseness is D(a,p) − D(a,n), and the adversary of the candidates stops at 0, where
   plain hardness would go on to a collapse;
 - the anchor's adversary pulls it away from its origin and to the nearer half of the negatives, and gives way where
   D(ã,p) exceeds D(ã,n);
-- the step α grows linearly over training, from 0; the budget ε stays as it is.
+- the step size α grows linearly over training, from 0; the budget ε is constant.
 
-Simplified:
+Simplified here:
 
-- the strength grows with each update, not each epoch;
+- the strength grows with each iteration, not each epoch;
 - the triplets are those of the samplers of this project and the update's loss is L_T with a fixed margin, whichever
   turn it is; the number of steps is the option η of the training, 8 where theirs is 16;
 - a factor exp(−max(0, D(a,n) − D(a,p))) of the anchor's second term is left out: where it is not 1 that term stands
@@ -85,16 +85,16 @@ class TripletDecoupling:
 
     sampler: Sampler = Sampler.SOFTHARD
     temperature: float = 10.0
-    """λ of the weights; their paper has 10 for CUB, 9.5 for Cars and 2 for SOP."""
+    """λ of the weights; in the paper 10 for CUB, 9.5 for Cars and 2 for SOP."""
 
     @property
     def name(self) -> str:
-        """`TRIDE[S]`, with λ where it is not 10."""
+        """`TRIDE[S]`, with λ if it is not 10."""
         option = "" if self.temperature == 10 else f"(lambda={written(self.temperature)})"
         return f"TRIDE[{self.sampler}]{option}"
 
     def __call__(self, images: Tensor, labels: Tensor, conditions: Conditions) -> DefenseResult | None:
-        """L_T(a, p̃, ñ) of even updates, L_T(ã, p, n) of odd ones."""
+        """L_T(a, p̃, ñ) in even iterations, L_T(ã, p, n) in odd ones."""
         benign = embed_benign(images, conditions)
         triplets = draw_triplets(self.sampler, benign, labels, generator=conditions.generator, margin=conditions.margin)
         if len(triplets) == 0:
@@ -111,9 +111,9 @@ class TripletDecoupling:
         return DefenseResult(loss, loss.detach(), measures)
 
     def perturb(self, images: Tensor, benign: Tensor, triplets: Triplets, conditions: Conditions) -> Tensor:
-        """Give the anchors, positives and negatives (3T,3,H,W) of this update, those of its turn perturbed.
+        """Return the anchors, positives and negatives (3T,3,H,W), with the candidates or the anchors perturbed.
 
-        Their images are one group of the engine: weighted means tie the triplets of a batch together.
+        All perturbed images are one group of the PGD engine, since the weighted means depend on the whole batch.
         """
         attack = replace(conditions.attack, alpha=conditions.attack.alpha * conditions.progress)
         anchors, positives, negatives = triplets.gather(images)

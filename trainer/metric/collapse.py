@@ -1,8 +1,9 @@
-"""Collapse: all embeddings alike, the way in which adversarial metric learning fails. How it is seen while it happens.
+"""Detects a collapse during training: all images get nearly the same embedding.
 
-A collapsed model resists attacks, for all its embeddings are alike, and the loss of triplets falls to γ all the same.
-Two symptoms do tell: images of different classes lie in the same place, or the nearest other image of a batch is of the
-right class no more often than by chance. Both are read off the benign batch that a defense embeds anyway.
+This is how adversarial metric learning typically fails. Neither robustness nor the loss shows it: no attack can move
+embeddings that are all alike, and the triplet loss stays near γ. There are two symptoms: images of different classes
+have nearly the same embedding, or the nearest other image of a batch is of the right class no more often than by
+chance. Both are measured on the benign batch, which a defense embeds anyway.
 """
 
 import math
@@ -16,36 +17,36 @@ from hardrank.models.errors import HardrankError
 
 
 class CollapseError(HardrankError):
-    """A training that was stopped because its embeddings have collapsed."""
+    """Training was stopped because the embeddings have collapsed."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class CollapseReading:
-    """The state of the embeddings, of one batch or as the mean over several."""
+    """Measures of the embeddings, of one batch or as the mean over several."""
 
     cosine: float
-    """Mean cosine of pairs of different classes, in [−1,1]; NaN where there are none."""
+    """Mean cosine of pairs of different classes, in [−1,1]; NaN if there are none."""
     recall: float
-    """Share of rows whose nearest other row is of their class, in [0,1]; NaN below two rows."""
+    """Share of rows whose nearest other row is of their class, in [0,1]; NaN for fewer than two rows."""
     chance: float
-    """The recall of embeddings that know nothing of the classes; NaN below two rows."""
+    """The recall by chance; NaN for fewer than two rows."""
 
     def as_measures(self) -> dict[str, float]:
-        """Give `cosine`, `recall` and `chance`, as the log names them."""
+        """Return `cosine`, `recall` and `chance`, as named in the log."""
         return vars(self).copy()
 
 
 @torch.no_grad()
 def read_collapse(embeddings: Tensor, labels: Tensor) -> CollapseReading:
-    """Measure a batch: `embeddings` (N,D) on the unit sphere, `labels` (N,)."""
+    """Measure a batch of embeddings (N,D) on the unit sphere with labels (N,)."""
     cosines = embeddings @ embeddings.T
     same = labels[:, None] == labels[None, :]
     itself = torch.eye(len(labels), dtype=torch.bool, device=labels.device)
     matches = same & ~itself
     nearest = cosines.masked_fill(itself, -math.inf).amax(dim=1, keepdim=True) if len(labels) else cosines
     tied = (cosines == nearest) & ~itself
-    # A row whose nearest neighbours are tied scores the share of them that match: embeddings that are all equal
-    # then score what chance does, and not what the order of the rows happens to give.
+    # A row whose nearest neighbours are tied counts as the share of them that match. Embeddings that are all equal
+    # then have the recall of chance, rather than one that depends on the order of the rows.
     hits = (tied & matches).sum(1) / tied.sum(1)
     chance = matches.sum(1) / (len(labels) - 1) if len(labels) > 1 else hits
     values = torch.stack([cosines[~same].mean(), hits.to(cosines).mean(), chance.to(cosines).mean()]).tolist()
@@ -53,7 +54,7 @@ def read_collapse(embeddings: Tensor, labels: Tensor) -> CollapseReading:
 
 
 class Symptom(StrEnum):
-    """What speaks for a collapse."""
+    """A symptom of a collapse."""
 
     ALIKE = "images of different classes have nearly the same embedding"
     BLIND = "the nearest image of a batch is of the right class no more often than by chance"
@@ -61,16 +62,16 @@ class Symptom(StrEnum):
 
 @dataclass(frozen=True, kw_only=True)
 class CollapseOptions:
-    """When readings become a verdict."""
+    """When measures count as a collapse."""
 
     alike: float = 0.95
     """Mean cosine of different classes above which a reading is suspicious."""
     recovered: float = 0.9
-    """Mean cosine below which a collapsed model counts as recovering; the gap keeps the verdict from flickering."""
+    """Mean cosine below which a collapsed model counts as recovering; lower than `alike`, for hysteresis."""
     noise: float = 2.0
-    """Standard errors by which recall must exceed chance, or it is suspicious."""
+    """Standard errors by which recall must exceed chance not to be suspicious."""
     patience: int = 3
-    """Consecutive readings that turn the verdict over."""
+    """Consecutive readings that change the verdict."""
 
 
 DEFAULTS = CollapseOptions()
@@ -78,32 +79,32 @@ DEFAULTS = CollapseOptions()
 
 @dataclass(frozen=True)
 class CollapseState:
-    """The verdict, and what contradicts it: all that must be kept from one reading to the next."""
+    """The verdict so far: what must be kept from one reading to the next."""
 
     collapsed: bool = False
     streak: int = 0
-    """Consecutive readings until now that contradict `collapsed`."""
+    """Number of the latest consecutive readings that contradict `collapsed`."""
 
 
 def symptoms(reading: CollapseReading, *, queries: int, options: CollapseOptions = DEFAULTS) -> frozenset[Symptom]:
-    """Say what of a reading is suspicious. `queries` rows went into it: more of them, less noise.
+    """Return the symptoms in a reading that was measured on `queries` rows.
 
-    A recall is a share of `queries` draws, so that of chance c has the standard error √(c(1 − c)/queries). What is
-    NaN (a batch of one class) is not suspicious.
+    Recall is a share of `queries` draws, so by chance c it has the standard error √(c(1 − c)/queries). NaN (a batch of
+    one class) is no symptom.
     """
     error = math.sqrt(max(0.0, reading.chance * (1 - reading.chance)) / max(1, queries))
     found = {
         Symptom.ALIKE: reading.cosine > options.alike,
-        # A batch of one class, where chance is 1, can tell nothing.
+        # A batch of one class, where chance is 1, says nothing.
         Symptom.BLIND: reading.chance < 1 and reading.recall <= reading.chance + options.noise * error,
     }
-    return frozenset(symptom for symptom, there in found.items() if there)
+    return frozenset(symptom for symptom, present in found.items() if present)
 
 
 def observe(
     watch: CollapseState, reading: CollapseReading, *, queries: int, options: CollapseOptions = DEFAULTS
 ) -> CollapseState:
-    """Take a reading into account: the verdict turns when `patience` readings on end contradict it."""
+    """Return the verdict after a reading: it changes when `patience` consecutive readings contradict it."""
     suspicious = symptoms(reading, queries=queries, options=options)
     healthy = not suspicious and not reading.cosine >= options.recovered
     contradicted = healthy if watch.collapsed else bool(suspicious)

@@ -36,11 +36,11 @@ def check_sphere(embeddings: Tensor, *, what: str = "embeddings") -> None:
 
 
 def pairwise_distances(points: Tensor, gallery: Tensor, *, squares: Tensor | None = None) -> Tensor:
-    """Euclidean d of each of `points` (Q,D) to each of `gallery` (N,D) → (Q,N), differentiable in `points`.
+    """Return the Euclidean distances of `points` (Q,D) to `gallery` (N,D), as (Q,N), differentiable in `points`.
 
-    One matrix product: d² = |q|² − 2q·x + |x|², where `squares` (N,) gives |x|² to who has it already.
-    Rounding in d² is bounded by a floor, at which the gradient is zero: below it the distance is noise, and
-    its gradient could be longer than a unit vector.
+    One matrix product: d² = |q|² − 2q·x + |x|². `squares` (N,) may hold |x|², if it is known already.
+    d² has a floor, at which the gradient is zero: below it the distance is rounding error, and its gradient could be
+    longer than a unit vector.
     """
     of_gallery = gallery.square().sum(1) if squares is None else squares
     squared = torch.addmm(of_gallery, points, gallery.T, alpha=-2) + points.square().sum(1)[:, None]
@@ -48,7 +48,7 @@ def pairwise_distances(points: Tensor, gallery: Tensor, *, squares: Tensor | Non
 
 
 def row_distances(points: Tensor, items: Tensor) -> Tensor:
-    """Euclidean d of each of `points` (Q,D) to its row of `items` (Q,D) → (Q,), with the same floor."""
+    """Return the Euclidean distance of each row of `points` (Q,D) to that of `items` (Q,D), with the same floor."""
     return _floored_root((points - items).square().sum(1))
 
 
@@ -57,9 +57,9 @@ def _floored_root(squared: Tensor) -> Tensor:
 
 
 def leave_out(distances: Tensor, own: Tensor) -> Tensor:
-    """Put each query's own row, `own` (Q,) or `ABSENT`, behind every other item of `distances` (Q,N).
+    """Return `distances` (Q,N) with infinity at each query's own row, `own` (Q,) or `ABSENT`.
 
-    The one place where self-matches are left out, of clean and attacked queries alike.
+    All self-matches are left out here, of clean and attacked queries alike.
     """
     masked = distances.clone()
     present = own.ne(ABSENT).nonzero().squeeze(1)
@@ -68,13 +68,13 @@ def leave_out(distances: Tensor, own: Tensor) -> Tensor:
 
 
 def nearest(points: Tensor, gallery: Tensor, own: Tensor, k: int) -> Tensor:
-    """Find the `k` rows of `gallery` (N,D) nearest to each of `points` (Q,D), itself left out → (Q,k).
+    """Return the `k` rows of `gallery` (N,D) nearest to each of `points` (Q,D), without its own row, as (Q,k).
 
-    Raises `RetrievalError` when fewer than `k` others exist.
+    Raises `RetrievalError` if the gallery has fewer than `k` other items.
     """
     others = len(gallery) - int(own.ne(ABSENT).any())
     if not 0 < k <= others:
-        raise RetrievalError(f"k = {k} nearest items were asked of a gallery with {others} others")
+        raise RetrievalError(f"cannot find the {k} nearest items in a gallery of {others} other items")
     found = [
         leave_out(distances, own[rows]).topk(k, largest=False).indices
         for rows, distances in distance_chunks(points, gallery)
@@ -83,7 +83,7 @@ def nearest(points: Tensor, gallery: Tensor, own: Tensor, k: int) -> Tensor:
 
 
 def distance_chunks(points: Tensor, gallery: Tensor) -> Iterator[tuple[slice, Tensor]]:
-    """Yield slices of `points` (Q,D) with their distances to `gallery` (N,D), never all Q × N at once."""
+    """Yield slices of `points` (Q,D) with their distances to `gallery` (N,D), in chunks that fit in memory."""
     size = max(1, CHUNK_ELEMENTS // max(1, len(gallery)))
     for start in range(0, len(points), size):
         rows = slice(start, min(start + size, len(points)))
@@ -91,12 +91,12 @@ def distance_chunks(points: Tensor, gallery: Tensor) -> Iterator[tuple[slice, Te
 
 
 def recall_at_1(points: Tensor, gallery: Tensor, labels: Tensor, own: Tensor, wanted: Tensor) -> Tensor:
-    """Say whether the item nearest to each of `points` (Q,D), itself left out, is of `wanted` (Q,) → bool."""
+    """Return whether the item nearest to each of `points` (Q,D), without its own row, has the label `wanted` (Q,)."""
     return labels[nearest(points, gallery, own, 1).squeeze(1)].eq(wanted)
 
 
 def mean_cosine(embeddings: Tensor) -> float:
-    """Give the mean cosine of all pairs of different rows of `embeddings` (N,D) on the sphere, in [−1,1].
+    """Return the mean cosine of all pairs of different rows of `embeddings` (N,D) on the sphere, in [−1,1].
 
     In closed form: (|Σx|² − Σ|x|²) / N(N−1). NaN for fewer than two rows.
     """

@@ -1,7 +1,7 @@
 """The triplet samplers R M S D H: one triplet for each anchor of an SPC-2 batch (method: Triplet samplers).
 
-Anchors are the even rows, their partners the odd ones. All are pure functions of distances, labels and a
-generator, without a loop over anchors.
+Anchors are the even rows, their partners the odd ones. All samplers are pure functions of distances, labels and a
+random generator, without a loop over anchors.
 """
 
 import math
@@ -22,7 +22,7 @@ class TripletError(HardrankError):
 
 
 class Sampler(StrEnum):
-    """The samplers by their letters in the paper."""
+    """The samplers, by their letters in the paper."""
 
     RANDOM = "R"
     SEMIHARD = "M"
@@ -43,13 +43,13 @@ class Triplets:
         return int(self.anchor.numel())
 
     def gather(self, values: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Pick the rows of `values` (B,…) for anchors, positives and negatives, each (T,…)."""
+        """Return the rows of `values` (B,…) for anchors, positives and negatives, each (T,…)."""
         return values[self.anchor], values[self.positive], values[self.negative]
 
 
 @dataclass(frozen=True)
 class _Batch:
-    """What a sampler sees: distances of anchors to all rows (T,B), and who is of which class."""
+    """Input of a sampler: distances of anchors to all rows (T,B), and which rows are of the anchor's class."""
 
     distances: Tensor
     same: Tensor
@@ -74,12 +74,21 @@ def draw_triplets(
 ) -> Triplets:
     """Draw one triplet for each anchor of an SPC-2 batch.
 
-    `embeddings` (2T,D) on the unit sphere, `labels` (2T,). Draws come from `generator` (a CPU generator).
-    A batch of a single class gives no triplet: `Triplets` of length 0.
-    Raises `TripletError` unless the rows are pairs of the same class.
+    Args:
+        sampler: How positive and negative are drawn.
+        embeddings: (2T,D) on the unit sphere; anchors are the even rows, their partners the odd ones.
+        labels: (2T,) classes.
+        generator: Random generator on the CPU.
+        margin: γ, which the semihard sampler uses.
+
+    Returns:
+        T triplets; none for a batch of a single class.
+
+    Raises:
+        TripletError: the rows are not pairs of the same class.
     """
     if embeddings.shape[0] % 2 or not torch.equal(labels[0::2], labels[1::2]):
-        raise TripletError("an SPC-2 batch holds pairs: an even number of rows, each odd row of the class before it")
+        raise TripletError("not an SPC-2 batch: the rows must be pairs of the same class")
     rows = torch.arange(embeddings.shape[0], device=embeddings.device)
     anchors = rows[0::2]
     same = labels[anchors, None] == labels[None, :]
@@ -102,7 +111,7 @@ def draw_triplets(
 
 
 def _uniform(allowed: Tensor, fallback: Tensor, generator: torch.Generator | None) -> Tensor:
-    """One allowed column for each row (T,), uniformly; rows that allow none use `fallback` (T,B) bool."""
+    """Draw one of the allowed columns for each row (T,); rows without any use `fallback` (T,B) bool."""
     allowed = torch.where(allowed.any(dim=1, keepdim=True), allowed, fallback)
     return _weighted(allowed.float(), generator)
 
@@ -134,8 +143,8 @@ def _softhard(batch: _Batch, generator: torch.Generator | None) -> tuple[Tensor,
 def _distance_weighted(batch: _Batch, generator: torch.Generator | None) -> tuple[Tensor, Tensor]:
     """Negatives with probability ∝ 1/q(d), q(d) ∝ d^(D−2)·(1 − d²/4)^((D−3)/2) (Wu et al. 2017, eq. 3).
 
-    Distances below 0.5 count as 0.5 and those of 1.4 and above are not drawn, as in that paper's experiments,
-    for there the weights would be all noise.
+    As in that paper's experiments, distances below 0.5 count as 0.5, and negatives at 1.4 or more are not drawn, since
+    there the weights would be dominated by noise.
     """
     d = batch.distances.clamp_min(0.5)
     log_density = (batch.dimension - 2) * d.log() + (batch.dimension - 3) / 2 * (1 - d.square() / 4).clamp_min(

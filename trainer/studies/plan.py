@@ -1,4 +1,4 @@
-"""What a study compares: a recipe, the rows that change it, and their seeds. A study is a YAML file of these fields."""
+"""The plan of a study: a recipe, rows that change it, and seeds. A study is a YAML file of these fields."""
 
 import hashlib
 import json
@@ -28,18 +28,18 @@ STUDIES: Final = Path(__file__).parent
 
 @dataclass(frozen=True, kw_only=True)
 class StudyRow:
-    """A line of the table: a defense, and what else it changes."""
+    """A row of the table: a defense, and other changes of the recipe."""
 
     __pydantic_config__ = ConfigDict(extra="forbid")
 
     defense: str
-    """In the paper's notation."""
+    """The defense, in the paper's notation."""
     title: str = ""
-    """In the table; the defense where empty."""
+    """Title in the table; the defense if empty."""
     changes: dict[str, Any] = field(default_factory=dict)
-    """Fields of the configuration for this row alone, nested as in a recipe."""
+    """Fields of the configuration that this row changes, nested as in a recipe."""
     seeds: tuple[int, ...] = ()
-    """Its own seeds; those of the study where empty."""
+    """Seeds of this row; those of the study if empty."""
 
     def __post_init__(self) -> None:
         _check_seeds(self.seeds)
@@ -48,87 +48,86 @@ class StudyRow:
 
 @dataclass(frozen=True, kw_only=True)
 class Expectation:
-    """What a row should have more of than another, said before anything is measured."""
+    """An expectation, stated before anything is measured: one row has more of a measure than another."""
 
     __pydantic_config__ = ConfigDict(extra="forbid")
 
     measure: Literal["ers", "recall_at_1"]
     higher: str
-    """Title of the row that should have more of it."""
+    """Title of the row that is expected to be higher."""
     lower: str
-    """Title of the other."""
+    """Title of the other row."""
     by: float = 0.0
-    """How much more at the least: points of ERS, or of Recall@1 in %."""
+    """Minimum difference, in points of ERS, or of Recall@1 in %."""
     published: tuple[float, float] | None = None
-    """What a paper reports for the two rows, in the same units; the study's file says where."""
+    """Published values of the two rows, in the same units."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Study:
-    """Rows that share a recipe but for what they name."""
+    """Rows that share a recipe, except for what they change."""
 
     __pydantic_config__ = ConfigDict(extra="forbid")
 
     name: str
-    """Of the folders of runs and results."""
+    """Name of the folders of runs and results."""
     recipe: str
-    """The recipe that all rows start from; its `robust` part is what is trained."""
+    """The recipe that all rows change; its `robust` part is trained."""
     rows: tuple[StudyRow, ...]
-    """In the order of the table."""
+    """The rows, in the order of the table."""
     expected: tuple[Expectation, ...] = ()
-    """Printed with what came of it."""
+    """Expectations, which are printed beside the measured values."""
     published: str = ""
-    """Where the published figures of `expected` come from."""
+    """Source of the published values in `expected`."""
     changes: dict[str, Any] = field(default_factory=dict)
-    """Fields of the configuration for all rows, nested as in a recipe."""
+    """Fields of the configuration that all rows change, nested as in a recipe."""
     seeds: tuple[int, ...] = (0,)
-    """A row is trained and measured with each."""
+    """Every row is trained and measured with each seed."""
     curve_epochs: float = 0.0
-    """Epochs between looks at recall and robustness while training; 0: none."""
+    """Epochs between measurements of recall and robustness during training; 0 for none."""
     curve_attacked: int = 32
-    """Test images attacked at each look."""
+    """Test images attacked at each of these measurements."""
     sampler_batches: int = 200
-    """Batches for the mean hardness of each sampler; 0: not measured."""
+    """Batches for the mean hardness of each sampler; 0 to leave it out."""
 
     def __post_init__(self) -> None:
         if not re.fullmatch(r"[\w.-]+", self.name):
-            raise ConfigError(f"the name of a study becomes a folder's: letters, digits, - and _, not {self.name!r}")
+            raise ConfigError(f"the name of a study must have only letters, digits, - and _, not {self.name!r}")
         if not self.rows:
             raise ConfigError("a study needs at least one row")
         _check_seeds(self.seeds)
         _check_changes(self.changes, where=f"study {self.name}")
         if not self.seeds and not all(row.seeds for row in self.rows):
-            raise ConfigError(f"study {self.name} has no seeds: leave `seeds` out for [0], or give each row its own")
+            raise ConfigError(f"study {self.name} has no seeds: leave out `seeds` for [0], or give each row its own")
         unknown = {title for one in self.expected for title in (one.higher, one.lower)} - set(map(title_of, self.rows))
         if unknown:
-            raise ConfigError(f"study {self.name} expects something of {', '.join(sorted(unknown))}, which is no row")
+            raise ConfigError(f"study {self.name} has expectations of {', '.join(sorted(unknown))}, which is not a row")
 
 
 def _check_seeds(seeds: Iterable[int]) -> None:
     for seed in seeds:
         if not 0 <= seed < 2**32:
-            raise ConfigError(f"a seed is a number from 0 to 2^32 - 1, not {seed}")
+            raise ConfigError(f"a seed must be from 0 to 2^32 - 1, not {seed}")
 
 
 def _check_changes(changes: Mapping[str, Any], *, where: str, defense: str | None = None) -> None:
-    """What a row says with fields of its own would silently go over the same in `changes`."""
+    """Reject changes of what has a field of its own, which would silently override them."""
     robust = changes.get("robust")
     other = robust.get("defense", defense) if isinstance(robust, Mapping) else defense
     if other != defense:
-        told = "names none itself" if defense is None else f"has the defense {defense}"
-        raise ConfigError(f"{where} {told}, but its changes have robust.defense {other}: say it in the row's `defense`")
+        raise ConfigError(f"{where} changes robust.defense to {other}: set the row's `defense` instead")
     if "seed" in changes:
-        raise ConfigError(f"{where} has a seed in its changes: say it in `seeds`")
+        raise ConfigError(f"{where} changes the seed: set `seeds` instead")
 
 
 def title_of(row: StudyRow) -> str:
-    """A row's name in the table."""
+    """Return a row's title in the table."""
     return row.title or parse_defense(row.defense).name
 
 
 @dataclass(frozen=True, kw_only=True)
 class Trial:
-    """One training and its measurement: a row with a seed."""
+    """One training and its measurement: a row with one of its seeds."""
 
     title: str
     seed: int
@@ -136,24 +135,24 @@ class Trial:
 
     @property
     def options(self) -> TrainingOptions:
-        """How its model is trained."""
+        """Options of the training."""
         return self.config.robust
 
     @property
     def cost(self) -> int:
-        """Forward-backward passes of an iteration as the paper counts them: η + 1, or 1 without an adversary."""
+        """Forward-backward passes per iteration, as counted in the paper: η + 1, or 1 without an adversary."""
         defense = parse_defense(self.options.defense, margin=self.options.margin)
         return 1 if isinstance(defense, Regular) else self.options.steps + 1
 
     @property
     def key(self) -> str:
-        """Names its files: a readable part, and a digest of all that decides the result."""
+        """Name of its files: a readable part, and a digest of everything that determines the result."""
         readable = re.sub(r"[^A-Za-z0-9]+", "-", self.title).strip("-").lower()
         return f"{readable}-seed{self.seed}-{digest(trial_content(self))}"
 
     @property
     def warmup_key(self) -> str:
-        """Names the start that it shares with other trials."""
+        """Name of the warm-up, which trials share."""
         content = trial_content(self)
         shared = {name: value for name, value in content.items() if name not in {"benign", "robust", "evaluation"}}
         epsilon = content["robust"]["warmup_epsilon"]
@@ -161,7 +160,7 @@ class Trial:
 
 
 def trial_content(trial: Trial) -> dict[str, Any]:
-    """The configuration as JSON values, without names and places, which decide nothing."""
+    """Return the configuration as JSON values, without names and paths, which do not affect the result."""
     content = config_to_json(trial.config)
     del content["name"], content["benign"]
     content["data"] = {name: value for name, value in content["data"].items() if name != "root"}
@@ -169,31 +168,36 @@ def trial_content(trial: Trial) -> dict[str, Any]:
 
 
 def digest(content: Mapping[str, Any]) -> str:
-    """Eight hexadecimal digits of the SHA-256 of JSON values."""
+    """Return eight hexadecimal digits of the SHA-256 of JSON values."""
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:8]
 
 
 def study_names() -> list[str]:
-    """Give the studies that come with hardrank, in alphabetical order."""
+    """Return the names of the studies that come with hardrank, in alphabetical order."""
     return sorted(path.stem for path in STUDIES.glob("*.yaml"))
 
 
 def load_study(study: str | Path) -> Study:
-    """Read a study by name, or a YAML file by path. Raises `ConfigError` for what cannot be read."""
+    """Read a study.
+
+    Args:
+        study: The name of a study that comes with hardrank, or the path of a YAML file.
+
+    Raises:
+        ConfigError: the file does not exist, is not YAML, or has unknown fields or invalid values.
+    """
     path = STUDIES / f"{study}.yaml" if str(study) in study_names() else Path(study)
     if not path.is_file() and path.suffix in {".yaml", ".yml"}:
-        raise ConfigError(f"there is no file {path}; the studies by name are {', '.join(study_names())}")
+        raise ConfigError(f"{path} does not exist; the studies by name are {', '.join(study_names())}")
     if not path.is_file():
-        raise ConfigError(
-            f"there is no study {str(study)!r}; there are {', '.join(study_names())}, or give a YAML file"
-        )
+        raise ConfigError(f"unknown study {str(study)!r}; choose one of {', '.join(study_names())}, or a YAML file")
     try:
         content = yaml.safe_load(path.read_text(encoding="utf-8"))
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path} is not YAML: {error}") from error
     if not isinstance(content, Mapping):
         found = "nothing" if content is None else type(content).__name__
-        raise ConfigError(f"{path} must hold fields of a study (name, recipe, rows), not {found}; see docs/training.md")
+        raise ConfigError(f"{path} must contain the fields of a study (see docs/training.md), not {found}")
     try:
         return TypeAdapter(Study).validate_python(dict(content))
     except ValidationError as error:
@@ -205,14 +209,16 @@ def _problem(where: tuple[int | str, ...], kind: str, message: str) -> str:
     name = ".".join(map(str, where))
     if kind == "unexpected_keyword_argument":
         owner = {"rows": StudyRow, "expected": Expectation}.get(str(where[0]), Study) if len(where) > 1 else Study
-        return f"{name} is no field; there are {', '.join(entry.name for entry in fields(owner))}"
+        return f"unknown field {name}; the fields are {', '.join(entry.name for entry in fields(owner))}"
     return f"{name}: {message}"
 
 
 def trials(study: Study, *, data_root: Path | None = None) -> list[Trial]:
-    """All rows with all their seeds, in the order of the table. Raises `ConfigError` and `DefenseError`.
+    """Return all rows with all their seeds, in the order of the table.
 
-    The table has a line for each title, so two rows of the same title are an error.
+    Raises:
+        ConfigError: a row has an invalid configuration, or the title of another row.
+        DefenseError: a row has an unknown defense.
     """
     base = config_to_json(load_recipe(study.recipe))
     place = {"data": {"root": str(data_root)}} if data_root else {}
@@ -224,7 +230,7 @@ def trials(study: Study, *, data_root: Path | None = None) -> list[Trial]:
         title = title_of(row)
         if title in rows:
             former, other = rows[title]
-            _refuse_namesake(study, title, changed_fields(other, config), (former.seeds, row.seeds))
+            _reject_duplicate(study, title, changed_fields(other, config), (former.seeds, row.seeds))
         rows[title] = row, config
         for seed in row.seeds or study.seeds:
             found.append(Trial(title=title, seed=seed, config=replace(config, seed=seed, name=study.name)))
@@ -235,7 +241,7 @@ def trials(study: Study, *, data_root: Path | None = None) -> list[Trial]:
     return found
 
 
-def _refuse_namesake(study: Study, title: str, changed: list[str], seeds: tuple[tuple[int, ...], ...]) -> None:
+def _reject_duplicate(study: Study, title: str, changed: list[str], seeds: tuple[tuple[int, ...], ...]) -> None:
     if changed:
         raise ConfigError(f"two rows are called {title} but differ in {', '.join(changed)}; give each a title")
     first, second = (set(own or study.seeds) for own in seeds)
@@ -245,7 +251,7 @@ def _refuse_namesake(study: Study, title: str, changed: list[str], seeds: tuple[
 
 
 def merged(*layers: Mapping[str, Any]) -> dict[str, Any]:
-    """Nested mappings laid over each other, the later ones on top."""
+    """Return nested mappings merged, the later ones taking precedence."""
     result: dict[str, Any] = {}
     for layer in layers:
         for name, value in layer.items():

@@ -1,4 +1,4 @@
-"""Pictures of a study: ERS against Recall@1 and against cost, curves over epochs, E[H] of the samplers."""
+"""Plots of a study: ERS against Recall@1 and against cost, curves over epochs, E[H] of the samplers."""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
@@ -20,7 +20,7 @@ Content = Mapping[str, Any]
 Array = npt.NDArray[np.float64]
 
 _SMALL: Final = 7
-"""Points, of titles in a plot."""
+"""Font size of titles in a plot, in points."""
 
 _LOOKS: Final = {
     "regular": ("#7f7f7f", "o"),
@@ -30,18 +30,18 @@ _LOOKS: Final = {
     "minmax": ("#e15759", "X"),
     "TRIDE": ("#59a14f", "P"),
 }
-"""Colours and markers of the families of defenses, that colour-blind people can tell apart."""
+"""Colours and markers of the families of defenses; readable with colour blindness."""
 _FREE: Final = (("#76b7b2", "^"), ("#9c755f", "<"), ("#edc948", ">"), ("#ff9da7", "p"), ("#17becf", "h"))
-"""For families that are not known here, in the order of their rows."""
+"""Colours and markers of other families, in the order of their rows."""
 
 
 def write_plots(summary: Content, done: Sequence[Content], folder: Path) -> list[str]:
-    """Write the plots as SVG into `folder`; gives the names of those that the results allow."""
+    """Write the plots that the results allow as SVG into `folder`, and return their names."""
     import matplotlib as mpl
 
     style: Any = {"svg.hashsalt": "hardrank", "svg.fonttype": "path", "font.size": 9}
     style |= {"axes.spines.top": False, "axes.spines.right": False}
-    wanted: dict[str, Callable[[Figure], bool]] = {
+    plots: dict[str, Callable[[Figure], bool]] = {
         "ers_recall.svg": lambda figure: _ers_recall(figure, summary),
         "ers_cost.svg": lambda figure: _ers_cost(figure, summary),
         "curves.svg": lambda figure: _curves(figure, done),
@@ -51,7 +51,7 @@ def write_plots(summary: Content, done: Sequence[Content], folder: Path) -> list
 
     written = []
     with mpl.rc_context(style):
-        for name, draw in wanted.items():
+        for name, draw in plots.items():
             figure = NewFigure(figsize=(7, 4.2), layout="constrained")
             if not draw(figure):
                 continue
@@ -67,7 +67,7 @@ def _family(defense: str) -> str:
 
 
 def looks(defenses: Iterable[str]) -> dict[str, tuple[str, str]]:
-    """Colour and marker of each family among `defenses`."""
+    """Return colour and marker of each family among `defenses`."""
     families = list(dict.fromkeys(map(_family, defenses)))
     unknown = [family for family in families if family not in _LOOKS]
     return {family: _LOOKS.get(family) or _FREE[unknown.index(family) % len(_FREE)] for family in families}
@@ -98,8 +98,8 @@ def _hundredfold(spread: Content) -> dict[str, float]:
 
 
 def _draw(figure: "Figure", axes: "Axes", points: Sequence[tuple[Content, Content, Content]]) -> None:
-    """The points with their error bars, and what colours, markers and hollow points are of."""
-    figure.set_figheight(4.2 + 0.12 * max(0, len(points) - 8))  # so that many titles find room
+    """Draw the points with their error bars, and the legend."""
+    figure.set_figheight(4.2 + 0.12 * max(0, len(points) - 8))  # room for many titles
     from matplotlib.lines import Line2D
 
     styles = looks(row["defense"] for row, _, _ in points)
@@ -121,7 +121,10 @@ def _point(axes: "Axes", row: Content, x: Content, y: Content, style: tuple[str,
         x["mean"],
         y["mean"],
         xerr=[[x["mean"] - x["low"]], [x["high"] - x["mean"]]],
-        yerr=[[max(0, y["mean"] - y["low"])], [max(0, y["high"] - y["mean"])]],  # a bootstrap may leave out the mean
+        yerr=[
+            [max(0, y["mean"] - y["low"])],
+            [max(0, y["high"] - y["mean"])],
+        ],  # intervals may exclude the mean
         color=colour,
         marker=marker,
         markerfacecolor="white" if row["collapsed"] else colour,
@@ -131,7 +134,7 @@ def _point(axes: "Axes", row: Content, x: Content, y: Content, style: tuple[str,
 
 
 def _name(axes: "Axes", points: Sequence[tuple[Content, Content, Content]]) -> None:
-    """Write each row's title beside its point, at the nearest place where it covers no title, point or error bar."""
+    """Write each row's title beside its point, where it covers no other title, point or error bar."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
 
     figure = axes.get_figure(root=True)
@@ -186,12 +189,12 @@ def _ers_cost(figure: "Figure", summary: Content) -> bool:
     apart = 0.03 * (costs[-1] - costs[0])
     ranked = sorted(rows, key=lambda row: (row["cost"], row["ers"]["mean"]))
     points = [
-        # Side by side, for most rows share a cost and would cover each other.
+        # Side by side, since most rows share a cost and would cover each other.
         (row, dict.fromkeys(("mean", "low", "high"), row["cost"] + apart * (index % 3 - 1)), ers_range(row))
         for index, row in enumerate(ranked)
     ]
     _draw(figure, axes, points)
-    axes.set_xlabel("training cost η + 1, forward-backward passes an iteration (points of the same lie side by side)")
+    axes.set_xlabel("training cost η + 1, forward-backward passes an iteration (equal ones are drawn side by side)")
     axes.set_ylabel("ERS")
     axes.set_xticks(costs)
     axes.margins(x=0.45)

@@ -1,4 +1,4 @@
-"""From trials to a table: rows with the mean over their seeds, as JSON and Markdown."""
+"""The table of a study, from its trials: rows with the mean over their seeds, as JSON and Markdown."""
 
 import json
 import shlex
@@ -20,9 +20,14 @@ Content = Mapping[str, Any]
 def summarise(
     study: Study, planned: Sequence[Trial], done: Mapping[str, Content], samplers: Content, *, typed: str = ""
 ) -> dict[str, Any]:
-    """The table of a study; `done` are the results by key, and rows without one are missing by name.
+    """Return the table of a study as JSON values.
 
-    `typed` is how the study was asked for, a name or a file; its name where empty.
+    Args:
+        study: The study.
+        planned: All its trials.
+        done: Results of the finished trials by key.
+        samplers: Mean hardness by sampler, or empty.
+        typed: The study as given on the command line, a name or a file; its name if empty.
     """
     titles = list(dict.fromkeys(trial.title for trial in planned))
     by_title = {title: [trial for trial in planned if trial.title == title] for title in titles}
@@ -31,7 +36,7 @@ def summarise(
     return {
         "schema": SCHEMA,
         "study": study.name,
-        "command": f"python trainer/study.py {shlex.quote(typed or study.name)}",
+        "command": f"hardrank study {shlex.quote(typed or study.name)}",
         "planned": len(planned),
         "missing": [f"{trial.title} · seed {trial.seed}" for trial in planned if trial.key not in done],
         "rows": [row for row in rows if row["trials"]],
@@ -73,7 +78,7 @@ def _row(title: str, results: Sequence[Content]) -> dict[str, Any]:
 
 
 def _compared(expected: Expectation, rows: Content) -> dict[str, Any]:
-    """What came of an expectation, in points of ERS or of Recall@1 in %."""
+    """Compare an expectation with the measurement, in points of ERS or of Recall@1 in %."""
     higher, lower = (_measure(rows[title], expected.measure) for title in (expected.higher, expected.lower))
     return {
         "measure": expected.measure,
@@ -91,42 +96,42 @@ def _measure(row: Content, measure: str) -> float:
 
 
 def _collapsed(result: Content) -> bool:
-    """Whether the last line of the training log said so."""
+    """Whether the last line of the training log is marked as collapsed."""
     column = result["log"].get("collapsed") or [None]
     return bool(column[-1])
 
 
 def _spread(values: Sequence[float]) -> dict[str, float] | None:
-    """Mean, least and largest over seeds."""
+    """Mean, minimum and maximum over seeds."""
     if not values:
         return None
     return {"mean": float(np.mean(values)), "low": float(min(values)), "high": float(max(values))}
 
 
 def _alike(entries: Sequence[Content]) -> list[Content]:
-    """The different ones of them."""
+    """The distinct ones of them."""
     return [json.loads(text) for text in dict.fromkeys(json.dumps(entry, sort_keys=True) for entry in entries)]
 
 
 def write_table(summary: Content, folder: Path, plots: Sequence[str]) -> None:
-    """Write `study.json` and `README.md`, the table that people read, which shows the files `plots`."""
+    """Write `study.json`, and `README.md` with the table and the plots."""
     write_json(folder / "study.json", summary)
     write_text(folder / "README.md", markdown(summary, plots))
 
 
 def markdown(summary: Content, plots: Sequence[str]) -> str:
-    """The table with its circumstances."""
+    """Return the page: the table, expectations, plots and hardware."""
     rows = summary["rows"]
     counts = sorted({n for row in rows for n in row["n"]})
     attacked = f"Attacked images: {', '.join(map(str, counts))}. " if counts else ""
     lines = [
         f"# Study: {summary['study']}",
         "",
-        f"`{summary['command']}`: every row is the same recipe but for what its name says. "
+        f"`{summary['command']}`: all rows share a recipe, except for what their title says. "
         f"{attacked}A row with several seeds shows the mean and, in "
-        "brackets, the least and largest; one with a single seed shows the 95 % bootstrap interval of its ERS over "
-        "attacked images. The mean cosine is that of all pairs of test images: near 1 a model has collapsed, which ERS "
-        "rewards and Recall@1 does not.",
+        "brackets, the minimum and maximum; a row with one seed shows the 95 % bootstrap interval of its ERS over "
+        "attacked images. The mean cosine is over all pairs of test images: near 1 a model has collapsed, which raises "
+        "ERS and lowers Recall@1.",
         "",
         *_missing(summary),
         *_markdown_table(rows),
@@ -166,7 +171,7 @@ def _cells(row: Content) -> list[str]:
 
 
 def _expectations(summary: Content) -> list[str]:
-    """A line for each thing that was expected, and whether it came."""
+    """A line for each expectation, and whether it holds."""
     if not summary["expected"]:
         return []
     return [
@@ -196,7 +201,7 @@ def _percent(spread: Content) -> str:
 
 
 def ers_range(row: Content) -> dict[str, float]:
-    """Mean, low and high of a row's ERS: the least and largest of its seeds, or the interval of a single one."""
+    """Return mean, low and high of a row's ERS: the range over its seeds, or the interval of a single one."""
     low, high = (row["ers"]["low"], row["ers"]["high"]) if len(row["n"]) > 1 else row["ers_intervals"][0]
     return {"mean": row["ers"]["mean"], "low": low, "high": high}
 
@@ -229,4 +234,4 @@ def _circumstances(summary: Content) -> list[str]:
         )
     )
     torches = ", ".join(sorted({entry.get("torch", "?") for entry in summary["versions"]}))
-    return [f"Hardware: {processors}. torch {torches}. Every trial's file in `trials/` holds its configuration."]
+    return [f"Hardware: {processors}. torch {torches}. The files in `trials/` contain the configurations."]

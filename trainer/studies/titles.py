@@ -1,4 +1,4 @@
-"""Where the titles of points in a plot go: beside them, over nothing else."""
+"""Placement of the titles of points in a plot: beside the point, without covering anything else."""
 
 from typing import Final
 
@@ -9,13 +9,18 @@ Array = npt.NDArray[np.float64]
 
 
 def title_offsets(centres: Array, sizes: Array, frame: Array, bars: Array) -> list[tuple[int, int]]:
-    """Where titles go that cover no point, bar or title before them and leave no frame, where there is such a place.
+    """Place titles so that they cover no point, bar or other title, and stay in the frame, as far as possible.
 
-    Of such places a near one whose line to the point crosses few of these.
+    Among such places, prefer near ones whose line to the point crosses little.
 
-    `centres` (n,2) of the points, `sizes` (n,2) of the titles, `frame` and `bars` (m,4) as left, bottom, right, top,
-    all in points of 1/72 inch. Gives offsets (dx, dy) from a point to the middle of its title's left end, or right end
-    where dx < 0.
+    Args:
+        centres: (n,2) centres of the points, in units of 1/72 inch, like all lengths here.
+        sizes: (n,2) widths and heights of the titles.
+        frame: (4,) left, bottom, right, top of the plot.
+        bars: (m,4) boxes of the error bars.
+
+    Returns:
+        Offsets (dx, dy) from each point to the middle of its title's left end, or of its right end if dx < 0.
     """
     marks = np.column_stack([centres - 4, centres + 4])
     taken = np.concatenate([marks, bars + np.array([-1, -1, 1, 1])])
@@ -29,7 +34,7 @@ def title_offsets(centres: Array, sizes: Array, frame: Array, bars: Array) -> li
         lines = _lines(centre, places)
         outside = width * height - _shared(boxes[:, None], frame[None])
         crossed = 0.01 * _shared(lines.reshape(len(places), -1, 4), taken) + 0.1 * _shared(boxes[:, None], former)
-        crossed += 0.001 * np.abs(places).sum(axis=1)  # rather across the end of a bar than far away
+        crossed += 0.001 * np.abs(places).sum(axis=1)  # better across the end of a bar than far away
         best = int(np.argmin(np.round(_shared(boxes[:, None], taken) + 4 * outside + crossed, 3)))
         chosen.append(_PLACES[best])
         taken = np.concatenate([taken, boxes[best : best + 1]])
@@ -41,11 +46,11 @@ _PLACES: Final = sorted(
     ((dx, dy) for dx in (7, -7, 25, -25, 50, -50, 75, -75) for dy in range(-90, 91, 5)),
     key=lambda place: (abs(place[0]) + abs(place[1]), -place[0]),
 )
-"""Offsets of a title from its point, in points; the nearest first."""
+"""Candidate offsets of a title from its point, the nearest first."""
 
 
 def _lines(centre: Array, places: Array, dots: int = 24) -> Array:
-    """Boxes (n,dots,4) of one point's size along the lines from a point to its title, outside of its own mark."""
+    """Boxes (n,dots,4), one unit wide, along the lines from a point to its title, outside of its own mark."""
     lengths = np.linalg.norm(places, axis=1)
     begin = np.minimum(1, 8 / lengths)
     shares = begin[:, None] + (1 - begin)[:, None] * np.linspace(0, 1, dots)

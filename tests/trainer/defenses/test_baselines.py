@@ -187,9 +187,9 @@ def test_min_max_may_be_written_with_a_hyphen() -> None:
     [
         ("EST", "EST takes 1 argument in"),
         ("EST[R,S]", "EST takes 1 argument in"),
-        ("minmax[X]", "no sampler is called 'X'"),
-        ("EST[R]&ICS", "EST goes without &ICS"),
-        ("regular[R]&ICS", "regular goes without &ICS"),
+        ("minmax[X]", "unknown sampler 'X'"),
+        ("EST[R]&ICS", "EST does not support &ICS"),
+        ("regular[R]&ICS", "regular does not support &ICS"),
         ("minmax[R](lambda=2)", "minmax has no option 'lambda'"),
         ("ACT[R](u=2)", "ACT has no option 'u'"),
     ],

@@ -207,7 +207,7 @@ def test_lambda_is_the_temperature() -> None:
         ("TRIDE[S](lambda=-1)", "lambda of TRIDE is at least 0"),
         ("TRIDE[S](lambda=nan)", "cannot read the option"),
         ("TRIDE[S](u=2)", "TRIDE has no option 'u'"),
-        ("TRIDE[S]&ICS", "TRIDE goes without &ICS"),
+        ("TRIDE[S]&ICS", "TRIDE does not support &ICS"),
         ("TRIDE", "TRIDE takes 1 argument in"),
     ],
 )
