@@ -1,4 +1,4 @@
-"""Recipes read, options override, and what cannot be is named."""
+"""Recipes and the configuration: reading, JSON, and errors."""
 
 import json
 from pathlib import Path
@@ -26,7 +26,7 @@ SMALL = {
 
 
 @pytest.mark.parametrize("name", recipe_names())
-def test_every_recipe_reads_and_its_defenses_parse(name: str) -> None:
+def test_every_recipe_is_valid(name: str) -> None:
     config = load_recipe(name)
     for model in (config.benign, config.robust):
         parse_defense(model.defense, margin=model.margin)
@@ -49,7 +49,7 @@ def test_the_recipes_of_the_paper_have_its_settings() -> None:
         assert config.evaluation.attacked is None
 
 
-def test_a_configuration_survives_json() -> None:
+def test_a_configuration_survives_a_round_trip_through_json() -> None:
     config = parse_config(SMALL, source="test")
     again = parse_config(json.loads(json.dumps(config_to_json(config))), source="test")
     assert again == config
@@ -93,7 +93,7 @@ def test_budgets_may_be_fractions(text: str | float, value: float) -> None:
         ({"robust": {"schedule": "sinus"}}, "robust.schedule"),
     ],
 )
-def test_what_cannot_be_is_named(change: dict[str, object], message: str) -> None:
+def test_invalid_values_are_errors_that_name_the_field(change: dict[str, object], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         parse_config(SMALL | change, source="test")
 
@@ -101,7 +101,7 @@ def test_what_cannot_be_is_named(change: dict[str, object], message: str) -> Non
 @pytest.mark.parametrize(
     ("content", "message"), [("{", "is not YAML"), ("- 1", "not list"), (None, "does not exist.*demo")]
 )
-def test_a_file_that_is_no_recipe(tmp_path: Path, content: str | None, message: str) -> None:
+def test_a_file_that_is_not_a_recipe_is_an_error(tmp_path: Path, content: str | None, message: str) -> None:
     path = tmp_path / "mine.yaml"
     if content is not None:
         path.write_text(content, encoding="utf-8")
@@ -109,7 +109,7 @@ def test_a_file_that_is_no_recipe(tmp_path: Path, content: str | None, message: 
         load_recipe(path)
 
 
-def test_changed_fields_are_named_with_their_path() -> None:
+def test_changed_fields_are_named_by_their_path() -> None:
     one = parse_config(SMALL, source="test")
     other = parse_config(SMALL | {"seed": 3, "robust": {"defense": "ACT[R]"}}, source="test")
     assert changed_fields(one, other) == ["seed", "robust.defense"]

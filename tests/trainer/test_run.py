@@ -1,4 +1,4 @@
-"""The command as a user runs it: to the end, interrupted and resumed."""
+"""The command as users run it: to the end, interrupted, resumed and overwritten."""
 
 import csv
 import json
@@ -26,7 +26,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> tuple[Place, str]:
     return place, place.run_afresh()
 
 
-def test_a_run_leaves_two_bundles_that_agree_with_their_onnx(finished: tuple[Place, str]) -> None:
+def test_a_run_writes_two_bundles_that_agree_with_their_onnx(finished: tuple[Place, str]) -> None:
     place, _ = finished
     for kind, defense in (("benign", "regular[S]"), ("robust", "HM[S,g_LGA]&ICS")):
         card = verify_bundle(place.zoo / f"tiny-{kind}")
@@ -50,7 +50,7 @@ def test_a_run_leaves_two_bundles_that_agree_with_their_onnx(finished: tuple[Pla
         np.testing.assert_allclose(found, expected, atol=1e-4)
 
 
-def test_the_run_ends_with_a_table_and_what_to_type_next(finished: tuple[Place, str]) -> None:
+def test_a_run_ends_with_a_table_and_the_next_commands(finished: tuple[Place, str]) -> None:
     place, printed = finished
     for expected in ("Recall@1", "ERS", "benign", "robust", "regular[S]", "HM[S,g_LGA]&ICS", "tensorboard --logdir"):
         assert expected in printed
@@ -58,7 +58,7 @@ def test_the_run_ends_with_a_table_and_what_to_type_next(finished: tuple[Place, 
     assert f"{card.metrics['recall_at_1']:.3f}" in printed
 
 
-def test_progress_tells_the_time_left(finished: tuple[Place, str]) -> None:
+def test_every_stage_shows_its_progress(finished: tuple[Place, str]) -> None:
     _, printed = finished
     for stage in ("warmup", "benign", "warmup-2", "robust", "attacks on benign", "attacks on robust"):
         assert any(line.startswith(stage + " ") for line in printed.splitlines()), stage
@@ -75,7 +75,7 @@ def test_the_log_is_csv_and_tensorboard(finished: tuple[Place, str]) -> None:
     assert list((logs / "tensorboard" / "robust").glob("events.*"))
 
 
-def test_what_was_attacked_is_a_table(finished: tuple[Place, str]) -> None:
+def test_results_of_attacked_images_are_a_csv_file(finished: tuple[Place, str]) -> None:
     place, _ = finished
     with (place.runs / "tiny" / "evaluation" / "robust.csv").open(encoding="utf-8") as stream:
         rows = list(csv.DictReader(stream))
@@ -120,14 +120,14 @@ def test_a_killed_run_resumes_to_the_same_weights(finished: tuple[Place, str], t
         assert [int(row["step"]) for row in csv.DictReader(stream)] == [10, 12]
 
 
-def test_two_commands_do_not_work_on_the_same_run(tmp_path: Path) -> None:
+def test_two_processes_cannot_use_the_same_run(tmp_path: Path) -> None:
     place = Place(tmp_path)
     with exclusive(place.runs / "tiny"):
         assert "another process is using" in place.run("--overwrite", expect=2)
 
 
-def test_replacing_a_run_goes_on_after_an_interruption(finished: tuple[Place, str], tmp_path: Path) -> None:
-    """The bundles of the former run stand until the new ones do, and what is done of the new run is kept."""
+def test_replacing_a_run_can_be_resumed(finished: tuple[Place, str], tmp_path: Path) -> None:
+    """The bundles of the former run stay until they are replaced, and finished parts of the new run are kept."""
     trained, _ = finished
     place = Place(tmp_path)
     shutil.copytree(trained.zoo, place.zoo)
@@ -146,7 +146,7 @@ def test_replacing_a_run_goes_on_after_an_interruption(finished: tuple[Place, st
     assert {load_card(place.zoo / f"tiny-{kind}").run_id for kind in ("benign", "robust")} == {run_id}
 
 
-def test_a_finished_run_resumes_to_its_table_without_work(finished: tuple[Place, str]) -> None:
+def test_resuming_a_finished_run_prints_its_table(finished: tuple[Place, str]) -> None:
     place, printed = finished
     before = (place.zoo / "tiny-robust" / "card.json").stat().st_mtime_ns
     again = place.run("--resume")
@@ -160,7 +160,7 @@ def test_a_run_lists_its_test_images_for_an_index(finished: tuple[Place, str]) -
     assert all(entry.path.is_file() for entry in listing.entries)
 
 
-def test_nothing_is_overwritten_unless_told(finished: tuple[Place, str], tmp_path: Path) -> None:
+def test_runs_and_bundles_are_only_overwritten_on_request(finished: tuple[Place, str], tmp_path: Path) -> None:
     place, _ = finished
     weights = (place.zoo / "tiny-benign" / "weights.safetensors").read_bytes()
     assert "already holds a run: use --resume" in place.run(expect=2)
@@ -169,7 +169,7 @@ def test_nothing_is_overwritten_unless_told(finished: tuple[Place, str], tmp_pat
     assert (place.zoo / "tiny-benign" / "weights.safetensors").read_bytes() == weights
 
 
-def test_training_goes_on_from_a_bundle(finished: tuple[Place, str], tmp_path: Path) -> None:
+def test_training_starts_from_a_bundle(finished: tuple[Place, str], tmp_path: Path) -> None:
     trained, _ = finished
     place = Place(tmp_path, initialisation=str(trained.zoo / "tiny-benign"))
     place.run()

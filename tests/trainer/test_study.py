@@ -1,4 +1,4 @@
-"""The study: rows × seeds are trained and measured once each, go on after an interruption, and end in a table."""
+"""Studies: trials run once each, resume after an interruption, and end in a table with plots."""
 
 import csv
 import json
@@ -109,7 +109,7 @@ def test_curves_begin_at_the_shared_start(finished: tuple[Path, Command]) -> Non
     assert len(files["regular[R]", 0]["log"]["triplet_loss"]) > 0
 
 
-def test_what_was_expected_is_told_with_what_came(finished: tuple[Path, Command]) -> None:
+def test_expectations_are_compared_with_the_measurement(finished: tuple[Path, Command]) -> None:
     results, _ = finished
     study = json.loads((results / "study.json").read_text(encoding="utf-8"))
     rows = {row["title"]: row for row in study["rows"]}
@@ -127,12 +127,12 @@ def test_what_was_expected_is_told_with_what_came(finished: tuple[Path, Command]
     assert line.endswith("| no | 2 against 1 |")
 
 
-def test_nothing_is_said_of_rows_that_are_not_measured(finished: tuple[Path, Command]) -> None:
+def test_expectations_of_missing_rows_are_left_out(finished: tuple[Path, Command]) -> None:
     study = load_study(finished[1].study)
     assert summarise(study, trials(study), {}, {})["expected"] == []
 
 
-def test_expectations_name_rows(tmp_path: Path) -> None:
+def test_expectations_of_unknown_rows_are_errors(tmp_path: Path) -> None:
     of_none = [{"measure": "ers", "higher": "ACT[R]", "lower": "regular[R]"}]
     with pytest.raises(ConfigError, match=r"ACT\[R\], which is not a row"):
         load_study(write_study(tmp_path, expected=of_none))
@@ -168,7 +168,7 @@ def test_the_page_shows_rows_and_plots(finished: tuple[Path, Command]) -> None:
         assert ElementTree.parse(results / plot).getroot().tag.endswith("svg")
 
 
-def test_a_second_run_trains_nothing_and_changes_nothing(finished: tuple[Path, Command]) -> None:
+def test_running_a_finished_study_changes_nothing(finished: tuple[Path, Command]) -> None:
     results, asked = finished
     before = {path: path.read_bytes() for path in results.rglob("*") if path.is_file()}
     heard: list[StageProgress] = []
@@ -178,7 +178,7 @@ def test_a_second_run_trains_nothing_and_changes_nothing(finished: tuple[Path, C
 
 
 @pytest.mark.slow
-def test_a_killed_study_of_two_jobs_goes_on_to_the_same(finished: tuple[Path, Command]) -> None:
+def test_a_killed_study_of_two_jobs_resumes_to_the_same_results(finished: tuple[Path, Command]) -> None:
     results, _ = finished
     folder = results.parent.parent
     arguments = [
@@ -197,7 +197,7 @@ def test_a_killed_study_of_two_jobs_goes_on_to_the_same(finished: tuple[Path, Co
     os.kill(process.pid, signal.SIGKILL)
     process.wait()
     _, alive = psutil.wait_procs(workers, timeout=60)
-    assert not alive  # nobody trains on alone
+    assert not alive  # the workers end with the command
     launch = Launch(runs=logs, device="cpu", threads=1)
     _, missing = run_study(
         command(folder, folder / "study.yaml", results=folder / "again", launch=launch), lambda _: None
@@ -214,7 +214,7 @@ def test_a_killed_study_of_two_jobs_goes_on_to_the_same(finished: tuple[Path, Co
     assert results_of(folder / "again" / "small") == results_of(results)
 
 
-def test_a_training_that_collapses_is_a_result(tmp_path: Path) -> None:
+def test_a_loss_that_is_not_finite_is_a_result(tmp_path: Path) -> None:
     rows = [{"defense": "minmax[S]"}, {"defense": "regular[S]"}]
     lethal = {"robust": {"learning_rate": 1e30, "averaging": 0.0}}
     study = write_study(tmp_path, rows=[{**rows[0], "changes": lethal}, rows[1]], curve_epochs=0, sampler_batches=0)
@@ -225,7 +225,7 @@ def test_a_training_that_collapses_is_a_result(tmp_path: Path) -> None:
     assert "failed (1)" in (results / "README.md").read_text(encoding="utf-8")
 
 
-def test_rows_share_batches_and_start_and_differ_in_what_they_name() -> None:
+def test_rows_share_the_warm_up_and_cover_the_defenses_of_the_paper() -> None:
     planned = trials(load_study("caltech101"))
     assert len({trial.key for trial in planned}) == len(planned)
     starts = {trial.warmup_key for trial in planned if trial.seed == 0 and not trial.options.warmup_epsilon}
@@ -238,7 +238,7 @@ def test_rows_share_batches_and_start_and_differ_in_what_they_name() -> None:
 
 
 @pytest.mark.parametrize("name", study_names())
-def test_every_study_that_comes_with_it_can_be_planned(name: str) -> None:
+def test_every_study_is_valid(name: str) -> None:
     assert trials(load_study(name))
 
 
@@ -262,13 +262,13 @@ def test_titles_of_a_plot_cover_no_point_bar_or_title() -> None:
             assert (box[2:] <= other[:2]).any() or (other[2:] <= box[:2]).any()
 
 
-def test_each_family_has_a_look_of_its_own() -> None:
+def test_each_family_has_its_own_colour_and_marker() -> None:
     found = looks(["HM[S,M]", "NEW[S]", "min-max[S]", "N/A[R]", "HM[R,M]&ICS", "OTHER"])
     assert list(found) == ["HM", "NEW", "minmax", "regular", "OTHER"]
     assert len({colour for colour, _ in found.values()}) == len({marker for _, marker in found.values()}) == 5
 
 
-def test_plots_say_what_collapsed_and_which_families_there_are(tmp_path: Path) -> None:
+def test_plots_mark_collapsed_rows_and_list_the_families(tmp_path: Path) -> None:
     import matplotlib as mpl
 
     summary, done = results_of_study("caltech101")
@@ -309,7 +309,7 @@ def test_mean_hardness_agrees_with_a_loop_and_samplers_are_ordered() -> None:
     assert float(hardness(*triplets.gather(embeddings[:100])).mean()) == pytest.approx(np.mean(loop), abs=1e-5)
 
 
-def test_nested_changes_are_laid_over_each_other() -> None:
+def test_nested_changes_are_merged() -> None:
     assert merged({"a": {"b": 1, "c": 2}}, {"a": {"c": 3}}, {"d": 4}) == {"a": {"b": 1, "c": 3}, "d": 4}
 
 
@@ -343,12 +343,12 @@ def test_nested_changes_are_laid_over_each_other() -> None:
         ({"changes": {"robust": {"epoch": 1}}}, "did you mean epochs"),
     ],
 )
-def test_mistakes_are_named(tmp_path: Path, changes: dict[str, Any], says: str) -> None:
+def test_mistakes_in_a_study_are_errors(tmp_path: Path, changes: dict[str, Any], says: str) -> None:
     with pytest.raises(HardrankError, match=says):
         trials(load_study(write_study(tmp_path, **changes)))
 
 
-def test_what_is_no_study_is_told(tmp_path: Path) -> None:
+def test_a_file_that_is_not_a_study_is_an_error(tmp_path: Path) -> None:
     path = tmp_path / "mine.yaml"
     with pytest.raises(ConfigError, match=r"mine\.yaml does not exist"):
         load_study(path)
@@ -366,7 +366,7 @@ def test_what_is_no_study_is_told(tmp_path: Path) -> None:
         ({"data_root": Path("nowhere")}, "--data-root nowhere is not a folder"),
     ],
 )
-def test_what_cannot_be_asked_is_said_before_anything_is_done(
+def test_invalid_options_are_errors_before_anything_is_written(
     tmp_path: Path, options: dict[str, Any], says: str
 ) -> None:
     with pytest.raises(HardrankError, match=says):
@@ -382,7 +382,7 @@ def results_of_study(name: str) -> tuple[dict[str, Any], list[dict[str, Any]]]:
     return summary, [json.loads(path.read_text(encoding="utf-8")) for path in sorted((folder / "trials").glob("*"))]
 
 
-def test_the_page_says_the_command_as_it_was_typed() -> None:
+def test_the_page_shows_the_command_as_typed() -> None:
     study = load_study("demo")
     for typed, said in (("", "demo"), ("demo", "demo"), ("my studies/a.yaml", "'my studies/a.yaml'")):
         summary = summarise(study, trials(study), {}, {}, typed=typed)
@@ -390,14 +390,14 @@ def test_the_page_says_the_command_as_it_was_typed() -> None:
         assert f"`hardrank study {said}`" in markdown(summary, [])
 
 
-def test_a_page_without_results_says_nothing_of_images_and_hardware() -> None:
+def test_a_page_without_results_has_no_line_on_images_and_hardware() -> None:
     study = load_study("demo")
     page = markdown(summarise(study, trials(study), {}, {}), [])
     assert "Attacked images" not in page
     assert "Hardware" not in page
 
 
-def test_hardware_that_reads_alike_is_named_once() -> None:
+def test_the_same_hardware_is_named_once() -> None:
     summary, _ = results_of_study("demo")
     (entry,) = summary["hardware"]
     summary["hardware"] = [entry, entry | {"threads": "1"}, entry | {"cores": "3"}]
@@ -409,7 +409,7 @@ def test_hardware_that_reads_alike_is_named_once() -> None:
 ODD = "tricky [/b] row [bold]x :smile:"
 
 
-def test_the_page_and_errors_are_printed_as_they_are(
+def test_the_page_and_errors_are_printed_literally(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (tmp_path / "README.md").write_text(f"| {ODD} |\n![ers recall](ers_recall.svg)\n", encoding="utf-8")
@@ -424,7 +424,7 @@ def test_the_page_and_errors_are_printed_as_they_are(
     assert ODD in capsys.readouterr().err
 
 
-def test_each_stage_of_a_trial_tells_its_own_progress() -> None:
+def test_each_stage_of_a_trial_has_its_own_progress() -> None:
     heard: list[StageProgress] = []
     told = label_stages(heard.append, "EST[R] · 0")
     for stage, done in (("warmup-2", 3), ("robust", 4), ("attacks on robust", 8)):
@@ -436,7 +436,7 @@ def test_each_stage_of_a_trial_tells_its_own_progress() -> None:
     ]
 
 
-def test_the_documented_study_can_be_planned_and_is_explained(tmp_path: Path) -> None:
+def test_the_documented_study_is_valid_and_its_fields_are_explained(tmp_path: Path) -> None:
     page = (ROOT / "docs" / "training.md").read_text(encoding="utf-8")
     (example,) = re.findall(r"^```yaml\n(name: mine\n.*?)^```", page, re.DOTALL | re.MULTILINE)
     (tiny,) = re.findall(r"`changes: (\{warmup.*?\})`,", page)
@@ -449,7 +449,7 @@ def test_the_documented_study_can_be_planned_and_is_explained(tmp_path: Path) ->
     assert [f"| `{entry.name}` |" for entry in fields(study) if f"\n| `{entry.name}` |" not in page] == []
 
 
-def test_an_unknown_study_is_named(capsys: pytest.CaptureFixture[str]) -> None:
+def test_an_unknown_study_is_an_error(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(ConfigError, match="caltech101"):
         load_study("caltech")
     assert main(["caltech"]) == 2

@@ -1,11 +1,11 @@
-"""A scene for every test of a defense."""
+"""A network and a batch for the tests of defenses."""
 
 import pytest
 
-from tests.trainer.defenses.scene import Scene, make_scene
+from tests.trainer.defenses.case import DefenseCase, make_case
 
 
 @pytest.fixture
-def scene() -> Scene:
-    """Make it anew for each test."""
-    return make_scene()
+def case() -> DefenseCase:
+    """Return a new one for each test."""
+    return make_case()

@@ -1,4 +1,4 @@
-"""The fast HM step against the plain one, and what stays true of a step."""
+"""The HM step against a plain implementation, and its boundary cases."""
 
 from dataclasses import dataclass
 
@@ -21,7 +21,7 @@ ATTACK = PGDOptions(epsilon=8 / 255, alpha=1 / 255, steps=4)
 
 
 @dataclass(frozen=True)
-class Scene:
+class DefenseCase:
     embedder: Embedder
     images: Tensor
     labels: Tensor
@@ -42,7 +42,7 @@ class Scene:
 
 
 @pytest.fixture
-def scene() -> Scene:
+def case() -> DefenseCase:
     torch.manual_seed(0)
     embedder = build_embedder(Architecture(dimension=16, image_size=32)).double().eval()
     for module in embedder.modules():
@@ -52,32 +52,32 @@ def scene() -> Scene:
     labels = torch.tensor([0, 1, 2, 0, 1, 3]).repeat_interleave(2)
     base = torch.rand(4, 3, 8, 8, dtype=torch.float64)
     images = F.interpolate(base[labels] * 0.7 + 0.3 * torch.rand(12, 3, 8, 8), size=32).clamp(0, 1)
-    return Scene(embedder, images, labels)
+    return DefenseCase(embedder, images, labels)
 
 
 @pytest.mark.parametrize(
     "name",
     ["HM[S,g_LGA]", "HM[S,g_LGA]&ICS", "HM[R,M]&ICS(lambda=2)", "HM[D,g_B(H)]", "HM[S,g_LGA]&ICS(gamma=0.2)"],
 )
-def test_the_fast_step_agrees_with_the_plain_one(scene: Scene, name: str) -> None:
+def test_the_step_agrees_with_a_plain_implementation(case: DefenseCase, name: str) -> None:
     defense = parse_defense(name)
     assert isinstance(defense, HardnessManipulation)
-    conditions = scene.conditions()
-    outcome = scene.run(defense, conditions)
-    scene.embedder.zero_grad()
+    conditions = case.conditions()
+    outcome = case.run(defense, conditions)
+    case.embedder.zero_grad()
     outcome.loss.backward()
-    fast = [parameter.grad.clone() for parameter in scene.embedder.parameters() if parameter.grad is not None]
+    fast = [parameter.grad.clone() for parameter in case.embedder.parameters() if parameter.grad is not None]
 
     generator = torch.Generator().manual_seed(3)
-    benign = scene.embedder(scene.images).detach()
-    triplets = draw_triplets(Sampler(name[3]), benign, scene.labels, generator=generator)
+    benign = case.embedder(case.images).detach()
+    triplets = draw_triplets(Sampler(name[3]), benign, case.labels, generator=generator)
     destination = defense.destination(
-        DestinationInput(embeddings=benign, labels=scene.labels, previous_loss=0.05, generator=generator)
+        DestinationInput(embeddings=benign, labels=case.labels, previous_loss=0.05, generator=generator)
     )
     parts = (triplets.anchor, triplets.positive, triplets.negative)
     plain = hm_step(
-        scene.embedder,
-        scene.images,
+        case.embedder,
+        case.images,
         parts,
         destination,
         epsilon=8 / 255,
@@ -88,32 +88,32 @@ def test_the_fast_step_agrees_with_the_plain_one(scene: Scene, name: str) -> Non
         ics_margin=defense.ics_margin,
     )
     assert outcome.loss.item() == pytest.approx(plain.loss.item(), abs=1e-5)
-    scene.embedder.zero_grad()
+    case.embedder.zero_grad()
     plain.loss.backward()
-    slow = [parameter.grad for parameter in scene.embedder.parameters() if parameter.grad is not None]
+    slow = [parameter.grad for parameter in case.embedder.parameters() if parameter.grad is not None]
     for one, other in zip(fast, slow, strict=True):
         torch.testing.assert_close(one, other, rtol=1e-5, atol=1e-5)
 
 
-def test_hardness_rises_and_the_loss_of_ics_is_added(scene: Scene) -> None:
-    without = scene.run(parse_defense("HM[S,2]"), scene.conditions())
+def test_hardness_rises_and_the_loss_of_ics_is_added(case: DefenseCase) -> None:
+    without = case.run(parse_defense("HM[S,2]"), case.conditions())
     assert without.measures["hardness_reached"] > without.measures["hardness"] + 0.01
-    with_ics = scene.run(parse_defense("HM[S,2]&ICS(lambda=3)"), scene.conditions())
+    with_ics = case.run(parse_defense("HM[S,2]&ICS(lambda=3)"), case.conditions())
     assert with_ics.triplet_loss.item() == pytest.approx(without.triplet_loss.item(), abs=1e-12)
     assert with_ics.loss.item() > without.loss.item()
 
 
-def test_a_destination_already_reached_is_regular_training(scene: Scene) -> None:
+def test_a_destination_already_reached_is_regular_training(case: DefenseCase) -> None:
     """Boundary case HM[H_S, H_S] of the method."""
-    manipulated = scene.run(parse_defense("HM[S,-2]"), scene.conditions())
-    regular = scene.run(parse_defense("regular[S]"), scene.conditions())
+    manipulated = case.run(parse_defense("HM[S,-2]"), case.conditions())
+    regular = case.run(parse_defense("regular[S]"), case.conditions())
     assert manipulated.loss.item() == pytest.approx(regular.loss.item(), abs=1e-12)
 
 
-def test_without_a_budget_all_defenses_are_regular_training(scene: Scene) -> None:
+def test_without_a_budget_all_defenses_are_regular_training(case: DefenseCase) -> None:
     attack = PGDOptions(epsilon=0.0, alpha=1 / 255, steps=3)
     losses = [
-        scene.run(parse_defense(name), scene.conditions(attack=attack)).loss.item()
+        case.run(parse_defense(name), case.conditions(attack=attack)).loss.item()
         for name in ("HM[R,2]", "ACT[R]", "regular[R]")
     ]
     assert losses[0] == pytest.approx(losses[2], abs=1e-12)
@@ -121,15 +121,15 @@ def test_without_a_budget_all_defenses_are_regular_training(scene: Scene) -> Non
 
 
 @pytest.mark.parametrize("name", ["HM[S,g_LGA]&ICS", "ACT[R]", "regular[S]"])
-def test_a_batch_of_one_class_teaches_nothing(scene: Scene, name: str) -> None:
-    one_class = torch.zeros_like(scene.labels)
-    assert parse_defense(name)(scene.images, one_class, scene.conditions()) is None
+def test_a_batch_of_one_class_has_no_loss(case: DefenseCase, name: str) -> None:
+    one_class = torch.zeros_like(case.labels)
+    assert parse_defense(name)(case.images, one_class, case.conditions()) is None
 
 
-def test_act_leaves_the_anchor_and_draws_the_others_together(scene: Scene) -> None:
-    act = scene.run(parse_defense("ACT[S]"), scene.conditions())
-    regular = scene.run(parse_defense("regular[S]"), scene.conditions())
+def test_act_does_not_perturb_the_anchor(case: DefenseCase) -> None:
+    act = case.run(parse_defense("ACT[S]"), case.conditions())
+    regular = case.run(parse_defense("regular[S]"), case.conditions())
     assert act.loss.item() != pytest.approx(regular.loss.item(), abs=1e-6)
-    embeddings = scene.embedder(scene.images)
-    triplets = draw_triplets(Sampler.SOFTHARD, embeddings, scene.labels, generator=torch.Generator().manual_seed(3))
+    embeddings = case.embedder(case.images)
+    triplets = draw_triplets(Sampler.SOFTHARD, embeddings, case.labels, generator=torch.Generator().manual_seed(3))
     assert regular.measures["hardness"] == pytest.approx(hardness(*triplets.gather(embeddings)).mean().item(), abs=1e-9)

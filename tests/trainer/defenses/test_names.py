@@ -1,4 +1,4 @@
-"""The names of the paper parse and print."""
+"""Parsing and printing of the paper's names."""
 
 import csv
 
@@ -36,7 +36,7 @@ from tests.trainer.golden.cases import PAPER_TABLES
         "HM[S,g_LGA]&ICS(lambda=0.123456789)",
     ],
 )
-def test_what_is_printed_parses_to_the_same(name: str) -> None:
+def test_a_printed_name_parses_to_the_same_defense(name: str) -> None:
     defense = parse_defense(name)
     assert defense.name == name
     assert parse_defense(defense.name) == defense
@@ -59,7 +59,7 @@ SPELLED_OTHERWISE = {
     "HM[S,g_LGA]&ICS(lambda=1.0)": "HM[S,g_LGA]&ICS(lambda=1)",
     "HM[S,g_LGA]&L_ICS(gamma=0.2)": "HM[S,g_LGA]&ICS(gamma=0.2)",
 }
-"""What the tables write out and we leave away, or differently."""
+"""Names of the tables that are printed differently, without options that are the default."""
 
 
 def test_every_defense_of_the_published_tables_parses_and_prints() -> None:
@@ -105,6 +105,6 @@ def test_every_defense_of_the_published_tables_parses_and_prints() -> None:
         ("HM[S,g_LGA](gamma=0.1)", "gamma only applies to &ICS; leave it out"),
     ],
 )
-def test_what_cannot_be_read_is_named(name: str, message: str) -> None:
+def test_invalid_names_are_errors(name: str, message: str) -> None:
     with pytest.raises(DefenseError, match=message.replace("[", r"\[")):
         parse_defense(name)

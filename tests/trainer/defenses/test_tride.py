@@ -22,7 +22,7 @@ from hardrank.trainer.metric.losses import distance, triplet_loss
 from hardrank.trainer.metric.samplers import Sampler
 from hardrank.trainer.training.loop import StepContext, TrainingState
 from hardrank.trainer.training.stages import TrainingImages, TripletStage
-from tests.trainer.defenses.scene import ALPHA, EPSILON, STEPS, Scene
+from tests.trainer.defenses.case import ALPHA, EPSILON, STEPS, DefenseCase
 
 
 def naive_mean(distances: list[float], temperature: float) -> float:
@@ -87,22 +87,22 @@ def test_the_factor_that_is_left_out_changes_no_sign() -> None:
         assert torch.equal(ours.sign(), theirs.sign())
 
 
-def conditions(scene: Scene, *, iteration: int, progress: float = 1.0) -> Conditions:
-    return scene.conditions(iteration=iteration, progress=progress)
+def conditions(case: DefenseCase, *, iteration: int, progress: float = 1.0) -> Conditions:
+    return case.conditions(iteration=iteration, progress=progress)
 
 
-def plain_turn(scene: Scene, *, iteration: int, progress: float) -> list[Tensor]:
+def plain_turn(case: DefenseCase, *, iteration: int, progress: float) -> list[Tensor]:
     """Anchors, positives and negatives of a turn, by autograd through the plain network."""
-    triplets = scene.triplets(Sampler.SOFTHARD)
-    images = list(triplets.gather(scene.images))
-    own = [part.detach() for part in triplets.gather(scene.benign())]
+    triplets = case.triplets(Sampler.SOFTHARD)
+    images = list(triplets.gather(case.images))
+    own = [part.detach() for part in triplets.gather(case.benign())]
     moving = [0] if iteration % 2 else [1, 2]
     origin = [images[i] for i in moving]
     for _ in range(STEPS):
         x = [images[i].detach().clone().requires_grad_(True) for i in moving]
         embedded = list(own)
         for i, part in zip(moving, x, strict=True):
-            embedded[i] = scene.embedder(part)
+            embedded[i] = case.embedder(part)
         a, p, n = embedded
         to_positive, to_negative = distance(a, p), distance(a, n)
         weights = [torch.exp(10 * (d - d.max())) for d in (to_positive, to_negative)]
@@ -121,69 +121,69 @@ def plain_turn(scene: Scene, *, iteration: int, progress: float) -> list[Tensor]
 
 @pytest.mark.parametrize("iteration", [0, 1, 6, 7])
 @pytest.mark.parametrize("progress", [0.3, 1.0])
-def test_a_turn_agrees_with_the_plain_one(scene: Scene, iteration: int, progress: float) -> None:
-    outcome = scene.run("TRIDE[S]", conditions(scene, iteration=iteration, progress=progress))
-    plain = plain_turn(scene, iteration=iteration, progress=progress)
+def test_a_turn_agrees_with_the_plain_one(case: DefenseCase, iteration: int, progress: float) -> None:
+    outcome = case.run("TRIDE[S]", conditions(case, iteration=iteration, progress=progress))
+    plain = plain_turn(case, iteration=iteration, progress=progress)
     # The folded network differs by rounding, which may decide the sign of a gradient that is all but zero.
-    assert ((scene.seen[-1] - torch.cat(plain)).abs() < 1e-9).double().mean() > 0.999
-    expected = triplet_loss(*(scene.embedder(part) for part in plain))
+    assert ((case.seen[-1] - torch.cat(plain)).abs() < 1e-9).double().mean() > 0.999
+    expected = triplet_loss(*(case.embedder(part) for part in plain))
     assert outcome.loss.item() == pytest.approx(expected.item(), abs=1e-4)
 
 
-def moved_parts(scene: Scene, outcome: DefenseResult) -> list[bool]:
-    parts = zip(scene.seen[-1].chunk(3), scene.triplets(Sampler.SOFTHARD).gather(scene.images), strict=True)
+def moved_parts(case: DefenseCase, outcome: DefenseResult) -> list[bool]:
+    parts = zip(case.seen[-1].chunk(3), case.triplets(Sampler.SOFTHARD).gather(case.images), strict=True)
     return [not torch.equal(given, origin) for given, origin in parts]
 
 
-def test_candidates_and_anchors_take_turns(scene: Scene) -> None:
+def test_candidates_and_anchors_take_turns(case: DefenseCase) -> None:
     for iteration in range(4):
-        outcome = scene.run("TRIDE[S]", conditions(scene, iteration=iteration))
-        assert moved_parts(scene, outcome) == ([True, False, False] if iteration % 2 else [False, True, True])
+        outcome = case.run("TRIDE[S]", conditions(case, iteration=iteration))
+        assert moved_parts(case, outcome) == ([True, False, False] if iteration % 2 else [False, True, True])
 
 
 @pytest.mark.parametrize("iteration", [0, 1])
-def test_it_begins_as_regular_training_and_grows_stronger(scene: Scene, iteration: int) -> None:
+def test_it_begins_as_regular_training_and_grows_stronger(case: DefenseCase, iteration: int) -> None:
     reached = [
-        scene.run("TRIDE[S]", conditions(scene, iteration=iteration, progress=progress)).measures["hardness_reached"]
+        case.run("TRIDE[S]", conditions(case, iteration=iteration, progress=progress)).measures["hardness_reached"]
         for progress in (0.0, 0.3, 1.0)
     ]
-    assert reached[0] == pytest.approx(scene.run("regular[S]").measures["hardness"], abs=1e-9)
+    assert reached[0] == pytest.approx(case.run("regular[S]").measures["hardness"], abs=1e-9)
     if iteration == 0:
         assert reached == sorted(reached)
-    triplets = scene.triplets(Sampler.SOFTHARD)
-    largest = (scene.seen[1] - torch.cat(triplets.gather(scene.images))).abs().amax().item()
+    triplets = case.triplets(Sampler.SOFTHARD)
+    largest = (case.seen[1] - torch.cat(triplets.gather(case.images))).abs().amax().item()
     assert largest <= STEPS * 0.3 * ALPHA + 1e-12
 
 
-def test_the_objectives_fall(scene: Scene) -> None:
-    triplets = scene.triplets(Sampler.SOFTHARD)
-    own = triplets.gather(scene.benign())
-    images = triplets.gather(scene.images)
+def test_the_objectives_fall(case: DefenseCase) -> None:
+    triplets = case.triplets(Sampler.SOFTHARD)
+    own = triplets.gather(case.benign())
+    images = triplets.gather(case.images)
     attack = PGDOptions(epsilon=EPSILON, alpha=ALPHA / 2, steps=STEPS)
-    frozen = scene.conditions().frozen
+    frozen = case.conditions().frozen
     for objective, group in (
         (CandidatesTogether(own[0], 10.0), torch.cat(images[1:])[None]),
         (AnchorAway(*own, 10.0), images[0][None]),
     ):
         moved = pgd(frozen, group, objective, attack)
         with torch.no_grad():
-            before, after = (objective(scene.embedder(x[0])[None], torch.arange(1), 0).item() for x in (group, moved))
+            before, after = (objective(case.embedder(x[0])[None], torch.arange(1), 0).item() for x in (group, moved))
         assert after < before
 
 
-def test_candidates_that_have_collapsed_are_left_alone(scene: Scene) -> None:
+def test_candidates_that_have_collapsed_are_left_alone(case: DefenseCase) -> None:
     """Positives farther than negatives: the hinge is satisfied, and the benign candidates are trained on."""
-    swapped = replace(scene, labels=scene.labels)
-    triplets = scene.triplets(Sampler.RANDOM)
+    swapped = replace(case, labels=case.labels)
+    triplets = case.triplets(Sampler.RANDOM)
     wrong = replace(triplets, positive=triplets.negative, negative=triplets.positive)
     defense = TripletDecoupling(sampler=Sampler.RANDOM)
-    given = defense.perturb(scene.images, scene.benign(), wrong, swapped.conditions(progress=1.0))
-    assert torch.equal(given, torch.cat(wrong.gather(scene.images)))
+    given = defense.perturb(case.images, case.benign(), wrong, swapped.conditions(progress=1.0))
+    assert torch.equal(given, torch.cat(wrong.gather(case.images)))
 
 
-def test_collapseness_is_logged(scene: Scene) -> None:
-    outcome = scene.run("TRIDE[S](lambda=2)", conditions(scene, iteration=0))
-    a, p, n = scene.triplets(Sampler.SOFTHARD).gather(scene.benign())
+def test_collapseness_is_logged(case: DefenseCase) -> None:
+    outcome = case.run("TRIDE[S](lambda=2)", conditions(case, iteration=0))
+    a, p, n = case.triplets(Sampler.SOFTHARD).gather(case.benign())
     expected = naive_mean(distance(a, p).tolist(), 2) - naive_mean(distance(a, n).tolist(), 2)
     assert outcome.measures["collapseness"] == pytest.approx(expected, abs=1e-6)
 
@@ -204,19 +204,19 @@ def test_lambda_is_the_temperature() -> None:
 @pytest.mark.parametrize(
     ("name", "message"),
     [
-        ("TRIDE[S](lambda=-1)", "lambda of TRIDE is at least 0"),
+        ("TRIDE[S](lambda=-1)", "lambda of TRIDE must be at least 0"),
         ("TRIDE[S](lambda=nan)", "cannot read the option"),
         ("TRIDE[S](u=2)", "TRIDE has no option 'u'"),
         ("TRIDE[S]&ICS", "TRIDE does not support &ICS"),
         ("TRIDE", "TRIDE takes 1 argument in"),
     ],
 )
-def test_what_cannot_be_is_refused(name: str, message: str) -> None:
+def test_invalid_names_are_errors(name: str, message: str) -> None:
     with pytest.raises(DefenseError, match=message):
         parse_defense(name)
 
 
-def test_the_stage_tells_how_far_it_is(scene: Scene) -> None:
+def test_the_stage_tells_how_far_it_is(case: DefenseCase) -> None:
     seen: list[tuple[int, float]] = []
 
     class Spy:
@@ -225,18 +225,18 @@ def test_the_stage_tells_how_far_it_is(scene: Scene) -> None:
         def __call__(self, images: Tensor, labels: Tensor, conditions: Conditions) -> None:
             seen.append((conditions.iteration, conditions.progress))
 
-    labels = scene.labels.numpy()
+    labels = case.labels.numpy()
     source = TrainingImages(store=None, labels=labels, crop=32, seed=0)  # type: ignore[arg-type]
     stage = TripletStage(name="s", source=source, options=TrainingOptions(epochs=2, pairs=3), defense=Spy())
     total = stage.iterations
     for step in (0, total // 2, total - 1):
-        plain = scene.conditions()
+        plain = case.conditions()
         context = StepContext(
-            network=scene.embedder,
+            network=case.embedder,
             frozen=plain.frozen,  # type: ignore[arg-type]
             state=TrainingState(step=step),
             generator=torch.Generator(),
         )
-        stage.loss(scene.images, scene.labels, context)
+        stage.loss(case.images, case.labels, context)
     assert total == 8
     assert seen == [(0, 0.0), (4, 0.5), (7, 0.875)]

@@ -1,4 +1,4 @@
-"""The loop: learning rate, averaging, checkpoints, and what stops it."""
+"""The training loop: averaging, checkpoints, batches without triplets, several processes, and errors."""
 
 import csv
 import itertools
@@ -90,11 +90,11 @@ def _same(one: Embedder, other: Embedder) -> bool:
 
 
 class StoppedError(Exception):
-    """The test's own interruption."""
+    """The interruption of a test."""
 
 
 class Interrupted(TripletStage):
-    """The same stage, cut off before an iteration."""
+    """A triplet stage that is interrupted before iteration 5."""
 
     def batches(self, start: int, rank: int, world_size: int) -> Iterator[tuple[Tensor, Tensor]]:
         for step, batch in enumerate(super().batches(start, rank, world_size), start=start):
@@ -104,7 +104,7 @@ class Interrupted(TripletStage):
 
 
 @pytest.mark.parametrize("averaging", [0.0, 0.9])
-def test_an_interrupted_stage_goes_on_to_the_same_weights(
+def test_an_interrupted_stage_resumes_to_the_same_weights(
     source: TrainingImages, fabric: L.Fabric, tmp_path: Path, averaging: float
 ) -> None:
     options = replace(OPTIONS, averaging=averaging, freeze_batch_norm=True)
@@ -119,14 +119,14 @@ def test_an_interrupted_stage_goes_on_to_the_same_weights(
     assert told[-1].measures == pytest.approx(told_later[-1].measures)
 
 
-def test_a_finished_stage_is_only_read(source: TrainingImages, fabric: L.Fabric, tmp_path: Path) -> None:
+def test_a_finished_stage_is_read_from_its_checkpoint(source: TrainingImages, fabric: L.Fabric, tmp_path: Path) -> None:
     first, _ = _run(_triplets(source), fabric, tmp_path)
     again, told = _run(_triplets(source), fabric, tmp_path)
     assert _same(first, again)
     assert [(progress.done, progress.total) for progress in told] == [(8, 8)]
 
 
-def test_the_gradual_adversary_sees_the_loss_of_the_iteration_before(
+def test_the_gradual_adversary_uses_the_loss_of_the_previous_iteration(
     source: TrainingImages, fabric: L.Fabric, tmp_path: Path
 ) -> None:
     """H_D = −γ·min(1, l/γ), with l = 2 before the first and then the triplet loss of the log's line before."""
@@ -136,7 +136,7 @@ def test_the_gradual_adversary_sees_the_loss_of_the_iteration_before(
         assert progress.measures["destination"] == pytest.approx(-min(0.2, before), abs=1e-6)
 
 
-def test_batch_norm_statistics_stay_where_frozen(source: TrainingImages, fabric: L.Fabric, tmp_path: Path) -> None:
+def test_frozen_batch_norm_statistics_do_not_change(source: TrainingImages, fabric: L.Fabric, tmp_path: Path) -> None:
     start = {name: value.clone() for name, value in _embedder().named_buffers() if "running" in name}
     frozen, _ = _run(_triplets(source, 1), fabric, tmp_path / "a", replace(OPTIONS, freeze_batch_norm=True))
     moving, _ = _run(_triplets(source, 1), fabric, tmp_path / "b", replace(OPTIONS, freeze_batch_norm=False))
@@ -146,7 +146,7 @@ def test_batch_norm_statistics_stay_where_frozen(source: TrainingImages, fabric:
 
 
 @pytest.mark.parametrize("epsilon", [0.0, 4 / 255])
-def test_warm_up_learns_its_classes(source: TrainingImages, fabric: L.Fabric, tmp_path: Path, epsilon: float) -> None:
+def test_warm_up_learns_the_classes(source: TrainingImages, fabric: L.Fabric, tmp_path: Path, epsilon: float) -> None:
     torch.manual_seed(1)
     classifier = CosineClassifier(4, 16, 16.0)
     options = WarmupOptions(epochs=10, batch_size=16)
@@ -157,7 +157,7 @@ def test_warm_up_learns_its_classes(source: TrainingImages, fabric: L.Fabric, tm
 
 
 def test_the_second_half_of_a_warm_up_is_perturbed(source: TrainingImages, fabric: L.Fabric, tmp_path: Path) -> None:
-    """Its loss is that of the batch as it is until the middle, and higher from there on."""
+    """The loss is that of the benign batch in the first half, and higher in the second."""
     classifier = CosineClassifier(4, 16, 16.0)
     options = WarmupOptions(epochs=10, batch_size=16)
     stage = WarmupStage(source=source, options=options, classifier=classifier, epsilon=8 / 255)
@@ -178,7 +178,7 @@ def test_the_second_half_of_a_warm_up_is_perturbed(source: TrainingImages, fabri
 
 
 class Broken(TripletStage):
-    """Its loss is no number from the third iteration on."""
+    """A triplet stage whose loss is NaN in the third iteration."""
 
     def loss(self, images: Tensor, labels: Tensor, context: StepContext) -> StepLoss | None:
         outcome = super().loss(images, labels, context)
@@ -186,18 +186,18 @@ class Broken(TripletStage):
         return replace(outcome, loss=outcome.loss * float("nan")) if context.state.step == 2 else outcome
 
 
-def test_a_loss_that_is_no_number_stops_with_a_reason(source: TrainingImages, fabric: L.Fabric, tmp_path: Path) -> None:
+def test_a_loss_that_is_not_finite_is_an_error(source: TrainingImages, fabric: L.Fabric, tmp_path: Path) -> None:
     with pytest.raises(TrainingError, match=r"loss of robust is nan at iteration 2: lower the learning rate"):
         _run(Broken(**vars(_triplets(source))), fabric, tmp_path)
 
 
-def test_a_damaged_checkpoint_is_named(source: TrainingImages, fabric: L.Fabric, tmp_path: Path) -> None:
+def test_a_damaged_checkpoint_is_an_error(source: TrainingImages, fabric: L.Fabric, tmp_path: Path) -> None:
     (tmp_path / "stage.ckpt").write_bytes(b"no checkpoint")
     with pytest.raises(TrainingError, match=r"stage.ckpt is damaged.*delete it"):
         _run(_triplets(source), fabric, tmp_path)
 
 
-def test_draws_depend_on_every_argument() -> None:
+def test_the_random_generator_depends_on_every_argument() -> None:
     def draw(*arguments: object) -> float:
         return float(torch.rand(1, generator=step_generator(*arguments)))  # type: ignore[arg-type]
 
@@ -209,7 +209,7 @@ def test_draws_depend_on_every_argument() -> None:
     )
 
 
-def test_processes_share_a_batch_out(source: TrainingImages) -> None:
+def test_processes_divide_a_batch(source: TrainingImages) -> None:
     stage = _triplets(source)
     shapes = [next(stage.batches(0, rank, 2))[0].shape for rank in (0, 1)]
     assert shapes == [(8, 3, 32, 32), (8, 3, 32, 32)]
@@ -218,7 +218,7 @@ def test_processes_share_a_batch_out(source: TrainingImages) -> None:
 
 @dataclass(frozen=True, kw_only=True)
 class Starved(TripletStage):
-    """The same stage, where some batches have images of a single class only."""
+    """A triplet stage in which some batches have images of a single class only."""
 
     at: frozenset[tuple[int, int]]
     """(iteration, rank) of those batches."""
@@ -274,7 +274,7 @@ def _train_starved(fabric: L.Fabric, folder: Path) -> None:
         torch.save(trained.state_dict(), folder / f"{name}-{rank}.pt")
 
 
-def test_processes_without_triplets_leave_the_step_to_the_others(
+def test_processes_without_triplets_follow_the_step_of_the_others(
     source: TrainingImages, fabric: L.Fabric, tmp_path: Path
 ) -> None:
     write_images(tmp_path / "images")

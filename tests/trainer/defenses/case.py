@@ -1,4 +1,4 @@
-"""What defenses are tested on: a small network, a batch, and the conditions of an update."""
+"""A small network, a batch, and the conditions of an update, on which defenses are tested."""
 
 from dataclasses import dataclass
 
@@ -18,14 +18,14 @@ SEED = 3
 
 
 @dataclass(frozen=True)
-class Scene:
+class DefenseCase:
     """A network in float64 and an SPC-2 batch, in evaluation mode throughout, so that passes can be compared."""
 
     embedder: Embedder
     images: Tensor
     labels: Tensor
     seen: list[Tensor]
-    """What the network was given for the updates."""
+    """Inputs of the network in training mode."""
 
     def conditions(self, *, attack: PGDOptions = ATTACK, iteration: int = 0, progress: float = 0.0) -> Conditions:
         def network(images: Tensor) -> Tensor:
@@ -56,10 +56,10 @@ class Scene:
         return draw_triplets(sampler, self.benign(), self.labels, generator=generator)
 
 
-def make_scene() -> Scene:
+def make_case() -> DefenseCase:
     torch.manual_seed(0)
     embedder = build_embedder(Architecture(dimension=16, image_size=32)).double().eval()
     labels = torch.tensor([0, 1, 2, 0, 1, 3]).repeat_interleave(2)
     base = torch.rand(4, 3, 8, 8, dtype=torch.float64)
     images = F.interpolate(base[labels] * 0.9 + 0.2 * torch.rand(12, 3, 8, 8) - 0.05, size=32).clamp(0, 1)
-    return Scene(embedder, images, labels, [])
+    return DefenseCase(embedder, images, labels, [])

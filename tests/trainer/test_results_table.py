@@ -1,4 +1,4 @@
-"""What the command prints at its end, of cards made by hand."""
+"""The results that the train command prints, from cards made by hand."""
 
 from pathlib import Path
 
@@ -14,10 +14,10 @@ from tests.models.test_bundle import make_card
 Checks = list[tuple[CheckKind, str]]
 
 
-def conclude(
+def print_results(
     folder: Path, monkeypatch: pytest.MonkeyPatch, checks: dict[str, Checks], *, defense: str = "regular[S]"
 ) -> None:
-    """Carry out the command in `folder`, where the training is replaced by two bundles of which only the cards lie."""
+    """Run the command with bundles that consist of a card, in place of the training."""
     bundles = {kind: folder / f"mine-{kind}" for kind in checks}
     for kind, bundle in bundles.items():
         robustness = {
@@ -41,12 +41,12 @@ def conclude(
     assert run.main([]) == 0
 
 
-def test_a_model_whose_checks_failed_is_not_praised_without_a_word(
+def test_failed_checks_are_printed_with_remedies(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     falling: Checks = [(CheckKind.STILL_FALLING, attack) for attack in ("CA+", "QA+", "TMA")]
     benign: Checks = [*falling, (CheckKind.COLLAPSE, "model"), (CheckKind.NOISE_BEATS_ATTACK, "GTT")]
-    conclude(tmp_path, monkeypatch, {"benign": benign, "robust": []})
+    print_results(tmp_path, monkeypatch, {"benign": benign, "robust": []})
     (line,) = (line for line in capsys.readouterr().out.splitlines() if line.startswith("caution"))
     assert "the ERS of the benign model" in line
     assert "3 attacks: loss still falling, so attack longer (--evaluation.steps" in line
@@ -54,26 +54,26 @@ def test_a_model_whose_checks_failed_is_not_praised_without_a_word(
     assert "GTT: noise beats the attack, so attack in smaller steps" in line
 
 
-def test_every_kind_of_check_can_be_told(
+def test_every_kind_of_check_is_printed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    conclude(tmp_path, monkeypatch, {"benign": [], "robust": [(kind, "GTM") for kind in CheckKind]})
+    print_results(tmp_path, monkeypatch, {"benign": [], "robust": [(kind, "GTM") for kind in CheckKind]})
     (line,) = (line for line in capsys.readouterr().out.splitlines() if line.startswith("caution"))
     assert all(f"GTM: {kind}" in line for kind in CheckKind)
 
 
-def test_square_brackets_in_names_are_printed_as_they_are(
+def test_square_brackets_in_names_are_printed_literally(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     folder = tmp_path / "new [old] x[/]"
-    conclude(folder, monkeypatch, {"benign": [], "robust": []}, defense="hm[s]&[/x]")
+    print_results(folder, monkeypatch, {"benign": [], "robust": []}, defense="hm[s]&[/x]")
     printed = capsys.readouterr().out
     assert "hm[s]&[/x]" in printed
     assert printed.count("new [old] x[/]") == 4, "two bundles, the log, and how to load one"
 
 
-def test_models_without_a_failed_check_get_no_caution(
+def test_models_without_a_failed_check_have_no_caution(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    conclude(tmp_path, monkeypatch, {"benign": [], "robust": []})
+    print_results(tmp_path, monkeypatch, {"benign": [], "robust": []})
     assert "caution" not in capsys.readouterr().out
