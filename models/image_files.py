@@ -1,7 +1,8 @@
-"""Strip image files of metadata that is slow or dangerous to parse, before they are decoded.
+"""Reduce image files to what decoding needs, and refuse structures that are expensive to decode.
 
-Metadata parsers are the weakest part of a decoder: GIF comments are collected in quadratic time, and all tags of a TIFF
-(or of EXIF, which is a TIFF inside other files) may point at the same megabytes. Nothing here decodes pixels, and the
+Metadata parsers are the weakest part of a decoder: GIF comments are collected in quadratic time, text in a PNG is
+compressed, and all tags of a TIFF may point at the same megabytes. So only the first frame and what its pixels need
+reaches the decoder, and what decoding will cost is known from the headers. Nothing here decodes pixels, and the
 time is linear in the length of the file. Malformed files raise `ValueError` or are passed on to the decoder.
 """
 
@@ -21,18 +22,71 @@ _JPEG_METADATA = {*range(0xE1, 0xEE), 0xEF, 0xFE}
 # Start, end and reserved markers have no length after them.
 _JPEG_BARE = {0xC8, 0xD8, 0xD9, *range(0xF0, 0xFE)}
 
+_PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
+_PNG_KEPT = {b"IHDR", b"PLTE", b"tRNS", b"IDAT", b"IEND"}
+_MAX_PNG_CHUNKS = 50_000
+
 _GIF_EXTENSION, _GIF_CONTROL, _GIF_IMAGE, _GIF_END = 0x21, 0xF9, 0x2C, 0x3B
+_GIF_BLOCK = re.compile(rb"[\x21\x2c\x3b]")
+_MAX_GIF_BLOCKS = 100_000
+
+_WEBP_KEPT = {b"VP8X", b"ANIM", b"ALPH", b"VP8 ", b"VP8L"}
+_WEBP_IMAGE = {b"ANMF", b"VP8 ", b"VP8L"}
+_WEBP_METADATA_FLAGS = 0x20 | 0x08 | 0x04
+"""ICC profile, EXIF, XMP."""
+_MAX_WEBP_CHUNKS = 10_000
+
+_MAX_RLE_STEPS = 4_000_000
+"""Pillow decodes run-length encoded BMP files in Python, in one step per pixel or pair of bytes at most."""
 
 _TIFF_TYPE_BYTES = {1: 1, 2: 1, 3: 2, 4: 4, 5: 8, 6: 1, 7: 1, 8: 2, 9: 4, 10: 8, 11: 4, 12: 8, 13: 4}
+_TIFF_SHORT, _TIFF_LONG = 3, 4
 _TIFF_ORIENTATION = 0x0112
-# EXIF, GPS and interoperability directories, which decoders follow.
-_TIFF_POINTERS = {0x8769, 0x8825, 0xA005}
 _TIFF_ENDIAN = {b"II*\x00": "<", b"MM\x00*": ">"}
+_TIFF_LONGEST_ARRAY = 65_536
+"""Most strips or tiles: one per row of the tallest image and plane, or tiles of 32×32 for the largest image."""
+_TIFF_LARGEST_TILE = 2048
+"""Pixels a side, for an image that is smaller."""
+_TIFF_WIDTH, _TIFF_HEIGHT, _TIFF_BITS, _TIFF_COMPRESSION, _TIFF_SAMPLES, _TIFF_PLANAR = 256, 257, 258, 259, 277, 284
+_TIFF_STRIP_OFFSETS, _TIFF_ROWS_PER_STRIP, _TIFF_STRIP_SIZES = 273, 278, 279
+_TIFF_TILE_WIDTH, _TIFF_TILE_HEIGHT, _TIFF_TILE_OFFSETS, _TIFF_TILE_SIZES = 322, 323, 324, 325
+_TIFF_TABLES, _TIFF_XMP = 347, 700
+_TIFF_KEPT: Mapping[int, int] = {
+    **dict.fromkeys((254, 255, 256, 257, 259, 262, 266, 274, 277, 278, 284, 292, 293, 317, 322, 323, 332, 531), 1),
+    **dict.fromkeys((258, 338, 339), 16),
+    **dict.fromkeys((529, 530, 532), 16),
+    **dict.fromkeys((273, 279, 324, 325), _TIFF_LONGEST_ARRAY),
+    320: 3 * 65_536,
+    **dict.fromkeys((_TIFF_TABLES, _TIFF_XMP), 2**32),
+}
+"""The tags on which pixels depend (XMP may have the orientation), and how many values they may have at most."""
+_TIFF_BYTE_TYPES = {1, 7}
+_TIFF_JPEG = 7
+_TIFF_UNCOMPRESSED = {1, 32771}
+_TIFF_COMPRESSIONS: Mapping[int, str] = {
+    1: "none",
+    2: "CCITT RLE",
+    3: "CCITT group 3",
+    4: "CCITT group 4",
+    5: "LZW",
+    _TIFF_JPEG: "JPEG",
+    8: "Deflate",
+    32771: "none, 16-bit words",
+    32773: "PackBits",
+    32946: "Deflate",
+    50000: "Zstandard",
+    50001: "WebP",
+}
+"""Not old-style JPEG and LZMA, whose decoders take memory that no header limits, nor formats of single vendors."""
+
+
+class StructureLimitError(ValueError):
+    """The structure of a file would make decoding it too expensive."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class StrippedFile:
-    """An image file without unneeded metadata."""
+    """An image file without unneeded metadata, and what its headers say about decoding it."""
 
     data: bytes
     """The file to decode."""
@@ -40,12 +94,16 @@ class StrippedFile:
     """The EXIF of the file: a TIFF header and its directories."""
     scans: int = 1
     """Passes that a decoder makes over the image (progressive JPEG)."""
+    size: tuple[int, int] | None = None
+    """Width and height, if the decoder allocates memory for them when it opens the file."""
+    buffer_bytes: int = 0
+    """Bytes that the decoder holds besides the image: the largest strip or tile of a TIFF."""
 
 
 def strip_metadata(data: bytes) -> StrippedFile:
-    """Drop the metadata of a JPEG or GIF, check the tags of a TIFF; other files are returned unchanged.
+    """Keep what decoding the first frame needs.
 
-    Raises `ValueError` for a malicious structure.
+    Raises `StructureLimitError` for a structure that is expensive to decode, `ValueError` for another malformed one.
     """
     for signature, strip in _STRIPPERS.items():
         if data.startswith(signature):
@@ -76,7 +134,7 @@ def _strip_jpeg(data: bytes) -> StrippedFile:
         scans += marker == _JPEG_SCAN
         segments += 1
         if segments > _MAX_SEGMENTS:
-            raise ValueError(f"more than {_MAX_SEGMENTS} segments")
+            raise StructureLimitError(f"The JPEG has more than {_MAX_SEGMENTS} segments")
         body = match.end() + 2
         position = match.end()
         if marker not in _JPEG_BARE:
@@ -90,46 +148,121 @@ def _strip_jpeg(data: bytes) -> StrippedFile:
     return StrippedFile(data=b"".join(kept), exif=exif, scans=scans)
 
 
+def _strip_png(data: bytes) -> StrippedFile:
+    kept, exif, position, chunks = [_PNG_SIGNATURE], b"", len(_PNG_SIGNATURE), 0
+    while position + 8 <= len(data):
+        length, kind = struct.unpack_from(">I4s", data, position)
+        end = position + 12 + length
+        chunks += 1
+        if chunks > _MAX_PNG_CHUNKS:
+            raise StructureLimitError(f"The PNG has more than {_MAX_PNG_CHUNKS} chunks")
+        if kind in _PNG_KEPT:
+            kept.append(data[position:end])
+        elif kind == b"eXIf":
+            exif = data[position + 8 : end - 4]
+        if kind == b"IEND":
+            break
+        position = end
+    return StrippedFile(data=b"".join(kept), exif=exif)
+
+
 def _strip_gif(data: bytes) -> StrippedFile:
     if len(data) < 13:
         return StrippedFile(data=data)
-    flags = data[10]
+    width, height, flags = struct.unpack_from("<HHB", data, 6)
     position = 13 + (3 << ((flags & 7) + 1) if flags & 0x80 else 0)
     kept = [data[:position]]
-    while position < len(data) and data[position] not in (_GIF_IMAGE, _GIF_END):
-        start = position
+    blocks = 0
+    while (match := _GIF_BLOCK.search(data, position)) and match[0][0] == _GIF_EXTENSION:
+        start = match.start()
+        position = start + 2
+        while position < len(data) and data[position]:
+            position += data[position] + 1
+            blocks += 1
         position += 1
-        if data[start] != _GIF_EXTENSION:
-            continue
-        position = _after_sub_blocks(data, start + 2)
+        blocks += 1
+        if blocks > _MAX_GIF_BLOCKS:
+            raise StructureLimitError(f"The GIF has more than {_MAX_GIF_BLOCKS} blocks before its first frame")
         if data[start + 1 : start + 2] == bytes([_GIF_CONTROL]):
             kept.append(data[start:position])
-    return StrippedFile(data=b"".join([*kept, data[position:]]))
+    if match is None:
+        return StrippedFile(data=b"".join(kept), size=(width, height))
+    if match[0][0] == _GIF_IMAGE and len(data) >= match.start() + 9:
+        left, top, right, bottom = struct.unpack_from("<4H", data, match.start() + 1)
+        width, height = max(width, left + right), max(height, top + bottom)
+    return StrippedFile(data=b"".join([*kept, data[match.start() :]]), size=(width, height))
 
 
-def _after_sub_blocks(data: bytes, position: int) -> int:
-    while position < len(data) and data[position]:
-        position += data[position] + 1
-    return position + 1
+def _strip_webp(data: bytes) -> StrippedFile:
+    kept: list[bytes] = []
+    exif, size, position, complete = b"", None, 12, False
+    for _ in range(_MAX_WEBP_CHUNKS):
+        if position + 8 > len(data):
+            break
+        kind, length = struct.unpack_from("<4sI", data, position)
+        end = position + 8 + length + length % 2
+        chunk = data[position:end]
+        if kind == b"EXIF":
+            exif = exif or chunk[8 : 8 + length]
+        elif kind == b"VP8X" and size is None and len(chunk) >= 18:
+            size = (1 + int.from_bytes(chunk[12:15], "little"), 1 + int.from_bytes(chunk[15:18], "little"))
+            chunk = chunk[:8] + bytes([chunk[8] & ~_WEBP_METADATA_FLAGS]) + chunk[9:]
+        if not complete and (kind in _WEBP_KEPT or kind == b"ANMF"):
+            kept.append(chunk)
+        complete = complete or kind in _WEBP_IMAGE
+        position = end
+    else:
+        raise StructureLimitError(f"The WebP has more than {_MAX_WEBP_CHUNKS} chunks")
+    body = b"WEBP" + b"".join(kept)
+    return StrippedFile(data=b"RIFF" + struct.pack("<I", len(body)) + body, exif=exif, size=size)
 
 
-def _check_tiff(data: bytes) -> StrippedFile:
-    endian = _TIFF_ENDIAN[data[:4]]
+def _check_bmp(data: bytes) -> StrippedFile:
+    if len(data) >= 34:
+        header, width, height = struct.unpack_from("<Iii", data, 14)
+        steps = abs(width * height) + len(data) // 2
+        if header >= 40 and data[30:34] in (b"\x01\0\0\0", b"\x02\0\0\0") and steps > _MAX_RLE_STEPS:
+            raise StructureLimitError(
+                f"The BMP of {abs(width)}×{abs(height)} pixels is run-length encoded, which is supported up to "
+                f"{_MAX_RLE_STEPS} pixels and pairs of bytes"
+            )
+    return StrippedFile(data=data)
+
+
+def _strip_tiff(data: bytes) -> StrippedFile:
+    """Append a directory with only the needed tags: libtiff prints a warning for each unknown one."""
+    endian = "<" if data.startswith(b"II") else ">"
     if len(data) < 8:
         raise ValueError("the TIFF header is truncated")
-    pending, seen, total = [struct.unpack_from(f"{endian}I", data, 4)[0]], set[int](), 0
-    while pending:
-        offset = pending.pop()
-        if offset in seen:
-            continue
-        seen.add(offset)
-        for tag in _directory(data, offset, endian):
-            total += tag.size
-            if total > len(data):
-                raise ValueError("the tags of the TIFF claim more bytes than the file has")
-            if tag.number in _TIFF_POINTERS and tag.size == 4:
-                pending.append(struct.unpack(f"{endian}I", tag.value)[0])
-    return StrippedFile(data=data)
+    tags: dict[int, _Tag] = {}
+    total = 0
+    for tag in _directory(data, struct.unpack_from(f"{endian}I", data, 4)[0], endian):
+        total += tag.size
+        if total > len(data):
+            raise ValueError("the tags of the TIFF claim more bytes than the file has")
+        if tag.number in _TIFF_KEPT and not (
+            tag.number in (_TIFF_TABLES, _TIFF_XMP) and tag.kind not in _TIFF_BYTE_TYPES
+        ):
+            tags[tag.number] = tag
+    for tag in tags.values():
+        if tag.count > _TIFF_KEPT[tag.number]:
+            raise StructureLimitError(
+                f"The TIFF has {tag.count} values in tag {tag.number}, above the limit of {_TIFF_KEPT[tag.number]}"
+            )
+    layout = _TiffLayout(data, tags, endian)
+    padding = len(data) % 2
+    header = (b"II*\0" if endian == "<" else b"MM\0*") + struct.pack(f"{endian}I", len(data) + padding)
+    entries = b"".join(
+        struct.pack(f"{endian}HHI", tag.number, tag.kind, tag.count) + tag.value
+        for tag in sorted(tags.values(), key=lambda tag: tag.number)
+    )
+    directory = struct.pack(f"{endian}H", len(tags)) + entries + bytes(4)
+    return StrippedFile(
+        data=b"".join([header, data[8:], bytes(padding), directory]),
+        size=layout.size,
+        scans=layout.scans(),
+        buffer_bytes=layout.buffer_bytes,
+    )
 
 
 def _refuse_big_tiff(data: bytes) -> StrippedFile:
@@ -139,10 +272,17 @@ def _refuse_big_tiff(data: bytes) -> StrippedFile:
 @dataclass(frozen=True, kw_only=True)
 class _Tag:
     number: int
-    size: int
-    """Size of its values, bytes."""
+    kind: int
+    """The type of its values."""
+    count: int
+    """Number of its values."""
     value: bytes
     """The last four bytes of the entry: the values if they fit, else their offset."""
+
+    @property
+    def size(self) -> int:
+        """Size of its values, bytes."""
+        return _TIFF_TYPE_BYTES.get(self.kind, 1) * self.count
 
 
 def _directory(data: bytes, offset: int, endian: str) -> Iterator[_Tag]:
@@ -152,14 +292,101 @@ def _directory(data: bytes, offset: int, endian: str) -> Iterator[_Tag]:
     (count,) = struct.unpack_from(f"{endian}H", data, offset)
     for start in range(offset + 2, min(offset + 2 + 12 * count, len(data) - 11), 12):
         number, kind, length, value = struct.unpack_from(f"{endian}HHI4s", data, start)
-        yield _Tag(number=number, size=_TIFF_TYPE_BYTES.get(kind, 1) * length, value=value)
+        yield _Tag(number=number, kind=kind, count=length, value=value)
+
+
+class _TiffLayout:
+    """The size of a TIFF and how its pixels are cut into strips or tiles; raises `StructureLimitError`."""
+
+    def __init__(self, data: bytes, tags: Mapping[int, _Tag], endian: str) -> None:
+        self._data, self._tags, self._endian = data, tags, endian
+        compression = self._number(_TIFF_COMPRESSION, 1)
+        if compression not in _TIFF_COMPRESSIONS:
+            raise ValueError(f"the TIFF compression {compression} is not supported; use LZW or Deflate")
+        self._compression = compression
+        width, height = self._number(_TIFF_WIDTH, 0), self._number(_TIFF_HEIGHT, 0)
+        self.size = (width, height)
+        if width < 1 or height < 1:
+            return
+        tiled = _TIFF_TILE_OFFSETS in tags or _TIFF_TILE_WIDTH in tags
+        if tiled:
+            piece = (self._number(_TIFF_TILE_WIDTH, 0), self._number(_TIFF_TILE_HEIGHT, 0))
+            if min(piece) < 1:
+                raise ValueError(f"the TIFF has tiles of {piece[0]}×{piece[1]} pixels")
+            self._check_tile(piece)
+        else:
+            piece = (width, min(height, self._number(_TIFF_ROWS_PER_STRIP, height) or height))
+        planar = self._number(_TIFF_PLANAR, 1) == 2
+        samples = self._number(_TIFF_SAMPLES, 1)
+        bits = self._numbers(_TIFF_BITS) or [1]
+        pixel_bits = sum(bits) if len(bits) > 1 else bits[0] * samples
+        self._pieces = -(-width // piece[0]) * -(-height // piece[1]) * (samples if planar else 1)
+        self.buffer_bytes = piece[0] * piece[1] * pixel_bits // 8
+        self._check_count(whole=piece == self.size and not planar)
+
+    buffer_bytes = 0
+
+    def scans(self) -> int:
+        """Return the largest number of JPEG scans in a strip or tile."""
+        if self._compression != _TIFF_JPEG:
+            return 1
+        offsets = self._numbers(_TIFF_TILE_OFFSETS) or self._numbers(_TIFF_STRIP_OFFSETS)
+        sizes = self._numbers(_TIFF_TILE_SIZES) or self._numbers(_TIFF_STRIP_SIZES)
+        if len(sizes) != len(offsets) or sum(sizes) > len(self._data):
+            raise ValueError("the JPEG strips or tiles of the TIFF claim more bytes than the file has")
+        found = (
+            self._data.count(b"\xff\xda", offset, offset + size) for offset, size in zip(offsets, sizes, strict=True)
+        )
+        return max(found, default=1)
+
+    def _check_tile(self, tile: tuple[int, int]) -> None:
+        for side, length in zip(tile, self.size, strict=True):
+            if side > max(_TIFF_LARGEST_TILE, length + -length % 16):
+                raise StructureLimitError(
+                    f"The TIFF has tiles of {tile[0]}×{tile[1]} pixels, above the limit of {_TIFF_LARGEST_TILE} a side "
+                    f"for an image of {self.size[0]}×{self.size[1]}"
+                )
+
+    def _check_count(self, *, whole: bool) -> None:
+        tags = [self._tags[number] for number in (_TIFF_STRIP_OFFSETS, _TIFF_TILE_OFFSETS) if number in self._tags]
+        most = max((tag.count for tag in tags), default=0)
+        if self._pieces > _TIFF_LONGEST_ARRAY:
+            raise StructureLimitError(
+                f"The TIFF has {self._pieces} strips or tiles, above the limit of {_TIFF_LONGEST_ARRAY}"
+            )
+        # Pillow decodes every strip that is listed, except if each is the whole image.
+        if self._compression in _TIFF_UNCOMPRESSED and most > self._pieces and not whole:
+            raise ValueError(f"the TIFF has {most} strips or tiles, but its size needs {self._pieces}")
+
+    def _number(self, tag: int, default: int) -> int:
+        return next(iter(self._numbers(tag)), default)
+
+    def _numbers(self, number: int) -> list[int]:
+        tag = self._tags.get(number)
+        if tag is None:
+            return []
+        if tag.kind not in (_TIFF_SHORT, _TIFF_LONG):
+            raise ValueError(f"the tag {number} of the TIFF has the type {tag.kind}")
+        data, start = (tag.value, 0)
+        if tag.size > 4:
+            data, start = self._data, struct.unpack(f"{self._endian}I", tag.value)[0]
+        if start + tag.size > len(data):
+            raise ValueError(f"the tag {number} of the TIFF lies beyond the end of the file")
+        code = "H" if tag.kind == _TIFF_SHORT else "I"
+        return list(struct.unpack_from(f"{self._endian}{tag.count}{code}", data, start))
 
 
 _STRIPPERS: Mapping[bytes, Callable[[bytes], StrippedFile]] = {
     b"\xff\xd8": _strip_jpeg,
+    _PNG_SIGNATURE: _strip_png,
     b"GIF8": _strip_gif,
-    b"II*\x00": _check_tiff,
-    b"MM\x00*": _check_tiff,
+    b"RIFF": _strip_webp,
+    b"BM": _check_bmp,
+    b"II*\x00": _strip_tiff,
+    b"MM\x00*": _strip_tiff,
+    # Pillow also reads TIFF files whose version number is in the wrong byte order.
+    b"II\x00*": _strip_tiff,
+    b"MM*\x00": _strip_tiff,
     b"II+\x00": _refuse_big_tiff,
     b"MM\x00+": _refuse_big_tiff,
 }

@@ -5,9 +5,13 @@ in [0,1]).
 For any bytes, `decode` returns an image or raises `UndecodableImageError`, nothing else.
 """
 
+import contextlib
+import ctypes
 import io
-from collections.abc import Mapping
+import warnings
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, fields
+from importlib import import_module
 from pathlib import Path
 from typing import Any, Self, TypeVar
 
@@ -16,7 +20,7 @@ import numpy.typing as npt
 from PIL import Image, UnidentifiedImageError
 
 from hardrank.models.errors import HardrankError
-from hardrank.models.image_files import orientation, strip_metadata
+from hardrank.models.image_files import StrippedFile, StructureLimitError, orientation, strip_metadata
 
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF")
 """The enabled decoders, by Pillow's names."""
@@ -36,6 +40,7 @@ _TRANSPOSITIONS: Mapping[int, Image.Transpose] = {
     8: Image.Transpose.ROTATE_90,
 }
 _WHITE = (255, 255, 255, 255)
+_BAND_PIXELS = 2**20
 
 
 def _is_positive_integer(value: object) -> bool:
@@ -102,10 +107,18 @@ class DecodeLimits:
     max_scans: int = 100
     """Scans of a progressive JPEG (cameras and editors write about ten; each costs a pass over the whole image)."""
 
+    max_buffer: int = 512 * 2**20
+    """Bytes of the largest strip or tile of a TIFF, which the decoder holds besides the image."""
+
     def __post_init__(self) -> None:
         for name, value in asdict(self).items():
             if not _is_positive_integer(value):
                 raise PreprocessingError(f"{name} is {value!r}; give a positive whole number.")
+
+    @property
+    def max_scanned_pixels(self) -> int:
+        """Scans × pixels of a progressive JPEG: twenty scans of the largest image."""
+        return 20 * self.max_pixels
 
 
 DEFAULT_LIMITS = DecodeLimits()
@@ -138,6 +151,8 @@ def decode(data: bytes, *, limits: DecodeLimits = DEFAULT_LIMITS) -> Image.Image
         return _decode(data, limits)
     except HardrankError:
         raise
+    except StructureLimitError as error:
+        raise ImageTooLargeError(f"{error}; save it in a simpler form, such as a baseline JPEG.") from error
     except UnidentifiedImageError as error:
         # Pillow's own message only gives the address of the buffer.
         raise UndecodableImageError(
@@ -187,11 +202,10 @@ def to_rgb(image: Image.Image) -> Image.Image:
     values are black. Raises `UndecodableImageError` for a mode without a conversion.
     """
     if image.mode.startswith("I") or image.mode == "F":
-        image = Image.fromarray(_to_eight_bits(np.asarray(image)))
+        image = Image.fromarray(_to_eight_bits(image))
     try:
         if image.has_transparency_data:
-            image = image.convert("RGBA")
-            image = Image.alpha_composite(Image.new("RGBA", image.size, _WHITE), image)
+            return _on_white(image)
         return image if image.mode == "RGB" else image.convert("RGB")
     except ValueError as error:
         raise UndecodableImageError(
@@ -257,22 +271,44 @@ def image_pixels(image: Image.Image, pre: Preprocessing) -> npt.NDArray[np.uint8
 
 def _decode(data: bytes, limits: DecodeLimits) -> Image.Image:
     file = strip_metadata(data)
-    if file.scans > limits.max_scans:
-        raise ImageTooLargeError(
-            f"The JPEG has {file.scans} scans, above the limit of {limits.max_scans}; save it as a baseline JPEG."
-        )
+    if file.size is not None:
+        _check_size(file.size, limits)
+    _check_cost(file, limits)
     with Image.open(io.BytesIO(file.data), formats=FORMATS) as image:
         _check_size(image.size, limits)
+        _check_scans(file.scans, image.size, limits)
         # No draft mode: it would decode a JPEG at a fraction of its size and change the pixels.
         image.load()
         # Pillow itself rotates TIFF files and leaves no EXIF.
         turn = _TRANSPOSITIONS.get(orientation(file.exif or image.info.get("exif", b"")))
-        result = to_rgb(image).copy()
+        result = to_rgb(image)
+        if result is image:
+            result = image.copy()
     if turn is not None:
         result = result.transpose(turn)
     # A caller would apply an orientation that is left in here a second time.
     result.info.clear()
     return result
+
+
+def _check_cost(file: StrippedFile, limits: DecodeLimits) -> None:
+    if file.scans > limits.max_scans:
+        raise ImageTooLargeError(
+            f"The JPEG has {file.scans} scans, above the limit of {limits.max_scans}; save it as a baseline JPEG."
+        )
+    if file.buffer_bytes > limits.max_buffer:
+        raise ImageTooLargeError(
+            f"A strip or tile of the TIFF has {file.buffer_bytes} bytes, above the limit of {limits.max_buffer}; save "
+            "it with smaller ones."
+        )
+
+
+def _check_scans(scans: int, size: tuple[int, int], limits: DecodeLimits) -> None:
+    if scans * size[0] * size[1] > limits.max_scanned_pixels:
+        raise ImageTooLargeError(
+            f"The JPEG has {scans} scans of {size[0]}×{size[1]} pixels, above the limit of {limits.max_scanned_pixels} "
+            "pixels in all scans; save it as a baseline JPEG."
+        )
 
 
 def _check_size(size: tuple[int, int], limits: DecodeLimits) -> None:
@@ -289,14 +325,56 @@ def _check_size(size: tuple[int, int], limits: DecodeLimits) -> None:
         )
 
 
-def _to_eight_bits(values: npt.NDArray[Any]) -> npt.NDArray[np.uint8]:
+def _on_white(image: Image.Image) -> Image.Image:
+    """Composite on white, in bands of rows: a whole copy in RGBA, or three, would hold much more memory."""
+    result = Image.new("RGB", image.size)
+    for top, bottom in _bands(image):
+        band = image.crop((0, top, image.width, bottom)).convert("RGBA")
+        result.paste(Image.alpha_composite(Image.new("RGBA", band.size, _WHITE), band).convert("RGB"), (0, top))
+    return result
+
+
+def _to_eight_bits(image: Image.Image) -> npt.NDArray[np.uint8]:
+    values = np.asarray(image)
     if values.dtype.kind == "u" and values.dtype.itemsize == 2:
         return (values >> 8).astype(np.uint8)
-    levels = np.nan_to_num(values.astype(np.float64), nan=0.0, posinf=0.0, neginf=0.0).clip(min=0)
-    peak = float(levels.max(initial=0))
+    peak = max(float(_levels(values[top:bottom]).max(initial=0)) for top, bottom in _bands(image))
     white = next((level for level in (1.0, 255.0, 65535.0) if peak <= level), peak)
-    return np.rint(levels / white * 255).astype(np.uint8)
+    result = np.empty(values.shape, dtype=np.uint8)
+    for top, bottom in _bands(image):
+        result[top:bottom] = np.rint(_levels(values[top:bottom]) / white * 255)
+    return result
+
+
+def _levels(values: npt.NDArray[Any]) -> npt.NDArray[np.float64]:
+    return np.nan_to_num(values.astype(np.float64), nan=0.0, posinf=0.0, neginf=0.0).clip(min=0)
+
+
+def _bands(image: Image.Image) -> Iterator[tuple[int, int]]:
+    """Yield the first and last row (exclusive) of bands of about `_BAND_PIXELS` pixels."""
+    rows = max(1, _BAND_PIXELS // max(1, image.width))
+    for top in range(0, image.height, rows):
+        yield top, min(top + rows, image.height)
 
 
 def _cause(error: BaseException) -> str:
     return str(error).strip().rstrip(".") or type(error).__name__
+
+
+def _silence_decoders() -> None:
+    """Make decoders report damage by exceptions alone.
+
+    libtiff writes to the standard error, past the log, as often as a file makes it; Pillow warns, with texts from the
+    file that Python remembers forever. libtiff can be reached if it is a shared library, as in Pillow's wheels for
+    Linux and macOS.
+    """
+    warnings.filterwarnings("ignore", module=r"PIL\.")
+    with contextlib.suppress(OSError, AttributeError):
+        library = ctypes.CDLL(import_module("PIL._imaging").__file__)
+        for name in ("TIFFSetWarningHandler", "TIFFSetErrorHandler"):
+            setter = getattr(library, name)
+            setter.argtypes, setter.restype = [ctypes.c_void_p], ctypes.c_void_p
+            setter(None)
+
+
+_silence_decoders()

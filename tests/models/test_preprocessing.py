@@ -292,7 +292,7 @@ class TestLimits:
         with pytest.raises(UndecodableImageError, match="BigTIFF"):
             decode(encoded(photograph(), "TIFF", big_tiff=True))
 
-    @pytest.mark.parametrize("name", ["max_bytes", "max_pixels", "max_side", "max_scans"])
+    @pytest.mark.parametrize("name", ["max_bytes", "max_pixels", "max_side", "max_scans", "max_buffer"])
     @pytest.mark.parametrize("value", [0, -1, True, 1.5])
     def test_limits_are_positive(self, name: str, value: Any) -> None:
         with pytest.raises(PreprocessingError, match=name):

@@ -1,0 +1,114 @@
+"""Image files that are small but expensive to decode, built by hand."""
+
+import io
+import struct
+import zlib
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from PIL import Image
+
+WIDTH, HEIGHT, BITS, COMPRESSION, PHOTOMETRIC = 256, 257, 258, 259, 262
+STRIP_OFFSETS, SAMPLES, ROWS_PER_STRIP, STRIP_SIZES, PLANAR = 273, 277, 278, 279, 284
+TILE_WIDTH, TILE_HEIGHT, TILE_OFFSETS, TILE_SIZES, SAMPLE_FORMAT = 322, 323, 324, 325, 339
+
+
+def encoded(image: Image.Image, kind: str, **options: Any) -> bytes:
+    file = io.BytesIO()
+    image.save(file, kind, **options)
+    return file.getvalue()
+
+
+def tiff(tags: Mapping[int, int | Sequence[int]], pixels: bytes = b"", header: bytes = b"II*\0") -> bytes:
+    """Make a TIFF of tags with 32-bit values; the pixels begin at byte 8."""
+    endian = "<" if header.startswith(b"II") else ">"
+    body = header + struct.pack(f"{endian}I", 0) + pixels
+    entries = []
+    for number, value in sorted(tags.items()):
+        values = [value] if isinstance(value, int) else list(value)
+        packed = struct.pack(f"{endian}{len(values)}I", *values)
+        if len(values) > 1:
+            place = len(body)
+            body += packed
+            packed = struct.pack(f"{endian}I", place)
+        entries.append(struct.pack(f"{endian}HHI", number, 4, len(values)) + packed)
+    directory = struct.pack(f"{endian}H", len(entries)) + b"".join(entries) + bytes(4)
+    return body[:4] + struct.pack(f"{endian}I", len(body)) + body[8:] + directory
+
+
+def deflated_tiff(width: int, height: int, *, bits: int = 8, **tags: int) -> bytes:
+    pixels = zlib.compress(bytes(width * height * bits // 8), 1)
+    extra = {TILE_WIDTH: tags["tile"], TILE_HEIGHT: tags["tile"]} if "tile" in tags else {ROWS_PER_STRIP: height}
+    places = (TILE_OFFSETS, TILE_SIZES) if "tile" in tags else (STRIP_OFFSETS, STRIP_SIZES)
+    return tiff(
+        {
+            WIDTH: width, HEIGHT: height, BITS: bits, COMPRESSION: 8, PHOTOMETRIC: 1, SAMPLES: 1,
+            SAMPLE_FORMAT: tags.get("sample_format", 1), places[0]: 8, places[1]: len(pixels), **extra,
+        },
+        pixels,
+    )  # fmt: skip
+
+
+def tiff_of_one_large_tile(side: int = 32_000) -> bytes:
+    return deflated_tiff(16, 16, tile=side)
+
+
+def tiff_of_many_strips(count: int = 3_000_000) -> bytes:
+    tags = {WIDTH: 16, HEIGHT: 16, BITS: 8, COMPRESSION: 1, PHOTOMETRIC: 1, SAMPLES: 1, ROWS_PER_STRIP: 1}
+    return tiff({**tags, STRIP_OFFSETS: [8] * count, STRIP_SIZES: [16] * 16}, bytes(16))
+
+
+def tiff_of_unknown_tags(count: int = 15_000) -> bytes:
+    tags = {WIDTH: 16, HEIGHT: 16, BITS: 8, COMPRESSION: 5, PHOTOMETRIC: 1, SAMPLES: 1, ROWS_PER_STRIP: 16}
+    unknown = {40_000 + number: 1 for number in range(count)}
+    packed = encoded(Image.new("L", (16, 16)), "TIFF", compression="tiff_lzw")[8:100]
+    return tiff({**tags, STRIP_OFFSETS: 8, STRIP_SIZES: len(packed), **unknown}, packed)
+
+
+def tiff_of_damaged_fax(rows: int = 10_000) -> bytes:
+    """Make a fax whose every row is wrong, so that libtiff has a warning for each."""
+    tags = {WIDTH: 64, HEIGHT: rows, BITS: 1, COMPRESSION: 3, PHOTOMETRIC: 1, SAMPLES: 1, ROWS_PER_STRIP: rows}
+    fax = b"\x00\x1a\x35\x77" * rows
+    return tiff({**tags, STRIP_OFFSETS: 8, STRIP_SIZES: len(fax)}, fax)
+
+
+def jpeg_of_scans(side: int, scans: int) -> bytes:
+    data = encoded(Image.new("L", (side, side)), "JPEG", progressive=True)
+    start = data.rindex(b"\xff\xda")
+    return data[:start] + data[start:-2] * scans + data[-2:]
+
+
+def png_chunk(kind: bytes, body: bytes) -> bytes:
+    return struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
+
+
+def png_with(chunks: bytes, image: Image.Image) -> bytes:
+    data = encoded(image, "PNG")
+    return data[:33] + chunks + data[33:]
+
+
+def webp_canvas(width: int, height: int) -> bytes:
+    """Make a WebP with a canvas of the given size and one small frame."""
+    frame = encoded(Image.new("RGB", (16, 16)), "WEBP", lossless=True)[12:]
+    extended = b"\x02\0\0\0" + (width - 1).to_bytes(3, "little") + (height - 1).to_bytes(3, "little")
+    head = bytes(6) + (15).to_bytes(3, "little") * 2 + bytes(4)
+    body = b"WEBP" + _riff(b"VP8X", extended) + _riff(b"ANIM", bytes(6)) + _riff(b"ANMF", head + frame)
+    return b"RIFF" + struct.pack("<I", len(body)) + body
+
+
+def gif_canvas(width: int, height: int, *, frame: tuple[int, int] | None = None) -> bytes:
+    frame = frame or (width, height)
+    control = b"\x21\xf9\x04" + bytes([0b1000]) + bytes(4)
+    image = b"\x2c" + struct.pack("<4HB", 0, 0, *frame, 0) + b"\x02\x02\x44\x01\x00"
+    return b"GIF89a" + struct.pack("<HHBBB", width, height, 0x80, 0, 0) + bytes(6) + control + image + b";"
+
+
+def rle_bmp(width: int, height: int, pixels: bytes) -> bytes:
+    info = struct.pack("<IiiHHIIiiII", 40, width, height, 1, 8, 1, len(pixels), 0, 0, 256, 0)
+    palette = b"".join(bytes([level, level, level, 0]) for level in range(256))
+    offset = 14 + len(info) + len(palette)
+    return b"BM" + struct.pack("<IHHI", offset + len(pixels), 0, 0, offset) + info + palette + pixels
+
+
+def _riff(kind: bytes, body: bytes) -> bytes:
+    return kind + struct.pack("<I", len(body)) + body + bytes(len(body) % 2)
