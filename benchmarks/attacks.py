@@ -178,7 +178,7 @@ def load_setting(options: Options) -> Setting:
         content["data"] = {**content["data"], "root": str(options.data_root)}
     config = parse_config(content, source=str(options.bundle))
     test = load_dataset(config.data).test
-    store = ImageStore(test, config.preprocessing.resize)
+    store = ImageStore(test, config.preprocessing)
     pixels = torch.from_numpy(store.centre(np.arange(len(test.labels)), config.preprocessing.crop))
     embedder = load_embedder(options.bundle).eval()
     exact = FoldedEmbedder(embedder)

@@ -170,7 +170,7 @@ def scenes(options: Options) -> Iterator[Scene]:
     defense = parse_defense(config.robust.defense)
     assert isinstance(defense, HardnessManipulation)
     train = load_dataset(config.data).train
-    store = ImageStore(train, config.preprocessing.resize)
+    store = ImageStore(train, config.preprocessing)
     for index, rows in enumerate(
         spc2_batches(train.labels, pairs=options.pairs, epoch=0, seed=0)[: options.batches + 1]
     ):

@@ -109,7 +109,7 @@ def scene_of(benign: Path, robust: Path, *, queries: int, data_root: Path | None
         content["data"] = {**content["data"], "root": str(data_root)}
     config = parse_config(content, source=str(benign))
     test = load_dataset(config.data).test
-    store = ImageStore(test, config.preprocessing.resize)
+    store = ImageStore(test, config.preprocessing)
     pixels = torch.from_numpy(store.centre(np.arange(len(test.labels)), config.preprocessing.crop)).float() / 255
     labels = torch.from_numpy(test.labels)
     order = torch.from_numpy(np.random.default_rng(SEED).permutation(len(labels)))

@@ -146,7 +146,7 @@ def verify_bundle(folder: Path) -> Card:
 
 def preprocessing_of(card: Card) -> Preprocessing:
     """Return the preprocessing that the model was trained with."""
-    return Preprocessing(resize=card.preprocessing.resize, crop=card.preprocessing.crop)
+    return Preprocessing(**vars(card.preprocessing))
 
 
 def load_embedder(folder: Path, *, verify: bool = True) -> "Embedder":

@@ -9,6 +9,8 @@ from typing import Any, Final
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from hardrank.models.preprocessing import IMAGENET_MEAN, IMAGENET_STD, Fit, Interpolation
+
 SCHEMA: Final = "hardrank.card/1"
 
 
@@ -29,13 +31,26 @@ class ArchitectureEntry(_Strict):
     backbone: str = Field(description="`small-resnet`, `c2f2`, a torchvision name or `timm/NAME`")
     dimension: int = Field(description="D, the dimension of an embedding")
     image_size: int = Field(description="H = W of the input, pixels")
+    mean: tuple[float, float, float] = Field(
+        default=IMAGENET_MEAN, description="mean of the channels, which the network subtracts from pixels in [0,1]"
+    )
+    std: tuple[float, float, float] = Field(
+        default=IMAGENET_STD, description="standard deviation of the channels, by which the network divides"
+    )
 
 
 class PreprocessingEntry(_Strict):
     """From an image file to the network's input."""
 
-    resize: int = Field(description="side of the square that an image is resized to, pixels")
+    resize: int = Field(description="side of the square that an image becomes, pixels")
     crop: int = Field(description="side of the centre crop, pixels; equals architecture.image_size")
+    fit: Fit = Field(
+        default=Fit.SQUARE,
+        description="`square`: both sides are resized; `shortest`: the shorter side is, and the center is cut out",
+    )
+    interpolation: Interpolation = Field(
+        default=Interpolation.BILINEAR, description="`bilinear` or `bicubic`, antialiased"
+    )
 
 
 class Card(_Strict):

@@ -1,17 +1,15 @@
 """The embedding network φ: pixels in [0,1] → embeddings on the unit sphere."""
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Final
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from hardrank.models.backbones import BackboneError, build_backbone
-
-IMAGENET_MEAN: Final = (0.485, 0.456, 0.406)
-IMAGENET_STD: Final = (0.229, 0.224, 0.225)
+from hardrank.models.preprocessing import IMAGENET_MEAN, IMAGENET_STD
 
 Embed = Callable[[Tensor], Tensor]
 """A model as attacks use it: (N,3,H,W) in [0,1] → (N,D) on the unit sphere, differentiable."""
@@ -27,12 +25,17 @@ class Architecture:
     """D, the dimension of an embedding."""
     image_size: int = 64
     """H = W of the input, in pixels; the same as preprocessing.crop."""
+    mean: tuple[float, float, float] = IMAGENET_MEAN
+    """Mean of the channels, which the network subtracts from pixels in [0,1]."""
+    std: tuple[float, float, float] = IMAGENET_STD
+    """Standard deviation of the channels, by which the network divides."""
 
 
 class Embedder(nn.Module):
     """φ: (N,3,H,W) float pixels in [0,1] → (N,D) on the unit sphere (method: Setting).
 
-    Normalisation with the ImageNet constants is part of the network, so that a perturbation lives in pixel space.
+    Normalization with `architecture.mean` and `architecture.std` is part of the network, so that a perturbation lives
+    in pixel space.
     """
 
     mean: Tensor
@@ -43,8 +46,8 @@ class Embedder(nn.Module):
         self.architecture = architecture
         self.backbone = backbone
         self.head = nn.Linear(features, architecture.dimension)
-        self.register_buffer("mean", torch.tensor(IMAGENET_MEAN).view(1, 3, 1, 1), persistent=False)
-        self.register_buffer("std", torch.tensor(IMAGENET_STD).view(1, 3, 1, 1), persistent=False)
+        self.register_buffer("mean", torch.tensor(architecture.mean).view(1, 3, 1, 1), persistent=False)
+        self.register_buffer("std", torch.tensor(architecture.std).view(1, 3, 1, 1), persistent=False)
 
     def features(self, images: Tensor) -> Tensor:
         """(N,3,H,W) in [0,1] → the backbone's features (N,F)."""
@@ -77,6 +80,10 @@ def build_embedder(architecture: Architecture, *, imagenet: bool = False) -> Emb
         raise BackboneError(
             f"dimension is {architecture.dimension} and image_size {architecture.image_size}; they must be at least 1 "
             "and 8 px"
+        )
+    if not all(map(math.isfinite, (*architecture.mean, *architecture.std))) or min(architecture.std) <= 0:
+        raise BackboneError(
+            f"mean is {architecture.mean} and std {architecture.std}; they must be finite, and std above 0"
         )
     backbone, features = build_backbone(architecture.backbone, image_size=architecture.image_size, imagenet=imagenet)
     return Embedder(backbone, features, architecture)

@@ -1,7 +1,7 @@
 """From the bytes of an image file to pixels: the only implementation, for training, evaluation and serving.
 
 bytes → `decode` (RGB image) → `to_square` (uint8 (3,R,R)) → `centre_crop` (uint8 (3,C,C)) → `to_unit` (float32
-in [0,1]).
+in [0,1]). The network itself subtracts the mean and divides by the standard deviation of its channels.
 For any bytes, `decode` returns an image or raises `UndecodableImageError`, nothing else.
 """
 
@@ -10,10 +10,11 @@ import ctypes
 import io
 import warnings
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import MISSING, asdict, dataclass, fields
+from enum import StrEnum
 from importlib import import_module
 from pathlib import Path
-from typing import Any, Self, TypeVar
+from typing import Any, Final, Self, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -27,6 +28,14 @@ FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF")
 
 MAX_RESIZE = 4096
 """Pixels. Cards may come from strangers: a larger square is a mistake or an attempt to exhaust memory."""
+
+IMAGENET_MEAN: Final = (0.485, 0.456, 0.406)
+"""Mean of the channels of most networks that were trained on ImageNet, for pixels in [0,1]."""
+IMAGENET_STD: Final = (0.229, 0.224, 0.225)
+"""Standard deviation of the same."""
+
+MAX_ASPECT_RATIO = 4
+"""With `Fit.SHORTEST`, the ends of a longer image are cut off before resizing, which bounds the memory."""
 
 Scalar = TypeVar("Scalar", bound=np.generic)
 
@@ -59,17 +68,50 @@ class ImageTooLargeError(UndecodableImageError):
     """The image exceeds one of the `DecodeLimits`."""
 
 
+class Fit(StrEnum):
+    """How an image becomes a square."""
+
+    SQUARE = "square"
+    """Resize both sides to the square; the aspect ratio is not kept."""
+    SHORTEST = "shortest"
+    """Resize the shorter side and cut the square from the center, as timm and torchvision do."""
+
+
+class Interpolation(StrEnum):
+    """Filter of the resizing, always antialiased."""
+
+    BILINEAR = "bilinear"
+    BICUBIC = "bicubic"
+
+
+_FILTERS: Mapping[Interpolation, Image.Resampling] = {
+    Interpolation.BILINEAR: Image.Resampling.BILINEAR,
+    Interpolation.BICUBIC: Image.Resampling.BICUBIC,
+}
+
+
 @dataclass(frozen=True, kw_only=True)
 class Preprocessing:
-    """Sizes, as stored in a model's card. Raises `PreprocessingError` unless 1 ≤ crop ≤ resize ≤ 4096."""
+    """As stored in a model's card. Raises `PreprocessingError` unless 1 ≤ crop ≤ resize ≤ 4096."""
 
     resize: int
-    """Pixels. Side of the square that every image is resized to, whatever its aspect ratio (antialiased bilinear)."""
+    """Pixels. Side of the square that every image becomes."""
     crop: int
     """Pixels. Side of the square cut from it (at random in training), the same as architecture.image_size."""
+    fit: Fit = Fit.SQUARE
+    """`square`: resize both sides; `shortest`: resize the shorter side and cut the square from the center."""
+    interpolation: Interpolation = Interpolation.BILINEAR
+    """`bilinear` or `bicubic`, antialiased."""
 
     def __post_init__(self) -> None:
-        for name, value in self.to_dict().items():
+        for name, choices in (("fit", Fit), ("interpolation", Interpolation)):
+            try:
+                object.__setattr__(self, name, choices(getattr(self, name)))
+            except ValueError as error:
+                raise PreprocessingError(
+                    f"{name} is {getattr(self, name)!r}; use one of {', '.join(choices)}."
+                ) from error
+        for name, value in (("resize", self.resize), ("crop", self.crop)):
             if not _is_positive_integer(value):
                 raise PreprocessingError(f"{name} is {value!r}; give a positive whole number of pixels.")
         if self.crop > self.resize:
@@ -79,17 +121,19 @@ class Preprocessing:
         if self.resize > MAX_RESIZE:
             raise PreprocessingError(f"resize is {self.resize}; give at most {MAX_RESIZE} pixels.")
 
-    def to_dict(self) -> dict[str, int]:
-        """Return `{"resize": …, "crop": …}`, ready for JSON; `from_dict` reads it back."""
-        return asdict(self)
+    def to_dict(self) -> dict[str, int | str]:
+        """Return the fields as numbers and strings, ready for JSON; `from_dict` reads them back."""
+        return {name: str(value) if isinstance(value, str) else value for name, value in asdict(self).items()}
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Self:
         """Build from the output of `to_dict`. Raises `PreprocessingError` naming unknown, missing or wrong fields."""
         known = {field.name for field in fields(cls)}
-        if set(values) != known:
+        required = {field.name for field in fields(cls) if field.default is MISSING}
+        if not required <= set(values) <= known:
             raise PreprocessingError(
-                f"Preprocessing has the fields {sorted(map(str, values))}; it needs exactly {sorted(known)}."
+                f"Preprocessing has the fields {sorted(map(str, values))}; it needs exactly {sorted(required)}, and "
+                f"optionally {sorted(known - required)}."
             )
         return cls(**values)
 
@@ -213,10 +257,29 @@ def to_rgb(image: Image.Image) -> Image.Image:
         ) from error
 
 
-def to_square(image: Image.Image, resize: int) -> npt.NDArray[np.uint8]:
-    """Resize an RGB image to uint8 (3,R,R) with R = `resize` pixels, antialiased bilinear, aspect ratio not kept."""
-    square = to_rgb(image).resize((resize, resize), Image.Resampling.BILINEAR)
-    return np.ascontiguousarray(np.asarray(square, dtype=np.uint8).transpose(2, 0, 1))
+def to_square(image: Image.Image, pre: Preprocessing) -> npt.NDArray[np.uint8]:
+    """Resize an image to uint8 (3,R,R) with R = `pre.resize` pixels, in the way of `pre.fit`."""
+    image, side, resampling = to_rgb(image), pre.resize, _FILTERS[pre.interpolation]
+    if pre.fit is Fit.SQUARE:
+        image = image.resize((side, side), resampling)
+    else:
+        image = _resize_shortest(image, side, resampling)
+        image = _middle(image, side, side)
+    return np.ascontiguousarray(np.asarray(image, dtype=np.uint8).transpose(2, 0, 1))
+
+
+def _resize_shortest(image: Image.Image, side: int, resampling: Image.Resampling) -> Image.Image:
+    """Resize the shorter side to `side`; the longer one is rounded down, as in torchvision."""
+    longest = MAX_ASPECT_RATIO * min(image.size)
+    image = _middle(image, min(image.width, longest), min(image.height, longest))
+    width, height = image.size
+    shorter = min(width, height)
+    return image.resize((side * width // shorter, side * height // shorter), resampling)
+
+
+def _middle(image: Image.Image, width: int, height: int) -> Image.Image:
+    left, top = (image.width - width) // 2, (image.height - height) // 2
+    return image.crop((left, top, left + width, top + height))
 
 
 def centre_crop(array: npt.NDArray[Scalar], crop: int) -> npt.NDArray[Scalar]:
@@ -266,7 +329,7 @@ def file_pixels(data: bytes, pre: Preprocessing, *, limits: DecodeLimits = DEFAU
 
 def image_pixels(image: Image.Image, pre: Preprocessing) -> npt.NDArray[np.uint8]:
     """Resize and centre-crop a decoded image: uint8 (3,C,C), C = `pre.crop`."""
-    return np.ascontiguousarray(centre_crop(to_square(image, pre.resize), pre.crop))
+    return np.ascontiguousarray(centre_crop(to_square(image, pre), pre.crop))
 
 
 def _decode(data: bytes, limits: DecodeLimits) -> Image.Image:

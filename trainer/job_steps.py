@@ -93,12 +93,12 @@ def read_images(config: Config, processes: Processes, report: OnProgress) -> Job
     dataset = load_dataset(config.data)
     if processes.is_first:
         _warn_of_problems(dataset)
-    resize, crop = config.preprocessing.resize, config.preprocessing.crop
-    train_store = ImageStore(dataset.train, resize, progress=at("training images"))
+    preprocessing, crop = config.preprocessing, config.preprocessing.crop
+    train_store = ImageStore(dataset.train, preprocessing, progress=at("training images"))
     return JobImages(
         dataset=dataset,
         source=TrainingImages(store=train_store, labels=dataset.train.labels, crop=crop, seed=config.seed),
-        test_store=ImageStore(dataset.test, resize, progress=at("test images")),
+        test_store=ImageStore(dataset.test, preprocessing, progress=at("test images")),
         crop=crop,
     )
 

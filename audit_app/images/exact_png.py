@@ -25,7 +25,7 @@ class ExactPngError(HardrankError):
 
 def canvas_of(data: bytes, pre: Preprocessing) -> Uint8Image:
     """Decode a file into the square (3,R,R) that its crop is taken from; raises `UndecodableImageError`."""
-    return to_square(decode(data), pre.resize)
+    return to_square(decode(data), pre)
 
 
 def canvas_around(pixels: Uint8Image, pre: Preprocessing) -> Uint8Image:

@@ -156,7 +156,7 @@ class ModelEntry(_Strict):
     source: str = Field(description="the path or name of the model, as requested")
     sha256: str = Field(description="of model.onnx, of the ONNX file, or over a library network's weights")
     dimension: int = Field(description="D, coordinates of an embedding")
-    preprocessing: dict[str, int] = Field(description="resize and crop, pixels")
+    preprocessing: dict[str, int | str] = Field(description="resize and crop, pixels; fit and interpolation")
     runtime: str = Field(description="what runs the served model")
     precision: str = Field(description="precision of the gradients; images are evaluated in float32")
     defense: str | None = Field(description="how it was trained, in the paper's notation")

@@ -323,4 +323,4 @@ def _device(options: SubjectOptions) -> torch.device:
 
 
 def _resized(preprocessing: Preprocessing, resize: int | None) -> Preprocessing:
-    return preprocessing if resize is None else Preprocessing(resize=resize, crop=preprocessing.crop)
+    return preprocessing if resize is None else replace(preprocessing, resize=resize)

@@ -14,7 +14,7 @@ import onnx
 import onnxruntime
 
 from hardrank.audit_app.errors import SubjectError
-from hardrank.models.embedder import IMAGENET_MEAN, IMAGENET_STD
+from hardrank.models.preprocessing import IMAGENET_MEAN, IMAGENET_STD
 
 FloatArray = npt.NDArray[np.float32]
 

@@ -19,7 +19,7 @@ from PIL import Image
 
 from hardrank.models.bundle import load_embedder
 from hardrank.models.folded import FoldedEmbedder
-from hardrank.models.preprocessing import decode, to_square, to_unit
+from hardrank.models.preprocessing import Preprocessing, decode, to_square, to_unit
 from hardrank.trainer.attacks.attack import Gallery, victims_in
 from hardrank.trainer.attacks.registry import make_attack
 from hardrank.trainer.attacks.runner import AttackOptions, run_attack
@@ -93,7 +93,8 @@ def attacked_query(files: list[bytes]) -> bytes:
     def embed(images: torch.Tensor) -> torch.Tensor:
         return network(images[:, :, MARGIN:-MARGIN, MARGIN:-MARGIN])
 
-    images = torch.from_numpy(to_unit(np.stack([to_square(decode(file), RESIZE) for file in files])))
+    square = Preprocessing(resize=RESIZE, crop=RESIZE)
+    images = torch.from_numpy(to_unit(np.stack([to_square(decode(file), square) for file in files])))
     with torch.no_grad():
         gallery = Gallery(embed(images), torch.zeros(len(images), dtype=torch.long))
     victims = victims_in(gallery, torch.tensor([0]))

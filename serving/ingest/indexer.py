@@ -254,7 +254,7 @@ def _read(
     return _Decoded(
         entry=entry,
         sha256=digest,
-        pixels=centre_crop(to_square(image, pre.resize), pre.crop),
+        pixels=centre_crop(to_square(image, pre), pre.crop),
         thumbnail=make_thumbnail(image),
         size=image.size,
         replaces=known is not None,

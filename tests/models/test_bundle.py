@@ -22,7 +22,7 @@ from hardrank.models.bundle import (
 )
 from hardrank.models.card import ArchitectureEntry, Card, FileEntry, PreprocessingEntry
 from hardrank.models.embedder import Architecture, Embedder, build_embedder
-from hardrank.models.preprocessing import Preprocessing
+from hardrank.models.preprocessing import Fit, Interpolation, Preprocessing
 from hardrank.trainer.export import export_onnx, save_weights
 
 SMALL = Architecture(backbone="small-resnet", dimension=8, image_size=32)
@@ -182,6 +182,31 @@ def test_weights_of_another_architecture_are_refused(bundle: Path) -> None:
     _edit(bundle, lambda card: card["architecture"].update(dimension=9))
     with pytest.raises(BundleError, match="do not fit its architecture"):
         load_embedder(bundle)
+
+
+def test_a_card_without_the_later_fields_means_what_it_meant(bundle: Path, embedder: Embedder) -> None:
+    def remove(card: dict[str, Any]) -> None:
+        card["architecture"] = {"backbone": "small-resnet", "dimension": 8, "image_size": 32}
+        card["preprocessing"] = {"resize": 36, "crop": 32}
+
+    _edit(bundle, remove)
+    assert preprocessing_of(load_card(bundle)) == Preprocessing(resize=36, crop=32)
+    assert load_embedder(bundle).architecture == SMALL
+    images = torch.rand(3, 3, 32, 32)
+    assert torch.equal(load_embedder(bundle)(images), embedder(images))
+
+
+def test_mean_and_interpolation_of_a_card_are_those_of_its_network(bundle: Path, embedder: Embedder) -> None:
+    def change(card: dict[str, Any]) -> None:
+        card["architecture"].update(mean=[0.5, 0.5, 0.5], std=[0.5, 0.25, 0.5])
+        card["preprocessing"].update(fit="shortest", interpolation="bicubic")
+
+    _edit(bundle, change)
+    loaded = load_embedder(bundle)
+    assert loaded.architecture.mean == (0.5, 0.5, 0.5)
+    assert loaded.std.flatten().tolist() == [0.5, 0.25, 0.5]
+    expected = Preprocessing(resize=36, crop=32, fit=Fit.SHORTEST, interpolation=Interpolation.BICUBIC)
+    assert preprocessing_of(load_card(bundle)) == expected
 
 
 def test_reading_a_card_needs_no_torch() -> None:

@@ -9,8 +9,9 @@ import torch
 from torch import nn
 
 from hardrank.models.backbones import BackboneError
-from hardrank.models.embedder import IMAGENET_MEAN, IMAGENET_STD, Architecture, Embedder, build_embedder
+from hardrank.models.embedder import Architecture, Embedder, build_embedder
 from hardrank.models.folded import FoldedEmbedder
+from hardrank.models.preprocessing import IMAGENET_MEAN, IMAGENET_STD
 from tests.waiting import PATIENCE_S
 
 
@@ -40,12 +41,18 @@ def test_embeddings_lie_on_the_sphere(backbone: str, size: int) -> None:
     torch.testing.assert_close(embeddings.norm(dim=1), torch.ones(3))
 
 
-def test_the_network_normalises_its_input() -> None:
-    embedder = build_embedder(Architecture(dimension=8, image_size=32)).eval()
+@pytest.mark.parametrize(("mean", "std"), [(IMAGENET_MEAN, IMAGENET_STD), ((0.5, 0.4, 0.3), (0.5, 0.25, 1.0))])
+def test_the_network_normalizes_its_input(mean: tuple[float, float, float], std: tuple[float, float, float]) -> None:
+    embedder = build_embedder(Architecture(dimension=8, image_size=32, mean=mean, std=std)).eval()
     images = torch.rand(2, 3, 32, 32)
-    by_hand = torch.stack([(images[:, c] - IMAGENET_MEAN[c]) / IMAGENET_STD[c] for c in range(3)], dim=1)
+    by_hand = torch.stack([(images[:, c] - mean[c]) / std[c] for c in range(3)], dim=1)
     expected = nn.functional.normalize(embedder.head(embedder.backbone(by_hand)), dim=1)
     torch.testing.assert_close(embedder(images), expected)
+    torch.testing.assert_close(FoldedEmbedder(embedder)(images), expected, rtol=0, atol=1e-5)
+
+
+def test_the_default_mean_and_deviation_are_those_of_imagenet() -> None:
+    assert (Architecture().mean, Architecture().std) == ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 
 
 @pytest.mark.parametrize("backbone", ["small-resnet", "resnet18", "timm/resnet10t", "c2f2", "vgg11_bn"])
@@ -110,6 +117,8 @@ def test_bf16_is_close_and_does_not_change_the_source() -> None:
         (Architecture(image_size=64), True, "small-resnet has no ImageNet weights"),
         (Architecture(backbone="inception_v3", image_size=32), False, "cannot take images of 32 px"),
         (Architecture(dimension=0), False, "dimension is 0"),
+        (Architecture(std=(0.5, 0.0, 0.5)), False, r"std \(0.5, 0.0, 0.5\)"),
+        (Architecture(mean=(0.5, float("nan"), 0.5)), False, "must be finite"),
     ],
 )
 def test_invalid_architectures(architecture: Architecture, imagenet: bool, message: str) -> None:

@@ -18,7 +18,9 @@ from hardrank.models.image_files import orientation, strip_metadata
 from hardrank.models.preprocessing import (
     FORMATS,
     DecodeLimits,
+    Fit,
     ImageTooLargeError,
+    Interpolation,
     Preprocessing,
     PreprocessingError,
     UndecodableImageError,
@@ -362,8 +364,17 @@ class TestDamage:
 class TestSizes:
     def test_json_and_back(self) -> None:
         sizes = Preprocessing(resize=72, crop=64)
-        assert asdict(sizes) == sizes.to_dict() == {"resize": 72, "crop": 64}
+        assert asdict(sizes) == sizes.to_dict()
+        assert sizes.to_dict() == {"resize": 72, "crop": 64, "fit": "square", "interpolation": "bilinear"}
         assert Preprocessing.from_dict(json.loads(json.dumps(sizes.to_dict()))) == sizes
+        assert Preprocessing.from_dict({"resize": 72, "crop": 64}) == sizes
+        other = Preprocessing(resize=72, crop=64, fit=Fit.SHORTEST, interpolation=Interpolation.BICUBIC)
+        assert Preprocessing.from_dict(json.loads(json.dumps(other.to_dict()))) == other
+
+    @pytest.mark.parametrize("values", [{"fit": "longest"}, {"interpolation": "cubic"}, {"fit": None}])
+    def test_unknown_fit_or_interpolation(self, values: dict[str, Any]) -> None:
+        with pytest.raises(PreprocessingError, match=next(iter(values))):
+            Preprocessing(resize=8, crop=8, **values)
 
     @pytest.mark.parametrize(
         ("resize", "crop", "message"),
@@ -411,13 +422,59 @@ class TestSizes:
     def test_square_is_antialiased(self) -> None:
         stripes = Image.fromarray(np.tile(np.array([0, 255], dtype=np.uint8), (64, 32)))
         # Every second row alone would give one colour; the mean of both is grey, save where the border cuts the filter.
-        assert np.abs(to_square(stripes, 8).astype(int) - 127.5).max() < 5
+        assert np.abs(to_square(stripes, Preprocessing(resize=8, crop=8)).astype(int) - 127.5).max() < 5
 
-    def test_square_of_the_same_size_is_the_image(self) -> None:
-        square = to_square(photograph(16, 16), 16)
+    @pytest.mark.parametrize("fit", Fit)
+    @pytest.mark.parametrize("interpolation", Interpolation)
+    def test_square_of_the_same_size_is_the_image(self, fit: Fit, interpolation: Interpolation) -> None:
+        pre = Preprocessing(resize=16, crop=16, fit=fit, interpolation=interpolation)
+        square = to_square(photograph(16, 16), pre)
         assert square.shape == (3, 16, 16)
         assert square.flags["C_CONTIGUOUS"]
         assert np.array_equal(square.transpose(1, 2, 0), pixels(photograph(16, 16)))
+
+    @pytest.mark.parametrize(("width", "height"), [(48, 16), (16, 48), (17, 16)])
+    def test_shortest_keeps_the_aspect_ratio(self, width: int, height: int) -> None:
+        image = photograph(width, height)
+        square = to_square(image, Preprocessing(resize=16, crop=16, fit=Fit.SHORTEST))
+        left, top = (width - 16) // 2, (height - 16) // 2
+        assert np.array_equal(square.transpose(1, 2, 0), pixels(image)[top : top + 16, left : left + 16])
+
+    @pytest.mark.parametrize("size", [(16_384, 1), (1, 16_384), (1, 1)])
+    def test_shortest_bounds_the_memory(self, size: tuple[int, int], monkeypatch: pytest.MonkeyPatch) -> None:
+        resize, areas = Image.Image.resize, []
+
+        def recorded(image: Image.Image, size: tuple[int, int], *options: Any) -> Image.Image:
+            areas.append(size[0] * size[1])
+            return resize(image, size, *options)
+
+        monkeypatch.setattr(Image.Image, "resize", recorded)
+        pre = Preprocessing(resize=512, crop=512, fit=Fit.SHORTEST)
+        assert to_square(Image.new("RGB", size, (9, 8, 7)), pre).shape == (3, 512, 512)
+        assert areas
+        assert max(areas) <= 4 * 512**2
+
+    @pytest.mark.parametrize("interpolation", Interpolation)
+    def test_shortest_equals_timm(self, shared_dir: Path, interpolation: Interpolation) -> None:
+        import timm.data
+        import torch
+
+        paths = sorted((shared_dir / "data" / "caltech101").rglob("*.jpg"))[::250]
+        if not paths:
+            pytest.skip("the photographs are absent")
+        pre = Preprocessing(resize=110, crop=96, fit=Fit.SHORTEST, interpolation=interpolation)
+        transform = timm.data.create_transform(
+            (3, 96, 96), interpolation=interpolation, crop_pct=96 / 110, mean=(0, 0, 0), std=(1, 1, 1)
+        )
+        for path in paths:
+            image = decode(path.read_bytes())
+            # torchvision may cut the larger half of an odd margin at the other side: compare the resized images too.
+            resized = torch.from_numpy(to_unit(pixels(transform.transforms[0](image))))
+            left, top = (resized.shape[1] - 110) // 2, (resized.shape[0] - 110) // 2
+            square = to_unit(to_square(image, pre)).transpose(1, 2, 0)
+            assert np.abs(resized[top : top + 110, left : left + 110].numpy() - square).max() <= 1e-3
+            if resized.shape[0] % 2 == resized.shape[1] % 2 == 0:
+                assert np.abs(transform(image).numpy() - prepare_image(image, pre)).max() <= 1e-3
 
     def test_prepare_equals_its_steps(self) -> None:
         sizes = Preprocessing(resize=12, crop=9)

@@ -19,6 +19,19 @@ def _embedder(backbone: str = "small-resnet", size: int = 32) -> Embedder:
     return build_embedder(Architecture(backbone=backbone, dimension=16, image_size=size)).eval()
 
 
+def test_mean_and_deviation_are_in_the_graph(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    architecture = Architecture(dimension=16, image_size=32, mean=(0.5, 0.4, 0.3), std=(0.5, 0.25, 1.0))
+    embedder, images = build_embedder(architecture).eval(), torch.rand(20, 3, 32, 32)
+    parity = export(embedder, tmp_path, lambda rows: images[rows], torch.arange(20) % 5)
+    assert parity.largest_difference < 1e-5
+    session = onnxruntime.InferenceSession(str(tmp_path / "model.onnx"), providers=["CPUExecutionProvider"])
+    (found,) = session.run(None, {"images": images.numpy()})
+    usual = Embedder(embedder.backbone, embedder.head.in_features, Architecture(dimension=16, image_size=32)).eval()
+    usual.load_state_dict(embedder.state_dict())
+    assert np.abs(found - usual(images).detach().numpy()).max() > 1e-3
+
+
 @pytest.mark.parametrize(("backbone", "size"), [("small-resnet", 32), ("c2f2", 28), ("resnet18", 64)])
 def test_export_agrees_at_any_batch_size(tmp_path: Path, backbone: str, size: int) -> None:
     embedder, images = _embedder(backbone, size), torch.rand(30, 3, size, size)

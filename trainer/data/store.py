@@ -6,7 +6,14 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from hardrank.models.preprocessing import UndecodableImageError, centre_crop, decode, read_bytes, to_square
+from hardrank.models.preprocessing import (
+    Preprocessing,
+    UndecodableImageError,
+    centre_crop,
+    decode,
+    read_bytes,
+    to_square,
+)
 from hardrank.trainer.data.dataset import ShowProgress, Split
 
 CACHE_BYTES = 4 * 2**30
@@ -14,18 +21,22 @@ CACHE_BYTES = 4 * 2**30
 
 
 class ImageStore:
-    """`store[rows]` is uint8 (n,3,R,R); raises `UndecodableImageError` with the path of a damaged file."""
+    """`store[rows]` is uint8 (n,3,R,R), R = preprocessing.resize.
+
+    Raises `UndecodableImageError` with the path of a damaged file.
+    """
 
     def __init__(
         self,
         split: Split,
-        resize: int,
+        preprocessing: Preprocessing,
         *,
         cache_bytes: int = CACHE_BYTES,
         progress: ShowProgress | None = None,
     ) -> None:
         self._paths = split.paths
-        self._resize = resize
+        self._preprocessing = preprocessing
+        resize = preprocessing.resize
         self._pool = ThreadPoolExecutor()
         self._cache: npt.NDArray[np.uint8] | None = None
         if len(split) * 3 * resize**2 <= cache_bytes:
@@ -41,7 +52,8 @@ class ImageStore:
     def __getitem__(self, rows: npt.NDArray[np.int64]) -> npt.NDArray[np.uint8]:
         if self._cache is not None:
             return self._cache[rows]
-        images = np.empty((len(rows), 3, self._resize, self._resize), dtype=np.uint8)
+        side = self._preprocessing.resize
+        images = np.empty((len(rows), 3, side, side), dtype=np.uint8)
         for image, pixels in zip(images, self._pool.map(self._read, [self._paths[row] for row in rows]), strict=True):
             image[...] = pixels
         return images
@@ -66,6 +78,6 @@ class ImageStore:
 
     def _read(self, path: Path) -> npt.NDArray[np.uint8]:
         try:
-            return to_square(decode(read_bytes(path)), self._resize)
+            return to_square(decode(read_bytes(path)), self._preprocessing)
         except UndecodableImageError as error:
             raise UndecodableImageError(f"{path}: {error}") from error

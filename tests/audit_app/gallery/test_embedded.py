@@ -206,7 +206,7 @@ def test_a_run_gives_its_test_set_in_order(benign: Subject, gratings: Path, tmp_
     (tmp_path / "run.json").write_text(json.dumps({"config": config_to_json(config)}))
     embedded = embed_gallery(benign, from_run(tmp_path))
     test = load_dataset(config.data).test
-    store = ImageStore(test, config.preprocessing.resize)
+    store = ImageStore(test, config.preprocessing)
     np.testing.assert_array_equal(embedded.pixels(np.arange(32)), store.centre(np.arange(32), 32))
     np.testing.assert_array_equal(embedded.gallery.labels, test.labels)
     assert embedded.gallery.classes == test.classes

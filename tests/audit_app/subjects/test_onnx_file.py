@@ -8,7 +8,7 @@ from onnx import TensorProto, helper
 
 from hardrank.audit_app.errors import SubjectError
 from hardrank.audit_app.subjects.onnx_file import DEFAULT_SIZE, OnnxFile, PixelScale
-from hardrank.models.embedder import IMAGENET_MEAN, IMAGENET_STD
+from hardrank.models.preprocessing import IMAGENET_MEAN, IMAGENET_STD
 from tests.audit_app.onnx_graphs import Shape, linear, save, with_external, write_linear
 
 

@@ -6,13 +6,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from hardrank.models.preprocessing import UndecodableImageError, centre_crop, decode, to_square
+from hardrank.models.preprocessing import Preprocessing, UndecodableImageError, centre_crop, decode, to_square
 from hardrank.trainer.data.dataset import Split
 from hardrank.trainer.data.store import ImageStore
 from tests.trainer.data.images import write_image
 
 MakeStore = Callable[..., ImageStore]
 RESIZE = 9
+SQUARE = Preprocessing(resize=RESIZE, crop=RESIZE)
 
 
 @pytest.fixture
@@ -23,7 +24,7 @@ def split(tmp_path: Path) -> Split:
 
 @pytest.fixture(params=[10**9, 0], ids=["memory", "disk"])
 def store(request: pytest.FixtureRequest, split: Split) -> ImageStore:
-    return ImageStore(split, RESIZE, cache_bytes=request.param)
+    return ImageStore(split, SQUARE, cache_bytes=request.param)
 
 
 def rows(*numbers: int) -> np.ndarray[tuple[int], np.dtype[np.int64]]:
@@ -32,7 +33,7 @@ def rows(*numbers: int) -> np.ndarray[tuple[int], np.dtype[np.int64]]:
 
 def test_pixels_are_those_of_preprocessing(store: ImageStore, split: Split) -> None:
     chosen = rows(4, 0, 4, 5)
-    expected = np.stack([to_square(decode(split.paths[row].read_bytes()), RESIZE) for row in chosen])
+    expected = np.stack([to_square(decode(split.paths[row].read_bytes()), SQUARE) for row in chosen])
     assert store[chosen].dtype == np.uint8
     assert np.array_equal(store[chosen], expected)
     assert len(store) == 6
@@ -72,7 +73,7 @@ def test_augmented_images_are_windows_of_their_image(store: ImageStore) -> None:
 
 
 def test_every_place_and_both_sides_are_equally_likely(split: Split) -> None:
-    store = ImageStore(split, RESIZE)
+    store = ImageStore(split, SQUARE)
     draws = 9000
     crops = store.augmented(np.zeros(draws, dtype=np.int64), 7, np.random.default_rng(1))
     image = store[rows(0)][0]
@@ -87,7 +88,7 @@ def test_every_place_and_both_sides_are_equally_likely(split: Split) -> None:
 
 
 def test_augmentation_depends_on_the_generator_alone(split: Split) -> None:
-    memory, disk = ImageStore(split, RESIZE), ImageStore(split, RESIZE, cache_bytes=0)
+    memory, disk = ImageStore(split, SQUARE), ImageStore(split, SQUARE, cache_bytes=0)
     chosen = rows(3, 1, 2, 2, 0)
     first, again, other = (
         store.augmented(chosen, 5, np.random.default_rng(seed)) for store, seed in ((memory, 1), (disk, 1), (memory, 2))
@@ -105,7 +106,7 @@ def test_whole_square_is_only_mirrored(store: ImageStore) -> None:
 def test_memory_is_used_up_to_the_limit(split: Split) -> None:
     needed = 6 * 3 * RESIZE**2
     for path, limit in zip(split.paths[:2], (needed, needed - 1), strict=True):
-        store = ImageStore(split, RESIZE, cache_bytes=limit)
+        store = ImageStore(split, SQUARE, cache_bytes=limit)
         path.unlink()
         if limit == needed:
             assert store[rows(0)].shape == (1, 3, RESIZE, RESIZE)
@@ -119,10 +120,10 @@ def test_memory_is_used_up_to_the_limit(split: Split) -> None:
 def test_damaged_file_is_named(split: Split, cache_bytes: int) -> None:
     split.paths[2].write_bytes(b"no image")
     with pytest.raises(UndecodableImageError, match=r"2\.png: .*not an image of a supported format"):
-        ImageStore(split, RESIZE, cache_bytes=cache_bytes)[rows(2)]
+        ImageStore(split, SQUARE, cache_bytes=cache_bytes)[rows(2)]
 
 
 def test_progress(split: Split) -> None:
     seen: list[tuple[int, int]] = []
-    ImageStore(split, RESIZE, progress=lambda done, total: seen.append((done, total)))
+    ImageStore(split, SQUARE, progress=lambda done, total: seen.append((done, total)))
     assert seen == [(done, 6) for done in range(1, 7)]

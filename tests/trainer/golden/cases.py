@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from hardrank.models.embedder import IMAGENET_MEAN, IMAGENET_STD
+from hardrank.models.preprocessing import IMAGENET_MEAN, IMAGENET_STD
 from hardrank.trainer.attacks.attack import Gallery, Victims, victims_in
 
 FOLDER: Final = Path(__file__).parent

@@ -14,6 +14,7 @@ from torch.nn import functional as F
 
 from hardrank.models.embedder import Architecture, Embedder, build_embedder
 from hardrank.models.folded import FoldedEmbedder
+from hardrank.models.preprocessing import Preprocessing
 from hardrank.models.progress import StageProgress
 from hardrank.trainer.config import Schedule, TrainingOptions, WarmupOptions
 from hardrank.trainer.data.dataset import DataOptions
@@ -36,6 +37,7 @@ from hardrank.trainer.training.stages import CosineClassifier, TrainingImages, T
 from tests.trainer.tiny import write_images
 from tests.trainer.together import run_together
 
+SIZES = Preprocessing(resize=36, crop=32)
 OPTIONS = LoopOptions(learning_rate=1e-3, weight_decay=0.0, schedule=Schedule.COSINE, checkpoint_every=3, log_every=2)
 
 
@@ -43,7 +45,7 @@ OPTIONS = LoopOptions(learning_rate=1e-3, weight_decay=0.0, schedule=Schedule.CO
 def source(tmp_path_factory: pytest.TempPathFactory) -> TrainingImages:
     root = write_images(tmp_path_factory.mktemp("images"))
     train = load(DataOptions(name="folder", root=root)).train
-    return TrainingImages(store=ImageStore(train, 36), labels=train.labels, crop=32, seed=0)
+    return TrainingImages(store=ImageStore(train, SIZES), labels=train.labels, crop=32, seed=0)
 
 
 @pytest.fixture(scope="module")
@@ -265,7 +267,7 @@ STARVED = frozenset({(1, 1), (2, 0), (2, 1), (4, 1)})
 def _train_starved(fabric: L.Fabric, folder: Path) -> None:
     """Train with two processes; the second has no triplets in iterations 2 and 5, both have none in iteration 3."""
     train = load(DataOptions(name="folder", root=folder / "images")).train
-    source = TrainingImages(store=ImageStore(train, 36), labels=train.labels, crop=32, seed=0)
+    source = TrainingImages(store=ImageStore(train, SIZES), labels=train.labels, crop=32, seed=0)
     rank = fabric.global_rank
     for name, at in (("mixed", STARVED), ("second", frozenset((step, 1) for step in range(6)))):
         # The first process alone learns in `second`: it gets the batches of a single process.
