@@ -13,7 +13,7 @@ from hardrank.models.errors import HardrankError
 
 
 class BackboneError(HardrankError):
-    """A backbone is unknown, cannot take the image size, or its weights are not available."""
+    """A backbone that is unknown, cannot take the image size, or whose weights are not available."""
 
 
 class ResidualBlock(nn.Module):
@@ -96,31 +96,37 @@ def _c2f2(image_size: int) -> nn.Module:
 OWN: Final[dict[str, Callable[[int], nn.Module]]] = {"small-resnet": _small_resnet, "c2f2": _c2f2}
 
 
-def build_backbone(name: str, *, image_size: int, imagenet: bool) -> tuple[nn.Module, int]:
-    """Build a backbone without its classifier.
+TIMM: Final = "timm/"
+"""The beginning of the names of timm's networks."""
+
+
+def build_backbone(name: str, *, image_size: int) -> tuple[nn.Module, int]:
+    """Build a backbone without its classifier, with random weights.
 
     Args:
         name: One of `OWN`, `timm/NAME`, or a torchvision name.
         image_size: H = W of the input, pixels.
-        imagenet: Load ImageNet weights.
 
     Returns:
         The backbone, (N,3,H,W) → (N,F), and F.
 
     Raises:
-        BackboneError: The backbone is unknown, cannot take the image size, or its weights are not available.
+        BackboneError: The backbone is unknown or cannot take the image size.
     """
     if name in OWN:
-        if imagenet:
-            raise BackboneError(
-                f"{name} has no ImageNet weights; use initialisation `warmup`, or a torchvision or timm backbone"
-            )
         backbone = OWN[name](image_size)
-    elif name.startswith("timm/"):
-        backbone = _timm(name.removeprefix("timm/"), image_size, imagenet)
+    elif name.startswith(TIMM):
+        backbone = _timm(name.removeprefix(TIMM), image_size, num_classes=0)
     else:
-        backbone = _torchvision(name, image_size, imagenet)
+        backbone = _without_classifier(_torchvision(name, image_size), name)
     return backbone, _feature_width(backbone, name, image_size)
+
+
+def build_classifier(name: str, *, image_size: int) -> nn.Module:
+    """Build a network of timm or torchvision as its library does, with the classifier; see `build_backbone`."""
+    if name.startswith(TIMM):
+        return _timm(name.removeprefix(TIMM), image_size)
+    return _torchvision(name, image_size)
 
 
 def _feature_width(backbone: nn.Module, name: str, image_size: int) -> int:
@@ -145,18 +151,7 @@ def _built(name: str, image_size: int, make: Callable[[], nn.Module]) -> nn.Modu
         raise BackboneError(f"{name} cannot take images of {image_size} px: {error}") from error
 
 
-def _downloaded(name: str, make: Callable[[], Any]) -> Any:
-    try:
-        return make()
-    except Exception as error:  # each library has its own errors for "no network" and "no such weights"
-        raise BackboneError(
-            f"the ImageNet weights of {name} are not available ({type(error).__name__}: {error}). Download them once "
-            "with a network connection (torch caches them), or start from a bundle (`initialisation: models/zoo/NAME`) "
-            "or from scratch (`initialisation: warmup`)."
-        ) from error
-
-
-def _timm(name: str, image_size: int, imagenet: bool) -> nn.Module:
+def _timm(name: str, image_size: int, **options: int) -> nn.Module:
     import timm
 
     if not timm.is_model(name):
@@ -165,14 +160,10 @@ def _timm(name: str, image_size: int, imagenet: bool) -> nn.Module:
     config = timm.get_pretrained_cfg(name)
     # Networks of tokens are built for one size; timm resamples their position embeddings to another.
     sized: dict[str, Any] = {"img_size": image_size} if config is not None and config.fixed_input_size else {}
-    untrained = _built(name, image_size, lambda: timm.create_model(name, num_classes=0, **sized))
-    if not imagenet:
-        return untrained
-    pretrained: nn.Module = _downloaded(name, lambda: timm.create_model(name, pretrained=True, num_classes=0, **sized))
-    return pretrained
+    return _built(f"timm/{name}", image_size, lambda: timm.create_model(name, **options, **sized))
 
 
-def _torchvision(name: str, image_size: int, imagenet: bool) -> nn.Module:
+def _torchvision(name: str, image_size: int) -> nn.Module:
     import torchvision
 
     known = torchvision.models.list_models(module=torchvision.models)
@@ -191,26 +182,7 @@ def _torchvision(name: str, image_size: int, imagenet: bool) -> nn.Module:
             model: nn.Module = torchvision.models.get_model(name, weights=None, **sized)
         return model
 
-    model = _built(name, image_size, make)
-    if imagenet:
-        model.load_state_dict(_downloaded_state(name, image_size))
-    if getattr(model, "aux_logits", False):  # classifiers for training of GoogLeNet and Inception v3
-        for child in ("aux1", "aux2", "AuxLogits"):
-            setattr(model, child, None)
-        model.aux_logits = False  # type: ignore[assignment]
-    return _without_classifier(model, name)
-
-
-def _downloaded_state(name: str, image_size: int) -> dict[str, Tensor]:
-    """ImageNet weights of a torchvision network, its position embeddings resampled to the image size."""
-    import torchvision
-    from torchvision.models.vision_transformer import interpolate_embeddings
-
-    weights = torchvision.models.get_model_weights(name).DEFAULT
-    state: dict[str, Tensor] = _downloaded(name, lambda: weights.get_state_dict(progress=False, check_hash=True))
-    if name.startswith("vit_"):
-        state = interpolate_embeddings(image_size, int(name.rpartition("_")[2]), state)
-    return state
+    return _built(name, image_size, make)
 
 
 _SIZED: Final[dict[str, Callable[[int], dict[str, Any]]]] = {
@@ -222,6 +194,10 @@ _SIZED: Final[dict[str, Callable[[int], dict[str, Any]]]] = {
 
 def _without_classifier(model: nn.Module, name: str) -> nn.Module:
     """Replace the classifier: the last linear layer, or in a network without one the last convolution (SqueezeNet)."""
+    if getattr(model, "aux_logits", False):  # classifiers for training of GoogLeNet and Inception v3
+        for child in ("aux1", "aux2", "AuxLogits"):
+            setattr(model, child, None)
+        model.aux_logits = False  # type: ignore[assignment]
     for kind in (nn.Linear, nn.Conv2d):
         paths = [path for path, module in model.named_modules() if isinstance(module, kind)]
         if paths:

@@ -2,7 +2,8 @@
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from pathlib import Path
 
 import torch
 from torch import Tensor, nn
@@ -10,6 +11,7 @@ from torch.nn import functional as F
 
 from hardrank.models.backbones import BackboneError, build_backbone
 from hardrank.models.preprocessing import IMAGENET_MEAN, IMAGENET_STD
+from hardrank.models.weights import WeightsSource, build_pretrained
 
 Embed = Callable[[Tensor], Tensor]
 """A model as attacks use it: (N,3,H,W) in [0,1] → (N,D) on the unit sphere, differentiable."""
@@ -44,6 +46,8 @@ class Embedder(nn.Module):
     def __init__(self, backbone: nn.Module, features: int, architecture: Architecture) -> None:
         super().__init__()
         self.architecture = architecture
+        self.weights_source: WeightsSource | None = None
+        """Where pretrained weights of the backbone come from; None for other starts."""
         self.backbone = backbone
         self.head = nn.Linear(features, architecture.dimension)
         self.register_buffer("mean", torch.tensor(architecture.mean).view(1, 3, 1, 1), persistent=False)
@@ -63,12 +67,15 @@ class Embedder(nn.Module):
         return self.project(self.features(images))
 
 
-def build_embedder(architecture: Architecture, *, imagenet: bool = False) -> Embedder:
+def build_embedder(architecture: Architecture, *, imagenet: bool = False, weights: Path | None = None) -> Embedder:
     """Build an embedding network.
 
     Args:
         architecture: Backbone, dimension and image size.
-        imagenet: Start the backbone from ImageNet weights instead of random ones.
+        imagenet: Start the backbone from pretrained weights instead of random ones (`hardrank.models.weights` says
+            where they come from). Its mean and std then are those of the weights, unless `architecture` has others
+            than the default.
+        weights: A file of pretrained weights; implies `imagenet`.
 
     Returns:
         The network in training mode: float pixels (N,3,H,W) in [0,1] → embeddings (N,D) of norm 1.
@@ -85,5 +92,12 @@ def build_embedder(architecture: Architecture, *, imagenet: bool = False) -> Emb
         raise BackboneError(
             f"mean is {architecture.mean} and std {architecture.std}; they must be finite, and std above 0"
         )
-    backbone, features = build_backbone(architecture.backbone, image_size=architecture.image_size, imagenet=imagenet)
-    return Embedder(backbone, features, architecture)
+    if not imagenet and weights is None:
+        backbone, features = build_backbone(architecture.backbone, image_size=architecture.image_size)
+        return Embedder(backbone, features, architecture)
+    start = build_pretrained(architecture.backbone, image_size=architecture.image_size, file=weights)
+    if (architecture.mean, architecture.std) == (IMAGENET_MEAN, IMAGENET_STD):
+        architecture = replace(architecture, mean=start.input.mean, std=start.input.std)
+    embedder = Embedder(start.backbone, start.features, architecture)
+    embedder.weights_source = start.source
+    return embedder

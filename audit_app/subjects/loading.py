@@ -12,8 +12,9 @@ import torch
 from torch import Tensor
 
 from hardrank.audit_app.errors import SubjectError
-from hardrank.audit_app.subjects.library_models import TIMM, LibraryWeights, load_library_model
+from hardrank.audit_app.subjects.library_models import LibraryWeights, load_library_model
 from hardrank.audit_app.subjects.onnx_file import LARGEST_FILE, OnnxFile, PixelScale
+from hardrank.models.backbones import TIMM
 from hardrank.models.bundle import CARD, load_embedder
 from hardrank.models.card import Card
 from hardrank.models.cores import usable_cores

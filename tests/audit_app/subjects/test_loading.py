@@ -86,7 +86,7 @@ def test_a_network_of_a_library_embeds_by_its_features(name: str) -> None:
     assert_one_function(subject)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        backbone, width = build_backbone(name, image_size=32, imagenet=False)
+        backbone, width = build_backbone(name, image_size=32)
     images = some(subject)
     mean, std = torch.tensor([0.485, 0.456, 0.406]), torch.tensor([0.229, 0.224, 0.225])
     with torch.no_grad():
@@ -101,7 +101,7 @@ def test_weights_of_a_library_come_from_its_cache_alone(tmp_path: Path, monkeypa
     monkeypatch.setenv("TORCH_HOME", str(tmp_path))
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     for name in ("resnet18", "timm/resnet10t"):
-        with pytest.raises(SubjectError, match="not in the cache"):
+        with pytest.raises(WeightsError, match="not in the cache"):
             load_subject(name, OPTIONS)
 
 
