@@ -151,7 +151,7 @@ def _built(name: str, image_size: int, make: Callable[[], nn.Module]) -> nn.Modu
         raise BackboneError(f"{name} cannot take images of {image_size} px: {error}") from error
 
 
-def _timm(name: str, image_size: int, **options: int) -> nn.Module:
+def _timm(name: str, image_size: int, **options: Any) -> nn.Module:
     import timm
 
     if not timm.is_model(name):

@@ -53,6 +53,14 @@ class PreprocessingEntry(_Strict):
     )
 
 
+class InitialWeightsEntry(_Strict):
+    """Pretrained weights that training started from."""
+
+    origin: str = Field(description="`file`, `cache` or `hub` of the library, or `package`")
+    name: str = Field(description="name of the file, or of the package with its version")
+    sha256: str = Field(description="SHA-256 of the file, hexadecimal")
+
+
 class Card(_Strict):
     """The content of card.json."""
 
@@ -67,6 +75,9 @@ class Card(_Strict):
     seeds: dict[str, int] = Field(description="random seeds by purpose")
     architecture: ArchitectureEntry
     preprocessing: PreprocessingEntry
+    initial_weights: InitialWeightsEntry | None = Field(
+        default=None, description="pretrained weights that training started from; null: another start"
+    )
     data: dict[str, Any] = Field(description="name, counts, SHA-256 and problems of the data set")
     metrics: dict[str, float] = Field(
         description="on benign images of unseen classes: recall_at_1, recall_at_2, mean_ap, map_at_r, nmi (0 to 1), "

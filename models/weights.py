@@ -267,7 +267,8 @@ def _read_from(path: Path, origin: WeightsOrigin) -> tuple[WeightsFile, WeightsS
 
 
 def _parse(data: bytes, path: Path) -> object:
-    is_pytorch = data[:4] == b"PK\x03\x04" or data[:1] == b"\x80"
+    is_safetensors = data[8:9] == b"{"  # after the length of the header
+    is_pytorch = not is_safetensors and (data[:4] == b"PK\x03\x04" or data[:1] == b"\x80")
     try:
         if is_pytorch:
             return torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
@@ -352,7 +353,7 @@ def _converted_by_timm(state: State, name: str, image_size: int) -> State:
     import timm
 
     bare = name.removeprefix(TIMM)
-    config = timm.get_pretrained_cfg(bare)
+    config: Any = timm.get_pretrained_cfg(bare)
     sized: dict[str, Any] = {"img_size": image_size} if config.fixed_input_size else {}
     # With the classes of the configuration, timm checks that no tensor is missing.
     model = timm.create_model(
@@ -444,7 +445,7 @@ def _cached_by_timm(name: str) -> Path | None:
             found = try_to_load_from_cache(config.hf_hub_id, file) if file else None
             if isinstance(found, str):
                 return Path(found)
-    return _in_torch_cache(config.url) if config.url else None
+    return _in_torch_cache(config.url) if isinstance(config.url, str) else None
 
 
 def _in_torch_cache(url: str) -> Path | None:

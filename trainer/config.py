@@ -161,6 +161,9 @@ class Config:
     """The network."""
     initialisation: str = "warmup"
     """`warmup` (from scratch), `imagenet` (pretrained backbone), or the folder of a bundle."""
+    weights: Annotated[Path | None, tyro.conf.arg(metavar="FILE")] = None
+    """Weights of the backbone with `initialisation: imagenet`: safetensors, or a state dict of PyTorch; null: those of
+    the library's cache or hub, or of an installed package."""
     freeze_batch_norm: bool | None = None
     """Whether triplet training keeps the means and variances of batch norm fixed; null: yes."""
     warmup: WarmupOptions = field(default_factory=WarmupOptions)
@@ -178,6 +181,10 @@ class Config:
                 f"the name of a run becomes a folder's, so it cannot be {self.name!r}; use letters, digits, - and _"
             )
         _at_least(0, self, "seed")
+        if self.weights is not None and self.initialisation != "imagenet":
+            raise ConfigError(
+                f"weights ({self.weights}) are used with initialisation imagenet only, not {self.initialisation}"
+            )
         if self.preprocessing.crop != self.architecture.image_size:
             raise ConfigError(
                 f"preprocessing.crop ({self.preprocessing.crop}) and architecture.image_size "

@@ -1,11 +1,13 @@
 """The steps that the training commands share: images → initial weights → a trained embedder → its measurements."""
 
+import copy
 import logging
+import math
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 import numpy as np
 import torch
@@ -15,7 +17,7 @@ from hardrank.models.bundle import load_embedder
 from hardrank.models.embedder import Embed, Embedder, build_embedder
 from hardrank.models.files import atomic_path
 from hardrank.models.folded import FoldedEmbedder
-from hardrank.models.preprocessing import to_unit
+from hardrank.models.preprocessing import IMAGENET_MEAN, IMAGENET_STD, to_unit
 from hardrank.models.progress import OnProgress, StageProgress
 from hardrank.trainer.config import Config, Schedule, TrainingOptions
 from hardrank.trainer.data import load_dataset
@@ -36,11 +38,15 @@ from hardrank.trainer.runtime.launch import LaunchError
 from hardrank.trainer.runtime.metrics_log import MetricsLog
 from hardrank.trainer.runtime.processes import SINGLE_PROCESS, Processes
 from hardrank.trainer.runtime.run_folder import CHECKPOINTS, EVALUATION, LOGS, Run
+from hardrank.trainer.training.head import projection
 from hardrank.trainer.training.loop import LoopOptions, PeriodicCallback, TrainingStage, run_stage
 from hardrank.trainer.training.stages import CosineClassifier, Rows, TrainingImages, TripletStage, WarmupStage
 
 if TYPE_CHECKING:
     import lightning as L
+
+PROJECTION_IMAGES: Final = 2048
+"""Training images whose features determine the head of a pretrained start."""
 
 _logger = logging.getLogger(__name__)
 
@@ -131,17 +137,42 @@ def make_start(job: Job, warmup_epsilon: float) -> Embedder:
     torch.manual_seed(config.seed)
     if config.initialisation not in {"warmup", "imagenet"}:
         return _from_bundle(Path(config.initialisation), config)
-    embedder = build_embedder(config.architecture, imagenet=config.initialisation == "imagenet")
     if config.initialisation == "imagenet":
-        return embedder
+        return _pretrained(job)
+    embedder = build_embedder(config.architecture)
     stage = warmup_stage(config, job.images, warmup_epsilon)
     options = _loop(job, config.warmup.learning_rate, config.warmup.weight_decay, Schedule.COSINE)
     return _run(job, stage, embedder, stage.classifier, options)
 
 
+def _pretrained(job: Job) -> Embedder:
+    """Build the network with pretrained weights, and a head that keeps the retrieval of its features."""
+    embedder = build_embedder(job.config.architecture, imagenet=True, weights=job.config.weights)
+    weight: Tensor | None = None
+    if job.processes.is_first:
+        store, crop, device = job.images.source.store, job.images.crop, job.fabric.device
+        sample = np.random.default_rng(job.config.seed).permutation(len(store))[:PROJECTION_IMAGES]
+        network = copy.deepcopy(embedder).to(device).eval()
+        with torch.no_grad():
+            features = [
+                network.features(torch.from_numpy(to_unit(store.centre(rows, crop))).to(device)).cpu()
+                for rows in np.array_split(sample, math.ceil(len(sample) / 64))
+            ]
+        weight = projection(torch.cat(features), job.config.architecture.dimension)
+    (weight, *_) = job.processes.gather(weight)
+    assert weight is not None
+    with torch.no_grad():
+        embedder.head.weight.copy_(weight)
+        embedder.head.bias.zero_()
+    return embedder
+
+
 def _from_bundle(folder: Path, config: Config) -> Embedder:
     embedder = load_embedder(folder)
-    if embedder.architecture != config.architecture:
+    expected = config.architecture
+    if (expected.mean, expected.std) == (IMAGENET_MEAN, IMAGENET_STD):  # the default: those of the bundle
+        expected = replace(expected, mean=embedder.architecture.mean, std=embedder.architecture.std)
+    if embedder.architecture != expected:
         raise LaunchError(
             f"cannot start from the bundle {folder}: its architecture is {embedder.architecture}, that of the "
             f"configuration {config.architecture}"

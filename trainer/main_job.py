@@ -1,7 +1,7 @@
 """The main job: images → a benign and a robust embedder → measured → exported as bundles."""
 
 from contextlib import nullcontext
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from hardrank.models.bundle import check_replaceable, is_made_by, save_bundle
-from hardrank.models.card import ArchitectureEntry, Card, FileEntry, PreprocessingEntry
+from hardrank.models.card import ArchitectureEntry, Card, FileEntry, InitialWeightsEntry, PreprocessingEntry
 from hardrank.models.embedder import Embedder
 from hardrank.models.image_listing import TEST_IMAGES
 from hardrank.models.progress import OnProgress, StageProgress
@@ -150,7 +150,7 @@ def _write_bundle(
         )
 
     def card(files: dict[str, FileEntry]) -> Card:
-        return _card(job, exported.recipe, kind, options, measured, parities[0], files)
+        return _card(job, exported.recipe, embedder, kind, options, measured, parities[0], files)
 
     stage = f"{kind} export"
     job.report(StageProgress(stage=stage, done=0, total=1))
@@ -162,6 +162,7 @@ def _write_bundle(
 def _card(
     job: Job,
     recipe: str,
+    embedder: Embedder,
     kind: str,
     options: TrainingOptions,
     measured: Measurement,
@@ -169,7 +170,7 @@ def _card(
     files: dict[str, FileEntry],
 ) -> Card:
     config = job.config
-    log = MetricsLog(job.run.folder / LOGS, kind)
+    log, source = MetricsLog(job.run.folder / LOGS, kind), embedder.weights_source
     return Card(
         name=f"{config.name}-{kind}",
         run_id=job.run.run_id,
@@ -179,8 +180,9 @@ def _card(
         recipe=recipe,
         config=config_to_json(config),
         seeds={"run": config.seed, "data": config.data.seed, "attacks": config.seed},
-        architecture=ArchitectureEntry(**vars(config.architecture)),
-        preprocessing=PreprocessingEntry(**config.preprocessing.to_dict()),
+        architecture=ArchitectureEntry(**vars(embedder.architecture)),
+        preprocessing=PreprocessingEntry(**vars(config.preprocessing)),
+        initial_weights=InitialWeightsEntry(**asdict(source)) if source else None,
         data=job.images.dataset.summary(),
         metrics={name: float(value) for name, value in measured.metrics.to_dict().items()},
         robustness=measured.robustness.to_dict(),

@@ -456,14 +456,14 @@ class TestSizes:
 
     @pytest.mark.parametrize("interpolation", Interpolation)
     def test_shortest_equals_timm(self, shared_dir: Path, interpolation: Interpolation) -> None:
-        import timm.data
         import torch
+        from timm.data.transforms_factory import create_transform
 
         paths = sorted((shared_dir / "data" / "caltech101").rglob("*.jpg"))[::250]
         if not paths:
             pytest.skip("the photographs are absent")
         pre = Preprocessing(resize=110, crop=96, fit=Fit.SHORTEST, interpolation=interpolation)
-        transform = timm.data.create_transform(
+        transform = create_transform(
             (3, 96, 96), interpolation=interpolation, crop_pct=96 / 110, mean=(0, 0, 0), std=(1, 1, 1)
         )
         for path in paths:

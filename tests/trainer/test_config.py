@@ -88,6 +88,7 @@ def test_budgets_may_be_fractions(text: str | float, value: float) -> None:
         ({"robust": {"epsilon": 8}}, r"epsilon .* not 8; write 8/255"),
         ({"evaluation": {"attacked": 0}}, "attacked ≥ 1"),
         ({"name": "../up"}, "'../up'"),
+        ({"weights": "a.pth"}, "a.pth.*imagenet"),
         ({"preprocessing": {"resize": 72, "crop": 64}}, r"crop \(64\) and architecture.image_size \(32\)"),
         ({"preprocessing": {"resize": 30, "crop": 32}}, "resize"),
         ({"robust": {"schedule": "sinus"}}, "robust.schedule"),

@@ -13,8 +13,12 @@ import onnxruntime
 import pytest
 import torch
 
-from hardrank.models.bundle import load_card, load_embedder, verify_bundle
+from hardrank.models.bundle import load_card, load_embedder, preprocessing_of, verify_bundle
+from hardrank.models.embedder import Architecture, build_embedder
+from hardrank.models.files import sha256
+from hardrank.models.preprocessing import Preprocessing
 from hardrank.serving.ingest.image_list import list_run
+from hardrank.trainer.export import save_weights
 from hardrank.trainer.runtime.run_folder import exclusive
 from tests.trainer.place import Place, environment
 
@@ -176,3 +180,33 @@ def test_training_starts_from_a_bundle(finished: tuple[Place, str], tmp_path: Pa
     assert not (place.runs / "tiny" / "checkpoints" / "warmup.ckpt").exists()
     card = load_card(place.zoo / "tiny-robust")
     assert card.config["initialisation"] == str(trained.zoo / "tiny-benign")
+
+
+def test_training_starts_from_a_file_of_weights(tmp_path: Path) -> None:
+    torch.manual_seed(3)
+    architecture = {"backbone": "small-resnet", "dimension": 16, "image_size": 32, "mean": [0.5, 0.4, 0.3]}
+    start, file = build_embedder(Architecture(dimension=8, image_size=32)), tmp_path / "start.safetensors"
+    save_weights(start, file)
+    short = {"defense": "regular[S]", "epochs": 1, "pairs": 8, "learning_rate": 1e-9, "weight_decay": 0.0}
+    preprocessing = {"resize": 36, "crop": 32, "fit": "shortest", "interpolation": "bicubic"}
+    place = Place(
+        tmp_path,
+        initialisation="imagenet",
+        weights=str(file),
+        architecture=architecture,
+        preprocessing=preprocessing,
+        benign=short,
+        robust=short,
+    )
+    place.run()
+    card = load_card(place.zoo / "tiny-benign")
+    assert card.initial_weights is not None
+    assert (card.initial_weights.origin, card.initial_weights.name) == ("file", "start.safetensors")
+    assert card.initial_weights.sha256 == sha256(file)
+    assert card.architecture.mean == (0.5, 0.4, 0.3)
+    assert preprocessing_of(card) == Preprocessing.from_dict(preprocessing)
+    trained = load_embedder(place.zoo / "tiny-benign")
+    for one, other in zip(trained.backbone.parameters(), start.backbone.parameters(), strict=True):
+        torch.testing.assert_close(one, other, rtol=0, atol=1e-6)
+    rows = trained.head.weight
+    torch.testing.assert_close(rows @ rows.T, torch.eye(16), rtol=0, atol=1e-4)
