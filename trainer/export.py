@@ -124,11 +124,12 @@ def measure_parity(
             for size in (1, 7):
                 largest = max(largest, _largest(_embed(session, chunk[:size]), by_torch[0][:size]))
     one, other = torch.cat(by_torch), torch.cat(by_onnx)
+    by_torch_hits, by_onnx_hits = top1_hits(one, other, labels)
     return Parity(
         largest_difference=max(largest, _largest(one, other)),
-        recall_at_1_torch=_recall_at_1(one, labels),
-        recall_at_1_onnx=_recall_at_1(other, labels),
-        same_top10=_same_top(one, other, k=min(10, len(labels) - 1)),
+        recall_at_1_torch=float(by_torch_hits.float().mean()),
+        recall_at_1_onnx=float(by_onnx_hits.float().mean()),
+        same_top10=float(_same_lists(one, other, k=min(10, len(labels) - 1)).float().mean()),
     )
 
 
@@ -160,14 +161,18 @@ def _largest(one: Tensor, other: Tensor) -> float:
     return float((one - other).abs().max())
 
 
-def _recall_at_1(embeddings: Tensor, labels: Tensor) -> float:
+def top1_hits(one: Tensor, other: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+    """Return whether the top-1 item of each query has its class, (N,) bool, for both embeddings (N,D) of the images.
+
+    Where the two top-1 items are tied within rounding, either is right, and both count the first.
+    """
     itself = torch.arange(len(labels))
-    return float(recall_at_1(embeddings, embeddings, labels, itself, labels).float().mean())
+    hits = [recall_at_1(embeddings, embeddings, labels, itself, labels).bool() for embeddings in (one, other)]
+    return hits[0], torch.where(_same_lists(one, other, k=1), hits[0], hits[1])
 
 
-def _same_top(one: Tensor, other: Tensor, *, k: int) -> float:
-    """Share of queries with the same list; items may differ where their distances are tied within rounding."""
+def _same_lists(one: Tensor, other: Tensor, *, k: int) -> Tensor:
+    """Whether the k nearest items of each query are the same, (N,); items may differ where they are tied."""
     itself = torch.arange(len(one))
     first, second = nearest(one, one, itself, k), nearest(other, other, itself, k)
-    same = [bool(((one[first[q]] - one[second[q]]) @ one[q]).abs().le(_TIED).all()) for q in range(len(one))]
-    return sum(same) / len(same)
+    return torch.stack([((one[first[q]] - one[second[q]]) @ one[q]).abs().le(_TIED).all() for q in range(len(one))])

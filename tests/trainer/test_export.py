@@ -7,9 +7,10 @@ import onnxruntime
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from hardrank.models.embedder import Architecture, Embedder, build_embedder
-from hardrank.trainer.export import ExportError, Parity, export, export_onnx, measure_parity
+from hardrank.trainer.export import ExportError, Parity, export, export_onnx, measure_parity, top1_hits
 
 GOOD = Parity(largest_difference=1e-6, recall_at_1_torch=0.5, recall_at_1_onnx=0.5, same_top10=1.0)
 
@@ -82,3 +83,15 @@ def test_a_network_that_cannot_be_exported_is_named(tmp_path: Path) -> None:
     embedder = Embedder(Stubborn(), 3, Architecture(backbone="stubborn", dimension=4, image_size=32))
     with pytest.raises(ExportError, match="stubborn cannot be exported"):
         export_onnx(embedder, tmp_path / "model.onnx")
+
+
+def test_a_tie_for_the_first_place_is_no_difference_in_recall() -> None:
+    one = F.normalize(torch.tensor([[1.0, 0.0], [1.0, 0.1], [1.0, -0.1], [0.0, 1.0]]), dim=1)
+    labels = torch.tensor([0, 0, 1, 2])
+    rounded = one + torch.tensor([[0.0, 0.0], [0.0, 1e-6], [0.0, 1e-6], [0.0, 0.0]])  # now item 2 is first, not 1
+    by_one, by_other = top1_hits(one, rounded, labels)
+    assert by_one.tolist() == by_other.tolist()
+    apart, moved = one.clone(), one.clone()
+    apart[2], moved[2] = F.normalize(torch.tensor([[1.0, -0.2], [1.0, -0.01]]), dim=1)
+    by_one, by_other = top1_hits(apart, moved, labels)
+    assert by_one.tolist() != by_other.tolist()
