@@ -9,6 +9,7 @@ import asyncio
 import logging
 import os
 import re
+import resource
 import signal
 import socket
 import sys
@@ -33,7 +34,7 @@ from hardrank.models.errors import HardrankError
 from hardrank.models.home import typed
 from hardrank.serving.api.app import create_api
 from hardrank.serving.api.auth import Keyring, Role, keys_of_environment, read_keys
-from hardrank.serving.api.protocol import HeadLimitProtocol
+from hardrank.serving.api.protocol import limited_protocol
 from hardrank.serving.engine import Device, Engine
 from hardrank.serving.index.search_index import SearchIndex
 from hardrank.serving.search.models import Model
@@ -55,6 +56,8 @@ Examples:
 """
 _SOURCE: Final = re.compile(r"(?:(?P<key>[A-Za-z0-9._\-]+):)?(?P<bundle>[^=]+)=(?P<index>.+)")
 _ROLES: Final = {Anonymous.NOTHING: Role.NOTHING, Anonymous.READ: Role.READ, Anonymous.WRITE: Role.WRITE}
+_RESERVED_DESCRIPTORS: Final = 96
+"""File descriptors for everything but connections: indexes, images, libraries."""
 _SWITCH_S: Final = 0.001
 """Switch interval of the interpreter, seconds; the default of 5 ms adds too much latency to a query."""
 
@@ -72,7 +75,7 @@ class Command:
     read_only: bool = False
     """Open the indexes read-only: nobody can add or delete items through this server."""
     metrics: bool = True
-    """Serve /metrics for Prometheus; it needs no key and contains no secrets."""
+    """Serve /metrics for Prometheus; it needs a key only if anonymous callers may do nothing."""
     page: bool = True
     """Serve the search page at /."""
     log_level: Annotated[str, tyro.conf.arg(metavar="{debug,info,warning,error}")] = "warning"
@@ -125,7 +128,7 @@ def create_app(
         os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
         from hardrank.serving.page.mount import mount_page
 
-        mount_page(app, service, settings, auth=_login(keyring))
+        mount_page(app, service, settings, app.state.bodies, auth=_login(keyring))
     return app
 
 
@@ -185,7 +188,9 @@ def _server(app: FastAPI, settings: Settings, log_level: str, stopping: asyncio.
     return _Server(
         uvicorn.Config(
             app,
-            http=HeadLimitProtocol,
+            http=limited_protocol(
+                settings.limits, proxies=settings.access.proxies, most=_spare_descriptors(settings.limits.connections)
+            ),
             log_config=None,
             log_level=log_level,
             access_log=log_level in {"debug", "info"},
@@ -197,6 +202,18 @@ def _server(app: FastAPI, settings: Settings, log_level: str, stopping: asyncio.
         ),
         stopping,
     )
+
+
+def _spare_descriptors(needed: int) -> int | None:
+    """Return how many connections the process can open, after raising its own limit; None if that is unknown."""
+    if sys.platform == "win32":
+        return None
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = needed + _RESERVED_DESCRIPTORS
+    if soft < wanted and soft != resource.RLIM_INFINITY:
+        soft = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    return needed if soft == resource.RLIM_INFINITY else max(2, soft - _RESERVED_DESCRIPTORS)
 
 
 def _run(server: uvicorn.Server, listener: socket.socket) -> None:

@@ -35,9 +35,15 @@ class Limits:
     body_bytes: int = 34 * _MIB
     """Largest request body, bytes; checked against Content-Length and while receiving."""
     held_bytes: int = 512 * _MIB
-    """Largest total of request bodies in memory, bytes; beyond it, requests get a 429."""
+    """Largest total of request bodies in memory, bytes, and of the page's uploads on disk; beyond it, requests get a
+    429. One address gets a quarter, or the space for one request."""
     body_seconds: float = 30.0
-    """Seconds in which a request body must arrive."""
+    """Seconds in which a request body must arrive, and in which a client must take some of the response."""
+    connections: int = 1024
+    """Most open connections; fewer if the process may not open so many files. Beyond it, a connection gets a 503."""
+    connections_per_address: int = 256
+    """Most open connections of one address, and never more than half of all; beyond it, a connection gets a 429.
+    Reverse proxies (--proxies) are exempt."""
     image_bytes: int = 32 * _MIB
     """Largest image file, bytes."""
     image_pixels: int = 50_000_000

@@ -17,11 +17,11 @@ class AccessControl:
         self._keyring = keyring
         self._rate = rate
 
-    def requires(self, role: Role) -> Any:
-        """Return the dependency for routes that require `role`."""
+    def requires(self, role: Role, *, counted: bool = True) -> Any:
+        """Return the dependency for routes that require `role`; the rate limit counts the allowed requests too."""
 
         async def check(request: Request) -> None:
-            request.state.caller = self._check(request, role)
+            request.state.caller = self._check(request, role, counted=counted)
 
         return Depends(check)
 
@@ -31,7 +31,7 @@ class AccessControl:
         if tokens > 0:
             self._rate.take(caller.name, tokens)
 
-    def _check(self, request: Request, role: Role) -> Caller:
+    def _check(self, request: Request, role: Role, *, counted: bool) -> Caller:
         address = address_of(request.scope)
         try:
             caller = self._keyring.caller(_key_of(request), address)
@@ -39,7 +39,8 @@ class AccessControl:
         except HardrankError:
             self._rate.take(self._keyring.caller(None, address).name)  # guessing keys is limited too
             raise
-        self._rate.take(caller.name)
+        if counted:
+            self._rate.take(caller.name)
         return caller
 
 

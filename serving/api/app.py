@@ -13,12 +13,14 @@ from fastapi.openapi.docs import get_swagger_ui_html
 from fastapi.routing import APIRoute
 from starlette.middleware import Middleware
 from starlette.middleware.cors import CORSMiddleware
+from starlette.responses import JSONResponse
 from starlette.routing import Match, Route
 from starlette.types import Receive, Scope, Send
 
 from hardrank.serving.api.access import AccessControl
-from hardrank.serving.api.auth import Keyring
-from hardrank.serving.api.endpoints import Endpoints, health_router, v1_router
+from hardrank.serving.api.auth import Keyring, Role
+from hardrank.serving.api.bodies import BodyReader
+from hardrank.serving.api.endpoints import Endpoints, health_router, metrics_router, v1_router
 from hardrank.serving.api.middleware import DOCS, MiddlewareOptions, RequestMiddleware
 from hardrank.serving.api.openapi_parts import SCHEMES
 from hardrank.serving.api.problems import install_handlers
@@ -65,16 +67,20 @@ def create_api(
         description=_DESCRIPTION,
         docs_url=None,
         redoc_url=None,
+        openapi_url=None,
         lifespan=lifespan,
         middleware=_middleware(settings, options),
     )
     install_handlers(app)
     access = AccessControl(ring, rate)
-    endpoints = Endpoints(service, settings, access, version=_version())
+    app.state.bodies = BodyReader(settings.limits)
+    endpoints = Endpoints(service, settings, access, app.state.bodies, version=_version())
     v1 = v1_router(endpoints, access)
     app.include_router(v1)
-    app.include_router(health_router(endpoints, metrics=settings.metrics))
-    app.include_router(_docs())
+    app.include_router(health_router(endpoints))
+    if settings.metrics:
+        app.include_router(metrics_router(endpoints, access))
+    app.include_router(_docs(app, access))
     app.router.routes.append(Route("/v1/{rest:path}", _NoSuchRoute(v1), include_in_schema=False))
     return app
 
@@ -107,10 +113,14 @@ class _NoSuchRoute:
         raise HTTPException(405, headers={"Allow": ", ".join(methods)})
 
 
-def _docs() -> APIRouter:
-    """Return the routes of the interactive documentation; the page loads nothing from other hosts."""
+def _docs(app: FastAPI, access: AccessControl) -> APIRouter:
+    """Return the routes of the OpenAPI document and its interactive page, which loads nothing from other hosts."""
     assets = resources.files("fastapi_offline") / "static"
-    router = APIRouter(include_in_schema=False)
+    router = APIRouter(include_in_schema=False, dependencies=[access.requires(Role.READ, counted=False)])
+
+    @router.get("/openapi.json")
+    async def document() -> Response:
+        return JSONResponse(app.openapi())
 
     @router.get(DOCS)
     async def page(request: Request) -> Response:
@@ -151,10 +161,14 @@ def _middleware(settings: Settings, options: MiddlewareOptions) -> list[Middlewa
 
 
 def _hosts(settings: Settings) -> tuple[str, ...]:
-    """Host names to accept; by default on the loopback only its own, which prevents DNS rebinding."""
+    """Host names to accept; by default on the loopback only its own, which prevents DNS rebinding.
+
+    The address that the server listens on is one of them: 127.0.0.2 is on the loopback too.
+    """
     if settings.access.allowed_hosts or not settings.network.loopback:
         return settings.access.allowed_hosts
-    return LOOPBACK_HOSTS
+    host = settings.network.host.lower()
+    return (*LOOPBACK_HOSTS, f"[{host}]" if ":" in host else host)
 
 
 def _version() -> str:

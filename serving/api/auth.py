@@ -134,7 +134,7 @@ class Keyring:
     def caller(self, key: str | None, address: str) -> Caller:
         """Identify the caller by key, else by network address; raises `UnauthenticatedError` for an unknown key."""
         if key is None:
-            return Caller(name=f"address {_network(address)}", role=self.anonymous)
+            return Caller(name=f"address {network_of(address)}", role=self.anonymous)
         found = self.find(key)
         if found is None:
             raise UnauthenticatedError("Unknown API key; check it, or ask the operator of this server for one.")
@@ -168,7 +168,7 @@ def _digest(key: str) -> str:
     return hashlib.sha256(key.encode("utf-8", "surrogateescape")).hexdigest()
 
 
-def _network(address: str) -> str:
+def network_of(address: str) -> str:
     """Return the address; for IPv6 its /64 network, because one host can choose among 2⁶⁴ addresses."""
     try:
         parsed = ipaddress.ip_address(address)

@@ -5,6 +5,7 @@ parsed in memory from a complete body, without temporary files.
 """
 
 import asyncio
+from collections import Counter
 from collections.abc import AsyncIterator, Coroutine, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -16,11 +17,14 @@ from python_multipart.multipart import parse_options_header
 from starlette.requests import ClientDisconnect, Request
 
 from hardrank.models.errors import HardrankError
+from hardrank.serving.api.auth import network_of
 from hardrank.serving.search.admission import OverloadedError
 from hardrank.serving.settings import Limits
 
 FORM: Final = "multipart/form-data"
 BYTES: Final = "application/octet-stream"
+_SHARES: Final = 4
+"""One address may have this part of all bodies in memory."""
 _INLINE_BYTES: Final = 2**18
 """Larger forms are parsed in a thread, so that they do not block the event loop."""
 _LARGEST_NAME: Final = 4096
@@ -68,6 +72,8 @@ class BodyReader:
 
     def __init__(self, limits: Limits) -> None:
         self._limits = limits
+        self._share = max(limits.held_bytes // _SHARES, limits.body_bytes)
+        self._held_by: Counter[str] = Counter()
         self.held = 0
         """Bytes of request bodies in memory."""
 
@@ -79,13 +85,20 @@ class BodyReader:
         `ClientGoneError`, `UnsupportedMediaError` for a compressed body.
         """
         self._check_headers(request)
-        body = await self._receive(request)
+        caller = network_of(request.client.host) if request.client else ""
+        body = await self._receive(request, caller)
         try:
             yield body
         finally:
-            self.held -= len(body)
+            self._hold(-len(body), caller)
 
-    async def _receive(self, request: Request) -> bytes:
+    def _hold(self, size: int, caller: str) -> None:
+        self.held += size
+        self._held_by[caller] += size
+        if not self._held_by[caller]:
+            del self._held_by[caller]
+
+    async def _receive(self, request: Request, caller: str) -> bytes:
         chunks: list[bytes] = []
         received = 0
         try:
@@ -93,10 +106,10 @@ class BodyReader:
                 async for chunk in request.stream():
                     chunks.append(chunk)
                     received += len(chunk)
-                    self.held += len(chunk)
-                    self._check_size(received)
+                    self._hold(len(chunk), caller)
+                    self._check_size(received, caller)
         except BaseException as error:
-            self.held -= received
+            self._hold(-received, caller)
             if isinstance(error, ClientDisconnect):
                 raise ClientGoneError("The client closed the connection before the whole body arrived.") from error
             if isinstance(error, TimeoutError):
@@ -114,10 +127,10 @@ class BodyReader:
         if declared.isdecimal() and int(declared[:20]) > self._limits.body_bytes:
             raise self._too_large()
 
-    def _check_size(self, received: int) -> None:
+    def _check_size(self, received: int, caller: str) -> None:
         if received > self._limits.body_bytes:
             raise self._too_large()
-        if self.held > self._limits.held_bytes:
+        if self.held > self._limits.held_bytes or (caller and self._held_by[caller] > self._share):
             raise OverloadedError("Too many large uploads are in progress; try again in a second.")
 
     def _too_large(self) -> BodyTooLargeError:

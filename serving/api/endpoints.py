@@ -47,12 +47,14 @@ _Id = Annotated[str, Path(max_length=MAX_TEXT, description="1 to 128 printable c
 class Endpoints:
     """The endpoints of one server. Their docstrings are the descriptions in OpenAPI."""
 
-    def __init__(self, service: SearchService, settings: Settings, access: AccessControl, *, version: str) -> None:
+    def __init__(
+        self, service: SearchService, settings: Settings, access: AccessControl, bodies: BodyReader, *, version: str
+    ) -> None:
         self._service = service
         self._settings = settings
         self._access = access
         self._version = version
-        self._bodies = BodyReader(settings.limits)
+        self._bodies = bodies
 
     # ------------------------------------------------------------------ search
 
@@ -177,8 +179,8 @@ class Endpoints:
         return Response(text, media_type="text/plain; version=0.0.4")
 
 
-def health_router(endpoints: Endpoints, *, metrics: bool) -> APIRouter:
-    """Return the routes for health checks and, if requested, metrics."""
+def health_router(endpoints: Endpoints) -> APIRouter:
+    """Return the routes for health checks, which need no key."""
     router = APIRouter(tags=["health"])
     add = router.add_api_route
     unready: dict[int | str, dict[str, Any]] = {503: error_response("the server is warming up or shutting down")}
@@ -186,14 +188,23 @@ def health_router(endpoints: Endpoints, *, metrics: bool) -> APIRouter:
     add(
         "/readyz", endpoints.readyz, response_model=schemas.HealthOut, responses=unready, summary="Is the server ready?"
     )
-    if metrics:
-        add(
-            "/metrics",
-            endpoints.metrics,
-            response_class=Response,
-            responses={200: {"content": {"text/plain": {"schema": {"type": "string"}}}}},
-            summary="Prometheus metrics",
-        )
+    for path, endpoint in (("/healthz", endpoints.healthz), ("/readyz", endpoints.readyz)):
+        add(path, endpoint, methods=["HEAD"], include_in_schema=False)
+    return router
+
+
+def metrics_router(endpoints: Endpoints, access: AccessControl) -> APIRouter:
+    """Return the route for metrics. It needs a key if anonymous callers may do nothing."""
+    router = APIRouter(tags=["health"])
+    router.add_api_route(
+        "/metrics",
+        endpoints.metrics,
+        dependencies=[access.requires(Role.READ, counted=False)],
+        response_class=Response,
+        responses={200: {"content": {"text/plain": {"schema": {"type": "string"}}}}, 401: COMMON_ERRORS[401]},
+        openapi_extra=dict(SECURED),
+        summary="Prometheus metrics",
+    )
     return router
 
 

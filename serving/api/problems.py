@@ -44,6 +44,10 @@ class MisdirectedError(HardrankError):
     """The request is for a host name that this server does not accept."""
 
 
+class InvalidCallError(HardrankError):
+    """A call of a function of the page that the page does not make."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class ProblemType:
     """How an error is reported to callers."""
@@ -91,6 +95,7 @@ PROBLEM_TYPES: Final[Mapping[type[HardrankError], ProblemType]] = {
     BodyTimeoutError: ProblemType(status=408, name="body-timeout", title="Request body timeout"),
     ClientGoneError: ProblemType(status=499, name="client-gone", title="Client closed the connection"),
     UnsupportedMediaError: ProblemType(status=415, name="unsupported-media-type", title="Unsupported media type"),
+    InvalidCallError: ProblemType(status=400, name="invalid-call", title="Invalid call"),
     FormError: ProblemType(status=422, name="invalid-form", title="Invalid form"),
     InvalidSearchError: ProblemType(status=422, name="invalid-search", title="Invalid search"),
     UnknownLabelError: ProblemType(status=422, name="unknown-label", title="Unknown label"),
@@ -178,7 +183,7 @@ def install_handlers(app: FastAPI) -> None:
 
     async def on_http_exception(request: Request, error: Exception) -> Response:
         assert isinstance(error, HTTPException)
-        return _response(_framework_error(error.status_code, request.state.id), dict(error.headers or {}))
+        return http_error_response(error.status_code, request.state.id, error.headers)
 
     app.add_exception_handler(HardrankError, on_error)
     app.add_exception_handler(RequestValidationError, on_invalid_request)
@@ -200,6 +205,11 @@ def _invalid_request(errors: Sequence[Any], request_id: str) -> ProblemDetails:
     )
 
 
+def http_error_response(status: int, request_id: str, headers: Mapping[str, str] | None = None) -> Response:
+    """Return the response to a request that the framework, or the page, refuses with `status`."""
+    return _response(_framework_error(status, request_id), headers or {})
+
+
 def _framework_error(status: int, request_id: str) -> ProblemDetails:
     """Describe an error that the framework raised."""
     title, detail = _FRAMEWORK.get(status, ("Request failed", "The request cannot be handled; see /docs for the API."))
@@ -207,6 +217,7 @@ def _framework_error(status: int, request_id: str) -> ProblemDetails:
 
 
 _FRAMEWORK: Final[Mapping[int, tuple[str, str]]] = {
+    401: ("Login required", "The page requires a login; reload it and enter your API key."),
     404: ("Not found", "There is no such address; see /docs for the API."),
     405: (
         "Method not allowed",

@@ -1,39 +1,119 @@
-"""The HTTP protocol of uvicorn (httptools) with limits on the request head, that is request line and headers.
+"""The HTTP protocol of uvicorn (httptools) with limits on connections, request heads, and the time of requests.
 
-uvicorn limits how long an idle connection is kept, and the endpoints limit bodies. Nothing else limits the size of the
-head, nor the time in which it arrives.
+uvicorn limits how long an idle connection is kept, and the endpoints limit the size of bodies. Nothing else limits the
+number of connections, the size of the head (request line and headers), or the time in which a request arrives and its
+response is taken.
 """
 
+import ipaddress
+import json
 from asyncio import TimerHandle
+from collections import Counter
+from collections.abc import Iterable
 from typing import Any, Final
 
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
+from hardrank.serving.api.auth import network_of
+from hardrank.serving.settings import Limits
+
 HEAD_BYTES: Final = 2**16
 """Largest request head, bytes."""
-_TOO_LARGE: Final = "431 Request Header Fields Too Large"
+_GRACE_S: Final = 1.0
+"""Seconds that the endpoints have to report a slow body before the connection is closed."""
 
 
-class HeadLimitProtocol(HttpToolsProtocol):
-    """Rejects request heads that are too large and closes connections whose head is too slow."""
+class Connections:
+    """Counts the open connections of a server, in all and by address."""
+
+    def __init__(self, *, most: int, most_of_address: int, proxies: Iterable[str] = ()) -> None:
+        """Allow `most` connections, `most_of_address` of them from one address unless it is one of `proxies`."""
+        self._most = most
+        self._most_of_address = most_of_address
+        self._proxies = tuple(proxies)
+        self._open: Counter[str] = Counter()
+        self._count = 0
+
+    def open(self, address: str) -> str | None:
+        """Count a new connection, or return the status line of its refusal."""
+        if self._count >= self._most:
+            return "503 Service Unavailable"
+        caller = network_of(address)
+        if self._open[caller] >= self._most_of_address and not self._is_proxy(address):
+            return "429 Too Many Requests"
+        self._count += 1
+        self._open[caller] += 1
+        return None
+
+    def close(self, address: str) -> None:
+        """Count a connection no more."""
+        caller = network_of(address)
+        self._count -= 1
+        self._open[caller] -= 1
+        if not self._open[caller]:
+            del self._open[caller]
+
+    def _is_proxy(self, address: str) -> bool:
+        return any(proxy in {"*", address} or _contains(proxy, address) for proxy in self._proxies)
+
+
+def _contains(network: str, address: str) -> bool:
+    try:
+        return ipaddress.ip_address(address) in ipaddress.ip_network(network, strict=False)
+    except ValueError:
+        return False
+
+
+class LimitedProtocol(HttpToolsProtocol):
+    """Refuses connections and request heads beyond the limits, and closes connections that do not progress in time."""
 
     head_seconds: float = 15.0
     """Seconds in which a head must arrive, from its first byte, or for the first request from the connection on."""
+    body_seconds: float = 30.0
+    """Seconds in which a body must arrive, and in which the client must take some of the response."""
+    connection_count: Connections | None = None
+    """Counts the connections of the server; None: they are not limited."""
+    _counted: bool = False
+    """Whether this connection is counted."""
     _open: bool = True
     """Whether a head is being received or expected."""
     _received: int = 0
     """Bytes of it."""
     _timer: TimerHandle | None = None
+    """Of the request."""
+    _write_timer: TimerHandle | None = None
+    """Of the response."""
 
     def connection_made(self, transport: Any) -> None:
-        """Start the timer of the first head."""
+        """Refuse the connection, or start the timer of the first head."""
         super().connection_made(transport)
+        if self.connection_count is not None:
+            status = self.connection_count.open(self._address)
+            if status is not None:
+                self._reject(status, "Too many connections", "Too many connections are open; close some and try again.")
+                return
+            self._counted = True
         self._begin()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """Stop the timer."""
+        """Stop the timers."""
         self._end()
+        self._end_write()
+        if self._counted and self.connection_count is not None:
+            self._counted = False
+            self.connection_count.close(self._address)
         super().connection_lost(exc)
+
+    def pause_writing(self) -> None:
+        """Start the timer of the response: the client does not take it as fast as it is written."""
+        super().pause_writing()
+        self._end_write()
+        self._begin_write(self.transport.get_write_buffer_size())
+
+    def resume_writing(self) -> None:
+        """Stop the timer of the response."""
+        self._end_write()
+        super().resume_writing()
 
     def data_received(self, data: bytes) -> None:
         """Parse data; then check the size of the head if it is still incomplete."""
@@ -42,7 +122,11 @@ class HeadLimitProtocol(HttpToolsProtocol):
             return
         self._received += len(data)
         if self._received > HEAD_BYTES and not self.transport.is_closing():
-            self._reject()
+            self._reject(
+                "431 Request Header Fields Too Large",
+                "Request headers too large",
+                f"The request line and headers exceed {HEAD_BYTES} bytes; send fewer or shorter headers.",
+            )
 
     def on_message_begin(self) -> None:
         """Start the timer of the next head."""
@@ -51,9 +135,19 @@ class HeadLimitProtocol(HttpToolsProtocol):
             self._begin()
 
     def on_headers_complete(self) -> None:
-        """Stop the timer: the head is complete."""
+        """Start the timer of the body: the head is complete."""
         self._end()
+        self._timer = self.loop.call_later(self.body_seconds + _GRACE_S, self._close)
         super().on_headers_complete()
+
+    def on_message_complete(self) -> None:
+        """Stop the timer: the body is complete."""
+        self._end()
+        super().on_message_complete()
+
+    @property
+    def _address(self) -> str:
+        return self.client[0] if self.client else ""
 
     def _begin(self) -> None:
         self._open, self._received = True, 0
@@ -69,14 +163,53 @@ class HeadLimitProtocol(HttpToolsProtocol):
         if not self.transport.is_closing():
             self.transport.close()
 
-    def _reject(self) -> None:
-        detail = f"The request line and headers exceed {HEAD_BYTES} bytes; send fewer or shorter headers."
-        body = (
-            '{"type":"about:blank","title":"Request headers too large","status":431,'
-            f'"detail":"{detail}","request_id":""}}'
-        )
+    def _begin_write(self, unsent: int) -> None:
+        self._write_timer = self.loop.call_later(self.body_seconds, self._check_write, unsent)
+
+    def _check_write(self, unsent: int) -> None:
+        """Close the connection if the client took nothing since the timer started."""
+        left = self.transport.get_write_buffer_size()
+        if left >= unsent:
+            self.transport.abort()
+        else:
+            self._begin_write(left)
+
+    def _end_write(self) -> None:
+        if self._write_timer is not None:
+            self._write_timer.cancel()
+            self._write_timer = None
+
+    def _reject(self, status: str, title: str, detail: str) -> None:
+        problem = {
+            "type": "about:blank",
+            "title": title,
+            "status": int(status[:3]),
+            "detail": detail,
+            "request_id": "",
+        }
+        body = json.dumps(problem)
         self.transport.write(
-            f"HTTP/1.1 {_TOO_LARGE}\r\nContent-Type: application/problem+json\r\nContent-Length: {len(body)}\r\n"
-            f"Connection: close\r\n\r\n{body}".encode("ascii")
+            f"HTTP/1.1 {status}\r\nContent-Type: application/problem+json\r\nContent-Length: {len(body)}\r\n"
+            f"Retry-After: 1\r\nConnection: close\r\n\r\n{body}".encode("ascii")
         )
         self.transport.close()
+
+
+def limited_protocol(limits: Limits, *, proxies: Iterable[str] = (), most: int | None = None) -> type[LimitedProtocol]:
+    """Return the protocol of one server, which counts the connections of that server.
+
+    Args:
+        limits: The limits of connections and times.
+        proxies: Addresses or networks of reverse proxies, to which the limit by address does not apply.
+        most: Connections for which the process has file descriptors. One address gets at most half of them.
+    """
+    total = limits.connections if most is None else min(limits.connections, most)
+    count = Connections(
+        most=total, most_of_address=min(limits.connections_per_address, max(1, total // 2)), proxies=proxies
+    )
+
+    class ServerProtocol(LimitedProtocol):
+        body_seconds = limits.body_seconds
+        connection_count = count
+
+    return ServerProtocol

@@ -1,31 +1,41 @@
 """An allow-list in front of Gradio: only the routes and files that the page needs are reachable.
 
-By default Gradio also fetches URLs for callers, runs functions outside its queue and accepts unlimited uploads. Every
+By default Gradio also fetches URLs for callers, runs functions outside its queue, accepts unlimited uploads and leaves
+them on disk when they are aborted. So uploads do not reach Gradio, nor do calls that the page does not make. Every
 request that is not listed here is answered 404.
 """
 
-import json
-from collections.abc import Iterator
-from contextlib import nullcontext
-from functools import partial
-from pathlib import Path, PurePath
-from typing import Any, Final
+from contextlib import ExitStack
+from typing import Final
+from urllib.parse import parse_qs
 
-from starlette.datastructures import Headers
-from starlette.responses import JSONResponse
+import gradio as gr
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from hardrank.serving.page.upload_quota import UploadQuota, UploadQuotaError, measure_uploads
+from hardrank.models.preprocessing import ImageTooLargeError
+from hardrank.serving.api.auth import network_of
+from hardrank.serving.api.bodies import BodyReader, BodyTooLargeError, read_fields
+from hardrank.serving.api.middleware import address_of
+from hardrank.serving.api.problems import http_error_response, response_to
+from hardrank.serving.page.calls import check_call
+from hardrank.serving.page.sessions import PendingCalls
+from hardrank.serving.page.uploads import UploadStore
+from hardrank.serving.search.item_images import media_type_of
 
-_MIB: Final = 2**20
-_MAX_CALL_BYTES: Final = _MIB
-"""Of a call of one of the page's functions: options and the path of an upload."""
-_RETRY_S: Final = 60
-"""Seconds after which some uploads may have been deleted."""
+_MAX_CALL_BYTES: Final = 2**20
+"""Of a call of one of the page's functions, or a login."""
+_MAX_FILES: Final = 8
 
 _FILE: Final = "/gradio_api/file="
 _UPLOAD: Final = "/gradio_api/upload"
+_PROGRESS: Final = "/gradio_api/upload_progress"
 _CALL: Final = "/gradio_api/queue/join"
+_ANSWERS: Final = "/gradio_api/queue/data"
+_LOGIN: Final = "/login"
+_LOGIN_CHECK: Final = "/gradio_api/login_check"
 
 _READ: Final = frozenset(
     {
@@ -33,10 +43,8 @@ _READ: Final = frozenset(
         "/config",
         "/favicon.ico",
         "/gradio_api/app_id",
-        "/gradio_api/login_check",
-        "/gradio_api/queue/data",
+        _LOGIN_CHECK,
         "/gradio_api/startup-events",
-        "/gradio_api/upload_progress",
         "/gradio_api/user",
         "/logout",
         "/manifest.json",
@@ -44,39 +52,41 @@ _READ: Final = frozenset(
         "/theme.css",
     }
 )
-_READ_PREFIXES: Final = ("/assets/", "/static/", "/svelte/", "/gradio_api/heartbeat/")
-_WRITE: Final = frozenset({_CALL, _UPLOAD, "/gradio_api/cancel", "/gradio_api/reset", "/login"})
-
-
-class _RefusedError(Exception):
-    """A request that is not passed on."""
-
-    def __init__(self, status: int, detail: str) -> None:
-        super().__init__(detail)
-        self.status = status
-        self.detail = detail
+_READ_PREFIXES: Final = ("/assets/", "/static/", "/svelte/")
 
 
 class AllowListMiddleware:
     """ASGI middleware around the Gradio app."""
 
-    def __init__(self, app: ASGIApp, *, folder: Path, upload_bytes: int, kept_bytes: int, kept_s: float) -> None:
+    def __init__(
+        self,
+        app: ASGIApp,
+        *,
+        blocks: gr.Blocks,
+        bodies: BodyReader,
+        uploads: UploadStore,
+        calls: PendingCalls,
+        image_bytes: int,
+    ) -> None:
         """Wrap `app`.
 
         Args:
             app: The Gradio app.
-            folder: Where Gradio keeps uploads, for `kept_s` seconds; the only files that can be read.
-            upload_bytes: Limit of one upload.
-            kept_bytes: Limit of all uploads together.
-            kept_s: Age in seconds at which Gradio deletes an upload.
+            blocks: Its page.
+            bodies: Reads request bodies, within the limits of the server.
+            uploads: Where uploads are stored, and the only files that can be read.
+            calls: The calls that wait for an answer.
+            image_bytes: Limit of one uploaded file.
         """
         self._app = app
-        self._folder = folder
-        self._upload_bytes = upload_bytes
-        self._quota = UploadQuota(partial(measure_uploads, folder, age_s=kept_s), limit=kept_bytes)
+        self._blocks = blocks
+        self._bodies = bodies
+        self._uploads = uploads
+        self._calls = calls
+        self._image_bytes = image_bytes
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Pass a request on, or refuse it."""
+        """Pass a request on, answer it, or refuse it."""
         if scope["type"] == "lifespan":
             await self._app(scope, receive, send)
             return
@@ -87,112 +97,103 @@ class AllowListMiddleware:
             started = started or message["type"] == "http.response.start"
             await send(message)
 
+        request_id = scope.get("state", {}).get("id", "")
         try:
-            await self._forward(scope, receive, tracked_send)
-        except _RefusedError as error:
+            response = await self._forward(scope, receive, tracked_send)
+        except HTTPException as error:
+            response = http_error_response(error.status_code, request_id)
+        except Exception as error:
             if started:
                 raise
-            await _refusal(error, scope)(scope, receive, send)
-        except UploadQuotaError as error:
-            await _refusal(_RefusedError(429, str(error)), scope)(scope, receive, send)
+            scope.setdefault("state", {})["error"] = error
+            response = response_to(error, request_id)
+        if response is not None:
+            await response(scope, receive, send)
 
-    async def _forward(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Check a request and call the app with it; raises `_RefusedError` or `UploadQuotaError`."""
+    async def _forward(self, scope: Scope, receive: Receive, send: Send) -> Response | None:
+        """Return the response, or None if the app has responded; raises errors for `response_to`."""
         if scope["type"] != "http":
-            raise _RefusedError(404, "Not found.")
+            raise HTTPException(404)
         path = scope["path"].removeprefix(scope.get("root_path", ""))
-        if scope["method"] in {"GET", "HEAD"} and self._is_readable(path):
-            await self._app(scope, receive, send)
-            return
-        if scope["method"] != "POST" or path not in _WRITE:
-            raise _RefusedError(404, "Not found.")
-        limit = self._upload_bytes if path == _UPLOAD else _MAX_CALL_BYTES
-        announced = _content_length(scope)
-        if announced is not None and announced > limit:
-            raise _too_large(limit)
-        bounded = _bounded(receive, limit)
-        if path == _CALL:
-            bounded = _replay(self._checked_call(await _body(bounded)), receive)
-        size = limit if announced is None else announced
-        async with self._quota.reserve(size) if path == _UPLOAD else nullcontext():
-            await self._app(scope, bounded, send)
-
-    def _is_readable(self, path: str) -> bool:
-        if path.startswith(_FILE):
-            return self._is_upload(path.removeprefix(_FILE))
-        return path in _READ or path.startswith(_READ_PREFIXES)
-
-    def _is_upload(self, path: object) -> bool:
-        """Whether `path` is inside the folder of uploads; URLs are not."""
-        if not isinstance(path, str):
-            return False
-        parts = PurePath(path)
-        return self._folder in parts.parents and ".." not in parts.parts
-
-    def _checked_call(self, body: bytes) -> bytes:
-        """Return the call as new JSON, so that Gradio parses what was checked here.
-
-        Every file it names must be an upload: Gradio would fetch a URL.
-        """
-        try:
-            content = json.loads(body)
-        except (ValueError, RecursionError) as error:
-            raise _RefusedError(400, "The request body is not valid JSON.") from error
-        if any(not self._is_upload(path) for path in _paths(content)):
-            raise _RefusedError(400, "The request names a file that was not uploaded here.")
-        return json.dumps(content).encode()
-
-
-def _paths(content: Any) -> Iterator[Any]:
-    """Every value of a key `path` in nested JSON."""
-    rest = [content]
-    while rest:
-        value = rest.pop()
-        if isinstance(value, dict):
-            if value.get("path") is not None:
-                yield value["path"]
-            rest.extend(value.values())
-        elif isinstance(value, list):
-            rest.extend(value)
-
-
-def _content_length(scope: Scope) -> int | None:
-    text = Headers(scope=scope).get("content-length")
-    if text is None:
+        if scope["method"] in {"GET", "HEAD"}:
+            return await self._read(path, scope, receive, send)
+        if scope["method"] != "POST" or path not in {_UPLOAD, _CALL, _LOGIN}:
+            raise HTTPException(404)
+        if path == _UPLOAD:
+            await self._check_login(scope)
+            return await self._store(Request(scope, receive))
+        async with self._bodies.read(Request(scope, receive)) as body:
+            if len(body) > _MAX_CALL_BYTES:
+                raise BodyTooLargeError(f"The request body exceeds {_MAX_CALL_BYTES} bytes; send a smaller one.")
+            with ExitStack() as stack:
+                if path == _CALL:
+                    call = check_call(body, self._blocks)
+                    stack.enter_context(self._calls.joining(call.session, _owner(scope)))
+                    body, scope = call.body, _with_length(scope, len(call.body))
+                await self._app(scope, _replay(body, receive), send)
         return None
-    if not (text.isascii() and text.isdigit()):
-        raise _RefusedError(400, "The Content-Length header is not a number.")
-    return int(text)
+
+    async def _read(self, path: str, scope: Scope, receive: Receive, send: Send) -> Response | None:
+        if path.startswith(_FILE) or path == _PROGRESS:
+            await self._check_login(scope)
+            return _progress() if path == _PROGRESS else await self._file(path.removeprefix(_FILE))
+        if path == _ANSWERS:
+            session = parse_qs(scope["query_string"].decode("latin-1")).get("session_hash", [""])[-1]
+            if session not in self._calls:
+                raise HTTPException(404)
+            with self._calls.reading(session):
+                await self._app(scope, receive, send)
+            return None
+        if path not in _READ and not path.startswith(_READ_PREFIXES):
+            raise HTTPException(404)
+        await self._app(scope, receive, send)
+        return None
+
+    async def _store(self, request: Request) -> Response:
+        """Store uploads and return their names."""
+        async with self._bodies.read(request) as body:
+            fields = await read_fields(body, request, allowed={"files": _MAX_FILES}, most=_MAX_FILES)
+            if any(len(field.content) > self._image_bytes for field in fields):
+                raise ImageTooLargeError(f"The file exceeds the maximum allowed size of {self._image_bytes} bytes.")
+            owner = _owner(request.scope)
+            return JSONResponse([await self._uploads.add(field.content, owner=owner) for field in fields])
+
+    async def _file(self, name: str) -> Response:
+        data = await self._uploads.read(name)
+        if data is None:
+            raise HTTPException(404)
+        return Response(data, media_type=media_type_of(data), headers={"Cache-Control": "private, max-age=60"})
+
+    async def _check_login(self, scope: Scope) -> None:
+        """Raise unless the visitor is logged in, or the page needs no login; Gradio decides it."""
+        status = 0
+
+        async def receive() -> Message:
+            return {"type": "http.request", "body": b"", "more_body": False}
+
+        async def send(message: Message) -> None:
+            nonlocal status
+            status = message.get("status", status)
+
+        path = scope.get("root_path", "") + _LOGIN_CHECK
+        changes = {"method": "GET", "path": path, "raw_path": path.encode(), "query_string": b"", "state": {}}
+        await self._app({**scope, **changes}, receive, send)
+        if status != 200:
+            raise HTTPException(401)
 
 
-def _too_large(limit: int) -> _RefusedError:
-    return _RefusedError(413, f"The request body exceeds the limit of {limit} bytes.")
+def _owner(scope: Scope) -> str:
+    return network_of(address_of(scope))
 
 
-def _bounded(receive: Receive, limit: int) -> Receive:
-    """Receive at most `limit` bytes, whatever the Content-Length says."""
-    left = limit
-
-    async def counted() -> Message:
-        nonlocal left
-        message = await receive()
-        left -= len(message.get("body", b""))
-        if left < 0:
-            raise _too_large(limit)
-        return message
-
-    return counted
+def _progress() -> Response:
+    """Tell the page that an upload has ended: its progress is not recorded."""
+    return Response('data: {"msg": "done"}\n\n', media_type="text/event-stream")
 
 
-async def _body(receive: Receive) -> bytes:
-    parts = []
-    while True:
-        message = await receive()
-        if message["type"] != "http.request":
-            raise _RefusedError(400, "The request ended early.")
-        parts.append(message.get("body", b""))
-        if not message.get("more_body"):
-            return b"".join(parts)
+def _with_length(scope: Scope, length: int) -> Scope:
+    headers = [(name, value) for name, value in scope["headers"] if name != b"content-length"]
+    return {**scope, "headers": [*headers, (b"content-length", str(length).encode())]}
 
 
 def _replay(body: bytes, receive: Receive) -> Receive:
@@ -203,16 +204,3 @@ def _replay(body: bytes, receive: Receive) -> Receive:
         return next(messages, None) or await receive()
 
     return replay
-
-
-def _refusal(error: _RefusedError, scope: Scope) -> ASGIApp:
-    """Return a response in the format of the HTTP API's errors."""
-    problem = {
-        "type": "about:blank",
-        "title": "Request refused",
-        "status": error.status,
-        "detail": error.detail,
-        "request_id": scope.get("state", {}).get("id", ""),
-    }
-    headers = {"Retry-After": str(_RETRY_S)} if error.status == 429 else None
-    return JSONResponse(problem, status_code=error.status, headers=headers, media_type="application/problem+json")

@@ -3,7 +3,6 @@
 import asyncio
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Final
 from uuid import uuid4
 
@@ -12,6 +11,7 @@ import gradio as gr
 from hardrank.models.preprocessing import UndecodableImageError
 from hardrank.serving.api.problems import problem_of
 from hardrank.serving.page import fragments, pictures
+from hardrank.serving.page.uploads import UploadStore
 from hardrank.serving.search.models import Model
 from hardrank.serving.search.service import SearchService
 from hardrank.serving.search.types import IdQuery, ImageQuery, ModelAnswer, SearchAnswer, SearchOptions
@@ -35,7 +35,7 @@ _TITLES: Final[Mapping[str, tuple[str, str]]] = {
 class _UploadedQuery:
     """Search with an uploaded file."""
 
-    path: Path
+    name: str
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,15 +45,12 @@ class _ItemQuery:
     id: str
 
 
-_PageQuery = _UploadedQuery | _ItemQuery | None
-
-
 class PageEvents:
     """The handlers, and what they know of the service."""
 
-    def __init__(self, service: SearchService, settings: Settings) -> None:
+    def __init__(self, service: SearchService, settings: Settings, uploads: UploadStore) -> None:
         self._service = service
-        self._image_bytes = settings.limits.image_bytes
+        self._uploads = uploads
         self.model_keys = tuple(service.models)
         self.max_results = min(_MAX_RESULTS, settings.limits.results)
 
@@ -65,7 +62,7 @@ class PageEvents:
         choices = [("All labels", ALL), *((f"{label} ({labels[label]})", label) for label in frequent)]
         thumbnails = await self._thumbnails(items)
         sizes = [model.index.size for model in self._service.models.values()]
-        max_results = max(1, min(self.max_results, *sizes))
+        max_results = self._most_results()
         return (
             fragments.welcome(size=max(sizes), models=self.model_keys),
             fragments.examples(items, thumbnails),
@@ -76,27 +73,31 @@ class PageEvents:
     async def search_item(self, event: gr.EventData, models: str, count: float, label: str | None) -> tuple[Any, ...]:
         """Search with the item of the gallery that was clicked."""
         query = _ItemQuery(id=str(getattr(event, "id", "")))
-        return await self._search(query, models, count, label), query, None
+        return await self._search(query, models, count, label), query.id, None
 
     async def search_upload(
-        self, path: str | None, query: _PageQuery, models: str, count: float, label: str | None
-    ) -> tuple[Any, _PageQuery]:
+        self, upload: str | None, item: str, models: str, count: float, label: str | None
+    ) -> tuple[Any, Any]:
         """Search with an uploaded, photographed or pasted image. Removing the image keeps the results."""
-        if path is None:
-            return gr.skip(), query if isinstance(query, _ItemQuery) else None
-        upload = _UploadedQuery(path=Path(path))
-        return await self._search(upload, models, count, label), upload
+        if upload is None:
+            return gr.skip(), gr.skip()
+        return await self._search(_UploadedQuery(name=upload), models, count, label), ""
 
-    async def search_again(self, query: _PageQuery, models: str, count: float, label: str | None) -> Any:
-        """Repeat the last search with the current options."""
-        return gr.skip() if query is None else await self._search(query, models, count, label)
+    async def search_again(self, upload: str | None, item: str, models: str, count: float, label: str | None) -> Any:
+        """Repeat the last search, with an item or else an upload, with the current options."""
+        if item:
+            return await self._search(_ItemQuery(id=item), models, count, label)
+        return gr.skip() if upload is None else await self._search(_UploadedQuery(name=upload), models, count, label)
 
     async def _search(self, query: _UploadedQuery | _ItemQuery, models: str, count: float, label: str | None) -> str:
         try:
-            options = SearchOptions(k=int(count), models=(models,) if models else None, label=label or None)
+            k = max(1, min(int(count), self._most_results()))
+            options = SearchOptions(k=k, models=(models,) if models else None, label=label or None)
             if isinstance(query, _ItemQuery):
                 return await self._search_by_id(query.id, options)
-            data = await asyncio.to_thread(self._read, query.path)
+            data = await self._uploads.read(query.name)
+            if data is None:
+                raise UndecodableImageError("The uploaded image has expired. Upload it again.")
             answer = await self._service.search(ImageQuery(data=data), options)
             return await self._render(answer, options, query="your image")
         except Exception as error:
@@ -131,12 +132,9 @@ class PageEvents:
         indexes = [model.index for model in self._service.models.values()]
         return await asyncio.to_thread(pictures.thumbnails, indexes, items)
 
-    def _read(self, path: Path) -> bytes:
-        try:
-            with path.open("rb") as file:
-                return file.read(self._image_bytes + 1)
-        except OSError as error:
-            raise UndecodableImageError("The uploaded image has expired. Upload it again.") from error
+    def _most_results(self) -> int:
+        """Return the largest number of results that the gallery has for the page."""
+        return max(1, min(self.max_results, *(model.index.size for model in self._service.models.values())))
 
 
 def _column(model: Model, answer: ModelAnswer) -> fragments.ModelColumn:

@@ -43,8 +43,8 @@ class _Components:
     """Models, number of results, label."""
     again: gr.Button
     results: gr.HTML
-    query: gr.State
-    """The last query."""
+    item: gr.Textbox
+    """The id of the item of the last search; empty if that was with an image. It is kept by the browser only."""
 
 
 def build_layout(blocks: gr.Blocks, events: PageEvents) -> None:
@@ -53,7 +53,6 @@ def build_layout(blocks: gr.Blocks, events: PageEvents) -> None:
         '<header class="hr-header"><h1>hardrank</h1><p>Adversarially robust image search</p></header>',
         apply_default_css=False,
     )
-    query = gr.State(None)
     with gr.Row(elem_classes="hr-main"):
         with gr.Column(scale=1, min_width=280, elem_classes="hr-side"):
             image = _image()
@@ -61,10 +60,9 @@ def build_layout(blocks: gr.Blocks, events: PageEvents) -> None:
             controls = _controls(events)
             again = gr.Button("Search again", size="sm", elem_id="again")
         with gr.Column(scale=3, min_width=300, elem_classes="hr-answer"):
+            item = gr.Textbox("", visible="hidden", label="Item")
             results = gr.HTML(elem_id="results", js_on_load=_CLICK_AND_SCROLL, apply_default_css=False)
-    components = _Components(
-        image=image, examples=examples, controls=controls, again=again, results=results, query=query
-    )
+    components = _Components(image=image, examples=examples, controls=controls, again=again, results=results, item=item)
     _connect(blocks, components, events)
 
 
@@ -83,7 +81,7 @@ def _image() -> gr.Image:
         elem_id="query",
     )
     # Gradio would decode the file with any decoder; the service does it within its limits.
-    image.preprocess = _path_of  # type: ignore[method-assign]
+    image.preprocess = _name_of  # type: ignore[method-assign]
     return image
 
 
@@ -104,6 +102,8 @@ def _controls(events: PageEvents) -> list[gr.components.Component]:
         label="Number of results",
         elem_id="count",
     )
+    # The number may exceed the maximum until the page corrects it; the search limits it.
+    count.preprocess = float  # type: ignore[method-assign, assignment]
     label = gr.Dropdown(
         [("All labels", ALL)], value=ALL, label="Label", allow_custom_value=True, filterable=True, elem_id="label"
     )
@@ -120,20 +120,20 @@ def _connect(blocks: gr.Blocks, components: _Components, events: PageEvents) -> 
         clickable.choose(
             events.search_item,
             inputs=components.controls,
-            outputs=[components.results, components.query, components.image],
+            outputs=[components.results, components.item, components.image],
             trigger_mode="always_last",
             **options,
         )
     components.image.change(
         events.search_upload,
-        inputs=[components.image, components.query, *components.controls],
-        outputs=[components.results, components.query],
+        inputs=[components.image, components.item, *components.controls],
+        outputs=[components.results, components.item],
         **options,
     )
     gr.on(
         [components.again.click, *(control.change for control in components.controls)],  # type: ignore[attr-defined]
         events.search_again,
-        inputs=[components.query, *components.controls],
+        inputs=[components.image, components.item, *components.controls],
         outputs=components.results,
         trigger_mode="always_last",
         **options,
@@ -147,6 +147,6 @@ def _connect(blocks: gr.Blocks, components: _Components, events: PageEvents) -> 
     )
 
 
-def _path_of(payload: ImageData | None) -> str | None:
-    """Return the path of an upload without decoding it."""
+def _name_of(payload: ImageData | None) -> str | None:
+    """Return the name of an upload; the service decodes it."""
     return None if payload is None else payload.path

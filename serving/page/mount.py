@@ -5,7 +5,6 @@ would destroy adversarial perturbations.
 """
 
 import atexit
-import os
 import shutil
 import tempfile
 from collections.abc import Callable
@@ -15,31 +14,30 @@ from typing import Final
 import gradio as gr
 from fastapi import FastAPI
 from starlette.middleware import Middleware
+from starlette.routing import Mount
 
+from hardrank.serving.api.bodies import BodyReader
 from hardrank.serving.page.allow_list import AllowListMiddleware
 from hardrank.serving.page.events import PageEvents
 from hardrank.serving.page.layout import build_layout
+from hardrank.serving.page.sessions import PendingCalls, keep_no_sessions
 from hardrank.serving.page.theme import HEAD, STYLE, theme
+from hardrank.serving.page.uploads import UploadStore
 from hardrank.serving.search.service import SearchService
 from hardrank.serving.settings import Settings
 
-_FOLDER_VARIABLE: Final = "GRADIO_TEMP_DIR"
 _QUEUE_SIZE: Final = 64
 """Calls that may wait. Further ones are told that the server is busy."""
 _CONCURRENCY: Final = 16
 """Calls that run at once. Each mostly waits for a batch that all callers share."""
-_DELETE_EVERY_S: Final = 60
 _KEEP_UPLOADS_S: Final = 600
 
 
-def create_page(service: SearchService, settings: Settings) -> gr.Blocks:
+def create_page(service: SearchService, settings: Settings, uploads: UploadStore) -> gr.Blocks:
     """Build the page. `mount_page` adds its theme and style, which Gradio takes when mounting."""
-    _upload_folder()
-    blocks = gr.Blocks(
-        title="hardrank · image search", analytics_enabled=False, delete_cache=(_DELETE_EVERY_S, _KEEP_UPLOADS_S)
-    )
+    blocks = gr.Blocks(title="hardrank · image search", analytics_enabled=False)
     with blocks:
-        build_layout(blocks, PageEvents(service, settings))
+        build_layout(blocks, PageEvents(service, settings, uploads))
     blocks.queue(max_size=_QUEUE_SIZE, default_concurrency_limit=_CONCURRENCY, api_open=False)
     return blocks
 
@@ -48,6 +46,7 @@ def mount_page(
     app: FastAPI,
     service: SearchService,
     settings: Settings,
+    bodies: BodyReader,
     *,
     auth: Callable[[str, str], bool] | None = None,
     path: str = "/",
@@ -58,13 +57,16 @@ def mount_page(
         app: The app of the HTTP API. It must have all its own routes already: at "/" the page takes the rest.
         service: Answers the searches.
         settings: Limits and network settings of the server.
+        bodies: Reads the bodies of requests, within the limits that the page shares with the API.
         auth: Whether a user name and an API key may open the page. None: the page is public.
         path: Where to mount the page.
     """
-    folder = _upload_folder()
+    limits = settings.limits
+    uploads = UploadStore(_upload_folder(), limit=limits.held_bytes, largest=limits.image_bytes, keep_s=_KEEP_UPLOADS_S)
+    blocks = create_page(service, settings, uploads)
     gr.mount_gradio_app(
         app,
-        create_page(service, settings),
+        blocks,
         path=path,
         server_name=settings.network.host,
         server_port=settings.network.port,
@@ -77,10 +79,11 @@ def mount_page(
             "middleware": [
                 Middleware(
                     AllowListMiddleware,
-                    folder=folder,
-                    upload_bytes=settings.limits.body_bytes,
-                    kept_bytes=settings.limits.held_bytes,
-                    kept_s=_KEEP_UPLOADS_S,
+                    blocks=blocks,
+                    bodies=bodies,
+                    uploads=uploads,
+                    calls=PendingCalls(blocks),
+                    image_bytes=limits.image_bytes,
                 ),
             ],
         },
@@ -97,12 +100,13 @@ def mount_page(
         css_paths=STYLE,
         head=HEAD,
     )
+    mounted = app.routes[-1]
+    assert isinstance(mounted, Mount)
+    keep_no_sessions(blocks, mounted.app)
 
 
 def _upload_folder() -> Path:
-    """Return a folder for uploads that only this user can read. Gradio takes it from its environment variable."""
-    if _FOLDER_VARIABLE not in os.environ:
-        folder = tempfile.mkdtemp(prefix="hardrank-page-")
-        os.environ[_FOLDER_VARIABLE] = folder
-        atexit.register(shutil.rmtree, folder, ignore_errors=True)
-    return Path(os.environ[_FOLDER_VARIABLE]).resolve()
+    """Make a folder for uploads that only this user can read, and that is deleted at the end."""
+    folder = tempfile.mkdtemp(prefix="hardrank-page-")
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    return Path(folder)

@@ -40,8 +40,13 @@ def image_of(index: SearchIndex, id: str) -> ImageFile:
     data = index.original(id)
     if data is None:
         return thumbnail_of(index, id)
+    return ImageFile(data=data, media_type=media_type_of(data), original=True)
+
+
+def media_type_of(data: bytes) -> str:
+    """Return the media type of an image file by its first bytes."""
     types = (media_type for magic, media_type in _IMAGE_TYPES.items() if data.startswith(magic))
-    return ImageFile(data=data, media_type=next(types, "application/octet-stream"), original=True)
+    return next(types, "application/octet-stream")
 
 
 def thumbnail_of(index: SearchIndex, id: str) -> ImageFile:

@@ -19,6 +19,7 @@ TINY = {
     "main_job": "demo --zoo {zoo}",
     "recipe_cost": "demo demo-paper --zoo {zoo}",
     "serving": "",
+    "sessions": "",
     "suspicion": "--benign {zoo}/demo-benign --robust {zoo}/demo-robust",
 }
 """What each benchmark is given besides `--tiny`."""

@@ -33,9 +33,13 @@ class ServerProcess:
         return self.process.wait(timeout=PATIENCE_S)
 
 
-def start(*arguments: str, environment: dict[str, str] | None = None) -> subprocess.Popen[str]:
+def start(
+    *arguments: str, environment: dict[str, str] | None = None, limit_files: int | None = None
+) -> subprocess.Popen[str]:
+    """Start a server, which may open at most `limit_files` files."""
+    limit = [] if limit_files is None else ["sh", "-c", f'ulimit -n {limit_files}; exec "$@"', "sh"]
     return subprocess.Popen(
-        [sys.executable, "serving/app.py", *arguments],
+        [*limit, sys.executable, "serving/app.py", *arguments],
         cwd=ROOT,
         env={**os.environ, "PYTHONUNBUFFERED": "1", **(environment or {})},
         stdout=subprocess.PIPE,
@@ -46,11 +50,14 @@ def start(*arguments: str, environment: dict[str, str] | None = None) -> subproc
 
 @contextmanager
 def running(
-    models: Sequence[str], *arguments: str, environment: dict[str, str] | None = None
+    models: Sequence[str],
+    *arguments: str,
+    environment: dict[str, str] | None = None,
+    limit_files: int | None = None,
 ) -> Iterator[ServerProcess]:
     """Serve `models` (BUNDLE=INDEX) on a free port until the block ends."""
     sources = [argument for model in models for argument in ("--model", model)]
-    process = start(*sources, "--port", "0", *arguments, environment=environment)
+    process = start(*sources, "--port", "0", *arguments, environment=environment, limit_files=limit_files)
     output = ""
     try:
         assert process.stdout is not None

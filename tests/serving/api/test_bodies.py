@@ -26,7 +26,9 @@ from hardrank.serving.settings import Limits
 TYPE = "multipart/form-data; boundary=frontier"
 
 
-def _request(chunks: Iterable[bytes], headers: dict[str, str] | None = None, *, pause: float = 0.0) -> Request:
+def _request(
+    chunks: Iterable[bytes], headers: dict[str, str] | None = None, *, pause: float = 0.0, address: str | None = None
+) -> Request:
     """A request whose body arrives in chunks, `pause` seconds apart."""
     messages: list[Message] = [{"type": "http.request", "body": chunk, "more_body": True} for chunk in chunks]
 
@@ -35,7 +37,8 @@ def _request(chunks: Iterable[bytes], headers: dict[str, str] | None = None, *, 
         return messages.pop(0) if messages else {"type": "http.request", "body": b"", "more_body": False}
 
     raw = [(name.lower().encode(), value.encode()) for name, value in (headers or {}).items()]
-    return Request({"type": "http", "method": "POST", "path": "/", "headers": raw}, receive)
+    client = None if address is None else (address, 1)
+    return Request({"type": "http", "method": "POST", "path": "/", "headers": raw, "client": client}, receive)
 
 
 def _read(bodies: BodyReader, request: Request) -> bytes:
@@ -61,6 +64,23 @@ def test_the_limit_applies_to_content_length_and_to_received_bytes() -> None:
         _read(bodies, _request([], {"Content-Length": "9" * 5000}))
     with pytest.raises(BodyTooLargeError):
         _read(bodies, _request([b"1234"] * 100))
+    assert bodies.held == 0
+
+
+def test_one_address_cannot_hold_all_the_memory_for_bodies() -> None:
+    bodies = BodyReader(Limits(body_bytes=10, held_bytes=40))
+
+    async def scenario() -> None:
+        async with bodies.read(_request([b"x" * 9], address="192.0.2.1")):
+            with pytest.raises(OverloadedError):
+                async with bodies.read(_request([b"x" * 9], address="192.0.2.1")):
+                    pass
+            async with bodies.read(_request([b"x" * 9], address="192.0.2.2")):
+                assert bodies.held == 18
+        async with bodies.read(_request([b"x" * 9], address="192.0.2.1")):
+            pass
+
+    asyncio.run(scenario())
     assert bodies.held == 0
 
 

@@ -415,8 +415,13 @@ def test_roles_of_keys(tmp_path: Path, engine: Engine) -> None:
     form = {"image": ("x", encoded(picture(5)))}
     with serve(tmp_path, (engine,), keyring=keyring) as served:
         client = served.client
-        for address in ("/healthz", "/readyz", "/metrics", "/docs", "/openapi.json"):
+        for address in ("/healthz", "/readyz"):
             assert client.get(address).status_code == 200
+            head = client.head(address)
+            assert (head.status_code, head.content) == (200, b"")
+        for address in ("/metrics", "/docs", "/docs/swagger-ui.css", "/openapi.json"):
+            _check_problem(client.get(address), 401)
+            assert client.get(address, headers={"X-API-Key": reader}).status_code == 200
         anonymous = client.get("/v1/stats")
         _check_problem(anonymous, 401)
         assert anonymous.headers["www-authenticate"].startswith("Bearer")

@@ -11,7 +11,7 @@ import pytest
 import uvicorn
 from starlette.types import Receive, Scope, Send
 
-from hardrank.serving.api.protocol import HEAD_BYTES, HeadLimitProtocol
+from hardrank.serving.api.protocol import HEAD_BYTES, LimitedProtocol
 from tests.waiting import PATIENCE_S
 
 GET = b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n"
@@ -28,20 +28,20 @@ async def _app(scope: Scope, receive: Receive, send: Send) -> None:
     await send({"type": "http.response.body", "body": body})
 
 
-class PatientProtocol(HeadLimitProtocol):
+class PatientProtocol(LimitedProtocol):
     """Waits long enough for a head on a busy machine."""
 
     head_seconds = PATIENCE_S
 
 
-class ImpatientProtocol(HeadLimitProtocol):
+class ImpatientProtocol(LimitedProtocol):
     """Waits one second for a head."""
 
     head_seconds = 1.0
 
 
 @contextmanager
-def _serving(listener: socket.socket, protocol: type[HeadLimitProtocol]) -> Iterator[None]:
+def _serving(listener: socket.socket, protocol: type[LimitedProtocol]) -> Iterator[None]:
     # Only heads are limited in time: an idle connection may stay open.
     idle = int(PATIENCE_S)
     server = uvicorn.Server(

@@ -1,0 +1,159 @@
+"""Whether the memory of a server grows with the visitors of its search page.
+
+    python benchmarks/sessions.py                            # 10 000 visitors
+    python benchmarks/sessions.py --visitors 100 1000        # fewer
+    python benchmarks/sessions.py --tiny                     # a try, in a minute
+
+Visitors open the page, each as a session of its own, and search with an item of the gallery for as many results of two
+models as the page allows. Measures the resident memory after 100, 1 000 and 10 000 visitors. The result is
+benchmarks/results/sessions.json.
+"""
+
+import io
+import itertools
+import json
+import tempfile
+import time
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from http.client import HTTPConnection
+from pathlib import Path
+from typing import Any, ClassVar, Final
+
+import numpy as np
+from PIL import Image
+
+from benchmarks.command import BenchmarkOptions, parse_options
+from benchmarks.serving_processes import Server, served
+from benchmarks.serving_scene import DIMENSION, Scene, photograph, write_bundle
+from hardrank.serving.engine import Engine
+from hardrank.serving.index.search_index import SearchIndex
+from hardrank.serving.store.items import NewItem
+from hardrank.serving.store.manifest import BackendOptions, IndexManifest
+from hardrank.serving.store.thumbnails import make_thumbnail
+from hardrank.trainer.runtime.environment import versions
+
+_RESULTS: Final = 48
+"""Results per model, the most that the page shows."""
+_LIMIT: Final = 1.2
+"""Of the memory after the last step, relative to that after the first."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class SessionOptions(BenchmarkOptions):
+    """Options of the benchmark."""
+
+    TINY: ClassVar[dict[str, Any]] = {"visitors": (10, 20, 40), "items": 60}
+
+    visitors: tuple[int, ...] = (100, 1000, 10_000)
+    """Numbers of visitors after which the memory is measured, in ascending order."""
+    items: int = 200
+    """Items of the gallery; at least 49."""
+    clients: int = 4
+    """Visitors at the same time."""
+
+
+def main(options: SessionOptions) -> dict[str, Any]:
+    """Serve the page, visit it, and measure."""
+    with tempfile.TemporaryDirectory() as folder:
+        scene, second = _write_scene(Path(folder), options.items)
+        with served(scene, f"--model=second:{scene.bundle}={second}") as server:
+            return {"visitors": list(options.visitors), "results_per_model": _RESULTS, **_measure(server, options)}
+
+
+def _measure(server: Server, options: SessionOptions) -> dict[str, Any]:
+    functions = _functions(server)
+    began, done = time.monotonic(), 0
+    names = itertools.count()
+    memory: dict[str, float] = {}
+    size = 0
+    with ThreadPoolExecutor(options.clients) as pool:
+        for step in options.visitors:
+            sizes = list(pool.map(lambda _: _visit(server, f"visitor{next(names)}", functions), range(step - done)))
+            size, done = max(size, *sizes), step
+            time.sleep(1.0)
+            memory[str(step)] = round(server.memory / 2**20, 1)
+            print(f"{step} visitors: {memory[str(step)]} MiB after {time.monotonic() - began:.0f} s", flush=True)
+    first, last = (memory[str(step)] for step in (options.visitors[0], options.visitors[-1]))
+    return {
+        "largest_answer_mib": round(size / 2**20, 2),
+        "memory_mib": memory,
+        "ratio": round(last / first, 3),
+        "limit": _LIMIT,
+        "seconds": round(time.monotonic() - began),
+        "versions": versions(),
+    }
+
+
+def _functions(server: Server) -> dict[str, int]:
+    """Return the page's functions by the event that triggers them."""
+    config = json.loads(_get(server.connect(), "/config"))
+    return {target[1]: one["id"] for one in config["dependencies"] for target in one["targets"]}
+
+
+def _visit(server: Server, session: str, functions: dict[str, int]) -> int:
+    """Open the page and search with an item; return the bytes of the answer."""
+    connection = server.connect()
+    try:
+        _get(connection, "/")
+        _call(connection, session, functions["load"], [])
+        answer = _call(connection, session, functions["choose"], ["", _RESULTS, ""], {"id": "item-0"})
+        if b"hr-results" not in answer:
+            raise SystemExit(f"the search failed: {answer[:500]!r}")
+        return len(answer)
+    finally:
+        connection.close()
+
+
+def _call(connection: HTTPConnection, session: str, function: int, data: Sequence[Any], event: Any = None) -> bytes:
+    """Call a function of the page as a browser does, and read the answer."""
+    body = {"fn_index": function, "session_hash": session, "data": data, "event_data": event, "trigger_id": None}
+    connection.request("POST", "/gradio_api/queue/join", json.dumps(body), {"Content-Type": "application/json"})
+    response = connection.getresponse()
+    if response.status != 200:
+        raise SystemExit(f"the call was refused: {response.status} {response.read()!r}")
+    response.read()
+    return _get(connection, f"/gradio_api/queue/data?session_hash={session}")
+
+
+def _get(connection: HTTPConnection, address: str) -> bytes:
+    connection.request("GET", address)
+    response = connection.getresponse()
+    if response.status != 200:
+        raise SystemExit(f"{address}: {response.status} {response.read()!r}")
+    return response.read()
+
+
+def _write_scene(folder: Path, items: int) -> tuple[Scene, Path]:
+    """Write a bundle and two indexes of the same items, with thumbnails and random vectors."""
+    bundle = write_bundle(folder / "resnet18")
+    thumbnails = [make_thumbnail(Image.open(io.BytesIO(photograph(number)))) for number in range(items)]
+    engine = Engine(bundle)
+    indexes = [_write_index(folder / f"index-{seed}", engine, thumbnails, seed) for seed in range(2)]
+    return Scene(bundle=bundle, images=folder, index=indexes[0], size=items), indexes[1]
+
+
+def _write_index(folder: Path, engine: Engine, thumbnails: Sequence[bytes], seed: int) -> Path:
+    manifest = IndexManifest(
+        model=engine.name,
+        model_sha256=engine.model_sha256,
+        architecture=engine.card.architecture,
+        preprocessing=engine.card.preprocessing,
+        backend=BackendOptions(),
+    )
+    vectors = np.random.default_rng(seed).normal(size=(len(thumbnails), DIMENSION)).astype(np.float32)
+    vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
+    with SearchIndex.create(folder, manifest=manifest, maintenance=False) as index:
+        index.add(
+            [
+                NewItem(id=f"item-{number}", vector=vector, label=f"label-{number % 10}", thumbnail=thumbnail)
+                for number, (vector, thumbnail) in enumerate(zip(vectors, thumbnails, strict=True))
+            ]
+        )
+    return folder
+
+
+if __name__ == "__main__":
+    chosen = parse_options(SessionOptions, doc=__doc__, file=__file__)
+    chosen.write("sessions", main(chosen))

@@ -1,0 +1,195 @@
+"""Hostile clients of the real server: nobody can keep others out, fill the disk, or fill the log."""
+
+import json
+import re
+import signal
+import socket
+import time
+from collections.abc import Sequence
+from contextlib import ExitStack, suppress
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+import httpx
+import pytest
+
+from hardrank.serving.engine import Engine
+from tests.serving.process import ServerProcess, running
+from tests.serving.served import build_index, paint
+from tests.waiting import PATIENCE_S, until
+
+MIB = 2**20
+
+
+@pytest.fixture(scope="module")
+def source(benign_bundle: Path, engine: Engine, tmp_path_factory: pytest.TempPathFactory) -> str:
+    """BUNDLE=INDEX of a small gallery."""
+    folder = tmp_path_factory.mktemp("index") / "benign"
+    build_index(folder, engine, paint(5)).close()
+    return f"{benign_bundle}={folder}"
+
+
+def connect(server: ServerProcess, address: str = "127.0.0.1") -> socket.socket:
+    parts = urlsplit(server.url)
+    connection = socket.create_connection((parts.hostname, parts.port), source_address=(address, 0))
+    connection.settimeout(PATIENCE_S)
+    return connection
+
+
+def read(connection: socket.socket) -> bytes:
+    """Read until the server closes the connection."""
+    received = b""
+    with suppress(ConnectionResetError):
+        while chunk := connection.recv(65536):
+            received += chunk
+    return received
+
+
+def is_open(connection: socket.socket) -> bool:
+    connection.setblocking(False)
+    try:
+        return connection.recv(1, socket.MSG_PEEK) != b""
+    except BlockingIOError:
+        return True
+    except ConnectionResetError:
+        return False
+    finally:
+        connection.settimeout(PATIENCE_S)
+
+
+def log(server: ServerProcess) -> str:
+    """Stop the server and return what it logged."""
+    assert server.stop(signal.SIGTERM) == 0
+    assert server.process.stdout is not None
+    return server.process.stdout.read()
+
+
+def form(parts: Sequence[tuple[str, bytes]]) -> bytes:
+    body = b""
+    for name, content in parts:
+        body += f'--x\r\nContent-Disposition: form-data; name="{name}"; filename="a"\r\n\r\n'.encode()
+        body += content + b"\r\n"
+    return body + b"--x--\r\n"
+
+
+def post(path: str, body: bytes, *, length: int | None = None) -> bytes:
+    head = f"POST {path} HTTP/1.1\r\nHost: localhost\r\nContent-Type: multipart/form-data; boundary=x\r\n"
+    return f"{head}Content-Length: {len(body) if length is None else length}\r\n\r\n".encode() + body
+
+
+def upload(client: httpx.Client, size: int) -> httpx.Response:
+    return client.post("/gradio_api/upload", files={"files": ("a.png", bytes(size), "image/png")})
+
+
+def test_one_address_cannot_take_all_connections(source: str) -> None:
+    with (
+        running([source], "--no-page", "--connections=40", "--connections-per-address=10") as server,
+        ExitStack() as stack,
+    ):
+        held = [stack.enter_context(connect(server, "127.0.0.5")) for _ in range(60)]
+        refused = [read(connection) for connection in held[10:]]
+        assert all(answer.startswith(b"HTTP/1.1 429") for answer in refused)
+        assert server.client.get("/readyz").status_code == 200
+        for connection in held:
+            connection.close()
+        with connect(server, "127.0.0.5") as connection:
+            connection.sendall(b"GET /healthz HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")
+            assert read(connection).startswith(b"HTTP/1.1 200")
+
+
+def test_connections_in_all_are_limited(source: str) -> None:
+    with running([source], "--no-page", "--connections=8") as server, ExitStack() as stack:
+        for number in range(8):
+            stack.enter_context(connect(server, f"127.0.0.{10 + number}"))
+        with connect(server, "127.0.0.30") as connection:
+            answer = read(connection)
+        assert answer.startswith(b"HTTP/1.1 503")
+        assert json.loads(answer.partition(b"\r\n\r\n")[2])["status"] == 503
+
+
+def test_idle_connections_cannot_use_up_the_file_descriptors(source: str) -> None:
+    """Two hundred idle connections to a server that may open 150 files."""
+    with running([source], "--no-page", limit_files=150) as server, ExitStack() as stack:
+        for _ in range(200):
+            stack.enter_context(connect(server, "127.0.0.5"))
+        assert server.client.get("/readyz").status_code == 200
+
+
+@pytest.mark.parametrize("path", ["/gradio_api/upload", "/gradio_api/queue/join", "/login", "/nothing", "/v1/search"])
+def test_slow_bodies_end_in_time(source: str, path: str) -> None:
+    with running([source], "--body-seconds=1") as server, connect(server) as connection:
+        connection.sendall(post(path, b"", length=1000))
+        began = time.monotonic()
+        with suppress(BrokenPipeError, ConnectionResetError):
+            while time.monotonic() - began < 20 and is_open(connection):
+                connection.sendall(b"x")
+                time.sleep(0.1)
+        assert time.monotonic() - began < 20
+
+
+def test_aborted_uploads_and_other_fields_leave_no_file_and_no_debt(source: str, tmp_path: Path) -> None:
+    environment = {"TMPDIR": str(tmp_path)}
+    with running([source], f"--held-bytes={40 * MIB}", environment=environment) as server:
+        for _ in range(8):
+            with connect(server) as connection:
+                connection.sendall(post("/gradio_api/upload", form([("files", bytes(10 * MIB))])[:-50]))
+                connection.sendall(b"")
+        other = {"Content-Type": "multipart/form-data; boundary=x"}
+        for _ in range(8):
+            body = form([("other", bytes(10 * MIB))])
+            assert server.client.post("/gradio_api/upload", content=body, headers=other).status_code == 422
+        until(lambda: upload(server.client, 10 * MIB).status_code == 200)
+        files = [path for path in tmp_path.rglob("*") if path.is_file() and path.stat().st_size > MIB]
+        assert len(files) == 1
+
+
+def test_uploads_of_one_address_cannot_shut_out_another(source: str) -> None:
+    with running([source], f"--held-bytes={40 * MIB}", f"--image-bytes={9 * MIB}") as server:
+        transport = httpx.HTTPTransport(local_address="127.0.0.5")
+        with httpx.Client(base_url=server.url, transport=transport, timeout=PATIENCE_S) as other:
+            for _ in range(10):
+                assert upload(other, 9 * MIB).status_code == 200
+        answers = [upload(server.client, 9 * MIB) for _ in range(2)]
+        assert [answer.status_code for answer in answers] == [200, 200]
+        [name] = answers[-1].json()
+        assert re.fullmatch(r"[A-Za-z0-9_\-]{22}", name), "the answer shows no path of the server"
+
+
+def test_invalid_calls_are_refused_without_a_traceback(source: str) -> None:
+    with running([source]) as server:
+        calls: list[dict[str, Any]] = [
+            {"fn_index": 99_999, "session_hash": "abc", "data": []},
+            {"fn_index": 0, "session_hash": "abc", "data": ["too", "many", "values", "for", "it", "all"]},
+            {"fn_index": 1, "session_hash": "abc", "data": [{"path": "n" * 22}, 1, 2, 3, 4]},
+        ]
+        for body in calls:
+            answer = server.client.post("/gradio_api/queue/join", json=body)
+            assert answer.status_code == 400
+            assert answer.headers["content-type"] == "application/problem+json"
+            assert len(answer.content) < 500
+        assert server.client.get("/gradio_api/queue/data?session_hash=unknown").status_code == 404
+        assert server.client.get("/gradio_api/queue/data").status_code == 404
+        assert len(log(server).splitlines()) <= len(calls)
+
+
+def test_sigterm_with_an_open_page_logs_no_traceback(source: str) -> None:
+    with running([source]) as server:
+        config = server.client.get("/config").json()
+        [load] = [one["id"] for one in config["dependencies"] if any(event == "load" for _, event in one["targets"])]
+        body = {"fn_index": load, "session_hash": "abc", "data": []}
+        server.client.post("/gradio_api/queue/join", json=body).raise_for_status()
+        with connect(server) as page, connect(server) as stream:
+            page.sendall(b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n")
+            stream.sendall(b"GET /gradio_api/queue/data?session_hash=abc HTTP/1.1\r\nHost: localhost\r\n\r\n")
+            assert page.recv(1000)
+            assert stream.recv(1000)
+            assert "Traceback" not in log(server)
+
+
+def test_the_server_answers_at_the_address_that_it_announces(source: str) -> None:
+    with running([source], "--host=127.0.0.2") as server:
+        assert urlsplit(server.url).hostname == "127.0.0.2"
+        assert server.client.get("/").status_code == 200
+        assert server.client.get("/healthz", headers={"Host": "example.com"}).status_code == 421
+        assert server.client.head("/healthz").status_code == 200
