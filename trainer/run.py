@@ -183,12 +183,22 @@ def _remedy(check: str, kind: str) -> str:
 _LONGER: Final = "attack longer (--evaluation.steps in a new run, --steps in an audit of the bundle)"
 _REMEDIES: Final[Mapping[str, str]] = {
     CheckKind.STILL_FALLING: _LONGER,
+    **dict.fromkeys(
+        (
+            CheckKind.ZERO_GRADIENT,
+            CheckKind.BARELY_BEATS_NOISE,
+            CheckKind.HARDLY_FALLS,
+            CheckKind.SEARCH_BEATS_ATTACK,
+            CheckKind.SURVIVES_LARGE_BUDGET,
+            CheckKind.GRADIENT_MISMATCH,
+        ),
+        "attack without gradients (an audit with --method square)",
+    ),
     CheckKind.NOISE_BEATS_ATTACK: "attack in smaller steps (--evaluation.alpha), and more of them",
-    CheckKind.ZERO_GRADIENT: "attack without gradients (an audit with --method spsa)",
     CheckKind.SEED_VARIANCE: "compare runs with several values of --seed",
     CheckKind.COLLAPSE: "judge it by Recall@1 beside ERS; a lower --{kind}.learning-rate may keep images apart",
 }
-"""Remedies by failed check. A random network has none: this command trains none."""
+"""Remedies by failed check. Networks that are random or depend on the batch have none: this command trains none."""
 _OF_RESULTS: Final = frozenset({CheckKind.NOISE_BEATS_ATTACK, CheckKind.SEED_VARIANCE})
 """Checks that concern one of the ten results; the others concern an attack, or the model."""
 

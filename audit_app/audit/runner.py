@@ -257,8 +257,8 @@ def _curve(part: _ModelAudit, rows: torch.Tensor, curve: Curve) -> CurveResult:
 def _at(
     parameter: CurveParameter, value: float, robustness: RobustnessOptions, method: Method | None
 ) -> tuple[RobustnessOptions, Method | None]:
-    """Change one budget. The check with another seed is only for the scorecard."""
-    robustness = replace(robustness, seed_check=0)
+    """Change one budget. The check with another seed and the sanity runs are only for the scorecard."""
+    robustness = replace(robustness, seed_check=0, sanity_images=0)
     if parameter is CurveParameter.EPSILON:
         return replace(robustness, epsilon=value), method
     if parameter is CurveParameter.STEPS:

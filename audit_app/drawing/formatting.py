@@ -1,6 +1,7 @@
 """Format numbers for people."""
 
 import math
+from collections.abc import Sequence
 
 
 def format_count(number: float) -> str:
@@ -26,3 +27,11 @@ def format_number(value: float) -> str:
 def format_plural(count: int, one: str, many: str) -> str:
     """Format a count with its noun."""
     return f"{format_count(count)} {one if count == 1 else many}"
+
+
+def sanity_verdict(failed: Sequence[str]) -> str:
+    """State which sanity checks failed; `failed` has the kind of each, which may repeat."""
+    if not failed:
+        return "passed all sanity checks"
+    count = format_plural(len(failed), "sanity check", "sanity checks")
+    return f"{count} failed: {', '.join(dict.fromkeys(failed))}"

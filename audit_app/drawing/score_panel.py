@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from typing import Final
 
-from hardrank.audit_app.drawing.formatting import format_count, format_number, format_plural
+from hardrank.audit_app.drawing.formatting import format_count, format_number, format_plural, sanity_verdict
 from hardrank.audit_app.drawing.markup import Markup, element, join
 from hardrank.audit_app.drawing.score_figures import SERIES, goal_of, part_bars, score_curves, score_radar
 from hardrank.audit_app.results.schema import FigureEntry
@@ -54,9 +54,7 @@ def _tile(place: int, model: ModelScores) -> Markup:
         ),
         element(
             "p",
-            "passed all sanity checks"
-            if trusted
-            else f"failed {format_plural(len(model.checks), 'sanity check', 'sanity checks')}",
+            sanity_verdict([check.kind for check in model.checks]),
             class_="trust good" if trusted else "trust bad",
         ),
         class_="card",

@@ -11,7 +11,7 @@ import numpy as np
 
 from hardrank.audit_app.audit.runner import AuditResult, ModelResult
 from hardrank.audit_app.audit.worst_cases import WorstCase
-from hardrank.audit_app.drawing.formatting import format_plural
+from hardrank.audit_app.drawing.formatting import format_plural, sanity_verdict
 from hardrank.audit_app.drawing.markup import Markup
 from hardrank.audit_app.drawing.perturbation import amplify
 from hardrank.audit_app.drawing.score_figures import SERIES, goal_of, overall_bars, part_bars, score_curves, score_radar
@@ -80,6 +80,7 @@ def render_page(report: AuditReport, result: AuditResult) -> str:
         lstrip_blocks=True,
     )
     environment.filters["in_255"] = in_255
+    environment.filters["sanity_verdict"] = sanity_verdict
     environment.filters["number"] = _number
     environment.filters["percent"] = lambda value: f"{100 * value:.1f} %"
     pictures = [_Pictures(one.embedded) for one in result.models]

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from typing import Final
 
 from hardrank.audit_app.audit.options import AuditOptions
+from hardrank.audit_app.drawing.formatting import sanity_verdict
 from hardrank.audit_app.results.schema import ModelEntry, Settings
 from hardrank.audit_app.subjects.loading import Subject
 from hardrank.trainer.attacks.attack import Role
@@ -91,8 +92,8 @@ def cautions(settings: Settings, models: Sequence[ModelEntry]) -> list[str]:
 def _model_cautions(model: ModelEntry) -> list[str]:
     sentences = []
     if model.checks:
-        kinds = join_names(sorted({check.kind for check in model.checks}))
-        sentences.append(f"{model.name}: do not trust this evaluation as it stands ({kinds}; see the failed checks).")
+        verdict = sanity_verdict([check.kind for check in model.checks])
+        sentences.append(f"{model.name}: {verdict}. Do not trust this evaluation as it stands; see the failed checks.")
     if model.method["name"] != "white-box":
         sentences.append(
             f"{model.name} was attacked without its gradients. Such attacks are weaker: its score is an upper bound "

@@ -27,6 +27,7 @@ RANGES: Final[Mapping[str, tuple[float, float]]] = {
     "queries": (10, 20_000),
     "bootstrap": (100, 10_000),
     "seed_check": (0, 500),
+    "sanity_images": (0, 32),
 }
 """Ranges of the fields by option name; pixels in 1/255. Declared limits apply as well."""
 

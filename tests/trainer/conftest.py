@@ -66,6 +66,16 @@ def _patterns(classes: int, each: int, generator: torch.Generator) -> tuple[Tens
 
 @pytest.fixture(scope="session")
 def small() -> Small:
+    return _train_small(epochs=25, epsilon=0)
+
+
+@pytest.fixture(scope="session")
+def small_robust() -> Small:
+    """The same network, trained on images that PGD perturbs by up to 8/255."""
+    return _train_small(epochs=60, epsilon=8 / 255)
+
+
+def _train_small(*, epochs: int, epsilon: float) -> Small:
     generator = torch.Generator().manual_seed(0)
     images, labels = _patterns(8, 25, generator)
     with torch.random.fork_rng(devices=[]):
@@ -83,11 +93,23 @@ def small() -> Small:
         return torch.nn.functional.normalize(network(x - 0.5), dim=1)
 
     optimizer = torch.optim.Adam(network.parameters(), 3e-3)
-    for _ in range(25):
-        cosine = embed(images) @ embed(images).T
+    for _ in range(epochs):
+        moved = images if epsilon == 0 else _moved(embed, images, epsilon, generator)
+        cosine = embed(moved) @ embed(images).T
         target = (labels[:, None] == labels).double()
         optimizer.zero_grad()
         torch.autograd.backward((cosine - target).square().mean())
         optimizer.step()
     network.requires_grad_(False)
     return Small(embed, images, Gallery(embed(images), labels))
+
+
+def _moved(embed: Callable[[Tensor], Tensor], images: Tensor, epsilon: float, generator: torch.Generator) -> Tensor:
+    """Move the embeddings of `images` away from where they are, by three steps of PGD from a random start."""
+    benign = embed(images).detach()
+    offset = epsilon * (2 * torch.rand(images.shape, generator=generator, dtype=images.dtype) - 1)
+    for _ in range(3):
+        offset.requires_grad_(True)
+        (gradient,) = torch.autograd.grad((embed((images + offset).clamp(0, 1)) - benign).square().sum(), offset)
+        offset = (offset.detach() + epsilon / 2 * gradient.sign()).clamp(-epsilon, epsilon)
+    return (images + offset).clamp(0, 1)

@@ -1,27 +1,50 @@
 """Checks whether a scorecard can be trusted: masked gradients, unfinished searches, seed variance, collapse."""
 
 from collections.abc import Mapping, Sequence
+from typing import Final
 
 import numpy as np
 
-from hardrank.trainer.attacks.attack import Attack, Figure, Gallery
+from hardrank.trainer.attacks.attack import ROUNDING, Attack, Figure, Gallery
+from hardrank.trainer.evaluation.sanity import LARGE_EPSILON, LARGE_STEPS, SEARCH_QUERIES, SanityRuns
 from hardrank.trainer.evaluation.scorecard import Check, CheckKind, PerImage, scores_of
 from hardrank.trainer.metric.distances import mean_cosine
 
+NOISE_FACTOR: Final = 2.0
+"""An attack must lower its loss by at least this multiple of what random noise of the same budget changes it."""
+LEAST_FALL: Final = 0.02
+"""An attack must lower its loss by at least this share of its first value at ε = 8/255; by less at a smaller ε."""
+_FALL_EPSILON: Final = 8 / 255
+_AT_GOAL: Final = 10.0
+"""An attack whose first figure scores less has reached its goal, and need not be compared with noise."""
+SEARCH_MARGIN: Final = 0.01
+"""How much farther than PGD a search without gradients may move embeddings, apart from chance (2 standard errors)."""
+LARGE_RECALL: Final = 10.0
+"""Recall@1 in % that may remain at the large budget."""
+LARGE_SHIFT: Final = 0.5
+"""How far PGD must move embeddings at the large budget, as a share of the mean distance of pairs of the gallery."""
+GRADIENT_FACTOR: Final = 10.0
+"""By which factor the change of a loss may differ from the change that its gradient predicts."""
 
-def check_attacks(table: PerImage, attacks: Mapping[str, Attack], *, steps: int) -> list[Check]:
-    """Return what is suspicious about each attack: no gradient, a loss still falling, or noise doing better.
+
+def check_attacks(
+    table: PerImage, attacks: Mapping[str, Attack], *, steps: int, epsilon: float = _FALL_EPSILON
+) -> list[Check]:
+    """Return what is suspicious about each attack: no gradient, no progress, a loss still falling, or noise as good.
 
     Args:
         table: the results per image.
         attacks: those that ran, by name.
         steps: how many steps each took.
+        epsilon: the L∞ budget.
     """
     return [
         check
         for name, attack in attacks.items()
         for check in (
             *_hidden_gradient(table, name),
+            *_barely_beats_noise(table, name, attack.figures[0]),
+            *_hardly_falls(table, name, epsilon),
             *_still_falling(table, name, steps),
             *(check for figure in attack.figures for check in _noise_beats(table, figure)),
         )
@@ -57,6 +80,119 @@ def _noise_beats(table: PerImage, figure: Figure) -> list[Check]:
         return []
     message = f"random noise of the same budget scores {gap.mean():.1f} points lower than the attack"
     return [Check(CheckKind.NOISE_BEATS_ATTACK, figure.key, message)]
+
+
+def _barely_beats_noise(table: PerImage, name: str, figure: Figure) -> list[Check]:
+    columns = table.columns
+    if f"{name} noise loss" not in columns or scores_of(table, {figure.key: figure}).mean() < _AT_GOAL:
+        return []
+    benign, noise, final = (columns[f"{name} {kind} loss"] for kind in ("benign", "noise", "final"))
+    fall, change = (benign - final).mean(), np.abs(benign - noise).mean()
+    if not fall < NOISE_FACTOR * change:
+        return []
+    message = (
+        f"the attack lowers its loss by {fall:.3g}, random noise of the same budget changes it by {change:.3g}: less "
+        f"than {NOISE_FACTOR:g} times as much, so the gradients are masked or the attack is too weak"
+    )
+    return [Check(CheckKind.BARELY_BEATS_NOISE, name, message)]
+
+
+def _hardly_falls(table: PerImage, name: str, epsilon: float) -> list[Check]:
+    first, end = (table.columns[f"{name} {kind} loss"].mean() for kind in ("first", "end"))
+    least = LEAST_FALL * min(1.0, epsilon / _FALL_EPSILON) * abs(first)
+    if not first - end < least:
+        return []
+    message = (
+        f"the loss goes from {first:.3g} to {end:.3g}, which is less than {100 * LEAST_FALL:g} % at ε = 8/255: "
+        "the gradients are masked, or the attack is too weak"
+    )
+    return [Check(CheckKind.HARDLY_FALLS, name, message)]
+
+
+def check_search(runs: SanityRuns) -> list[Check]:
+    """Return a check if a search without gradients moves embeddings farther than the attack with gradients."""
+    if runs.search_shift is None:
+        return []
+    gap = runs.search_shift - runs.attack_shift
+    if not gap.mean() > max(SEARCH_MARGIN, 2 * gap.std() / len(gap) ** 0.5):
+        return []
+    message = (
+        f"a search without gradients moves embeddings by {runs.search_shift.mean():.3f} with {SEARCH_QUERIES} queries, "
+        f"the attack by {runs.attack_shift.mean():.3f} ({len(gap)} images): the gradients are masked or the attack is "
+        "too weak"
+    )
+    return [Check(CheckKind.SEARCH_BEATS_ATTACK, "ES", message)]
+
+
+def check_large_budget(runs: SanityRuns, *, pair_distance: float) -> list[Check]:
+    """Return a check if PGD with a budget that makes images unrecognizable does not break the model.
+
+    Args:
+        runs: the sanity runs.
+        pair_distance: mean distance of pairs of the gallery.
+    """
+    shift, recall = runs.large_shift.mean(), runs.large_recall.mean()
+    if recall <= LARGE_RECALL and shift >= LARGE_SHIFT * pair_distance:
+        return []
+    message = (
+        f"{LARGE_STEPS} steps with ε = {255 * LARGE_EPSILON:.0f}/255 move embeddings by {shift:.3f} (at least "
+        f"{LARGE_SHIFT * pair_distance:.3f} expected) and leave a Recall@1 of {recall:.0f} % (at most "
+        f"{LARGE_RECALL:.0f} %; {len(runs.large_shift)} images): no model withstands this budget, so the gradients are "
+        "masked"
+    )
+    return [Check(CheckKind.SURVIVES_LARGE_BUDGET, "model", message)]
+
+
+def check_gradient(runs: SanityRuns) -> list[Check]:
+    """Return a check if a small move along the gradient does not change the loss as the gradient predicts."""
+    predicted, actual = runs.predicted.mean(), runs.actual.mean()
+    if predicted / GRADIENT_FACTOR <= actual <= predicted * GRADIENT_FACTOR:
+        return []
+    message = (
+        f"a move of half a gray level along the gradient changes a cosine by {actual:.3g}, the gradient predicts "
+        f"{predicted:.3g} (a factor of {GRADIENT_FACTOR:g} is allowed): the gradients are masked or scaled"
+    )
+    return [Check(CheckKind.GRADIENT_MISMATCH, "model", message)]
+
+
+def check_determinism(first: np.ndarray, again: np.ndarray, part: np.ndarray) -> list[Check]:
+    """Return checks of how a network embeds the same images.
+
+    Args:
+        first: (n,D) embeddings.
+        again: (n,D) the same images once more.
+        part: (m,D) the first m of the images as a batch of their own.
+    """
+    if (first != again).any():
+        away = np.linalg.norm(first - again, axis=1).mean()
+        message = (
+            f"the same images are embedded differently each time, on average {away:.2g} apart, so gradient attacks are "
+            "unreliable"
+        )
+        return [Check(CheckKind.RANDOM_NETWORK, "model", message)]
+    away = np.linalg.norm(first[: len(part)] - part, axis=1).max()
+    if not away > ROUNDING:
+        return []
+    message = (
+        f"an image is embedded {away:.2g} away in another batch (at most {ROUNDING:g} is rounding): batch norm is in "
+        "training mode; put the network in evaluation mode"
+    )
+    return [Check(CheckKind.BATCH_DEPENDENT, "model", message)]
+
+
+def sanity_figures(runs: SanityRuns) -> dict[str, float]:
+    """Return what the sanity runs measured, as means, for the record."""
+    searched = {} if runs.search_shift is None else {"search shift": float(runs.search_shift.mean())}
+    return {
+        "images": len(runs.attack_shift),
+        "attack shift": float(runs.attack_shift.mean()),
+        **searched,
+        "large shift": float(runs.large_shift.mean()),
+        "large recall": float(runs.large_recall.mean()),
+        "predicted change": float(runs.predicted.mean()),
+        "actual change": float(runs.actual.mean()),
+        "passes": runs.passes,
+    }
 
 
 def check_collapse(gallery: Gallery, limit: float = 0.5) -> list[Check]:

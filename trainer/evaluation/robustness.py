@@ -12,14 +12,34 @@ from torch import Tensor
 from hardrank.models.embedder import Embed
 from hardrank.models.errors import HardrankError
 from hardrank.trainer.attacks.attack import Attack, Gallery, Victims, victims_in
+from hardrank.trainer.attacks.es import EmbeddingShift
 from hardrank.trainer.attacks.gtm import Unmatched
 from hardrank.trainer.attacks.options import AttackError, option, plain_options
+from hardrank.trainer.attacks.pgd import Norm
 from hardrank.trainer.attacks.registry import ATTACKS, SCORECARD, make_attack
-from hardrank.trainer.attacks.runner import AttackOptions, AttackProgress, Method, check_images, never, run_attack
+from hardrank.trainer.attacks.runner import (
+    AttackOptions,
+    AttackProgress,
+    AttackResult,
+    Method,
+    check_images,
+    never,
+    run_attack,
+)
 from hardrank.trainer.attacks.starts import random_noise
-from hardrank.trainer.evaluation.diagnostics import check_attacks, check_collapse, compare_seeds
+from hardrank.trainer.evaluation.diagnostics import (
+    check_attacks,
+    check_collapse,
+    check_determinism,
+    check_gradient,
+    check_large_budget,
+    check_search,
+    compare_seeds,
+    sanity_figures,
+)
 from hardrank.trainer.evaluation.journal import Columns, Journal
-from hardrank.trainer.evaluation.scorecard import Check, CheckKind, PerImage, Scorecard, figures_of, summarise
+from hardrank.trainer.evaluation.sanity import SanityRuns, join_runs, require_evaluation_mode, run_sanity
+from hardrank.trainer.evaluation.scorecard import Check, PerImage, Scorecard, figures_of, summarise
 from hardrank.trainer.metric.distances import mean_cosine, recall_at_1
 from hardrank.trainer.runtime.processes import SINGLE_PROCESS, Processes
 
@@ -28,6 +48,9 @@ ImageProvider = Callable[[Tensor], Tensor]
 
 SEED_CHECK: Final = 32
 """The default number of queries that are attacked again with another seed."""
+
+SANITY_IMAGES: Final = 32
+"""The default and the largest number of images of the sanity runs."""
 
 _ELEMENTS: Final = 1 << 24
 """How many distances an attack may hold at once: 64 MiB in float32."""
@@ -47,6 +70,13 @@ class RobustnessOptions(AttackOptions):
         minimum=0,
         unit="queries",
         help="attacked again with the next seed, to see whether results vary with it",
+    )
+    sanity_images: int = option(
+        SANITY_IMAGES,
+        minimum=0,
+        maximum=SANITY_IMAGES,
+        unit="queries",
+        help="attacked without gradients and with a large budget, to see whether gradients can be trusted",
     )
     unmatched: Unmatched = option(  # noqa: RUF009
         Unmatched.NEAREST,
@@ -143,6 +173,9 @@ def measure_robustness(
         raise AttackError(f"nothing to attack: {len(victims)} queries, {len(attacks)} attacks, batch {batch}")
     if len(set(victims.own.tolist())) < len(victims):
         raise AttackError("a query is given twice; give each gallery row once")
+    for network in (embed, judge):
+        if network is not None:
+            require_evaluation_mode(network)
     task = _Task(embed, judge or embed, images, store, attacks, options, batch, progress, cancel, method, processes)
     done = {name: _Results(victims) for name in attacks}
     if resume is not None:
@@ -151,11 +184,25 @@ def measure_robustness(
             for rows, columns in resume.load(name):
                 done[name].put(rows, columns)
         processes.wait()  # all of them have read the same before the first block is added
-    steady = _check_network(task, victims[: min(batch, 32)])
+    steady, passes = _check_network(task, victims[: min(max(batch, 2), SANITY_IMAGES)])
     _attack_all(task, victims, done, seed=seed, resume=resume)
     table = _table(task, victims, done)
-    checks = [*steady, *check_attacks(table, attacks, steps=options.steps), *check_collapse(store)]
-    passes = sum(results.passes for results in done.values())
+    checks = [
+        *steady,
+        *check_attacks(table, attacks, steps=options.steps, epsilon=_per_pixel(options, task.images(victims.own[:1]))),
+        *check_collapse(store),
+    ]
+    passes += sum(results.passes for results in done.values())
+    sanity: dict[str, float] = {}
+    if options.sanity_images and method is None:
+        runs = _run_sanity(task, victims, table, seed=seed)
+        sanity = sanity_figures(runs)
+        passes += runs.passes
+        checks += [
+            *check_search(runs),
+            *check_large_budget(runs, pair_distance=(2 - 2 * mean_cosine(gallery)) ** 0.5),
+            *check_gradient(runs),
+        ]
     if options.seed_check:
         some = victims[: options.seed_check]
         again = {name: _Results(some) for name in attacks}
@@ -174,6 +221,7 @@ def measure_robustness(
         passes=passes,
         scales=figures,
         per_image=table,
+        sanity=sanity,
     )
 
 
@@ -225,7 +273,7 @@ class _Results:
 
 def _settings(task: _Task, seed: int) -> dict[str, Any]:
     """What the journal's results depend on, in declared names and values only."""
-    ignored = {"bootstrap", "seed_check"}
+    ignored = {"bootstrap", "seed_check", "sanity_images"}
     return {
         "seed": seed,
         "gallery": list(task.gallery.embeddings.shape),
@@ -251,11 +299,11 @@ def _probe(gallery: Tensor) -> np.ndarray:
 
 
 @torch.no_grad()
-def _check_network(task: _Task, victims: Victims) -> list[Check]:
-    """Embed a batch twice: it must agree with the gallery, and with itself."""
+def _check_network(task: _Task, victims: Victims) -> tuple[list[Check], int]:
+    """Embed a batch twice, and two of its images apart; all must agree. Return checks and the number of passes."""
     images = task.images(victims.own)
     check_images(images, victims)
-    first, second = task.judge(images), task.judge(images)
+    first, again, part = task.judge(images), task.judge(images), task.judge(images[:2])
     away = (first - victims.embeddings).norm(dim=1)
     if not bool((away < 0.2).all()):
         row = int(victims.own[away.nan_to_num(9).argmax()])
@@ -264,15 +312,48 @@ def _check_network(task: _Task, victims: Victims) -> list[Check]:
             "gallery, images and network do not belong together; check the preprocessing, and that the network is in "
             "evaluation mode"
         )
-    if bool((first != second).any()):
-        return [
-            Check(
-                CheckKind.RANDOM_NETWORK,
-                "model",
-                "the same images are embedded differently each time, so gradient attacks are unreliable",
+    checks = check_determinism(*(values.double().cpu().numpy() for values in (first, again, part)))
+    return checks, 2 * len(images) + len(part)
+
+
+def _run_sanity(task: _Task, victims: Victims, table: PerImage, *, seed: int) -> SanityRuns:
+    """Run the sanity runs on an even sample of the victims, in parts of a batch."""
+    stride = slice(None, None, -(-len(victims) // task.options.sanity_images))
+    sample = victims[stride]
+    known = table.columns["ES:D"][stride] if isinstance(task.attacks.get("ES"), EmbeddingShift) else None
+
+    def on_step() -> None:
+        if task.cancel():
+            raise _cancelled()
+
+    parts = []
+    for begin in range(0, len(sample), task.batch):
+        part = slice(begin, begin + task.batch)
+        some = sample[part]
+        parts.append(
+            run_sanity(
+                task.embed,
+                task.judge,
+                task.images(some.own),
+                some,
+                task.gallery,
+                task.options,
+                seed=seed,
+                attack_shift=None if known is None else known[part],
+                on_step=on_step,
             )
-        ]
-    return []
+        )
+    (first, *_) = task.processes.gather(join_runs(parts))
+    return first
+
+
+def _per_pixel(options: RobustnessOptions, images: Tensor) -> float:
+    """Return the L∞ budget; of an L2 budget, the root mean square over the pixels of `images` (1,3,H,W)."""
+    return options.epsilon if options.norm is Norm.LINF else options.epsilon / images.numel() ** 0.5
+
+
+def _cancelled() -> CancelledError:
+    return CancelledError("the evaluation was cancelled; its journal, if it has one, keeps the finished blocks")
 
 
 def _attack_all(
@@ -343,11 +424,23 @@ def _attack_block(
             cancel=task.cancel,
         )
         if result.cancelled:
-            raise CancelledError("the evaluation was cancelled; its journal, if it has one, keeps the finished blocks")
+            raise _cancelled()
         with torch.no_grad():
             noise = attack.measure(noisy[part], victims, task.gallery, result.targets)
-        parts.append({"noise": noise, **result.columns()})
+            losses = _losses(attack, victims, task.gallery, result, noisy[part])
+        parts.append({"noise": noise, **losses, **result.columns()})
     return {k: torch.cat([part[k] for part in parts]).cpu().numpy() for k in parts[0]}
+
+
+def _losses(
+    attack: Attack, victims: Victims, gallery: Gallery, result: AttackResult, noisy: Tensor
+) -> dict[str, Tensor]:
+    """Return the attack's losses (n,) of the benign, the noisy and the attacked images."""
+    objective = attack.objective(victims, gallery, result.targets)
+    rows = torch.arange(len(victims), device=victims.own.device)
+    points = {"benign": victims.embeddings, "noise": noisy, "final": result.embeddings}
+    later = 1  # objectives treat the first gradient step, 0, specially
+    return {f"{name} loss": objective(embeddings[:, None], rows, later) for name, embeddings in points.items()}
 
 
 def _table(task: _Task, victims: Victims, done: Mapping[str, _Results]) -> PerImage:

@@ -3,7 +3,7 @@
 import csv
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from enum import StrEnum
 from pathlib import Path
 from typing import Any, Final
@@ -24,9 +24,15 @@ class CheckKind(StrEnum):
 
     ZERO_GRADIENT = "zero gradient"
     NOISE_BEATS_ATTACK = "noise beats the attack"
+    BARELY_BEATS_NOISE = "barely better than noise"
+    HARDLY_FALLS = "loss hardly falls"
     STILL_FALLING = "loss still falling"
+    SEARCH_BEATS_ATTACK = "search without gradients beats the attack"
+    SURVIVES_LARGE_BUDGET = "survives a large budget"
+    GRADIENT_MISMATCH = "gradient does not match the loss"
     SEED_VARIANCE = "varies with the seed"
     RANDOM_NETWORK = "random network"
+    BATCH_DEPENDENT = "depends on the batch"
     COLLAPSE = "collapse"
 
 
@@ -117,10 +123,12 @@ class Scorecard(Summary):
     attacks: Mapping[str, Mapping[str, Any]]
     """The options of each attack, as it ran."""
     passes: int
-    """Forward and backward passes of the whole measurement, the check with another seed included."""
+    """Forward and backward passes of the whole measurement, the checks included."""
     scales: Mapping[str, Figure]
     """What each figure means, and which values score 0 and 100."""
     per_image: PerImage
+    sanity: Mapping[str, float] = field(default_factory=dict)
+    """What the sanity runs measured, whether or not a check failed; empty if they did not run."""
 
     @property
     def trustworthy(self) -> bool:

@@ -185,7 +185,11 @@ class _Curve:
             embedder,
             attacked=self._study.curve_attacked,
             options=RobustnessOptions(
-                epsilon=evaluation.epsilon, alpha=evaluation.alpha, steps=evaluation.steps, seed_check=0
+                epsilon=evaluation.epsilon,
+                alpha=evaluation.alpha,
+                steps=evaluation.steps,
+                seed_check=0,
+                sanity_images=0,
             ),
             nmi=False,
         )

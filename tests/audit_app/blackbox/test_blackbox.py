@@ -13,7 +13,6 @@ from hardrank.audit_app.blackbox import SEARCHES, make_search
 from hardrank.audit_app.blackbox.estimate import EstimatedDescent
 from hardrank.audit_app.blackbox.method import Search, SearchTask
 from hardrank.audit_app.blackbox.oracle import Oracle
-from hardrank.audit_app.blackbox.square import square_side
 from hardrank.audit_app.blackbox.transfer import transfer_from
 from hardrank.audit_app.errors import SubjectError
 from hardrank.audit_app.gallery.embedded import EmbeddedGallery, embed_galleries
@@ -26,6 +25,7 @@ from hardrank.trainer.attacks.options import AttackError
 from hardrank.trainer.attacks.pgd import Norm
 from hardrank.trainer.attacks.registry import make_attack
 from hardrank.trainer.attacks.runner import AttackOptions, AttackProgress, run_attack
+from hardrank.trainer.attacks.squares import square_side
 from hardrank.trainer.attacks.starts import random_noise
 from hardrank.trainer.metric.distances import RetrievalError
 from tests.audit_app.galleries import OPTIONS

@@ -41,7 +41,7 @@ from hardrank.trainer.evaluation.scorecard import (
 from tests.trainer.conftest import Small
 from tests.trainer.golden.cases import PAPER_TABLES
 
-QUICK = RobustnessOptions(steps=6, bootstrap=200, seed_check=0, epsilon=24 / 255)
+QUICK = RobustnessOptions(steps=6, bootstrap=200, seed_check=0, sanity_images=0, epsilon=24 / 255)
 
 
 def measure(

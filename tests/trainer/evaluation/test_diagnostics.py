@@ -1,0 +1,245 @@
+"""Models that mask their gradients fail the sanity checks; honest ones pass them."""
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from hardrank.models.embedder import Embed
+from hardrank.trainer.attacks.options import AttackError
+from hardrank.trainer.attacks.pgd import Norm
+from hardrank.trainer.attacks.registry import SCORECARD, make_attack
+from hardrank.trainer.evaluation.diagnostics import (
+    check_determinism,
+    check_gradient,
+    check_large_budget,
+    check_search,
+)
+from hardrank.trainer.evaluation.robustness import RobustnessOptions, measure_robustness
+from hardrank.trainer.evaluation.sanity import SanityRuns, require_evaluation_mode
+from hardrank.trainer.evaluation.scorecard import CheckKind, Scorecard
+from tests.trainer.conftest import Small
+
+PROTOCOL = RobustnessOptions(bootstrap=20, seed_check=0)
+MASKED = {
+    CheckKind.BARELY_BEATS_NOISE,
+    CheckKind.HARDLY_FALLS,
+    CheckKind.SEARCH_BEATS_ATTACK,
+    CheckKind.SURVIVES_LARGE_BUDGET,
+    CheckKind.GRADIENT_MISMATCH,
+}
+"""What a network with useless gradients fails."""
+
+
+def measure(
+    small: Small,
+    embed: Embed,
+    *,
+    names: tuple[str, ...] = ("TMA", "ES"),
+    options: RobustnessOptions = PROTOCOL,
+) -> Scorecard:
+    with torch.no_grad():
+        gallery = embed(small.images)
+    return measure_robustness(
+        embed,
+        lambda rows: small.images[rows],
+        gallery,
+        small.gallery.labels,
+        torch.arange(0, 192, 6),
+        options=options,
+        attacks={name: make_attack(name) for name in names},
+    )
+
+
+def kinds(card: Scorecard) -> set[CheckKind]:
+    return {check.kind for check in card.checks}
+
+
+class ScaledGradient(torch.autograd.Function):
+    """The identity, whose gradient is multiplied by a number or by random signs (0)."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, scale: float) -> Tensor:
+        ctx.scale = scale
+        return x.clone()
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:
+        (gradient,) = gradients
+        scale = 2.0 * torch.randint(0, 2, gradient.shape) - 1 if ctx.scale == 0 else ctx.scale
+        return gradient * scale, None
+
+
+def sine_phase(x: Tensor) -> Tensor:
+    phase = 2 * math.pi * torch.rand(x.shape[1:], generator=torch.Generator().manual_seed(5), dtype=x.dtype)
+    return x + torch.sin(phase + 255 * 20 * x) / 255
+
+
+def random_signs(x: Tensor) -> Tensor:
+    moved: Tensor = ScaledGradient.apply(x, 0.0)
+    return moved
+
+
+def tiny_gradients(x: Tensor) -> Tensor:
+    moved: Tensor = ScaledGradient.apply(x, 1e-8)
+    return moved
+
+
+def rounded(x: Tensor) -> Tensor:
+    return (255 * x).round() / 255
+
+
+def jpeg_like(x: Tensor, leak: float = 0.0) -> Tensor:
+    """Round the cosine coefficients of blocks of 8×8 pixels to multiples of 10/255."""
+    at = torch.arange(8, dtype=x.dtype)
+    basis = torch.cos(math.pi * (at + 0.5) * at[:, None] / 8) / 2
+    basis[0] /= math.sqrt(2)
+    coefficients = basis @ x.unfold(2, 8, 8).unfold(3, 8, 8) @ basis.T
+    blocks = basis.T @ ((coefficients * 25.5).round() / 25.5) @ basis
+    return blocks.permute(0, 1, 2, 4, 3, 5).reshape(x.shape) + leak * x
+
+
+def leaking_jpeg(x: Tensor) -> Tensor:
+    return jpeg_like(x, 0.001)
+
+
+def noisy(x: Tensor) -> Tensor:
+    return x + 4 / 255 * torch.randn_like(x)
+
+
+@pytest.mark.parametrize(
+    ("cheat", "expected"),
+    [
+        (sine_phase, MASKED),
+        (random_signs, MASKED),
+        (tiny_gradients, {CheckKind.GRADIENT_MISMATCH}),
+        (rounded, {CheckKind.ZERO_GRADIENT, CheckKind.SEARCH_BEATS_ATTACK, CheckKind.SURVIVES_LARGE_BUDGET}),
+        (jpeg_like, {CheckKind.ZERO_GRADIENT, CheckKind.SEARCH_BEATS_ATTACK, CheckKind.SURVIVES_LARGE_BUDGET}),
+        (leaking_jpeg, {CheckKind.GRADIENT_MISMATCH}),
+        (noisy, {CheckKind.RANDOM_NETWORK}),
+    ],
+    ids=lambda value: getattr(value, "__name__", ""),
+)
+def test_a_masked_model_fails(small: Small, cheat: Callable[[Tensor], Tensor], expected: set[CheckKind]) -> None:
+    torch.manual_seed(0)
+    card = measure(small, lambda x: small.embed(cheat(x)))
+    print(cheat.__name__, *card.checks, card.sanity, sep="\n  ")
+    assert kinds(card) >= expected
+    assert not card.trustworthy
+
+
+@pytest.mark.parametrize("training", ["small", "small_robust"])
+def test_an_honest_model_passes(training: str, request: pytest.FixtureRequest) -> None:
+    small: Small = request.getfixturevalue(training)
+    card = measure(small, small.embed, names=SCORECARD)
+    print(training, card.ers, *card.checks, card.sanity, sep="\n  ")
+    assert card.trustworthy, card.checks
+
+
+@pytest.mark.parametrize("epsilon", [1 / 255, 32 / 255])
+def test_an_honest_model_passes_with_other_budgets(small_robust: Small, epsilon: float) -> None:
+    options = RobustnessOptions(bootstrap=20, seed_check=0, epsilon=epsilon, alpha=epsilon / 4)
+    card = measure(small_robust, small_robust.embed, options=options)
+    assert card.trustworthy, card.checks
+
+
+def test_sanity_runs_with_an_l2_budget_search_only_with_gradients(small: Small) -> None:
+    options = RobustnessOptions(bootstrap=20, seed_check=0, norm=Norm.L2, epsilon=0.5, alpha=0.1, steps=16)
+    card = measure(small, small.embed, options=options)
+    assert "search shift" not in card.sanity
+    assert card.trustworthy, card.checks
+
+
+def test_the_cost_of_the_checks_is_bounded_and_counted(small: Small) -> None:
+    without = measure(small, small.embed, options=RobustnessOptions(bootstrap=20, seed_check=0, sanity_images=0))
+    card = measure(small, small.embed)
+    assert without.sanity == {}
+    assert card.sanity["images"] == 32
+    assert card.sanity["passes"] == card.passes - without.passes
+    assert card.sanity["passes"] <= 32 * (20 + 64 + 3)
+    assert card.to_dict()["sanity"] == card.sanity
+
+
+def batch_norm_model(dimension: int = 16) -> torch.nn.Module:
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        network = torch.nn.Sequential(
+            torch.nn.Conv2d(3, 16, 3, 2, 1),
+            torch.nn.BatchNorm2d(16),
+            torch.nn.ReLU(),
+            torch.nn.Flatten(),
+            torch.nn.Linear(16 * 64, dimension),
+        )
+    return network.double()
+
+
+class Normalized(torch.nn.Module):
+    def __init__(self, network: torch.nn.Module) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.normalize(self.network(x), dim=1)
+
+
+def test_a_module_in_training_mode_is_refused(small: Small) -> None:
+    model = Normalized(batch_norm_model())
+    with pytest.raises(AttackError, match="training mode"):
+        measure(small, model)
+    for layer in (torch.nn.Dropout(0.1), torch.nn.BatchNorm1d(4)):
+        with pytest.raises(AttackError, match=type(layer).__name__):
+            require_evaluation_mode(layer)
+        require_evaluation_mode(layer.eval())
+    require_evaluation_mode(torch.nn.Linear(2, 2))
+
+
+def test_batch_norm_in_training_mode_is_found_behind_a_function(small: Small) -> None:
+    model = Normalized(batch_norm_model())
+
+    def embed(x: Tensor) -> Tensor:
+        return torch.as_tensor(model(x))
+
+    assert CheckKind.BATCH_DEPENDENT in kinds(measure(small, embed))
+
+
+def runs(**changes: Any) -> SanityRuns:
+    honest = {
+        "attack_shift": np.full(8, 1.0),
+        "search_shift": np.full(8, 0.4),
+        "large_shift": np.full(8, 1.9),
+        "large_recall": np.zeros(8),
+        "predicted": np.full(8, 0.1),
+        "actual": np.full(8, 0.09),
+        "passes": 0,
+    }
+    return SanityRuns(**{**honest, **changes})
+
+
+def test_thresholds_of_the_sanity_runs() -> None:
+    assert not check_search(runs())
+    assert not check_search(runs(search_shift=None))
+    assert not check_search(runs(search_shift=np.full(8, 1.009)))
+    assert check_search(runs(search_shift=np.full(8, 1.011)))
+    assert not check_large_budget(runs(), pair_distance=1.4)
+    assert check_large_budget(runs(large_shift=np.full(8, 0.69)), pair_distance=1.4)
+    assert not check_large_budget(runs(large_shift=np.full(8, 0.71)), pair_distance=1.4)
+    assert check_large_budget(runs(large_recall=np.array([100.0] + 7 * [0.0])), pair_distance=1.4)
+    assert not check_gradient(runs())
+    assert not check_gradient(runs(actual=np.full(8, 0.011)))
+    assert check_gradient(runs(actual=np.full(8, 0.009)))
+    assert check_gradient(runs(actual=np.full(8, 1.1)))
+    assert check_gradient(runs(actual=np.full(8, -0.1)))
+
+
+def test_embeddings_that_depend_on_the_batch_are_told_from_rounding() -> None:
+    first = np.eye(4)
+    assert not check_determinism(first, first, first[:2] + 0.01)
+    [check] = check_determinism(first, first, first[:2] + 0.1)
+    assert check.kind is CheckKind.BATCH_DEPENDENT
+    [check] = check_determinism(first, first + 1e-6, first[:2])
+    assert check.kind is CheckKind.RANDOM_NETWORK
