@@ -184,7 +184,7 @@ def measure_robustness(
             for rows, columns in resume.load(name):
                 done[name].put(rows, columns)
         processes.wait()  # all of them have read the same before the first block is added
-    steady, passes = _check_network(task, victims[: min(max(batch, 2), SANITY_IMAGES)])
+    steady, checked = _check_network(task, victims[: min(max(batch, 2), SANITY_IMAGES)])
     _attack_all(task, victims, done, seed=seed, resume=resume)
     table = _table(task, victims, done)
     checks = [
@@ -192,8 +192,10 @@ def measure_robustness(
         *check_attacks(table, attacks, steps=options.steps, epsilon=_per_pixel(options, task.images(victims.own[:1]))),
         *check_collapse(store),
     ]
-    passes += sum(results.passes for results in done.values())
+    passes = sum(results.passes for results in done.values())
     sanity: dict[str, float] = {}
+    if method is None:  # the passes of a search are its queries
+        passes += checked
     if options.sanity_images and method is None:
         runs = _run_sanity(task, victims, table, seed=seed)
         sanity = sanity_figures(runs)
