@@ -1,9 +1,9 @@
 """Random search with squares for L∞, without gradients (Andriushchenko et al., *Square attack*, ECCV 2020)."""
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Final, Protocol
+from typing import Final
 
 import numpy as np
 import torch
@@ -18,11 +18,8 @@ _HALVINGS: Final = (0.001, 0.005, 0.02, 0.05, 0.1, 0.2, 0.4, 0.6, 0.8)
 """Shares of the budget at which the area of the squares halves (section 4.1 of the paper)."""
 
 
-class SquareQuery(Protocol):
-    """What the search asks the model."""
-
-    def __call__(self, images: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the losses (G,) and embeddings (G,D) of `images` (G,3,S,S)."""
+SquareQuery = Callable[[Tensor], tuple[Tensor, Tensor]]
+"""What the search asks the model: images (G,3,S,S) → losses (G,) and embeddings (G,D)."""
 
 
 @dataclass(frozen=True)
