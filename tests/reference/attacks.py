@@ -1,4 +1,4 @@
-"""The ten attacks written plainly, as the protocol reads: yardstick and oracle.
+"""The attacks written plainly, as the protocol reads: yardstick and oracle.
 
 A loop over images for every loss, the gallery compared item by item, parameter gradients kept, no folding,
 and no image that leaves the batch. Slow on purpose.
@@ -106,6 +106,13 @@ def pull_loss(q: Tensor, scene: Scene) -> Tensor:
     return torch.nn.functional.pairwise_distance(q, scene.gallery[scene.targets[0]])
 
 
+def margin_loss(q: Tensor, scene: Scene) -> Tensor:
+    """MARGIN: min over targets u of d(q̃,u) − min over positives of d(q̃,p) + 0.02, floored at 0; own copy left out."""
+    d = _to_all(q, scene)
+    positives = [x for x in range(len(d)) if scene.labels[x] == scene.labels[scene.own] and x != scene.own]
+    return (torch.stack(_each(q, scene)).min() - d[positives].min() + 0.02).clamp(min=0)
+
+
 def _ranking(q: Tensor, scene: Scene) -> list[int]:
     return [row for row in _to_all(q, scene).argsort().tolist() if row != scene.own]
 
@@ -130,6 +137,7 @@ PLAIN: dict[str, tuple[Callable[[Tensor, Scene], Tensor], Callable[[Tensor, Scen
     "LTM": (misrank_loss, recall),
     "GTM": (pull_loss, recall),
     "GTT": (query_loss(-1), retained),
+    "MARGIN": (margin_loss, recall),
 }
 
 

@@ -1,11 +1,11 @@
 """The interface of an attack: it draws targets, proposes an objective, and measures the resulting ranking."""
 
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from functools import cached_property
-from typing import Final, Protocol
+from typing import Final, Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -157,6 +157,14 @@ class Attack(Protocol):
 
     def measure(self, embeddings: Tensor, victims: Victims, gallery: Gallery, targets: Tensor) -> Tensor:
         """Return the figures (G,F) of the victims at `embeddings` (G,D), per image, in their units."""
+
+
+@runtime_checkable
+class TriesTargets(Protocol):
+    """An attack that is run once for each of its targets, until it succeeds; each image keeps its worst run."""
+
+    def objectives(self, victims: Victims, gallery: Gallery, targets: Tensor) -> Sequence[Objective]:
+        """Return the loss of each run, T of them; the attack's `objective` is for searches that run only once."""
 
 
 def draw_each(

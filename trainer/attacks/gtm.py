@@ -53,9 +53,9 @@ class GreedyTopMisranking(CheckedOptions):
 
     role: ClassVar[Role] = Role.QUERY
     unmatched: Unmatched = option(  # noqa: RUF009
-        Unmatched.NEAREST,
-        help="GTM: the item that the query moves towards; the nearest of another class than the top-1 item, or the "
-        "row that the released code of the paper takes by an index mistake",
+        Unmatched.REFERENCE,
+        help="GTM: the item that the query moves towards; the row that the released code of the paper takes by an "
+        "index mistake, as in all published numbers, or the true nearest of another class than the top-1 item",
     )
 
     @property

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Any, Final
 
-from hardrank.trainer.attacks import ca, es, gtm, gtt, ltm, order, qa, spqa, tma
+from hardrank.trainer.attacks import ca, es, gtm, gtt, ltm, margin, order, qa, spqa, tma
 from hardrank.trainer.attacks.attack import Attack, Figure
 from hardrank.trainer.attacks.declaration import AttackKind
 from hardrank.trainer.attacks.options import AttackError
@@ -18,13 +18,17 @@ ATTACKS: Final[Mapping[str, AttackKind]] = {
         *ltm.KINDS,
         *gtm.KINDS,
         *gtt.KINDS,
+        *margin.KINDS,
         *spqa.KINDS,
         *order.KINDS,
     )
 }
 
-SCORECARD: Final = ("CA+", "CA-", "QA+", "QA-", "TMA", "ES", "LTM", "GTM", "GTT")
+ERS_ATTACKS: Final = ("CA+", "CA-", "QA+", "QA-", "TMA", "ES", "LTM", "GTM", "GTT")
 """The nine attacks that give the ten results of ERS."""
+
+SCORECARD: Final = (*ERS_ATTACKS, "MARGIN")
+"""What a scorecard measures: the attacks of ERS, and one more for the worst case of Recall@1."""
 
 
 def make_attack(name: str, **options: Any) -> Attack:

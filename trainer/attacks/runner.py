@@ -1,8 +1,9 @@
 """Runs one attack on a batch of images, step by step, with restarts, progress reports and cancellation."""
 
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
+from itertools import product
 from typing import Any, Final, Protocol
 
 import torch
@@ -10,7 +11,7 @@ from torch import Tensor
 
 from hardrank.models.embedder import Embed
 from hardrank.trainer.attacks.apgd import apgd_steps
-from hardrank.trainer.attacks.attack import Attack, Gallery, Victims, check_targets
+from hardrank.trainer.attacks.attack import Attack, Gallery, TriesTargets, Victims, check_targets
 from hardrank.trainer.attacks.options import AttackError, option
 from hardrank.trainer.attacks.pgd import Objective, PGDOptions, Step, pgd_steps
 from hardrank.trainer.attacks.starts import random_starts
@@ -106,15 +107,15 @@ class AttackResult:
     first_loss: Tensor
     """(G,): at the start."""
     late_loss: Tensor
-    """(G,): mean over the third quarter of the steps."""
+    """(G,): mean over the third quarter of the steps; the last loss where the image was finished before the end."""
     end_loss: Tensor
-    """(G,): mean over the last quarter of the steps."""
+    """(G,): mean over the last quarter of the steps; the last loss where the image was finished before the end."""
     blind: Tensor
     """(G,) bool: at the start the loss pulled, but no pixel had a gradient."""
     restart: Tensor
-    """(G,): the run, from 0, in which the model resisted least."""
+    """(G,): the restart, from 0, in which the model resisted least."""
     image_passes: Tensor
-    """(G,) integers: forward and backward passes through the network for each image, over all steps and restarts."""
+    """(G,) integers: forward and backward passes through the network for each image, over all steps and runs."""
     cancelled: bool
     """Whether `cancel` ended the attack early; the other fields hold what was reached by then."""
 
@@ -209,7 +210,10 @@ def run_attack(
         targets = attack.draw(victims, gallery, seed=seed)
     else:
         targets = check_targets(targets, victims, gallery, attack.target_count)
-    objective = attack.objective(victims, gallery, targets)
+    if isinstance(attack, TriesTargets):
+        objectives = attack.objectives(victims, gallery, targets)
+    else:
+        objectives = [attack.objective(victims, gallery, targets)]
     final = judge or embed
 
     def measure(embeddings: Tensor) -> Tensor:
@@ -218,36 +222,33 @@ def run_attack(
     with torch.no_grad():
         before = measure(victims.embeddings)
     worst: AttackResult | None = None
-    for restart in range(options.restarts):
+    for restart, objective in product(range(options.restarts), objectives):
+        left: Tensor | None = None
+        if worst is not None and len(objectives) > 1:  # another target cannot gain on an image that has been won
+            left = attack.figures[0].score(worst.after[:, 0]) > 0
+            if not bool(left.any()):
+                break
         start = None
         if restart > 0 or options.random_start:
             start = random_starts(images, options, victims.ids, seed=seed, restart=restart)
         trace = _Trace(options.steps)
         current, stopped = images if start is None else start, False
-        groups = images[:, None]
         steps = ENGINES[options.engine](
-            embed, groups, objective, options, start=None if start is None else start[:, None]
+            embed, images[:, None], objective, options, moving=left, start=None if start is None else start[:, None]
         )
         while not (stopped := cancel()) and (state := next(steps, None)) is not None:
             current = state.images[:, 0]
             trace.add(state)
             if on_step is not None:
-                on_step(
-                    AttackProgress(
-                        restart,
-                        state.number,
-                        trace.last,
-                        current,
-                        state.embeddings[:, 0],
-                        state.moving,
-                        measure,
-                    )
+                seen = AttackProgress(
+                    restart, state.number, trace.last, current, state.embeddings[:, 0], state.moving, measure
                 )
+                on_step(seen if left is None or worst is None else _keep_finished(seen, worst, left))
         with torch.no_grad():
             embeddings = final(current)
             check_sphere(embeddings, what="the network's embeddings of attacked images")
             after = measure(embeddings)
-        summary = trace.summary(victims)
+        summary = trace.summary(victims, cancelled=stopped)
         run = AttackResult(
             images=current,
             embeddings=embeddings,
@@ -258,7 +259,7 @@ def run_attack(
             first_loss=summary.first,
             late_loss=summary.late,
             end_loss=summary.end,
-            blind=summary.blind,
+            blind=summary.blind if left is None else summary.blind | left.logical_not(),
             image_passes=summary.passes,
             cancelled=stopped,
         )
@@ -267,6 +268,16 @@ def run_attack(
             break
     assert worst is not None
     return worst
+
+
+def _keep_finished(progress: AttackProgress, worst: AttackResult, left: Tensor) -> AttackProgress:
+    """Report images that this run leaves out as an earlier run left them."""
+    return replace(
+        progress,
+        losses=torch.where(left, progress.losses, worst.end_loss),
+        images=torch.where(left.view(-1, 1, 1, 1), progress.images, worst.images),
+        embeddings=torch.where(left[:, None], progress.embeddings, worst.embeddings),
+    )
 
 
 def check_images(images: Tensor, victims: Victims) -> None:
@@ -286,14 +297,18 @@ def check_images(images: Tensor, victims: Victims) -> None:
 
 
 class _Trace:
-    """Each image's loss at the start, late, and at the end, without keeping every step."""
+    """Each image's loss at the start, late, and at the end, without keeping every step.
+
+    What is kept of an image depends on its own steps alone, so the batch does not matter.
+    """
 
     def __init__(self, steps: int) -> None:
-        self._late, self._end = steps // 2, steps * 3 // 4
+        self._steps, self._late, self._end = steps, steps // 2, steps * 3 // 4
         self._sums: list[Tensor] = []
         self._first: Tensor | None = None
         self._blind: Tensor | None = None
-        self._counts = [0, 0]
+        self._finished: Tensor | None = None
+        self._number = 0
         self._passes: Tensor | None = None
 
     last: Tensor
@@ -306,14 +321,12 @@ class _Trace:
             self._first, self._blind, self.last = state.losses, state.blind, state.losses
             self._sums = [torch.zeros_like(state.losses) for _ in range(2)]
         self.last = torch.where(seen, state.losses, self.last)  # an image at rest keeps its loss
-        for window, begins in enumerate((self._late, self._end)):
-            ends = self._end if window == 0 else state.number
-            if begins < state.number <= ends:
-                self._sums[window] += self.last
-                self._counts[window] += 1
+        self._finished, self._number = seen.logical_not(), state.number
+        if state.number > self._late:
+            self._sums[int(state.number > self._end)] += self.last
 
-    def summary(self, victims: Victims) -> "_Summary":
-        if self._first is None or self._blind is None or self._passes is None:
+    def summary(self, victims: Victims, *, cancelled: bool) -> "_Summary":
+        if self._first is None or self._blind is None or self._passes is None or self._finished is None:
             nothing = victims.embeddings.new_full((len(victims),), torch.nan)
             return _Summary(
                 nothing,
@@ -322,9 +335,12 @@ class _Trace:
                 torch.zeros_like(victims.own, dtype=torch.bool),
                 torch.zeros_like(victims.own),
             )
+        # The engine ends before the last step when all images of the batch are finished.
+        over = self._finished if cancelled or self._number == self._steps else torch.ones_like(self._finished)
+        counts = min(self._number, self._end) - self._late, self._number - self._end
         late, end = (
-            total / count if count else default
-            for total, count, default in zip(self._sums, self._counts, (self._first, self.last), strict=True)
+            torch.where(over, self.last, total / count if count > 0 else default)
+            for total, count, default in zip(self._sums, counts, (self._first, self.last), strict=True)
         )
         return _Summary(self._first, late, end, self._blind, self._passes)
 

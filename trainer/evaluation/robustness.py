@@ -79,9 +79,9 @@ class RobustnessOptions(AttackOptions):
         help="attacked without gradients and with a large budget, to see whether gradients can be trusted",
     )
     unmatched: Unmatched = option(  # noqa: RUF009
-        Unmatched.NEAREST,
-        help="GTM's item of another class: the true nearest one, or the row that the released code of the paper takes "
-        "by an index mistake (for comparison with published numbers)",
+        Unmatched.REFERENCE,
+        help="GTM's item of another class: the row that the released code of the paper takes by an index mistake, as "
+        "in all published numbers, or the true nearest one",
     )
 
     def attacks(self, names: Iterable[str] = SCORECARD) -> dict[str, Attack]:
@@ -147,7 +147,7 @@ def measure_robustness(
         labels: (N,) classes.
         queries: (n,) different gallery rows to attack.
         options: budget, engine, checks; the published protocol by default.
-        attacks: what to run, by name; by default the nine of the scorecard (`options.attacks()`).
+        attacks: what to run, by name; by default those of the scorecard (`options.attacks()`).
         seed: of targets and random starts.
         batch: how many images are attacked at once.
         judge: embeds the final images in place of `embed`, for example in float32 where `embed` is bf16.

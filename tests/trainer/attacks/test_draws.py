@@ -27,7 +27,7 @@ def test_draws_depend_on_seed_and_query_never_on_the_batch(name: str) -> None:
     parts = [attack.draw(victims[i : i + 1], gallery, seed=1) for i in range(4)]
     assert torch.cat(parts).equal(whole)
     assert attack.draw(victims, gallery, seed=1).equal(whole)
-    drawn = name not in ("ES", "LTM", "GTM", "GTT")
+    drawn = name not in ("ES", "LTM", "GTM", "GTT", "MARGIN")
     assert attack.draw(victims, gallery, seed=2).equal(whole) is not drawn
 
 
@@ -82,10 +82,10 @@ def test_spqa_plus_draws_from_the_whole_gallery_also_kept_items() -> None:
     assert share == pytest.approx(0.1, abs=0.03)  # 5 of 50 items are kept; 1000 draws
 
 
-def test_gtm_takes_the_nearest_item_of_another_class_than_the_top_1() -> None:
+def test_gtm_can_take_the_nearest_item_of_another_class_than_the_top_1() -> None:
     gallery = gallery_of(60)
     victims = victims_in(gallery, torch.arange(60))
-    u = make_attack("GTM").draw(victims, gallery, seed=0)[:, 0]
+    u = make_attack("GTM", unmatched="nearest").draw(victims, gallery, seed=0)[:, 0]
     for i in range(60):
         order = (gallery.embeddings - gallery.embeddings[i]).norm(dim=1).argsort().tolist()
         order.remove(i)
@@ -120,18 +120,40 @@ def test_too_many_targets_are_refused(name: str, options: dict[str, int], count:
         make_attack(name, **options).draw(victims_in(gallery, torch.arange(2)), gallery, seed=0)
 
 
-@pytest.mark.parametrize("name", ["LTM", "GTM"])
+def test_margin_takes_the_nearest_item_of_each_of_the_nearest_other_classes() -> None:
+    gallery = gallery_of(60, classes=7)
+    rows = torch.arange(60)
+    found = make_attack("MARGIN", targets=4).draw(victims_in(gallery, rows), gallery, seed=0)
+    for i in range(60):
+        order = (gallery.embeddings - gallery.embeddings[i]).norm(dim=1).argsort().tolist()
+        first: dict[int, int] = {}
+        for x in order:
+            first.setdefault(int(gallery.labels[x]), x)
+        del first[i % 7]
+        assert found[i].tolist() == list(first.values())[:4]
+
+
+def test_margin_takes_the_next_items_where_classes_are_few() -> None:
+    gallery = gallery_of(8, classes=2)
+    found = make_attack("MARGIN", targets=6).draw(victims_in(gallery, torch.tensor([1])), gallery, seed=0)[0].tolist()
+    order = (gallery.embeddings - gallery.embeddings[1]).norm(dim=1).argsort().tolist()
+    others = [x for x in order if x % 2 == 0]
+    assert found == [*others, others[0], others[0]]
+
+
+@pytest.mark.parametrize("name", ["LTM", "GTM", "MARGIN"])
 def test_one_class_has_no_unmatched_item(name: str) -> None:
     gallery = gallery_of(50, classes=1)
     with pytest.raises(AttackError, match=f"{name}: the gallery has one class"):
         make_attack(name).draw(victims_in(gallery, torch.arange(2)), gallery, seed=0)
 
 
-def test_a_query_of_an_absent_class_cannot_be_misranked() -> None:
+@pytest.mark.parametrize("name", ["LTM", "MARGIN"])
+def test_a_query_of_an_absent_class_cannot_be_misranked(name: str) -> None:
     gallery = gallery_of(50)
     stranger = Victims(gallery.embeddings[:1], torch.tensor([77]), torch.tensor([ABSENT]), torch.tensor([0]))
     with pytest.raises(AttackError, match="no item of the query's class 77"):
-        make_attack("LTM").objective(stranger, gallery, torch.empty(1, 0))
+        make_attack(name).objective(stranger, gallery, torch.zeros(1, 1).long())
 
 
 @pytest.mark.parametrize(

@@ -73,6 +73,23 @@ def test_a_subset_of_rows_has_the_losses_of_the_whole() -> None:
         torch.testing.assert_close(objective(moved[rows][:, None], rows, 0), whole[rows], rtol=0, atol=1e-12)
 
 
+def test_margin_leaves_out_the_own_copy_and_is_won_without_another_item_of_the_class() -> None:
+    gallery, victims, _ = scene()
+    attack = make_attack("MARGIN", targets=1)
+    targets = attack.draw(victims, gallery, seed=0)
+    losses, gradient = loss_and_gradient(attack, gallery, victims, victims.embeddings, targets)
+    d = (gallery.embeddings - victims.embeddings[0]).norm(dim=1)
+    positives = list(range(8, 60, 5))  # the class of item 3, but itself
+    assert losses[0].item() == pytest.approx(max(0.0, (d[targets[0, 0]] - d[positives].min() + 0.02).item()), abs=1e-12)
+    assert bool(gradient.any(1).eq(losses > 0).all())
+    alone = Gallery(gallery.embeddings, torch.arange(60).clamp(max=4))  # items 0 to 3 are alone in their class
+    victims = victims_in(alone, torch.tensor([3, 17]))
+    losses, gradient = loss_and_gradient(attack, alone, victims, victims.embeddings, torch.tensor([[1], [2]]))
+    assert losses[0].item() == 0
+    assert losses[1].item() > 0
+    assert not gradient[0].any()
+
+
 @pytest.mark.parametrize(("name", "sign"), [("SPQA+", 1), ("SPQA-", -1)])
 def test_semantics_preserving_loss_and_ranks(name: str, sign: int) -> None:
     gallery, victims, moved = scene()

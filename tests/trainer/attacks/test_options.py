@@ -12,7 +12,7 @@ from hardrank.trainer.attacks.gtm import GreedyTopMisranking, Unmatched
 from hardrank.trainer.attacks.options import AttackError, Option, declared_options, plain_options
 from hardrank.trainer.attacks.pgd import Norm
 from hardrank.trainer.attacks.qa import QueryAttack
-from hardrank.trainer.attacks.registry import ATTACKS, SCORECARD, make_attack
+from hardrank.trainer.attacks.registry import ATTACKS, ERS_ATTACKS, SCORECARD, make_attack
 from hardrank.trainer.attacks.runner import AttackOptions, Engine
 
 
@@ -47,7 +47,8 @@ def test_directions_are_names_not_options() -> None:
 
 
 def test_scorecard_is_registered() -> None:
-    assert len(SCORECARD) == 9
+    assert len(ERS_ATTACKS) == 9
+    assert (*ERS_ATTACKS, "MARGIN") == SCORECARD
     assert set(SCORECARD) <= set(ATTACKS)
     assert AttackOptions().norm is Norm.LINF
 
@@ -103,8 +104,9 @@ def test_every_option_value_is_recorded_as_it_runs(name: str, option: Option) ->
         assert json.loads(json.dumps(recorded)) == value
 
 
-def test_gtm_runs_the_reference_row_when_its_value_is_given_as_text() -> None:
-    assert make_attack("GTM", unmatched="reference") == GreedyTopMisranking(unmatched=Unmatched.REFERENCE)
+def test_gtm_runs_the_row_whose_value_is_given_as_text() -> None:
+    assert make_attack("GTM", unmatched="nearest") == GreedyTopMisranking(unmatched=Unmatched.NEAREST)
+    assert make_attack("GTM") == GreedyTopMisranking(unmatched=Unmatched.REFERENCE)
     with pytest.raises(AttackError, match=r"unmatched = 'nearer'; choose one of nearest, reference"):
         make_attack("GTM", unmatched="nearer")
 

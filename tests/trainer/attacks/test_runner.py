@@ -9,6 +9,7 @@ from hardrank.trainer.attacks.options import AttackError
 from hardrank.trainer.attacks.registry import ATTACKS, make_attack
 from hardrank.trainer.attacks.runner import AttackOptions, AttackProgress, AttackResult, Engine, run_attack
 from hardrank.trainer.metric.distances import ABSENT, RetrievalError
+from tests.reference.attacks import Scene, plain_attack
 from tests.trainer.conftest import Small
 
 
@@ -100,6 +101,51 @@ def test_each_image_keeps_its_worst_restart(small: Small) -> None:
     first = three.restart == 0
     torch.testing.assert_close(three.images[first], one.images[first])
     torch.testing.assert_close(small.embed(three.images), three.embeddings)
+
+
+def test_each_target_of_margin_is_tried_until_the_image_is_won(small: Small) -> None:
+    """Compare with a plain loop of PGD over images and targets; the first target that wins is kept."""
+    count, epsilon, alpha, steps = 40, 14 / 255, 4 / 255, 6
+    network = torch.nn.Module()
+    network.forward = small.embed
+    result = run(small, "MARGIN", count, epsilon=epsilon, alpha=alpha, steps=steps)
+    five = make_attack("MARGIN").draw(small.victims(count), small.gallery, seed=0)
+    assert result.targets.equal(five)
+    wins, images = torch.zeros(count, 5), []
+    for target in range(5):
+        scenes = [
+            Scene(small.gallery.embeddings, small.gallery.labels, row, [int(five[row, target])]) for row in range(count)
+        ]
+        perturbed, figures = plain_attack(
+            "MARGIN", network, small.images[:count], scenes, epsilon=epsilon, alpha=alpha, steps=steps
+        )
+        images.append(perturbed)
+        wins[:, target] = torch.tensor(figures)[:, 0] == 0
+    won = wins.any(1)
+    assert won.any()
+    assert not won.all()
+    assert bool((wins.argmax(1)[won] > 0).any())  # some images need more than the first target
+    assert result.after[:, 0].eq(0).equal(won)
+    kept = torch.stack(images)[torch.where(won, wins.argmax(1), 0), torch.arange(count)]
+    torch.testing.assert_close(result.images, kept, rtol=0, atol=1e-9)
+    tried = torch.where(won, wins.argmax(1) + 1, 5)
+    assert bool((result.image_passes <= steps * tried).all())
+    assert bool((result.image_passes > steps * (tried - 1)).all())
+
+
+@pytest.mark.parametrize("batch", [1, 7, 64])
+@pytest.mark.parametrize("engine", Engine)
+def test_the_course_of_the_loss_does_not_depend_on_the_batch(engine: Engine, batch: int, small: Small) -> None:
+    attack, victims, options = make_attack("LTM"), small.victims(64), AttackOptions(epsilon=24 / 255, engine=engine)
+    whole = run_attack(attack, small.embed, small.images[:64], victims, small.gallery, options)
+    finished = whole.image_passes < 32
+    assert finished.any()
+    torch.testing.assert_close(whole.late_loss[finished], whole.end_loss[finished], rtol=0, atol=0)
+    parts = [slice(i, min(i + batch, 64)) for i in range(0, 64, batch)]
+    runs = [run_attack(attack, small.embed, small.images[p], victims[p], small.gallery, options) for p in parts]
+    for field in ("first_loss", "late_loss", "end_loss", "image_passes"):
+        found = torch.cat([getattr(one, field) for one in runs])
+        torch.testing.assert_close(found, getattr(whole, field), rtol=0, atol=1e-6)
 
 
 def test_a_random_start_is_another_run(small: Small) -> None:

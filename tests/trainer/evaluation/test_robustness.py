@@ -109,7 +109,7 @@ def test_full_scorecard(small: Small, tmp_path: Path) -> None:
         torch.arange(30),
         options=QUICK,
     )
-    assert tuple(card.figures) == ERS_KEYS
+    assert tuple(card.figures) == (*ERS_KEYS, "MARGIN")
     assert card.ers == pytest.approx(ers({key: result.value for key, result in card.figures.items()}))
     assert card.ers_low < card.ers < card.ers_high
     for key, result in card.figures.items():
@@ -259,7 +259,7 @@ def test_the_unmatched_item_of_gtm_is_chosen_by_option_and_recorded_with_the_att
         np.testing.assert_array_equal(cards[unmatched].per_image.columns["GTM targets"], expected)
     nearest, reference = (cards[one].per_image.columns["GTM targets"] for one in Unmatched)
     assert not np.array_equal(nearest, reference)
-    assert RobustnessOptions().unmatched is Unmatched.NEAREST
+    assert RobustnessOptions().unmatched is Unmatched.REFERENCE
 
 
 def test_cancel(small: Small) -> None:
@@ -336,6 +336,24 @@ def test_a_random_network_is_found(small: Small) -> None:
 def test_too_few_steps_are_found(small: Small) -> None:
     card = measure(small, options=RobustnessOptions(steps=6, alpha=0.5 / 255, bootstrap=50, seed_check=0))
     assert {check.where for check in card.checks if check.kind is CheckKind.STILL_FALLING} >= {"TMA", "ES"}
+
+
+@pytest.mark.parametrize("batch", [1, 7, 64])
+def test_an_attack_that_wins_early_has_no_falling_loss(small: Small, batch: int) -> None:
+    names, options = ("LTM", "MARGIN"), RobustnessOptions(epsilon=48 / 255, bootstrap=20, seed_check=0)
+    queries = torch.arange(0, 200, 5)
+    card = measure(small, names=names, options=options, queries=queries, batch=batch)
+    for name in names:
+        assert card.figures[name].value == 0
+        np.testing.assert_array_equal(card.per_image.columns[f"{name} end loss"], 0)
+    assert CheckKind.STILL_FALLING not in kinds(card)
+
+
+@pytest.mark.parametrize("batch", [1, 7, 64])
+def test_a_loss_that_still_falls_is_found_in_any_batch(small: Small, batch: int) -> None:
+    options = RobustnessOptions(steps=6, alpha=0.5 / 255, bootstrap=50, seed_check=0)
+    card = measure(small, names=("TMA", "LTM"), options=options, batch=batch)
+    assert {check.where for check in card.checks if check.kind is CheckKind.STILL_FALLING} == {"TMA", "LTM"}
 
 
 def test_a_collapsed_model_is_found(small: Small) -> None:
