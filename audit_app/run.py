@@ -112,7 +112,7 @@ class AttackArguments:
         tuple[str, ...],
         tyro.conf.arg(
             metavar="NAME [NAME ...]",
-            help=f"`all` (the nine that give ERS: {', '.join(SCORECARD)}), or some of {', '.join(ATTACKS)}.",
+            help=f"`all` (those of the scorecard: {', '.join(SCORECARD)}), or some of {', '.join(ATTACKS)}.",
         ),
     ] = (_ALL,)
     attacked: int = 500

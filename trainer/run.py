@@ -136,6 +136,7 @@ def _table(cards: dict[str, Card]) -> Table:
         )
     table.add_section()
     table.add_row(f"[bold]ERS ↑[/]  {attacked} images attacked, 95 %", *(_ers(card) for card in cards.values()))
+    table.add_row("Recall@1 under all attacks, % ↑", *(_worst_case(card) for card in cards.values()))
     return table
 
 
@@ -159,6 +160,11 @@ def _ers(card: Card) -> str:
     if not robustness:
         return "–"
     return f"[bold]{robustness['ers']:.1f}[/]  [{robustness['ers_low']:.1f}, {robustness['ers_high']:.1f}]"
+
+
+def _worst_case(card: Card) -> str:
+    found = (card.robustness or {}).get("worst_case_recall")
+    return "–" if found is None else f"{found:.1f}"
 
 
 def _caution(kind: str, checks: Sequence[Mapping[str, str]]) -> str:

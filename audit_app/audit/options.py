@@ -46,7 +46,7 @@ class AuditOptions:
     """Options of an audit. Raises `AuditError` or `AttackError` for invalid values."""
 
     attacks: tuple[str, ...] = SCORECARD
-    """Names of the attacks; the nine of the scorecard give the ten results of ERS."""
+    """Names of the attacks; by default those of the scorecard, of which nine give the ten results of ERS."""
     attacked: int | None = 500
     """Number of attacked images, a seeded sample of the gallery; None for all."""
     seed: int = 0

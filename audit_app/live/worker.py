@@ -19,7 +19,7 @@ from hardrank.audit_app.live.status import AttackBudget, TraceFrame, TracePoint
 from hardrank.audit_app.live.trace import AttackTrace, FrameRecorder
 from hardrank.audit_app.live.victim import PreparedVictim, Victim, prepare_victim
 from hardrank.models.preprocessing import to_unit
-from hardrank.trainer.attacks.attack import Attack
+from hardrank.trainer.attacks.attack import Attack, TriesTargets
 from hardrank.trainer.attacks.runner import AttackResult, Method, run_attack
 
 
@@ -122,4 +122,6 @@ def budget_of(method: Method | None, options: LiveOptions) -> AttackBudget:
     """Return the budget of an attack by `method`."""
     if isinstance(method, Search):
         return AttackBudget(most=method.queries, counts_queries=True)
-    return AttackBudget(most=options.engine.steps * options.engine.restarts, counts_queries=False)
+    attack = options.build()
+    runs = attack.target_count if isinstance(attack, TriesTargets) else 1
+    return AttackBudget(most=options.engine.steps * options.engine.restarts * runs, counts_queries=False)

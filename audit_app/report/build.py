@@ -90,6 +90,7 @@ def _model(result: ModelResult, options: AuditOptions, per_image: str) -> ModelE
         ars=_finite(card.ars),
         score=score,
         worst_recall=card.worst_recall,
+        worst_case_recall=_finite(card.worst_case_recall),
         worst_score=card.worst_score,
         recall_at_1=card.recall_at_1,
         n=card.n,

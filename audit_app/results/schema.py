@@ -171,6 +171,9 @@ class ModelEntry(_Strict):
     ars: float | None = Field(description="100 − the mean success of the attacks relative to the clean ranking")
     score: float = Field(description="mean score of the measured figures; ERS if they are all ten")
     worst_recall: float = Field(description="Recall@1 in % when each image meets the worst of its attacks")
+    worst_case_recall: float | None = Field(
+        default=None, description="the same if ES, LTM, GTM and MARGIN were all measured; null in older reports"
+    )
     worst_score: float = Field(description="mean over images of their lowest score")
     recall_at_1: float = Field(description="Recall@1 of the attacked images before the attack, in %")
     n: int = Field(description="number of attacked images")

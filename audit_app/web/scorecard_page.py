@@ -139,7 +139,7 @@ def _form(jobs: AuditJobs) -> None:
                 list(ATTACKS),
                 default=list(SCORECARD),
                 key="audit.attacks",
-                help="The nine attacks of the scorecard give the ten results of ERS.",
+                help="Nine attacks give the ten results of ERS; MARGIN gives the worst case of Recall@1.",
                 format_func=lambda name: f"{name} · {ATTACKS[name].title}",
             )
             attacked = st.number_input(

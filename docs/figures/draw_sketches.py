@@ -85,6 +85,15 @@ def attacks() -> dict[str, Sketch]:
             dots=(_QUERY, *_GALLERY[:2], *_GALLERY[3:], top, away),
             arrows=(Arrow(_QUERY, away, colour=_MOVED), Arrow(away, top, dashed=True)),
         ),
+        "margin": Sketch(
+            title="MARGIN: u, of another class, comes nearer than every item of the query's class",
+            dots=(_QUERY, *_GALLERY, nearest_other, over),
+            arrows=(
+                Arrow(_QUERY, over, colour=_MOVED),
+                Arrow(over, nearest_other, dashed=True),
+                Arrow(over, _OWN[0], dashed=True),
+            ),
+        ),
         "spqa": Sketch(
             title="SPQA: as QA, but the former top items (in the ring) stay at the top",
             dots=(_QUERY, *_GALLERY, far, turned),

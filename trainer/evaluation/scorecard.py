@@ -18,6 +18,9 @@ from hardrank.trainer.attacks.registry import known_figures
 ERS_KEYS: Final = ("CA+", "CA-", "QA+", "QA-", "TMA", "ES:D", "ES:R", "LTM", "GTM", "GTT")
 """The ten results, in the order of the published tables."""
 
+_RECALL_KEYS: Final = ("ES:R", "LTM", "GTM", "MARGIN")
+"""The Recall@1 figures that an image must survive in the worst case."""
+
 
 class CheckKind(StrEnum):
     """Why an evaluation should not be trusted, or its score not taken for robustness."""
@@ -97,9 +100,11 @@ class Summary:
     ers_high: float
     """Ends of its 95 % bootstrap interval."""
     ars: float
-    """100 − the mean success of the attacks relative to the benign ranking."""
+    """100 − the mean success of ERS's attacks (or those that ran, if not all did) relative to the benign ranking."""
     worst_recall: float
     """Recall@1 in % in the worst case: a query counts only if its benign and all its attacked images find its class."""
+    worst_case_recall: float
+    """`worst_recall` if ES, LTM, GTM and MARGIN were all measured, else NaN: it stands beside every ERS."""
     worst_score: float
     """Mean over queries of the smallest of their scores, 0 … 100."""
     recall_at_1: float
@@ -212,14 +217,17 @@ def summarise(table: PerImage, figures: Mapping[str, Figure], *, seed: int, resa
         )
         for i, (key, figure) in enumerate(figures.items())
     }
+    counted = [result.success for key, result in results.items() if not complete or key in ERS_KEYS]
     recalls = [table.columns["R@1"], *(table.columns[key] for key, figure in figures.items() if figure.recall)]
+    worst_recall = float(np.min(recalls, axis=0).mean())
     return Summary(
         figures=results,
         ers=nan if whole is None else float(whole.mean()),
         ers_low=float(low[-1]),
         ers_high=float(high[-1]),
-        ars=100 - float(np.nanmean([result.success for result in results.values()])),
-        worst_recall=float(np.min(recalls, axis=0).mean()),
+        ars=100 - float(np.nanmean(counted)),
+        worst_recall=worst_recall,
+        worst_case_recall=worst_recall if set(_RECALL_KEYS) <= set(figures) else nan,
         worst_score=float(np.clip(scores, 0, 100).min(axis=1).mean()),
         recall_at_1=float(table.columns["R@1"].mean()),
         n=len(table.rows),

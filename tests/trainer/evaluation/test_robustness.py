@@ -118,6 +118,9 @@ def test_full_scorecard(small: Small, tmp_path: Path) -> None:
         assert result.low <= result.value <= result.high
     assert card.figures["TMA"].success > 20
     assert card.worst_recall <= min(card.recall_at_1, *(card.figures[k].value for k in ("ES:R", "LTM", "GTM")))
+    survived = [card.per_image.columns[key] == 100 for key in ("R@1", "ES:R", "LTM", "GTM", "MARGIN")]
+    assert card.worst_case_recall == card.worst_recall == pytest.approx(100 * np.all(survived, axis=0).mean())
+    assert card.figures["MARGIN"].value < min(card.figures[key].value for key in ("ES:R", "LTM", "GTM"))
     assert card.worst_score <= card.ers
     assert card.n == 30
     assert card.gallery == 200
