@@ -85,9 +85,9 @@ class Batching:
     wait_ms: float = 2.0
     """Milliseconds that an idle network waits for images that are being decoded. A lone query never waits."""
     pending: int = 256
-    """Most queries admitted but not answered yet; beyond it, requests get a 429."""
+    """Most queries admitted but not answered yet, half of them for one caller; beyond it, requests get a 429."""
     decoders: int = 0
-    """Threads that decode images; 0: one per usable core."""
+    """Threads that decode images of one caller; 0: one per usable core. One more decodes those of others."""
 
     def __post_init__(self) -> None:
         _check_at_least(self, 0)

@@ -63,14 +63,18 @@ class Endpoints:
         options = SearchParameters.of(request).options()
         async with self._bodies.read(request) as body:
             data = await read_image(body, request)
-            answer = await cancel_on_disconnect(request, self._service.search(ImageQuery(data=data), options))
+            answer = await cancel_on_disconnect(
+                request, self._service.search(ImageQuery(data=data), options, caller=_caller(request))
+            )
         return _json(schemas.search_json(answer), headers=schemas.server_timing(answer))
 
     async def search_id(self, request: Request) -> Response:
         """Find the items most similar to an indexed item."""
         parameters = ItemSearchParameters.of(request)
         query = IdQuery(id=parameters.id)
-        answer = await cancel_on_disconnect(request, self._service.search(query, parameters.options()))
+        answer = await cancel_on_disconnect(
+            request, self._service.search(query, parameters.options(), caller=_caller(request))
+        )
         return _json(schemas.search_json(answer), headers=schemas.server_timing(answer))
 
     async def search_batch(self, request: Request) -> Response:
@@ -84,7 +88,9 @@ class Endpoints:
             fields = await read_fields(body, request, allowed={"images": most, "ids": most}, most=most)
             self._access.take(request, len(fields) - 1)
             queries = [_query_of(field) for field in fields]
-            answers = await cancel_on_disconnect(request, self._service.search_many(queries, options))
+            answers = await cancel_on_disconnect(
+                request, self._service.search_many(queries, options, caller=_caller(request))
+            )
         request_id = request.state.id
         return _json(
             {
@@ -145,6 +151,7 @@ class Endpoints:
                     fields["image"].content,
                     label=fields["label"].text() if "label" in fields else None,
                     metadata=_metadata(fields.get("metadata")),
+                    caller=_caller(request),
                 ),
             )
         return _json({"item": schemas.item_json(item), "new": new}, status=201 if new else 200)
@@ -308,6 +315,12 @@ def v1_router(endpoints: Endpoints, access: AccessControl) -> APIRouter:
     add("GET", "/stats", endpoints.stats, "Get models, indexes and limits", tag="stats",
         response_model=schemas.StatsOut)  # fmt: skip
     return router
+
+
+def _caller(request: Request) -> str:
+    """Return the caller as the rate limit counts it."""
+    name: str = request.state.caller.name
+    return name
 
 
 def _query_of(field: FormField) -> SearchQuery:

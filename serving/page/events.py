@@ -21,6 +21,8 @@ from hardrank.serving.store.items import Item
 ALL: Final = ""
 """The value of a control that restricts nothing: all models, all labels."""
 DEFAULT_RESULTS: Final = 12
+_CALLER: Final = "page"
+"""The name under which all visitors share decoders and pending queries with callers of the API."""
 _MAX_RESULTS: Final = 48
 _MAX_LABELS: Final = 1000
 """Labels in the list, most frequent first. Others can be typed."""
@@ -98,7 +100,7 @@ class PageEvents:
             data = await self._uploads.read(query.name)
             if data is None:
                 raise UndecodableImageError("The uploaded image has expired. Upload it again.")
-            answer = await self._service.search(ImageQuery(data=data), options)
+            answer = await self._service.search(ImageQuery(data=data), options, caller=_CALLER)
             return await self._render(answer, options, query="your image")
         except Exception as error:
             problem = problem_of(error, request_id=uuid4().hex)
@@ -106,7 +108,7 @@ class PageEvents:
 
     async def _search_by_id(self, id: str, options: SearchOptions) -> str:
         item = await self._service.item(id)
-        answer = await self._service.search(IdQuery(id=id), options)
+        answer = await self._service.search(IdQuery(id=id), options, caller=_CALLER)
         name = id if item.label is None else f"{item.label}, {id}"
         return await self._render(answer, options, query=name, item=item)
 

@@ -1,6 +1,7 @@
 """Admission control: a bounded number of pending queries, none before the warm-up or during shutdown."""
 
 import math
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from time import perf_counter
@@ -34,20 +35,33 @@ class ShuttingDownError(HardrankError):
 
 
 class Admission:
-    """Bounds the number of queries that are admitted but not answered yet. Used from one event loop."""
+    """Bounds the number of queries that are admitted but not answered yet. Used from one event loop.
+
+    A named caller gets half of them at most, so that others are admitted whatever one caller sends.
+    """
 
     def __init__(self, limit: int) -> None:
         self._limit = limit
+        self._share = math.ceil(limit / 2)
         self._mean_s = 0.0
+        self._by_caller: Counter[str] = Counter()
         self.pending = 0
         """Queries admitted but not answered yet."""
 
     @contextmanager
-    def enter(self, count: int = 1) -> Iterator[None]:
+    def enter(self, count: int = 1, *, caller: str = "") -> Iterator[None]:
         """Count `count` queries as pending during the block; raises `OverloadedError` if that exceeds the limit."""
-        if count > self._limit:
+        limit = self._share if caller else self._limit
+        if count > limit:
             raise OverloadedError(
-                f"{count} queries in one request exceed the limit of {self._limit} pending queries; send fewer"
+                f"{count} queries in one request exceed the limit of {limit} pending queries; send fewer"
+            )
+        if caller and self._by_caller[caller] + count > limit:
+            retry = self.retry_after_s
+            raise OverloadedError(
+                f"{self._by_caller[caller]} of at most {limit} queries of this caller are pending; try again in "
+                f"{retry} s",
+                retry_after_s=retry,
             )
         if self.pending + count > self._limit:
             retry = self.retry_after_s
@@ -56,11 +70,15 @@ class Admission:
                 retry_after_s=retry,
             )
         self.pending += count
+        self._by_caller[caller] += count
         began = perf_counter()
         try:
             yield
         finally:
             self.pending -= count
+            self._by_caller[caller] -= count
+            if not self._by_caller[caller]:
+                del self._by_caller[caller]
             self._mean_s = _SMOOTHING * self._mean_s + (1 - _SMOOTHING) * (perf_counter() - began)
 
     @property

@@ -7,13 +7,13 @@ next one. Only if more jobs are announced and the batch is not full does it wait
 import asyncio
 import logging
 import threading
-from collections import deque
+from collections import Counter, OrderedDict, deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from time import perf_counter
-from typing import Final, Generic, TypeVar
+from typing import Any, Final, Generic, TypeVar
 
 from hardrank.serving.search.admission import ShuttingDownError
 
@@ -178,19 +178,69 @@ class Batcher(Generic[Job, Result]):
 
 
 class ThreadPool:
-    """A fixed number of threads for blocking calls. Used from one event loop."""
+    """A fixed number of threads for blocking calls, shared fairly. Used from one event loop.
 
-    def __init__(self, threads: int, name: str) -> None:
-        self._executor = ThreadPoolExecutor(threads, name)
+    Waiting calls start in turn by caller, and no caller has more than `threads` running. `spare` further threads remain
+    for the calls of others.
+    """
 
-    async def run(self, call: Callable[[], Result]) -> Result:
-        """Run `call` in a thread; raises what it raises, and `ShuttingDownError` after `close`."""
-        try:
-            future = asyncio.get_running_loop().run_in_executor(self._executor, call)
-        except RuntimeError as error:  # the executor was shut down
-            raise ShuttingDownError from error
+    def __init__(self, threads: int, name: str, *, spare: int = 0) -> None:
+        self._executor = ThreadPoolExecutor(threads + spare, name)
+        self._free = threads + spare
+        self._share = threads
+        self._running: Counter[str] = Counter()
+        self._waiting: OrderedDict[str, deque[tuple[Callable[[], Any], asyncio.Future[Any]]]] = OrderedDict()
+        self._closing = False
+        self._idle = asyncio.Event()
+        self._idle.set()
+
+    async def run(self, call: Callable[[], Result], *, caller: str = "") -> Result:
+        """Run `call` in a thread; raises what it raises, and `ShuttingDownError` after `close`.
+
+        A call that is cancelled while it waits never runs.
+        """
+        if self._closing:
+            raise ShuttingDownError
+        future: asyncio.Future[Result] = asyncio.get_running_loop().create_future()
+        self._waiting.setdefault(caller, deque()).append((call, future))
+        self._idle.clear()
+        self._start()
         return await future
 
     async def close(self) -> None:
         """Finish the accepted calls and end the threads."""
+        self._closing = True
+        await self._idle.wait()
         await asyncio.to_thread(self._executor.shutdown)
+
+    def _start(self) -> None:
+        """Start waiting calls while threads are free, then note whether any are left."""
+        while self._free and (caller := self._next_caller()) is not None:
+            call, future = self._waiting[caller].popleft()
+            self._waiting.move_to_end(caller)
+            if not self._waiting[caller]:
+                del self._waiting[caller]
+            if future.done():  # cancelled by its caller
+                continue
+            self._free -= 1
+            self._running[caller] += 1
+            done = asyncio.get_running_loop().run_in_executor(self._executor, call)
+            done.add_done_callback(lambda done, caller=caller, future=future: self._finish(caller, future, done))  # type: ignore[misc]
+        if not self._waiting and not self._running:
+            self._idle.set()
+
+    def _next_caller(self) -> str | None:
+        return next((caller for caller in self._waiting if self._running[caller] < self._share), None)
+
+    def _finish(self, caller: str, future: asyncio.Future[Any], done: asyncio.Future[Any]) -> None:
+        self._free += 1
+        self._running[caller] -= 1
+        if not self._running[caller]:
+            del self._running[caller]
+        error = done.exception()
+        if not future.done():  # else cancelled by its caller
+            if error is None:
+                future.set_result(done.result())
+            else:
+                future.set_exception(error)
+        self._start()

@@ -1,7 +1,7 @@
 """The stages of a query: decode, embed, search. None of them blocks the event loop.
 
-Images are decoded in several threads. The networks share one thread and the indexes another; both process the queries
-of all callers in batches.
+Images are decoded in several threads, in turn by caller. The networks share one thread and the indexes another; both
+process the queries of all callers in batches.
 """
 
 import asyncio
@@ -63,7 +63,7 @@ class Pipeline:
         self._metrics = metrics
         self._limits = settings.limits.decoding
         self._batch = settings.batching.batch
-        self._decoders = ThreadPool(settings.batching.decoders or usable_cores(), "decode")
+        self._decoders = ThreadPool(settings.batching.decoders or usable_cores(), "decode", spare=1)
         self._embedding = Batcher[EmbedJob, EmbedResult](
             EmbedStep(models, chunk=settings.batching.chunk),
             name="embed",
@@ -91,10 +91,10 @@ class Pipeline:
         """Number of images waiting for the network."""
         return self._embedding.waiting
 
-    async def answer(self, query: Query, options: ResolvedOptions) -> SearchAnswer:
+    async def answer(self, query: Query, options: ResolvedOptions, *, caller: str = "") -> SearchAnswer:
         """Answer a query; raises as `SearchService.search`."""
         if isinstance(query, ImageQuery):
-            image = await self.embed(query.data, options.models)
+            image = await self.embed(query.data, options.models, caller=caller)
             vectors, id = image.embedded.result.vectors, None
         else:
             image, vectors, id = None, None, query.id
@@ -118,12 +118,16 @@ class Pipeline:
             disagreement=found.disagreement,
         )
 
-    async def embed(self, data: bytes, keys: tuple[str, ...], *, thumbnail: bool = False) -> EmbeddedImage:
+    async def embed(
+        self, data: bytes, keys: tuple[str, ...], *, thumbnail: bool = False, caller: str = ""
+    ) -> EmbeddedImage:
         """Decode an image and embed it with the networks of `keys`; raises `UndecodableImageError`."""
         sizes = tuple({self._models[key].engine.preprocessing for key in keys})
         began = perf_counter()
         with self._embedding.expecting():
-            image = await self._decoders.run(lambda: _decode(data, sizes, self._limits, thumbnail=thumbnail))
+            image = await self._decoders.run(
+                lambda: _decode(data, sizes, self._limits, thumbnail=thumbnail), caller=caller
+            )
             decode_s = perf_counter() - began
         embedded = await self._embedding.submit(EmbedJob(models=keys, pixels=image.pixels))
         return EmbeddedImage(image=image, decode_s=decode_s, embedded=embedded)

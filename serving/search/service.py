@@ -78,26 +78,30 @@ class SearchService:
 
     # ------------------------------------------------------------------ search
 
-    async def search(self, query: Query, options: SearchOptions) -> SearchAnswer:
+    async def search(self, query: Query, options: SearchOptions, *, caller: str = "") -> SearchAnswer:
         """Find the items most similar to an image or to an indexed item.
+
+        Callers with a name share decoders and pending queries fairly.
 
         Raises `UndecodableImageError`, `UnknownItemError`, `InvalidSearchError`, `UnknownLabelError`,
         `UnknownModelError`, `OverloadedError`.
         """
         resolved = self._resolve(options)
-        with self.admission.enter():
-            return await self._pipeline.answer(query, resolved)
+        with self.admission.enter(caller=caller):
+            return await self._pipeline.answer(query, resolved, caller=caller)
 
-    async def search_many(self, queries: Sequence[Query], options: SearchOptions) -> list[SearchAnswer | HardrankError]:
+    async def search_many(
+        self, queries: Sequence[Query], options: SearchOptions, *, caller: str = ""
+    ) -> list[SearchAnswer | HardrankError]:
         """Answer several queries: all are admitted or none. An error of one query is returned in its place."""
         resolved = self._resolve(options)
         if not 1 <= len(queries) <= self.settings.limits.batch_queries:
             raise InvalidSearchError(
                 f"the batch has {len(queries)} queries; send 1 to {self.settings.limits.batch_queries}"
             )
-        with self.admission.enter(len(queries)):
+        with self.admission.enter(len(queries), caller=caller):
             answers = await asyncio.gather(
-                *(self._pipeline.answer(query, resolved) for query in queries), return_exceptions=True
+                *(self._pipeline.answer(query, resolved, caller=caller) for query in queries), return_exceptions=True
             )
         for answer in answers:
             if isinstance(answer, BaseException) and not isinstance(answer, HardrankError):
@@ -145,7 +149,13 @@ class SearchService:
         return await asyncio.to_thread(lambda: thumbnail_of(first_with_item(self.models, id).index, id))
 
     async def add(
-        self, id: str, data: bytes, *, label: str | None = None, metadata: Mapping[str, Scalar] | None = None
+        self,
+        id: str,
+        data: bytes,
+        *,
+        label: str | None = None,
+        metadata: Mapping[str, Scalar] | None = None,
+        caller: str = "",
     ) -> tuple[Item, bool]:
         """Add an image to the indexes of all models; returns the item, and whether it is new.
 
@@ -161,8 +171,8 @@ class SearchService:
             source_sha256=hashlib.sha256(data).hexdigest(),
             metadata=metadata or {},
         )
-        with self.admission.enter():
-            embedded = await self._pipeline.embed(data, tuple(self.models), thumbnail=True)
+        with self.admission.enter(caller=caller):
+            embedded = await self._pipeline.embed(data, tuple(self.models), thumbnail=True, caller=caller)
             image = embedded.image
             items = {
                 key: replace(draft, vector=vector, thumbnail=image.thumbnail, width=image.width, height=image.height)

@@ -12,6 +12,7 @@ from benchmarks.command import RESULTS, ROOT
 TINY = {
     "allocation": "",
     "attacks": "--bundle {zoo}/demo-robust",
+    "hostile_images": "",
     "hm_step": "--bundle {zoo}/demo-robust",
     "index_build": "",
     "index_million": "",

@@ -27,11 +27,11 @@ class RecordingService(SearchService):
         self.searches: list[tuple[Query, SearchOptions]] = []
         self.failure: BaseException | None = None
 
-    async def search(self, query: Query, options: SearchOptions) -> SearchAnswer:
+    async def search(self, query: Query, options: SearchOptions, *, caller: str = "") -> SearchAnswer:
         self.searches.append((query, options))
         if self.failure is not None:
             raise self.failure
-        return await super().search(query, options)
+        return await super().search(query, options, caller=caller)
 
     def images(self) -> list[bytes]:
         """The bytes of all images that were searched with, in order."""

@@ -398,8 +398,8 @@ def test_too_many_bytes_in_memory_get_a_429(tmp_path: Path, engine: Engine) -> N
         _check_problem(served.client.post("/v1/search", content=b"x" * 1000, headers=BYTES), 422)
 
 
-def test_too_many_pending_queries_get_a_429(tmp_path: Path, engine: Engine) -> None:
-    with serve(tmp_path, (engine,), settings=Settings(batching=Batching(pending=2))) as served:
+def test_more_than_half_of_the_pending_queries_get_a_429(tmp_path: Path, engine: Engine) -> None:
+    with serve(tmp_path, (engine,), settings=Settings(batching=Batching(pending=4))) as served:
         three = [("images", ("x", file.data)) for file in served.files[:3]]
         answer = served.client.post("/v1/search/batch?k=1", files=three)
         _check_problem(answer, 429)
@@ -480,3 +480,18 @@ def _check_problem(answer: Any, status: int) -> None:
     assert problem["request_id"] == answer.headers["x-request-id"]
     assert len(problem["detail"]) > 20
     assert not re.search(r"/(tmp|home|usr|root|var|opt|srv)/", problem["detail"])
+
+
+def test_pending_queries_are_counted_by_key(tmp_path: Path, engine: Engine) -> None:
+    one, other = new_key(), new_key()
+    keyring = Keyring([key_entry("one", Role.READ, one), key_entry("other", Role.READ, other)])
+    with serve(tmp_path, (engine,), settings=Settings(batching=Batching(pending=2)), keyring=keyring) as served:
+        admission, data = served.service.admission, served.files[0].data
+        with admission.enter(caller="key one"):
+            statuses = [
+                served.client.post(
+                    "/v1/search?k=1", content=data, headers={**BYTES, "Authorization": f"Bearer {key}"}
+                ).status_code
+                for key in (one, other)
+            ]
+    assert statuses == [429, 200]

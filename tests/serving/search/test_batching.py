@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 import pytest
 
 from hardrank.serving.search.admission import Admission, OverloadedError, ShuttingDownError
-from hardrank.serving.search.batching import Batcher
+from hardrank.serving.search.batching import Batcher, ThreadPool
 from tests.waiting import PATIENCE_S
 
 
@@ -233,3 +233,74 @@ def test_admission_is_all_or_none_and_tells_when_to_retry() -> None:
     with pytest.raises(ValueError, match="inside"), admission.enter(3):
         raise ValueError("inside")
     assert admission.pending == 0
+
+
+def test_admission_gives_one_caller_half() -> None:
+    admission = Admission(4)
+    with admission.enter(2, caller="a"):
+        with pytest.raises(OverloadedError, match="2 of at most 2 queries of this caller"), admission.enter(caller="a"):
+            pass
+        with admission.enter(2, caller="b"):
+            assert admission.pending == 4
+    with pytest.raises(OverloadedError, match="limit of 2"), admission.enter(3, caller="a"):
+        pass
+    with admission.enter(2, caller="a"):
+        assert admission.pending == 2
+
+
+def test_threads_serve_callers_in_turn() -> None:
+    order: list[str] = []
+
+    async def scenario() -> None:
+        pool = ThreadPool(1, "test")
+        release = threading.Event()
+        first = asyncio.create_task(pool.run(release.wait, caller="a"))
+        await asyncio.sleep(0)
+        names = ["a"] * 50 + ["b", "c", "b"]
+        calls = [pool.run(lambda name=name: order.append(name), caller=name) for name in names]  # type: ignore[misc]
+        tasks = [asyncio.create_task(call) for call in calls]
+        await asyncio.sleep(0)
+        release.set()
+        await asyncio.gather(first, *tasks)
+        await pool.close()
+
+    asyncio.run(scenario())
+    assert sorted(order[:5]) == ["a", "a", "b", "b", "c"]
+    assert order[5:] == ["a"] * 48
+
+
+def test_one_caller_never_holds_the_spare_thread() -> None:
+    async def scenario() -> None:
+        pool = ThreadPool(2, "test", spare=1)
+        release = threading.Event()
+        held = [asyncio.create_task(pool.run(release.wait, caller="a")) for _ in range(20)]
+        await asyncio.sleep(0)
+        assert await asyncio.wait_for(pool.run(lambda: 7, caller="b"), 10) == 7
+        release.set()
+        assert all(await asyncio.gather(*held))
+        await pool.close()
+        with pytest.raises(ShuttingDownError):
+            await pool.run(lambda: 7)
+
+    asyncio.run(scenario())
+
+
+def test_threads_pass_on_errors_and_skip_cancelled_calls() -> None:
+    ran: list[int] = []
+
+    async def scenario() -> None:
+        pool = ThreadPool(1, "test")
+        release = threading.Event()
+        running = asyncio.create_task(pool.run(release.wait))
+        waiting = [asyncio.create_task(pool.run(lambda n=n: ran.append(n))) for n in range(4)]  # type: ignore[misc]
+        failing = asyncio.create_task(pool.run(lambda: 1 // 0))
+        await asyncio.sleep(0)
+        waiting[1].cancel()
+        running.cancel()
+        release.set()
+        await asyncio.gather(running, *waiting, failing, return_exceptions=True)
+        assert isinstance(failing.exception(), ZeroDivisionError)
+        await pool.close()
+
+    asyncio.run(scenario())
+    assert ran == [0, 2, 3]

@@ -251,3 +251,18 @@ def test_queries_of_disconnected_callers_never_reach_the_network(
         assert embedded < len(callers)  # else all were embedded before they disconnected, and the test saw nothing
         assert embedded <= after.answered + 3  # and those that had just passed the decoder
         assert read_status(send_search(server.url, paint(1)[0].data)) == 200
+
+
+def test_images_that_are_slow_to_decode_do_not_hold_up_other_callers(tmp_path: Path, engine: Engine) -> None:
+    files = paint(4)
+    service = make_service(tmp_path, (engine,), files, Settings(batching=Batching(decoders=1)))
+
+    async def scenario(service: SearchService) -> None:
+        slow = ImageQuery(data=slow_image())
+        held = [asyncio.create_task(service.search(slow, SearchOptions(), caller="a")) for _ in range(6)]
+        await asyncio.sleep(0)
+        await service.search(ImageQuery(data=files[0].data), SearchOptions(), caller="b")
+        assert not any(task.done() for task in held[1:])
+        await asyncio.gather(*held)
+
+    _run(service, scenario)

@@ -1,0 +1,193 @@
+"""Do images that are expensive to decode make other callers wait?
+
+    python benchmarks/hostile_images.py
+    python benchmarks/hostile_images.py --tiny    # a try, in a minute
+
+One caller sends single queries, first alone, then while another caller sends hostile images over several connections at
+once, one kind after the other. Each caller has its own API key. Half of the kinds are refused from their headers; the
+others are the most expensive that the limits allow. The result has the percentiles of the first caller's queries, their
+ratio to those alone, and the peak memory of the server. It goes to benchmarks/results/hostile_images.json.
+"""
+
+import os
+import sys
+import tempfile
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from http.client import HTTPConnection, HTTPException
+from pathlib import Path
+from typing import Any, ClassVar, Final
+
+import numpy as np
+import torch
+from PIL import Image
+
+from benchmarks.command import BenchmarkOptions, parse_options
+from benchmarks.serving_processes import Server, served
+from benchmarks.serving_scene import prepare
+from hardrank.serving.api.auth import READ_VARIABLE, new_key
+from hardrank.trainer.runtime.environment import hardware, versions
+from tests.models import hostile_images as hostile
+
+LIMIT: Final = 4
+"""Largest acceptable ratio of the 99th percentile under attack to that alone."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Options(BenchmarkOptions):
+    """Options of this benchmark."""
+
+    TINY: ClassVar[dict[str, Any]] = {"queries": 20, "side": 1500, "connections": 4, "items": 500}
+
+    queries: int = 300
+    """Queries of the first caller per attack."""
+    side: int = 6000
+    """Pixels a side of the hostile images that are decoded."""
+    connections: int = 16
+    """Connections of the attacker."""
+    items: int = 10_000
+    """Items of the gallery."""
+
+
+def attacks(side: int) -> Mapping[str, Callable[[], bytes]]:
+    """Return the hostile files by name."""
+    plain = Image.new("RGB", (side, side), (9, 99, 199))
+    scans = max(1, min(90, 900_000_000 // (side * side)))
+    return {
+        "TIFF, one large tile": lambda: hostile.tiff_of_one_large_tile(16_000),
+        "TIFF, 3 million strips": hostile.tiff_of_many_strips,
+        "TIFF, unknown tags": hostile.tiff_of_unknown_tags,
+        "TIFF, floats": lambda: hostile.deflated_tiff(side, side, bits=32, sample_format=3),
+        "JPEG, scans": lambda: hostile.jpeg_of_scans(side, scans),
+        "PNG": lambda: hostile.encoded(plain, "PNG"),
+        "PNG, a million chunks": lambda: hostile.png_with(hostile.png_chunk(b"IDAT", b"") * 1_000_000, plain),
+        "WebP": lambda: hostile.encoded(plain, "WEBP", lossless=True, method=0),
+        "WebP, canvas": lambda: hostile.webp_canvas(16_000, 16_000),
+        "GIF": lambda: hostile.encoded(plain.convert("P"), "GIF"),
+        "GIF, canvas": lambda: hostile.gif_canvas(12_000, 12_000),
+        "BMP, run-length encoded": lambda: hostile.rle_bmp(1900, 1900, b"\1\2" * 190_000),
+    }
+
+
+def search(connection: HTTPConnection, image: bytes, key: str) -> int:
+    """Search with an image; returns the status."""
+    headers = {"Content-Type": "application/octet-stream", "Authorization": f"Bearer {key}"}
+    connection.request("POST", "/v1/search?k=5", body=image, headers=headers)
+    answer = connection.getresponse()
+    answer.read()
+    return answer.status
+
+
+class Attacker:
+    """Sends one image over several connections until the block ends, and samples the memory of the server."""
+
+    def __init__(self, server: Server, image: bytes, key: str, connections: int) -> None:
+        self.statuses: Counter[str] = Counter()
+        self.peak_bytes = 0
+        self._server, self._image, self._key = server, image, key
+        self._stop = threading.Event()
+        self._threads = [threading.Thread(target=self._send) for _ in range(connections)]
+        self._threads.append(threading.Thread(target=self._sample))
+
+    def __enter__(self) -> "Attacker":
+        """Start the attack."""
+        for thread in self._threads:
+            thread.start()
+        time.sleep(0.5)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """End the attack."""
+        self._stop.set()
+        for thread in self._threads:
+            thread.join()
+
+    def _send(self) -> None:
+        connection = self._server.connect()
+        while not self._stop.is_set():
+            try:
+                self.statuses[str(search(connection, self._image, self._key))] += 1
+            except (OSError, HTTPException):  # refused before the body was read
+                self.statuses["closed"] += 1
+                connection.close()
+
+    def _sample(self) -> None:
+        while not self._stop.wait(0.02):
+            self.peak_bytes = max(self.peak_bytes, self._server.memory)
+
+
+def query_ms(server: Server, image: bytes, key: str, count: int) -> list[float]:
+    """Return the milliseconds of single queries."""
+    connection = server.connect()
+    taken = []
+    for _ in range(count):
+        began = time.perf_counter()
+        status = search(connection, image, key)
+        taken.append(1000 * (time.perf_counter() - began))
+        if status != 200:
+            raise SystemExit(f"a query of the first caller got the status {status}")
+    return taken
+
+
+def percentiles(taken: list[float]) -> dict[str, float]:
+    """Return the median and the 99th percentile."""
+    return {"p50_ms": round(float(np.median(taken)), 1), "p99_ms": round(float(np.percentile(taken, 99)), 1)}
+
+
+def measure(options: Options) -> dict[str, Any]:
+    """Measure alone, then under each attack, then alone again."""
+    caller, attacker = new_key(), new_key()
+    os.environ[READ_VARIABLE] = f"{caller},{attacker}"
+    with tempfile.TemporaryDirectory() as folder:
+        scene = prepare(Path(folder), options.items)
+        image = scene.first.read_bytes()
+        with served(scene, "--no-page") as server:
+            query_ms(server, image, caller, 20)
+            before = query_ms(server, image, caller, options.queries)
+            resting = server.memory
+            found = {}
+            for name, make in attacks(options.side).items():
+                data = make()
+                with Attacker(server, data, attacker, options.connections) as attack:
+                    taken = query_ms(server, image, caller, options.queries)
+                found[name] = {
+                    "file_bytes": len(data),
+                    "statuses": dict(attack.statuses),
+                    **percentiles(taken),
+                    "peak_mib_over_resting": round((attack.peak_bytes - resting) / 2**20),
+                }
+                print(name, found[name], file=sys.stderr, flush=True)
+            after = query_ms(server, image, caller, options.queries)
+    alone = percentiles(before + after)
+    for row in found.values():
+        row["p99_over_alone"] = round(row["p99_ms"] / alone["p99_ms"], 2)
+    worst = max(row["p99_over_alone"] for row in found.values())
+    return {"alone": alone, "attacks": found, "worst_p99_over_alone": worst, "limit": LIMIT, "met": worst <= LIMIT}
+
+
+def main() -> int:
+    """Run the benchmark."""
+    options = parse_options(Options, doc=__doc__, file=__file__)
+    result = measure(options)
+    options.write(
+        "hostile_images",
+        {
+            "created": datetime.now(UTC).isoformat(timespec="seconds"),
+            "command": "python " + " ".join(sys.argv),
+            **result,
+            "queries": options.queries,
+            "side": options.side,
+            "connections": options.connections,
+            "hardware": hardware(torch.device("cpu"), low_precision=False),
+            "versions": versions(),
+        },
+    )
+    return 0 if options.tiny or result["met"] else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())
