@@ -149,7 +149,7 @@ def measure(options: Options) -> dict[str, Any]:
             query_ms(server, image, caller, 20)
             before = query_ms(server, image, caller, options.queries)
             resting = server.memory
-            found = {}
+            found: dict[str, dict[str, Any]] = {}
             for name, make in attacks(options.side).items():
                 data = make()
                 with Attacker(server, data, attacker, options.connections) as attack:

@@ -35,7 +35,7 @@ def clients(scene: Scene, options: ServingOptions) -> dict[str, Any]:
     full_batch_s = BATCH / medians[BATCH]
     rate = statistics.median(load["per_second"] for load in loads)
     p99_ms = max(load["p99_ms"] for load in loads)
-    with served(scene, "--no-page", "--pending=32") as server:
+    with served(scene, "--no-page", "--pending=64") as server:
         overload = _load(scene, server, clients=64, seconds=max(3, options.seconds / 4))
     return {
         "clients": 64,

@@ -20,7 +20,7 @@ def soak(scene: Scene, options: ServingOptions) -> dict[str, Any]:
     memory: list[tuple[float, int]] = []
     counts: dict[str, int] = {}
     wrong: list[str] = []
-    with served(scene, "--no-page", "--pending=64") as server:
+    with served(scene, "--no-page", "--pending=128") as server:
         end = threading.Event()
         threads = [
             threading.Thread(target=_repeat, args=(work, server, scene, number, end, counts, wrong))
