@@ -137,8 +137,8 @@ def measure_robustness(
 ) -> Scorecard:
     """Attack some of the gallery's images with each attack, and score how the rankings hold.
 
-    What is drawn depends on `seed`, attack, gallery and query alone, so neither `batch` nor an interruption changes
-    the results.
+    What is drawn depends on `seed`, attack, gallery and query alone. `batch` and interruptions change results only by
+    rounding: embeddings by about 1e-6 in float32, by up to 0.004 in bf16.
 
     Args:
         embed: the network, images (n,3,H,W) → embeddings (n,D) on the unit sphere; it gives the gradients.
