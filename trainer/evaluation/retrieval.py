@@ -26,7 +26,7 @@ class RetrievalMetrics:
     map_at_r: float
     """mAP@R: average precision over the first R = class size − 1 items; the paper's released code fixes R at 10."""
     nmi: float
-    """Normalised mutual information of the classes and one k-means run with as many clusters; it varies with the seed by a few hundredths."""
+    """Normalised mutual information of the classes and one k-means run, which varies with the seed by hundredths."""
     mean_cosine: float
     """Mean cosine of all pairs, in [−1,1]: near 1 the embedding has collapsed."""
     queries: int
