@@ -18,6 +18,7 @@ TINY = {
     "index_million": "",
     "live_attack": "--zoo {zoo}",
     "main_job": "demo --zoo {zoo}",
+    "pretrained_start": "",
     "recipe_cost": "demo demo-paper --zoo {zoo}",
     "serving": "",
     "sessions": "",
