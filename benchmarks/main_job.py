@@ -86,8 +86,8 @@ def table(result: dict[str, Any]) -> str:
     lines += [
         "",
         f"Unseen classes; seed 0; {one['processor']}, {one['cores']} cores, {one['precision']}. ERS is the Empirical "
-        "Robustness Score of the paper, 0 … 100, over ten white-box attacks with ε = 8/255 and 32 steps. The figures "
-        "lie in [main_job.json](benchmarks/results/main_job.json).",
+        "Robustness Score of the paper, 0 … 100, over the ten results of nine white-box attacks with ε = 8/255 and 32 "
+        "steps. The figures lie in [main_job.json](benchmarks/results/main_job.json).",
     ]
     return "\n".join(lines)
 

@@ -92,7 +92,7 @@ def load_card(folder: Path) -> Card:
         The card.
 
     Raises:
-        BundleError: card.json is missing, damaged or of another schema.
+        BundleError: The folder or its card.json does not exist, or the card is damaged or of another schema.
     """
     path = folder / CARD
     restore_folder(folder)
@@ -101,6 +101,11 @@ def load_card(folder: Path) -> Card:
             raise BundleError(f"{path} is larger than {_LARGEST_CARD >> 20} MiB; a card is not")
         content = json.loads(path.read_text(encoding="utf-8"))
     except (FileNotFoundError, NotADirectoryError) as error:
+        if not folder.exists():
+            looked = "" if folder.is_absolute() else f" (looked in {Path.cwd()})"
+            raise BundleError(
+                f"{folder} does not exist{looked}; correct the path, or train a model with `{typed('train')}`"
+            ) from error
         raise BundleError(f"{folder} is not a bundle: it has no {CARD}; train one with `{typed('train')}`") from error
     except OSError as error:
         raise BundleError(f"cannot read {path}: {error.strerror}") from error

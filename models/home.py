@@ -1,4 +1,4 @@
-"""Where runs, bundles and drawn images are written by default, and what the commands are called."""
+"""Where runs, bundles and the demo data set are written by default, and what the commands are called."""
 
 import sys
 from pathlib import Path

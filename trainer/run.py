@@ -82,7 +82,7 @@ def _split(arguments: Sequence[str]) -> tuple[str, Sequence[str]]:
 def _description(recipe: str) -> str:
     program = typed("train")
     examples = {
-        program: "the embedded data set; takes a few minutes",
+        program: "the demo data set; about 12 minutes on two cores",
         f"{program} folder --data.root ~/photos": "your own images, in a folder for each class",
         f"{program} cub --help": "the options, with the defaults of a recipe",
         f'{program} --robust.defense "ACT[R]"': "another defense",
@@ -210,11 +210,9 @@ _OF_RESULTS: Final = frozenset({CheckKind.NOISE_BEATS_ATTACK, CheckKind.SEED_VAR
 
 
 def _shown(path: Path) -> str:
-    """Return the path relative to the working directory, if it is below it."""
-    try:
-        return str(path.resolve().relative_to(Path.cwd()))
-    except ValueError:
-        return str(path)
+    """Return the path relative to the working directory if it is below it, else the absolute path."""
+    absolute = path.resolve()
+    return str(absolute.relative_to(Path.cwd()) if absolute.is_relative_to(Path.cwd()) else absolute)
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
 """Compare defenses: train and measure rows of defenses on one data set, with the same seeds.
 
 STUDY is the name of a study that comes with hardrank, or a YAML file (see docs/training.md). Each of its rows is
-trained and attacked. Results, a table and plots are written to docs/results/STUDY. Finished trials are kept: run the
+trained and attacked. Results, a table and plots are written to studies/STUDY. Finished trials are kept: run the
 same command again to continue after an interruption, or to train rows that you have added.
 """
 
@@ -30,7 +30,7 @@ from hardrank.trainer.studies.samplers import measure_samplers
 from hardrank.trainer.studies.table import summarise, write_table
 from hardrank.trainer.studies.trial import StudyRun
 
-_DEFAULT_STUDY: Final = "caltech101"
+_DEFAULT_STUDY: Final = "demo"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,8 +45,8 @@ class Command:
     """Run only the rows whose title contains this text. The table shows all finished rows."""
     data_root: Path | None = None
     """Folder of the images, if it is not the one of the recipe."""
-    results: Path = ROOT / "docs" / "results"
-    """Results are written to a folder of the study's name in here."""
+    results: Path = ROOT / "studies"
+    """Folder for results; each study gets a folder of its name in it. docs/results has the published ones."""
     launch: Annotated[Launch, tyro.conf.arg(name="")] = field(default_factory=Launch)
 
 
@@ -86,7 +86,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _description() -> str:
     program = typed("study")
     examples = {
-        f"{program} demo": "compare recipes on the embedded data set",
+        f"{program} demo": "compare recipes on the demo data set",
         f"{program} caltech101 --only EST": "run some rows only",
         f"{program} mine.yaml --jobs 2": "run your own study, two trials at a time",
     }

@@ -33,7 +33,7 @@ BENIGN, ROBUST = (ROOT / "models" / "zoo" / f"demo-{kind}" for kind in ("benign"
 QUERY_CLASS: Final = "cushion-teal-marble-matte"
 """The first image of this class is the query."""
 RESIZE, MARGIN = 72, 4
-"""Side of the demo images, and the margin that the centre crop removes on each side, in pixels."""
+"""Side of the images of the demo data set, and the margin that the centre crop removes on each side, in pixels."""
 
 
 def main(page: Literal["all", "search", "audit"] = "all", out: Path = IMAGES) -> None:

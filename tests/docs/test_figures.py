@@ -5,7 +5,7 @@ from xml.etree import ElementTree
 
 from docs.figures.draw_sketches import IMAGES, attacks, defenses
 from hardrank.trainer.attacks.registry import ATTACKS
-from hardrank.trainer.defenses import DEFENSES
+from hardrank.trainer.defenses.registry import DEFENSES
 from hardrank.trainer.runtime.launch import ROOT
 
 

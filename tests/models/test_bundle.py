@@ -150,6 +150,17 @@ def _edit(bundle: Path, change: Callable[[dict[str, Any]], object]) -> None:
     (bundle / "card.json").write_text(json.dumps(card), encoding="utf-8")
 
 
+def test_a_folder_that_does_not_exist_is_named_with_the_place_of_the_search(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(BundleError, match="zoo/absent does not exist") as relative:
+        load_card(Path("zoo/absent"))
+    assert str(tmp_path) in str(relative.value)
+    with pytest.raises(BundleError, match="absent does not exist;"):
+        load_card(tmp_path / "absent")
+
+
 @pytest.mark.parametrize(
     ("damage", "message"),
     [

@@ -56,7 +56,7 @@ def test_errors_are_one_line_and_exit_with_status_2(
         "give both --model": [*model, *out],
         "not both": [*model, *images, "--from-run", "runs/x", *out],
         "is not a bundle": ["--model", str(tmp_path), *images, *out],
-        "new [old] x[/] is not a bundle": ["--model", str(tmp_path / "new [old] x[/]"), *images, *out],
+        "new [old] x[/] does not exist": ["--model", str(tmp_path / "new [old] x[/]"), *images, *out],
         "neither a folder of images": [*model, "--images", str(tmp_path / "absent"), *out],
         "belongs to the model tiny-benign": ["--model", str(robust_bundle), *images, *out],
         "other values of structure": [*model, *images, *out, "--structure", "hnsw"],

@@ -72,6 +72,16 @@ def test_square_brackets_in_names_are_printed_literally(
     assert printed.count("new [old] x[/]") == 4, "two bundles, the log, and how to load one"
 
 
+def test_bundles_outside_the_working_directory_are_printed_with_absolute_paths(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    monkeypatch.chdir(elsewhere)
+    print_results(Path("../clone"), monkeypatch, {"benign": [], "robust": []})
+    assert f"  {tmp_path / 'clone' / 'mine-robust'}\n" in capsys.readouterr().out
+
+
 def test_models_without_a_failed_check_have_no_caution(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

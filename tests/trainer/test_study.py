@@ -375,6 +375,12 @@ def test_invalid_options_are_errors_before_anything_is_written(
     assert not (tmp_path / "runs").exists()
 
 
+def test_the_published_results_are_not_written_by_default() -> None:
+    command = Command()
+    assert command.study == "demo"
+    assert command.results == ROOT / "studies"
+
+
 def results_of_study(name: str) -> tuple[dict[str, Any], list[dict[str, Any]]]:
     """The table and the trials in docs/results."""
     folder = ROOT / "docs" / "results" / name

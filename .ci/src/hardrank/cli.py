@@ -32,7 +32,7 @@ _HELP: Final = """usage: hardrank COMMAND [options]
 
 Train image search that withstands adversarial attacks, serve it, and measure how far attacks move its rankings.
 
-1. Train. `folder` takes your own images, a folder for each class; without arguments the drawn demo images are used.
+1. Train. `folder` takes your own images, a folder for each class; without arguments the demo data set is used.
 
      hardrank train folder --data.root photos --name photos
 
