@@ -112,7 +112,8 @@ class AttackArguments:
         tuple[str, ...],
         tyro.conf.arg(
             metavar="NAME [NAME ...]",
-            help=f"`all` (those of the scorecard: {', '.join(SCORECARD)}), or some of {', '.join(ATTACKS)}.",
+            help=f"`all` (those of the scorecard: {', '.join(SCORECARD)}; the first nine give the ten results of ERS), "
+            f"or some of {', '.join(ATTACKS)}.",
         ),
     ] = (_ALL,)
     attacked: int = 500
