@@ -209,7 +209,9 @@ def test_close_answers_accepted_requests(tmp_path: Path, engine: Engine) -> None
     assert [task.result().by_model["benign"].matches[0].item.id for task in tasks] == [file.id for file in files * 4]
 
 
-def test_as_many_decoders_as_usable_cores(tmp_path: Path, engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_as_many_decoders_as_usable_cores_and_a_spare_one(
+    tmp_path: Path, engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv(THREADS_VARIABLE, "1")
     files = paint(16)
     service = make_service(tmp_path, (engine,), files)
@@ -220,7 +222,7 @@ def test_as_many_decoders_as_usable_cores(tmp_path: Path, engine: Engine, monkey
         threads.update(thread.name for thread in threading.enumerate() if thread.name.startswith("decode"))
 
     _run(service, scenario)
-    assert len(threads) == 1
+    assert 1 <= len(threads) <= 2
 
 
 def test_models_need_different_keys(tmp_path: Path, engine: Engine) -> None:
