@@ -51,8 +51,8 @@ from hardrank.audit_app.report.build import settings_of
 from hardrank.audit_app.report.files import HTML, JSON, write_report
 from hardrank.audit_app.results.gate import (
     MEASURES,
+    GateLimits,
     LimitResult,
-    Limits,
     check_comparable,
     check_limits,
     judge,
@@ -224,11 +224,11 @@ class Command:
 
 
 @dataclass(frozen=True, kw_only=True)
-class AuditJob:
-    """What the command is told to do."""
+class AuditCommandOptions:
+    """Options of the command, checked."""
 
     request: AuditRequest
-    limits: Limits
+    limits: GateLimits
     baseline: Path | None
     out: Path
 
@@ -251,14 +251,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         errors.print("interrupted; finished parts are kept, and the same command continues from there")
         return 130
-    _conclude(console, report, job.out)
+    _print_summary(console, report, job.out)
     for limit in checked:
         mark = "[green]passed[/]" if limit.passed else "[bold red]FAILED[/]"
         console.print(f"{mark} {_plain(limit.line)}", highlight=False, soft_wrap=True)
     return 0 if all(limit.passed for limit in checked) else 1
 
 
-def read_job(arguments: Sequence[str]) -> AuditJob:
+def read_job(arguments: Sequence[str]) -> AuditCommandOptions:
     """Read the arguments; raises subclasses of `HardrankError` for invalid ones."""
     command = tyro.cli(
         Command,
@@ -282,7 +282,7 @@ def read_job(arguments: Sequence[str]) -> AuditJob:
         curves=tuple(_curve(texts) for texts in command.curves.curve),
         curve_attacked=command.curves.curve_attacked,
     )
-    return AuditJob(
+    return AuditCommandOptions(
         request=AuditRequest(
             models=command.models,
             gallery=_gallery(command.images),
@@ -290,7 +290,7 @@ def read_job(arguments: Sequence[str]) -> AuditJob:
             loading=command.loading.options(),
             surrogate=blackbox.surrogate,
         ),
-        limits=Limits(
+        limits=GateLimits(
             under=parse_limits(command.limits.fail_under), drop=parse_limits(command.limits.fail_drop, default="ERS")
         ),
         baseline=command.limits.baseline,
@@ -299,7 +299,7 @@ def read_job(arguments: Sequence[str]) -> AuditJob:
 
 
 def carry_out(
-    job: AuditJob, arguments: Sequence[str], progress: ConsoleProgress
+    job: AuditCommandOptions, arguments: Sequence[str], progress: ConsoleProgress
 ) -> tuple[AuditReport, list[LimitResult]]:
     """Audit, write the report, and check the limits."""
     request = job.request
@@ -352,7 +352,7 @@ def _curve(texts: Sequence[str]) -> Curve:
         raise AuditError(f"--curve {name}: {error}") from error
 
 
-def _conclude(console: Console, report: AuditReport, out: Path) -> None:
+def _print_summary(console: Console, report: AuditReport, out: Path) -> None:
     """Print the table and the paths of the report."""
     table = Table(title=f"{report.settings.attacked} of {report.settings.gallery.items} images attacked")
     table.add_column("")

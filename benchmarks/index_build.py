@@ -67,7 +67,7 @@ def write_images(root: Path, count: int) -> Path:
 
 
 def timed(work: Callable[[], object]) -> float:
-    """Give the seconds that something takes."""
+    """Return the seconds that something takes."""
     began = time.perf_counter()
     work()
     return time.perf_counter() - began

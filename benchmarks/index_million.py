@@ -86,7 +86,7 @@ class Draw:
     seed: int = 0
 
     def vectors(self, count: int, *, total: int, part: int) -> Vectors:
-        """Give (count,D) of norm 1: part `part` of a gallery of `total` items; every part is another."""
+        """Return (count,D) of norm 1: part `part` of a gallery of `total` items; every part is another."""
         spectrum = np.arange(1, self.dimension + 1, dtype=np.float32) ** (-self.decay / 2)
         classes = max(1, total // self.items_a_class)
         generator = np.random.default_rng([self.seed, 2, part])
@@ -123,7 +123,7 @@ def most_memory() -> float:
 
 
 def percentiles(seconds: list[float]) -> dict[str, float]:
-    """Give p50, p95 and p99 in milliseconds."""
+    """Return p50, p95 and p99 in milliseconds."""
     return {f"p{q}_ms": round(1000 * float(np.percentile(seconds, q)), 3) for q in (50, 95, 99)}
 
 
@@ -140,7 +140,7 @@ def fill(index: SearchIndex, draw: Draw, count: int) -> float:
 
 
 def measure(index: SearchIndex, queries: Vectors) -> dict[str, float]:
-    """Give recall@10 against exact search, and the latency of single queries."""
+    """Measure recall@10 against exact search, and the latency of single queries."""
     snapshot = index.snapshot
     near = nearest_in_range(queries, snapshot.vectors, K, start=0, alive=snapshot.alive)
     for query in queries[:20]:
@@ -305,7 +305,7 @@ def _shown() -> Any:
 
 
 def places(folder: Path | None) -> Iterator[Path]:
-    """Give the folder of the index; a temporary one is removed afterwards."""
+    """Yield the folder of the index; a temporary one is removed afterwards."""
     if folder is not None:
         yield folder
         return

@@ -204,4 +204,4 @@ def _without_classifier(model: nn.Module, name: str) -> nn.Module:
             parent, _, child = paths[-1].rpartition(".")
             setattr(model.get_submodule(parent), child, nn.Identity())
             return model
-    raise BackboneError(f"{name} has no classifier to replace, so it gives no features to embed")
+    raise BackboneError(f"{name} has no classifier to replace, so it exposes no features")

@@ -181,7 +181,7 @@ def _replacement(norm: nn.Module) -> nn.Module | None:
 
 
 def _without_norms(backbone: nn.Module, pairs: Iterable[FoldedPair]) -> nn.Module:
-    """Give each convolution of `pairs` a bias, and replace each norm."""
+    """Add a bias to each convolution of `pairs`, and replace each norm."""
     for pair in pairs:
         conv: Any = backbone.get_submodule(pair.conv)
         if conv.bias is None:

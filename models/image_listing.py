@@ -208,7 +208,7 @@ def _unreadable(root: Path, error: OSError) -> ListingError:
 
 @dataclass(frozen=True)
 class _Found:
-    """A file or folder on the way through a tree."""
+    """A file or folder found while walking a tree."""
 
     path: Path
     name: str

@@ -319,7 +319,7 @@ def _by_name(state: State, wanted: State) -> dict[str, Tensor] | None:
 
 
 def _by_order(state: State, reference: State, wanted: State) -> dict[str, Tensor] | None:
-    """Give the tensors the names of `reference`, if they have the same order, shapes and kinds (weight, bias, …)."""
+    """Rename the tensors as in `reference`, if they have the same order, shapes and kinds (weight, bias, …)."""
     given, known = _ordered(state), _ordered(reference)
     if [_shape_and_kind(*entry) for entry in given] != [_shape_and_kind(*entry) for entry in known]:
         return None

@@ -33,7 +33,7 @@ from rich.markup import escape
 from hardrank.models.errors import HardrankError
 from hardrank.models.home import typed
 from hardrank.serving.api.app import create_api
-from hardrank.serving.api.auth import Keyring, Role, keys_of_environment, read_keys
+from hardrank.serving.api.auth import Keyring, KeyRole, keys_of_environment, read_keys
 from hardrank.serving.api.protocol import limited_protocol
 from hardrank.serving.engine import Device, Engine
 from hardrank.serving.index.search_index import SearchIndex
@@ -55,7 +55,7 @@ Examples:
       the five most similar items as JSON; http://127.0.0.1:7860/docs documents the API
 """
 _SOURCE: Final = re.compile(r"(?:(?P<key>[A-Za-z0-9._\-]+):)?(?P<bundle>[^=]+)=(?P<index>.+)")
-_ROLES: Final = {Anonymous.NOTHING: Role.NOTHING, Anonymous.READ: Role.READ, Anonymous.WRITE: Role.WRITE}
+_ROLES: Final = {Anonymous.NOTHING: KeyRole.NOTHING, Anonymous.READ: KeyRole.READ, Anonymous.WRITE: KeyRole.WRITE}
 _RESERVED_DESCRIPTORS: Final = 96
 """File descriptors for everything but connections: indexes, images, libraries."""
 _SWITCH_S: Final = 0.001
@@ -262,9 +262,9 @@ def _announce(console: Console, service: SearchService, settings: Settings, list
 
 def _warn(errors: Console, settings: Settings, keyring: Keyring) -> None:
     """Warn about what anyone on the network may do without a key."""
-    if settings.network.loopback or keyring.anonymous is Role.NOTHING:
+    if settings.network.loopback or keyring.anonymous is KeyRole.NOTHING:
         return
-    what = "search, add and delete items" if keyring.anonymous is Role.WRITE else "search"
+    what = "search, add and delete items" if keyring.anonymous is KeyRole.WRITE else "search"
     errors.print(
         f"[bold red]warning[/]: anyone who can reach {escape(settings.network.host)} may {what} without a key. "
         f"Make a key with `{typed('keys')} add keys.json NAME` and use --api-keys keys.json, or use "
@@ -290,7 +290,7 @@ class _Login:
 
 
 def _login(keyring: Keyring) -> _Login | None:
-    return _Login(keyring) if keyring.anonymous is Role.NOTHING else None
+    return _Login(keyring) if keyring.anonymous is KeyRole.NOTHING else None
 
 
 if __name__ == "__main__":

@@ -15,7 +15,7 @@ import tyro
 
 from hardrank.models.errors import HardrankError
 from hardrank.models.home import typed
-from hardrank.serving.api.auth import ApiKeyError, Role, key_entry, new_key, read_keys, write_keys
+from hardrank.serving.api.auth import ApiKeyError, KeyRole, key_entry, new_key, read_keys, write_keys
 
 _EXAMPLES: Final = """
 Examples:
@@ -30,8 +30,8 @@ Examples:
 """
 
 
-class KeyRole(StrEnum):
-    """What a key allows."""
+class GrantableRole(StrEnum):
+    """Role that a key can be given."""
 
     READ = "read"
     WRITE = "write"
@@ -45,7 +45,7 @@ class AddKey:
     """Key file; created if it does not exist."""
     name: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="NAME")]
     """Who uses the key."""
-    role: KeyRole = KeyRole.READ
+    role: GrantableRole = GrantableRole.READ
     """read: search and read items; write: add and delete items too."""
 
 
@@ -106,7 +106,7 @@ def _add(command: AddKey) -> None:
     if any(key.name == command.name for key in keys):
         raise ApiKeyError(f"{command.file} already has a key named {command.name!r}; remove it or choose another name")
     key = new_key()
-    write_keys(command.file, [*keys, key_entry(command.name, Role[command.role.name], key)])
+    write_keys(command.file, [*keys, key_entry(command.name, KeyRole[command.role.name], key)])
     print(f"{key}\n\nThis key is not shown again. Send it in the header `Authorization: Bearer KEY`.")
 
 

@@ -206,7 +206,7 @@ _REMEDIES: Final[Mapping[str, str]] = {
 }
 """Remedies by failed check. Networks that are random or depend on the batch have none: this command trains none."""
 _OF_RESULTS: Final = frozenset({CheckKind.NOISE_BEATS_ATTACK, CheckKind.SEED_VARIANCE})
-"""Checks that concern one of the ten results; the others concern an attack, or the model."""
+"""Checks that apply to one of the ten results; the others apply to an attack, or the model."""
 
 
 def _shown(path: Path) -> str:

@@ -75,11 +75,11 @@ def _reader(option: Option) -> Callable[[str], Any]:
     if issubclass(option.type, Enum):
         return option.type
     if option.type is bool:
-        return _truth
+        return _parse_bool
     return (lambda text: float(pixels(text))) if option.type is float else int
 
 
-def _truth(text: str) -> bool:
+def _parse_bool(text: str) -> bool:
     if text.lower() not in _TRUE:
         raise ValueError("give true or false")
     return _TRUE[text.lower()]

@@ -26,7 +26,7 @@ from hardrank.audit_app.subjects.loading import Subject, check_names_differ
 from hardrank.models.progress import OnProgress, StageProgress
 from hardrank.trainer.attacks.attack import Attack, victims_in
 from hardrank.trainer.attacks.options import AttackError
-from hardrank.trainer.attacks.runner import Method, never
+from hardrank.trainer.attacks.runner import Method, never_cancel
 from hardrank.trainer.evaluation.journal import Journal
 from hardrank.trainer.evaluation.retrieval import RetrievalMetrics, evaluate
 from hardrank.trainer.evaluation.robustness import (
@@ -113,7 +113,7 @@ def run_audit(
     *,
     surrogate: Subject | None = None,
     on_progress: OnProgress = ignore_progress,
-    cancel: Callable[[], bool] = never,
+    cancel: Callable[[], bool] = never_cancel,
 ) -> AuditResult:
     """Measure several models with the same attacks on the same images.
 

@@ -10,7 +10,7 @@ from hardrank.audit_app.gallery.embedded import EmbeddedGallery, embed_galleries
 from hardrank.audit_app.gallery.image_gallery import ImageGallery
 from hardrank.audit_app.subjects.loading import Subject, load_subject, load_subjects
 from hardrank.models.progress import OnProgress, StageProgress
-from hardrank.trainer.attacks.runner import never
+from hardrank.trainer.attacks.runner import never_cancel
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -29,7 +29,7 @@ class PreparedAudit:
         return self.galleries[0].gallery
 
     def run(
-        self, out: Path, *, on_progress: OnProgress = ignore_progress, cancel: Callable[[], bool] = never
+        self, out: Path, *, on_progress: OnProgress = ignore_progress, cancel: Callable[[], bool] = never_cancel
     ) -> AuditResult:
         """Attack, and keep the journal in the folder `out`; see `run_audit`."""
         return run_audit(

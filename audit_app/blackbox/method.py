@@ -13,7 +13,7 @@ from hardrank.models.embedder import Embed
 from hardrank.trainer.attacks.attack import Attack, Gallery, Victims, check_targets
 from hardrank.trainer.attacks.options import CheckedOptions, option
 from hardrank.trainer.attacks.pgd import ball_around
-from hardrank.trainer.attacks.runner import AttackOptions, AttackProgress, AttackResult, check_images, never
+from hardrank.trainer.attacks.runner import AttackOptions, AttackProgress, AttackResult, check_images, never_cancel
 from hardrank.trainer.metric.distances import check_sphere
 
 _ELEMENTS: Final = 1 << 22
@@ -90,7 +90,7 @@ class Search(CheckedOptions, ABC):
         targets: Tensor | None = None,
         judge: Embed | None = None,
         on_step: Callable[[AttackProgress], None] | None = None,
-        cancel: Callable[[], bool] = never,
+        cancel: Callable[[], bool] = never_cancel,
     ) -> BlackBoxResult:
         """Attack `images` (G,3,S,S) as `run_attack` does, with queries to `embed`, which needs no gradients.
 

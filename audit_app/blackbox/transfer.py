@@ -14,7 +14,7 @@ from hardrank.audit_app.subjects.loading import Subject
 from hardrank.models.embedder import Embed
 from hardrank.models.progress import OnProgress, StageProgress
 from hardrank.trainer.attacks.attack import Attack, Gallery, Victims, check_targets
-from hardrank.trainer.attacks.runner import AttackOptions, AttackProgress, never, run_attack
+from hardrank.trainer.attacks.runner import AttackOptions, AttackProgress, never_cancel, run_attack
 
 _BATCH: Final = 256
 
@@ -50,7 +50,7 @@ class Transfer:
         targets: Tensor | None = None,
         judge: Embed | None = None,
         on_step: Callable[[AttackProgress], None] | None = None,
-        cancel: Callable[[], bool] = never,
+        cancel: Callable[[], bool] = never_cancel,
     ) -> BlackBoxResult:
         """Attack the surrogate with the targets of the model under audit, and measure on that model.
 

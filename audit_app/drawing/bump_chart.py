@@ -122,7 +122,7 @@ def _left(movement: RankingMovement, items: ChartItems, row: int) -> Markup:
 
 
 def _right(movement: RankingMovement, items: ChartItems, row: int) -> Markup:
-    rank, style, risen = int(movement.after[row]), _style(movement, items, row), int(movement.risen_by[row])
+    rank, style, risen = int(movement.after[row]), _style(movement, items, row), int(movement.rank_gain[row])
     y = _y(rank - 1)
     badge = f"▲ {risen}" if risen > 0 else f"▼ {-risen}" if risen < 0 else "="
     return join(

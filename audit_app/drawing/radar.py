@@ -14,7 +14,7 @@ _RINGS: Final = (25, 50, 75, 100)
 
 
 @dataclass(frozen=True, kw_only=True)
-class Shape:
+class RadarSeries:
     """The scores of a model, in the order of the axes."""
 
     series: int
@@ -23,8 +23,8 @@ class Shape:
     values: Sequence[float]
 
 
-def radar(axes: Sequence[str], shapes: Sequence[Shape], *, label: str) -> Markup:
-    """Draw one polygon per shape; three axes or more."""
+def radar(axes: Sequence[str], models: Sequence[RadarSeries], *, label: str) -> Markup:
+    """Draw one polygon per model; three axes or more."""
     rings = [
         join(
             element("polygon", points=_points([ring] * len(axes)), class_="grid hollow"),
@@ -37,13 +37,13 @@ def radar(axes: Sequence[str], shapes: Sequence[Shape], *, label: str) -> Markup
         element(
             "g",
             join(
-                element("title", f"{shape.name}: " + ", ".join(map(_describe, axes, shape.values))),
-                element("polygon", points=_points(shape.values), class_="area"),
-                *(_dot(shape.values, i) for i in range(len(axes))),
+                element("title", f"{model.name}: " + ", ".join(map(_describe, axes, model.values))),
+                element("polygon", points=_points(model.values), class_="area"),
+                *(_dot(model.values, i) for i in range(len(axes))),
             ),
-            class_=f"series-{shape.series}",
+            class_=f"series-{model.series}",
         )
-        for shape in shapes
+        for model in models
     ]
     return svg(_WIDTH, _HEIGHT, *rings, *spokes, *drawn, label=label)
 

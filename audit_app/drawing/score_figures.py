@@ -6,7 +6,7 @@ from typing import Final
 from hardrank.audit_app.audit.options import CurveParameter
 from hardrank.audit_app.drawing.budget_curve import BudgetLine, BudgetPoint, budget_curve
 from hardrank.audit_app.drawing.markup import Markup
-from hardrank.audit_app.drawing.radar import Shape, radar
+from hardrank.audit_app.drawing.radar import RadarSeries, radar
 from hardrank.audit_app.drawing.score_bars import BarGroup, ScoreBar, score_bars
 from hardrank.audit_app.results.schema import FigureEntry
 from hardrank.audit_app.results.scores import ModelScores
@@ -64,7 +64,7 @@ def score_radar(models: Sequence[ModelScores]) -> Markup:
     """Draw the parts of each model's score as a polygon; needs three parts or more."""
     keys = list(models[0].figures)
     shapes = [
-        Shape(series=i % SERIES, name=model.name, values=[model.figures[key].score for key in keys])
+        RadarSeries(series=i % SERIES, name=model.name, values=[model.figures[key].score for key in keys])
         for i, model in enumerate(models)
         if set(keys) <= set(model.figures)
     ]

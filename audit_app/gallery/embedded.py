@@ -199,7 +199,7 @@ def _embed(subject: Subject, gallery: ImageGallery, store: CropStore, on_progres
 
 
 def _compare(embedded: EmbeddedGallery, index: SourceIndex) -> None:
-    """Raise `GalleryError` unless the index holds what the model gives, on a sample."""
+    """Raise `GalleryError` unless the index holds what the model returns, on a sample."""
     rows = np.unique(np.linspace(0, len(embedded) - 1, min(_SAMPLE, len(embedded))).astype(np.int64))
     ids = [embedded.gallery.ids[row] for row in rows]
     distances = np.linalg.norm(index.vectors(ids) - embedded.embeddings[torch.from_numpy(rows)].cpu().numpy(), axis=1)

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
-from hardrank.trainer.attacks.attack import Attack, Role
+from hardrank.trainer.attacks.attack import Attack, AttackedRole
 from hardrank.trainer.attacks.registry import ATTACKS
 
 
@@ -17,6 +17,6 @@ def with_count(name: str, settings: Mapping[str, Any], chosen: int) -> dict[str,
 
 def watched(attack: Attack) -> str:
     """Name the rank that shows how far an attack got."""
-    if attack.role is Role.CANDIDATE:
+    if attack.role is AttackedRole.CANDIDATE:
         return "rank of the attacked image"
-    return "rank of the target" if attack.target_count else "rank of the former first answer"
+    return "rank of the target" if attack.target_count else "rank of the original top result"

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from hardrank.audit_app.gallery.served import ServedGallery
-from hardrank.audit_app.ranking.movement import EmbeddingShift, RankingMovement, embedding_shift
+from hardrank.audit_app.ranking.movement import EmbeddingDisplacement, RankingMovement, embedding_shift
 from hardrank.audit_app.ranking.views import RankingView, Vector, movement_between, ranks_at, views_of
 from hardrank.trainer.attacks.attack import Attack, Victims
 
@@ -22,7 +22,7 @@ class RankingOutcome:
     ranks_before: tuple[int, ...]
     """Ranks of the tracked items, over all rankings."""
     ranks_after: tuple[int, ...]
-    shift: EmbeddingShift
+    shift: EmbeddingDisplacement
     """Movement of the image's embedding."""
     figures: Mapping[str, float]
     """The attack's own results by name; its `figures` declare units and meaning."""

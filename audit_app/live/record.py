@@ -264,7 +264,7 @@ def read_record(data: bytes) -> LiveRecord:
     try:
         found = LiveRecord.model_validate_json(data)
     except ValidationError as error:
-        raise ReplayError(f"invalid record: {_told(error)}") from error
+        raise ReplayError(f"invalid record: {_error_lines(error)}") from error
     except (HardrankError, RecursionError) as error:  # options out of their range
         raise ReplayError(f"invalid record: {error}") from error
     if found.stopped:
@@ -393,7 +393,7 @@ def _plain(values: Any) -> dict[str, Any]:
     return plain
 
 
-def _told(error: ValidationError) -> str:
+def _error_lines(error: ValidationError) -> str:
     """Name the first invalid fields."""
     errors = error.errors(include_url=False, include_context=False)
 

@@ -15,11 +15,11 @@ from hardrank.audit_app.live.outcome import RankingMeter
 from hardrank.audit_app.live.status import AttackBudget, TraceFrame, TracePoint
 from hardrank.audit_app.live.victim import PreparedVictim
 from hardrank.models.preprocessing import to_unit
-from hardrank.trainer.attacks.runner import AttackProgress, Engine, Method
+from hardrank.trainer.attacks.runner import AttackEngine, AttackProgress, Method
 from hardrank.trainer.attacks.starts import random_starts
 
 _KEYFRAMES: Final = 64
-"""About as many images of an attack are kept, to look back at."""
+"""About as many images of an attack are kept, for playback."""
 
 
 class AttackTrace:
@@ -60,7 +60,7 @@ class FrameRecorder:
         self._options = options
         self._stop = stop
         # PGD reports the loss and embedding of the image before the step; APGD and searches, of the best image.
-        self._lags = options.engine.engine is Engine.PGD and not isinstance(method, Search)
+        self._lags = options.engine.engine is AttackEngine.PGD and not isinstance(method, Search)
         self._on_surrogate = isinstance(method, Transfer)
         self._before = self._benign
         self._next = time.perf_counter()

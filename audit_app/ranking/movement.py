@@ -70,7 +70,7 @@ class RankingMovement:
         return int((self.before != UNRANKED).sum())
 
     @cached_property
-    def risen_by(self) -> npt.NDArray[np.int64]:
+    def rank_gain(self) -> npt.NDArray[np.int64]:
         """Ranks by which each item rose (N,); negative where it fell, 0 where it has no rank."""
         return self.before - self.after
 
@@ -102,7 +102,7 @@ def top_rows(ranks: Ranks, k: int) -> Rows:
 
 
 @dataclass(frozen=True, kw_only=True)
-class EmbeddingShift:
+class EmbeddingDisplacement:
     """How far an embedding moved on the unit sphere."""
 
     distance: float
@@ -111,7 +111,7 @@ class EmbeddingShift:
     """Cosine similarity of before and after, −1 to 1."""
 
 
-def embedding_shift(before: npt.NDArray[np.floating], after: npt.NDArray[np.floating]) -> EmbeddingShift:
+def embedding_shift(before: npt.NDArray[np.floating], after: npt.NDArray[np.floating]) -> EmbeddingDisplacement:
     """Measure how far an embedding moved from `before` (D,) to `after` (D,), both of norm 1."""
     one, other = before.astype(np.float64), after.astype(np.float64)
-    return EmbeddingShift(distance=float(np.linalg.norm(one - other)), cosine=float(np.clip(one @ other, -1, 1)))
+    return EmbeddingDisplacement(distance=float(np.linalg.norm(one - other)), cosine=float(np.clip(one @ other, -1, 1)))

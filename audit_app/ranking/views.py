@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from hardrank.audit_app.ranking.movement import RankingMovement, Ranks, rank_items, top_rows
-from hardrank.trainer.attacks.attack import Attack, Role
+from hardrank.trainer.attacks.attack import Attack, AttackedRole
 
 Vector = npt.NDArray[np.float32]
 """(D,), of norm 1."""
@@ -96,7 +96,7 @@ def views_of(
     Raises:
         RankingError: Nothing can be ranked.
     """
-    if attack.role is Role.CANDIDATE:
+    if attack.role is AttackedRole.CANDIDATE:
         return [CandidateView(gallery=gallery, query=row, own=own) for row in dict.fromkeys(targets)]
     view = QueryView(gallery=gallery, own=own, tracked=tuple(dict.fromkeys(targets)))
     if not targets:

@@ -11,6 +11,7 @@ from hardrank.audit_app.gallery.image_gallery import UNLABELLED, ImageGallery
 from hardrank.audit_app.report.wording import cautions, threat_model
 from hardrank.audit_app.results.schema import (
     AuditReport,
+    AuditSettings,
     BenignEntry,
     CheckEntry,
     CurveEntry,
@@ -18,7 +19,6 @@ from hardrank.audit_app.results.schema import (
     FigureEntry,
     GalleryEntry,
     ModelEntry,
-    Settings,
     WeakClassEntry,
     WeakQueryEntry,
 )
@@ -30,10 +30,10 @@ from hardrank.trainer.runtime.environment import hardware, versions
 
 def settings_of(
     options: AuditOptions, gallery: ImageGallery, *, attacked: int, surrogate: Subject | None = None
-) -> Settings:
+) -> AuditSettings:
     """Return what determines the figures of an audit, besides the models."""
     robustness = options.robustness
-    return Settings(
+    return AuditSettings(
         attacks={name: plain_options(attack) for name, attack in options.build().items()},
         attacked=attacked,
         seed=options.seed,

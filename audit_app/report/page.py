@@ -152,7 +152,7 @@ def _case(case: WorstCase, pictures: _Pictures, model: ModelResult, budget: PGDO
     moves = [
         f"from rank {before} to {after}" for before, after in zip(case.tracked_before, case.tracked_after, strict=True)
     ]
-    what = "The target" if case.aimed else "The former first item"
+    what = "The target" if case.aimed else "The original top result"
     moved = f"{what} moves {', '.join(moves)} of {case.ranked}."
     goal = f"{case.attack}: {ATTACKS[case.attack].title}."
     return Case(

@@ -5,9 +5,9 @@ from typing import Final
 
 from hardrank.audit_app.audit.options import AuditOptions
 from hardrank.audit_app.drawing.formatting import sanity_verdict
-from hardrank.audit_app.results.schema import ModelEntry, Settings
+from hardrank.audit_app.results.schema import AuditSettings, ModelEntry
 from hardrank.audit_app.subjects.loading import Subject
-from hardrank.trainer.attacks.attack import Role
+from hardrank.trainer.attacks.attack import AttackedRole
 from hardrank.trainer.attacks.registry import ATTACKS
 
 _FEW_IMAGES: Final = 100
@@ -38,7 +38,7 @@ def threat_model(options: AuditOptions, models: Sequence[ModelEntry], surrogate:
     }[str(robustness.norm)]
     runs = "" if robustness.restarts == 1 else f", keeping the worst of {robustness.restarts} runs"
     white_box = [model.name for model in models if model.method["name"] == "white-box"]
-    moved = [name for name, attack in options.build().items() if attack.role is Role.CANDIDATE]
+    moved = [name for name, attack in options.build().items() if attack.role is AttackedRole.CANDIDATE]
     exception = f", except for the one attacked candidate of {join_names(moved)}" if moved else ""
     goals = "; ".join(f"{name}: {ATTACKS[name].title}" for name in options.attacks)
     sentences = [
@@ -68,7 +68,7 @@ def _without_gradients(model: ModelEntry, surrogate: Subject | None) -> str:
     )
 
 
-def cautions(settings: Settings, models: Sequence[ModelEntry]) -> list[str]:
+def cautions(settings: AuditSettings, models: Sequence[ModelEntry]) -> list[str]:
     """List what to keep in mind when reading the figures."""
     sentences = [sentence for model in models for sentence in _model_cautions(model)]
     gallery = settings.gallery

@@ -14,7 +14,7 @@ class GateError(AuditError):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Limits:
+class GateLimits:
     """The limits of every model."""
 
     under: Mapping[str, float]
@@ -67,12 +67,12 @@ def parse_limits(texts: Sequence[str], *, default: str | None = None) -> dict[st
             example = "ERS=30" if default is None else f"2 or {default}=2"
             raise GateError(f"{text!r} is not a limit; write MEASURE=NUMBER, for example {example}")
         if name in found:
-            raise GateError(f"{name} is limited twice; give one number")
+            raise GateError(f"{name} has two limits; specify one")
         found[name] = value
     return found
 
 
-def judge(report: AuditReport, limits: Limits, baseline: AuditReport | None = None) -> list[LimitResult]:
+def judge(report: AuditReport, limits: GateLimits, baseline: AuditReport | None = None) -> list[LimitResult]:
     """Check every model against every limit.
 
     A model is compared with the model of the same name in the baseline, or with the only one if both reports have
@@ -90,7 +90,7 @@ def judge(report: AuditReport, limits: Limits, baseline: AuditReport | None = No
     return verdicts
 
 
-def check_limits(limits: Limits, figures: Sequence[str]) -> None:
+def check_limits(limits: GateLimits, figures: Sequence[str]) -> None:
     """Raise `GateError` for a measure that is neither in `MEASURES` nor in `figures`."""
     for name in {*limits.under, *limits.drop}:
         if name not in MEASURES and name not in figures:
@@ -133,7 +133,7 @@ def _counterpart(model: ModelEntry, report: AuditReport, baseline: AuditReport) 
 
 def value_of(model: ModelEntry, name: str) -> float:
     """Return a measure of a model; raises `GateError` if it is unknown or was not measured."""
-    check_limits(Limits(under={name: 0.0}, drop={}), list(model.figures))
+    check_limits(GateLimits(under={name: 0.0}, drop={}), list(model.figures))
     value = MEASURES[name][0](model) if name in MEASURES else model.figures[name].score
     if value is None:
         raise GateError(f"{name} of {model.name} was not measured; run all attacks, on classes with two images or more")

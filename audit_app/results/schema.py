@@ -46,7 +46,7 @@ class GalleryEntry(_Strict):
     left_out: list[str] = Field(description="images that could not be used, and why")
 
 
-class Settings(_Strict):
+class AuditSettings(_Strict):
     """What determines the figures, besides the models. Reports are comparable only if these agree."""
 
     attacks: dict[str, dict[str, Any]] = Field(description="each attack by name, with its options")
@@ -64,7 +64,7 @@ class Settings(_Strict):
     surrogate: str | None = Field(description="SHA-256 of the surrogate of a transfer attack")
     gallery: GalleryEntry
 
-    def differences(self, other: "Settings") -> list[str]:
+    def differences(self, other: "AuditSettings") -> list[str]:
         """Return the names of the settings in which two audits differ; the gallery's name does not count."""
         mine, theirs = self.model_dump(), other.model_dump()
         for settings in (mine, theirs):
@@ -195,7 +195,7 @@ class AuditReport(_Strict):
     created: datetime = Field(description="when, UTC")
     command: str = Field(description="command line of the audit")
     threat_model: list[str] = Field(description="what the attacker knows, may do, and wants, in sentences")
-    settings: Settings
+    settings: AuditSettings
     models: list[ModelEntry]
     cautions: list[str] = Field(description="what to keep in mind when reading the figures")
     versions: dict[str, str] = Field(description="versions of Python and the libraries")

@@ -187,7 +187,7 @@ class OnnxFile:
                 self._one_by_one = True
                 self.notes.append("an embedding depends on the other images of its batch, so images go one by one")
         if np.abs(together - together[:1]).max() < _CONSTANT:
-            raise SubjectError(f"{path} gives different images the same embedding, so it cannot rank anything")
+            raise SubjectError(f"{path} maps different images to one embedding, so it cannot rank anything")
         return int(together.shape[1])
 
     def _takes(self, pixels: FloatArray) -> bool:

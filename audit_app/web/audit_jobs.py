@@ -1,4 +1,4 @@
-"""Audits that run in the background, one at a time, and the audits of the past."""
+"""Audits that run in the background, one at a time, and the finished ones."""
 
 import logging
 import threading
@@ -87,7 +87,7 @@ class AuditJobs:
         """Stop the running audit; finished work is kept, and the same request resumes from there."""
         self._cancel.set()
 
-    def past(self) -> list[PastAudit]:
+    def finished_audits(self) -> list[PastAudit]:
         """List the audits in `root`, the newest first."""
         found = [_past_audit(path) for path in self.root.glob("*") if path.is_dir() and _is_audit(path)]
         return sorted(found, key=lambda one: one.when, reverse=True)

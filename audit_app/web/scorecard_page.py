@@ -53,7 +53,7 @@ def scorecard_page() -> None:
 
 
 def _show(jobs: AuditJobs) -> None:
-    past = {one.folder.name: one for one in jobs.past()}
+    past = {one.folder.name: one for one in jobs.finished_audits()}
     names = [_CARDS, *past]
     # An audit that has just finished is shown first.
     finished = st.session_state.pop(_FINISHED, None)

@@ -50,7 +50,7 @@ def weak_spots_page() -> None:
     """Draw the page."""
     st.markdown("## Weakest images and classes")
     with errors_shown():
-        past = {one.folder.name: one for one in audit_jobs().past() if one.report is not None}
+        past = {one.folder.name: one for one in audit_jobs().finished_audits() if one.report is not None}
         if not past:
             st.info(
                 "This page shows the results of an audit, and there is none yet. Run one on the **Scorecard** page, or "

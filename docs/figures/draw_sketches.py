@@ -95,7 +95,7 @@ def attacks() -> dict[str, Sketch]:
             ),
         ),
         "spqa": Sketch(
-            title="SPQA: as QA, but the former top items (in the ring) stay at the top",
+            title="SPQA: as QA, but the original top items (in the ring) stay at the top",
             dots=(_QUERY, *_GALLERY, far, turned),
             arrows=(Arrow(_QUERY, turned, colour=_MOVED), Arrow(turned, far, dashed=True)),
             rings=(Ring(64, 86, 48),),

@@ -13,13 +13,13 @@ import numpy.typing as npt
 from hardrank.models.errors import HardrankError
 
 
-class RankingError(HardrankError):
+class RboError(HardrankError):
     """A ranking is invalid, or the persistence is outside (0,1)."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Ranking:
-    """The top of a ranking. Raises `RankingError` for duplicate ids, and for scores that increase or are NaN."""
+    """The top of a ranking. Raises `RboError` for duplicate ids, and for scores that increase or are NaN."""
 
     ids: tuple[str, ...]
     """Best first."""
@@ -28,11 +28,13 @@ class Ranking:
 
     def __post_init__(self) -> None:
         if len(self.ids) != len(self.scores):
-            raise RankingError(f"the ranking has {len(self.ids)} ids but {len(self.scores)} scores; give one each")
+            raise RboError(
+                f"the ranking has {len(self.ids)} ids but {len(self.scores)} scores; one score per id is needed"
+            )
         if len(set(self.ids)) < len(self.ids):
-            raise RankingError("the ranking has an id twice; give each id once")
+            raise RboError("the ranking has a duplicate id; name each id once")
         if any(not before >= after for before, after in zip(self.scores, self.scores[1:], strict=False)):
-            raise RankingError("the scores of the ranking increase or are NaN; put the best first")
+            raise RboError("the scores of the ranking increase or are NaN; put the best first")
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -60,10 +62,10 @@ def rank_biased_overlap(first: Ranking, second: Ranking, *, persistence: float) 
         persistence: p in (0,1), the probability that a reader continues to the next rank.
 
     Raises:
-        RankingError: `persistence` is outside (0,1).
+        RboError: `persistence` is outside (0,1).
     """
     if not 0 < persistence < 1:
-        raise RankingError(f"persistence is {persistence}; use a number between 0 and 1, both excluded")
+        raise RboError(f"persistence is {persistence}; use a number between 0 and 1, both excluded")
     short, long = sorted((first, second), key=len)
     if not len(short):
         return 0.0

@@ -21,7 +21,7 @@ class FaissRecord(BaseModel):
     schema_version: str = Field(default=SCHEMA, description="`hardrank.structure/1`")
     structure: AnnKind = Field(description="kind of the index")
     built_with: dict[str, int] = Field(description="parameters: lists, links, bytes of a code …")
-    width: int = Field(description="inverted lists that a search looks into (IVF), or candidates that it keeps (HNSW)")
+    width: int = Field(description="inverted lists that a search probes (IVF), or candidates that it keeps (HNSW)")
     fetch: int = Field(description="number of candidates scored exactly, for ten results")
     recall_items: float = Field(description="measured recall@10 against exact search, for queries that are items")
     recall_between: float = Field(description="the same for queries between two items")

@@ -52,20 +52,20 @@ _EFFORTS: Final[Mapping[AnnKind, Callable[[int], dict[str, int]]]] = {
 class MilvusBackend:
     """See `Backend`."""
 
-    def __init__(self, client: Any, manifest: IndexManifest, place: str, *, writable: bool) -> None:
+    def __init__(self, client: Any, manifest: IndexManifest, uri: str, *, writable: bool) -> None:
         self._client = client
         self._options = manifest.backend
         self._collection = _collection(manifest)
-        self._place = place
+        self._uri = uri
         self._unverified = writable
         """Whether the collection may differ from the table, and must be compared with it."""
 
     @classmethod
     def open(cls, folder: Path, manifest: IndexManifest, *, writable: bool) -> "MilvusBackend":
         """Connect, and create the collection if it does not exist; raises `BackendError`."""
-        place = _place(folder, manifest.backend.uri)
-        client = _connect(place, manifest.backend)
-        backend = cls(client, manifest, place, writable=writable)
+        uri = _resolve_uri(folder, manifest.backend.uri)
+        client = _connect(uri, manifest.backend)
+        backend = cls(client, manifest, uri, writable=writable)
         with backend._translated_errors():
             backend._make_ready(manifest, writable)
         return backend
@@ -113,7 +113,7 @@ class MilvusBackend:
         return self
 
     def save(self, folder: Path, number: int) -> bool:
-        """Do nothing: Milvus saves by itself."""
+        """Do nothing: Milvus persists automatically."""
         return False
 
     def stats(self) -> BackendStats:
@@ -130,7 +130,7 @@ class MilvusBackend:
         if not self._client.has_collection(self._collection):
             if not writable:
                 raise BackendError(
-                    f"{self._place} has no collection {self._collection}; open the index for writing once to create it"
+                    f"{self._uri} has no collection {self._collection}; open the index for writing once to create it"
                 )
             self._create(manifest)
         self._client.load_collection(self._collection)
@@ -201,10 +201,10 @@ class MilvusBackend:
         try:
             yield
         except MilvusException as error:
-            raise BackendError(f"Milvus at {self._place} failed or did not answer: {error.message}") from error
+            raise BackendError(f"Milvus at {self._uri} failed or did not answer: {error.message}") from error
 
 
-def _connect(place: str, options: BackendOptions) -> Any:
+def _connect(uri: str, options: BackendOptions) -> Any:
     try:
         from pymilvus import MilvusClient, MilvusException
     except ImportError as error:
@@ -217,12 +217,12 @@ def _connect(place: str, options: BackendOptions) -> Any:
                 f"the environment variable {options.token_variable} is empty; set it to the token for Milvus"
             )
     try:
-        return MilvusClient(uri=place, token=token)
+        return MilvusClient(uri=uri, token=token)
     except (MilvusException, OSError, ValueError, RuntimeError) as error:
-        raise BackendError(f"Milvus at {place} cannot be opened: {error}") from error
+        raise BackendError(f"Milvus at {uri} cannot be opened: {error}") from error
 
 
-def _place(folder: Path, uri: str | None) -> str:
+def _resolve_uri(folder: Path, uri: str | None) -> str:
     """Return the address; a relative path is in the index's folder."""
     if uri is not None and "://" in uri:
         return uri

@@ -5,7 +5,7 @@ from typing import Any
 from fastapi import Depends, Request
 
 from hardrank.models.errors import HardrankError
-from hardrank.serving.api.auth import Caller, Keyring, Role, UnauthenticatedError, require
+from hardrank.serving.api.auth import Caller, Keyring, KeyRole, UnauthenticatedError, require
 from hardrank.serving.api.middleware import address_of
 from hardrank.serving.api.rate_limit import RateLimit
 
@@ -17,7 +17,7 @@ class AccessControl:
         self._keyring = keyring
         self._rate = rate
 
-    def requires(self, role: Role, *, counted: bool = True) -> Any:
+    def requires(self, role: KeyRole, *, counted: bool = True) -> Any:
         """Return the dependency for routes that require `role`; the rate limit counts the allowed requests too."""
 
         async def check(request: Request) -> None:
@@ -31,7 +31,7 @@ class AccessControl:
         if tokens > 0:
             self._rate.take(caller.name, tokens)
 
-    def _check(self, request: Request, role: Role, *, counted: bool) -> Caller:
+    def _check(self, request: Request, role: KeyRole, *, counted: bool) -> Caller:
         address = address_of(request.scope)
         try:
             caller = self._keyring.caller(_key_of(request), address)

@@ -18,7 +18,7 @@ from starlette.routing import Match, Route
 from starlette.types import Receive, Scope, Send
 
 from hardrank.serving.api.access import AccessControl
-from hardrank.serving.api.auth import Keyring, Role
+from hardrank.serving.api.auth import Keyring, KeyRole
 from hardrank.serving.api.bodies import BodyReader
 from hardrank.serving.api.endpoints import Endpoints, health_router, metrics_router, v1_router
 from hardrank.serving.api.middleware import DOCS, MiddlewareOptions, RequestMiddleware
@@ -116,7 +116,7 @@ class _NoSuchRoute:
 def _docs(app: FastAPI, access: AccessControl) -> APIRouter:
     """Return the routes of the OpenAPI document and its interactive page, which loads nothing from other hosts."""
     assets = resources.files("fastapi_offline") / "static"
-    router = APIRouter(include_in_schema=False, dependencies=[access.requires(Role.READ, counted=False)])
+    router = APIRouter(include_in_schema=False, dependencies=[access.requires(KeyRole.READ, counted=False)])
 
     @router.get("/openapi.json")
     async def document() -> Response:

@@ -41,7 +41,7 @@ class ForbiddenError(HardrankError):
     """The API key lacks the role that the request needs."""
 
 
-class Role(IntEnum):
+class KeyRole(IntEnum):
     """What a caller may do; each role includes the smaller ones."""
 
     NOTHING = 0
@@ -74,7 +74,7 @@ class Caller:
 
     name: str
     """Name of the key, or the network address; the rate limit is per name."""
-    role: Role
+    role: KeyRole
 
 
 def new_key() -> str:
@@ -82,13 +82,13 @@ def new_key() -> str:
     return secrets.token_urlsafe(32)
 
 
-def key_entry(name: str, role: Role, key: str) -> KeyEntry:
+def key_entry(name: str, role: KeyRole, key: str) -> KeyEntry:
     """Make the entry of a key; raises `ApiKeyError` if the key is too short or the name is invalid."""
     if len(key) < _SHORTEST_KEY:
         raise ApiKeyError(f"the key {name!r} has {len(key)} characters; use at least {_SHORTEST_KEY} random ones")
     if not 1 <= len(name) <= _LONGEST_NAME or not name.isprintable():
         raise ApiKeyError(f"invalid key name {name!r}; use 1 to {_LONGEST_NAME} printable characters")
-    return KeyEntry(name=name, role="write" if role is Role.WRITE else "read", sha256=_digest(key))
+    return KeyEntry(name=name, role="write" if role is KeyRole.WRITE else "read", sha256=_digest(key))
 
 
 def read_keys(path: Path) -> tuple[KeyEntry, ...]:
@@ -117,7 +117,7 @@ def write_keys(path: Path, keys: Iterable[KeyEntry]) -> None:
 def keys_of_environment(environment: Mapping[str, str]) -> tuple[KeyEntry, ...]:
     """Return the keys in HARDRANK_READ_KEYS and HARDRANK_WRITE_KEYS, separated by commas; raises `ApiKeyError`."""
     found: list[KeyEntry] = []
-    for variable, role in ((READ_VARIABLE, Role.READ), (WRITE_VARIABLE, Role.WRITE)):
+    for variable, role in ((READ_VARIABLE, KeyRole.READ), (WRITE_VARIABLE, KeyRole.WRITE)):
         keys = [key.strip() for key in environment.get(variable, "").split(",") if key.strip()]
         found += [key_entry(f"{variable} {number}", role, key) for number, key in enumerate(keys, start=1)]
     return tuple(found)
@@ -126,7 +126,7 @@ def keys_of_environment(environment: Mapping[str, str]) -> tuple[KeyEntry, ...]:
 class Keyring:
     """The known API keys, and the role of callers without one."""
 
-    def __init__(self, entries: Iterable[KeyEntry] = (), *, anonymous: Role = Role.WRITE) -> None:
+    def __init__(self, entries: Iterable[KeyEntry] = (), *, anonymous: KeyRole = KeyRole.WRITE) -> None:
         self._entries = tuple(entries)
         self.anonymous = anonymous
         """Role of callers without a key."""
@@ -141,20 +141,20 @@ class Keyring:
         return found
 
     def find(self, key: str) -> Caller | None:
-        """Return the caller of a key, None for an unknown one. Compares all entries, so the time tells nothing."""
+        """Return the caller of a key, None for an unknown one. Compares all entries, so that timing reveals nothing."""
         digest = _digest(key)
         found: KeyEntry | None = None
         for entry in self._entries:
             if hmac.compare_digest(entry.sha256, digest):
                 found = entry
-        return None if found is None else Caller(name=f"key {found.name}", role=Role[found.role.upper()])
+        return None if found is None else Caller(name=f"key {found.name}", role=KeyRole[found.role.upper()])
 
 
-def require(caller: Caller, role: Role) -> None:
+def require(caller: Caller, role: KeyRole) -> None:
     """Raise unless `caller` may do what `role` may: `UnauthenticatedError` without a key, else `ForbiddenError`."""
     if caller.role >= role:
         return
-    what = "Adding or deleting items" if role is Role.WRITE else "This request"
+    what = "Adding or deleting items" if role is KeyRole.WRITE else "This request"
     if caller.name.startswith("key "):
         raise ForbiddenError(
             f"{what} requires the role {role.name.lower()}, and your key lacks it; use a key that has it."

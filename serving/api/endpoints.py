@@ -11,7 +11,7 @@ from fastapi import APIRouter, Path, Query, Request, Response
 from hardrank.models.errors import HardrankError
 from hardrank.serving.api import schemas
 from hardrank.serving.api.access import AccessControl
-from hardrank.serving.api.auth import Role
+from hardrank.serving.api.auth import KeyRole
 from hardrank.serving.api.bodies import (
     BYTES,
     BodyReader,
@@ -206,7 +206,7 @@ def metrics_router(endpoints: Endpoints, access: AccessControl) -> APIRouter:
     router.add_api_route(
         "/metrics",
         endpoints.metrics,
-        dependencies=[access.requires(Role.READ, counted=False)],
+        dependencies=[access.requires(KeyRole.READ, counted=False)],
         response_class=Response,
         responses={200: {"content": {"text/plain": {"schema": {"type": "string"}}}}, 401: COMMON_ERRORS[401]},
         openapi_extra=dict(SECURED),
@@ -226,7 +226,7 @@ def v1_router(endpoints: Endpoints, access: AccessControl) -> APIRouter:
         summary: str,
         *,
         tag: str = "items",
-        role: Role = Role.READ,
+        role: KeyRole = KeyRole.READ,
         errors: Sequence[int] = (),
         responses: Mapping[int | str, dict[str, Any]] | None = None,
         openapi: Mapping[str, Any] | None = None,
@@ -283,7 +283,7 @@ def v1_router(endpoints: Endpoints, access: AccessControl) -> APIRouter:
         "/items/{id}",
         endpoints.add,
         "Add an item",
-        role=Role.WRITE,
+        role=KeyRole.WRITE,
         status_code=201,
         response_model=schemas.AddedOut,
         errors=[403, 409, *body_errors],
@@ -291,7 +291,13 @@ def v1_router(endpoints: Endpoints, access: AccessControl) -> APIRouter:
         responses={200: {"model": schemas.AddedOut, "description": "the same item already existed"}},
     )
     add(
-        "DELETE", "/items/{id}", endpoints.delete, "Delete an item", role=Role.WRITE, status_code=204, errors=[403, 404]
+        "DELETE",
+        "/items/{id}",
+        endpoints.delete,
+        "Delete an item",
+        role=KeyRole.WRITE,
+        status_code=204,
+        errors=[403, 404],
     )
     add(
         "GET",

@@ -300,7 +300,7 @@ class SearchIndex:
             replace: Whether to replace items with the same ids.
 
         Raises:
-            DuplicateItemError: An id is already indexed (unless `replace`), or is given twice.
+            DuplicateItemError: An id is already indexed (unless `replace`), or occurs twice in the call.
             InvalidItemError: A vector has another length or norm.
             ReadOnlyIndexError: The index was opened for reading.
             IndexBusyError: Another process is writing.
@@ -416,7 +416,7 @@ class SearchIndex:
         seen: set[str] = set()
         for id in ids:
             if id in seen:
-                raise DuplicateItemError(f"the id {id!r} is given twice; nothing was added")
+                raise DuplicateItemError(f"duplicate id {id!r}; nothing was added")
             seen.add(id)
         existing = self._table.rows(ids)
         if existing and not replace:

@@ -164,7 +164,7 @@ class _Ingest:
         def read(given: tuple[ImageEntry, Fingerprint | None]) -> _Decoded | ImageProblem | _Unchanged:
             return _read(*given, pre, limits)
 
-        return _ahead(self._decoders, read, self._looked_up(entries), 4 * self._options.batch)
+        return _prefetch(self._decoders, read, self._looked_up(entries), 4 * self._options.batch)
 
     def take(self, one: _Decoded | ImageProblem | _Unchanged) -> None:
         """Take one image; embed a full batch, and commit when there are enough."""
@@ -225,7 +225,7 @@ class _Ingest:
             self._written = None
 
 
-def _ahead(
+def _prefetch(
     pool: ThreadPoolExecutor, function: Callable[[Given], Made], given: Iterable[Given], most: int
 ) -> Iterator[Made]:
     """Yield function(x) for each x in order, computing at most `most` of them ahead."""

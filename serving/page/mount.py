@@ -27,7 +27,7 @@ from hardrank.serving.search.service import SearchService
 from hardrank.serving.settings import Settings
 
 _QUEUE_SIZE: Final = 64
-"""Calls that may wait. Further ones are told that the server is busy."""
+"""Calls that may wait. Further ones get a busy reply."""
 _CONCURRENCY: Final = 16
 """Calls that run at once. Each mostly waits for a batch that all callers share."""
 _KEEP_UPLOADS_S: Final = 600

@@ -41,7 +41,7 @@ class UnknownLabelError(ItemError):
 
 
 class DuplicateItemError(ItemError):
-    """An item with this id is already indexed, or is given twice in one request."""
+    """An item with this id is already indexed, or occurs twice in one request."""
 
 
 class InvalidItemError(ItemError):

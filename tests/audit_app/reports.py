@@ -3,10 +3,17 @@
 from datetime import UTC, datetime
 from typing import Any
 
-from hardrank.audit_app.results.schema import AuditReport, BenignEntry, FigureEntry, GalleryEntry, ModelEntry, Settings
+from hardrank.audit_app.results.schema import (
+    AuditReport,
+    AuditSettings,
+    BenignEntry,
+    FigureEntry,
+    GalleryEntry,
+    ModelEntry,
+)
 
 
-def make_settings(**changes: Any) -> Settings:
+def make_settings(**changes: Any) -> AuditSettings:
     values: dict[str, Any] = {
         "attacks": {"ES": {}},
         "attacked": 500,
@@ -23,7 +30,7 @@ def make_settings(**changes: Any) -> Settings:
         "surrogate": None,
         "gallery": GalleryEntry(name="a", sha256="0" * 64, items=1000, classes=10, left_out=[]),
     }
-    return Settings(**{**values, **changes})
+    return AuditSettings(**{**values, **changes})
 
 
 def make_model(name: str = "robust", *, ers: float | None = 40.0, recall: float = 0.5, **changes: Any) -> ModelEntry:

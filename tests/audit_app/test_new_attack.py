@@ -13,7 +13,7 @@ from hardrank.audit_app.drawing.score_panel import parts_table
 from hardrank.audit_app.report.wording import threat_model
 from hardrank.audit_app.results.schema import FigureEntry
 from hardrank.audit_app.results.scores import scores_of_report
-from hardrank.trainer.attacks.attack import Figure, Gallery, Role, Victims, measure_recall, recall_figure
+from hardrank.trainer.attacks.attack import AttackedRole, Figure, Gallery, Victims, measure_recall, recall_figure
 from hardrank.trainer.attacks.declaration import AttackKind, TargetChoice
 from hardrank.trainer.attacks.options import CheckedOptions, option
 from hardrank.trainer.attacks.pgd import Objective
@@ -30,7 +30,7 @@ from tests.trainer.conftest import small as small  # a fixture
 class LeaveAverage(CheckedOptions):
     """The query leaves the average embedding of its nearest items."""
 
-    role: ClassVar[Role] = Role.QUERY
+    role: ClassVar[AttackedRole] = AttackedRole.QUERY
     items: int = option(2, minimum=1, unit="items", help="how many items are averaged")
 
     name: ClassVar[str] = "TOY"

@@ -42,7 +42,7 @@ def build(target: str, base: str) -> str:
 
 @contextmanager
 def mounted(image: str) -> Iterator[Path]:
-    """Give the folder of an image's root."""
+    """Return the folder of an image's root."""
     container = _buildah("from", image)
     try:
         yield Path(_buildah("mount", container))
@@ -51,7 +51,7 @@ def mounted(image: str) -> Iterator[Path]:
 
 
 def enter(root: Path, data: Path, *command: str) -> list[str]:
-    """Give the command line that runs `command` in an image: as its user, the root read-only, `data` at /data."""
+    """Return the command line that runs `command` in an image: as its user, the root read-only, `data` at /data."""
     return [
         "unshare",
         "--mount",

@@ -81,7 +81,7 @@ def mismatch_loss(q: Tensor, scene: Scene) -> Tensor:
 
 
 def mismatch_cosine(q: Tensor, scene: Scene) -> list[float]:
-    """Give cos(q̃, t)."""
+    """Compute cos(q̃, t)."""
     return [float(q @ scene.gallery[scene.targets[0]])]
 
 
@@ -91,7 +91,7 @@ def shift_loss(q: Tensor, scene: Scene) -> Tensor:
 
 
 def shift_and_recall(q: Tensor, scene: Scene) -> list[float]:
-    """Give d(q̃, q) and Recall@1 in %."""
+    """Compute d(q̃, q) and Recall@1 in %."""
     return [float((q - scene.gallery[scene.own]).norm()), *recall(q, scene)]
 
 

@@ -13,7 +13,7 @@ import httpx
 import pytest
 
 from hardrank.serving import app
-from hardrank.serving.api.auth import Role, key_entry, new_key, write_keys
+from hardrank.serving.api.auth import KeyRole, key_entry, new_key, write_keys
 from hardrank.serving.engine import Engine
 from hardrank.serving.index.search_index import SearchIndex
 from hardrank.serving.settings import Access, Anonymous, Network, Settings
@@ -142,7 +142,7 @@ def test_a_read_only_server_rejects_changes(sources: list[str]) -> None:
 
 def test_keys_from_the_file_and_the_environment(sources: list[str], tmp_path: Path) -> None:
     reader, writer = new_key(), new_key()
-    write_keys(tmp_path / "keys.json", [key_entry("anna", Role.READ, reader)])
+    write_keys(tmp_path / "keys.json", [key_entry("anna", KeyRole.READ, reader)])
     with running(
         sources[:1],
         "--no-page",
@@ -170,23 +170,23 @@ def test_without_keys_off_the_loopback_it_warns_and_is_read_only(sources: list[s
 @pytest.mark.parametrize(
     ("network", "access", "role"),
     [
-        (Network(), Access(), Role.WRITE),
-        (Network(host="localhost"), Access(), Role.WRITE),
-        (Network(host="::1"), Access(), Role.WRITE),
-        (Network(host="0.0.0.0"), Access(), Role.READ),
-        (Network(host="::"), Access(), Role.READ),
-        (Network(host="example.org"), Access(), Role.READ),
-        (Network(host="0.0.0.0"), Access(anonymous=Anonymous.WRITE), Role.WRITE),
-        (Network(), Access(anonymous=Anonymous.NOTHING), Role.NOTHING),
+        (Network(), Access(), KeyRole.WRITE),
+        (Network(host="localhost"), Access(), KeyRole.WRITE),
+        (Network(host="::1"), Access(), KeyRole.WRITE),
+        (Network(host="0.0.0.0"), Access(), KeyRole.READ),
+        (Network(host="::"), Access(), KeyRole.READ),
+        (Network(host="example.org"), Access(), KeyRole.READ),
+        (Network(host="0.0.0.0"), Access(anonymous=Anonymous.WRITE), KeyRole.WRITE),
+        (Network(), Access(anonymous=Anonymous.NOTHING), KeyRole.NOTHING),
     ],
 )
-def test_role_of_callers_without_a_key(network: Network, access: Access, role: Role) -> None:
+def test_role_of_callers_without_a_key(network: Network, access: Access, role: KeyRole) -> None:
     assert app.keyring_of(Settings(network=network, access=access)).anonymous is role
 
 
 def test_callers_without_a_key_have_no_role_if_there_are_keys(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HARDRANK_READ_KEYS", new_key())
-    assert app.keyring_of(Settings()).anonymous is Role.NOTHING
+    assert app.keyring_of(Settings()).anonymous is KeyRole.NOTHING
 
 
 @pytest.mark.parametrize(

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from hardrank.serving import keys
-from hardrank.serving.api.auth import Keyring, Role, read_keys
+from hardrank.serving.api.auth import Keyring, KeyRole, read_keys
 
 
 def test_add_list_and_remove(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -15,8 +15,8 @@ def test_add_list_and_remove(tmp_path: Path, capsys: pytest.CaptureFixture[str])
     assert keys.main(["add", path, "bert", "--role", "write"]) == 0
     other = capsys.readouterr().out.split()[0]
     ring = Keyring(read_keys(Path(path)))
-    assert ring.caller(key, "").role is Role.READ
-    assert ring.caller(other, "").role is Role.WRITE
+    assert ring.caller(key, "").role is KeyRole.READ
+    assert ring.caller(other, "").role is KeyRole.WRITE
     assert keys.main(["list", path]) == 0
     assert [line.split() for line in capsys.readouterr().out.splitlines()] == [["anna", "read"], ["bert", "write"]]
     assert keys.main(["add", path, "anna"]) == 2

@@ -26,7 +26,7 @@ from hardrank.trainer.metric.losses import hardness
 from hardrank.trainer.metric.samplers import Sampler, draw_triplets
 from hardrank.trainer.runtime.launch import ROOT, Launch
 from hardrank.trainer.studies.plan import load_study, merged, study_names, trials
-from hardrank.trainer.studies.plots import looks, write_plots
+from hardrank.trainer.studies.plots import line_styles, write_plots
 from hardrank.trainer.studies.samplers import hardness_by_sampler
 from hardrank.trainer.studies.table import markdown, summarise
 from hardrank.trainer.studies.titles import title_offsets
@@ -263,7 +263,7 @@ def test_titles_of_a_plot_cover_no_point_bar_or_title() -> None:
 
 
 def test_each_family_has_its_own_colour_and_marker() -> None:
-    found = looks(["HM[S,M]", "NEW[S]", "min-max[S]", "N/A[R]", "HM[R,M]&ICS", "OTHER"])
+    found = line_styles(["HM[S,M]", "NEW[S]", "min-max[S]", "N/A[R]", "HM[R,M]&ICS", "OTHER"])
     assert list(found) == ["HM", "NEW", "minmax", "regular", "OTHER"]
     assert len({colour for colour, _ in found.values()}) == len({marker for _, marker in found.values()}) == 5
 

@@ -20,7 +20,7 @@ ROUNDING: Final = 0.03
 """A distance below this may be no more than the rounding of a bf16 network."""
 
 
-class Role(StrEnum):
+class AttackedRole(StrEnum):
     """What the attacked image is in a search."""
 
     QUERY = "query"
@@ -129,7 +129,7 @@ class Attack(Protocol):
         """As in the registry."""
 
     @property
-    def role(self) -> Role:
+    def role(self) -> AttackedRole:
         """Whether the attacked image is the query or a candidate."""
 
     @property

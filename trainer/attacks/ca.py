@@ -6,7 +6,7 @@ from typing import ClassVar, Final
 import torch
 from torch import Tensor
 
-from hardrank.trainer.attacks.attack import Figure, Gallery, Role, Victims, draw_from_top, draw_uniform
+from hardrank.trainer.attacks.attack import AttackedRole, Figure, Gallery, Victims, draw_from_top, draw_uniform
 from hardrank.trainer.attacks.declaration import AttackKind, TargetChoice
 from hardrank.trainer.attacks.direction import Direction
 from hardrank.trainer.attacks.options import CheckedOptions, option
@@ -42,7 +42,7 @@ class _CandidateObjective:
 class CandidateAttack(CheckedOptions):
     """CA+ and CA− (Zhou et al., *Adversarial ranking attack and defense*, ECCV 2020)."""
 
-    role: ClassVar[Role] = Role.CANDIDATE
+    role: ClassVar[AttackedRole] = AttackedRole.CANDIDATE
     direction: Direction = Direction.RAISE
     """Towards the top of the rankings, or their end."""
     w: int = option(1, minimum=1, unit="queries", help="how many queries' rankings the candidate moves in")

@@ -8,9 +8,9 @@ from torch import Tensor
 
 from hardrank.trainer.attacks.attack import (
     ROUNDING,
+    AttackedRole,
     Figure,
     Gallery,
-    Role,
     Victims,
     measure_recall,
     no_targets,
@@ -44,7 +44,7 @@ class _ShiftObjective:
 class EmbeddingShift(CheckedOptions):
     """ES, with its two results ES:D and ES:R (Zhou et al., *Adversarial ranking attack and defense*, ECCV 2020)."""
 
-    role: ClassVar[Role] = Role.QUERY
+    role: ClassVar[AttackedRole] = AttackedRole.QUERY
 
     @property
     def name(self) -> str:

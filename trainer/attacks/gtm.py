@@ -7,9 +7,9 @@ from typing import ClassVar, Final
 from torch import Tensor
 
 from hardrank.trainer.attacks.attack import (
+    AttackedRole,
     Figure,
     Gallery,
-    Role,
     Victims,
     measure_recall,
     nearest_unmatched,
@@ -51,7 +51,7 @@ class _PullObjective:
 class GreedyTopMisranking(CheckedOptions):
     """GTM (Zhou et al., *Adversarial attack and defense in deep ranking*, 2021)."""
 
-    role: ClassVar[Role] = Role.QUERY
+    role: ClassVar[AttackedRole] = AttackedRole.QUERY
     unmatched: Unmatched = option(  # noqa: RUF009
         Unmatched.REFERENCE,
         help="GTM: the item that the query moves towards; the row that the released code of the paper takes by an "

@@ -5,7 +5,7 @@ from typing import ClassVar, Final
 
 from torch import Tensor
 
-from hardrank.trainer.attacks.attack import Figure, Gallery, Role, Victims
+from hardrank.trainer.attacks.attack import AttackedRole, Figure, Gallery, Victims
 from hardrank.trainer.attacks.declaration import AttackKind
 from hardrank.trainer.attacks.direction import Direction
 from hardrank.trainer.attacks.options import CheckedOptions, option
@@ -20,9 +20,9 @@ class GreedyTopTranslocation(CheckedOptions):
     It minimises the mean over x of max(0, d(q̃,x) − d(q̃,t)).
     """
 
-    role: ClassVar[Role] = Role.QUERY
+    role: ClassVar[AttackedRole] = AttackedRole.QUERY
     first: int = option(
-        4, minimum=1, unit="items", help="the former top-1 item counts as retained among so many results"
+        4, minimum=1, unit="items", help="the original top-1 item counts as retained among so many results"
     )
 
     @property
@@ -37,7 +37,7 @@ class GreedyTopTranslocation(CheckedOptions):
             Figure(
                 key="GTT",
                 unit="%",
-                help=f"queries with the former top-1 item still among the first {self.first}",
+                help=f"queries with the original top-1 item still among the first {self.first}",
                 attacked=0.0,
                 resisted=100.0,
             ),
@@ -62,7 +62,7 @@ class GreedyTopTranslocation(CheckedOptions):
         return RankObjective(gallery, targets, Direction.LOWER)
 
     def measure(self, embeddings: Tensor, victims: Victims, gallery: Gallery, targets: Tensor) -> Tensor:
-        """Give 100 where fewer than `first` items, the own copy left out, are nearer than t → (G,1)."""
+        """Return 100 where fewer than `first` items, the own copy left out, are nearer than t → (G,1)."""
         d = leave_out(gallery.distances(embeddings), victims.own)
         ahead = (d < d.gather(1, targets)).sum(1, keepdim=True)
         return 100.0 * (ahead < self.first).to(embeddings.dtype)

@@ -8,9 +8,9 @@ from torch import Tensor
 
 from hardrank.trainer.attacks.attack import (
     ROUNDING,
+    AttackedRole,
     Figure,
     Gallery,
-    Role,
     Victims,
     measure_recall,
     no_targets,
@@ -50,7 +50,7 @@ class _MisrankObjective:
 class LearningToMisrank(CheckedOptions):
     """LTM (Wang et al., *Transferable, controllable, and inconspicuous adversarial attacks*, CVPR 2020)."""
 
-    role: ClassVar[Role] = Role.QUERY
+    role: ClassVar[AttackedRole] = AttackedRole.QUERY
 
     @property
     def name(self) -> str:
@@ -94,7 +94,7 @@ KINDS: Final = (
     AttackKind(
         name="LTM",
         title="items of other classes rank before items of the query's class",
-        story="The image is changed so that items of other classes are found before those of its own.",
+        story="The image is changed so that items of other classes are found before items of its own class.",
         build=LearningToMisrank,
     ),
 )

@@ -8,9 +8,9 @@ import torch
 from torch import Tensor
 
 from hardrank.trainer.attacks.attack import (
+    AttackedRole,
     Figure,
     Gallery,
-    Role,
     Victims,
     measure_recall,
     nearest_unmatched,
@@ -55,7 +55,7 @@ class MarginAttack(CheckedOptions):
     It is no part of ERS: its Recall@1 counts in the worst case that is reported beside ERS.
     """
 
-    role: ClassVar[Role] = Role.QUERY
+    role: ClassVar[AttackedRole] = AttackedRole.QUERY
     targets: int = option(
         5, minimum=1, unit="items", help="items of other classes tried in turn, until the attack succeeds"
     )

@@ -6,7 +6,7 @@ from typing import ClassVar, Final
 import torch
 from torch import Tensor
 
-from hardrank.trainer.attacks.attack import Figure, Gallery, Role, Victims, draw_each, rank_percent
+from hardrank.trainer.attacks.attack import AttackedRole, Figure, Gallery, Victims, draw_each, rank_percent
 from hardrank.trainer.attacks.declaration import AttackKind
 from hardrank.trainer.attacks.direction import Direction, rank_hinge
 from hardrank.trainer.attacks.options import CheckedOptions, option
@@ -33,7 +33,7 @@ class _OrderObjective:
 class OrderAttack(CheckedOptions):
     """The relative order attack (Zhou et al., *Practical relative order attack*, ICCV 2021)."""
 
-    role: ClassVar[Role] = Role.QUERY
+    role: ClassVar[AttackedRole] = AttackedRole.QUERY
     k: int = option(5, minimum=2, unit="items", help="how many items, the query's first, change their order")
     weight: float = option(1.0, minimum=0, help="ξ, the weight of keeping them at the top")
 

@@ -5,7 +5,15 @@ from typing import ClassVar, Final
 
 from torch import Tensor
 
-from hardrank.trainer.attacks.attack import Figure, Gallery, Role, Victims, draw_from_top, draw_uniform, rank_percent
+from hardrank.trainer.attacks.attack import (
+    AttackedRole,
+    Figure,
+    Gallery,
+    Victims,
+    draw_from_top,
+    draw_uniform,
+    rank_percent,
+)
 from hardrank.trainer.attacks.declaration import AttackKind, TargetChoice
 from hardrank.trainer.attacks.direction import Direction, rank_hinge
 from hardrank.trainer.attacks.options import CheckedOptions, option
@@ -29,7 +37,7 @@ class RankObjective:
 class QueryAttack(CheckedOptions):
     """QA+ and QA− (Zhou et al., *Adversarial ranking attack and defense*, ECCV 2020)."""
 
-    role: ClassVar[Role] = Role.QUERY
+    role: ClassVar[AttackedRole] = AttackedRole.QUERY
     direction: Direction = Direction.RAISE
     """Raise the candidates, or lower them."""
     m: int = option(1, minimum=1, unit="candidates", help="how many candidates move")

@@ -42,7 +42,7 @@ def make_attack(name: str, **options: Any) -> Attack:
         AttackError: for an unknown name or option, or an invalid value.
     """
     if name not in ATTACKS:
-        raise AttackError(f"there is no attack {name!r}; there are {', '.join(ATTACKS)}")
+        raise AttackError(f"unknown attack {name!r}; available: {', '.join(ATTACKS)}")
     return ATTACKS[name].make(**options)
 
 

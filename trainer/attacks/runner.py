@@ -18,7 +18,7 @@ from hardrank.trainer.attacks.starts import random_starts
 from hardrank.trainer.metric.distances import check_sphere
 
 
-class Engine(StrEnum):
+class AttackEngine(StrEnum):
     """The algorithm that minimises the objective."""
 
     PGD = "pgd"
@@ -43,9 +43,9 @@ class StepFunction(Protocol):
         """See `pgd_steps`."""
 
 
-ENGINES: Final[Mapping[Engine, StepFunction]] = {
-    Engine.PGD: pgd_steps,
-    Engine.APGD: apgd_steps,
+ENGINES: Final[Mapping[AttackEngine, StepFunction]] = {
+    AttackEngine.PGD: pgd_steps,
+    AttackEngine.APGD: apgd_steps,
 }
 
 
@@ -53,7 +53,7 @@ ENGINES: Final[Mapping[Engine, StepFunction]] = {
 class AttackOptions(PGDOptions):
     """Options of the engine, the same for every attack."""
 
-    engine: Engine = option(Engine.PGD, help="plain PGD as in the paper, or APGD with adaptive steps")  # noqa: RUF009
+    engine: AttackEngine = option(AttackEngine.PGD, help="plain PGD as in the paper, or APGD with adaptive steps")  # noqa: RUF009
     random_start: bool = option(
         False, help="begin at a random point of the budget; without it the first run begins at the image"
     )
@@ -163,7 +163,7 @@ class Method(Protocol):
         """Return its name and options as JSON values; equal descriptions mean equal results."""
 
 
-def never() -> bool:
+def never_cancel() -> bool:
     """Return False: do not cancel."""
     return False
 
@@ -180,7 +180,7 @@ def run_attack(
     targets: Tensor | None = None,
     judge: Embed | None = None,
     on_step: Callable[[AttackProgress], None] | None = None,
-    cancel: Callable[[], bool] = never,
+    cancel: Callable[[], bool] = never_cancel,
 ) -> AttackResult:
     """Attack a batch of images and measure how their rankings changed.
 

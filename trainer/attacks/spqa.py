@@ -6,7 +6,15 @@ from typing import ClassVar, Final
 import torch
 from torch import Tensor
 
-from hardrank.trainer.attacks.attack import Figure, Gallery, Role, Victims, draw_from_top, draw_uniform, rank_percent
+from hardrank.trainer.attacks.attack import (
+    AttackedRole,
+    Figure,
+    Gallery,
+    Victims,
+    draw_from_top,
+    draw_uniform,
+    rank_percent,
+)
 from hardrank.trainer.attacks.declaration import AttackKind, TargetChoice
 from hardrank.trainer.attacks.direction import Direction, rank_hinge
 from hardrank.trainer.attacks.options import CheckedOptions, option
@@ -36,7 +44,7 @@ class _PreservingObjective:
 class SemanticsPreservingQueryAttack(CheckedOptions):
     """SP-QA+ and SP-QA− (Zhou et al., *Adversarial ranking attack and defense*, ECCV 2020)."""
 
-    role: ClassVar[Role] = Role.QUERY
+    role: ClassVar[AttackedRole] = AttackedRole.QUERY
     direction: Direction = Direction.RAISE
     """Raise the candidates, or lower them."""
     m: int = option(1, minimum=1, unit="candidates", help="how many candidates move")
@@ -57,7 +65,7 @@ class SemanticsPreservingQueryAttack(CheckedOptions):
     @property
     def figures(self) -> tuple[Figure, ...]:
         """The candidates' rank, and that of what is kept."""
-        kept = Direction.RAISE.figure(f"{self.name}:kept", "mean rank of the query's former top matches")
+        kept = Direction.RAISE.figure(f"{self.name}:kept", "mean rank of the query's original top matches")
         return (self.direction.figure(self.name, "mean rank of the candidates in the query's ranking"), kept)
 
     @property

@@ -5,7 +5,7 @@ from typing import ClassVar, Final
 
 from torch import Tensor
 
-from hardrank.trainer.attacks.attack import Figure, Gallery, Role, Victims, draw_uniform
+from hardrank.trainer.attacks.attack import AttackedRole, Figure, Gallery, Victims, draw_uniform
 from hardrank.trainer.attacks.declaration import AttackKind, TargetChoice
 from hardrank.trainer.attacks.options import CheckedOptions
 
@@ -26,7 +26,7 @@ class _MismatchObjective:
 class TargetedMismatch(CheckedOptions):
     """TMA (Tolias et al., *Targeted mismatch adversarial attack*, ICCV 2019)."""
 
-    role: ClassVar[Role] = Role.QUERY
+    role: ClassVar[AttackedRole] = AttackedRole.QUERY
 
     @property
     def name(self) -> str:

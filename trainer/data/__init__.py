@@ -63,7 +63,7 @@ def _refuse_unused(options: DataOptions) -> None:
         if options.name not in users and value != entry.default:
             option = f"--data.{entry.name.replace('_', '-')}"
             raise DatasetError(
-                f"the data set {options.name} does not use {option} (only {', '.join(users)}): leave it out, or run "
+                f"the data set {options.name} does not use {option} (only {', '.join(users)}): remove it, or run "
                 f"{typed('train')} {users[-1]} {option} {value}"
             )
 

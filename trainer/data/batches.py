@@ -27,7 +27,7 @@ def spc2_batches(labels: Rows, *, pairs: int, epoch: int, seed: int, rank: int =
         Batches of (2P,) rows: anchors at even, partners at odd places.
 
     Raises:
-        DatasetError: A class has one image, which has no partner; or P is 1, which leaves no negatives.
+        DatasetError: A class has only one image; or P is 1, which leaves no negatives.
     """
     if pairs < 2:
         raise DatasetError(f"a batch of {pairs} pairs has no negatives; use at least 2 pairs per process")
@@ -52,7 +52,7 @@ def draw_partners(labels: Rows, generator: np.random.Generator) -> Rows:
     order = np.argsort(labels, kind="stable")
     _, first, sizes = np.unique(labels[order], return_index=True, return_counts=True)
     if sizes.min(initial=2) < 2:
-        raise DatasetError("a class of one image has no partner; leave it out")
+        raise DatasetError("a class of one image has no second image; remove it")
     start, size = np.repeat(first, sizes), np.repeat(sizes, sizes)
     place = np.arange(len(labels)) - start
     partners = np.empty(len(labels), dtype=np.int64)

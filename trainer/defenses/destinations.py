@@ -18,7 +18,7 @@ from hardrank.trainer.metric.samplers import Sampler, draw_triplets
 
 @dataclass(frozen=True, kw_only=True)
 class DestinationInput:
-    """Input of a destination."""
+    """Inputs of a destination."""
 
     embeddings: Tensor
     """(2T,D) of the benign SPC-2 batch, evaluation mode."""

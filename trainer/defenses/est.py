@@ -38,7 +38,7 @@ class EmbeddingShifted:
         return f"EST[{self.sampler}]"
 
     def __call__(self, images: Tensor, labels: Tensor, conditions: Conditions) -> DefenseResult | None:
-        """L_T(ã, p̃, ñ), each image of the batch perturbed by itself, once for all triplets that it is in.
+        """L_T(ã, p̃, ñ), each image of the batch perturbed individually, once for all triplets that it is in.
 
         The triplets are drawn on the benign embeddings.
         """

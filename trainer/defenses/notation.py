@@ -27,7 +27,7 @@ _OPTION: Final = re.compile(r"\s*([A-Za-z_]\w*)\s*=\s*([^,\s]+)\s*")
 
 @dataclass(frozen=True)
 class Notation:
-    """The parts of a name."""
+    """A parsed defense name."""
 
     text: str
     family: str
@@ -56,13 +56,13 @@ class Notation:
         if self.ics and not ics:
             raise DefenseError(f"{self.text!r}: {self.family} does not support &ICS")
         if others := sorted(set(self.options) - set(options)):
-            known = f"its options are {', '.join(options)}" if options else "it has no options"
+            known = f"its options are {', '.join(options)}" if options else "it takes no options"
             raise DefenseError(f"{self.text!r}: {self.family} has no option {others[0]!r}; {known}")
 
     def only_with(self, option: str, needed: str, *, present: bool) -> None:
-        """Raise `DefenseError` for an option without effect, because what it belongs to is not `present`."""
+        """Raise `DefenseError` for an option without effect, because the setting it needs is absent."""
         if option in self.options and not present:
-            raise DefenseError(f"{self.text!r}: the option {option} only applies to {needed}; leave it out")
+            raise DefenseError(f"{self.text!r}: {option} applies only to {needed}; remove it")
 
 
 def parse_notation(text: str) -> Notation:
@@ -72,11 +72,11 @@ def parse_notation(text: str) -> Notation:
         raise DefenseError(f"cannot read the defense {text!r}; write it as in HM[S,g_LGA]&ICS, ACT[R] or regular[S]")
     arguments = tuple(part.strip() for part in match["arguments"].split(",")) if match["arguments"] else ()
     if not all(arguments):
-        raise DefenseError(f"{text!r} has an empty argument in its brackets; leave the comma out")
+        raise DefenseError(f"{text!r} has an empty argument in its brackets; remove the comma")
     pairs = [_option(part, text) for part in re.split(r"[(),]", match["options"]) if part.strip()]
     options = dict(pairs)
     if len(options) < len(pairs):
-        raise DefenseError(f"{text!r} sets an option twice; leave one out")
+        raise DefenseError(f"{text!r} repeats an option; remove one")
     return Notation(text, match["family"], arguments, match["ics"] is not None, options)
 
 

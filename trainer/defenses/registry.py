@@ -91,7 +91,5 @@ def parse_defense(name: str, *, margin: float = MARGIN) -> Defense:
     if notation.family not in DEFENSES:
         near = difflib.get_close_matches(notation.family.lower(), map(str.lower, DEFENSES), n=1)
         meant = next((f"; did you mean {family}?" for family in DEFENSES if [family.lower()] == near), "")
-        raise DefenseError(
-            f"unknown defense {notation.family!r} in {name!r}; choose one of {', '.join(DEFENSES)}{meant}"
-        )
+        raise DefenseError(f"unknown defense {notation.family!r} in {name!r}; available: {', '.join(DEFENSES)}{meant}")
     return DEFENSES[notation.family](notation, margin)

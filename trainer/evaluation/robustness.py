@@ -23,7 +23,7 @@ from hardrank.trainer.attacks.runner import (
     AttackResult,
     Method,
     check_images,
-    never,
+    never_cancel,
     run_attack,
 )
 from hardrank.trainer.attacks.starts import random_noise
@@ -85,7 +85,7 @@ class RobustnessOptions(AttackOptions):
     )
 
     def attacks(self, names: Iterable[str] = SCORECARD) -> dict[str, Attack]:
-        """Build attacks by name, with the options above that concern them; raises `AttackError` for unknown names."""
+        """Build attacks by name, with the options above that apply to them; raises `AttackError` for unknown names."""
         return {name: make_attack(name, **self._shared(name)) for name in names}
 
     def _shared(self, name: str) -> dict[str, Any]:
@@ -131,7 +131,7 @@ def measure_robustness(
     judge: Embed | None = None,
     method: Method | None = None,
     progress: Callable[[EvaluationProgress], None] | None = None,
-    cancel: Callable[[], bool] = never,
+    cancel: Callable[[], bool] = never_cancel,
     resume: Journal | None = None,
     processes: Processes = SINGLE_PROCESS,
 ) -> Scorecard:
@@ -172,7 +172,7 @@ def measure_robustness(
     if len(victims) == 0 or batch < 1 or not attacks:
         raise AttackError(f"nothing to attack: {len(victims)} queries, {len(attacks)} attacks, batch {batch}")
     if len(set(victims.own.tolist())) < len(victims):
-        raise AttackError("a query is given twice; give each gallery row once")
+        raise AttackError("duplicate query; name each gallery row once")
     for network in (embed, judge):
         if network is not None:
             require_evaluation_mode(network)

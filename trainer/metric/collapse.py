@@ -86,7 +86,9 @@ class CollapseState:
     """Number of the latest consecutive readings that contradict `collapsed`."""
 
 
-def symptoms(reading: CollapseReading, *, queries: int, options: CollapseOptions = DEFAULTS) -> frozenset[Symptom]:
+def collapse_signs(
+    reading: CollapseReading, *, queries: int, options: CollapseOptions = DEFAULTS
+) -> frozenset[Symptom]:
     """Return the symptoms in a reading that was measured on `queries` rows.
 
     Recall is a share of `queries` draws, so by chance c it has the standard error √(c(1 − c)/queries). NaN (a batch of
@@ -95,7 +97,7 @@ def symptoms(reading: CollapseReading, *, queries: int, options: CollapseOptions
     error = math.sqrt(max(0.0, reading.chance * (1 - reading.chance)) / max(1, queries))
     found = {
         Symptom.ALIKE: reading.cosine > options.alike,
-        # A batch of one class, where chance is 1, says nothing.
+        # A batch of one class, where chance is 1, is not informative.
         Symptom.BLIND: reading.chance < 1 and reading.recall <= reading.chance + options.noise * error,
     }
     return frozenset(symptom for symptom, present in found.items() if present)
@@ -105,7 +107,7 @@ def observe(
     watch: CollapseState, reading: CollapseReading, *, queries: int, options: CollapseOptions = DEFAULTS
 ) -> CollapseState:
     """Return the verdict after a reading: it changes when `patience` consecutive readings contradict it."""
-    suspicious = symptoms(reading, queries=queries, options=options)
+    suspicious = collapse_signs(reading, queries=queries, options=options)
     healthy = not suspicious and not reading.cosine >= options.recovered
     contradicted = healthy if watch.collapsed else bool(suspicious)
     streak = watch.streak + 1 if contradicted else 0

@@ -26,8 +26,8 @@ def run_trials(
     shared = replace(study_run, launch=replace(launch, threads=max(1, launch.threads // jobs)))
     context = multiprocessing.get_context("spawn")
     manager = SyncManager(ctx=context)
-    manager.start(_end_with_parent)
-    with manager, ProcessPoolExecutor(jobs, mp_context=context, initializer=_end_with_parent) as pool:
+    manager.start(_exit_with_parent)
+    with manager, ProcessPoolExecutor(jobs, mp_context=context, initializer=_exit_with_parent) as pool:
         reports = manager.Queue()
         finished = Event()
         listener = Thread(target=_forward, args=(reports, report, finished), daemon=True)
@@ -44,7 +44,7 @@ def run_trials(
             listener.join()
 
 
-def _end_with_parent() -> None:
+def _exit_with_parent() -> None:
     """End this process when its parent is killed: the command, started again, would do the same work beside it."""
     parent = multiprocessing.parent_process()
 

@@ -88,7 +88,7 @@ class Study:
     curve_attacked: int = 32
     """Test images attacked at each of these measurements."""
     sampler_batches: int = 200
-    """Batches for the mean hardness of each sampler; 0 to leave it out."""
+    """Batches for the mean hardness of each sampler; 0 to skip it."""
 
     def __post_init__(self) -> None:
         if not re.fullmatch(r"[\w.-]+", self.name):

@@ -66,7 +66,7 @@ def _family(defense: str) -> str:
     return {"N/A": "regular", "min-max": "minmax"}.get(found, found)
 
 
-def looks(defenses: Iterable[str]) -> dict[str, tuple[str, str]]:
+def line_styles(defenses: Iterable[str]) -> dict[str, tuple[str, str]]:
     """Return colour and marker of each family among `defenses`."""
     families = list(dict.fromkeys(map(_family, defenses)))
     unknown = [family for family in families if family not in _LOOKS]
@@ -82,7 +82,7 @@ def _ers_recall(figure: "Figure", summary: Content) -> bool:
     if not rows:
         return False
     axes = figure.subplots()
-    points = [(row, _hundredfold(row["metrics"]["recall_at_1"]), ers_range(row)) for row in rows]
+    points = [(row, _as_percent(row["metrics"]["recall_at_1"]), ers_range(row)) for row in rows]
     _draw(figure, axes, points)
     axes.set_xlabel("Recall@1 of benign queries, %")
     axes.set_ylabel("ERS")
@@ -93,7 +93,7 @@ def _ers_recall(figure: "Figure", summary: Content) -> bool:
     return True
 
 
-def _hundredfold(spread: Content) -> dict[str, float]:
+def _as_percent(spread: Content) -> dict[str, float]:
     return {name: 100 * value for name, value in spread.items()}
 
 
@@ -102,7 +102,7 @@ def _draw(figure: "Figure", axes: "Axes", points: Sequence[tuple[Content, Conten
     figure.set_figheight(4.2 + 0.12 * max(0, len(points) - 8))  # room for many titles
     from matplotlib.lines import Line2D
 
-    styles = looks(row["defense"] for row, _, _ in points)
+    styles = line_styles(row["defense"] for row, _, _ in points)
     for row, x, y in points:
         _point(axes, row, x, y, styles[_family(row["defense"])])
     keys = [

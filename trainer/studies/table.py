@@ -43,8 +43,8 @@ def summarise(
         "expected": [_compared(one, known) for one in study.expected if {one.higher, one.lower} <= set(known)],
         "published": study.published,
         "samplers": samplers,
-        "hardware": _alike([trial["hardware"] for trial in done.values()]),
-        "versions": _alike([trial["versions"] for trial in done.values()]),
+        "hardware": _distinct([trial["hardware"] for trial in done.values()]),
+        "versions": _distinct([trial["versions"] for trial in done.values()]),
     }
 
 
@@ -108,8 +108,8 @@ def _spread(values: Sequence[float]) -> dict[str, float] | None:
     return {"mean": float(np.mean(values)), "low": float(min(values)), "high": float(max(values))}
 
 
-def _alike(entries: Sequence[Content]) -> list[Content]:
-    """The distinct ones of them."""
+def _distinct(entries: Sequence[Content]) -> list[Content]:
+    """Return the distinct entries."""
     return [json.loads(text) for text in dict.fromkeys(json.dumps(entry, sort_keys=True) for entry in entries)]
 
 
@@ -139,7 +139,7 @@ def markdown(summary: Content, plots: Sequence[str]) -> str:
         *_expectations(summary),
         *_samplers(summary["samplers"]),
         *(f"![{Path(plot).stem.replace('_', ' ')}]({plot})\n" for plot in plots),
-        *_circumstances(summary),
+        *_settings_lines(summary),
     ]
     return "\n".join(lines).rstrip() + "\n"
 
@@ -224,7 +224,7 @@ def _samplers(samplers: Content) -> list[str]:
     return [f"E[H] of the samplers at the start of training, over {batches} batches: {', '.join(cells)}.", ""]
 
 
-def _circumstances(summary: Content) -> list[str]:
+def _settings_lines(summary: Content) -> list[str]:
     if not summary["hardware"]:
         return []
     processors = "; ".join(

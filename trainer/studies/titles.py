@@ -50,7 +50,7 @@ _PLACES: Final = sorted(
 
 
 def _lines(centre: Array, places: Array, dots: int = 24) -> Array:
-    """Boxes (n,dots,4), one unit wide, along the lines from a point to its title, outside of its own mark."""
+    """Boxes (n,dots,4), one unit wide, along the lines from a point to its title, outside its own marker."""
     lengths = np.linalg.norm(places, axis=1)
     begin = np.minimum(1, 8 / lengths)
     shares = begin[:, None] + (1 - begin)[:, None] * np.linspace(0, 1, dots)

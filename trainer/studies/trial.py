@@ -1,4 +1,4 @@
-"""Runs a trial of a study: initial weights → training, measured on the way → final measurement → one JSON file."""
+"""Runs a trial of a study: initial weights → training, measured during training → final measurement → one JSON file."""
 
 import csv
 import json

@@ -405,7 +405,7 @@ def _reduce_gradients(fabric: "L.Fabric", whole: nn.Module, processes: int) -> N
 
 
 def _share_buffers(fabric: "L.Fabric", whole: nn.Module) -> None:
-    """Give all processes the first one's buffers, such as the statistics of batch norm."""
+    """Copy the first process's buffers to all processes, such as the statistics of batch norm."""
     if fabric.world_size == 1:
         return
     of_first = fabric.broadcast([buffer.cpu() for buffer in whole.buffers()])  # at once: a collective for each is slow

@@ -26,8 +26,7 @@ from hardrank.trainer.attacks.attack import victims_in
 from hardrank.trainer.attacks.options import AttackError
 from hardrank.trainer.attacks.pgd import Norm
 from hardrank.trainer.attacks.registry import ATTACKS, make_attack
-from hardrank.trainer.attacks.runner import AttackOptions, run_attack
-from hardrank.trainer.attacks.runner import Engine as Minimiser
+from hardrank.trainer.attacks.runner import AttackEngine, AttackOptions, run_attack
 from hardrank.trainer.attacks.starts import random_starts
 from tests.audit_app.galleries import random_pixels, serve_galleries
 from tests.waiting import PATIENCE_S
@@ -103,10 +102,10 @@ def test_ranks_of_a_frame_belong_to_its_image(served: list[ServedGallery]) -> No
         assert frame.point.ranks[0] == pytest.approx(ahead + 1, abs=1)
 
 
-@pytest.mark.parametrize("minimiser", list(Minimiser))
+@pytest.mark.parametrize("minimiser", list(AttackEngine))
 @pytest.mark.parametrize("random_start", [False, True])
 def test_all_steps_of_engines_and_restarts_are_published(
-    served: list[ServedGallery], minimiser: Minimiser, random_start: bool
+    served: list[ServedGallery], minimiser: AttackEngine, random_start: bool
 ) -> None:
     engine = AttackOptions(steps=3, restarts=2, engine=minimiser, random_start=random_start)
     live = attack(served[:1], attack="ES", engine=engine)

@@ -21,7 +21,7 @@ from hardrank.audit_app.live.attack import LiveAttack
 from hardrank.audit_app.live.options import LiveOptions
 from hardrank.audit_app.live.record import LiveRecord, ReplayError, read_record, record, replay
 from hardrank.audit_app.live.victim import Victim
-from hardrank.trainer.attacks.runner import AttackOptions, Engine
+from hardrank.trainer.attacks.runner import AttackEngine, AttackOptions
 from tests.audit_app.galleries import OPTIONS, random_pixels, serve_galleries
 from tests.waiting import PATIENCE_S
 
@@ -45,7 +45,7 @@ def test_a_replay_gives_the_same_pixels_and_ranks(served: list[ServedGallery], g
     victim = (
         Victim(id=ids[7]) if image == "item" else Victim(data=encode_png(random_pixels(3, 50, 41)), label="class-1")
     )
-    engine = AttackOptions(steps=4, engine=Engine.APGD, random_start=True, restarts=2, epsilon=5.5 / 255)
+    engine = AttackOptions(steps=4, engine=AttackEngine.APGD, random_start=True, restarts=2, epsilon=5.5 / 255)
     live, content = recorded(
         served,
         gratings,

@@ -52,7 +52,7 @@ def test_movement_equals_counting_loops(rankings: tuple[list[int], list[int]], d
     assert set(moved.entered.tolist()) == now - was
     assert moved.overlap == pytest.approx(len(was & now) / k)
     for i in range(len(before)):
-        assert moved.risen_by[i] == before[i] - after[i]
+        assert moved.rank_gain[i] == before[i] - after[i]
     assert [int(before[i]) for i in moved.top_before] == list(range(1, k + 1))
     assert [int(after[i]) for i in moved.top_after] == list(range(1, k + 1))
     assert moved.entered.tolist() == sorted(moved.entered.tolist(), key=lambda i: after[i])
@@ -65,7 +65,7 @@ def test_left_out_rows_are_not_ranked() -> None:
     assert moved.ranked == 3
     assert moved.top_before.tolist() == [1, 2]
     assert moved.top_after.tolist() == [3, 2]
-    assert moved.risen_by.tolist() == [0, -2, 0, 2]
+    assert moved.rank_gain.tolist() == [0, -2, 0, 2]
     assert (moved.entered.tolist(), moved.overlap) == ([3], 0.5)
 
 

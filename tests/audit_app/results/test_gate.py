@@ -2,7 +2,7 @@
 
 import pytest
 
-from hardrank.audit_app.results.gate import GateError, Limits, check_limits, judge, parse_limits
+from hardrank.audit_app.results.gate import GateError, GateLimits, check_limits, judge, parse_limits
 from hardrank.audit_app.results.schema import GalleryEntry
 from tests.audit_app.reports import make_made_up, make_model
 
@@ -15,7 +15,7 @@ def test_limits_are_parsed() -> None:
     for wrong in ("30", "ERS", "ERS=", "=3", "ERS=x", "ERS=nan", "ERS=inf"):
         with pytest.raises(GateError, match="MEASURE=NUMBER"):
             parse_limits([wrong])
-    with pytest.raises(GateError, match="limited twice"):
+    with pytest.raises(GateError, match="two limits"):
         parse_limits(["ERS=1", "ERS=2"])
 
 
@@ -32,14 +32,14 @@ def test_limits_are_parsed() -> None:
     ],
 )
 def test_the_lowest_passing_value(under: dict[str, float], passed: bool) -> None:
-    verdicts = judge(make_made_up(), Limits(under=under, drop={}))
+    verdicts = judge(make_made_up(), GateLimits(under=under, drop={}))
     assert len(verdicts) == len(under)
     assert all(verdict.passed for verdict in verdicts) is passed
 
 
 def test_a_violated_limit_names_model_measure_and_interval() -> None:
     report = make_made_up(make_model("benign", ers=12.34), make_model("robust"))
-    one, other = judge(report, Limits(under={"ERS": 30}, drop={}))
+    one, other = judge(report, GateLimits(under={"ERS": 30}, drop={}))
     assert one.line == "benign: ERS is 12.34 [10.34, 14.34], under 30"
     assert not one.passed
     assert other.line == "robust: ERS is 40 [38, 42], at least 30"
@@ -47,7 +47,7 @@ def test_a_violated_limit_names_model_measure_and_interval() -> None:
 
 
 def test_drops_against_a_baseline() -> None:
-    limits = Limits(under={}, drop={"ERS": 2, "R@1": 0.02})
+    limits = GateLimits(under={}, drop={"ERS": 2, "R@1": 0.02})
     before = make_made_up(make_model(ers=42.5, recall=0.51))
     ers, recall = judge(make_made_up(make_model(ers=40.0, recall=0.5)), limits, before)
     assert ers.line == "robust: ERS fell by 2.5 (42.5 → 40 [38, 42]), more than 2"
@@ -59,7 +59,7 @@ def test_drops_against_a_baseline() -> None:
 
 
 def test_a_single_model_may_have_another_name() -> None:
-    limits = Limits(under={}, drop={"ERS": 2})
+    limits = GateLimits(under={}, drop={"ERS": 2})
     [verdict] = judge(make_made_up(make_model("v2", ers=39)), limits, make_made_up(make_model("v1")))
     assert verdict.passed
     two = make_made_up(make_model("v1"), make_model("v0"))
@@ -68,7 +68,7 @@ def test_a_single_model_may_have_another_name() -> None:
 
 
 def test_a_baseline_of_other_settings_is_refused_and_the_difference_named() -> None:
-    limits = Limits(under={}, drop={"ERS": 2})
+    limits = GateLimits(under={}, drop={"ERS": 2})
     now = make_made_up()
     with pytest.raises(GateError, match=r"steps \(8 → 32\); seed|seed \(3 → 0\).*steps \(8 → 32\)"):
         judge(now, limits, make_made_up(steps=8, seed=3))
@@ -88,9 +88,9 @@ def test_a_baseline_of_other_settings_is_refused_and_the_difference_named() -> N
 
 def test_unknown_and_unmeasured_measures_are_refused() -> None:
     with pytest.raises(GateError, match=r"unknown measure 'ers'; choose from ERS"):
-        check_limits(Limits(under={"ers": 3}, drop={}), ["QA+"])
-    check_limits(Limits(under={"QA+": 3}, drop={"ERS": 1}), ["QA+"])
+        check_limits(GateLimits(under={"ers": 3}, drop={}), ["QA+"])
+    check_limits(GateLimits(under={"QA+": 3}, drop={"ERS": 1}), ["QA+"])
     with pytest.raises(GateError, match="ERS of robust was not measured"):
-        judge(make_made_up(make_model(ers=None)), Limits(under={"ERS": 3}, drop={}))
+        judge(make_made_up(make_model(ers=None)), GateLimits(under={"ERS": 3}, drop={}))
     with pytest.raises(GateError, match="R@1 of robust was not measured"):
-        judge(make_made_up(make_model(benign=None)), Limits(under={"R@1": 0.3}, drop={}))
+        judge(make_made_up(make_model(benign=None)), GateLimits(under={"R@1": 0.3}, drop={}))

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from hardrank.serving.agreement.rbo import Ranking, RankingError, rank_biased_overlap
+from hardrank.serving.agreement.rbo import Ranking, RboError, rank_biased_overlap
 from tests.serving.agreement.rankings import untied
 
 
@@ -138,19 +138,19 @@ def test_an_empty_list_has_no_overlap() -> None:
 
 @pytest.mark.parametrize("p", [0.0, 1.0, -0.5, float("nan")])
 def test_rejects_a_persistence_out_of_range(p: float) -> None:
-    with pytest.raises(RankingError, match="persistence"):
+    with pytest.raises(RboError, match="persistence"):
         rank_biased_overlap(untied("a"), untied("a"), persistence=p)
 
 
 @pytest.mark.parametrize(
     ("ids", "scores", "cause"),
     [
-        (("a", "a"), (1.0, 0.5), "twice"),
+        (("a", "a"), (1.0, 0.5), "duplicate"),
         (("a", "b"), (0.5, 1.0), "increase"),
         (("a", "b"), (0.5, float("nan")), "NaN"),
         (("a",), (0.5, 0.4), "2 scores"),
     ],
 )
 def test_rejects_invalid_rankings(ids: tuple[str, ...], scores: tuple[float, ...], cause: str) -> None:
-    with pytest.raises(RankingError, match=cause):
+    with pytest.raises(RboError, match=cause):
         Ranking(ids=ids, scores=scores)

@@ -13,7 +13,7 @@ from hardrank.serving.api.auth import (
     ForbiddenError,
     KeyEntry,
     Keyring,
-    Role,
+    KeyRole,
     UnauthenticatedError,
     key_entry,
     keys_of_environment,
@@ -26,7 +26,7 @@ from hardrank.serving.api.auth import (
 
 def test_the_key_file_has_only_hashes_and_only_its_owner_can_read_it(tmp_path: Path) -> None:
     path, key = tmp_path / "keys.json", new_key()
-    write_keys(path, [key_entry("anna", Role.WRITE, key)])
+    write_keys(path, [key_entry("anna", KeyRole.WRITE, key)])
     assert key not in path.read_text(encoding="utf-8")
     assert read_keys(path) == (KeyEntry(name="anna", role="write", sha256=hashlib.sha256(key.encode()).hexdigest()),)
     assert stat.S_IMODE(path.stat().st_mode) == 0o600
@@ -60,9 +60,9 @@ def test_the_error_for_a_missing_file_names_the_command_that_makes_one(tmp_path:
 def test_keys_from_the_environment() -> None:
     one, two, three = new_key(), new_key(), new_key()
     found = keys_of_environment({"HARDRANK_READ_KEYS": f"{one}, {two},", "HARDRANK_WRITE_KEYS": three})
-    ring = Keyring(found, anonymous=Role.NOTHING)
+    ring = Keyring(found, anonymous=KeyRole.NOTHING)
     roles = [ring.caller(key, "192.0.2.1").role for key in (one, two, three)]
-    assert roles == [Role.READ, Role.READ, Role.WRITE]
+    assert roles == [KeyRole.READ, KeyRole.READ, KeyRole.WRITE]
     assert keys_of_environment({}) == ()
     with pytest.raises(ApiKeyError, match="at least 16"):
         keys_of_environment({"HARDRANK_READ_KEYS": "secret"})
@@ -70,15 +70,15 @@ def test_keys_from_the_environment() -> None:
 
 def test_callers_have_the_role_of_their_key() -> None:
     key = new_key()
-    ring = Keyring([key_entry("anna", Role.READ, key)], anonymous=Role.NOTHING)
+    ring = Keyring([key_entry("anna", KeyRole.READ, key)], anonymous=KeyRole.NOTHING)
     anna, nobody = ring.caller(key, "192.0.2.1"), ring.caller(None, "192.0.2.1")
-    assert anna == Caller(name="key anna", role=Role.READ)
-    assert nobody == Caller(name="address 192.0.2.1", role=Role.NOTHING)
-    require(anna, Role.READ)
+    assert anna == Caller(name="key anna", role=KeyRole.READ)
+    assert nobody == Caller(name="address 192.0.2.1", role=KeyRole.NOTHING)
+    require(anna, KeyRole.READ)
     with pytest.raises(ForbiddenError, match="write"):
-        require(anna, Role.WRITE)
+        require(anna, KeyRole.WRITE)
     with pytest.raises(UnauthenticatedError, match="read"):
-        require(nobody, Role.READ)
+        require(nobody, KeyRole.READ)
     for wrong in ("", "x", key[:-1], key + "x", "\udcff", "ä"):
         with pytest.raises(UnauthenticatedError):
             ring.caller(wrong, "192.0.2.1")

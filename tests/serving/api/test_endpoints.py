@@ -12,7 +12,7 @@ import pytest
 from PIL import Image
 
 from hardrank.models.preprocessing import prepare
-from hardrank.serving.api.auth import Keyring, Role, key_entry, new_key
+from hardrank.serving.api.auth import Keyring, KeyRole, key_entry, new_key
 from hardrank.serving.engine import Engine
 from hardrank.serving.settings import Access, Batching, Limits, Settings
 from tests.serving.served import Served, encoded, picture, serve
@@ -410,7 +410,8 @@ def test_more_than_half_of_the_pending_queries_get_a_429(tmp_path: Path, engine:
 def test_roles_of_keys(tmp_path: Path, engine: Engine) -> None:
     reader, writer = new_key(), new_key()
     keyring = Keyring(
-        [key_entry("reader", Role.READ, reader), key_entry("writer", Role.WRITE, writer)], anonymous=Role.NOTHING
+        [key_entry("reader", KeyRole.READ, reader), key_entry("writer", KeyRole.WRITE, writer)],
+        anonymous=KeyRole.NOTHING,
     )
     form = {"image": ("x", encoded(picture(5)))}
     with serve(tmp_path, (engine,), keyring=keyring) as served:
@@ -442,7 +443,9 @@ def test_roles_of_keys(tmp_path: Path, engine: Engine) -> None:
 
 def test_the_rate_limit_counts_queries_per_key(tmp_path: Path, engine: Engine) -> None:
     one, other = new_key(), new_key()
-    keyring = Keyring([key_entry("one", Role.READ, one), key_entry("other", Role.READ, other)], anonymous=Role.NOTHING)
+    keyring = Keyring(
+        [key_entry("one", KeyRole.READ, one), key_entry("other", KeyRole.READ, other)], anonymous=KeyRole.NOTHING
+    )
     settings = Settings(access=Access(rate=0.01, burst=4))
     with serve(tmp_path, (engine,), settings=settings, keyring=keyring) as served:
         client, as_one = served.client, {"X-API-Key": one}
@@ -484,7 +487,7 @@ def _check_problem(answer: Any, status: int) -> None:
 
 def test_pending_queries_are_counted_by_key(tmp_path: Path, engine: Engine) -> None:
     one, other = new_key(), new_key()
-    keyring = Keyring([key_entry("one", Role.READ, one), key_entry("other", Role.READ, other)])
+    keyring = Keyring([key_entry("one", KeyRole.READ, one), key_entry("other", KeyRole.READ, other)])
     with serve(tmp_path, (engine,), settings=Settings(batching=Batching(pending=2)), keyring=keyring) as served:
         admission, data = served.service.admission, served.files[0].data
         with admission.enter(caller="key one"):

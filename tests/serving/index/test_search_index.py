@@ -99,7 +99,7 @@ def test_changes_are_all_or_nothing(index: SearchIndex) -> None:
     index.add(new_items(vectors))
     with pytest.raises(DuplicateItemError, match="'item-3'"):
         index.add([NewItem(id="new", vector=vectors[0]), NewItem(id="item-3", vector=vectors[0])])
-    with pytest.raises(DuplicateItemError, match="twice"):
+    with pytest.raises(DuplicateItemError, match="duplicate"):
         index.add([NewItem(id="new", vector=vectors[0]), NewItem(id="new", vector=vectors[0])])
     with pytest.raises(InvalidItemError, match="norm"):
         index.add([NewItem(id="new", vector=vectors[0]), NewItem(id="long", vector=2 * vectors[0])])

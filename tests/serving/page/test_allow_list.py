@@ -10,7 +10,7 @@ from typing import Any
 import httpx
 import pytest
 
-from hardrank.serving.api.auth import Keyring, Role, key_entry
+from hardrank.serving.api.auth import Keyring, KeyRole, key_entry
 from hardrank.serving.engine import Engine
 from hardrank.serving.page.mount import create_page
 from hardrank.serving.page.uploads import UploadStore
@@ -186,7 +186,7 @@ def test_the_server_opens_no_connection(model: Model) -> None:
 
 
 def test_the_page_requires_a_key_if_there_are_keys(model: Model) -> None:
-    keyring = Keyring([key_entry("anna", Role.READ, KEY)], anonymous=Role.NOTHING)
+    keyring = Keyring([key_entry("anna", KeyRole.READ, KEY)], anonymous=KeyRole.NOTHING)
     with page_server([model], keyring=keyring) as server, patient_client(server.url) as client:
         assert client.get("/config").status_code == 401
         assert client.post("/login", data={"username": "anna", "password": "wrong"}).status_code == 400

@@ -9,11 +9,11 @@ from hardrank.trainer.attacks.apgd import apgd_steps, checkpoints
 from hardrank.trainer.attacks.options import AttackError
 from hardrank.trainer.attacks.pgd import Norm, Objective, PGDOptions, pgd, pgd_steps, project
 from hardrank.trainer.attacks.registry import make_attack
-from hardrank.trainer.attacks.runner import ENGINES, Engine, StepFunction
+from hardrank.trainer.attacks.runner import ENGINES, AttackEngine, StepFunction
 from hardrank.trainer.attacks.starts import random_noise, random_starts
 from tests.trainer.conftest import Small
 
-ENGINE = pytest.mark.parametrize("engine", [ENGINES[e] for e in Engine], ids=list(Engine))
+ENGINE = pytest.mark.parametrize("engine", [ENGINES[e] for e in AttackEngine], ids=list(AttackEngine))
 NORM = pytest.mark.parametrize(("norm", "epsilon"), [(Norm.LINF, 8 / 255), (Norm.L2, 0.5)])
 
 

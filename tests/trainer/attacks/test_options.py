@@ -13,7 +13,7 @@ from hardrank.trainer.attacks.options import AttackError, Option, declared_optio
 from hardrank.trainer.attacks.pgd import Norm
 from hardrank.trainer.attacks.qa import QueryAttack
 from hardrank.trainer.attacks.registry import ATTACKS, ERS_ATTACKS, SCORECARD, make_attack
-from hardrank.trainer.attacks.runner import AttackOptions, Engine
+from hardrank.trainer.attacks.runner import AttackEngine, AttackOptions
 
 
 @pytest.mark.parametrize("name", ATTACKS)
@@ -34,7 +34,7 @@ def test_engine_options_are_declared_too() -> None:
     found = {option.name: option for option in declared_options(AttackOptions)}
     assert set(found) == {field.name for field in fields(AttackOptions)}
     assert found["norm"].choices == ("linf", "l2")
-    assert found["engine"].type is Engine
+    assert found["engine"].type is AttackEngine
     assert found["epsilon"].minimum == 0
     assert found["epsilon"].unit
     assert json.dumps([option.default for option in found.values()])
@@ -56,7 +56,7 @@ def test_scorecard_is_registered() -> None:
 @pytest.mark.parametrize(
     ("name", "options", "says"),
     [
-        ("QQ", {}, "no attack 'QQ'; there are CA\\+, CA-"),
+        ("QQ", {}, "unknown attack 'QQ'; available: CA\\+, CA-"),
         ("QA+", {"w": 1}, "no option w; it has m, share"),
         ("QA+", {"direction": "-"}, "no option direction"),
         ("TMA", {"m": 1}, "no option m; it has none"),
@@ -119,7 +119,7 @@ def test_direction_given_as_text_is_the_member() -> None:
 
 def test_engine_options_are_strict_too() -> None:
     options = AttackOptions(norm="l2", engine="apgd", steps=np.int64(4), epsilon=0)  # type: ignore[arg-type]
-    assert (options.norm, options.engine) == (Norm.L2, Engine.APGD)
+    assert (options.norm, options.engine) == (Norm.L2, AttackEngine.APGD)
     assert type(options.steps) is int
     assert asdict(options)["epsilon"] == 0.0
     for wrong in ({"norm": "l1"}, {"engine": "fgsm"}, {"steps": 2.5}, {"random_start": "yes"}, {"restarts": True}):

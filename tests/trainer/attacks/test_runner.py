@@ -7,7 +7,7 @@ from torch import Tensor
 from hardrank.trainer.attacks.attack import Victims
 from hardrank.trainer.attacks.options import AttackError
 from hardrank.trainer.attacks.registry import ATTACKS, make_attack
-from hardrank.trainer.attacks.runner import AttackOptions, AttackProgress, AttackResult, Engine, run_attack
+from hardrank.trainer.attacks.runner import AttackEngine, AttackOptions, AttackProgress, AttackResult, run_attack
 from hardrank.trainer.metric.distances import ABSENT, RetrievalError
 from tests.reference.attacks import Scene, plain_attack
 from tests.trainer.conftest import Small
@@ -19,9 +19,9 @@ def run(small: Small, name: str, count: int = 40, **options: object) -> AttackRe
     return run_attack(attack, small.embed, small.images[:count], small.victims(count), small.gallery, settings, seed=1)
 
 
-@pytest.mark.parametrize("engine", Engine)
+@pytest.mark.parametrize("engine", AttackEngine)
 @pytest.mark.parametrize("name", ATTACKS)
-def test_each_attack_moves_its_figures_towards_its_goal(name: str, engine: Engine, small: Small) -> None:
+def test_each_attack_moves_its_figures_towards_its_goal(name: str, engine: AttackEngine, small: Small) -> None:
     figures = make_attack(name).figures
     result = run(small, name, engine=engine, epsilon=24 / 255)
     moved = (result.after - result.before).mean(0)
@@ -134,8 +134,8 @@ def test_each_target_of_margin_is_tried_until_the_image_is_won(small: Small) -> 
 
 
 @pytest.mark.parametrize("batch", [1, 7, 64])
-@pytest.mark.parametrize("engine", Engine)
-def test_the_course_of_the_loss_does_not_depend_on_the_batch(engine: Engine, batch: int, small: Small) -> None:
+@pytest.mark.parametrize("engine", AttackEngine)
+def test_the_course_of_the_loss_does_not_depend_on_the_batch(engine: AttackEngine, batch: int, small: Small) -> None:
     attack, victims, options = make_attack("LTM"), small.victims(64), AttackOptions(epsilon=24 / 255, engine=engine)
     whole = run_attack(attack, small.embed, small.images[:64], victims, small.gallery, options)
     finished = whole.image_passes < 32

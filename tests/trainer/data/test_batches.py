@@ -119,7 +119,7 @@ def test_no_images() -> None:
 
 
 def test_class_of_one_image() -> None:
-    with pytest.raises(DatasetError, match="no partner"):
+    with pytest.raises(DatasetError, match="no second image"):
         spc2_batches(labels_of(3, 1), pairs=4, epoch=0, seed=0)
 
 

@@ -16,7 +16,7 @@ from hardrank.trainer.data.dataset import DataOptions, DatasetError
 from hardrank.trainer.data.demo import (
     DemoClass,
     DemoDamagedError,
-    DemoForeignError,
+    DemoFolderError,
     DemoOptionError,
     DemoOptions,
     Half,
@@ -373,7 +373,7 @@ def test_what_is_not_ours_is_left_alone(tmp_path: Path) -> None:
     (tmp_path / "photos").mkdir()
     (tmp_path / "photos" / "mine.png").write_bytes(b"precious")
     for make in (generate, ensure):
-        with pytest.raises(DemoForeignError, match="photos"):
+        with pytest.raises(DemoFolderError, match="photos"):
             make(tmp_path / "photos", SMALL)
     assert (tmp_path / "photos" / "mine.png").read_bytes() == b"precious"
 
@@ -442,7 +442,7 @@ def test_load_makes_its_folder_but_not_those_above(tmp_path: Path) -> None:
 
 def test_load_names_the_recipe_for_the_images_that_lie_there(tmp_path: Path) -> None:
     (tmp_path / "mine.png").write_bytes(b"precious")
-    with pytest.raises(DemoForeignError, match=rf"folder --data\.root {tmp_path}"):
+    with pytest.raises(DemoFolderError, match=rf"folder --data\.root {tmp_path}"):
         load(DataOptions(root=tmp_path))
 
 

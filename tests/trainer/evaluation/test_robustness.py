@@ -19,7 +19,7 @@ from hardrank.trainer.attacks.es import EmbeddingShift
 from hardrank.trainer.attacks.gtm import Unmatched
 from hardrank.trainer.attacks.options import AttackError, option
 from hardrank.trainer.attacks.registry import make_attack
-from hardrank.trainer.attacks.runner import AttackResult, Engine, run_attack
+from hardrank.trainer.attacks.runner import AttackEngine, AttackResult, run_attack
 from hardrank.trainer.evaluation.diagnostics import compare_seeds
 from hardrank.trainer.evaluation.journal import Journal, JournalError
 from hardrank.trainer.evaluation.robustness import (
@@ -286,7 +286,7 @@ def test_interval_covers_the_mean_of_a_known_distribution() -> None:
 
 
 def test_worst_case_is_the_worst_image_by_image(small: Small) -> None:
-    cards = [measure(small, options=RobustnessOptions(**{**vars(QUICK), "engine": engine})) for engine in Engine]
+    cards = [measure(small, options=RobustnessOptions(**{**vars(QUICK), "engine": engine})) for engine in AttackEngine]
     worst = worst_case(cards)
     for key, figure in worst.scales.items():
         scores = [figure.score(torch.from_numpy(card.per_image.columns[key])) for card in (*cards, worst)]
@@ -402,7 +402,7 @@ def test_bytes_become_pixels() -> None:
 def test_invalid_measurements_are_refused(small: Small) -> None:
     with pytest.raises(AttackError, match="nothing to attack"):
         measure(small, queries=torch.arange(0))
-    with pytest.raises(AttackError, match="twice"):
+    with pytest.raises(AttackError, match="duplicate"):
         measure(small, queries=torch.tensor([1, 1]))
     with pytest.raises(AttackError, match="rows 0 … 199"):
         measure(small, queries=torch.tensor([200]))

@@ -23,9 +23,9 @@ from hardrank.trainer.metric.collapse import (
     CollapseReading,
     CollapseState,
     Symptom,
+    collapse_signs,
     observe,
     read_collapse,
-    symptoms,
 )
 from hardrank.trainer.training.loop import LoopOptions, StepContext, StepLoss, TrainingStage, run_stage
 
@@ -62,7 +62,7 @@ def test_one_class_has_no_pairs_to_compare_and_raises_no_alarm() -> None:
     reading = read_collapse(torch.ones(4, 1), torch.zeros(4, dtype=torch.int64))
     assert math.isnan(reading.cosine)
     assert reading.recall == reading.chance == 1
-    assert symptoms(reading, queries=4) == frozenset()
+    assert collapse_signs(reading, queries=4) == frozenset()
 
 
 @pytest.mark.parametrize("count", [0, 1])
@@ -70,7 +70,7 @@ def test_fewer_than_two_rows_tell_nothing(count: int) -> None:
     reading = read_collapse(torch.ones(count, 1), torch.zeros(count, dtype=torch.int64))
     assert math.isnan(reading.cosine)
     assert math.isnan(reading.recall)
-    assert symptoms(reading, queries=count) == frozenset()
+    assert collapse_signs(reading, queries=count) == frozenset()
 
 
 def test_embeddings_that_are_all_equal_score_chance_whatever_the_order_of_rows() -> None:
@@ -80,7 +80,7 @@ def test_embeddings_that_are_all_equal_score_chance_whatever_the_order_of_rows()
         reading = read_collapse(equal, labels[order])
         assert reading.cosine == pytest.approx(1)
         assert reading.recall == pytest.approx(reading.chance)
-        assert symptoms(reading, queries=8) == {Symptom.ALIKE, Symptom.BLIND}
+        assert collapse_signs(reading, queries=8) == {Symptom.ALIKE, Symptom.BLIND}
 
 
 @pytest.mark.parametrize(
@@ -96,12 +96,12 @@ def test_embeddings_that_are_all_equal_score_chance_whatever_the_order_of_rows()
     ],
 )
 def test_symptoms(reading: CollapseReading, expected: set[Symptom]) -> None:
-    assert symptoms(reading, queries=100) == expected
+    assert collapse_signs(reading, queries=100) == expected
 
 
 def test_more_queries_leave_less_to_noise() -> None:
     reading = CollapseReading(cosine=0.3, recall=0.15, chance=0.1)
-    assert symptoms(reading, queries=10_000) == frozenset()
+    assert collapse_signs(reading, queries=10_000) == frozenset()
 
 
 def verdicts(cosines: list[float]) -> list[bool]:

@@ -4,7 +4,7 @@
 Pillow only.
 """
 
-from hardrank.trainer.data.demo.errors import DemoDamagedError, DemoForeignError, DemoOptionError
+from hardrank.trainer.data.demo.errors import DemoDamagedError, DemoFolderError, DemoOptionError
 from hardrank.trainer.data.demo.picture import picture
 from hardrank.trainer.data.demo.reader import load
 from hardrank.trainer.data.demo.sheet import contact_sheet
@@ -25,7 +25,7 @@ __all__ = [
     "GENERATOR_VERSION",
     "DemoClass",
     "DemoDamagedError",
-    "DemoForeignError",
+    "DemoFolderError",
     "DemoOptionError",
     "DemoOptions",
     "Half",

@@ -11,5 +11,5 @@ class DemoDamagedError(DatasetError):
     """Files of a demo set are missing, changed or not in its manifest."""
 
 
-class DemoForeignError(DatasetError):
+class DemoFolderError(DatasetError):
     """The folder contains something else, which is never overwritten."""

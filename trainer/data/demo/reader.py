@@ -27,7 +27,7 @@ def load(options: DataOptions, progress: ShowProgress | None = None) -> Dataset:
 
     Raises:
         DemoDamagedError: Images are missing or have changed since they were drawn.
-        DemoForeignError: The folder contains something else.
+        DemoFolderError: The folder contains something else.
         DemoOptionError: The parent folder does not exist.
     """
     root = expand_user(options.root or DEFAULT_ROOT)

@@ -20,8 +20,8 @@ from hardrank.trainer.data.demo.surfaces import (
     ellipse,
     inflated,
     lathe,
-    leaned,
     polygon,
+    tilted,
 )
 
 
@@ -43,7 +43,7 @@ def _mouth(f: Frame, form: Form, *, radius: float, height: float, inside: Paint,
     """The opening of a vessel: a lip and, within it, the far wall fading into the dark."""
     v = f.v - height
     lip = inflated(f, ellipse(f.u, v, radius, radius * form.tilt), radius=0.05, paint=Paint.BASE)
-    yield leaned(lip, 0.0, 0.3)
+    yield tilted(lip, 0.0, 0.3)
     inner = radius * wall
     hole = inflated(f, ellipse(f.u, v, inner, inner * form.tilt), radius=0.02, paint=inside)
     yield replace(hole, shade=np.clip(0.5 + 0.4 * v * (1 / (inner * form.tilt)), 0.12, 1))
@@ -144,7 +144,7 @@ def _cushion(f: Frame, form: Form) -> Iterator[Part]:
         yield inflated(f, disc(f.u - x * wide, f.v - y * wide, 0.09), radius=0.09, paint=Paint.SECOND)
     yield inflated(f, outline - 0.035, radius=0.05, paint=Paint.THIRD)
     pillow = f.to_image(0.35 * f.u + 1.1 * f.u * f.u * f.u, 0.35 * f.v + 1.1 * f.v * f.v * f.v)
-    yield leaned(inflated(f, outline, radius=0.09, paint=Paint.PATTERN), *pillow)
+    yield tilted(inflated(f, outline, radius=0.09, paint=Paint.PATTERN), *pillow)
 
 
 def _kite(f: Frame, form: Form) -> Iterator[Part]:
@@ -158,7 +158,7 @@ def _kite(f: Frame, form: Form) -> Iterator[Part]:
     sail = polygon(f, ((0.0, -0.55), (wide, shoulder), (0.0, 0.92), (-wide, shoulder)))
     yield inflated(f, sail, radius=0.03, paint=Paint.THIRD)
     billow = f.to_image(0.55 * f.u + 0.25 * np.sign(f.u), 0.4 * (f.v - shoulder))
-    yield leaned(inflated(f, sail + 0.035, radius=0.03, paint=Paint.PATTERN), *billow)
+    yield tilted(inflated(f, sail + 0.035, radius=0.03, paint=Paint.PATTERN), *billow)
     spars = np.minimum(np.abs(f.u), np.abs(f.v - shoulder + 0.09 * f.u * f.u)) - 0.016
     yield inflated(f, np.maximum(spars, sail), radius=0.03, paint=Paint.INK)
 
@@ -169,7 +169,7 @@ def _button(f: Frame, form: Form) -> Iterator[Part]:
     part = inflated(f, radius - 0.84, radius=0.07, paint=Paint.PATTERN)
     lean = np.clip((radius - rim) * 9, -1, 1) * smooth((radius - rim + 0.16) * 12) * 0.75
     x, y = f.to_image(f.u / (radius + 1e-6) * lean, f.v / (radius + 1e-6) * lean)
-    yield replace(leaned(part, x, y), shade=1 - 0.3 * smooth(1 - np.abs(radius - rim + 0.16) * 12))
+    yield replace(tilted(part, x, y), shade=1 - 0.3 * smooth(1 - np.abs(radius - rim + 0.16) * 12))
     gap = 0.17 + 0.02 * form.b
     u, v = np.abs(f.u) - gap, np.abs(f.v) - gap
     yield inflated(f, disc(u, v, 0.1), radius=0.02, paint=Paint.INK)
@@ -190,7 +190,7 @@ def _shell(f: Frame, form: Form) -> Iterator[Part]:
     part = inflated(f, outline, radius=0.75, paint=Paint.PATTERN, s=angle * 1.1, t=radius - 0.9)
     wave = -0.75 * np.sin(ribs * angle) * smooth(radius * 1.2)
     x, y = f.to_image(np.cos(angle) * wave, -np.sin(angle) * wave)
-    yield replace(leaned(part, x, y), shade=0.87 + 0.13 * np.cos(ribs * angle))
+    yield replace(tilted(part, x, y), shade=0.87 + 0.13 * np.cos(ribs * angle))
 
 
 def _fish(f: Frame, form: Form) -> Iterator[Part]:
@@ -199,7 +199,7 @@ def _fish(f: Frame, form: Form) -> Iterator[Part]:
     w = np.abs(g.v)
     tail = np.maximum(ellipse(*_turned(g.u + 0.7, w - 0.2, -40), 0.36, 0.17), -0.95 - g.u)
     rays = 0.5 * np.sin(26 * g.v / (np.abs(g.u + 0.3) + 0.25))
-    yield leaned(inflated(g, tail, radius=0.1, paint=Paint.THIRD), *f.to_image(0 * rays, rays))
+    yield tilted(inflated(g, tail, radius=0.1, paint=Paint.THIRD), *f.to_image(0 * rays, rays))
     for height, at, size in ((0.36, 0.02, 0.3), (-0.34, 0.08, 0.2)):
         fin = ellipse(g.u - at + 0.4 * np.sign(height) * (g.v - height), g.v - height, size, 0.2)
         yield inflated(g, fin, radius=0.1, paint=Paint.SECOND)
@@ -227,8 +227,8 @@ def _butterfly(f: Frame, form: Form) -> Iterator[Part]:
     ):
         wing = ellipse(*_turned(u - cu, f.v - cv, degrees), a, b)
         fold = f.to_image(-0.45 * side + 0.35 * side * u, 0.1 + 0 * u)
-        yield leaned(inflated(f, wing, radius=0.04, paint=Paint.THIRD), *fold)
-        yield leaned(inflated(f, wing + 0.06, radius=0.05, paint=Paint.PATTERN, s=u), *fold)
+        yield tilted(inflated(f, wing, radius=0.04, paint=Paint.THIRD), *fold)
+        yield tilted(inflated(f, wing + 0.06, radius=0.05, paint=Paint.PATTERN, s=u), *fold)
     bent = u - 0.03 - 0.3 * np.clip(f.v - 0.4, 0, 1)
     feeler = np.maximum(np.abs(bent) - 0.02, np.abs(f.v - 0.62) - 0.24)
     yield inflated(f, np.minimum(feeler, disc(u - 0.17, f.v - 0.86, 0.045)), radius=0.03, paint=Paint.INK)
@@ -301,7 +301,7 @@ def _sailboat(f: Frame, form: Form) -> Iterator[Part]:
             polygon(g, ((0.0, -0.36), (foot, -0.36), (0.0, peak))), np.hypot(u + 0.6, f.v + 0.35) - 0.6 - foot
         )
         x, y = f.to_image(side * (0.75 * u - 0.05), 0.15 + 0 * u)
-        yield leaned(inflated(f, sail, radius=0.04, paint=Paint.PATTERN), x, y)
+        yield tilted(inflated(f, sail, radius=0.04, paint=Paint.PATTERN), x, y)
     bow = 0.16 * (f.u + 0.1) * (f.u + 0.1)
     hull = np.maximum(np.hypot(f.u * 0.82, (f.v + 0.42) * 1.35) - 0.66, f.v + 0.46 - bow)
     yield inflated(f, hull, radius=0.3, paint=Paint.THIRD)

@@ -18,7 +18,7 @@ from PIL import Image
 
 from hardrank.models.files import replace_folder, restore_folder, unfinished_folder
 from hardrank.models.home import typed
-from hardrank.trainer.data.demo.errors import DemoDamagedError, DemoForeignError
+from hardrank.trainer.data.demo.errors import DemoDamagedError, DemoFolderError
 from hardrank.trainer.data.demo.picture import picture
 from hardrank.trainer.data.demo.specification import DemoOptions, Half, classes
 
@@ -77,7 +77,7 @@ def generate(
         progress: Called with (done, total) after each image.
 
     Raises:
-        DemoForeignError: `root` contains anything but a demo set.
+        DemoFolderError: `root` contains anything but a demo set.
     """
     options = options or DemoOptions()
     _refuse_foreign(root)
@@ -98,7 +98,7 @@ def ensure(
 
     Raises:
         DemoDamagedError: Files of the set are missing, changed or not in the manifest.
-        DemoForeignError: `root` contains anything but a demo set.
+        DemoFolderError: `root` contains anything but a demo set.
     """
     options = options or DemoOptions()
     restore_folder(root)
@@ -189,10 +189,10 @@ def _is_set(root: Path) -> bool:
 
 def _refuse_foreign(root: Path) -> None:
     if root.is_symlink() or (root.exists() and not root.is_dir()):
-        raise DemoForeignError(f"{root} is not a folder; give the demo set another root.")
+        raise DemoFolderError(f"{root} is not a folder; give the demo set another root.")
     if root.is_dir() and any(root.iterdir()):
         if not _is_set(root):
-            raise DemoForeignError(
+            raise DemoFolderError(
                 f"{root} contains files but no demo set: train on your own images with {typed('train')} folder "
                 f"--data.root {root}, or give the demo set another root, or empty the folder."
             )

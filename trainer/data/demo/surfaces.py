@@ -106,7 +106,7 @@ def slopes(height: Field) -> tuple[Field, Field]:
     return x, y
 
 
-def leaned(part: Part, x: Field | float, y: Field | float) -> Part:
+def tilted(part: Part, x: Field | float, y: Field | float) -> Part:
     """The part with its normals pushed by (x, y) in the image and made unit length again."""
     nx, ny, nz = part.normal[0] + x, part.normal[1] + y, part.normal[2]
     unit = 1 / np.sqrt(nx * nx + ny * ny + nz * nz + 1e-9)
