@@ -111,7 +111,7 @@ class EmbeddingDisplacement:
     """Cosine similarity of before and after, −1 to 1."""
 
 
-def embedding_shift(before: npt.NDArray[np.floating], after: npt.NDArray[np.floating]) -> EmbeddingDisplacement:
+def embedding_displacement(before: npt.NDArray[np.floating], after: npt.NDArray[np.floating]) -> EmbeddingDisplacement:
     """Measure how far an embedding moved from `before` (D,) to `after` (D,), both of norm 1."""
     one, other = before.astype(np.float64), after.astype(np.float64)
     return EmbeddingDisplacement(distance=float(np.linalg.norm(one - other)), cosine=float(np.clip(one @ other, -1, 1)))

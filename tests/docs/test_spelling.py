@@ -7,7 +7,7 @@ import pytest
 
 from hardrank.trainer.runtime.launch import ROOT
 
-_NAMES = "WorstCase,nd,unsecure"
+_NAMES = "WorstCase,nd,unsecure,alph"
 """Identifiers that look like slips."""
 
 
