@@ -17,7 +17,7 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Final
 
 import tyro
 from rich.console import Console
@@ -30,6 +30,8 @@ from hardrank.models.errors import HardrankError
 from hardrank.models.files import write_bytes
 from hardrank.models.home import typed
 
+_RECORDED: Final = "(default: as recorded)"
+
 
 @dataclass(frozen=True, kw_only=True)
 class Command:
@@ -37,9 +39,9 @@ class Command:
 
     file: Annotated[Path, tyro.conf.Positional]
     """The JSON file of the attack."""
-    models: Annotated[tuple[str, ...], tyro.conf.arg(metavar="MODEL [MODEL ...]")] = ()
+    models: Annotated[tuple[str, ...], tyro.conf.arg(metavar="MODEL [MODEL ...]", help_behavior_hint=_RECORDED)] = ()
     """The models in the record's order, if they have moved."""
-    gallery: Annotated[tuple[str, ...], tyro.conf.arg(metavar="PLACE [PLACE ...]")] = ()
+    gallery: Annotated[tuple[str, ...], tyro.conf.arg(metavar="PLACE [PLACE ...]", help_behavior_hint=_RECORDED)] = ()
     """The gallery, if it has moved: an index (or one for each model), a run, a bundle, a folder of images or a CSV."""
     out: Path | None = None
     """Folder for the adversarial PNGs."""

@@ -75,6 +75,7 @@ from hardrank.trainer.runtime.environment import Precision
 from hardrank.trainer.runtime.malloc import keep_freed_memory
 
 _ALL: Final = "all"
+_NONE: Final = "(default: none)"
 _SEARCH_OPTIONS: Final = "; ".join(
     f"{name}: {', '.join(option.name for option in kind.options)}" for name, kind in SEARCHES.items()
 )
@@ -134,7 +135,11 @@ class SearchArguments:
     """auto: white-box if the model gives gradients, else the square search (L∞) or NES (L2)."""
     search: Annotated[
         tuple[str, ...],
-        tyro.conf.arg(metavar="NAME=VALUE [NAME=VALUE ...]", help=f"Options of the search. {_SEARCH_OPTIONS}."),
+        tyro.conf.arg(
+            metavar="NAME=VALUE [NAME=VALUE ...]",
+            help=f"Options of the search. {_SEARCH_OPTIONS}.",
+            help_behavior_hint=_NONE,
+        ),
     ] = ()
     surrogate: Annotated[str | None, tyro.conf.arg(metavar="MODEL")] = None
     """With --method transfer: the model whose gradients are used."""
@@ -161,9 +166,10 @@ class LimitArguments:
         tyro.conf.arg(
             metavar="MEASURE=NUMBER [...]",
             help=f"Lower limits of {', '.join(MEASURES)}, or of an attack result's score by its name (QA+=40).",
+            help_behavior_hint=_NONE,
         ),
     ] = ()
-    fail_drop: Annotated[tuple[str, ...], tyro.conf.arg(metavar="NUMBER [...]")] = ()
+    fail_drop: Annotated[tuple[str, ...], tyro.conf.arg(metavar="NUMBER [...]", help_behavior_hint=_NONE)] = ()
     """Largest loss against the baseline: points of ERS, or MEASURE=NUMBER."""
     baseline: Annotated[Path | None, tyro.conf.arg(metavar="JSON")] = None
     """The earlier report.json to compare with."""
@@ -176,15 +182,16 @@ class LoadingArguments:
     device: Device = Device.AUTO
     """auto: a GPU if there is one."""
     precision: Precision = Precision.AUTO
-    """Of the passes that give gradients (auto: bf16 if the hardware is faster with it). Judged in float32."""
+    """Precision of the passes that give gradients; auto uses bf16 if the hardware is faster with it.
+    Results are measured in float32."""
     exact: tyro.conf.FlagCreatePairsOff[bool] = False
     """The same as --precision float32."""
     threads: int = field(default_factory=usable_cores)
-    """Threads of ONNX Runtime."""
+    """CPU threads; by default HARDRANK_THREADS if set, else one per usable core."""
     input_size: Annotated[int | None, tyro.conf.arg(metavar="PX")] = None
     """Side of the input of timm, torchvision and ONNX models that do not fix it."""
     resize: Annotated[int | None, tyro.conf.arg(metavar="PX")] = None
-    """Side of the square that images are resized to before the centre crop."""
+    """Side of the square that images are resized to before the center crop."""
     weights: LibraryWeights = LibraryWeights.IMAGENET
     """Weights of timm and torchvision networks, from their cache; nothing is downloaded."""
     scale: PixelScale = PixelScale.UNIT
@@ -364,10 +371,12 @@ def _print_summary(console: Console, report: AuditReport, out: Path) -> None:
     table.add_row(
         "Recall@1, benign", *(_recall(model.benign.recall_at_1 if model.benign else None) for model in report.models)
     )
-    table.add_row("[bold]ERS[/]  95 %", *(_ers(m.ers, m.ers_low, m.ers_high) for m in report.models))
+    table.add_row("[bold]ERS[/] (95 % interval)", *(_ers(m.ers, m.ers_low, m.ers_high) for m in report.models))
     console.print(table)
     for caution in report.cautions:
         console.print(f"[yellow]caution[/]: {_plain(caution)}", highlight=False, soft_wrap=True)
+    if any(model.checks for model in report.models):
+        console.print(f"The failed checks are listed in {_plain(out / HTML)}.", highlight=False, soft_wrap=True)
     for name in (HTML, JSON):
         console.print(str(out / name), highlight=False, soft_wrap=True, markup=False)
 

@@ -1,8 +1,8 @@
-"""Start the audit app in Streamlit, on this machine only.
+"""Start the audit app in Streamlit.
 
 The app attacks models live, runs audits and shows their results in the browser. Everyone who can open it can run
-attacks and read paths of this machine, so it listens on the loopback. Other addresses are for a container whose port
-is published on the loopback of its host.
+attacks and read paths of this machine, so by default it listens on 127.0.0.1, which only this machine can reach. Set
+another --host only in a container whose port is published on the loopback of its host.
 """
 
 import sys
@@ -37,7 +37,7 @@ class _Command:
     """The options of the command."""
 
     host: Annotated[str, tyro.conf.arg(aliases=["--address"])] = "127.0.0.1"
-    """Address to listen on."""
+    """Address to listen on; 127.0.0.1: only this machine can reach the app."""
     port: int = 8501
     """Port to listen on."""
     app: Annotated[AppSettings, tyro.conf.arg(name="")] = field(default_factory=AppSettings)

@@ -1,7 +1,8 @@
 """Serve image search over HTTP: an API under /v1, and a search page at /.
 
 BUNDLE is the folder of a trained model, INDEX an index that was made with that model. A model's key, by which callers
-name it, is `benign` or `robust` if the name of its bundle ends so, else the name; KEY:BUNDLE=INDEX sets another one.
+name it, is `benign` or `robust` if the bundle's name ends with that word, otherwise the bundle's name;
+KEY:BUNDLE=INDEX sets another one.
 With the models `benign` and `robust`, or any two models, the answers also tell how much the two disagree.
 """
 
@@ -30,6 +31,7 @@ from fastapi import FastAPI
 from rich.console import Console
 from rich.markup import escape
 
+from hardrank.models.cores import usable_cores
 from hardrank.models.errors import HardrankError
 from hardrank.models.home import typed
 from hardrank.serving.api.app import create_api
@@ -68,8 +70,8 @@ class Command:
 
     model: tuple[str, ...]
     """[KEY:]BUNDLE=INDEX of a model to serve; repeat it for several."""
-    threads: int = 0
-    """Threads of the network; 0: one per usable core (respects CPU limits of containers, and HARDRANK_THREADS)."""
+    threads: int = field(default_factory=usable_cores)
+    """CPU threads; by default HARDRANK_THREADS if set, else one per usable core."""
     device: Device = Device.AUTO
     """Where the networks run; auto: on a GPU if there is one."""
     read_only: bool = False
@@ -105,7 +107,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         command = tyro.cli(
             Command,
             prog=typed("serve"),
-            description=f"{__doc__}\n{examples}",
+            description=f"{__doc__}{examples}",
             args=arguments,
             config=(tyro.conf.EnumChoicesFromValues, tyro.conf.UseAppendAction),
         )

@@ -10,7 +10,7 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Final
+from typing import Annotated, Final
 
 # FAISS reads this on import. Its idle threads would otherwise spin on cores that others could use.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
@@ -80,7 +80,7 @@ class IndexCommand:
     """Folder, whose subfolders are the labels, or CSV file with the columns `path[,id][,label][,more …]`."""
     from_run: Path | None = None
     """Instead of --images: a run (runs/NAME) or bundle, whose test images are indexed."""
-    delete: tuple[str, ...] = ()
+    delete: Annotated[tuple[str, ...], tyro.conf.arg(help_behavior_hint="(default: none)")] = ()
     """Ids of items to delete."""
     compact: bool = False
     """Free the space of deleted items, and rebuild what searches use."""
@@ -95,8 +95,8 @@ class IndexCommand:
     milvus: MilvusAddress = field(default_factory=MilvusAddress)
     batch: int = 32
     """Images per forward pass."""
-    threads: int = 0
-    """Threads for the network and for building the ANN index; 0: one per usable core (see HARDRANK_THREADS)."""
+    threads: int = field(default_factory=usable_cores)
+    """CPU threads; by default HARDRANK_THREADS if set, else one per usable core."""
     decoders: int = 0
     """Threads that decode images; 0: one per usable core."""
     device: Device = Device.AUTO
@@ -281,9 +281,9 @@ def _describe(index: SearchIndex, console: Console) -> None:
         "model": f"{manifest.model} (SHA-256 {manifest.model_sha256[:12]}…)",
         "items": f"{stats.size} with {len(labels)} labels" + (f"; {stats.deleted} deleted" if stats.deleted else ""),
         "search": " ".join([stats.backend, *(f"{name}={value}" for name, value in stats.parameters.items())]),
-        "disk": f"{stats.disk_bytes / 2**20:.1f} MiB",
-        "memory": f"{stats.memory_bytes / 2**20:.1f} MiB, and {stats.vector_bytes / 2**20:.1f} MiB of vectors mapped "
-        "from their file",
+        "disk": _mib(stats.disk_bytes),
+        "memory": f"{_mib(stats.memory_bytes)} for the search structure and tables, plus {_mib(stats.vector_bytes)} "
+        "for vectors, which are memory-mapped from disk",
     }
     for name, value in lines.items():
         console.print(f"{name:<8}{value}", highlight=False, markup=False, soft_wrap=True)
@@ -296,6 +296,11 @@ def _describe(index: SearchIndex, console: Console) -> None:
             highlight=False,
             soft_wrap=True,
         )
+
+
+def _mib(size: int) -> str:
+    """Return a number of bytes in MiB, or in KiB below one MiB."""
+    return f"{size / 2**20:.1f} MiB" if size >= 2**20 else f"{size / 2**10:.1f} KiB"
 
 
 if __name__ == "__main__":

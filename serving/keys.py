@@ -81,7 +81,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         command = tyro.cli(
             Command,
             prog=typed("keys"),
-            description=f"{__doc__}\n{examples}",
+            description=f"{__doc__}{examples}",
             args=arguments,
             config=(tyro.conf.EnumChoicesFromValues,),
         )

@@ -123,7 +123,7 @@ class EvaluationOptions:
     """How the attacks measure a model (evaluation: Ten attack results)."""
 
     attacked: int | None = 500
-    """Number of test images to attack, a seeded sample; null for all."""
+    """Number of test images to attack, a seeded sample; None (null in a recipe) for all."""
     epsilon: Pixels = 8 / 255
     """ε of the attacks, in units of pixels in [0,1]."""
     alpha: Pixels = 3 / 255
@@ -162,10 +162,10 @@ class Config:
     initialisation: str = "warmup"
     """`warmup` (from scratch), `imagenet` (pretrained backbone), or the folder of a bundle."""
     weights: Annotated[Path | None, tyro.conf.arg(metavar="FILE")] = None
-    """Weights of the backbone with `initialisation: imagenet`: safetensors, or a state dict of PyTorch; null: those of
-    the library's cache or hub, or of an installed package."""
+    """Weights of the backbone with `initialisation: imagenet`: safetensors, or a state dict of PyTorch; default: those
+    of the library's cache or hub, or of an installed package."""
     freeze_batch_norm: bool | None = None
-    """Whether triplet training keeps the means and variances of batch norm fixed; null: yes."""
+    """Whether triplet training keeps the means and variances of batch norm fixed; default: yes."""
     warmup: WarmupOptions = field(default_factory=WarmupOptions)
     """Used with `initialisation: warmup`."""
     benign: TrainingOptions = field(default_factory=TrainingOptions)

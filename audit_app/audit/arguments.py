@@ -15,7 +15,7 @@ _TRUE: Final = {"true": True, "yes": True, "1": True, "false": False, "no": Fals
 
 
 def arguments_of(owner: type, options: Sequence[Option], *, doc: str) -> type:
-    """Make a dataclass with a field for each option, for tyro: with its type, unit, help and default.
+    """Make a dataclass with a field for each option, for tyro: with its type, help and default.
 
     Args:
         owner: The dataclass that declares the options; the result is named after it.
@@ -55,11 +55,11 @@ def read_pairs(texts: Sequence[str], options: Sequence[Option], *, of: str) -> d
 
 
 def _annotated(option: Option) -> Any:
-    unit = f" [{option.unit}]" if option.unit else ""
-    text = tyro.conf.arg(help=f"{option.help}{unit}")
+    in_pixels = option.type is float and "pixels" in option.unit
+    unit = ", in units of pixels in [0,1]" if in_pixels else ""
+    text = tyro.conf.arg(help=f"{_capitalized(option.help)}{unit}.")
     if option.type is not float:
         return Annotated[option.type, text]
-    in_pixels = "pixels" in option.unit
     number = tyro.constructors.PrimitiveConstructorSpec(
         nargs=1,
         metavar="N/255" if in_pixels else "X",
@@ -68,6 +68,11 @@ def _annotated(option: Option) -> Any:
         str_from_instance=lambda value: [f"{255 * value:g}/255" if in_pixels else f"{value:g}"],
     )
     return Annotated[float, number, text]
+
+
+def _capitalized(text: str) -> str:
+    """Return `text` with a capital first letter, unless it is a Greek symbol."""
+    return text[:1].upper() + text[1:] if text[:1].isascii() else text
 
 
 def _reader(option: Option) -> Callable[[str], Any]:

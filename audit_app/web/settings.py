@@ -25,7 +25,7 @@ class AppSettings:
 
     zoo: Path = HOME / "models" / "zoo"
     """Folder with the bundles to choose from."""
-    gallery: tuple[str, ...] = ()
+    gallery: Annotated[tuple[str, ...], tyro.conf.arg(help_behavior_hint="(default: none)")] = ()
     """Gallery to start with: an index (or one per model), a run, a folder of images or a CSV. Without it: the test
     images of the first model's run."""
     audits: Path = HOME / "runs" / "audits"

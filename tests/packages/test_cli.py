@@ -34,7 +34,14 @@ def test_version(capsys: pytest.CaptureFixture[str]) -> None:
 
 def test_an_unknown_command_is_an_error(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["trane"]) == 2
-    assert "'trane'" in capsys.readouterr().err
+    shown = capsys.readouterr().err
+    assert "'trane'" in shown
+    assert "did you mean train?" in shown
+    assert "hardrank --help" in shown
+    assert main(["xyz"]) == 2
+    shown = capsys.readouterr().err
+    assert "did you mean" not in shown
+    assert all(name in shown for name in COMMANDS)
 
 
 def test_a_missing_library_is_named(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:

@@ -61,7 +61,7 @@ class AttackOptions(PGDOptions):
         1,
         minimum=1,
         unit="runs",
-        help="runs, all but the first from a random point; each image keeps its worst",
+        help="number of runs, all but the first from a random point; each image keeps its worst",
     )
 
 

@@ -32,13 +32,13 @@ class DataOptions:
     name: str = "demo"
     """The data set: demo, caltech101, cub, cars, sop or folder."""
     root: Path | None = None
-    """Its folder; null: the default of the data set. `demo` is drawn into it; the parent folder must exist."""
+    """Its folder; default: that of the data set. `demo` is drawn into it; the parent folder must exist."""
     csv: Path | None = None
     """For `folder`: a CSV file of path,label[,split] instead of class folders; paths are relative to its folder."""
     train_classes: int | float | None = None
-    """Number of classes that train (an integer), or their fraction (below 1); null: the data set's own split."""
+    """Number of classes that train (an integer), or their fraction (below 1); default: the data set's own split."""
     split_seed: int | None = None
-    """Seed that shuffles the classes before they are split; null: alphabetical order."""
+    """Seed that shuffles the classes before they are split; default: alphabetical order."""
     seed: int = 0
     """Seed of the images of `demo`."""
     decode_check: bool = True

@@ -64,19 +64,21 @@ class CancelledError(HardrankError):
 class RobustnessOptions(AttackOptions):
     """How a scorecard is measured; ε, α, steps and engine default to the published protocol."""
 
-    bootstrap: int = option(1000, minimum=2, unit="resamples", help="of the images, for the 95 % intervals")
+    bootstrap: int = option(
+        1000, minimum=2, unit="resamples", help="number of bootstrap resamples of the images, for the 95 % intervals"
+    )
     seed_check: int = option(
         SEED_CHECK,
         minimum=0,
         unit="queries",
-        help="attacked again with the next seed, to see whether results vary with it",
+        help="number of queries attacked again with the next seed, to see whether results vary with it",
     )
     sanity_images: int = option(
         SANITY_IMAGES,
         minimum=0,
         maximum=SANITY_IMAGES,
         unit="queries",
-        help="attacked without gradients and with a large budget, to see whether gradients can be trusted",
+        help="number of images attacked without gradients and with a large budget, to check the gradients",
     )
     unmatched: Unmatched = option(  # noqa: RUF009
         Unmatched.REFERENCE,

@@ -35,7 +35,7 @@ class Launch:
     precision: Precision = Precision.AUTO
     """Precision of the backbone; auto uses bf16 if the hardware is faster with it."""
     threads: int = field(default_factory=usable_cores)
-    """CPU threads, shared among processes and jobs. Default: HARDRANK_THREADS if set, else the usable cores."""
+    """CPU threads; by default HARDRANK_THREADS if set, else one per usable core."""
     checkpoint_every: int = 50
     """Iterations between checkpoints."""
 

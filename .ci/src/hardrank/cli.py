@@ -1,5 +1,6 @@
 """The command `hardrank`: one program, a command for each thing that it does."""
 
+import difflib
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -64,7 +65,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"hardrank {hardrank.version()}")
         return 0
     if given[0] not in COMMANDS:
-        print(f"hardrank: unknown command {given[0]!r}; choose one of {', '.join(COMMANDS)}", file=sys.stderr)
+        near = difflib.get_close_matches(given[0], COMMANDS, n=1)
+        meant = f"did you mean {near[0]}?" if near else f"choose one of {', '.join(COMMANDS)}."
+        print(f"hardrank: unknown command {given[0]!r}; {meant} See hardrank --help", file=sys.stderr)
         return 2
     try:
         module = import_module(COMMANDS[given[0]].module)
