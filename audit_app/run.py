@@ -376,7 +376,7 @@ def _print_summary(console: Console, report: AuditReport, out: Path) -> None:
     for caution in report.cautions:
         console.print(f"[yellow]caution[/]: {_plain(caution)}", highlight=False, soft_wrap=True)
     if any(model.checks for model in report.models):
-        console.print(f"The failed checks are listed in {_plain(out / HTML)}.", highlight=False, soft_wrap=True)
+        console.print(f"The failed sanity checks are listed in {_plain(out / HTML)}.", highlight=False, soft_wrap=True)
     for name in (HTML, JSON):
         console.print(str(out / name), highlight=False, soft_wrap=True, markup=False)
 
