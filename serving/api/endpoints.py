@@ -107,14 +107,20 @@ class Endpoints:
 
     async def items(
         self,
-        start: Annotated[int, Query(ge=0, le=2**53, description="number of ids to skip")] = 0,
+        start: Annotated[int, Query(ge=0, le=2**53, description="number of ids to skip; ignored with `after`")] = 0,
+        after: Annotated[
+            int | None,
+            Query(ge=-1, le=2**53, description="`next_after` of the page before: changes meanwhile skip no item"),
+        ] = None,
         count: Annotated[int, Query(ge=1, description="largest number of ids to return")] = 100,
         label: Annotated[str | None, Query(max_length=MAX_TEXT, description="only items with this label")] = None,
     ) -> Response:
         """List ids in order of addition."""
         count = min(count, self._settings.limits.page_items)
-        ids = await self._service.ids(start=start, count=count, label=label)
-        return _json({"ids": ids, "next": start + count if len(ids) == count else None})
+        page = await self._service.list_ids(start=start, after=after, count=count, label=label)
+        more = len(page.ids) == count
+        following = start + count if more and after is None else None
+        return _json({"ids": page.ids, "next": following, "next_after": page.last_row if more else None})
 
     async def item(self, id: _Id) -> Response:
         """Return label, metadata and size of an item."""

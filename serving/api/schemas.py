@@ -86,7 +86,10 @@ class PageOut(BaseModel):
     """Ids in order of addition."""
 
     ids: list[str]
-    next: int | None = Field(description="`start` of the next page; null at the end")
+    next: int | None = Field(description="`start` of the next page; null at the end, and with `after`")
+    next_after: int | None = Field(
+        description="`after` of the next page, which additions and deletions meanwhile do not shift; null at the end"
+    )
 
 
 class LabelsOut(BaseModel):

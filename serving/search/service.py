@@ -18,7 +18,7 @@ from hardrank.serving.search.batching import ThreadPool
 from hardrank.serving.search.item_images import ImageFile, image_of, thumbnail_of
 from hardrank.serving.search.models import ItemWriter, Model, ModelStats, first_with_item, models_by_key, select_keys
 from hardrank.serving.search.pipeline import Pipeline
-from hardrank.serving.search.types import Query, ResolvedOptions, SearchAnswer, SearchOptions
+from hardrank.serving.search.types import IdPage, Query, ResolvedOptions, SearchAnswer, SearchOptions
 from hardrank.serving.settings import Settings
 from hardrank.serving.store.errors import InvalidSearchError
 from hardrank.serving.store.items import Item, NewItem, Scalar
@@ -127,10 +127,26 @@ class SearchService:
         """Return an item; raises `UnknownItemError`."""
         return await asyncio.to_thread(lambda: first_with_item(self.models, id).index.item(id))
 
-    async def ids(self, *, start: int = 0, count: int = 100, label: str | None = None) -> list[str]:
-        """Return ids of the first model's index, in order of addition."""
-        first = next(iter(self.models.values()))
-        return await asyncio.to_thread(first.index.ids, start=start, count=count, label=label)
+    async def list_ids(self, *, start: int, after: int | None, count: int, label: str | None) -> IdPage:
+        """Return a page of ids of the first model's index, in order of addition.
+
+        Args:
+            start: Ids to skip; ignored with `after`.
+            after: Row of the last item of the page before, or None to skip `start` ids. Only with `after` do additions
+                and deletions between two pages neither skip nor repeat an item.
+            count: Largest number of ids.
+            label: Return only items with this label.
+        """
+        index = next(iter(self.models.values())).index
+
+        def read() -> IdPage:
+            if after is None:
+                ids = index.ids(start=start, count=count, label=label)
+                return IdPage(ids, index.rows(ids[-1:]).get(ids[-1]) if ids else None)
+            items = index.list_items(after=after, count=count, label=label)
+            return IdPage([item.id for item in items], items[-1].row if items else None)
+
+        return await asyncio.to_thread(read)
 
     async def labels(self) -> dict[str, int]:
         """Count the items of each label in the first model's index."""

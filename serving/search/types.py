@@ -82,3 +82,12 @@ class SearchAnswer:
     disagreement: Disagreement | None = None
     """How much the two compared models disagree about the query. None if that was not requested, if only one of them
     was searched, or while the usual agreement is unknown."""
+
+
+@dataclass(frozen=True)
+class IdPage:
+    """Ids in order of addition."""
+
+    ids: list[str]
+    last_row: int | None
+    """Row of the last item; None without items, or if it was deleted meanwhile."""

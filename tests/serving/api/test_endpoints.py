@@ -122,6 +122,25 @@ def test_items_are_listed_page_by_page(served: Served) -> None:
     assert served.client.get("/v1/labels").json() == {"labels": {"blue": 10, "green": 10, "red": 10}}
 
 
+def test_pages_by_row_skip_no_item_when_others_are_deleted(served: Served) -> None:
+    """By `start`, deleting an item of the first page shifts the second by one."""
+    added = [f"new-{number}" for number in range(4)]
+    for number, id in enumerate(added):
+        form = {"image": ("x.png", encoded(picture(80 + number))), "label": (None, "new")}
+        assert served.client.put(f"/v1/items/{id}", files=form).status_code == 201
+    try:
+        page = served.client.get("/v1/items?label=new&count=2&after=-1").json()
+        assert (page["ids"], page["next"]) == (added[:2], None)
+        assert served.client.delete(f"/v1/items/{added[0]}").status_code == 204
+        by_start = served.client.get("/v1/items?label=new&count=9&start=2").json()
+        by_row = served.client.get(f"/v1/items?label=new&count=9&after={page['next_after']}").json()
+        assert by_start["ids"] == added[3:]  # one is skipped
+        assert (by_row["ids"], by_row["next_after"]) == (added[2:], None)
+    finally:
+        for id in added:
+            served.client.delete(f"/v1/items/{id}")
+
+
 def test_the_image_of_an_item_is_its_file_or_the_thumbnail_if_the_file_changed(served: Served) -> None:
     file = served.files[8]
     assert file.path is not None
