@@ -39,15 +39,16 @@ from rich.markup import escape
 from rich.table import Table
 
 from hardrank.audit_app.audit.arguments import arguments_of, read_pairs
+from hardrank.audit_app.audit.identity import settings_of
 from hardrank.audit_app.audit.options import AuditOptions, Curve, CurveParameter
 from hardrank.audit_app.audit.request import AuditRequest
 from hardrank.audit_app.audit.sequence import prepare_audit
 from hardrank.audit_app.blackbox import SEARCHES
-from hardrank.audit_app.blackbox.choice import SearchMethod, search_name
+from hardrank.audit_app.blackbox.choice import SearchMethod, method_name, search_name
+from hardrank.audit_app.drawing.formatting import format_score
 from hardrank.audit_app.errors import AuditError
 from hardrank.audit_app.gallery.image_gallery import ImageGallery
 from hardrank.audit_app.gallery.source import GallerySource, SourceKind
-from hardrank.audit_app.report.build import settings_of
 from hardrank.audit_app.report.files import HTML, JSON, write_report
 from hardrank.audit_app.results.gate import (
     MEASURES,
@@ -55,10 +56,12 @@ from hardrank.audit_app.results.gate import (
     LimitResult,
     check_comparable,
     check_limits,
+    check_models,
     judge,
     parse_limits,
 )
-from hardrank.audit_app.results.schema import AuditReport, read_report
+from hardrank.audit_app.results.schema import AuditReport, ModelEntry, read_report
+from hardrank.audit_app.results.scores import effort_text
 from hardrank.audit_app.subjects.library_models import LibraryWeights
 from hardrank.audit_app.subjects.loading import Subject, SubjectOptions
 from hardrank.audit_app.subjects.onnx_file import PixelScale
@@ -159,7 +162,7 @@ class CurveArguments:
 
 @dataclass(frozen=True, kw_only=True)
 class LimitArguments:
-    """Limits for continuous integration: exit status 1 if one is violated."""
+    """GateLimits for continuous integration: exit status 1 if one is violated."""
 
     fail_under: Annotated[
         tuple[str, ...],
@@ -169,6 +172,8 @@ class LimitArguments:
             help_behavior_hint=_NONE,
         ),
     ] = ()
+    accept_upper_bound: tyro.conf.FlagCreatePairsOff[bool] = False
+    """Let --fail-under judge upper bounds, the scores of models attacked without their gradients."""
     fail_drop: Annotated[tuple[str, ...], tyro.conf.arg(metavar="NUMBER [...]", help_behavior_hint=_NONE)] = ()
     """Largest loss against the baseline: points of ERS, or MEASURE=NUMBER."""
     baseline: Annotated[Path | None, tyro.conf.arg(metavar="JSON")] = None
@@ -221,6 +226,8 @@ class Command:
     """Models under audit."""
     out: Annotated[Path, tyro.conf.arg(metavar="DIR")]
     """Folder of the report and the journal."""
+    overwrite: tyro.conf.FlagCreatePairsOff[bool] = False
+    """Replace the results of another audit in --out."""
     images: GalleryArguments
     attack: AttackArguments = field(default_factory=AttackArguments)
     budget: BudgetArguments = field(default_factory=BudgetArguments)
@@ -238,6 +245,7 @@ class AuditCommandOptions:
     limits: GateLimits
     baseline: Path | None
     out: Path
+    overwrite: bool
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -298,10 +306,13 @@ def read_job(arguments: Sequence[str]) -> AuditCommandOptions:
             surrogate=blackbox.surrogate,
         ),
         limits=GateLimits(
-            under=parse_limits(command.limits.fail_under), drop=parse_limits(command.limits.fail_drop, default="ERS")
+            under=parse_limits(command.limits.fail_under),
+            drop=parse_limits(command.limits.fail_drop, default="ERS"),
+            accept_upper_bound=command.limits.accept_upper_bound,
         ),
         baseline=command.limits.baseline,
         out=command.out,
+        overwrite=command.overwrite,
     )
 
 
@@ -315,11 +326,13 @@ def carry_out(
         raise AuditError("--fail-drop compares with an earlier report; name it with --baseline")
     baseline = None if job.baseline is None else read_report(job.baseline)
     audit = prepare_audit(request, on_progress=progress)
+    options = request.options
+    subjects = [embedded.subject for embedded in audit.galleries]
+    methods = {one.name: method_name(one, options.method, options.robustness.norm) for one in subjects}
+    check_models(job.limits, methods, retrieval=audit.gallery.has_matches, baseline=baseline)
     if baseline is not None:
         _check_baseline(request.options, audit.gallery, audit.surrogate, baseline)
-    result = audit.run(job.out, on_progress=progress)
-    # For the audit app on this machine only: the report, which others read, has the paths as they were typed.
-    request.absolute().write(job.out)
+    result = audit.run(job.out, overwrite=job.overwrite, on_progress=progress)
     report = write_report(result, job.out, command=f"{typed('audit')} {shlex.join(arguments)}")
     return report, judge(report, job.limits, baseline)
 
@@ -360,19 +373,12 @@ def _curve(texts: Sequence[str]) -> Curve:
 
 
 def _print_summary(console: Console, report: AuditReport, out: Path) -> None:
-    """Print the table and the paths of the report."""
-    table = Table(title=f"{report.settings.attacked} of {report.settings.gallery.items} images attacked")
-    table.add_column("")
-    for model in report.models:
-        table.add_column(_plain(model.name), justify="right")
-    for key in report.models[0].figures:
-        table.add_row(key, *(f"{model.figures[key].value:.3g}" for model in report.models))
-    table.add_section()
-    table.add_row(
-        "Recall@1, benign", *(_recall(model.benign.recall_at_1 if model.benign else None) for model in report.models)
-    )
-    table.add_row("[bold]ERS[/] (95 % interval)", *(_ers(m.ers, m.ers_low, m.ers_high) for m in report.models))
-    console.print(table)
+    """Print the tables and the paths of the report; upper bounds have a table of their own."""
+    for bound in (False, True):
+        if models := [model for model in report.models if model.upper_bound is bound]:
+            if bound:
+                console.print("\nattacked without gradients, so that scores are upper bounds:", soft_wrap=True)
+            console.print(_table(report, models))
     for caution in report.cautions:
         console.print(f"[yellow]caution[/]: {_plain(caution)}", highlight=False, soft_wrap=True)
     if any(model.checks for model in report.models):
@@ -381,12 +387,33 @@ def _print_summary(console: Console, report: AuditReport, out: Path) -> None:
         console.print(str(out / name), highlight=False, soft_wrap=True, markup=False)
 
 
+def _table(report: AuditReport, models: Sequence[ModelEntry]) -> Table:
+    table = Table(title=f"{report.settings.attacked} of {report.settings.gallery.items} images attacked")
+    table.add_column("")
+    for model in models:
+        table.add_column(_plain(model.name), justify="right")
+    for key in models[0].figures:
+        table.add_row(key, *(f"{model.figures[key].value:.3g}" for model in models))
+    table.add_section()
+    table.add_row("attacked with", *(effort_text(model.method, report.settings.steps) for model in models))
+    table.add_row(
+        "Recall@1, benign", *(_recall(model.benign.recall_at_1 if model.benign else None) for model in models)
+    )
+    if any(model.ers is None for model in models):
+        table.add_row("mean score", *(format_score(m.score, upper_bound=m.upper_bound) for m in models))
+    table.add_row("[bold]ERS[/]  95 %", *(_ers(model) for model in models))
+    return table
+
+
 def _recall(value: float | None) -> str:
     return "–" if value is None else f"{value:.3f}"
 
 
-def _ers(value: float | None, low: float | None, high: float | None) -> str:
-    return "–" if value is None else f"[bold]{value:.1f}[/]  {_plain(f'[{low:.1f}, {high:.1f}]')}"
+def _ers(model: ModelEntry) -> str:
+    if model.ers is None:
+        return "–"
+    interval = _plain(f"[{model.ers_low:.1f}, {model.ers_high:.1f}]")
+    return f"[bold]{format_score(model.ers, upper_bound=model.upper_bound)}[/]  {interval}"
 
 
 def _plain(text: object) -> str:

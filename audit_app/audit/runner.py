@@ -13,7 +13,9 @@ import numpy as np
 import torch
 from filelock import FileLock, Timeout
 
+from hardrank.audit_app.audit.identity import JOURNAL, claim_folder, identity_of, settings_of
 from hardrank.audit_app.audit.options import AuditOptions, Curve, CurveParameter
+from hardrank.audit_app.audit.request import AuditRequest
 from hardrank.audit_app.audit.weak_spots import WeakClass, WeakQuery, clipped_scores, worst_classes, worst_queries
 from hardrank.audit_app.audit.worst_cases import WorstCase, worst_case
 from hardrank.audit_app.blackbox.choice import SearchMethod, choose_method
@@ -22,6 +24,7 @@ from hardrank.audit_app.blackbox.transfer import Transfer, transfer_from
 from hardrank.audit_app.errors import AuditError, GalleryError
 from hardrank.audit_app.gallery.embedded import EmbeddedGallery, ignore_progress
 from hardrank.audit_app.gallery.image_gallery import ImageGallery
+from hardrank.audit_app.results.schema import WHITE_BOX
 from hardrank.audit_app.subjects.loading import Subject, check_names_differ
 from hardrank.models.progress import OnProgress, StageProgress
 from hardrank.trainer.attacks.attack import Attack, victims_in
@@ -39,7 +42,6 @@ from hardrank.trainer.evaluation.robustness import (
 from hardrank.trainer.evaluation.scorecard import Scorecard, bootstrap_interval
 from hardrank.trainer.metric.distances import RetrievalError
 
-JOURNAL: Final = "journal"
 _LOCK: Final = ".lock"
 
 
@@ -86,6 +88,11 @@ class ModelResult:
         return self.embedded.subject
 
     @property
+    def upper_bound(self) -> bool:
+        """Whether the scores are upper bounds, since the attacks had no gradients."""
+        return bool(self.method["name"] != WHITE_BOX)
+
+    @property
     def queries(self) -> int | None:
         """Number of queries of black-box attacks for the scorecard; None for white-box."""
         asked = [values.sum() for name, values in self.card.per_image.columns.items() if name.endswith(" queries")]
@@ -112,6 +119,8 @@ def run_audit(
     out: Path,
     *,
     surrogate: Subject | None = None,
+    request: AuditRequest | None = None,
+    overwrite: bool = False,
     on_progress: OnProgress = ignore_progress,
     cancel: Callable[[], bool] = never_cancel,
 ) -> AuditResult:
@@ -125,21 +134,28 @@ def run_audit(
         options: Options of the audit.
         out: Folder of the journal.
         surrogate: The model whose gradients transfer attacks use.
+        request: Written to `out`, so that the audit app can find the models and images.
+        overwrite: Whether to delete the results of another audit in `out`.
         on_progress: Called with the progress of each stage.
         cancel: Whether to stop; checked after each batch.
 
     Raises:
         AuditError: The galleries differ, the surrogate is missing, or another audit is running in `out`.
         AttackError: The gallery does not allow an attack.
-        JournalError: `out` contains another audit of a model.
+        OtherAuditError: `out` contains another audit, and `overwrite` is false.
         CancelledError: `cancel` returned True.
     """
     began = time.monotonic()
     _check(galleries, options, surrogate)
     gallery = galleries[0].gallery
     rows = sample_queries(len(gallery), options.attacked, seed=options.seed)
+    settings = settings_of(options, gallery, attacked=len(rows), surrogate=surrogate)
+    identity = identity_of(settings, [embedded.subject for embedded in galleries])
     methods = [_method(embedded, options, surrogate, on_progress) for embedded in galleries]
     with _exclusive(out):
+        claim_folder(out, identity, overwrite=overwrite)
+        if request is not None:
+            request.absolute().write(out)
         models = []
         for embedded, method in zip(galleries, methods, strict=True):
             _check_attacks(embedded, options, rows)
@@ -219,7 +235,7 @@ def _measure(part: _ModelAudit, rows: torch.Tensor) -> ModelResult:
         embedded=embedded,
         card=card,
         benign=benign,
-        method={"name": "white-box"} if part.method is None else part.method.describe(),
+        method={"name": WHITE_BOX} if part.method is None else part.method.describe(),
         curves=curves,
         worst_queries=weak,
         worst_classes=tuple(worst_classes(card, options.worst)),

@@ -29,11 +29,23 @@ class PreparedAudit:
         return self.galleries[0].gallery
 
     def run(
-        self, out: Path, *, on_progress: OnProgress = ignore_progress, cancel: Callable[[], bool] = never_cancel
+        self,
+        out: Path,
+        *,
+        overwrite: bool = False,
+        on_progress: OnProgress = ignore_progress,
+        cancel: Callable[[], bool] = never_cancel,
     ) -> AuditResult:
-        """Attack, and keep the journal in the folder `out`; see `run_audit`."""
+        """Attack, and keep the journal and the request in the folder `out`; see `run_audit`."""
         return run_audit(
-            self.galleries, self.request.options, out, surrogate=self.surrogate, on_progress=on_progress, cancel=cancel
+            self.galleries,
+            self.request.options,
+            out,
+            surrogate=self.surrogate,
+            request=self.request,
+            overwrite=overwrite,
+            on_progress=on_progress,
+            cancel=cancel,
         )
 
 

@@ -31,6 +31,15 @@ def search_name(method: SearchMethod, norm: Norm) -> str:
     return "square" if norm is Norm.LINF else "nes"
 
 
+def method_name(subject: Subject, method: SearchMethod, norm: Norm) -> str:
+    """Return the name of the method that `choose_method` chooses, as reports have it."""
+    if method is SearchMethod.TRANSFER:
+        return str(method)
+    if method is SearchMethod.WHITE_BOX or (method is SearchMethod.AUTO and subject.white_box):
+        return str(SearchMethod.WHITE_BOX)
+    return search_name(method, norm)
+
+
 def choose_method(
     subject: Subject,
     method: SearchMethod,
@@ -57,7 +66,7 @@ def choose_method(
     """
     if method is SearchMethod.TRANSFER:
         return transfer()
-    if method is SearchMethod.WHITE_BOX or (method is SearchMethod.AUTO and subject.white_box):
+    if method_name(subject, method, norm) == SearchMethod.WHITE_BOX:
         _ = subject.gradients  # raises where there are none
         return None
     return make_search(search_name(method, norm), **search)

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 
+from hardrank.audit_app.drawing.formatting import format_score
 from hardrank.audit_app.drawing.markup import Markup, element, join, svg
 
 _WIDTH: Final = 460.0
@@ -29,6 +30,8 @@ class BudgetLine:
     """Number of the model, from 0; selects the colour."""
     name: str
     points: Sequence[BudgetPoint]
+    upper_bound: bool = False
+    """Drawn dashed."""
 
 
 def budget_curve(lines: Sequence[BudgetLine], *, names: Sequence[str], x_label: str, label: str) -> Markup:
@@ -65,14 +68,21 @@ def _line(line: BudgetLine, budgets: Sequence[float]) -> Markup:
     lower = [(x, _y(point.low)) for x, point in zip(places, line.points, strict=True)]
     middle = [(x, _y(point.value)) for x, point in zip(places, line.points, strict=True)]
     dots = [
-        element("circle", element("title", f"{line.name}: {point.value:.1f}"), cx=x, cy=y, r=3.0, class_="fill")
+        element(
+            "circle",
+            element("title", f"{line.name}: {format_score(point.value, upper_bound=line.upper_bound)}"),
+            cx=x,
+            cy=y,
+            r=3.0,
+            class_="fill",
+        )
         for (x, y), point in zip(middle, line.points, strict=True)
     ]
     return element(
         "g",
         join(
             element("polygon", points=_points([*upper, *reversed(lower)]), class_="band"),
-            element("polyline", points=_points(middle), class_="stroke"),
+            element("polyline", points=_points(middle), class_="stroke dashed" if line.upper_bound else "stroke"),
             *dots,
         ),
         class_=f"series-{line.series}",

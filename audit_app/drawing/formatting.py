@@ -35,3 +35,8 @@ def sanity_verdict(failed: Sequence[str]) -> str:
         return "passed all sanity checks"
     count = format_plural(len(failed), "sanity check", "sanity checks")
     return f"{count} failed: {', '.join(dict.fromkeys(failed))}"
+
+
+def format_score(value: float, *, upper_bound: bool, digits: int = 1) -> str:
+    """Format a score from 0 to 100; an upper bound as `≤ 54`, without digits that it does not have."""
+    return f"≤\u202f{value:.0f}" if upper_bound else f"{value:.{digits}f}"

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 
+from hardrank.audit_app.drawing.formatting import format_score
 from hardrank.audit_app.drawing.markup import Markup, element, join, svg
 
 _WIDTH: Final = 440.0
@@ -13,6 +14,9 @@ _BAR: Final = 13.0
 _BETWEEN: Final = 10.0
 _TOP: Final = 8.0
 _AXIS: Final = 24.0
+_AXIS_NAME: Final = 16.0
+_HATCH: Final = 5.0
+"""Distance between the lines of a hatched bar."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,6 +32,8 @@ class ScoreBar:
     """Ends of its interval; equal if there is none."""
     tip: str
     """Tooltip."""
+    upper_bound: bool = False
+    """Drawn hatched, and labelled with ≤."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,8 +44,8 @@ class BarGroup:
     bars: Sequence[ScoreBar]
 
 
-def score_bars(groups: Sequence[BarGroup], *, label: str) -> Markup:
-    """Draw the groups of bars below each other, on an axis from 0 to 100."""
+def score_bars(groups: Sequence[BarGroup], *, label: str, axis: str = "") -> Markup:
+    """Draw the groups of bars below each other, on an axis from 0 to 100 that is named `axis`."""
     parts, y = [], _TOP
     for group in groups:
         height = len(group.bars) * _BAR
@@ -48,7 +54,12 @@ def score_bars(groups: Sequence[BarGroup], *, label: str) -> Markup:
             parts.append(_bar(bar, y + i * _BAR))
         y += height + _BETWEEN
     grid = [_tick(at, y - _BETWEEN / 2) for at in (0, 25, 50, 75, 100)]
-    return svg(_WIDTH, y + _AXIS - _BETWEEN / 2, *grid, *parts, label=label)
+    foot = y + _AXIS - _BETWEEN / 2
+    if axis:
+        middle = (_LEFT + _WIDTH - _RIGHT) / 2
+        parts.append(element("text", axis, x=middle, y=foot + 10, text_anchor="middle", class_="quiet"))
+        foot += _AXIS_NAME
+    return svg(_WIDTH, foot, *grid, *parts, label=label)
 
 
 def _x(value: float) -> float:
@@ -57,10 +68,15 @@ def _x(value: float) -> float:
 
 def _bar(bar: ScoreBar, y: float) -> Markup:
     thick = _BAR - 3
-    parts = [
-        element("title", bar.tip),
-        element("rect", x=_LEFT, y=y, width=max(1.0, _x(bar.value) - _LEFT), height=thick, rx=2.0, class_="fill"),
-    ]
+    width = max(1.0, _x(bar.value) - _LEFT)
+    if bar.upper_bound:
+        area = join(
+            element("rect", x=_LEFT, y=y, width=width, height=thick, class_="bound"),
+            element("path", d=_hatching(_LEFT, y, width, thick), class_="bound"),
+        )
+    else:
+        area = element("rect", x=_LEFT, y=y, width=width, height=thick, rx=2.0, class_="fill")
+    parts = [element("title", bar.tip), area]
     end = _x(bar.value)
     if bar.high > bar.low:
         middle, end = y + thick / 2, max(end, _x(bar.high))
@@ -69,8 +85,19 @@ def _bar(bar: ScoreBar, y: float) -> Markup:
             element("line", x1=_x(at), x2=_x(at), y1=middle - 3, y2=middle + 3, class_="whisker")
             for at in (bar.low, bar.high)
         ]
-    parts.append(element("text", f"{bar.value:.1f}", x=end + 5, y=y + thick - 1, class_="figure"))
+    shown = format_score(bar.value, upper_bound=bar.upper_bound)
+    parts.append(element("text", shown, x=end + 5, y=y + thick - 1, class_="figure"))
     return element("g", join(*parts), class_=f"series-{bar.series}")
+
+
+def _hatching(left: float, top: float, width: float, height: float) -> str:
+    """Path of diagonal lines that fill a rectangle."""
+    lines, start = [], -height
+    while (start := start + _HATCH) < width:
+        low, high = max(start, 0.0), min(start + height, width)  # each rises from the lower edge to the right
+        ends = (f"{left + x:.1f} {top + height - (x - start):.1f}" for x in (low, high))
+        lines.append(f"M{'L'.join(ends)}")
+    return "".join(lines)
 
 
 def _tick(at: int, bottom: float) -> Markup:

@@ -1,19 +1,26 @@
-"""Charts of models' scores: overall_score, by part, as a radar, and against the attack budget."""
+"""Charts of models' scores: overall, by part, as a radar, and against the attack budget."""
 
 from collections.abc import Mapping, Sequence
 from typing import Final
 
 from hardrank.audit_app.audit.options import CurveParameter
 from hardrank.audit_app.drawing.budget_curve import BudgetLine, BudgetPoint, budget_curve
+from hardrank.audit_app.drawing.formatting import format_score
 from hardrank.audit_app.drawing.markup import Markup
 from hardrank.audit_app.drawing.radar import RadarSeries, radar
 from hardrank.audit_app.drawing.score_bars import BarGroup, ScoreBar, score_bars
 from hardrank.audit_app.results.schema import FigureEntry
-from hardrank.audit_app.results.scores import ModelScores
+from hardrank.audit_app.results.scores import ModelScores, split_by_knowledge
 from hardrank.trainer.attacks.registry import kind_of_figure
 
+NumberedScores = Sequence[tuple[int, ModelScores]]
+"""Scores with the number of each model on the page, which selects its color."""
+
 SERIES: Final = 6
-"""Number of colours; further models start again with the first."""
+"""Number of colors; further models start again with the first."""
+_RADAR_PARTS: Final = 3
+_SCORE: Final = "score"
+_BOUND: Final = "upper bound of the score"
 
 
 def goal_of(key: str, help: str) -> str:
@@ -22,9 +29,13 @@ def goal_of(key: str, help: str) -> str:
     return help if kind is None else f"{kind.title} ({help})"
 
 
-def overall_bars(models: Sequence[ModelScores]) -> Markup:
-    """Draw the score of each model with its interval."""
-    groups = [
+def overall_bars(models: Sequence[ModelScores]) -> list[Markup]:
+    """Draw the score of each model with its interval; upper bounds, hatched, in a chart of their own."""
+    return [_overall_bars(group) for group in split_by_knowledge(models)]
+
+
+def _overall_bars(group: NumberedScores) -> Markup:
+    bars = [
         BarGroup(
             name=_short(model.name),
             bars=[
@@ -33,63 +44,84 @@ def overall_bars(models: Sequence[ModelScores]) -> Markup:
                     value=model.score,
                     low=model.low,
                     high=model.high,
-                    tip=f"{model.name}: {model.score:.2f}",
+                    tip=f"{model.name}: {format_score(model.score, upper_bound=model.upper_bound, digits=2)}",
+                    upper_bound=model.upper_bound,
                 )
             ],
         )
-        for i, model in enumerate(models)
+        for i, model in group
     ]
-    return score_bars(groups, label="The overall_score score of each model, 0 to 100, with its 95 % interval")
+    what = _kind(group)
+    return score_bars(bars, label=f"The overall {what} of each model, 0 to 100, with its 95 % interval", axis=what)
 
 
-def part_bars(models: Sequence[ModelScores]) -> Markup:
-    """Draw the score of each part and model with its interval."""
+def part_bars(models: Sequence[ModelScores]) -> list[Markup]:
+    """Draw the score of each part and model with its interval; upper bounds, hatched, in a chart of their own."""
+    return [_part_bars(group) for group in split_by_knowledge(models)]
+
+
+def _part_bars(group: NumberedScores) -> Markup:
     groups = []
-    for key in models[0].figures:
+    for key in group[0][1].figures:
         bars = []
-        for i, model in enumerate(models):
+        for i, model in group:
             if key not in model.figures:
                 continue
-            figure = model.figures[key]
+            figure, bound = model.figures[key], model.upper_bound
             low, high = score_interval(figure)
             tip = (
-                f"{model.name}, {key}: {figure.value:.4g}{figure.unit and ' ' + figure.unit}, score {figure.score:.1f}"
+                f"{model.name}, {key}: {figure.value:.4g}{figure.unit and ' ' + figure.unit}, "
+                f"score {format_score(figure.score, upper_bound=bound)}"
             )
-            bars.append(ScoreBar(series=i % SERIES, value=figure.score, low=low, high=high, tip=tip))
+            bars.append(ScoreBar(series=i % SERIES, value=figure.score, low=low, high=high, tip=tip, upper_bound=bound))
         groups.append(BarGroup(name=key, bars=bars))
-    return score_bars(groups, label="The score of each part and model, 0 to 100, with 95 % intervals")
+    what = _kind(group)
+    return score_bars(groups, label=f"The {what} of each part and model, 0 to 100, with 95 % intervals", axis=what)
 
 
-def score_radar(models: Sequence[ModelScores]) -> Markup:
-    """Draw the parts of each model's score as a polygon; needs three parts or more."""
-    keys = list(models[0].figures)
+def score_radar(models: Sequence[ModelScores]) -> Markup | None:
+    """Draw the parts of each score as a polygon; None with fewer than three parts, or if all are upper bounds.
+
+    Only models attacked with gradients are drawn: the areas of upper bounds mean nothing.
+    """
+    shown = [(i, model) for i, model in enumerate(models) if not model.upper_bound]
+    if not shown or len(shown[0][1].figures) < _RADAR_PARTS:
+        return None
+    keys = list(shown[0][1].figures)
     shapes = [
         RadarSeries(series=i % SERIES, name=model.name, values=[model.figures[key].score for key in keys])
-        for i, model in enumerate(models)
+        for i, model in shown
         if set(keys) <= set(model.figures)
     ]
     return radar(keys, shapes, label="The parts of each model's score: the larger the area, the more robust the model")
 
 
 def score_curves(models: Sequence[ModelScores]) -> list[Markup]:
-    """Draw the score against each attack budget that was varied."""
+    """Draw the score against each attack budget that was varied; upper bounds in charts of their own."""
     drawn = []
     for parameter in CurveParameter:
-        lines = [
-            BudgetLine(
-                series=i % SERIES,
-                name=model.name,
-                points=[BudgetPoint(at=p.at, value=p.score, low=p.low, high=p.high) for p in curve.points],
-            )
-            for i, model in enumerate(models)
-            for curve in model.curves
-            if curve.parameter == parameter
-        ]
-        if lines:
-            budgets = sorted({point.at for line in lines for point in line.points})
-            names, axis = _budgets(parameter, budgets), _AXIS[parameter]
-            drawn.append(budget_curve(lines, names=names, x_label=axis, label=f"The score against {axis}"))
+        for group in split_by_knowledge(models):
+            lines = [
+                BudgetLine(
+                    series=i % SERIES,
+                    name=model.name,
+                    points=[BudgetPoint(at=p.at, value=p.score, low=p.low, high=p.high) for p in curve.points],
+                    upper_bound=model.upper_bound,
+                )
+                for i, model in group
+                for curve in model.curves
+                if curve.parameter == parameter
+            ]
+            if lines:
+                budgets = sorted({point.at for line in lines for point in line.points})
+                names, what = _budgets(parameter, budgets), _kind(group)
+                axis = _AXIS[parameter] if what == _SCORE else f"{_AXIS[parameter]} ({what})"
+                drawn.append(budget_curve(lines, names=names, x_label=axis, label=f"The {what} against {axis}"))
     return drawn
+
+
+def _kind(group: NumberedScores) -> str:
+    return _BOUND if group[0][1].upper_bound else _SCORE
 
 
 def score_interval(figure: FigureEntry) -> tuple[float, float]:

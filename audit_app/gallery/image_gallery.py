@@ -81,6 +81,11 @@ class ImageGallery:
         """Number of classes with an image; images without a label count as one class."""
         return len(np.unique(self.labels))
 
+    @property
+    def has_matches(self) -> bool:
+        """Whether two images share a class, so that retrieval can be measured."""
+        return self.labelled_classes < len(self)
+
     def label(self, row: int) -> str:
         """Name of the class of a row."""
         return self.classes[int(self.labels[row])]

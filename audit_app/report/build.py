@@ -5,56 +5,24 @@ from dataclasses import asdict
 from datetime import UTC, datetime
 from typing import Any
 
+from hardrank.audit_app.audit.identity import settings_of
 from hardrank.audit_app.audit.options import AuditOptions
 from hardrank.audit_app.audit.runner import AuditResult, CurveResult, ModelResult, overall_score, slug
-from hardrank.audit_app.gallery.image_gallery import UNLABELLED, ImageGallery
+from hardrank.audit_app.gallery.image_gallery import UNLABELLED
 from hardrank.audit_app.report.wording import cautions, threat_model
 from hardrank.audit_app.results.schema import (
     AuditReport,
-    AuditSettings,
     BenignEntry,
     CheckEntry,
     CurveEntry,
     CurvePointEntry,
     FigureEntry,
-    GalleryEntry,
     ModelEntry,
     WeakClassEntry,
     WeakQueryEntry,
 )
-from hardrank.audit_app.subjects.loading import Subject
-from hardrank.trainer.attacks.options import plain_options
 from hardrank.trainer.evaluation.scorecard import Scorecard
 from hardrank.trainer.runtime.environment import hardware, versions
-
-
-def settings_of(
-    options: AuditOptions, gallery: ImageGallery, *, attacked: int, surrogate: Subject | None = None
-) -> AuditSettings:
-    """Return what determines the figures of an audit, besides the models."""
-    robustness = options.robustness
-    return AuditSettings(
-        attacks={name: plain_options(attack) for name, attack in options.build().items()},
-        attacked=attacked,
-        seed=options.seed,
-        norm=str(robustness.norm),
-        epsilon=robustness.epsilon,
-        alpha=robustness.alpha,
-        steps=robustness.steps,
-        engine=str(robustness.engine),
-        random_start=robustness.random_start,
-        restarts=robustness.restarts,
-        method=str(options.method),
-        search=dict(options.search),
-        surrogate=None if surrogate is None else surrogate.sha256,
-        gallery=GalleryEntry(
-            name=gallery.name,
-            sha256=gallery.digest(),
-            items=len(gallery),
-            classes=gallery.labelled_classes,
-            left_out=list(gallery.problems),
-        ),
-    )
 
 
 def make_report(result: AuditResult, *, command: str) -> AuditReport:
@@ -83,6 +51,7 @@ def _model(result: ModelResult, options: AuditOptions, per_image: str) -> ModelE
     return ModelEntry(
         **described,
         method=_plain(result.method),
+        upper_bound=result.upper_bound,
         benign=None if result.benign is None else BenignEntry(**result.benign.to_dict()),
         ers=_finite(card.ers),
         ers_low=_finite(card.ers_low),

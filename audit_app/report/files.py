@@ -8,12 +8,12 @@ from hardrank.audit_app.audit.runner import AuditResult
 from hardrank.audit_app.gallery.image_gallery import ImageGallery
 from hardrank.audit_app.report.build import make_report
 from hardrank.audit_app.report.page import render_page
+from hardrank.audit_app.results.schema import HTML as HTML
 from hardrank.audit_app.results.schema import REPORT, AuditReport
 from hardrank.models.files import atomic_path, write_text
 from hardrank.trainer.evaluation.scorecard import Scorecard
 
 JSON: Final = REPORT
-HTML: Final = "report.html"
 
 
 def write_report(result: AuditResult, out: Path, *, command: str) -> AuditReport:
@@ -32,21 +32,30 @@ def write_report(result: AuditResult, out: Path, *, command: str) -> AuditReport
     """
     report = make_report(result, command=command)
     for model, entry in zip(result.models, report.models, strict=True):
-        write_table(model.card, result.gallery, out / entry.per_image)
+        write_table(model.card, result.gallery, out / entry.per_image, upper_bound=entry.upper_bound)
     page = render_page(report, result)
     write_text(out / HTML, page)
     write_text(out / JSON, report.model_dump_json(indent=2) + "\n")
     return report
 
 
-def write_table(card: Scorecard, gallery: ImageGallery, path: Path) -> None:
-    """Write one line per attacked image: id, class, gallery row, and each figure clean, under noise and attacked."""
+def write_table(card: Scorecard, gallery: ImageGallery, path: Path, *, upper_bound: bool) -> None:
+    """Write one line per attacked image: id, class, gallery row, and each figure clean, under noise and attacked.
+
+    The column `upper_bound` is true if the attacks had no gradients, so that the scores are upper bounds.
+    """
     table = card.per_image
     columns = {name: values for name, values in table.columns.items() if values.ndim == 1}
     with atomic_path(path) as unfinished, unfinished.open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file)
-        writer.writerow(["id", "class", "row", *columns])
+        writer.writerow(["id", "class", "row", "upper_bound", *columns])
         for i, row in enumerate(table.rows.tolist()):
             writer.writerow(
-                [gallery.ids[row], gallery.label(row), row, *(values[i].item() for values in columns.values())]
+                [
+                    gallery.ids[row],
+                    gallery.label(row),
+                    row,
+                    str(upper_bound).lower(),
+                    *(values[i].item() for values in columns.values()),
+                ]
             )

@@ -11,15 +11,15 @@ import numpy as np
 
 from hardrank.audit_app.audit.runner import AuditResult, ModelResult
 from hardrank.audit_app.audit.worst_cases import WorstCase
-from hardrank.audit_app.drawing.formatting import format_plural, sanity_verdict
+from hardrank.audit_app.drawing.formatting import format_plural, format_score, sanity_verdict
 from hardrank.audit_app.drawing.markup import Markup
 from hardrank.audit_app.drawing.perturbation import amplify
 from hardrank.audit_app.drawing.score_figures import SERIES, goal_of, overall_bars, part_bars, score_curves, score_radar
 from hardrank.audit_app.drawing.thumbnail import thumbnail_uri
 from hardrank.audit_app.gallery.embedded import EmbeddedGallery
 from hardrank.audit_app.report.wording import NOT_SAID, in_255
-from hardrank.audit_app.results.schema import AuditReport
-from hardrank.audit_app.results.scores import scores_of_report
+from hardrank.audit_app.results.schema import AuditReport, ModelEntry
+from hardrank.audit_app.results.scores import budget_text, effort_text, scores_of_report, split_by_knowledge
 from hardrank.models.preprocessing import to_unit
 from hardrank.trainer.attacks.pgd import PGDOptions
 from hardrank.trainer.attacks.registry import ATTACKS
@@ -82,18 +82,23 @@ def render_page(report: AuditReport, result: AuditResult) -> str:
     environment.filters["in_255"] = in_255
     environment.filters["sanity_verdict"] = sanity_verdict
     environment.filters["number"] = _number
+    environment.filters["score"] = _score
+    environment.filters["effort"] = lambda model: effort_text(model.method, report.settings.steps)
+    environment.filters["budget"] = lambda settings: budget_text(settings.norm, settings.epsilon)
     environment.filters["percent"] = lambda value: f"{100 * value:.1f} %"
     pictures = [_Pictures(one.embedded) for one in result.models]
     scores = scores_of_report(report)
+    radar = score_radar(scores)
     return environment.get_template("report.html").render(
         report=report,
         series=[i % SERIES for i in range(len(report.models))],
         keys=list(report.models[0].figures),
         goal_of=goal_of,
         not_said=NOT_SAID,
-        ers_bars=_safe(overall_bars(scores)),
-        part_bars=_safe(part_bars(scores)),
-        radar=_safe(score_radar(scores)) if len(report.models[0].figures) >= 3 else "",
+        groups=_groups(report),
+        ers_bars=[_safe(chart) for chart in overall_bars(scores)],
+        part_bars=[_safe(chart) for chart in part_bars(scores)],
+        radar="" if radar is None else _safe(radar),
         curves=[_safe(curve) for curve in score_curves(scores)],
         cases=[
             [_case(case, drawn, one, result.options.robustness) for case in one.cases]
@@ -102,6 +107,16 @@ def render_page(report: AuditReport, result: AuditResult) -> str:
         classes=[_classes(one, drawn) for one, drawn in zip(result.models, pictures, strict=True)],
         complete=all(model.ers is not None for model in report.models),
     )
+
+
+def _groups(report: AuditReport) -> list[list[tuple[ModelEntry, int]]]:
+    """Split the models by what the attacker knew, each with the number of its color; upper bounds come last."""
+    groups = split_by_knowledge(scores_of_report(report))
+    return [[(report.models[i], i % SERIES) for i, _ in group] for group in groups]
+
+
+def _score(value: float, model: ModelEntry, digits: int = 1) -> str:
+    return format_score(value, upper_bound=model.upper_bound, digits=digits)
 
 
 class _Pictures:
@@ -155,9 +170,10 @@ def _case(case: WorstCase, pictures: _Pictures, model: ModelResult, budget: PGDO
     what = "The target" if case.aimed else "The original top result"
     moved = f"{what} moves {', '.join(moves)} of {case.ranked}."
     goal = f"{case.attack}: {ATTACKS[case.attack].title}."
+    score = format_score(case.query.score, upper_bound=model.upper_bound)
     return Case(
         title=pictures.name(row),
-        detail=f"mean score {case.query.score:.1f}; weakest against {case.query.weakest}",
+        detail=f"mean score {score}; weakest against {case.query.weakest}",
         story=f"{goal} {moved} The embedding moves by {case.moved:.2f} (of at most 2).",
         trio=trio,
         strips=[strip(f"ranking{whose} before", case.before), strip("after", case.after)],
@@ -169,6 +185,7 @@ def _classes(model: ModelResult, pictures: _Pictures) -> list[ClassCase]:
     for one in model.worst_classes:
         name = model.embedded.gallery.classes[one.label] or "no class"
         images = format_plural(len(one.rows), "image", "images")
-        detail = f"score {one.score:.1f} over {images}, Recall@1 {one.recall_at_1:.0f} % clean"
+        score = format_score(one.score, upper_bound=model.upper_bound)
+        detail = f"score {score} over {images}, Recall@1 {one.recall_at_1:.0f} % clean"
         found.append(ClassCase(name, detail, [pictures.of(row) for row in one.rows[:_CLASS_IMAGES]]))
     return found

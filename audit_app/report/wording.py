@@ -97,7 +97,7 @@ def _model_cautions(model: ModelEntry) -> list[str]:
     if model.method["name"] != "white-box":
         sentences.append(
             f"{model.name} was attacked without its gradients. Such attacks are weaker: its score is an upper bound "
-            "and must not be compared with the score of a model attacked with gradients."
+            "(≤), and must not be compared with the score of a model attacked with gradients."
         )
     if model.ers_low is not None and model.ers_high is not None and model.ers_high - model.ers_low > _WIDE_INTERVAL:
         width = model.ers_high - model.ers_low

@@ -1,4 +1,4 @@
-"""Limits for continuous integration: the least score of a model, and its largest drop against a baseline."""
+"""GateLimits for continuous integration: the least score of a model, and its largest drop against a baseline."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -6,7 +6,8 @@ from math import isfinite
 from typing import Final
 
 from hardrank.audit_app.errors import AuditError
-from hardrank.audit_app.results.schema import AuditReport, ModelEntry
+from hardrank.audit_app.results.schema import WHITE_BOX, AuditReport, AuditSettings, ModelEntry
+from hardrank.trainer.evaluation.scorecard import ERS_KEYS
 
 
 class GateError(AuditError):
@@ -21,6 +22,8 @@ class GateLimits:
     """Measure → its least passing value."""
     drop: Mapping[str, float]
     """Measure → its largest passing drop against the baseline."""
+    accept_upper_bound: bool = False
+    """Whether `under` may be judged by upper bounds, the scores of models attacked without their gradients."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,6 +55,10 @@ MEASURES: Final[Mapping[str, tuple[Callable[[ModelEntry], float | None], str]]] 
 """Measures that can be limited, besides the score (0 to 100) of each figure by name. Higher is better for all."""
 
 
+_RETRIEVAL: Final = frozenset({"R@1", "R@2", "mAP", "mAP@R", "NMI"})
+"""Measures of clean images, which no attack changes."""
+
+
 def parse_limits(texts: Sequence[str], *, default: str | None = None) -> dict[str, float]:
     """Parse `MEASURE=NUMBER`; a bare number limits `default`. Raises `GateError` for anything else."""
     found: dict[str, float] = {}
@@ -76,8 +83,13 @@ def judge(report: AuditReport, limits: GateLimits, baseline: AuditReport | None 
     """Check every model against every limit.
 
     A model is compared with the model of the same name in the baseline, or with the only one if both reports have
-    one. Raises `GateError` for measures that are unknown or missing, and for a baseline with other settings.
+    one. Raises `GateError` for measures that are unknown or missing, for upper bounds unless they are accepted, and for
+    a baseline with other settings.
     """
+    for model in report.models:
+        bounded = [name for name in limits.under if name not in _RETRIEVAL]
+        if model.upper_bound and bounded and not limits.accept_upper_bound:
+            raise _bound_error(bounded[0], model.name, str(model.method["name"]))
     verdicts = [_under(model, name, least) for model in report.models for name, least in limits.under.items()]
     if not limits.drop:
         return verdicts
@@ -85,55 +97,102 @@ def judge(report: AuditReport, limits: GateLimits, baseline: AuditReport | None 
         raise GateError("--fail-drop needs an earlier report to compare with; set --baseline")
     check_comparable(report, baseline)
     for model in report.models:
-        former = _counterpart(model, report, baseline)
+        former = _counterpart(model.name, str(model.method["name"]), baseline, models=len(report.models))
         verdicts += [_drop(model, former, name, most) for name, most in limits.drop.items()]
     return verdicts
 
 
 def check_limits(limits: GateLimits, figures: Sequence[str]) -> None:
-    """Raise `GateError` for a measure that is neither in `MEASURES` nor in `figures`."""
+    """Check before any attack that an audit which measures `figures` can judge the limits.
+
+    Raises:
+        GateError: A measure is neither in `MEASURES` nor in `figures`, or needs results that are not measured.
+    """
+    missing = [key for key in ERS_KEYS if key not in figures]
     for name in {*limits.under, *limits.drop}:
         if name not in MEASURES and name not in figures:
             raise GateError(f"unknown measure {name!r}; choose from {', '.join([*MEASURES, *figures])}")
+        if name == "ERS" and missing:
+            raise GateError(
+                f"ERS needs all ten results, and {', '.join(missing)} would not be measured; use --attacks all, or "
+                "limit `score`, the mean of the measured results"
+            )
+
+
+def check_models(
+    limits: GateLimits, methods: Mapping[str, str], *, retrieval: bool, baseline: AuditReport | None = None
+) -> None:
+    """Check before any attack that the limits can be judged for every model.
+
+    Args:
+        limits: The limits.
+        methods: Name of each model → name of the method that will attack it.
+        retrieval: Whether a class has two images, so that retrieval can be measured.
+        baseline: The report that `limits.drop` compares with.
+
+    Raises:
+        GateError: A model's scores will be upper bounds, retrieval cannot be measured, or the baseline has no
+            comparable result.
+    """
+    bounded = [name for name in limits.under if name not in _RETRIEVAL]
+    searched = {name: method for name, method in methods.items() if method != WHITE_BOX}
+    if bounded and searched and not limits.accept_upper_bound:
+        raise _bound_error(bounded[0], *next(iter(searched.items())))
+    benign = [name for name in (*limits.under, *limits.drop) if name in _RETRIEVAL]
+    if benign and not retrieval:
+        raise GateError(f"{benign[0]} cannot be measured: no class of the gallery has two images")
+    if limits.drop and baseline is not None:
+        for name, method in methods.items():
+            former = _counterpart(name, method, baseline, models=len(methods))
+            for measure in limits.drop:
+                value_of(former, measure)
+
+
+def _bound_error(measure: str, model: str, method: str) -> GateError:
+    return GateError(
+        f"{model} is attacked without its gradients ({method}), so {measure} will be an upper bound, which a limit "
+        "cannot rely on: audit the bundle or another model with gradients, or judge the bound with --accept-upper-bound"
+    )
 
 
 def check_comparable(report: AuditReport, baseline: AuditReport) -> None:
     """Raise `GateError`, naming the differences, unless both audits used the same settings and gallery."""
     if differing := report.settings.differences(baseline.settings):
-        shown = "; ".join(_differing(name, report, baseline) for name in differing)
+        shown = "; ".join(describe_difference(name, report.settings, baseline.settings) for name in differing)
         raise GateError(
             f"the baseline was measured with other settings: {shown}. Use its settings, or create a new baseline"
         )
 
 
-def _differing(name: str, report: AuditReport, baseline: AuditReport) -> str:
-    now, then = (getattr(one.settings, name) for one in (report, baseline))
+def describe_difference(name: str, now: AuditSettings, then: AuditSettings) -> str:
+    """Describe a setting that two audits do not share, as `seed (0 → 7)`."""
     if name == "gallery":
-        both = (f"{one.name}, {one.items} images, SHA-256 {one.sha256[:8]}…" for one in (then, now))
+        both = (f"{one.name}, {one.items} images, SHA-256 {one.sha256[:8]}…" for one in (then.gallery, now.gallery))
         return f"gallery ({' → '.join(both)})"
     if name == "attacks":
-        return f"attacks ({', '.join(then)} → {', '.join(now)})"
-    return f"{name} ({then} → {now})"
+        return f"attacks ({', '.join(then.attacks)} → {', '.join(now.attacks)})"
+    return f"{name} ({getattr(then, name)} → {getattr(now, name)})"
 
 
-def _counterpart(model: ModelEntry, report: AuditReport, baseline: AuditReport) -> ModelEntry:
-    found = baseline.model(model.name)
-    if found is None and len(report.models) == len(baseline.models) == 1:
+def _counterpart(name: str, method: str, baseline: AuditReport, *, models: int) -> ModelEntry:
+    """Find the baseline of the model `name`, one of `models` that are audited together."""
+    found = baseline.model(name)
+    if found is None and models == len(baseline.models) == 1:
         found = baseline.models[0]
     if found is None:
         names = ", ".join(one.name for one in baseline.models)
-        raise GateError(f"the baseline has no model {model.name!r}; it has {names}: rename a model with LABEL=MODEL")
-    if found.method["name"] != model.method["name"]:
+        raise GateError(f"the baseline has no model {name!r}; it has {names}: rename a model with LABEL=MODEL")
+    if found.method["name"] != method:
         raise GateError(
-            f"{model.name} was attacked by {model.method['name']}, the baseline's by {found.method['name']}: these "
-            "scores cannot be compared"
+            f"{name} is attacked by {method}, the baseline's by {found.method['name']}: these scores cannot be compared"
         )
     return found
 
 
 def value_of(model: ModelEntry, name: str) -> float:
     """Return a measure of a model; raises `GateError` if it is unknown or was not measured."""
-    check_limits(GateLimits(under={name: 0.0}, drop={}), list(model.figures))
+    if name not in MEASURES and name not in model.figures:
+        raise GateError(f"unknown measure {name!r}; choose from {', '.join([*MEASURES, *model.figures])}")
     value = MEASURES[name][0](model) if name in MEASURES else model.figures[name].score
     if value is None:
         raise GateError(f"{name} of {model.name} was not measured; run all attacks, on classes with two images or more")
@@ -160,6 +219,7 @@ def _drop(model: ModelEntry, former: ModelEntry, name: str, most: float) -> Limi
 
 
 def _shown(model: ModelEntry, name: str, value: float) -> str:
+    bound = "≤ " if model.upper_bound and name not in _RETRIEVAL else ""
     if name == "ERS" and model.ers_low is not None and model.ers_high is not None:
-        return f"{value:.4g} [{model.ers_low:.4g}, {model.ers_high:.4g}]"
-    return f"{value:.4g}"
+        return f"{bound}{value:.4g} [{model.ers_low:.4g}, {model.ers_high:.4g}]"
+    return f"{bound}{value:.4g}"

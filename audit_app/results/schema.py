@@ -8,13 +8,16 @@ from datetime import datetime
 from pathlib import Path
 from typing import Annotated, Any, Final
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from hardrank.audit_app.errors import AuditError
 from hardrank.models.home import typed
 
 SCHEMA: Final = "hardrank.audit/1"
 REPORT: Final = "report.json"
+HTML: Final = "report.html"
+WHITE_BOX: Final = "white-box"
+"""Name of the method of attacks with gradients. The scores of all other methods are upper bounds."""
 _LARGEST: Final = 64 * 2**20
 
 
@@ -164,6 +167,10 @@ class ModelEntry(_Strict):
     run_id: str | None = Field(description="identifier of the training run")
     notes: list[str] = Field(description="what was assumed or corrected when the model was loaded")
     method: dict[str, Any] = Field(description="how it was attacked: `white-box`, or the search and its options")
+    upper_bound: bool = Field(
+        description="whether the scores are upper bounds: the model was attacked without its gradients, and an attack "
+        "that has them can only find lower scores"
+    )
     benign: BenignEntry | None = Field(description="null if no class has two images")
     ers: float | None = Field(description="Empirical Robustness Score, 0 to 100; null unless all ten were measured")
     ers_low: float | None = Field(description="lower end of its 95 % bootstrap interval")
@@ -186,6 +193,14 @@ class ModelEntry(_Strict):
     worst_queries: list[WeakQueryEntry]
     worst_classes: list[WeakClassEntry]
     per_image: FileName = Field(description="CSV in the folder of this report, with one line per attacked image")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _of_earlier_reports(cls, content: Any) -> Any:
+        """Fill in `upper_bound`, which earlier reports lack."""
+        if isinstance(content, dict) and "upper_bound" not in content and isinstance(content.get("method"), dict):
+            return {**content, "upper_bound": content["method"].get("name") != WHITE_BOX}
+        return content
 
 
 class AuditReport(_Strict):

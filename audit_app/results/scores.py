@@ -2,10 +2,19 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from pydantic import ValidationError
 
-from hardrank.audit_app.results.schema import AuditReport, BenignEntry, CheckEntry, CurveEntry, FigureEntry, ModelEntry
+from hardrank.audit_app.results.schema import (
+    WHITE_BOX,
+    AuditReport,
+    BenignEntry,
+    CheckEntry,
+    CurveEntry,
+    FigureEntry,
+    ModelEntry,
+)
 from hardrank.models.card import Card
 from hardrank.trainer.attacks.registry import known_figures
 
@@ -31,9 +40,12 @@ class ModelScores:
     """Attacked images."""
     gallery: int
     """Images that are ranked."""
-    epsilon: float
-    """Of pixels in [0,1]."""
-    steps: int
+    budget: str
+    """Of pixels, such as `ε 8/255`."""
+    effort: str
+    """What limited the attacker: steps or queries."""
+    upper_bound: bool
+    """Whether the scores are upper bounds, since the attacks had no gradients."""
     checks: Sequence[CheckEntry]
     """Sanity checks that failed."""
     curves: Sequence[CurveEntry] = ()
@@ -70,12 +82,36 @@ def scores_of_card(card: Card) -> ModelScores | None:
             benign={key: card.metrics[key] for key in _BENIGN if key in card.metrics},
             n=int(found["n"]),
             gallery=int(found["gallery"]),
-            epsilon=float(found["options"]["epsilon"]),
-            steps=int(found["options"]["steps"]),
+            budget=budget_text(str(found["options"].get("norm", "linf")), float(found["options"]["epsilon"])),
+            effort=f"{int(found['options']['steps'])} steps",
+            upper_bound=False,
             checks=[CheckEntry(**check) for check in found["checks"]],
         )
     except (KeyError, TypeError, ValueError, ValidationError):  # a card of another version, or edited by hand
         return None
+
+
+def budget_text(norm: str, epsilon: float) -> str:
+    """Format a budget of pixels, such as `ε 8/255` or `ε 1.5 (L2)`."""
+    return f"ε {epsilon:.3g} (L2)" if norm == "l2" else f"ε {255 * epsilon:.4g}/255"
+
+
+def effort_text(method: Mapping[str, Any], steps: int) -> str:
+    """Say what limited an attacker: queries for a black-box search, else steps."""
+    if "queries" in method:
+        return f"{method['queries']} queries per image and attack"
+    return f"{steps} steps" if method["name"] == WHITE_BOX else f"{steps} steps on the surrogate"
+
+
+def split_by_knowledge(models: Sequence[ModelScores]) -> list[list[tuple[int, ModelScores]]]:
+    """Split models into those attacked with gradients and those without, each with its number in `models`.
+
+    The scores of the second group are upper bounds, which must not be ranked beside the first. Empty groups are left
+    out.
+    """
+    numbered = list(enumerate(models))
+    groups = ([one for one in numbered if one[1].upper_bound is bound] for bound in (False, True))
+    return [group for group in groups if group]
 
 
 def scores_of_report(report: AuditReport) -> list[ModelScores]:
@@ -97,8 +133,9 @@ def _of_model(report: AuditReport, model: ModelEntry) -> ModelScores:
         benign=_benign(model.benign),
         n=model.n,
         gallery=report.settings.gallery.items,
-        epsilon=report.settings.epsilon,
-        steps=report.settings.steps,
+        budget=budget_text(report.settings.norm, report.settings.epsilon),
+        effort=effort_text(model.method, report.settings.steps),
+        upper_bound=model.upper_bound,
         checks=model.checks,
         curves=model.curves,
     )

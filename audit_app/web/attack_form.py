@@ -12,7 +12,13 @@ from hardrank.audit_app.images.transforms import TransformOptions
 from hardrank.audit_app.live.aims import with_count
 from hardrank.audit_app.live.options import LiveOptions
 from hardrank.audit_app.web.chosen_images import FIRST_ATTACK
-from hardrank.audit_app.web.option_fields import option_field, option_fields
+from hardrank.audit_app.web.option_fields import (
+    comparable_budget,
+    option_field,
+    option_fields,
+    pixels_in,
+    set_pixels,
+)
 from hardrank.audit_app.web.resources import LoadedGallery
 from hardrank.trainer.attacks.options import Option, declared_options
 from hardrank.trainer.attacks.pgd import Norm
@@ -88,9 +94,14 @@ def attack_form(
             method = _method(methods) if without_gradients else SearchMethod.AUTO
         with middle:
             st.caption("Budget")
-            norm = option_field(engine["norm"], key="live.norm")
+            side = min(served.subject.size for served in loaded)
+            norm = option_field(engine["norm"], key="live.norm", on_change=lambda: _convert_budget(side))
+            first = {
+                name: comparable_budget(value, side=side, before=Norm.LINF, after=norm)
+                for name, value in _FIRST.items()
+            }
             rest = {
-                name: option_field(option, key=f"live.{name}.{norm}", default=_FIRST.get(name), norm=norm)
+                name: option_field(option, key=_key(name, norm), default=first.get(name), norm=norm)
                 for name, option in engine.items()
                 if name not in {"norm", "epsilon"}
             }
@@ -128,7 +139,7 @@ def attack_form(
                 help="slower is easier to follow and changes no result; 60: no limit",
             )
     with strength:
-        epsilon = option_field(engine["epsilon"], key=f"live.epsilon.{norm}", default=_FIRST["epsilon"], norm=norm)
+        epsilon = option_field(engine["epsilon"], key=_key("epsilon", norm), default=first["epsilon"], norm=norm)
     searching = bool(without_gradients) and method is not SearchMethod.TRANSFER
     return AttackForm(
         attack=attack,
@@ -141,6 +152,22 @@ def attack_form(
         k=k,
         pace=None if pace >= 60 or searching else float(pace),
     )
+
+
+def _key(name: str, norm: Norm) -> str:
+    """Key of a field; only pixel distances depend on the norm, so the others keep their values when it changes."""
+    return f"live.{name}.{norm}" if name in _FIRST else f"live.{name}"
+
+
+def _convert_budget(side: int) -> None:
+    """Convert ε and α to the norm that was just chosen."""
+    after = st.session_state["live.norm"]
+    before = Norm.L2 if after is Norm.LINF else Norm.LINF
+    for name in _FIRST:
+        value = pixels_in(key=_key(name, before), norm=before)
+        if value is not None:
+            value = comparable_budget(value, side=side, before=before, after=after)
+            set_pixels(name, value, key=_key(name, after), norm=after)
 
 
 def _method(methods: tuple[SearchMethod, ...]) -> SearchMethod:

@@ -123,8 +123,9 @@ class AuditJobs:
                 f"{folder} cannot be written ({error.strerror or error}); set another folder with --audits"
             ) from error
         request.write(folder)
+        # A folder belongs to one request: other results in it are of models or images that have changed since.
         result = prepare_audit(request, on_progress=on_progress).run(
-            folder, on_progress=on_progress, cancel=cancel.is_set
+            folder, overwrite=True, on_progress=on_progress, cancel=cancel.is_set
         )
         write_report(result, folder, command="hardrank app")
 

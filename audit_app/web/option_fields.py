@@ -1,6 +1,7 @@
 """Form fields for the options that attacks and engines declare."""
 
-from collections.abc import Mapping, Sequence
+import math
+from collections.abc import Callable, Mapping, Sequence
 from enum import Enum
 from typing import Any, Final
 
@@ -35,8 +36,30 @@ _LARGEST_L2: Final = 20.0
 """For pixels in [0,1]; clearly visible."""
 
 
-def option_field(option: Option, *, key: str, default: Any = None, norm: Norm = Norm.LINF) -> Any:
-    """Draw the field of an option and return its value; pixel distances are entered in 1/255."""
+def comparable_budget(value: float, *, side: int, before: Norm, after: Norm) -> float:
+    """Convert a pixel distance between norms, for images of `side` pixels.
+
+    A change of c in every one of the 3·side² values has the L∞ norm c and the L2 norm c·√(3·side²), so these budgets
+    allow the same change of the whole image.
+    """
+    if before is after:
+        return value
+    factor = math.sqrt(3.0) * side
+    return value * factor if after is Norm.L2 else value / factor
+
+
+def option_field(
+    option: Option,
+    *,
+    key: str,
+    default: Any = None,
+    norm: Norm = Norm.LINF,
+    on_change: Callable[[], None] | None = None,
+) -> Any:
+    """Draw the field of an option and return its value; pixel distances are entered in 1/255.
+
+    `on_change` is called when the visitor changes a choice of one of several values.
+    """
     start = option.default if default is None else default
     label, tooltip = _label(option), _help(option)
     if option.type is bool:
@@ -50,6 +73,7 @@ def option_field(option: Option, *, key: str, default: Any = None, norm: Norm = 
             format_func=lambda one: str(one.value),
             help=tooltip,
             key=key,
+            on_change=on_change,
         )
     if in_pixels(option):
         return _pixels(option, label, tooltip, start, key, norm)
@@ -75,7 +99,7 @@ def _pixels(option: Option, label: str, tooltip: str, start: float, key: str, no
             f"{label} (L2)",
             0.0,
             _LARGEST_L2,
-            max(float(start), 0.1),
+            min(float(start), _LARGEST_L2),
             step=0.1,
             help=tooltip,
             key=f"{key}.l2",
@@ -103,6 +127,14 @@ def set_pixels(name: str, value: float, *, key: str, norm: Norm) -> None:
         return
     low, high = RANGES[name]
     st.session_state[key] = min(max(round(value * _LEVELS, 1), low * 1.0), high * 1.0)
+
+
+def pixels_in(*, key: str, norm: Norm) -> float | None:
+    """Return the pixel distance in a field, for pixels in [0,1]; None if the field was not drawn."""
+    value = st.session_state.get(f"{key}.l2" if norm is Norm.L2 else key)
+    if value is None:
+        return None
+    return float(value) if norm is Norm.L2 else float(value) / _LEVELS
 
 
 def _range(option: Option) -> tuple[float, float]:

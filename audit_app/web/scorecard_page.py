@@ -20,7 +20,7 @@ from hardrank.audit_app.web.audit_jobs import AuditJobs, PastAudit
 from hardrank.audit_app.web.gallery_selection import progress_bar, select_gallery
 from hardrank.audit_app.web.markdown import escape_markdown
 from hardrank.audit_app.web.messages import errors_shown, show_error
-from hardrank.audit_app.web.option_fields import option_fields
+from hardrank.audit_app.web.option_fields import comparable_budget, in_pixels, option_field, option_fields
 from hardrank.audit_app.web.panel import panel
 from hardrank.audit_app.web.resources import audit_jobs, catalogue
 from hardrank.trainer.attacks.options import declared_options
@@ -33,6 +33,8 @@ _EPSILONS: Final = (1, 2, 4, 8, 16)
 _STEPS: Final = (4, 8, 16, 32, 64)
 _WATCHED: Final = "audit.watched"
 _FINISHED: Final = "audit.finished"
+_SMALL_INPUT: Final = 64
+"""Pixels; the side that the first budget in L2 is converted for."""
 _CARDS: Final = "measured after training"
 
 
@@ -155,7 +157,18 @@ def _form(jobs: AuditJobs) -> None:
         with middle:
             norm = _norm(declared)
             main = [declared[name] for name in ("epsilon", "alpha", "steps")]
-            robustness = option_fields(main, key=f"audit.{norm}", norm=norm)
+            # A small input, so that the budget of L2 is modest where a model takes larger images.
+            robustness = {
+                option.name: option_field(
+                    option,
+                    key=f"audit.{norm}.{option.name}",
+                    default=comparable_budget(option.default, side=_SMALL_INPUT, before=Norm.LINF, after=norm)
+                    if in_pixels(option)
+                    else None,
+                    norm=norm,
+                )
+                for option in main
+            }
         with right:
             rest = [option for name, option in declared.items() if name not in {"norm", "epsilon", "alpha", "steps"}]
             robustness |= option_fields(rest, key="audit")

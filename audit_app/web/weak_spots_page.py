@@ -6,7 +6,7 @@ from typing import Final
 import streamlit as st
 
 from hardrank.audit_app.audit.request import REQUEST, AuditRequest
-from hardrank.audit_app.drawing.formatting import format_plural
+from hardrank.audit_app.drawing.formatting import format_plural, format_score
 from hardrank.audit_app.drawing.score_figures import goal_of
 from hardrank.audit_app.gallery.image_gallery import ImageGallery
 from hardrank.audit_app.results.image_scores import ImageScores, read_scores, worst_classes
@@ -108,7 +108,11 @@ def _images(view: _View) -> None:
     with st.container(horizontal=True, gap="medium", key="weak-queries"):
         for place in found.worst(by, _SHOWN):
             weakest = "" if by else f", weakest against {found.weakest(place)}"
-            _image(view, place, f"score {scores[place]:.0f}{weakest}", group="query")
+            _image(view, place, f"score {_score(view, scores[place])}{weakest}", group="query")
+
+
+def _score(view: _View, value: float) -> str:
+    return format_score(value, upper_bound=view.model.upper_bound, digits=0)
 
 
 def _classes(view: _View) -> None:
@@ -119,10 +123,12 @@ def _classes(view: _View) -> None:
     scores = found.by(by)
     for number, group in enumerate(worst_classes(found, by, _CLASSES)):
         images = format_plural(len(group.places), "image", "images")
-        st.markdown(f"**{escape_markdown(group.name or 'no class')}** · mean score {group.score:.0f} over {images}")
+        st.markdown(
+            f"**{escape_markdown(group.name or 'no class')}** · mean score {_score(view, group.score)} over {images}"
+        )
         with st.container(horizontal=True, gap="medium", key=f"weak-class-{number}"):
             for place in group.places[:_OF_A_CLASS]:
-                _image(view, place, f"score {scores[place]:.0f}", group=f"class{number}")
+                _image(view, place, f"score {_score(view, scores[place])}", group=f"class{number}")
 
 
 def _image(view: _View, place: int, caption: str, *, group: str) -> None:

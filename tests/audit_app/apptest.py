@@ -52,7 +52,7 @@ def errors(at: AppTest) -> list[str]:
 
 def attacked(at: AppTest) -> AppTest:
     """Start an attack of a few quick steps and wait for the result."""
-    at.number_input(key="live.steps.linf").set_value(3)
+    at.number_input(key="live.steps").set_value(3)
     at.slider(key="live.pace").set_value(60)
     at.button(key="attack").click().run()
     return until(at, lambda page: "Rankings before and after" in words(page) or bool(page.error))

@@ -71,6 +71,7 @@ def make_model(name: str = "robust", *, ers: float | None = 40.0, recall: float 
         "run_id": None,
         "notes": [],
         "method": {"name": "white-box"},
+        "upper_bound": False,
         "benign": benign,
         "ers": ers,
         "ers_low": None if ers is None else ers - 2,

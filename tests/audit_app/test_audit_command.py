@@ -75,6 +75,47 @@ def test_limits_decide_the_exit_status(base: list[str], earlier: Path, capsys: p
     assert main([*base, *out, "--fail-drop", "score=0", *baseline]) == 0
 
 
+def test_upper_bounds_are_printed_as_such_and_limited_only_if_accepted(
+    base: list[str], tiny_zoo: list[Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    models = [f"bundle={tiny_zoo[1]}", f"plain={tiny_zoo[1] / 'model.onnx'}"]
+    arguments = ["--models", *models, *base[2:], "--attacks", "all", "--resize", "36", "--search", "queries=5"]
+    arguments += ["--method", "auto", "--attacked", "3", "--out", str(tmp_path / "out")]
+    assert main([*arguments, "--fail-under", "ERS=1"]) == 2
+    assert "plain is attacked without its gradients (square)" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()  # before anything is attacked
+    assert main([*arguments, "--fail-under", "ERS=1", "--accept-upper-bound"]) == 0
+    said = capsys.readouterr().out
+    bundle, plain = read_report(tmp_path / "out").models
+    assert plain.ers is not None
+    assert plain.upper_bound
+    assert not bundle.upper_bound
+    tables = said.split("so that scores are upper bounds:")
+    assert len(tables) == 2
+    assert f"≤\u202f{plain.ers:.0f}" in tables[1]
+    assert "5 queries per image and attack" in tables[1]
+    assert "≤" not in tables[0]
+    assert f"passed plain: ERS is ≤ {plain.ers:.4g}" in said
+
+
+def test_a_folder_with_another_audit_is_refused_and_replaced_on_request(
+    base: list[str], tiny_zoo: list[Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = ["--out", str(tmp_path)]
+    assert main([*base, *out]) == 0
+    written = {path.name: path.read_bytes() for path in tmp_path.glob("*.*") if path.is_file()}
+    other = ["--models", str(tiny_zoo[0]), *base[2:], "--attacked", "4", *out]
+    assert main(other) == 2
+    said = capsys.readouterr().err
+    assert "attacked (6 → 4)" in said
+    assert "models (tiny-robust" in said
+    assert "--overwrite" in said
+    assert {name: (tmp_path / name).read_bytes() for name in written} == written
+    assert main([*other, "--overwrite"]) == 0
+    assert {path.name for path in tmp_path.glob("*.csv")} == {"tiny-benign.csv"}
+    assert [model.name for model in read_report(tmp_path).models] == ["tiny-benign"]
+
+
 def test_errors_exit_with_2_and_name_the_cause(
     base: list[str],
     earlier: Path,
@@ -104,8 +145,9 @@ def test_errors_exit_with_2_and_name_the_cause(
     assert "neither the folder of a run" in refused(*models, "--run", str(gratings), *out)
     assert "'ERZ'" in refused(*base, *out, "--fail-under", "ERZ=3")
     assert "'30'" in refused(*base, *out, "--fail-under", "30")
-    assert "--baseline" in refused(*base, *out, "--fail-drop", "2")
-    assert "report.json" in refused(*base, *out, "--fail-drop", "2", "--baseline", str(tmp_path))
+    assert "ERS needs all ten results, and CA+" in refused(*base, *out, "--fail-under", "ERS=30")
+    assert "--baseline" in refused(*base, *out, "--fail-drop", "score=2")
+    assert "report.json" in refused(*base, *out, "--fail-drop", "score=2", "--baseline", str(tmp_path))
     differing = refused(
         *base, *out, "--seed", "7", "--fail-drop", "score=2", "--baseline", str(earlier / "report.json")
     )
@@ -122,7 +164,7 @@ def test_errors_exit_with_2_and_name_the_cause(
     shutil.copy(gratings / "class-0" / "0.png", one)
     assert "two or more" in refused(*models, "--images", str(one), *out)
     assert "has one class" in refused(*models, "--images", str(gratings / "class-0"), *out)
-    assert "attacks, options differ" in refused(*models, *images, "--attacks", "TMA", "--out", str(earlier))
+    assert "attacks (TMA, ES → TMA)" in refused(*models, *images, "--attacks", "TMA", "--out", str(earlier))
 
 
 @pytest.mark.parametrize(

@@ -35,7 +35,7 @@ def check_attacks(
     Args:
         table: the results per image.
         attacks: those that ran, by name.
-        steps: how many steps each took.
+        steps: how many steps each took; a black-box search, whose results count queries, is limited by these.
         epsilon: the L∞ budget.
     """
     return [
@@ -66,9 +66,12 @@ def _still_falling(table: PerImage, name: str, steps: int) -> list[Check]:
     first, late, end = (table.columns[f"{name} {k} loss"].mean() for k in ("first", "late", "end"))
     if not (first - end > 0 and late - end > 0.05 * (first - end)):
         return []
+    queries = table.columns.get(f"{name} queries")
+    searched = queries is not None and bool(queries.any())  # a black-box search is limited by queries, not by steps
+    spent = f"{int(queries.max())} queries" if queries is not None and searched else f"{steps} steps"
     message = (
         f"{100 * (late - end) / (first - end):.0f} % of the decrease of the loss came in the last quarter of the "
-        f"{steps} steps: more steps would find worse images"
+        f"{spent}: more {'queries' if searched else 'steps'} would find worse images"
     )
     return [Check(CheckKind.STILL_FALLING, name, message)]
 

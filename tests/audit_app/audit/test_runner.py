@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 
+from hardrank.audit_app.audit.identity import OtherAuditError
 from hardrank.audit_app.audit.options import AuditOptions, Curve, CurveParameter
 from hardrank.audit_app.audit.runner import AuditResult, ModelResult, run_audit, slug
 from hardrank.audit_app.blackbox.choice import SearchMethod
@@ -19,7 +20,6 @@ from hardrank.serving.engine import Device
 from hardrank.trainer.attacks.options import AttackError
 from hardrank.trainer.attacks.pgd import Norm
 from hardrank.trainer.attacks.registry import SCORECARD
-from hardrank.trainer.evaluation.journal import JournalError
 from hardrank.trainer.evaluation.retrieval import evaluate
 from hardrank.trainer.evaluation.robustness import (
     CancelledError,
@@ -201,9 +201,9 @@ def test_any_method_works_on_any_model(
 
 def test_a_folder_contains_one_audit(galleries: list[EmbeddedGallery], tmp_path: Path) -> None:
     run_audit(galleries[:1], replace(FEW, attacks=("TMA",)), tmp_path)
-    with pytest.raises(JournalError, match="attacks differ"):
+    with pytest.raises(OtherAuditError, match=r"attacks \(TMA → TMA, ES\).*--overwrite"):
         run_audit(galleries[:1], FEW, tmp_path)
-    with pytest.raises(JournalError, match="options differ"):
+    with pytest.raises(OtherAuditError, match=r"steps \(3 → 4\)"):
         run_audit(galleries[:1], replace(FEW, attacks=("TMA",), robustness=replace(FEW.robustness, steps=4)), tmp_path)
     (tmp_path / "file").write_text("")
     with pytest.raises(AuditError, match="cannot be written"):

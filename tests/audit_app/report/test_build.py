@@ -2,18 +2,20 @@
 
 import csv
 import json
+import re
 from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 
 import pytest
 
+from hardrank.audit_app.audit.identity import settings_of
 from hardrank.audit_app.audit.options import AuditOptions, Curve, CurveParameter
 from hardrank.audit_app.audit.runner import AuditResult, run_audit
 from hardrank.audit_app.audit.weak_spots import clipped_scores
 from hardrank.audit_app.gallery.embedded import embed_galleries
 from hardrank.audit_app.gallery.image_gallery import ImageGallery, from_images
-from hardrank.audit_app.report.build import make_report, settings_of
+from hardrank.audit_app.report.build import make_report
 from hardrank.audit_app.report.files import write_report
 from hardrank.audit_app.results.schema import AuditReport, ReportError, read_report
 from hardrank.audit_app.subjects.loading import SubjectOptions, load_subjects
@@ -103,6 +105,7 @@ def test_the_report_holds_the_results(audited: tuple[AuditResult, AuditReport, P
     assert report.models[0].queries is None
     assert report.models[1].queries == 7 * 3 * 20
     assert report.models[1].method["name"] == "square"
+    assert [entry.upper_bound for entry in report.models] == [False, True]
     assert report.settings.gallery.items == 64
     assert report.settings.attacks["QA+"]["m"] == 1
 
@@ -130,6 +133,7 @@ def test_the_table_has_one_line_per_image(audited: tuple[AuditResult, AuditRepor
         with (out / name).open(encoding="utf-8", newline="") as file:
             rows = list(csv.DictReader(file))
         assert len(rows) == 7
+        assert {row["upper_bound"] for row in rows} == {"true" if name == "stranger.csv" else "false"}
         table = model.card.per_image
         for i, row in enumerate(rows):
             assert int(row["row"]) == table.rows[i]
@@ -171,8 +175,33 @@ def test_the_page_shows_every_figure(audited: tuple[AuditResult, AuditReport, Pa
         assert model.per_image in page.text
     for caution in (*report.cautions, *report.threat_model):
         assert caution in page.text
-    assert page.tags["svg"] == 4
+    # Bars of the whole and of the parts, and a curve, for the bundle and for the upper bounds; a radar of the bundle.
+    assert page.tags["svg"] == 2 * 3 + 1
     assert page.tags["img"] > 2 * 3 * (3 + 2 * 8)
+
+
+def test_upper_bounds_are_marked_and_shown_apart(audited: tuple[AuditResult, AuditReport, Path]) -> None:
+    _, report, out = audited
+    text, page = (out / "report.html").read_text(encoding="utf-8"), read_page(out / "report.html")
+    bundle, stranger = report.models
+    assert re.findall(r'class="big">([^<]*)', text) == [f"{bundle.score:.1f}", f"≤\u202f{stranger.score:.0f}"]
+    charts = re.findall(r"<svg.*?</svg>", text, flags=re.DOTALL)
+    assert len([chart for chart in charts if 'class="bound"' in chart]) == 2  # hatched bars
+    assert not [chart for chart in charts if 'class="bound"' in chart and 'class="fill"' in chart]
+    tables = re.findall(r'<table class="results">.*?</table>', text, flags=re.DOTALL)
+    assert [("series-0" in table, "series-1" in table) for table in tables] == [(True, False), (False, True)]
+    assert "20 queries per image and attack" in page.text
+    assert not any(f"{report.settings.steps} steps" in check.message for check in stranger.checks)
+
+
+def test_earlier_reports_without_the_field_are_read(
+    tmp_path: Path, audited: tuple[AuditResult, AuditReport, Path]
+) -> None:
+    content = json.loads((audited[2] / "report.json").read_text())
+    for model in content["models"]:
+        del model["upper_bound"]
+    (tmp_path / "report.json").write_text(json.dumps(content))
+    assert read_report(tmp_path) == audited[1]
 
 
 def test_the_same_audit_gives_the_same_report(audited: tuple[AuditResult, AuditReport, Path]) -> None:

@@ -1,9 +1,10 @@
-"""Limits: read, judged, and refused where they say nothing."""
+"""GateLimits: read, judged, and refused where they say nothing."""
 
 import pytest
 
-from hardrank.audit_app.results.gate import GateError, GateLimits, check_limits, judge, parse_limits
+from hardrank.audit_app.results.gate import GateError, GateLimits, check_limits, check_models, judge, parse_limits
 from hardrank.audit_app.results.schema import GalleryEntry
+from hardrank.trainer.evaluation.scorecard import ERS_KEYS
 from tests.audit_app.reports import make_made_up, make_model
 
 
@@ -89,8 +90,46 @@ def test_a_baseline_of_other_settings_is_refused_and_the_difference_named() -> N
 def test_unknown_and_unmeasured_measures_are_refused() -> None:
     with pytest.raises(GateError, match=r"unknown measure 'ers'; choose from ERS"):
         check_limits(GateLimits(under={"ers": 3}, drop={}), ["QA+"])
-    check_limits(GateLimits(under={"QA+": 3}, drop={"ERS": 1}), ["QA+"])
+    check_limits(GateLimits(under={"QA+": 3}, drop={"score": 1}), ["QA+"])
     with pytest.raises(GateError, match="ERS of robust was not measured"):
         judge(make_made_up(make_model(ers=None)), GateLimits(under={"ERS": 3}, drop={}))
     with pytest.raises(GateError, match="R@1 of robust was not measured"):
         judge(make_made_up(make_model(benign=None)), GateLimits(under={"R@1": 0.3}, drop={}))
+
+
+@pytest.mark.parametrize("limits", [GateLimits(under={"ERS": 3}, drop={}), GateLimits(under={}, drop={"ERS": 3})])
+def test_ers_is_refused_unless_all_ten_results_are_measured(limits: GateLimits) -> None:
+    check_limits(limits, ERS_KEYS)
+    with pytest.raises(GateError, match=r"ERS needs all ten results, and CA\+.* would not be measured"):
+        check_limits(limits, ["ES:D", "ES:R"])
+
+
+def test_upper_bounds_are_refused_unless_accepted() -> None:
+    bounded = make_made_up(make_model("stranger", ers=54.1, method={"name": "square"}, upper_bound=True))
+    methods = {"bundle": "white-box", "stranger": "square"}
+    for measure in ("ERS", "ARS", "score", "worst", "worst-recall", "QA+"):
+        limits = GateLimits(under={measure: 1.0}, drop={})
+        with pytest.raises(GateError, match=r"stranger is attacked without its gradients \(square\).*upper bound"):
+            check_models(limits, methods, retrieval=True)
+        with pytest.raises(GateError, match="--accept-upper-bound"):
+            judge(bounded, limits)
+        check_models(limits, {"bundle": "white-box"}, retrieval=True)
+    accepting = GateLimits(under={"ERS": 30.0}, drop={}, accept_upper_bound=True)
+    check_models(accepting, methods, retrieval=True)
+    [found] = judge(bounded, accepting)
+    assert found.passed
+    assert found.line == "stranger: ERS is ≤ 54.1 [52.1, 56.1], at least 30"
+    retrieval = GateLimits(under={"R@1": 0.3}, drop={})  # no attack changes it
+    check_models(retrieval, methods, retrieval=True)
+    assert judge(bounded, retrieval)[0].line == "stranger: R@1 is 0.5, at least 0.3"
+
+
+def test_what_a_baseline_lacks_is_refused_before_the_attack() -> None:
+    drop = GateLimits(under={}, drop={"ERS": 2})
+    check_models(drop, {"v2": "white-box"}, retrieval=True, baseline=make_made_up(make_model("v1")))
+    with pytest.raises(GateError, match="ERS of robust was not measured"):
+        check_models(drop, {"robust": "white-box"}, retrieval=True, baseline=make_made_up(make_model(ers=None)))
+    with pytest.raises(GateError, match="attacked by square, the baseline's by white-box"):
+        check_models(drop, {"robust": "square"}, retrieval=True, baseline=make_made_up())
+    with pytest.raises(GateError, match="R@1 cannot be measured"):
+        check_models(GateLimits(under={"R@1": 0.3}, drop={}), {"robust": "white-box"}, retrieval=False)

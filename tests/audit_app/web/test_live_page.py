@@ -2,6 +2,7 @@
 
 import base64
 import hashlib
+import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -17,12 +18,15 @@ from hardrank.audit_app.images.exact_png import encode_png
 from hardrank.audit_app.live.attack import LiveAttack
 from hardrank.audit_app.live.record import read_record, replay
 from hardrank.audit_app.web import attack_view
+from hardrank.audit_app.web.option_fields import comparable_budget
 from hardrank.audit_app.web.resources import settings
 from hardrank.audit_app.web.server_check import check_server
 from hardrank.serving.engine import Device, Engine
 from hardrank.serving.index.search_index import SearchIndex
 from hardrank.serving.store.manifest import IndexManifest
+from hardrank.trainer.attacks.pgd import Norm
 from hardrank.trainer.attacks.registry import ATTACKS
+from hardrank.trainer.attacks.runner import AttackEngine
 from tests.audit_app.apptest import attacked, errors, markup, open_app, until, words
 from tests.audit_app.galleries import random_pixels
 from tests.serving.conftest import new_items, unit_vectors
@@ -166,7 +170,7 @@ def test_an_unreadable_upload_is_reported() -> None:
 def test_stopping_shows_the_last_image() -> None:
     at = open_app()
     at.selectbox(key="live.attack").set_value("ES")
-    at.number_input(key="live.steps.linf").set_value(500)
+    at.number_input(key="live.steps").set_value(500)
     at.slider(key="live.pace").set_value(2).run()
     at.button(key="attack").click().run()
     until(at, lambda page: "of 500" in markup(page))
@@ -267,3 +271,27 @@ def test_it_refuses_usage_statistics() -> None:
 def test_unknown_options_are_reported(app: Tell) -> None:
     app("--colour", "red")
     assert any("--colour red" in one for one in errors(open_app()))
+
+
+def test_another_norm_converts_the_budget_and_keeps_the_other_options() -> None:
+    at = open_app()
+    at.number_input(key="live.steps").set_value(7)
+    at.number_input(key="live.restarts").set_value(2)
+    at.selectbox(key="live.engine").set_value(AttackEngine.APGD)
+    at.slider(key="live.epsilon.linf").set_value(4).run()
+    at.selectbox(key="live.norm").set_value(Norm.L2).run()
+    assert not errors(at)
+    # 4/255 in each of the 3·32² values of an image
+    assert at.number_input(key="live.epsilon.l2.l2").value == pytest.approx(4 / 255 * math.sqrt(3 * 32**2), abs=1e-6)
+    kept = {"live.steps": 7, "live.restarts": 2}
+    assert {key: at.number_input(key=key).value for key in kept} == kept
+    assert at.selectbox(key="live.engine").value == AttackEngine.APGD
+    at.number_input(key="live.epsilon.l2.l2").set_value(1.0).run()
+    at.selectbox(key="live.norm").set_value(Norm.LINF).run()
+    assert at.slider(key="live.epsilon.linf").value == pytest.approx(255 / math.sqrt(3 * 32**2), abs=0.05)
+
+
+def test_budgets_of_both_norms_change_a_whole_image_alike() -> None:
+    found = comparable_budget(4 / 255, side=64, before=Norm.LINF, after=Norm.L2)
+    assert found == pytest.approx(1.74, abs=0.005)
+    assert comparable_budget(found, side=64, before=Norm.L2, after=Norm.LINF) == pytest.approx(4 / 255, rel=1e-12)
