@@ -152,13 +152,14 @@ def run_audit(
     settings = settings_of(options, gallery, attacked=len(rows), surrogate=surrogate)
     identity = identity_of(settings, [embedded.subject for embedded in galleries])
     methods = [_method(embedded, options, surrogate, on_progress) for embedded in galleries]
+    for embedded in galleries:  # before the folder is claimed: an audit that cannot run must not occupy it
+        _check_attacks(embedded, options, rows)
     with _exclusive(out):
         claim_folder(out, identity, overwrite=overwrite)
         if request is not None:
             request.absolute().write(out)
         models = []
         for embedded, method in zip(galleries, methods, strict=True):
-            _check_attacks(embedded, options, rows)
             part = _ModelAudit(embedded, method, options, out / JOURNAL / _folder(embedded), on_progress, cancel)
             models.append(_measure(part, rows))
     return AuditResult(

@@ -137,7 +137,7 @@ def test_errors_exit_with_2_and_name_the_cause(
     assert "outside its range" in refused(*base, *out, "--epsilon", "-1")
     assert "-3" in refused(*base, *out, "--threads", "-3")
     assert "-5" in refused(*base, *out, "--attacked", "-5")
-    assert "no attack 'XX'" in refused(*models, *images, *out, "--attacks", "XX")
+    assert "unknown attack 'XX'" in refused(*models, *images, *out, "--attacks", "XX")
     assert "new \\[old] x[/] does not exist" in refused("--models", "./new \\[old] x[/]", *images, *out)
     assert "does not exist" in refused("--models", "./nowhere", *images, *out)
     assert "is neither a folder" in refused(*models, "--images", str(tmp_path / "absent"), *out)

@@ -194,7 +194,7 @@ def test_callers_without_a_key_have_no_role_if_there_are_keys(monkeypatch: pytes
     [
         ([], "--model BUNDLE=INDEX"),
         (["--model", "nothing"], "BUNDLE=INDEX"),
-        (["--model", "nothing=nowhere"], "not a bundle"),
+        (["--model", "nothing=nowhere"], "nothing does not exist"),
         (["--model", "new [old] x[/]=nowhere"], "new [old] x[/]"),
         (["--model", "{0}", "--model", "{0}"], "KEY:BUNDLE=INDEX"),
         (["--model", "{0}", "--api-keys", "nothing.json"], "keys.py add"),

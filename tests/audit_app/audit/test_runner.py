@@ -250,7 +250,7 @@ def test_invalid_audits_are_refused(galleries: list[EmbeddedGallery], gratings: 
         run_audit([galleries[0], other], FEW, tmp_path)
     with pytest.raises(AuditError, match="two models are called"):
         run_audit([galleries[0], galleries[0]], FEW, tmp_path)
-    with pytest.raises(AttackError, match="no attack 'XX'"):
+    with pytest.raises(AttackError, match="unknown attack 'XX'"):
         replace(FEW, attacks=("XX",))
     with pytest.raises(AuditError, match="name each once"):
         replace(FEW, attacks=("ES", "ES"))

@@ -362,7 +362,7 @@ def test_attacks_over_the_limit_wait_in_the_queue(served: list[ServedGallery]) -
 def test_invalid_attacks_fail_with_a_message(served: list[ServedGallery], caplog: pytest.LogCaptureFixture) -> None:
     with pytest.raises(AuditError, match="at least one model"):
         LiveAttack([], Victim(id="x"), LiveOptions())
-    with pytest.raises(AttackError, match="no attack 'QB'"):
+    with pytest.raises(AttackError, match="unknown attack 'QB'"):
         LiveOptions(attack="QB")
     with pytest.raises(AttackError, match="no option weight"):
         LiveOptions(settings={"weight": 2})
