@@ -126,7 +126,7 @@ def test_pages_by_row_skip_no_item_when_others_are_deleted(served: Served) -> No
     """By `start`, deleting an item of the first page shifts the second by one."""
     added = [f"new-{number}" for number in range(4)]
     for number, id in enumerate(added):
-        form = {"image": ("x.png", encoded(picture(80 + number))), "label": (None, "new")}
+        form: dict[str, Any] = {"image": ("x.png", encoded(picture(80 + number))), "label": (None, "new")}
         assert served.client.put(f"/v1/items/{id}", files=form).status_code == 201
     try:
         page = served.client.get("/v1/items?label=new&count=2&after=-1").json()
