@@ -1,6 +1,7 @@
 """What every test may use: the shared reference data, where it is at hand."""
 
 import os
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,14 @@ settings.load_profile("patient")
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 ROOT = Path(__file__).resolve().parents[1]
+
+
+@pytest.fixture(autouse=True)
+def main_module() -> Iterator[None]:
+    """Restore `__main__`, which Streamlit's AppTest replaces and which spawned processes import."""
+    module = sys.modules["__main__"]
+    yield
+    sys.modules["__main__"] = module
 
 
 @pytest.fixture(scope="session")

@@ -125,7 +125,7 @@ def long_attack(page: Any, *, steps: int, restarts: int = 1) -> None:
     page.wait_for_selector(".st-key-choose-targets", state="detached")  # ES has no targets
     page.get_by_text("All options").click()
     for name, value in (("steps", steps), ("restarts", restarts)):
-        field = page.locator(f".st-key-live-{name}-linf input")
+        field = page.locator(f".st-key-live-{name} input")
         field.fill(str(value))
         field.press("Enter")
 
