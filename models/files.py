@@ -32,7 +32,7 @@ def atomic_path(path: Path) -> Iterator[Path]:
     unfinished = _unfinished_name(path)
     try:
         yield unfinished
-        _sync(unfinished)
+        sync(unfinished)
         with suppress(FileNotFoundError):
             shutil.copymode(path, unfinished)
         unfinished.replace(path)
@@ -96,7 +96,7 @@ def replace_folder(new: Path, target: Path) -> None:
     former = _former_name(target)
     for path in new.rglob("*"):
         if path.is_file():
-            _sync(path)
+            sync(path)
     for attempt in range(_ATTEMPTS):
         try:
             _swap(new, target, former)
@@ -105,7 +105,7 @@ def replace_folder(new: Path, target: Path) -> None:
             # Another process put a folder there between the two renames: replace that one.
             if error.errno not in (errno.ENOTEMPTY, errno.EEXIST) or attempt + 1 == _ATTEMPTS:
                 raise
-    _sync(target.parent)
+    sync(target.parent)
     shutil.rmtree(former, ignore_errors=True)
 
 
@@ -196,7 +196,7 @@ def _escaped(name: str) -> str:
     return "".join(f"[{c}]" if c in "*?[" else c for c in name)
 
 
-def _sync(path: Path) -> None:
+def sync(path: Path) -> None:
     """Wait until a file, or the names in a folder, are on the disk."""
     handle = os.open(path, os.O_RDONLY)
     try:

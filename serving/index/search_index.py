@@ -158,6 +158,11 @@ class SearchIndex:
         return self._state.current.snapshot.state.generation
 
     @property
+    def writable(self) -> bool:
+        """Whether the index was opened for writing."""
+        return self._state.options.writable
+
+    @property
     def snapshot(self) -> Snapshot:
         """What searches use now: vectors by slot, labels, and which slots are alive. It never changes."""
         return self._state.current.snapshot

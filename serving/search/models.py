@@ -1,17 +1,13 @@
-"""The served models: each a network and its index. An item is added to or deleted from all indexes together."""
+"""The served models: each a network and its index."""
 
-import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Final
 
 from hardrank.models.errors import HardrankError
 from hardrank.serving.engine import Engine
 from hardrank.serving.index.search_index import SearchIndex
 from hardrank.serving.index.stats import IndexStats
-from hardrank.serving.store.items import DuplicateItemError, NewItem, UnknownItemError
-
-_LOG: Final = logging.getLogger(__name__)
+from hardrank.serving.store.items import UnknownItemError
 
 
 class ServiceError(HardrankError):
@@ -89,65 +85,3 @@ def first_with_item(models: Mapping[str, Model], id: str) -> Model:
         if model.index.rows([id]):
             return model
     raise UnknownItemError(f"no item has the id {id!r}")
-
-
-class ItemWriter:
-    """Adds and deletes items in the indexes of several models. One call at a time.
-
-    Each index commits a change atomically, but there is no transaction across indexes. An addition that fails in one
-    index is therefore undone in the others. A deletion is not, because undoing it needs the image. Sending the same
-    request again completes a deletion or an addition that a failure or a crash interrupted.
-    """
-
-    def __init__(self, indexes: Mapping[str, SearchIndex]) -> None:
-        self._indexes = indexes
-
-    def add(self, items: Mapping[str, NewItem]) -> bool:
-        """Add one image, given as one item per index; returns whether it is new.
-
-        An image that exists with the same bytes, label and metadata stays as it is. Raises `DuplicateItemError` if the
-        id belongs to another image, and what `SearchIndex.add` raises.
-        """
-        missing = [key for key, item in items.items() if not self._exists(key, item)]
-        added: list[str] = []
-        try:
-            for key in missing:
-                self._indexes[key].add([items[key]])
-                added.append(key)
-        except BaseException:
-            self._undo(added, items)
-            raise
-        return bool(missing)
-
-    def delete(self, id: str) -> None:
-        """Delete an item from every index that has it; raises `UnknownItemError` if none has."""
-        holding = [index for index in self._indexes.values() if index.rows([id])]
-        if not holding:
-            raise UnknownItemError(f"no item has the id {id!r}")
-        for index in holding:
-            index.delete([id])
-
-    def _exists(self, key: str, item: NewItem) -> bool:
-        index = self._indexes[key]
-        sources = index.source_hashes([item.id])
-        if item.id not in sources:
-            return False
-        existing = index.item(item.id)
-        same = (
-            sources[item.id] == item.source_sha256
-            and existing.label == item.label
-            and dict(existing.metadata) == dict(item.metadata)
-        )
-        if not same:
-            raise DuplicateItemError(
-                f"the id {item.id!r} is taken by another image, or by this image with another label or metadata; "
-                "delete it first, or choose another id"
-            )
-        return True
-
-    def _undo(self, keys: list[str], items: Mapping[str, NewItem]) -> None:
-        for key in keys:
-            try:
-                self._indexes[key].delete([items[key].id])
-            except Exception:
-                _LOG.exception("the index of %s keeps an item that another index refused; send it again", key)

@@ -16,7 +16,8 @@ from hardrank.serving.metrics import Metrics
 from hardrank.serving.search.admission import Admission, NotReadyError, ShuttingDownError
 from hardrank.serving.search.batching import ThreadPool
 from hardrank.serving.search.item_images import ImageFile, image_of, thumbnail_of
-from hardrank.serving.search.models import ItemWriter, Model, ModelStats, first_with_item, models_by_key, select_keys
+from hardrank.serving.search.item_writer import ItemWriter
+from hardrank.serving.search.models import Model, ModelStats, first_with_item, models_by_key, select_keys
 from hardrank.serving.search.pipeline import Pipeline
 from hardrank.serving.search.types import IdPage, Query, ResolvedOptions, SearchAnswer, SearchOptions
 from hardrank.serving.settings import Settings
@@ -33,7 +34,10 @@ class SearchService:
     """The served models. One per process; used from one event loop, between `start` and `close`."""
 
     def __init__(self, models: Sequence[Model], settings: Settings, metrics: Metrics | None = None) -> None:
-        """Take the models in the order in which callers see them; raises `ServiceError` if two share a key."""
+        """Take the models in the order in which callers see them, and repair what a killed process left.
+
+        Raises `ServiceError` if two share a key, and the errors of an index if it cannot be repaired.
+        """
         self.models: Mapping[str, Model] = models_by_key(models)
         self.settings = settings
         self.metrics = metrics or Metrics()
@@ -45,6 +49,7 @@ class SearchService:
         """Whether the warm-up is done."""
         self._pipeline = Pipeline(self.models, self.monitor, settings, self.metrics)
         self._writer = ItemWriter(indexes)
+        self._writer.repair()
         self._write_thread = ThreadPool(1, "write")
         self._tasks: list[asyncio.Task[None]] = []
         self._closing = False

@@ -1,18 +1,24 @@
 """Changes in several indexes: all or none, and a repeated request completes an interrupted one."""
 
+import json
+import logging
+import subprocess
+import sys
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
 from hardrank.serving.index.search_index import SearchIndex
-from hardrank.serving.search.models import ItemWriter
+from hardrank.serving.search.item_writer import ItemWriter
 from hardrank.serving.store.errors import IndexBusyError
 from hardrank.serving.store.items import DuplicateItemError, NewItem, UnknownItemError
 from tests.serving.conftest import make_manifest, unit_vectors
 
+SCRIPT = Path(__file__).with_name("killed_writer.py")
 KEYS = ("benign", "robust", "third")
 
 
@@ -110,3 +116,89 @@ def test_an_interrupted_addition_of_another_image_keeps_the_id(indexes: dict[str
     with pytest.raises(DuplicateItemError):
         ItemWriter(indexes).add(_items("a"))
     assert _ids(indexes) == [(), ("a",), ()]
+
+
+def _killed(folder: Path, *arguments: str) -> dict[str, Any]:
+    finished = subprocess.run(
+        [sys.executable, "-m", "tests.serving.search.killed_writer", str(folder), *arguments],
+        cwd=SCRIPT.parents[3],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert finished.returncode == 0, finished.stderr
+    return dict(json.loads(finished.stdout))
+
+
+def test_a_change_is_made_in_all_indexes_or_in_none_wherever_the_process_is_killed(tmp_path: Path) -> None:
+    findings = _killed(tmp_path, "steps")
+    assert findings["wrong"] == []
+    assert findings["kills"] == 10
+    assert findings["undone"] >= 4
+
+
+@pytest.mark.slow
+def test_a_change_is_made_in_all_indexes_or_in_none_whenever_the_process_is_killed(tmp_path: Path) -> None:
+    findings = _killed(tmp_path, "times", "100")
+    assert findings["wrong"] == []
+    assert findings["acknowledged"] > 10
+    assert findings["undone"] > 0
+
+
+def test_a_deletion_that_one_index_refuses_is_completed_before_the_next_change(
+    indexes: dict[str, SearchIndex], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(_: object) -> None:
+        raise IndexBusyError("busy")
+
+    writer = ItemWriter(indexes)
+    writer.add(_items("a"))
+    with monkeypatch.context() as patch:
+        patch.setattr(indexes["robust"], "delete", refuse)
+        with pytest.raises(IndexBusyError):
+            writer.delete("a")
+    writer.add(_items("b"))
+    assert set(_ids(indexes)) == {("b",)}
+
+
+def _interrupted(indexes: dict[str, SearchIndex]) -> None:
+    """Leave an addition unfinished in two of three indexes, as a killed process does."""
+
+    def refuse(_: object) -> None:
+        raise IndexBusyError("busy")
+
+    with pytest.MonkeyPatch.context() as patch:
+        for key, change in (("third", "add"), ("benign", "delete"), ("robust", "delete")):
+            patch.setattr(indexes[key], change, refuse)
+        with pytest.raises(IndexBusyError):
+            ItemWriter(indexes).add(_items("a"))
+
+
+def test_an_addition_that_cannot_be_undone_is_undone_before_the_next_change(indexes: dict[str, SearchIndex]) -> None:
+    _interrupted(indexes)
+    assert _ids(indexes) == [("a",), ("a",), ()]
+    ItemWriter(indexes).add(_items("b"))
+    assert set(_ids(indexes)) == {("b",)}
+
+
+def test_a_repair_of_some_of_the_indexes_leaves_the_rest_for_later(indexes: dict[str, SearchIndex]) -> None:
+    _interrupted(indexes)
+    assert _ids(indexes) == [("a",), ("a",), ()]
+    ItemWriter({"benign": indexes["benign"]}).repair()
+    assert _ids(indexes) == [(), ("a",), ()]
+    ItemWriter(dict(reversed(indexes.items()))).repair()
+    assert set(_ids(indexes)) == {()}
+    assert not list(indexes["benign"].folder.glob("pending-*.json"))
+
+
+def test_a_read_only_server_reports_an_interrupted_change(
+    indexes: dict[str, SearchIndex], caplog: pytest.LogCaptureFixture
+) -> None:
+    _interrupted(indexes)
+    reading = {key: SearchIndex.open(index.folder, maintenance=False) for key, index in indexes.items()}
+    with caplog.at_level(logging.WARNING):
+        ItemWriter(reading).repair()
+    assert str(indexes["benign"].folder) in caplog.text
+    assert _ids(indexes) == [("a",), ("a",), ()]
+    for index in reading.values():
+        index.close()

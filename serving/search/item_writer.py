@@ -1,0 +1,250 @@
+"""Adds and deletes items in the indexes of several models: in all or in none, even if the process is killed meanwhile.
+
+Each index commits a change atomically, but there is no transaction across indexes. So a change of several indexes is
+first recorded in a file in the folder of the first one. The file is removed, synced to disk, before the change is
+acknowledged. A record that a later process finds therefore belongs to a change that nobody was told about: an addition
+is undone, a deletion completed.
+"""
+
+import logging
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from secrets import token_hex
+from typing import Final, Literal
+
+from filelock import FileLock, Timeout
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from hardrank.models.files import sync, write_json
+from hardrank.serving.index.search_index import SearchIndex
+from hardrank.serving.store.database import LOCK_TIMEOUT_S
+from hardrank.serving.store.errors import IndexBusyError, IndexDamagedError, IndexWriteError
+from hardrank.serving.store.items import DuplicateItemError, NewItem, UnknownItemError
+
+_LOG: Final = logging.getLogger(__name__)
+_SCHEMA: Final = "hardrank.pending-change/1"
+_RECORDS: Final = "pending-*.json"
+_LOCK: Final = ".pending.lock"
+
+
+class _Part(BaseModel):
+    """The change of one index. Name and model identify the index, wherever its folder is moved."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    folder: str
+    model_sha256: str
+    row: int | None = None
+    """Row of the item to delete; None for an addition."""
+
+
+class _Record(BaseModel):
+    """A change of one item in several indexes that is not acknowledged yet."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    schema_version: Literal["hardrank.pending-change/1"] = _SCHEMA
+    action: Literal["add", "delete"]
+    id: str
+    source_sha256: str | None = None
+    """Of the image that is added."""
+    parts: tuple[_Part, ...]
+
+
+class ItemWriter:
+    """Changes the indexes of several models together. One call at a time."""
+
+    def __init__(
+        self,
+        indexes: Mapping[str, SearchIndex],
+        *,
+        lock_timeout_s: float = LOCK_TIMEOUT_S,
+        reached: Callable[[str], None] | None = None,
+    ) -> None:
+        """Take the indexes by model key.
+
+        Args:
+            indexes: The indexes; the folder of the first one holds the records.
+            lock_timeout_s: Seconds to wait for another process that changes the same indexes.
+            reached: Called between the steps of a change with the name of the step, for tests that kill the process.
+        """
+        self._indexes = indexes
+        self._lock_timeout_s = lock_timeout_s
+        self._reached = reached or (lambda _: None)
+
+    def repair(self) -> None:
+        """Undo the additions and complete the deletions that a killed process left.
+
+        Records are read in the folder of every index. Indexes that are open for reading stay as they are.
+        """
+        for folder in {index.folder.resolve() for index in self._indexes.values()}:
+            if any(folder.glob(_RECORDS)):
+                if not all(index.writable for index in self._indexes.values()):
+                    _LOG.warning(
+                        "%s holds a change that was interrupted; open its indexes for writing once to repair it", folder
+                    )
+                    continue
+                with self._locked(folder):
+                    self._settle(folder)
+
+    def add(self, items: Mapping[str, NewItem]) -> bool:
+        """Add one image, given as one item per index; returns whether it is new.
+
+        An image that exists with the same bytes, label and metadata stays as it is. Raises `DuplicateItemError` if the
+        id belongs to another image, and what `SearchIndex.add` raises.
+        """
+        missing = [key for key, item in items.items() if not self._exists(key, item)]
+        if len(missing) < 2:
+            for key in missing:
+                self._indexes[key].add([items[key]])
+            return bool(missing)
+        first = items[missing[0]]
+        record = _Record(
+            action="add",
+            id=first.id,
+            source_sha256=first.source_sha256,
+            parts=tuple(_part(self._indexes[key]) for key in missing),
+        )
+        with self._recorded(record) as path:
+            try:
+                for key in missing:
+                    self._indexes[key].add([items[key]])
+                    self._reached(f"added to {key}")
+            except BaseException:
+                self._undo(path)
+                raise
+        return True
+
+    def delete(self, id: str) -> None:
+        """Delete an item from every index that has it; raises `UnknownItemError` if none has.
+
+        A deletion that fails in one index is completed before the next change, or when the server starts again.
+        """
+        rows = {key: found[id] for key, index in self._indexes.items() if (found := index.rows([id]))}
+        if not rows:
+            raise UnknownItemError(f"no item has the id {id!r}")
+        if len(rows) < 2:
+            for key in rows:
+                self._indexes[key].delete([id])
+            return
+        parts = tuple(_part(self._indexes[key], row=row) for key, row in rows.items())
+        with self._recorded(_Record(action="delete", id=id, parts=parts)):
+            for key in rows:
+                self._indexes[key].delete([id])
+                self._reached(f"deleted from {key}")
+
+    # ------------------------------------------------------------------ parts
+
+    def _exists(self, key: str, item: NewItem) -> bool:
+        index = self._indexes[key]
+        sources = index.source_hashes([item.id])
+        if item.id not in sources:
+            return False
+        existing = index.item(item.id)
+        same = (
+            sources[item.id] == item.source_sha256
+            and existing.label == item.label
+            and dict(existing.metadata) == dict(item.metadata)
+        )
+        if not same:
+            raise DuplicateItemError(
+                f"the id {item.id!r} is taken by another image, or by this image with another label or metadata; "
+                "delete it first, or choose another id"
+            )
+        return True
+
+    @contextmanager
+    def _recorded(self, record: _Record) -> Iterator[Path]:
+        """Record a change until the block ends; if it raises, the record stays unless it was settled."""
+        folder = next(iter(self._indexes.values())).folder.resolve()
+        with self._locked(folder):
+            self._settle(folder)
+            path = folder / _RECORDS.replace("*", token_hex(8))
+            self._reached("begin")
+            _write(path, record)
+            self._reached("recorded")
+            yield path
+            _remove(path)
+            self._reached("acknowledged")
+
+    @contextmanager
+    def _locked(self, folder: Path) -> Iterator[None]:
+        """Keep other processes from changing several indexes, so that a record here is of a process that ended."""
+        lock = FileLock(folder / _LOCK)
+        try:
+            lock.acquire(timeout=self._lock_timeout_s)
+        except Timeout:
+            raise IndexBusyError(
+                f"another process has been changing {folder} and other indexes for {self._lock_timeout_s:g} s; try "
+                "again later"
+            ) from None
+        try:
+            yield
+        finally:
+            lock.release()
+
+    def _undo(self, path: Path) -> None:
+        try:
+            self._settle_record(path)
+        except Exception:
+            _LOG.exception("an addition cannot be undone now; it will be before the next change")
+
+    def _settle(self, folder: Path) -> None:
+        for path in sorted(folder.glob(_RECORDS)):
+            self._settle_record(path)
+
+    def _settle_record(self, path: Path) -> None:
+        """Undo or complete a recorded change in the served indexes; what concerns others stays recorded."""
+        record = _read(path)
+        rest: list[_Part] = []
+        for part in record.parts:
+            served = [index for index in self._indexes.values() if _part(index, row=part.row) == part]
+            rest += [] if served else [part]
+            for index in served:
+                if _is_left(index, record, part):
+                    index.delete([record.id])
+        if rest:
+            _write(path, record.model_copy(update={"parts": tuple(rest)}))
+        else:
+            _remove(path)
+
+
+def _part(index: SearchIndex, *, row: int | None = None) -> _Part:
+    return _Part(folder=index.folder.resolve().name, model_sha256=index.manifest.model_sha256, row=row)
+
+
+def _is_left(index: SearchIndex, record: _Record, part: _Part) -> bool:
+    """Return whether the index holds what an unfinished addition added, or an unfinished deletion has to delete."""
+    if record.action == "delete":
+        return index.rows([record.id]).get(record.id) == part.row
+    hashes: Mapping[str, str | None] = index.source_hashes([record.id])
+    return record.id in hashes and hashes[record.id] == record.source_sha256
+
+
+def _read(path: Path) -> _Record:
+    try:
+        return _Record.model_validate_json(path.read_bytes())
+    except (OSError, ValidationError) as error:
+        raise IndexDamagedError(
+            f"{path} cannot be read; it records a change that was interrupted. Compare the indexes of the models, then "
+            "remove the file"
+        ) from error
+
+
+def _write(path: Path, record: _Record) -> None:
+    try:
+        write_json(path, record.model_dump(mode="json"))
+        sync(path.parent)
+    except OSError as error:
+        raise IndexWriteError(
+            f"{path} cannot be written ({error.strerror}); check the disk space and permissions"
+        ) from error
+
+
+def _remove(path: Path) -> None:
+    try:
+        path.unlink()
+        sync(path.parent)
+    except OSError as error:
+        raise IndexWriteError(f"{path} cannot be removed ({error.strerror}); check the permissions") from error
