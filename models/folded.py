@@ -8,8 +8,8 @@ from typing import Any, Final
 
 import torch
 from torch import Tensor, nn
+from torch.func import functional_call
 from torch.nn import functional as F
-from torch.nn.utils.fusion import fuse_conv_bn_weights
 from torch.overrides import TorchFunctionMode
 
 from hardrank.models.embedder import Embedder
@@ -52,15 +52,16 @@ class FoldedEmbedder(nn.Module):
         self.head = copy.deepcopy(embedder.head).requires_grad_(False)
         self.register_buffer("mean", embedder.mean.clone(), persistent=False)
         self.register_buffer("std", embedder.std.clone(), persistent=False)
-        reference = copy.deepcopy(embedder.backbone).eval().requires_grad_(False)
-        self._pairs: tuple[FoldedPair, ...] = foldable_pairs(reference, pixels)
-        self.backbone: nn.Module = _without_norms(copy.deepcopy(reference), self._pairs)
+        self.backbone: nn.Module = copy.deepcopy(embedder.backbone).eval().requires_grad_(False)
+        self._pairs, expected = foldable_pairs(self.backbone, pixels)
+        _remove_norms(self.backbone, self._pairs)
         self.refresh()
-        with torch.no_grad():
-            expected = reference(pixels)
-            if not _agree(self.backbone(pixels), expected):
-                self._pairs, self.backbone = (), reference
-            self._format = _to_channels_last(self.backbone, pixels)
+        self._format, found = _try_channels_last(self.backbone, pixels)
+        if self._pairs and not _agree(found, expected):
+            self._pairs, self.backbone = (), copy.deepcopy(embedder.backbone).eval().requires_grad_(False)
+            self._format, _ = _try_channels_last(self.backbone, pixels)
+        if self._format is torch.channels_last:
+            _lay_out_channels_last(self.backbone)
         self.backbone.to(self._dtype)
 
     def forward(self, images: Tensor) -> Tensor:
@@ -76,26 +77,57 @@ class FoldedEmbedder(nn.Module):
     @torch.no_grad()
     def refresh(self) -> None:
         """Copy the present weights and statistics of the source, folding batch norm again."""
-        source = self._source[0]
-        state = _state(source.backbone)
-        convs = {pair.conv for pair in self._pairs}
+        folded = self._folded_state()
         for name, value in _state(self.backbone).items():
-            if name.rpartition(".")[0] not in convs:
-                value.copy_(state[name])
+            value.copy_(folded[name])
+        self.head.load_state_dict(self._source[0].head.state_dict())
+
+    def embed_for_update(self, images: Tensor) -> Tensor:
+        """Embed `images` (N,3,H,W) in [0,1] → (N,D) with gradients of the source's weights, for training them.
+
+        The same function as the source in training mode with all batch norms in evaluation mode, up to rounding. Batch
+        norm is folded here too: γ, β and the convolutions get their gradients through the folded weights, without a
+        pass over the activations.
+        """
+        source = self._source[0]
+        pixels = ((images - self.mean) / self.std).to(memory_format=self._format)
+        _train_except_norms(self.backbone)  # dropout works as in training
+        try:
+            features: Tensor = functional_call(self.backbone, self._folded_state(), (pixels,))
+        finally:
+            self.backbone.eval()
+        return source.project(features)
+
+    def _folded_state(self) -> dict[str, Tensor]:
+        """Return the source's present parameters and buffers under the names of the folded backbone."""
+        backbone = self._source[0].backbone
+        state = _state(backbone)
         for pair in self._pairs:
-            conv: Any = source.backbone.get_submodule(pair.conv)
-            norm: Any = source.backbone.get_submodule(pair.norm)
-            own: Any = self.backbone.get_submodule(pair.conv)
-            weight, bias = fuse_conv_bn_weights(
-                conv.weight, conv.bias, norm.running_mean, norm.running_var, norm.eps, norm.weight, norm.bias
-            )
-            own.weight.copy_(weight)
-            own.bias.copy_(bias)
-        self.head.load_state_dict(source.head.state_dict())
+            weight, bias = _fold(backbone.get_submodule(pair.conv), backbone.get_submodule(pair.norm))
+            state[f"{pair.conv}.weight"], state[f"{pair.conv}.bias"] = weight, bias
+        return {name: state[name] for name in _state(self.backbone)}
 
 
-def foldable_pairs(backbone: nn.Module, pixels: Tensor) -> tuple[FoldedPair, ...]:
-    """Return the convolutions and batch norms of `backbone` that can become one convolution each.
+def _fold(conv: Any, norm: Any) -> tuple[Tensor, Tensor]:
+    """Return weight and bias of the convolution that equals `conv` and then `norm`, differentiable in both."""
+    scale = torch.rsqrt(norm.running_var + norm.eps)
+    if norm.weight is not None:
+        scale = scale * norm.weight
+    bias = -norm.running_mean * scale if conv.bias is None else (conv.bias - norm.running_mean) * scale
+    if norm.bias is not None:
+        bias = bias + norm.bias
+    return conv.weight * scale.view(-1, *(1,) * (conv.weight.ndim - 1)), bias
+
+
+def _train_except_norms(module: nn.Module) -> None:
+    module.train()
+    for each in module.modules():
+        if isinstance(each, nn.modules.batchnorm._BatchNorm):
+            each.eval()
+
+
+def foldable_pairs(backbone: nn.Module, pixels: Tensor) -> tuple[tuple[FoldedPair, ...], Tensor]:
+    """Find the convolutions and batch norms of `backbone` that can become one convolution each.
 
     One forward pass is observed: the output of the convolution goes to the batch norm and nowhere else, both run once,
     and the batch norm uses its running statistics. Nothing is traced or rewritten, so that control flow, buffers and
@@ -104,11 +136,18 @@ def foldable_pairs(backbone: nn.Module, pixels: Tensor) -> tuple[FoldedPair, ...
     Args:
         backbone: A network in evaluation mode.
         pixels: Normalized images (N,3,H,W) that it takes.
+
+    Returns:
+        The pairs, and the features (N,F) of the observed pass.
     """
     with torch.no_grad(), _Calls() as calls:
-        backbone(pixels)
+        features: Tensor = backbone(pixels)
     convs = {id(m.weight): path for path, m in backbone.named_modules() if isinstance(m, nn.Conv2d)}
-    norms = {id(m.running_mean): path for path, m in backbone.named_modules() if _replacement(m)}
+    norms = {
+        id(m.running_mean): path
+        for path, m in backbone.named_modules()
+        if isinstance(m, nn.BatchNorm2d) and _only_normalizes(m)
+    }
     runs = Counter(id(tensor) for call in calls.seen for tensor in call.tensors)
     pairs = []
     for call in calls.seen:
@@ -120,7 +159,7 @@ def foldable_pairs(backbone: nn.Module, pixels: Tensor) -> tuple[FoldedPair, ...
             continue
         if statistics and id(statistics[0]) in norms and runs[id(statistics[0])] == 1:
             pairs.append(FoldedPair(convs[id(weight)], norms[id(statistics[0])]))
-    return tuple(pairs)
+    return tuple(pairs), features
 
 
 @dataclass(frozen=True)
@@ -170,26 +209,25 @@ class _ActivationOfNorm(nn.Module):
         return activated
 
 
-def _replacement(norm: nn.Module) -> nn.Module | None:
-    """What takes the place of a folded batch norm; None for a subclass that may do more than normalize."""
+_NORM_WITH_ACTIVATION: Final = ("timm.layers.norm_act", "BatchNormAct2d")
+
+
+def _only_normalizes(norm: nn.BatchNorm2d) -> bool:
+    """Whether a batch norm is of a type that is known to do no more than normalize and activate."""
     kind = type(norm)
-    if kind is nn.BatchNorm2d:
-        return nn.Identity()
-    if (kind.__module__, kind.__qualname__) == ("timm.layers.norm_act", "BatchNormAct2d"):
-        return _ActivationOfNorm(norm)
-    return None
+    return kind is nn.BatchNorm2d or (kind.__module__, kind.__qualname__) == _NORM_WITH_ACTIVATION
 
 
-def _without_norms(backbone: nn.Module, pairs: Iterable[FoldedPair]) -> nn.Module:
-    """Add a bias to each convolution of `pairs`, and replace each norm."""
+def _remove_norms(backbone: nn.Module, pairs: Iterable[FoldedPair]) -> None:
+    """Add a bias to each convolution of `pairs`, and replace each norm by what it does beside normalizing."""
     for pair in pairs:
         conv: Any = backbone.get_submodule(pair.conv)
         if conv.bias is None:
             conv.bias = nn.Parameter(torch.zeros_like(conv.weight[:, 0, 0, 0]), requires_grad=False)
         norm = backbone.get_submodule(pair.norm)
         parent, _, name = pair.norm.rpartition(".")
-        setattr(backbone.get_submodule(parent), name, _replacement(norm))
-    return backbone
+        rest = nn.Identity() if type(norm) is nn.BatchNorm2d else _ActivationOfNorm(norm)
+        setattr(backbone.get_submodule(parent), name, rest)
 
 
 def _state(module: nn.Module) -> dict[str, Tensor]:
@@ -200,13 +238,16 @@ def _agree(found: Tensor, expected: Tensor) -> bool:
     return bool((found - expected).abs().max() <= _TOLERANCE * expected.abs().max().clamp(min=1e-6))
 
 
-def _to_channels_last(backbone: nn.Module, pixels: Tensor) -> torch.memory_format:
-    """Lay the weights of convolutions out channels-last and return that layout, if `backbone` can run in it."""
+@torch.no_grad()
+def _try_channels_last(backbone: nn.Module, pixels: Tensor) -> tuple[torch.memory_format, Tensor]:
+    """Return the channels-last layout if `backbone` takes it, else the contiguous one, and its features."""
     try:
-        backbone(pixels.to(memory_format=torch.channels_last))
+        return torch.channels_last, backbone(pixels.to(memory_format=torch.channels_last))
     except RuntimeError:  # such as a `view` of what is no longer contiguous
-        return torch.contiguous_format
+        return torch.contiguous_format, backbone(pixels)
+
+
+def _lay_out_channels_last(backbone: nn.Module) -> None:
     for parameter in backbone.parameters():
         if parameter.ndim == 4:
             parameter.data = parameter.data.to(memory_format=torch.channels_last)
-    return torch.channels_last

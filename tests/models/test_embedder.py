@@ -73,6 +73,32 @@ def test_the_folded_embedder_has_the_same_output_and_gradient(backbone: str) -> 
     assert not any(parameter.requires_grad for parameter in folded_embedder.parameters())
 
 
+@pytest.mark.parametrize("backbone", ["small-resnet", "timm/resnet10t", "mobilenet_v3_small", "vgg11_bn"])
+def test_the_folded_update_has_the_output_and_gradients_of_the_network(backbone: str) -> None:
+    """Of training mode with batch norm in evaluation mode; the dropout of VGG draws the same."""
+    embedder = _trained_like(Architecture(backbone=backbone, dimension=16, image_size=64))
+    folded = FoldedEmbedder(embedder)
+    images = torch.rand(2, 3, 64, 64, dtype=torch.float64)
+    weights = torch.randn(2, 16, dtype=torch.float64)
+    embedder.train()
+    for module in embedder.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            module.eval()
+    results = []
+    for network in (embedder, folded.embed_for_update):
+        embedder.zero_grad()
+        torch.manual_seed(0)
+        embeddings = network(images)
+        torch.autograd.backward((embeddings * weights).sum())
+        gradients = {name: p.grad.clone() for name, p in embedder.named_parameters() if p.grad is not None}
+        results.append((embeddings.detach(), gradients))
+    torch.testing.assert_close(results[1][0], results[0][0], rtol=0, atol=1e-10)
+    assert results[0][1].keys() == results[1][1].keys() == dict(embedder.named_parameters()).keys()
+    for name, gradient in results[0][1].items():
+        torch.testing.assert_close(results[1][1][name], gradient, rtol=1e-7, atol=1e-9)
+    assert not any(module.training for module in folded.backbone.modules()), "attacks see evaluation mode"
+
+
 def test_batch_norm_is_folded() -> None:
     folded_embedder = FoldedEmbedder(build_embedder(Architecture(backbone="resnet18", dimension=8, image_size=64)))
     assert not [module for module in folded_embedder.modules() if isinstance(module, nn.BatchNorm2d)]

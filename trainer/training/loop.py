@@ -23,6 +23,7 @@ from hardrank.models.folded import FoldedEmbedder
 from hardrank.models.progress import OnProgress, StageProgress
 from hardrank.trainer.config import Schedule
 from hardrank.trainer.metric.collapse import CollapseError, CollapseReading, CollapseState, observe
+from hardrank.trainer.training.depthwise import WideDepthwise
 
 if TYPE_CHECKING:
     import lightning as L
@@ -152,6 +153,16 @@ class MixedPrecision(nn.Module):
         return self.embedder.project(features.to(self.embedder.head.weight.dtype))
 
 
+def network_for_update(embedder: Embedder, frozen: FoldedEmbedder, options: LoopOptions) -> Callable[[Tensor], Tensor]:
+    """Return φ in training mode, as a stage with these options updates it; `frozen` is the folded copy of it.
+
+    With frozen batch norm in float32 its folded form is used, which takes less time (`benchmarks/update_step.py`).
+    """
+    if options.low_precision or not (options.freeze_batch_norm and frozen.folded):
+        return MixedPrecision(embedder, enabled=options.low_precision)
+    return frozen.embed_for_update
+
+
 def run_stage(
     stage: TrainingStage,
     embedder: Embedder,
@@ -241,17 +252,20 @@ class _Loop:
         whole = nn.ModuleDict({"embedder": embedder})
         if extra is not None:
             whole["extra"] = extra.to(fabric.device)
-        optimiser = torch.optim.Adam(whole.parameters(), lr=options.learning_rate, weight_decay=options.weight_decay)
+        optimiser = torch.optim.Adam(
+            whole.parameters(), lr=options.learning_rate, weight_decay=options.weight_decay, fused=True
+        )
         average = copy.deepcopy(embedder).requires_grad_(False) if options.averaging else None
         state = _restore(checkpoint, whole, optimiser, average)
+        frozen = FoldedEmbedder(embedder, dtype=torch.bfloat16 if options.low_precision else None)
         return cls(
             stage=stage,
             embedder=embedder,
             extra=extra,
             whole=whole,
             average=average,
-            network=MixedPrecision(embedder, enabled=options.low_precision),
-            frozen=FoldedEmbedder(embedder, dtype=torch.bfloat16 if options.low_precision else None),
+            network=network_for_update(embedder, frozen, options),
+            frozen=frozen,
             optimiser=optimiser,
             fabric=fabric,
             options=options,
@@ -282,7 +296,8 @@ class _Loop:
         generator = step_generator(options.seed, self.stage.name, step, self.fabric.global_rank)
         context = StepContext(network=self.network, frozen=self.frozen, state=self.state, generator=generator)
         images = images.to(device, memory_format=torch.channels_last)
-        own = self.stage.loss(images, labels.to(device), context)
+        with WideDepthwise():
+            own = self.stage.loss(images, labels.to(device), context)
         losses = _exchange(self.fabric, own)
         if not math.isfinite(losses.total):
             raise TrainingError(
