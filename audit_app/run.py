@@ -1,6 +1,7 @@
 """Audit models: attack their rankings, measure the scorecard, write a report, and check limits.
 
-A MODEL is the folder of a bundle, an ONNX file, timm/NAME or a torchvision name; LABEL=MODEL names it in the report.
+A MODEL is the folder of a bundle, an ONNX file, timm/NAME or a torchvision name; NAME@FILE loads a checkpoint of such a
+network. LABEL=MODEL names it in the report.
 OUT receives report.json, report.html (one page without other files), a CSV for each model, and request.json, with
 which the audit app finds models and images. An interrupted audit continues with the same command. The same seed gives
 the same figures.
@@ -14,8 +15,12 @@ Examples:
   Your own images (a folder for each class), with budget curves:
     {command} --models models/zoo/photos-robust --images photos --out audits/photos \\
         --curve epsilon 1/255 2/255 4/255 8/255 16/255 --curve steps 4 8 16 32 64
-  A plain ONNX file has no gradients: a black-box search with 2000 queries per image and attack:
-    {command} --models model.onnx --images photos --out audits/onnx --search queries=2000
+  A checkpoint of a timm network:
+    {command} --models timm/resnet18 --weights resnet18.safetensors --images photos --out audits/mine
+  A plain ONNX file; its gradients come from a conversion to PyTorch, which is checked:
+    {command} --models model.onnx --images photos --out audits/onnx
+  The same without gradients, by a black-box search with 2000 queries per image and attack:
+    {command} --models model.onnx --images photos --out audits/black-box --method square --search queries=2000
   The same model, attacked with images made for a bundle:
     {command} --models model.onnx --images photos --out audits/transfer --method transfer \\
         --surrogate models/zoo/photos-benign
@@ -63,7 +68,7 @@ from hardrank.audit_app.results.gate import (
 from hardrank.audit_app.results.schema import AuditReport, ModelEntry, read_report
 from hardrank.audit_app.results.scores import effort_text
 from hardrank.audit_app.subjects.library_models import LibraryWeights
-from hardrank.audit_app.subjects.loading import Subject, SubjectOptions
+from hardrank.audit_app.subjects.loading import Subject, SubjectOptions, with_weights
 from hardrank.audit_app.subjects.onnx_file import PixelScale
 from hardrank.models.cores import usable_cores
 from hardrank.models.errors import HardrankError
@@ -125,7 +130,7 @@ class AttackArguments:
     seed: int = 0
     """Seed of the sample, the targets and the random starts."""
     batch: int = 128
-    """Images attacked at a time. Results do not depend on it."""
+    """Images attacked at a time. Results depend on it only by rounding."""
     worst: int = 6
     """Number of weakest images and classes in the report."""
 
@@ -197,12 +202,17 @@ class LoadingArguments:
     """Side of the input of timm, torchvision and ONNX models that do not fix it."""
     resize: Annotated[int | None, tyro.conf.arg(metavar="PX")] = None
     """Side of the square that images are resized to before the center crop."""
-    weights: LibraryWeights = LibraryWeights.IMAGENET
-    """Weights of timm and torchvision networks, from their cache; nothing is downloaded."""
+    weights: Annotated[str, tyro.conf.arg(metavar="imagenet|random|FILE")] = str(LibraryWeights.IMAGENET)
+    """Weights of timm and torchvision networks: imagenet, from their cache (nothing is downloaded); random; or a file
+    for the only such network, safetensors or a state dict of PyTorch. NAME@FILE names a file for each."""
     scale: PixelScale = PixelScale.UNIT
     """Pixel values that an ONNX file expects."""
     output: Annotated[str | None, tyro.conf.arg(metavar="NAME")] = None
     """Output of an ONNX file that is the embedding."""
+
+    def models(self, given: tuple[str, ...]) -> tuple[str, ...]:
+        """Return the models with the file of weights, if there is one."""
+        return given if self.weights in list(LibraryWeights) else with_weights(given, Path(self.weights))
 
     def options(self) -> SubjectOptions:
         """Return them as `SubjectOptions`."""
@@ -212,7 +222,7 @@ class LoadingArguments:
             threads=self.threads,
             size=self.input_size,
             resize=self.resize,
-            weights=self.weights,
+            weights=LibraryWeights(self.weights) if self.weights in list(LibraryWeights) else LibraryWeights.IMAGENET,
             scale=self.scale,
             output=self.output,
         )
@@ -299,7 +309,7 @@ def read_job(arguments: Sequence[str]) -> AuditCommandOptions:
     )
     return AuditCommandOptions(
         request=AuditRequest(
-            models=command.models,
+            models=command.loading.models(command.models),
             gallery=_gallery(command.images),
             options=options,
             loading=command.loading.options(),

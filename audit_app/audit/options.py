@@ -52,7 +52,7 @@ class AuditOptions:
     seed: int = 0
     """Seed of the sample, the targets and the random starts."""
     batch: int = 128
-    """Images attacked at a time. Results do not depend on it."""
+    """Images attacked at a time. Results depend on it only by rounding."""
     robustness: RobustnessOptions = field(default_factory=RobustnessOptions)
     """ε, α, steps, engine and the rest."""
     method: SearchMethod = SearchMethod.AUTO

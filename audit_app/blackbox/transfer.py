@@ -17,6 +17,8 @@ from hardrank.trainer.attacks.attack import Attack, Gallery, Victims, check_targ
 from hardrank.trainer.attacks.runner import AttackOptions, AttackProgress, never_cancel, run_attack
 
 _BATCH: Final = 256
+_CHECKED: Final = 16
+"""Number of images on which the gradients of a converted surrogate are checked."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -104,16 +106,24 @@ def transfer_from(
     def through(network: Embed) -> Embed:
         if side == embedded.subject.size:
             return network
-        return lambda x: network(
-            F.interpolate(x, (side, side), mode="bilinear", antialias=True, align_corners=False).clamp(0, 1)
-        )
+        return lambda x: network(resize_images(x, side))
 
     judge = through(surrogate.judge)
-    embed = through(surrogate.gradients)
     parts, total = [], len(embedded)
     with torch.no_grad():
+        some = embedded.images(torch.arange(min(_CHECKED, total)))
+        resized = resize_images(some, side)
+        surrogate = surrogate.with_checked_gradients(resized, surrogate.judge(resized))
+        embed = through(surrogate.gradients)
         for rows in torch.arange(total).split(_BATCH):
             parts.append(judge(embedded.images(rows)))
             done = int(rows[-1]) + 1
             on_progress(StageProgress(stage=f"surrogate {surrogate.name}", done=done, total=total))
     return Transfer(surrogate=surrogate, embed=embed, judge=judge, gallery=torch.cat(parts))
+
+
+def resize_images(images: Tensor, side: int) -> Tensor:
+    """Resize (N,3,S,S) in [0,1] to `side` pixels, antialiased and differentiable."""
+    if images.shape[-1] == side:
+        return images
+    return F.interpolate(images, (side, side), mode="bilinear", antialias=True, align_corners=False).clamp(0, 1)

@@ -28,6 +28,8 @@ CACHE_BYTES: Final = 2 * 2**30
 """Galleries up to this size in pixels are kept in memory."""
 _BATCH: Final = 256
 _SAMPLE: Final = 64
+_GRADIENT_SAMPLE: Final = 16
+"""Number of images on which the gradients of a converted model are checked."""
 _SAME_VECTOR: Final = 1e-2
 """How far a float32 embedding may be from the index's vector, as indexes may store half precision."""
 
@@ -191,7 +193,13 @@ def _embed(subject: Subject, gallery: ImageGallery, store: CropStore, on_progres
         rows = np.arange(begin, min(begin + _BATCH, total))
         parts.append(subject.judge(torch.from_numpy(to_unit(store[rows])).to(subject.device)))
         on_progress(StageProgress(stage=f"embeddings {subject.name}", done=min(begin + _BATCH, total), total=total))
-    embedded = EmbeddedGallery(gallery=gallery, subject=subject, store=store, embeddings=torch.cat(parts))
+    embeddings = torch.cat(parts)
+    sample = np.unique(np.linspace(0, total - 1, min(_GRADIENT_SAMPLE, total)).astype(np.int64))
+    subject = subject.with_checked_gradients(
+        torch.from_numpy(to_unit(store[sample])).to(subject.device),
+        embeddings[torch.from_numpy(sample).to(embeddings.device)],
+    )
+    embedded = EmbeddedGallery(gallery=gallery, subject=subject, store=store, embeddings=embeddings)
     for index in gallery.indexes:
         if index.manifest.model_sha256 == subject.sha256:
             _compare(embedded, index)

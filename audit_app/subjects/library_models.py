@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 from enum import StrEnum
+from pathlib import Path
 
 import torch
 
@@ -32,25 +33,30 @@ class LibraryModel:
     notes: tuple[str, ...]
 
 
-def load_library_model(name: str, *, weights: LibraryWeights, size: int | None = None) -> LibraryModel:
+def load_library_model(
+    name: str, *, weights: LibraryWeights, file: Path | None = None, size: int | None = None
+) -> LibraryModel:
     """Build a network of timm or torchvision as an embedder. Nothing is downloaded.
 
     Args:
         name: `timm/NAME` or a torchvision name.
         weights: Pretrained weights from the library's cache or an installed package, or random ones.
+        file: A file of weights to load instead: safetensors, or a state dict of PyTorch. Its classifier, if it has
+            one, is left out.
         size: Side of the input in pixels; None for the network's own.
 
     Raises:
         BackboneError: Unknown name.
-        WeightsError: The weights are not on this machine, or damaged.
+        WeightsError: The weights are not on this machine, damaged, hold more than tensors, or do not fit.
     """
     network = network_input(name)
     side = size or network.size
-    notes = ["the embedding is the network's features, normalized to length 1; they were not trained for retrieval"]
-    if weights is LibraryWeights.IMAGENET:
-        start = build_pretrained(name, image_size=side, download=False)
+    notes = ["the embedding is the network's features, normalized to length 1"]
+    if file is not None or weights is LibraryWeights.IMAGENET:
+        start = build_pretrained(name, image_size=side, file=file, download=False)
         backbone, width, network = start.backbone, start.features, start.input
-        notes.append(f"the weights come from the {start.source.origin} {start.source.name}")
+        source = start.source
+        notes.append(f"the weights come from the {source.origin} {source.name} (SHA-256 {source.sha256})")
     else:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(0)

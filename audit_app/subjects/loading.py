@@ -1,9 +1,11 @@
 """Models under audit: bundles, networks of timm and torchvision, and plain ONNX files, with one interface."""
 
+import logging
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from enum import StrEnum
+from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
@@ -13,7 +15,9 @@ from torch import Tensor
 
 from hardrank.audit_app.errors import SubjectError
 from hardrank.audit_app.subjects.library_models import LibraryWeights, load_library_model
-from hardrank.audit_app.subjects.onnx_file import LARGEST_FILE, OnnxFile, PixelScale
+from hardrank.audit_app.subjects.onnx_file import OnnxFile, PixelScale, check_gradient
+from hardrank.audit_app.subjects.onnx_operators import ConversionError
+from hardrank.audit_app.subjects.onnx_reading import LARGEST_FILE, first_line
 from hardrank.models.backbones import TIMM
 from hardrank.models.bundle import CARD, load_embedder
 from hardrank.models.card import Card
@@ -29,6 +33,8 @@ FloatArray = npt.NDArray[np.float32]
 Serve = Callable[[FloatArray], FloatArray]
 """(N,3,S,S) in [0,1] → (N,D) of norm 1."""
 
+_logger = logging.getLogger(__name__)
+
 SUFFIX: Final = ".onnx"
 _LABEL: Final = re.compile(r"(?P<label>[\w.\-+ ]{1,64})=(?P<rest>.+)", re.DOTALL)
 
@@ -40,7 +46,7 @@ class SubjectKind(StrEnum):
     BACKBONE = "backbone"
     """A network of timm or torchvision."""
     ONNX = "onnx"
-    """A plain ONNX file, without gradients."""
+    """A plain ONNX file; its gradients, if it has any, are those of the graph converted to PyTorch."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -92,6 +98,8 @@ class Subject:
     """Where `embed` and `judge` run."""
     embed: Embed | None
     """Differentiable, in the requested precision; None: no gradients, so only black-box attacks."""
+    no_gradients: str = ""
+    """Why there are no gradients; empty otherwise."""
     judge: Embed
     """The same function in float32: (N,3,S,S) in [0,1] on `device` → (N,D) of norm 1; without gradients for ONNX."""
     serve: Serve
@@ -115,9 +123,37 @@ class Subject:
         """`embed`; raises `SubjectError` if there is none."""
         if self.embed is None:
             raise SubjectError(
-                f"{self.name} is a plain ONNX file and has no gradients; use a black-box attack, or its bundle"
+                f"{self.name} has no gradients ({self.no_gradients}); use a black-box attack, or its bundle"
             )
         return self.embed
+
+    def without_gradients(self, reason: str) -> "Subject":
+        """Return the model for black-box attacks alone."""
+        note = f"attacked with queries alone, since its gradients cannot be used: {reason}"
+        return replace(self, embed=None, no_gradients=reason, precision="none", notes=(*self.notes, note))
+
+    def with_checked_gradients(self, images: Tensor, embeddings: Tensor) -> "Subject":
+        """Check the gradients of a converted ONNX file on images; other models are returned as they are.
+
+        Args:
+            images: (n,3,S,S) in [0,1] on `device`.
+            embeddings: (n,D), what `judge` gives for them.
+
+        Returns:
+            The model with the largest difference of embeddings in its notes, or without gradients if the converted
+            network does not compute the same embeddings.
+        """
+        if self.kind is not SubjectKind.ONNX or self.embed is None or not len(images):
+            return self
+        try:
+            difference = check_gradient(self.embed, images, embeddings)
+        except ConversionError as error:
+            return self.without_gradients(str(error))
+        note = (
+            f"the gradients are those of the graph converted to PyTorch; on {len(images)} images of the gallery its "
+            f"embeddings differ by at most {difference:.1e} from ONNX Runtime's, which judges the results"
+        )
+        return replace(self, notes=(*self.notes, note))
 
     @property
     def size(self) -> int:
@@ -146,8 +182,8 @@ def load_subject(text: str, options: SubjectOptions | None = None) -> Subject:
     """Load a model under audit.
 
     Args:
-        text: The folder of a bundle, an ONNX file, `timm/NAME` or a torchvision name. `LABEL=` before it sets the
-            name of the model in reports.
+        text: The folder of a bundle, an ONNX file, `timm/NAME` or a torchvision name; `NAME@FILE` loads the weights of
+            a library network from a file. `LABEL=` before it sets the name of the model in reports.
         options: How to load it.
 
     Raises:
@@ -172,9 +208,37 @@ def absolute_model(text: str) -> str:
     """Return the same model with an absolute path, valid in any working directory; library names stay as they are."""
     label, place = _split_label(text)
     if _kind_of(place) is SubjectKind.BACKBONE:
-        return text
-    path = str(expand_user(place).absolute())
+        name, file = _split_weights(place)
+        path = name if file is None else f"{name}@{file.absolute()}"
+    else:
+        path = str(expand_user(place).absolute())
     return path if label is None else f"{label}={path}"
+
+
+def with_weights(models: Sequence[str], file: Path) -> tuple[str, ...]:
+    """Return `models` with the weights of `file` for the library network among them.
+
+    Raises:
+        SubjectError: Not exactly one of them is a library network without a file of weights.
+    """
+    fitting = [text for text in models if _takes_weights(text)]
+    if len(fitting) != 1:
+        raise SubjectError(
+            f"the weights {file} are for one network of timm or torchvision, and {len(fitting)} are given; write "
+            "NAME@FILE for each"
+        )
+    return tuple(f"{text}@{file}" if text == fitting[0] else text for text in models)
+
+
+def _takes_weights(text: str) -> bool:
+    _, place = _split_label(text)
+    return _kind_of(place) is SubjectKind.BACKBONE and _split_weights(place)[1] is None
+
+
+def _split_weights(text: str) -> tuple[str, Path | None]:
+    """Split NAME@FILE; names of networks contain no `@`."""
+    name, at, file = text.partition("@")
+    return name, expand_user(file) if at else None
 
 
 def check_names_differ(subjects: Sequence[Subject]) -> None:
@@ -195,7 +259,8 @@ def _split_label(text: str) -> tuple[str | None, str]:
 
 def _kind_of(text: str) -> SubjectKind:
     path = expand_user(text)
-    if text.startswith(TIMM) and not path.exists():
+    name, at, _ = text.partition("@")
+    if not path.exists() and (text.startswith(TIMM) or (at and "/" not in name and "\\" not in name)):
         return SubjectKind.BACKBONE
     if path.is_dir() or path.name == CARD:
         return SubjectKind.BUNDLE
@@ -233,7 +298,8 @@ def _bundle(text: str, options: SubjectOptions) -> Subject:
 
 
 def _backbone(text: str, options: SubjectOptions) -> Subject:
-    loaded = load_library_model(text, weights=options.weights, size=options.size)
+    name, file = _split_weights(text)
+    loaded = load_library_model(name, weights=options.weights, file=file, size=options.size)
     device = _device(options)
     networks = _folded_pair(loaded.embedder, device, options)
 
@@ -243,7 +309,7 @@ def _backbone(text: str, options: SubjectOptions) -> Subject:
         return found
 
     return Subject(
-        name=text,
+        name=name if file is None else f"{name}@{file.name}",
         kind=SubjectKind.BACKBONE,
         source=text,
         sha256=loaded.sha256,
@@ -275,7 +341,7 @@ def _onnx(text: str, options: SubjectOptions) -> Subject:
     def judge(images: Tensor) -> Tensor:
         return torch.from_numpy(file.embed(images.detach().float().cpu().contiguous().numpy())).to(images.device)
 
-    return Subject(
+    subject = Subject(
         name=path.stem,
         kind=SubjectKind.ONNX,
         source=text,
@@ -290,6 +356,13 @@ def _onnx(text: str, options: SubjectOptions) -> Subject:
         precision="none",
         notes=tuple(file.notes),
     )
+    try:
+        return replace(subject, embed=file.differentiable(device), precision="float32")
+    except ConversionError as error:
+        return subject.without_gradients(str(error))
+    except Exception as error:  # a graph that no test foresaw must not prevent black-box attacks
+        _logger.exception("converting %s failed", path)
+        return subject.without_gradients(f"the conversion to PyTorch failed ({first_line(error)})")
 
 
 _LOADERS: Final[Mapping[SubjectKind, Callable[[str, SubjectOptions], Subject]]] = {

@@ -1,8 +1,5 @@
 """A plain ONNX file as an embedder. The file may come from anyone, so it is checked before it runs."""
 
-import hashlib
-import re
-from collections.abc import Iterator
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
@@ -12,23 +9,29 @@ import numpy as np
 import numpy.typing as npt
 import onnx
 import onnxruntime
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
 
 from hardrank.audit_app.errors import SubjectError
+from hardrank.audit_app.subjects.onnx_network import OnnxNetwork
+from hardrank.audit_app.subjects.onnx_operators import ConversionError
+from hardrank.audit_app.subjects.onnx_reading import LARGEST_FILE, first_line, printable, read_onnx
+from hardrank.models.embedder import Embed
 from hardrank.models.preprocessing import IMAGENET_MEAN, IMAGENET_STD
 
 FloatArray = npt.NDArray[np.float32]
 
-LARGEST_FILE: Final = 512 * 2**20
-"""Largest size of a file, bytes."""
 DEFAULT_SIZE: Final = 224
 """Side of the input in pixels if the file does not fix it."""
 _LARGEST_SIZE: Final = 1024
 _LARGEST_DIMENSION: Final = 65_536
-_EXTERNAL: Final = onnx.TensorProto.EXTERNAL
 _ON_SPHERE: Final = 1e-3
 _ALIKE: Final = 1e-3
 _TRIAL: Final = 3
 """Number of noise images that are embedded to check a file."""
+LARGEST_DIFFERENCE: Final = 1e-4
+"""Largest difference of a coordinate between the embeddings of a converted network and those of ONNX Runtime."""
 _CONSTANT: Final = 1e-6
 _ERRORS_ONLY: Final = 3
 
@@ -80,10 +83,10 @@ class OnnxFile:
         output: Name of the output that is the embedding; None for the only one.
         threads: Threads of ONNX Runtime; 0 for one per core.
         cuda: Whether to run on a GPU.
-        largest: Largest size of the file, bytes.
+        largest: Largest size of the file with its weights, bytes.
 
     Raises:
-        SubjectError: The file is too large, is not valid ONNX, keeps weights in other files, or does not turn float
+        SubjectError: The file is too large, is not valid ONNX, keeps weights in other folders, or does not turn float
             images (N,3,S,S) into one vector each.
     """
 
@@ -98,21 +101,22 @@ class OnnxFile:
         cuda: bool = False,
         largest: int = LARGEST_FILE,
     ) -> None:
-        data = _read(path, largest)
-        self.sha256: str = hashlib.sha256(data).hexdigest()
-        """Of the file, hexadecimal."""
+        content = read_onnx(path, largest=largest)
+        self.sha256: str = content.sha256
+        """Of the file and of those with its weights, hexadecimal."""
         self.notes: list[str] = []
         """Assumptions and corrections, for reports."""
-        signature = _signature(_checked(path, data), path, output)
+        signature = _signature(content.model, path, output)
         self.size: int = self._choose_size(path, signature.size, size)
         """S, side of the input, pixels."""
         self._scale = scale
         self._signature = signature
         self._one_by_one = False
-        self._session = _open(path, data, threads, cuda=cuda)
+        self._session = _open(path, content.data, threads, cuda=cuda)
         self._on_sphere = False
         self.dimension: int = self._try(path)
         """D, coordinates of an embedding."""
+        self._model: onnx.ModelProto | None = content.model
 
     def embed(self, pixels: FloatArray) -> FloatArray:
         """Embed float32 (N,3,S,S) in [0,1] as (N,D) of norm 1; raises `SubjectError` if the outputs are invalid."""
@@ -126,6 +130,41 @@ class OnnxFile:
             raise SubjectError("the model gives an embedding of length 0, which has no direction to compare")
         normalised: FloatArray = (raw / lengths).astype(np.float32)
         return normalised
+
+    def differentiable(self, device: torch.device) -> "DifferentiableOnnx":
+        """Convert the graph to PyTorch, once; the converted network is checked against ONNX Runtime on noise.
+
+        Raises:
+            ConversionError: The graph cannot be converted, gives other embeddings, or has no gradient.
+        """
+        assert self._model is not None, "the graph was converted before"
+        model, self._model = self._model, None
+        shift, spread = (torch.from_numpy(one) for one in _SHIFT_AND_SPREAD[self._scale])
+        graph = OnnxNetwork(model, input=self._signature.input, output=self._signature.output)
+        fixed = self._signature.batch
+        network = DifferentiableOnnx(graph, shift=shift, spread=spread, normalize=not self._on_sphere)
+        network = network.to(device)
+        noise = self._noise()
+        expected = torch.from_numpy(self.embed(noise)).to(device)
+        # Many graphs take any number of images in PyTorch though the file fixes it; that is faster, so it comes first.
+        batches: list[tuple[int | None, bool]] = [(None, False)]
+        if self._one_by_one:
+            batches.append((1, False))
+        elif fixed is not None:
+            batches.append((fixed, True))
+        reason: ConversionError | None = None
+        for network.batch, network.filled in batches:
+            try:
+                check_gradient(network, torch.from_numpy(noise).to(device), expected)
+            except ConversionError as error:
+                reason = error
+            else:
+                return network
+        assert reason is not None
+        raise reason
+
+    def _noise(self) -> FloatArray:
+        return np.random.default_rng(0).random((_TRIAL, 3, self.size, self.size), dtype=np.float32)
 
     def _raw(self, pixels: FloatArray) -> FloatArray:
         """Run the session in batches that the file accepts; return its outputs (N,D)."""
@@ -143,7 +182,7 @@ class OnnxFile:
             try:
                 result = np.asarray(self._session.run([self._signature.output], feed)[0])
             except Exception as error:  # ONNX Runtime's exceptions have no common base class
-                raise SubjectError(f"ONNX Runtime cannot run the model: {_line(error)}") from error
+                raise SubjectError(f"ONNX Runtime cannot run the model: {first_line(error)}") from error
             found.append(self._rows(result, len(part))[:count])
         raw = np.concatenate(found)
         if not np.isfinite(raw).all():
@@ -166,7 +205,7 @@ class OnnxFile:
 
     def _try(self, path: Path) -> int:
         """Embed noise and check the outputs; return D."""
-        noise = np.random.default_rng(0).random((_TRIAL, 3, self.size, self.size), dtype=np.float32)
+        noise = self._noise()
         fixed = self._signature.batch
         try:
             if fixed is None and not self._takes(noise):
@@ -212,53 +251,76 @@ class OnnxFile:
         return size
 
 
-def _read(path: Path, largest: int) -> bytes:
-    try:
-        with path.open("rb") as stream:
-            data = stream.read(largest + 1)
-    except OSError as error:
-        raise SubjectError(f"{path} cannot be read ({error.strerror or error}); check its path and rights") from error
-    if len(data) > largest:
-        raise SubjectError(f"{path} is larger than {largest >> 20} MiB, the limit for an ONNX file")
-    if not data:
-        raise SubjectError(f"{path} is empty; give a complete ONNX file")
-    return data
+class DifferentiableOnnx(nn.Module):
+    """A converted graph as an embedder: (N,3,S,S) in [0,1] → (N,D) of norm 1.
+
+    Args:
+        graph: The graph, on pixels of its own scale.
+        shift: (1,3,1,1), subtracted from pixels.
+        spread: (1,3,1,1), by which they are divided then.
+        normalize: Whether outputs are normalized to length 1.
+    """
+
+    shift: Tensor
+    spread: Tensor
+
+    def __init__(self, graph: OnnxNetwork, *, shift: Tensor, spread: Tensor, normalize: bool) -> None:
+        super().__init__()
+        self.graph = graph
+        self.normalize = normalize
+        self.batch: int | None = None
+        """Images that the graph takes at a time; None for any number."""
+        self.filled = False
+        """Whether smaller batches are filled with copies."""
+        self.register_buffer("shift", shift)
+        self.register_buffer("spread", spread)
+        self.eval()
+        self.requires_grad_(False)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Embed images, differentiably."""
+        inputs = (images - self.shift) / self.spread
+        parts = inputs.split(self.batch or len(inputs))
+        raw = torch.cat([self._part(part) for part in parts])
+        return F.normalize(raw, dim=1) if self.normalize else raw
+
+    def _part(self, part: Tensor) -> Tensor:
+        count = len(part)
+        if self.filled and self.batch is not None and count < self.batch:
+            part = torch.cat([part, part[-1:].expand(self.batch - count, -1, -1, -1)])
+        found: Tensor = self.graph(part)
+        while found.dim() > 2 and found.shape[-1] == 1:
+            found = found[..., 0]
+        if found.dim() != 2 or len(found) != len(part):
+            raise ConversionError(f"the converted graph returns {tuple(found.shape)} for {len(part)} images")
+        return found[:count].float()
 
 
-def _checked(path: Path, data: bytes) -> onnx.ModelProto:
-    """Parse and check the file without reading any other."""
-    try:
-        model = onnx.load_model_from_string(data)
-    except Exception as error:  # protobuf's DecodeError is not public
-        raise SubjectError(f"{path} is not an ONNX file, or is damaged ({_line(error)})") from error
-    if not model.graph.node:
-        raise SubjectError(f"{path} is not an ONNX file, or has no network in it")
-    external = next((t.name for t in _tensors(model) if t.data_location == _EXTERNAL or t.external_data), None)
-    if external is not None:
-        raise SubjectError(
-            f"{path} keeps weights ({_short(external)}) in another file, which is not read; save everything in one: "
-            "onnx.save(onnx.load(FILE), NEW_FILE, save_as_external_data=False)"
-        )
-    try:
-        onnx.checker.check_model(data, full_check=True)
-    except Exception as error:  # these exceptions have no common base class
-        raise SubjectError(f"{path} is not valid ONNX ({_line(error)}); export it again") from error
-    return model
+def check_gradient(network: Embed, images: Tensor, expected: Tensor) -> float:
+    """Compare a converted network with the original; return the largest difference of a coordinate.
 
+    Args:
+        network: The converted network.
+        images: (N,3,S,S) in [0,1].
+        expected: (N,D), the embeddings that the original gives.
 
-def _tensors(model: onnx.ModelProto) -> Iterator[onnx.TensorProto]:
-    """All tensors of a model, of every graph, function and attribute."""
-    pending: list[Any] = [model.graph, *model.functions]
-    while pending:
-        part = pending.pop()
-        yield from getattr(part, "initializer", ())
-        for sparse in getattr(part, "sparse_initializer", ()):
-            yield from (sparse.values, sparse.indices)
-        for attribute in (a for node in part.node for a in node.attribute):
-            yield from (attribute.t, *attribute.tensors)
-            for sparse in (attribute.sparse_tensor, *attribute.sparse_tensors):
-                yield from (sparse.values, sparse.indices)
-            pending += [attribute.g, *attribute.graphs] if attribute.HasField("g") else attribute.graphs
+    Raises:
+        ConversionError: They differ by more than `LARGEST_DIFFERENCE`, or the network has no gradient.
+    """
+    pixels = images.detach().clone().requires_grad_(True)
+    with torch.enable_grad():
+        found = network(pixels)
+        difference = float((found.detach() - expected).abs().max())
+        if not difference <= LARGEST_DIFFERENCE:
+            raise ConversionError(
+                f"the graph converted to PyTorch gives embeddings that differ by {difference:.1e} from ONNX Runtime's, "
+                f"more than {LARGEST_DIFFERENCE:.0e}"
+            )
+        direction = torch.linspace(-1, 1, found.shape[1], device=found.device)
+        (gradient,) = torch.autograd.grad((found * direction).sum(), pixels) if found.requires_grad else (None,)
+    if gradient is None or not bool(gradient.isfinite().all()) or not bool(gradient.any()):
+        raise ConversionError("the gradient of the network is zero or not finite")
+    return difference
 
 
 def _signature(model: onnx.ModelProto, path: Path, requested: str | None) -> _Signature:
@@ -280,9 +342,9 @@ def _signature(model: onnx.ModelProto, path: Path, requested: str | None) -> _Si
 
 def _output(model: onnx.ModelProto, path: Path, requested: str | None) -> str:
     names = [value.name for value in model.graph.output]
-    shown = ", ".join(map(_short, names[:8]))
+    shown = ", ".join(map(printable, names[:8]))
     if requested is not None and requested not in names:
-        raise SubjectError(f"{path} has no output {_short(requested)!r}; it has {shown}")
+        raise SubjectError(f"{path} has no output {printable(requested)!r}; it has {shown}")
     if requested is None and len(names) != 1:
         raise SubjectError(f"{path} has {len(names)} outputs ({shown}); name the one that is the embedding")
     return requested or names[0]
@@ -292,19 +354,9 @@ def _open(path: Path, data: bytes, threads: int, *, cuda: bool) -> Any:
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
     options.log_severity_level = _ERRORS_ONLY
-    providers = ["CUDAExecutionProvider", "CPUExecutionProvider"] if cuda else ["CPUExecutionProvider"]
+    # Results are judged in float32, which TF32 is not.
+    graphics = [("CUDAExecutionProvider", {"use_tf32": "0"})] if cuda else []
     try:
-        return onnxruntime.InferenceSession(data, options, providers=providers)
+        return onnxruntime.InferenceSession(data, options, providers=[*graphics, "CPUExecutionProvider"])
     except Exception as error:  # ONNX Runtime's exceptions have no common base class
-        raise SubjectError(f"ONNX Runtime cannot load {path}: {_line(error)}") from error
-
-
-def _line(error: BaseException) -> str:
-    """The first line of a message, in printable characters."""
-    text = next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
-    return _short(text.strip(), 200)
-
-
-def _short(text: str, most: int = 60) -> str:
-    shown = re.sub(r"[^\x20-\x7e\u00a0-\uffff]", "?", text)
-    return shown if len(shown) <= most else shown[: most - 1] + "…"
+        raise SubjectError(f"ONNX Runtime cannot load {path}: {first_line(error)}") from error

@@ -1,14 +1,17 @@
-"""The page to attack a model of your own: a name, a path, or an uploaded ONNX file."""
+"""The page to attack a model of your own: a name, a path, or an uploaded ONNX file or checkpoint."""
 
+from pathlib import Path
 from typing import Final
 
 import streamlit as st
 
 from hardrank.audit_app.blackbox.choice import SearchMethod
 from hardrank.audit_app.blackbox.transfer import Transfer
+from hardrank.audit_app.errors import AuditError
 from hardrank.audit_app.subjects.library_models import LibraryWeights
 from hardrank.audit_app.subjects.loading import Subject, SubjectKind, SubjectOptions
-from hardrank.audit_app.subjects.onnx_file import LARGEST_FILE, PixelScale
+from hardrank.audit_app.subjects.onnx_file import PixelScale
+from hardrank.audit_app.subjects.onnx_reading import LARGEST_FILE
 from hardrank.audit_app.web.attack_view import PageAreas, attack_view
 from hardrank.audit_app.web.gallery_selection import read_gallery, wait_for, wait_for_gallery
 from hardrank.audit_app.web.markdown import escape_markdown
@@ -21,6 +24,7 @@ from hardrank.audit_app.web.resources import (
     session,
     settings,
 )
+from hardrank.audit_app.web.session import safe_name
 
 _METHODS: Final = (
     SearchMethod.AUTO,
@@ -29,6 +33,10 @@ _METHODS: Final = (
     SearchMethod.SQUARE,
     SearchMethod.TRANSFER,
 )
+_ONNX: Final = "onnx"
+_CHECKPOINTS: Final = ("safetensors", "pt", "pth", "bin")
+_EXTERNAL: Final = ("data", "onnx_data")
+"""Endings of files with the weights of an ONNX file."""
 _SCALE_NAMES: Final = {
     PixelScale.UNIT: "0 … 1",
     PixelScale.SYMMETRIC: "−1 … 1",
@@ -69,21 +77,39 @@ def _model() -> str:
     left, right = st.columns(2, gap="medium")
     name: str = left.text_input(
         "Name or path",
-        placeholder="resnet18, timm/NAME, a bundle folder, or an .onnx file",
-        help="Weights of timm and torchvision networks must be in the cache already; nothing is downloaded.",
+        placeholder="resnet18, timm/NAME, timm/NAME@FILE, a bundle folder, or an .onnx file",
+        help="Weights of timm and torchvision networks must be in the cache already; nothing is downloaded. For an "
+        "uploaded checkpoint, type the name of its network.",
         key="own.name",
     ).strip()
     uploaded = right.file_uploader(
-        "or an ONNX file",
-        type=["onnx"],
+        "or an ONNX file, or a checkpoint",
+        type=[_ONNX, *_CHECKPOINTS, *_EXTERNAL],
+        accept_multiple_files=True,
         key="own.file",
         max_upload_size=LARGEST_FILE >> 20,
-        help="The file is checked, runs in ONNX Runtime on this machine, and is deleted when you leave. It has no "
-        "gradients: attacks can only query it, and the queries are counted.",
+        help="An ONNX file, with the file of its weights if it has one; or a checkpoint (safetensors, or a state dict "
+        "of PyTorch) of the network named on the left. Files are checked, run on this machine, and are deleted when "
+        "you leave.",
     )
-    if uploaded is not None:
-        return str(session().keep_file(uploaded.name, uploaded.getvalue()))
-    return name
+    if not uploaded:
+        return name
+    files = {safe_name(one.name): one.getvalue() for one in uploaded}
+    return _uploaded_model(name, session().keep_files(files), list(files))
+
+
+def _uploaded_model(name: str, folder: Path, files: list[str]) -> str:
+    """Return the model in uploaded files; raises `AuditError`."""
+    models = [file for file in files if Path(file).suffix.lower() == f".{_ONNX}"]
+    if len(models) > 1:
+        raise AuditError(f"{len(models)} ONNX files were uploaded; give one, with the file of its weights")
+    if models:
+        return str(folder / models[0])
+    if len(files) > 1:
+        raise AuditError(f"{len(files)} checkpoints were uploaded; give one")
+    if not name:
+        raise AuditError(f"{files[0]} is a checkpoint; type the name of its network, such as timm/resnet18")
+    return f"{name}@{folder / files[0]}"
 
 
 def _selection(name: str) -> GallerySelection | None:
@@ -131,9 +157,10 @@ def _selection(name: str) -> GallerySelection | None:
 
 def _introduction() -> None:
     st.info(
-        "Type a name or upload a file. Bundles, timm and torchvision networks are attacked with their gradients. A "
-        "plain ONNX file has none: it is attacked with queries (NES, SPSA, random squares), or with images made "
-        "against a bundle (transfer)."
+        "Type a name or upload a file. Bundles, timm and torchvision networks and ONNX files are attacked with their "
+        "gradients; those of an ONNX file come from a conversion to PyTorch, which is checked. A file that cannot be "
+        "converted is attacked with queries (NES, SPSA, random squares), or with images made against a bundle "
+        "(transfer)."
     )
 
 
@@ -141,7 +168,9 @@ def _describe(subject: Subject) -> None:
     kinds = {
         SubjectKind.BUNDLE: "a bundle",
         SubjectKind.BACKBONE: "a network of timm or torchvision",
-        SubjectKind.ONNX: "a plain ONNX file without gradients; attacks can only query it, and the queries are counted",
+        SubjectKind.ONNX: "a plain ONNX file"
+        if subject.white_box
+        else "a plain ONNX file without gradients; attacks can only query it, and the queries are counted",
     }
     pre = subject.preprocessing
     st.markdown(

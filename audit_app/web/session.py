@@ -1,18 +1,23 @@
 """What belongs to one visitor: one attack at a time and uploaded files, dropped when the visitor leaves."""
 
 import hashlib
+import re
 import tempfile
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Final
 
-from hardrank.audit_app.audit.runner import slug
 from hardrank.audit_app.live.attack import LiveAttack
 
 _CHECK_EVERY_S: Final = 1.0
 CHECKS_BEFORE_LEAVING: Final = 5
 """Failed checks before the attack is dropped, so that a page that briefly loses its connection keeps it."""
+
+
+def safe_name(name: str) -> str:
+    """Return the last part of a file's name without special characters, as uploaded files are kept."""
+    return re.sub(r"[^\w.+-]+", "-", Path(name).name).lstrip(".") or "file"
 
 
 class VisitorSession:
@@ -65,14 +70,17 @@ class VisitorSession:
             failed = 0 if self._connected() else failed + 1
         self.drop()
 
-    def keep_file(self, name: str, data: bytes) -> Path:
-        """Write an uploaded file to disk until the session ends; the same bytes are written once."""
-        folder = Path(self._files.name) / hashlib.sha256(data).hexdigest()[:16]
-        path = folder / (slug(Path(name).stem) + Path(name).suffix.lower())
-        if not path.exists():
-            folder.mkdir(exist_ok=True)
-            path.write_bytes(data)
-        return path
+    def keep_files(self, files: Mapping[str, bytes]) -> Path:
+        """Write uploaded files that belong together into one folder, under their own names; return the folder."""
+        whole = hashlib.sha256()
+        for name, data in files.items():
+            whole.update(f"{name}\0{len(data)}\0".encode() + data)
+        folder = Path(self._files.name) / whole.hexdigest()[:16]
+        if not folder.exists():
+            folder.mkdir()
+            for name, data in files.items():
+                (folder / safe_name(name)).write_bytes(data)
+        return folder
 
     def close(self) -> None:
         """Drop everything for good: the tab was closed."""

@@ -61,3 +61,22 @@ def with_external(path: Path) -> Path:
     model = onnx.load(write_linear(path))
     onnx.save(model, path, save_as_external_data=True, size_threshold=0, location="beside.bin")
     return path
+
+
+def write_quantized(path: Path, size: int = 16) -> Path:
+    """Write `linear` with its weight in 8 bits, so that it has no gradients."""
+    nodes, weights = linear(size)
+    scale = np.array(np.abs(weights["weight"]).max() / 127, dtype=np.float32)
+    nodes.insert(0, helper.make_node("DequantizeLinear", ["eight bits", "scale"], ["weight"]))
+    stored = np.round(weights["weight"] / scale).astype(np.int8)
+    return save(path, nodes, weights={"eight bits": stored, "scale": scale}, shape=["batch", 3, size, size])
+
+
+def without_gradients(source: Path, path: Path) -> Path:
+    """Copy a model and add an unused 8-bit weight: it counts as quantized, so it has no gradients, but is the same."""
+    model = onnx.load(source)
+    model.graph.initializer.append(numpy_helper.from_array(np.zeros(1, np.int8), "eight bits"))
+    model.graph.initializer.append(numpy_helper.from_array(np.ones((), np.float32), "scale of eight bits"))
+    model.graph.node.append(helper.make_node("DequantizeLinear", ["eight bits", "scale of eight bits"], ["unused"]))
+    path.write_bytes(model.SerializeToString())
+    return path

@@ -13,6 +13,7 @@ import pytest
 from hardrank.audit_app.results.schema import read_report
 from hardrank.audit_app.run import main
 from tests.audit_app.indexed import make_index
+from tests.audit_app.onnx_graphs import without_gradients
 from tests.waiting import PATIENCE_S
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -78,7 +79,8 @@ def test_limits_decide_the_exit_status(base: list[str], earlier: Path, capsys: p
 def test_upper_bounds_are_printed_as_such_and_limited_only_if_accepted(
     base: list[str], tiny_zoo: list[Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    models = [f"bundle={tiny_zoo[1]}", f"plain={tiny_zoo[1] / 'model.onnx'}"]
+    plain_file = without_gradients(tiny_zoo[1] / "model.onnx", tmp_path / "plain.onnx")
+    models = [f"bundle={tiny_zoo[1]}", str(plain_file)]
     arguments = ["--models", *models, *base[2:], "--attacks", "all", "--resize", "36", "--search", "queries=5"]
     arguments += ["--method", "auto", "--attacked", "3", "--out", str(tmp_path / "out")]
     assert main([*arguments, "--fail-under", "ERS=1"]) == 2

@@ -29,6 +29,7 @@ from hardrank.trainer.evaluation.robustness import (
     sample_queries,
 )
 from tests.audit_app.galleries import OPTIONS
+from tests.audit_app.onnx_graphs import without_gradients
 
 QUICK = RobustnessOptions(steps=3, bootstrap=50, seed_check=3)
 AUDIT = AuditOptions(attacked=9, batch=5, robustness=QUICK, worst=2, seed=1)
@@ -41,10 +42,11 @@ def galleries(tiny_zoo: list[Path], gratings: Path) -> list[EmbeddedGallery]:
 
 
 @pytest.fixture(scope="module")
-def stranger(tiny_zoo: list[Path], gratings: Path) -> EmbeddedGallery:
-    """A plain ONNX file."""
+def stranger(tiny_zoo: list[Path], gratings: Path, tmp_path_factory: pytest.TempPathFactory) -> EmbeddedGallery:
+    """A plain ONNX file without gradients."""
+    file = without_gradients(tiny_zoo[0] / "model.onnx", tmp_path_factory.mktemp("onnx") / "stranger.onnx")
     options = SubjectOptions(device=Device.CPU, threads=1, resize=36)
-    [subject] = load_subjects([f"stranger={tiny_zoo[0] / 'model.onnx'}"], options)
+    [subject] = load_subjects([str(file)], options)
     return embed_gallery(subject, from_images(gratings))
 
 

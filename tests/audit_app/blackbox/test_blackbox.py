@@ -29,7 +29,7 @@ from hardrank.trainer.attacks.squares import square_side
 from hardrank.trainer.attacks.starts import random_noise
 from hardrank.trainer.metric.distances import RetrievalError
 from tests.audit_app.galleries import OPTIONS
-from tests.audit_app.onnx_graphs import write_linear
+from tests.audit_app.onnx_graphs import without_gradients, write_quantized
 
 BUDGET = AttackOptions()
 ESTIMATORS = pytest.mark.parametrize("name", ["nes", "spsa"])
@@ -37,10 +37,13 @@ ALL = pytest.mark.parametrize("name", list(SEARCHES))
 
 
 @pytest.fixture(scope="module")
-def galleries(tiny_zoo: list[Path], gratings: Path) -> tuple[EmbeddedGallery, EmbeddedGallery]:
-    """The gratings, embedded by a bundle and by its model.onnx, which has no gradients."""
+def galleries(
+    tiny_zoo: list[Path], gratings: Path, tmp_path_factory: pytest.TempPathFactory
+) -> tuple[EmbeddedGallery, EmbeddedGallery]:
+    """The gratings, embedded by a bundle and by its ONNX file, without gradients."""
+    file = without_gradients(tiny_zoo[0] / "model.onnx", tmp_path_factory.mktemp("onnx") / "stranger.onnx")
     options = SubjectOptions(device=Device.CPU, threads=1, resize=36)
-    names = [str(tiny_zoo[0]), f"stranger={tiny_zoo[0] / 'model.onnx'}"]
+    names = [str(tiny_zoo[0]), str(file)]
     white, black = embed_galleries(load_subjects(names, options), from_images(gratings))
     return white, black
 
@@ -325,7 +328,7 @@ def test_transfer_between_sizes_keeps_the_size_of_the_audited_model(
     tiny_zoo: list[Path], gratings: Path, tmp_path: Path
 ) -> None:
 
-    surrogate, target = load_subjects([str(tiny_zoo[0]), str(write_linear(tmp_path / "m.onnx"))], OPTIONS)
+    surrogate, target = load_subjects([str(tiny_zoo[0]), str(write_quantized(tmp_path / "m.onnx"))], OPTIONS)
     embedded = embed_galleries([target], from_images(gratings))[0]
     transfer = transfer_from(surrogate, embedded)
     victims, images = some(embedded, range(4))

@@ -29,6 +29,7 @@ from hardrank.trainer.attacks.registry import ATTACKS, make_attack
 from hardrank.trainer.attacks.runner import AttackEngine, AttackOptions, run_attack
 from hardrank.trainer.attacks.starts import random_starts
 from tests.audit_app.galleries import random_pixels, serve_galleries
+from tests.audit_app.onnx_graphs import without_gradients
 from tests.waiting import PATIENCE_S
 
 
@@ -227,8 +228,7 @@ def test_l2_budget_holds_in_the_file(served: list[ServedGallery]) -> None:
 @pytest.fixture(scope="module")
 def stranger(tiny_zoo: list[Path], gratings: Path, tmp_path_factory: pytest.TempPathFactory) -> ServedGallery:
     """The robust bundle's ONNX file without its bundle: no gradients."""
-    file = tmp_path_factory.mktemp("onnx") / "stranger.onnx"
-    file.write_bytes((tiny_zoo[1] / "model.onnx").read_bytes())
+    file = without_gradients(tiny_zoo[1] / "model.onnx", tmp_path_factory.mktemp("onnx") / "stranger.onnx")
     return serve_galleries([file], gratings, resize=36)[0]
 
 

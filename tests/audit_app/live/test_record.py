@@ -23,6 +23,7 @@ from hardrank.audit_app.live.record import LiveRecord, ReplayError, read_record,
 from hardrank.audit_app.live.victim import Victim
 from hardrank.trainer.attacks.runner import AttackEngine, AttackOptions
 from tests.audit_app.galleries import OPTIONS, random_pixels, serve_galleries
+from tests.audit_app.onnx_graphs import without_gradients
 from tests.waiting import PATIENCE_S
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -70,8 +71,7 @@ def test_a_replay_gives_the_same_pixels_and_ranks(served: list[ServedGallery], g
 def test_a_replayed_black_box_attack_asks_the_same_queries(
     tiny_zoo: list[Path], gratings: Path, tmp_path: Path
 ) -> None:
-    file = tmp_path / "stranger.onnx"
-    file.write_bytes((tiny_zoo[1] / "model.onnx").read_bytes())
+    file = without_gradients(tiny_zoo[1] / "model.onnx", tmp_path / "stranger.onnx")
     (stranger,) = serve_galleries([file], gratings, resize=40)
     victim = Victim(id=stranger.gallery.ids[7])
     live = LiveAttack([stranger], victim, LiveOptions(attack="ES", search={"queries": 30}, k=5))

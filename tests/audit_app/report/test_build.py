@@ -21,6 +21,7 @@ from hardrank.audit_app.results.schema import AuditReport, ReportError, read_rep
 from hardrank.audit_app.subjects.loading import SubjectOptions, load_subjects
 from hardrank.serving.engine import Device
 from hardrank.trainer.evaluation.robustness import RobustnessOptions
+from tests.audit_app.onnx_graphs import without_gradients
 
 HOSTILE = "<script>alert('x')</script>\"&{{ 7*7 }}"
 """A name with a script, an end of an attribute, and template syntax."""
@@ -46,10 +47,10 @@ def renamed(collection: ImageGallery) -> ImageGallery:
 def audited(
     tiny_zoo: list[Path], gratings: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> tuple[AuditResult, AuditReport, Path]:
-    """A bundle with a hostile name and an ONNX file, on hostile images."""
-    onnx = tiny_zoo[0] / "model.onnx"
+    """A bundle with a hostile name and an ONNX file without gradients, on hostile images."""
+    onnx = without_gradients(tiny_zoo[0] / "model.onnx", tmp_path_factory.mktemp("onnx") / "stranger.onnx")
     benign, stranger = load_subjects(
-        [str(tiny_zoo[0]), f"stranger={onnx}"], SubjectOptions(device=Device.CPU, threads=1, resize=36)
+        [str(tiny_zoo[0]), str(onnx)], SubjectOptions(device=Device.CPU, threads=1, resize=36)
     )
     benign = replace(benign, name=HOSTILE, notes=(HOSTILE,))
     out = tmp_path_factory.mktemp("report")

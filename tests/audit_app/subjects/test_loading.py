@@ -1,6 +1,8 @@
 """Models under audit: each kind embeds correctly, and anything else is refused."""
 
 import dataclasses
+import hashlib
+import os
 import shutil
 from pathlib import Path
 
@@ -15,12 +17,14 @@ from hardrank.audit_app.subjects.loading import (
     Subject,
     SubjectKind,
     SubjectOptions,
+    absolute_model,
     load_subject,
     load_subjects,
+    with_weights,
 )
 from hardrank.models.backbones import BackboneError, build_backbone
 from hardrank.models.bundle import BundleError, load_embedder
-from hardrank.models.weights import WeightsError
+from hardrank.models.weights import WeightsError, network_input
 from hardrank.serving.engine import Device
 from hardrank.trainer.runtime.environment import Precision
 from tests.audit_app.onnx_graphs import write_linear
@@ -131,10 +135,9 @@ def test_a_plain_onnx_file(tmp_path: Path) -> None:
     subject = load_subject(str(write_linear(tmp_path / "stranger.onnx")), OPTIONS)
     assert (subject.name, subject.kind, subject.size) == ("stranger", SubjectKind.ONNX, 16)
     assert (subject.preprocessing.resize, subject.preprocessing.crop) == (18, 16)
-    assert not subject.white_box
+    assert subject.white_box
+    assert subject.precision == "float32"
     assert_one_function(subject)
-    with pytest.raises(SubjectError, match="has no gradients"):
-        _ = subject.gradients
 
 
 def test_labels_rename_models_and_names_must_differ(tiny_zoo: list[Path], tmp_path: Path) -> None:
@@ -169,3 +172,85 @@ def test_an_unavailable_device_is_refused(tiny_zoo: list[Path], tmp_path: Path) 
     for text in (str(tiny_zoo[0]), str(write_linear(tmp_path / "m.onnx"))):
         with pytest.raises(Exception, match="no CUDA device"):
             load_subject(text, SubjectOptions(device=Device.CUDA))
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A state dict of resnet10t with a classifier of 7 classes, in a training checkpoint."""
+    import timm
+
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(3)
+        network = timm.create_model("resnet10t", num_classes=7)
+    path = tmp_path_factory.mktemp("checkpoint") / "tuned.pt"
+    torch.save({"state_dict": {f"module.{name}": value for name, value in network.state_dict().items()}}, path)
+    return path
+
+
+def test_a_checkpoint_is_audited_with_the_input_of_its_network(checkpoint: Path) -> None:
+    subject = load_subject(f"mine=timm/resnet10t@{checkpoint}", dataclasses.replace(OPTIONS, size=32))
+    assert (subject.name, subject.kind, subject.white_box) == ("mine", SubjectKind.BACKBONE, True)
+    assert_one_function(subject)
+    stored = torch.load(checkpoint, weights_only=True)["state_dict"]
+    backbone, _ = build_backbone("timm/resnet10t", image_size=32)
+    backbone.load_state_dict({k.removeprefix("module."): v for k, v in stored.items() if "fc." not in k})
+    images = some(subject)
+    mean, std = torch.tensor([0.485, 0.456, 0.406]), torch.tensor([0.229, 0.224, 0.225])
+    with torch.no_grad():
+        features = backbone.eval()((images - mean.view(1, 3, 1, 1)) / std.view(1, 3, 1, 1))
+        torch.testing.assert_close(subject.judge(images), F.normalize(features, dim=1), atol=1e-4, rtol=1e-4)
+    digest = hashlib.sha256(checkpoint.read_bytes()).hexdigest()
+    assert any(digest in note for note in subject.notes)
+    own = load_subject(f"timm/resnet10t@{checkpoint}", OPTIONS)
+    assert own.name == "timm/resnet10t@tuned.pt"
+    assert own.preprocessing == network_input("timm/resnet10t").preprocessing()
+
+
+def test_checkpoints_with_code_or_of_other_networks_are_refused(checkpoint: Path, tmp_path: Path) -> None:
+    marker = tmp_path / "executed"
+
+    class Hostile:
+        def __reduce__(self) -> tuple[object, tuple[str]]:
+            return os.mkdir, (str(marker),)
+
+    hostile = tmp_path / "hostile.pt"
+    torch.save({"state_dict": Hostile()}, hostile)
+    with pytest.raises(WeightsError, match="execute code"):
+        load_subject(f"timm/resnet10t@{hostile}", OPTIONS)
+    assert not marker.exists()
+    with pytest.raises(WeightsError, match="do not fit resnet18"):
+        load_subject(f"resnet18@{checkpoint}", OPTIONS)
+    with pytest.raises(WeightsError, match="cannot read"):
+        load_subject(f"resnet18@{tmp_path / 'none.pt'}", OPTIONS)
+
+
+def test_one_file_of_weights_belongs_to_one_network(tiny_zoo: list[Path]) -> None:
+    models = with_weights([str(tiny_zoo[0]), "mine=timm/resnet10t"], Path("w.pt"))
+    assert models == (str(tiny_zoo[0]), "mine=timm/resnet10t@w.pt")
+    assert absolute_model(models[1]) == f"mine=timm/resnet10t@{Path('w.pt').absolute()}"
+    for given in ([str(tiny_zoo[0])], ["resnet18", "a=resnet18"], ["resnet18@v.pt"]):
+        with pytest.raises(SubjectError, match="NAME@FILE"):
+            with_weights(given, Path("w.pt"))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("name", "size"),
+    [
+        ("timm/vit_small_patch14_dinov2", 98),
+        ("timm/vit_base_patch16_clip_224", 64),
+        ("timm/vit_base_patch16_siglip_224", 64),
+    ],
+)
+def test_image_towers_are_audited_from_a_file_at_another_size(name: str, size: int, tmp_path: Path) -> None:
+    import timm
+
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        network = timm.create_model(name.removeprefix("timm/"), num_classes=0).eval()
+    path = tmp_path / "tower.pt"
+    torch.save(network.state_dict(), path)
+    subject = load_subject(f"{name}@{path}", dataclasses.replace(OPTIONS, size=size))
+    assert_one_function(subject)
+    known = network_input(name)
+    assert (subject.size, subject.preprocessing.interpolation) == (size, known.interpolation)

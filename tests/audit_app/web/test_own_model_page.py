@@ -1,5 +1,6 @@
 """The page for your own model, without a browser."""
 
+import hashlib
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -7,19 +8,21 @@ from pathlib import Path
 import numpy as np
 import pytest
 from onnx import helper
+from safetensors.torch import save as save_tensors
 from streamlit.testing.v1 import AppTest
 
 from hardrank.audit_app.blackbox.choice import SearchMethod
+from hardrank.models.backbones import build_backbone
 from tests.audit_app.apptest import attacked, errors, markup, open_app, words
-from tests.audit_app.onnx_graphs import linear, save, with_external, write_linear
+from tests.audit_app.onnx_graphs import linear, save, with_external, write_linear, write_quantized
 
 pytestmark = pytest.mark.usefixtures("app")
 
 
 @pytest.fixture(scope="module")
 def plain(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """An ONNX file of 16 px."""
-    return write_linear(tmp_path_factory.mktemp("plain") / "plain.onnx")
+    """An ONNX file of 16 px without gradients."""
+    return write_quantized(tmp_path_factory.mktemp("plain") / "plain.onnx")
 
 
 def opened(name: str | Path) -> AppTest:
@@ -29,10 +32,12 @@ def opened(name: str | Path) -> AppTest:
     return at
 
 
-def given(name: str, data: bytes) -> AppTest:
-    """Open the page and upload a file."""
+def given(*files: tuple[str, bytes], name: str = "") -> AppTest:
+    """Open the page, type the name of a network if there is one, and upload files."""
     at = open_app("own_model")
-    at.file_uploader(key="own.file").set_value((name, data, "application/octet-stream")).run()
+    if name:
+        at.text_input(key="own.name").set_value(name)
+    at.file_uploader(key="own.file").set_value([(file, data, "application/octet-stream") for file, data in files]).run()
     return at
 
 
@@ -54,9 +59,10 @@ def test_a_bundle_is_attacked_with_its_gradients(tiny_zoo: list[Path]) -> None:
 
 @pytest.mark.parametrize("method", ["square", "nes", "spsa"])
 def test_an_uploaded_file_is_attacked_with_counted_queries(method: str, plain: Path) -> None:
-    at = given("my model.onnx", plain.read_bytes())
+    at = given(("my model.onnx", plain.read_bytes()))
     assert "gives no" not in " ".join(errors(at))
     assert "a plain ONNX file without gradients" in words(at)
+    assert "quantized" in words(at)
     assert "normalised to length 1" in words(at)
     at.selectbox(key="live.method").set_value(SearchMethod(method)).run()
     at.number_input(key=f"live.search.{method}.queries").set_value(40)
@@ -66,6 +72,31 @@ def test_an_uploaded_file_is_attacked_with_counted_queries(method: str, plain: P
     assert asked
     assert 20 <= int(asked[1]) <= 40
     assert "of 40" in markup(at) or "query" in markup(at)
+
+
+def test_an_uploaded_file_with_weights_beside_it_is_attacked_with_its_gradients(tmp_path: Path) -> None:
+    path = with_external(tmp_path / "split.onnx")
+    at = given((path.name, path.read_bytes()), ("beside.bin", (tmp_path / "beside.bin").read_bytes()))
+    assert not errors(at)
+    assert "split**: a plain ONNX file. Images of 16" in words(at)
+    assert "images of the gallery its embeddings differ by at most" in words(at)
+    attacked(at)
+    assert not errors(at)
+    assert "passes" in words(at)
+    assert "queries" not in words(at)
+
+
+def test_an_uploaded_checkpoint_needs_the_name_of_its_network() -> None:
+    network, _ = build_backbone("timm/test_resnet", image_size=32)
+    stored = save_tensors(dict(network.state_dict()))
+    (message,) = errors(given(("tuned.safetensors", stored)))
+    assert "type the name of its network" in message
+    at = given(("tuned.safetensors", stored), name="timm/test_resnet")
+    assert not errors(at)
+    assert "timm/test_resnet@tuned.safetensors**: a network" in words(at)
+    assert hashlib.sha256(stored).hexdigest() in words(at)
+    (message,) = errors(given(("tuned.safetensors", stored), name="timm/test_vit"))
+    assert "do not fit" in message
 
 
 def test_images_made_against_a_bundle_are_transferred(plain: Path) -> None:
@@ -130,7 +161,7 @@ def map_like(path: Path) -> Path:
 def test_models_of_a_wrong_shape_are_reported(
     make: Callable[[Path], Path], expected: tuple[str, ...], tmp_path: Path
 ) -> None:
-    (message,) = errors(given("wrong.onnx", make(tmp_path / "wrong.onnx").read_bytes()))
+    (message,) = errors(given(("wrong.onnx", make(tmp_path / "wrong.onnx").read_bytes())))
     assert any(one in message for one in expected)
 
 
@@ -138,7 +169,7 @@ def test_models_of_a_wrong_shape_are_reported(
     ("data", "expected"), [(b"no model at all", "is not an ONNX file"), (b"", "is empty")], ids=["other", "empty"]
 )
 def test_files_that_are_not_models_are_reported(data: bytes, expected: str) -> None:
-    (message,) = errors(given("odd.onnx", data))
+    (message,) = errors(given(("odd.onnx", data)))
     assert expected in message
 
 
