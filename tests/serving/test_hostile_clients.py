@@ -5,7 +5,7 @@ import re
 import signal
 import socket
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Any
@@ -116,9 +116,16 @@ def test_idle_connections_cannot_use_up_the_file_descriptors(source: str) -> Non
         assert server.client.get("/readyz").status_code == 200
 
 
+@pytest.fixture(scope="module")
+def impatient(source: str) -> Iterator[ServerProcess]:
+    """A server that waits one second for a body."""
+    with running([source], "--body-seconds=1") as server:
+        yield server
+
+
 @pytest.mark.parametrize("path", ["/gradio_api/upload", "/gradio_api/queue/join", "/login", "/nothing", "/v1/search"])
-def test_slow_bodies_end_in_time(source: str, path: str) -> None:
-    with running([source], "--body-seconds=1") as server, connect(server) as connection:
+def test_slow_bodies_end_in_time(impatient: ServerProcess, path: str) -> None:
+    with connect(impatient) as connection:
         connection.sendall(post(path, b"", length=1000))
         began = time.monotonic()
         with suppress(BrokenPipeError, ConnectionResetError):
