@@ -6,7 +6,6 @@ KEY:BUNDLE=INDEX sets another one.
 With the models `benign` and `robust`, or any two models, the answers also tell how much the two disagree.
 """
 
-import asyncio
 import logging
 import os
 import re
@@ -35,7 +34,7 @@ from hardrank.models.cores import usable_cores
 from hardrank.models.errors import HardrankError
 from hardrank.models.home import typed
 from hardrank.serving.api.app import create_api
-from hardrank.serving.api.auth import Keyring, KeyRole, keys_of_environment, read_keys
+from hardrank.serving.api.auth import Keyring, KeyRole, keys_of_environment
 from hardrank.serving.api.protocol import limited_protocol
 from hardrank.serving.engine import Device, Engine
 from hardrank.serving.index.search_index import SearchIndex
@@ -120,17 +119,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return 0
 
 
-def create_app(
-    service: SearchService, settings: Settings, keyring: Keyring, *, stopping: asyncio.Event | None = None
-) -> FastAPI:
-    """Make the application: the API and, unless it is switched off, the page (`stopping`: see `create_api`)."""
-    app = create_api(service, settings, keyring, stopping=stopping)
+def create_app(service: SearchService, settings: Settings, keyring: Keyring) -> FastAPI:
+    """Make the application: the API and, unless it is switched off, the page."""
+    app = create_api(service, settings, keyring)
     if settings.page:
         # Gradio takes seconds to import, and contacts its vendor unless analytics are disabled.
         os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
         from hardrank.serving.page.mount import mount_page
 
-        mount_page(app, service, settings, app.state.bodies, auth=_login(keyring))
+        forget_logins = mount_page(app, service, settings, app.state.bodies, auth=_login(keyring))
+        keyring.on_change(forget_logins)
     return app
 
 
@@ -147,12 +145,13 @@ def load_model(source: str, *, threads: int = 0, device: Device = Device.AUTO, w
 def keyring_of(settings: Settings) -> Keyring:
     """Return the keys from the key file and the environment; raises `ApiKeyError`."""
     access = settings.access
-    keys = (*(read_keys(access.api_keys) if access.api_keys else ()), *keys_of_environment(os.environ))
+    keyring = Keyring(keys_of_environment(os.environ), file=access.api_keys)
     anonymous = access.anonymous
     if anonymous is Anonymous.AUTO:
         without_keys = Anonymous.WRITE if settings.network.loopback else Anonymous.READ
-        anonymous = Anonymous.NOTHING if keys else without_keys
-    return Keyring(keys, anonymous=_ROLES[anonymous])
+        anonymous = Anonymous.NOTHING if len(keyring) or access.api_keys else without_keys
+    keyring.anonymous = _ROLES[anonymous]
+    return keyring
 
 
 def _serve(command: Command, console: Console, errors: Console) -> None:
@@ -165,29 +164,15 @@ def _serve(command: Command, console: Console, errors: Console) -> None:
         for source in command.model
     ]
     service = SearchService(models, settings)
-    stopping = asyncio.Event()
-    app = create_app(service, settings, keyring, stopping=stopping)
+    app = create_app(service, settings, keyring)
     with _listen(settings.network) as listener:
         _announce(console, service, settings, listener)
         _warn(errors, settings, keyring)
-        _run(_server(app, settings, command.log_level, stopping), listener)
+        _run(_server(app, settings, command.log_level), listener)
 
 
-class _Server(uvicorn.Server):
-    """Sets `stopping` at the start of the shutdown."""
-
-    def __init__(self, config: uvicorn.Config, stopping: asyncio.Event) -> None:
-        super().__init__(config)
-        self._stopping = stopping
-
-    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
-        """Finish the accepted requests, but not streams without an end."""
-        self._stopping.set()
-        await super().shutdown(sockets)
-
-
-def _server(app: FastAPI, settings: Settings, log_level: str, stopping: asyncio.Event) -> uvicorn.Server:
-    return _Server(
+def _server(app: FastAPI, settings: Settings, log_level: str) -> uvicorn.Server:
+    return uvicorn.Server(
         uvicorn.Config(
             app,
             http=limited_protocol(
@@ -201,8 +186,7 @@ def _server(app: FastAPI, settings: Settings, log_level: str, stopping: asyncio.
             forwarded_allow_ips=list(settings.access.proxies),
             timeout_graceful_shutdown=max(1, round(settings.network.drain_seconds)),
             ws="none",
-        ),
-        stopping,
+        )
     )
 
 

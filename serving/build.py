@@ -1,6 +1,7 @@
 """Embed images with a model and store them in an index, from which `hardrank serve` answers searches.
 
-The same command again resumes after an interruption, adds new images, and replaces images that have changed.
+The same command again resumes after an interruption, adds new images, and replaces images that have changed. If the
+folder was moved, it stores the new paths.
 """
 
 import os
@@ -31,6 +32,7 @@ from hardrank.serving.engine import Device, Engine
 from hardrank.serving.index.search_index import SearchIndex
 from hardrank.serving.ingest.image_list import ImageList, NoImagesError, list_images, list_run
 from hardrank.serving.ingest.indexer import IngestOptions, IngestResult, add_images
+from hardrank.serving.ingest.prune import prune
 from hardrank.serving.store.manifest import (
     DEFAULT_COLLECTION,
     MANIFEST,
@@ -82,6 +84,8 @@ class IndexCommand:
     """Instead of --images: a run (runs/NAME) or bundle, whose test images are indexed."""
     delete: Annotated[tuple[str, ...], tyro.conf.arg(help_behavior_hint="(default: none)")] = ()
     """Ids of items to delete."""
+    prune: bool = False
+    """Delete the items whose image files no longer exist; those that were uploaded stay."""
     compact: bool = False
     """Free the space of deleted items, and rebuild what searches use."""
     info: bool = False
@@ -181,6 +185,8 @@ def _run(command: IndexCommand, console: Console, typed_command: str) -> None:
             index.delete(command.delete)
             if command.model is not None:
                 _add(index, engine, listing, command, progress, console)
+            if command.prune:
+                console.print(f"{prune(index)} deleted, whose files no longer exist", highlight=False)
             if command.compact:
                 index.compact(threads=threads, progress=progress)
             else:
@@ -196,9 +202,10 @@ def _check(command: IndexCommand) -> None:
         raise IndexCommandError("give --images or --from-run, not both")
     if bool(sources) != (command.model is not None):
         raise IndexCommandError("to index images give both --model BUNDLE and --images DIR|CSV (or --from-run RUN)")
-    if not (sources or command.delete or command.compact or command.info):
+    if not (sources or command.delete or command.prune or command.compact or command.info):
         raise IndexCommandError(
-            "nothing to do: give --model BUNDLE and --images DIR|CSV to index images, or --delete, --compact, --info"
+            "nothing to do: give --model BUNDLE and --images DIR|CSV to index images, or --delete, --prune, --compact, "
+            "--info"
         )
 
 
@@ -247,8 +254,9 @@ def _add(
         progress=lambda done, total: progress("images", done, total),
     )
     _report_problems(index.folder, result, console)
+    moved = f" ({result.moved} of them moved)" if result.moved else ""
     console.print(
-        f"{result.added} added, {result.replaced} replaced, {result.unchanged} already indexed, "
+        f"{result.added} added, {result.replaced} replaced, {result.unchanged} already indexed{moved}, "
         f"{len(result.problems)} left out",
         highlight=False,
     )

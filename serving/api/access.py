@@ -25,11 +25,15 @@ class AccessControl:
 
         return Depends(check)
 
-    def take(self, request: Request, tokens: int) -> None:
-        """Count `tokens` more queries of an allowed request; raises `RateLimitedError`."""
+    def take_batch(self, request: Request, queries: int) -> None:
+        """Count the queries of an allowed request, which counts as one already.
+
+        Raises `RateLimitedError`, and `InvalidSearchError` for more queries than the limit ever admits at once.
+        """
         caller: Caller = request.state.caller
-        if tokens > 0:
-            self._rate.take(caller.name, tokens)
+        self._rate.check_size(queries)
+        if queries > 1:
+            self._rate.take(caller.name, queries - 1)
 
     def _check(self, request: Request, role: KeyRole, *, counted: bool) -> Caller:
         address = address_of(request.scope)

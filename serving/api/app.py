@@ -36,13 +36,8 @@ request. Every response has an `X-Request-ID` header; responses to single search
 """
 
 
-def create_api(
-    service: SearchService, settings: Settings, keyring: Keyring | None = None, *, stopping: asyncio.Event | None = None
-) -> FastAPI:
-    """Make the application for `service`, which it starts and closes.
-
-    Set `stopping` at the start of the shutdown; it ends streams that would not end by themselves.
-    """
+def create_api(service: SearchService, settings: Settings, keyring: Keyring | None = None) -> FastAPI:
+    """Make the application for `service`, which it starts and closes."""
     ring = Keyring() if keyring is None else keyring
     rate = RateLimit(rate=settings.access.rate, burst=settings.access.burst)
     options = MiddlewareOptions(
@@ -50,7 +45,6 @@ def create_api(
         keyring=ring,
         rate=rate,
         hosts=_hosts(settings),
-        stopping=stopping or asyncio.Event(),
     )
 
     @asynccontextmanager

@@ -8,8 +8,9 @@ import hashlib
 import hmac
 import ipaddress
 import json
+import logging
 import secrets
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from enum import IntEnum
 from pathlib import Path
@@ -24,6 +25,7 @@ from hardrank.models.home import typed
 SCHEMA: Final = "hardrank.keys/1"
 READ_VARIABLE: Final = "HARDRANK_READ_KEYS"
 WRITE_VARIABLE: Final = "HARDRANK_WRITE_KEYS"
+_LOG: Final = logging.getLogger(__name__)
 _SHORTEST_KEY: Final = 16
 _LONGEST_NAME: Final = 64
 _LARGEST_FILE: Final = 2**20
@@ -126,15 +128,40 @@ def keys_of_environment(environment: Mapping[str, str]) -> tuple[KeyEntry, ...]:
 class Keyring:
     """The known API keys, and the role of callers without one."""
 
-    def __init__(self, entries: Iterable[KeyEntry] = (), *, anonymous: KeyRole = KeyRole.WRITE) -> None:
-        self._entries = tuple(entries)
+    def __init__(
+        self, entries: Iterable[KeyEntry] = (), *, file: Path | None = None, anonymous: KeyRole = KeyRole.WRITE
+    ) -> None:
+        """Take the keys.
+
+        Args:
+            entries: Keys that stay.
+            file: Key file, which is read now, and again whenever it has changed.
+            anonymous: Role of callers without a key.
+
+        Raises:
+            ApiKeyError: The key file does not exist or is invalid.
+        """
+        self._fixed = tuple(entries)
+        self._file = file
+        self._version = _file_version(file)
+        self._entries = (*(read_keys(file) if file else ()), *self._fixed)
+        self._on_change: list[Callable[[], None]] = []
         self.anonymous = anonymous
         """Role of callers without a key."""
 
+    def __len__(self) -> int:
+        """Number of keys."""
+        return len(self._entries)
+
+    def on_change(self, call: Callable[[], None]) -> None:
+        """Call `call` whenever the key file was read again."""
+        self._on_change.append(call)
+
     def caller(self, key: str | None, address: str) -> Caller:
         """Identify the caller by key, else by network address; raises `UnauthenticatedError` for an unknown key."""
+        self._refresh()
         if key is None:
-            return Caller(name=f"address {network_of(address)}", role=self.anonymous)
+            return Caller(name=address_caller(address), role=self.anonymous)
         found = self.find(key)
         if found is None:
             raise UnauthenticatedError("Unknown API key; check it, or ask the operator of this server for one.")
@@ -142,12 +169,27 @@ class Keyring:
 
     def find(self, key: str) -> Caller | None:
         """Return the caller of a key, None for an unknown one. Compares all entries, so that timing reveals nothing."""
+        self._refresh()
         digest = _digest(key)
         found: KeyEntry | None = None
         for entry in self._entries:
             if hmac.compare_digest(entry.sha256, digest):
                 found = entry
         return None if found is None else Caller(name=f"key {found.name}", role=KeyRole[found.role.upper()])
+
+    def _refresh(self) -> None:
+        """Read the key file again if it has changed; keep the former keys if it cannot be read."""
+        version = _file_version(self._file)
+        if version == self._version or self._file is None:
+            return
+        self._version = version
+        try:
+            self._entries = (*read_keys(self._file), *self._fixed)
+        except ApiKeyError as error:
+            _LOG.error("the keys stay as they were: %s", error)
+            return
+        for call in self._on_change:
+            call()
 
 
 def require(caller: Caller, role: KeyRole) -> None:
@@ -164,8 +206,22 @@ def require(caller: Caller, role: KeyRole) -> None:
     )
 
 
+def _file_version(path: Path | None) -> tuple[int, int, int] | None:
+    """Return what changes whenever a file is written or replaced; None if it does not exist."""
+    try:
+        found = path.stat() if path is not None else None
+    except OSError:
+        return None
+    return None if found is None else (found.st_mtime_ns, found.st_size, found.st_ino)
+
+
 def _digest(key: str) -> str:
     return hashlib.sha256(key.encode("utf-8", "surrogateescape")).hexdigest()
+
+
+def address_caller(address: str) -> str:
+    """Return the name of a caller without a key."""
+    return f"address {network_of(address)}"
 
 
 def network_of(address: str) -> str:

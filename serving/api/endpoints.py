@@ -1,6 +1,7 @@
 """The endpoints of the API: what each address does, which role it requires, and how OpenAPI describes it."""
 
 import asyncio
+import json
 from collections.abc import Callable, Mapping, Sequence
 from typing import Annotated, Any
 from urllib.parse import quote
@@ -39,9 +40,12 @@ from hardrank.serving.search.service import SearchService
 from hardrank.serving.search.types import IdQuery, ImageQuery
 from hardrank.serving.search.types import Query as SearchQuery
 from hardrank.serving.settings import Settings
-from hardrank.serving.store.items import MAX_TEXT, InvalidItemError, Scalar
+from hardrank.serving.store.items import MAX_METADATA_BYTES, MAX_TEXT, InvalidItemError, Scalar
 
 _Id = Annotated[str, Path(max_length=MAX_TEXT, description="1 to 128 printable characters without slashes")]
+
+_MAX_METADATA_FIELD_BYTES = 6 * MAX_METADATA_BYTES
+"""JSON may write any character as six ASCII ones."""
 
 
 class Endpoints:
@@ -86,7 +90,7 @@ class Endpoints:
         most = self._settings.limits.batch_queries
         async with self._bodies.read(request) as body:
             fields = await read_fields(body, request, allowed={"images": most, "ids": most}, most=most)
-            self._access.take(request, len(fields) - 1)
+            self._access.take_batch(request, len(fields))
             queries = [_query_of(field) for field in fields]
             answers = await cancel_on_disconnect(
                 request, self._service.search_many(queries, options, caller=_caller(request))
@@ -342,9 +346,12 @@ def _query_of(field: FormField) -> SearchQuery:
 def _metadata(field: FormField | None) -> Mapping[str, Scalar]:
     if field is None:
         return {}
+    if len(field.content) > _MAX_METADATA_FIELD_BYTES:
+        raise InvalidItemError(f"the metadata has {len(field.content)} bytes, above the limit of {MAX_METADATA_BYTES}")
     try:
-        content = orjson.loads(field.content)
-    except orjson.JSONDecodeError as error:
+        # Not orjson, which makes floats of integers above 64 bits.
+        content = json.loads(field.text())
+    except (ValueError, RecursionError) as error:
         raise InvalidItemError(
             f'the metadata is not valid JSON ({error}); send an object such as {{"price": 3}}'
         ) from error

@@ -1,10 +1,9 @@
 """Middleware for every request: request id, host check, security headers, metrics, and an answer to any error."""
 
-import asyncio
 import re
 import secrets
 from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from time import perf_counter
 from typing import Final
 
@@ -19,8 +18,6 @@ from hardrank.serving.metrics import Metrics
 
 API: Final = "/v1/"
 DOCS: Final = "/docs"
-_HEARTBEAT: Final = "/gradio_api/heartbeat/"
-"""The page keeps this stream open as long as it is shown."""
 _DATA_ROUTES: Final = ("/healthz", "/readyz", "/metrics", "/openapi.json")
 _REQUEST_ID: Final = re.compile(r"[A-Za-z0-9._\-]{1,64}")
 _SECURITY_HEADERS: Final = (
@@ -48,8 +45,6 @@ class MiddlewareOptions:
     rate: RateLimit
     hosts: Sequence[str] = ()
     """Host names that the server accepts; none: any."""
-    stopping: asyncio.Event = field(default_factory=asyncio.Event)
-    """Set at the start of the shutdown, which ends streams that would not end by themselves."""
 
 
 class RequestMiddleware:
@@ -73,28 +68,12 @@ class RequestMiddleware:
         try:
             self._check_host(headers.get(b"host", b""))
             self._check_rate(scope)
-            await self._run(scope, receive, sender)
+            await self._app(scope, receive, sender)
         except Exception as error:
             if sender.status:  # part of the response is sent; only closing the connection reports the error
                 raise
             await self._error_response(error, request_id)(scope, receive, sender)
         self._count(scope, sender.status, perf_counter() - began)
-
-    async def _run(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if not scope["path"].startswith(_HEARTBEAT):
-            await self._app(scope, receive, send)
-            return
-        stream = asyncio.ensure_future(self._app(scope, receive, send))
-        stopping = asyncio.create_task(self._options.stopping.wait())
-        try:
-            await asyncio.wait({stream, stopping}, return_when=asyncio.FIRST_COMPLETED)
-            if stream.done():
-                stream.result()
-            else:
-                await send({"type": "http.response.body", "body": b""})
-        finally:
-            stopping.cancel()
-            stream.cancel()
 
     def _error_response(self, error: Exception, request_id: str) -> Response:
         self._count_rejection(error)

@@ -26,7 +26,8 @@ class SearchParameters(BaseModel):
         default=None,
         ge=1,
         le=2**31,
-        description="results per model, at most the number of items of its index; default 10",
+        description="results per model: at most the number of items of the smallest index that is searched, and "
+        "`limits.results` of `/v1/stats`; default 10",
     )
     model: list[str] | None = Field(
         default=None,

@@ -7,6 +7,7 @@ from time import monotonic
 from typing import Final
 
 from hardrank.models.errors import HardrankError
+from hardrank.serving.store.errors import InvalidSearchError
 
 _MOST_BUCKETS: Final = 100_000
 """Callers that are remembered; beyond, the least recent is forgotten."""
@@ -37,16 +38,21 @@ class RateLimit:
     clock: Callable[[], float] = monotonic
     _buckets: OrderedDict[str, _Bucket] = field(default_factory=OrderedDict, init=False, repr=False)
 
+    def check_size(self, queries: int) -> None:
+        """Raise `InvalidSearchError` for more queries in one request than the limit ever admits."""
+        if self.rate and queries > self.burst:
+            raise InvalidSearchError(
+                f"{queries} queries in one request exceed the largest burst of the rate limit, {self.burst}; send "
+                "fewer per request"
+            )
+
     def take(self, caller: str, tokens: int = 1) -> None:
-        """Take tokens of `caller`; raises `RateLimitedError` with the time to wait if there are too few."""
+        """Take tokens of `caller`; raises `RateLimitedError` with the time to wait if there are too few.
+
+        Call `check_size` first with what one request takes in all.
+        """
         if not self.rate:
             return
-        if tokens > self.burst:
-            raise RateLimitedError(
-                f"{tokens} queries in one request exceed the largest burst of the rate limit, {self.burst}; send fewer "
-                "per request.",
-                retry_after_s=1,
-            )
         now = self.clock()
         bucket = self._bucket(caller, now)
         bucket.tokens = min(self.burst, bucket.tokens + (now - bucket.updated) * self.rate)

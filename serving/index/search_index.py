@@ -7,7 +7,7 @@ acknowledged when it is opened again.
 Searches use a snapshot, which never changes; a change creates a new one and replaces the old.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
@@ -337,6 +337,15 @@ class SearchIndex:
             self._table.delete(numbers)
             self._state.refresh()
             current.backend.on_delete(np.array(numbers, dtype=np.int64))
+
+    def update_sources(self, sources: Mapping[str, Path]) -> None:
+        """Set where the image files of items are now, given id → path; ids that are not indexed are ignored.
+
+        Raises `ReadOnlyIndexError`, `IndexBusyError`, `IndexWriteError`.
+        """
+        if sources:
+            with self._writing():
+                self._table.update_sources({id: str(path) for id, path in sources.items()})
 
     def optimize(self, *, threads: int = 0, progress: ShowProgress | None = None) -> None:
         """Build or update the ANN index that searches use; return at once if nothing is due.

@@ -8,6 +8,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TypeVar
 
 import numpy as np
@@ -31,7 +32,7 @@ from hardrank.serving.engine import Engine
 from hardrank.serving.index.search_index import SearchIndex
 from hardrank.serving.ingest.image_list import ImageEntry, ImageList
 from hardrank.serving.store.item_table import Fingerprint
-from hardrank.serving.store.items import NewItem
+from hardrank.serving.store.items import NewItem, same_metadata
 from hardrank.serving.store.thumbnails import make_thumbnail
 
 Given = TypeVar("Given")
@@ -73,6 +74,8 @@ class IngestResult:
     """Number of images whose file, label or metadata had changed."""
     unchanged: int = 0
     """Number of images that were indexed already."""
+    moved: int = 0
+    """How many of these were indexed at another path, which was updated."""
     problems: Sequence[ImageProblem] = field(default_factory=tuple)
     """Images that were left out, and why."""
 
@@ -90,8 +93,13 @@ class _Decoded:
     """Whether its id is indexed with another file, label or metadata."""
 
 
+@dataclass(frozen=True, kw_only=True)
 class _Unchanged:
     """An image that is indexed already, with the same label and metadata."""
+
+    id: str
+    moved_to: Path | None
+    """Its path, if it was indexed at another one."""
 
 
 def add_images(
@@ -148,7 +156,8 @@ class _Ingest:
         self._written: Future[None] | None = None
         self._waiting: list[_Decoded] = []
         self._embedded: list[tuple[NewItem, bool]] = []
-        self._added = self._replaced = self._unchanged = 0
+        self._moved: dict[str, Path] = {}
+        self._added = self._replaced = self._unchanged = self._moved_count = 0
 
     def __enter__(self) -> "_Ingest":
         return self
@@ -172,6 +181,10 @@ class _Ingest:
             self._problems.append(one)
         elif isinstance(one, _Unchanged):
             self._unchanged += 1
+            if one.moved_to is not None:
+                self._moved[one.id] = one.moved_to
+                if len(self._moved) >= self._options.commit:
+                    self._update_paths()
         else:
             self._waiting.append(one)
             if len(self._waiting) >= self._options.batch:
@@ -184,11 +197,16 @@ class _Ingest:
         self._embed()
         self._write()
         self._wait()
+        self._update_paths()
 
     def result(self) -> IngestResult:
         """Return the numbers so far."""
         return IngestResult(
-            added=self._added, replaced=self._replaced, unchanged=self._unchanged, problems=tuple(self._problems)
+            added=self._added,
+            replaced=self._replaced,
+            unchanged=self._unchanged,
+            moved=self._moved_count,
+            problems=tuple(self._problems),
         )
 
     def _looked_up(
@@ -219,6 +237,11 @@ class _Ingest:
             self._added += len(embedded) - replaced
             self._written = self._writer.submit(self._index.add, [item for item, _ in embedded], replace=True)
 
+    def _update_paths(self) -> None:
+        self._index.update_sources(self._moved)
+        self._moved_count += len(self._moved)
+        self._moved = {}
+
     def _wait(self) -> None:
         if self._written is not None:
             self._written.result()
@@ -246,8 +269,9 @@ def _read(
     try:
         data = read_bytes(entry.path, limits=limits)
         digest = hashlib.sha256(data).hexdigest()
-        if known == Fingerprint(sha256=digest, label=entry.label, metadata=dict(entry.metadata)):
-            return _Unchanged()
+        if known is not None and _is_same(known, digest, entry):
+            path = entry.path.resolve()
+            return _Unchanged(id=entry.id, moved_to=None if str(path) == known.source else path)
         image = decode(data, limits=limits)
     except UndecodableImageError as error:
         return ImageProblem(path=str(entry.path), kind=ImageProblemKind.UNREADABLE, detail=str(error))
@@ -259,6 +283,10 @@ def _read(
         size=image.size,
         replaces=known is not None,
     )
+
+
+def _is_same(known: Fingerprint, sha256: str, entry: ImageEntry) -> bool:
+    return (known.sha256, known.label) == (sha256, entry.label) and same_metadata(known.metadata, entry.metadata)
 
 
 def _item(one: _Decoded, vector: npt.NDArray[np.float32]) -> NewItem:

@@ -140,7 +140,8 @@ class AllowListMiddleware:
         if path == _ANSWERS:
             session = parse_qs(scope["query_string"].decode("latin-1")).get("session_hash", [""])[-1]
             if session not in self._calls:
-                raise HTTPException(404)
+                # All its answers were read. A browser may ask again: they overtook the response to its last call.
+                return _no_answers()
             with self._calls.reading(session):
                 await self._app(scope, receive, send)
             return None
@@ -189,6 +190,11 @@ def _owner(scope: Scope) -> str:
 def _progress() -> Response:
     """Tell the page that an upload has ended: its progress is not recorded."""
     return Response('data: {"msg": "done"}\n\n', media_type="text/event-stream")
+
+
+def _no_answers() -> Response:
+    """Tell the page that no answer will come."""
+    return Response('data: {"msg": "close_stream", "event_id": null}\n\n', media_type="text/event-stream")
 
 
 def _with_length(scope: Scope, length: int) -> Scope:

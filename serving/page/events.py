@@ -9,6 +9,7 @@ from uuid import uuid4
 import gradio as gr
 
 from hardrank.models.preprocessing import UndecodableImageError
+from hardrank.serving.api.auth import address_caller
 from hardrank.serving.api.problems import problem_of
 from hardrank.serving.page import fragments, pictures
 from hardrank.serving.page.uploads import UploadStore
@@ -21,8 +22,6 @@ from hardrank.serving.store.items import Item
 ALL: Final = ""
 """The value of a control that restricts nothing: all models, all labels."""
 DEFAULT_RESULTS: Final = 12
-_CALLER: Final = "page"
-"""The name under which all visitors share decoders and pending queries with callers of the API."""
 _MAX_RESULTS: Final = 48
 _MAX_LABELS: Final = 1000
 """Labels in the list, most frequent first. Others can be typed."""
@@ -72,43 +71,48 @@ class PageEvents:
             gr.Dropdown(choices=choices),
         )
 
-    async def search_item(self, event: gr.EventData, models: str, count: float, label: str | None) -> tuple[Any, ...]:
+    async def search_item(
+        self, event: gr.EventData, models: str, count: float, label: str | None, request: gr.Request
+    ) -> tuple[Any, ...]:
         """Search with the item of the gallery that was clicked."""
         query = _ItemQuery(id=str(getattr(event, "id", "")))
-        return await self._search(query, models, count, label), query.id, None
+        return await self._search(query, models, count, label, _caller(request)), query.id, None
 
     async def search_upload(
-        self, upload: str | None, item: str, models: str, count: float, label: str | None
+        self, upload: str | None, item: str, models: str, count: float, label: str | None, request: gr.Request
     ) -> tuple[Any, Any]:
         """Search with an uploaded, photographed or pasted image. Removing the image keeps the results."""
         if upload is None:
             return gr.skip(), gr.skip()
-        return await self._search(_UploadedQuery(name=upload), models, count, label), ""
+        return await self._search(_UploadedQuery(name=upload), models, count, label, _caller(request)), ""
 
-    async def search_again(self, upload: str | None, item: str, models: str, count: float, label: str | None) -> Any:
+    async def search_again(
+        self, upload: str | None, item: str, models: str, count: float, label: str | None, request: gr.Request
+    ) -> Any:
         """Repeat the last search, with an item or else an upload, with the current options."""
-        if item:
-            return await self._search(_ItemQuery(id=item), models, count, label)
-        return gr.skip() if upload is None else await self._search(_UploadedQuery(name=upload), models, count, label)
+        query = _ItemQuery(id=item) if item else _UploadedQuery(name=upload) if upload is not None else None
+        return gr.skip() if query is None else await self._search(query, models, count, label, _caller(request))
 
-    async def _search(self, query: _UploadedQuery | _ItemQuery, models: str, count: float, label: str | None) -> str:
+    async def _search(
+        self, query: _UploadedQuery | _ItemQuery, models: str, count: float, label: str | None, caller: str
+    ) -> str:
         try:
             k = max(1, min(int(count), self._most_results()))
             options = SearchOptions(k=k, models=(models,) if models else None, label=label or None)
             if isinstance(query, _ItemQuery):
-                return await self._search_by_id(query.id, options)
+                return await self._search_by_id(query.id, options, caller)
             data = await self._uploads.read(query.name)
             if data is None:
                 raise UndecodableImageError("The uploaded image has expired. Upload it again.")
-            answer = await self._service.search(ImageQuery(data=data), options, caller=_CALLER)
+            answer = await self._service.search(ImageQuery(data=data), options, caller=caller)
             return await self._render(answer, options, query="your image")
         except Exception as error:
             problem = problem_of(error, request_id=uuid4().hex)
             return fragments.failure(problem)
 
-    async def _search_by_id(self, id: str, options: SearchOptions) -> str:
+    async def _search_by_id(self, id: str, options: SearchOptions, caller: str) -> str:
         item = await self._service.item(id)
-        answer = await self._service.search(IdQuery(id=id), options, caller=_CALLER)
+        answer = await self._service.search(IdQuery(id=id), options, caller=caller)
         name = id if item.label is None else f"{item.label}, {id}"
         return await self._render(answer, options, query=name, item=item)
 
@@ -137,6 +141,11 @@ class PageEvents:
     def _most_results(self) -> int:
         """Return the largest number of results that the gallery has for the page."""
         return max(1, min(self.max_results, *(model.index.size for model in self._service.models.values())))
+
+
+def _caller(request: gr.Request) -> str:
+    """Return the visitor under the name that the API gives to callers without a key."""
+    return address_caller(request.client.host if request.client else "unknown")
 
 
 def _column(model: Model, answer: ModelAnswer) -> fragments.ModelColumn:

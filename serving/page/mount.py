@@ -50,7 +50,7 @@ def mount_page(
     *,
     auth: Callable[[str, str], bool] | None = None,
     path: str = "/",
-) -> None:
+) -> Callable[[], None]:
     """Add the page to `app`.
 
     Args:
@@ -60,6 +60,9 @@ def mount_page(
         bodies: Reads the bodies of requests, within the limits that the page shares with the API.
         auth: Whether a user name and an API key may open the page. None: the page is public.
         path: Where to mount the page.
+
+    Returns:
+        What makes all visitors log in again.
     """
     limits = settings.limits
     uploads = UploadStore(_upload_folder(), limit=limits.held_bytes, largest=limits.image_bytes, keep_s=_KEEP_UPLOADS_S)
@@ -103,6 +106,8 @@ def mount_page(
     mounted = app.routes[-1]
     assert isinstance(mounted, Mount)
     keep_no_sessions(blocks, mounted.app)
+    logins: dict[str, str] = mounted.app.tokens  # type: ignore[attr-defined]
+    return logins.clear
 
 
 def _upload_folder() -> Path:

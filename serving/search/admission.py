@@ -8,6 +8,7 @@ from time import perf_counter
 from typing import Final
 
 from hardrank.models.errors import HardrankError
+from hardrank.serving.store.errors import InvalidSearchError
 
 _SMOOTHING: Final = 0.9
 """Weight of earlier queries in the running mean of their duration."""
@@ -50,11 +51,14 @@ class Admission:
 
     @contextmanager
     def enter(self, count: int = 1, *, caller: str = "") -> Iterator[None]:
-        """Count `count` queries as pending during the block; raises `OverloadedError` if that exceeds the limit."""
+        """Count `count` queries as pending during the block.
+
+        Raises `OverloadedError` if that exceeds the limit now, `InvalidSearchError` if it always does.
+        """
         limit = self._share if caller else self._limit
         if count > limit:
-            raise OverloadedError(
-                f"{count} queries in one request exceed the limit of {limit} pending queries; send fewer"
+            raise InvalidSearchError(
+                f"{count} queries in one request exceed the limit of {limit} pending queries; send fewer per request"
             )
         if caller and self._by_caller[caller] + count > limit:
             retry = self.retry_after_s

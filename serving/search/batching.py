@@ -1,7 +1,8 @@
 """Work handed from the event loop to threads: batches of many callers' jobs in one thread, or single calls in several.
 
 An idle `Batcher` runs a job immediately, so a lone request never waits. Jobs that arrive while a batch runs form the
-next one. Only if more jobs are announced and the batch is not full does it wait for them, a few milliseconds at most.
+next ones, in turn by caller. Only if more jobs are announced and the batch is not full does it wait for them, a few
+milliseconds at most.
 """
 
 import asyncio
@@ -63,7 +64,8 @@ class Batcher(Generic[Job, Result]):
         self._wait_s = wait_s
         self._observe = observe
         self._changed = threading.Condition()
-        self._waiting: deque[_QueuedJob[Job, Result]] = deque()
+        self._waiting: OrderedDict[str, deque[_QueuedJob[Job, Result]]] = OrderedDict()
+        self._count = 0
         self._expected = 0
         self._closing = False
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -85,7 +87,7 @@ class Batcher(Generic[Job, Result]):
     @property
     def waiting(self) -> int:
         """Number of jobs waiting for a batch."""
-        return len(self._waiting)
+        return self._count
 
     @contextmanager
     def expecting(self) -> Iterator[None]:
@@ -96,18 +98,22 @@ class Batcher(Generic[Job, Result]):
         finally:
             with self._changed:
                 self._expected -= 1
-                if not self._expected and self._waiting:
+                if not self._expected and self._count:
                     self._changed.notify()
 
-    async def submit(self, job: Job) -> BatchedResult[Result]:
-        """Run `job` in the next batch with room. If cancelled before that, the job is dropped and never runs."""
+    async def submit(self, job: Job, *, caller: str = "") -> BatchedResult[Result]:
+        """Run `job` in the next batch with room, in turn by caller.
+
+        If cancelled before that, the job is dropped and never runs.
+        """
         if self._loop is None:
             raise RuntimeError(f"the batcher {self._name!r} was not started; call start() first")
         entry = _QueuedJob[Job, Result](job=job, future=self._loop.create_future())
         with self._changed:
             if self._closing:
                 raise ShuttingDownError
-            self._waiting.append(entry)
+            self._waiting.setdefault(caller, deque()).append(entry)
+            self._count += 1
             self._changed.notify()
         return await entry.future
 
@@ -121,22 +127,32 @@ class Batcher(Generic[Job, Result]):
     def _next(self) -> list[_QueuedJob[Job, Result]] | None:
         """Wait for the next batch; None after `close`. Cancelled jobs are left out, so a batch may be empty."""
         with self._changed:
-            while not self._waiting:
+            while not self._count:
                 if self._closing:
                     return None
                 self._changed.wait()
-            deadline = self._waiting[0].since + self._wait_s
-            while len(self._waiting) < self._batch and self._expected and not self._closing:
+            deadline = min(jobs[0].since for jobs in self._waiting.values()) + self._wait_s
+            while self._count < self._batch and self._expected and not self._closing:
                 left = deadline - perf_counter()
                 if left <= 0:
                     break
                 self._changed.wait(left)
             taken: list[_QueuedJob[Job, Result]] = []
-            while self._waiting and len(taken) < self._batch:
-                entry = self._waiting.popleft()
+            while self._count and len(taken) < self._batch:
+                entry = self._take()
                 if not entry.future.cancelled():
                     taken.append(entry)
             return taken
+
+    def _take(self) -> _QueuedJob[Job, Result]:
+        """Take the oldest job of the caller whose turn it is, who then comes last."""
+        caller, jobs = next(iter(self._waiting.items()))
+        entry = jobs.popleft()
+        self._count -= 1
+        self._waiting.move_to_end(caller)
+        if not jobs:
+            del self._waiting[caller]
+        return entry
 
     def _run_batch(self, queued: list[_QueuedJob[Job, Result]]) -> None:
         began = perf_counter()

@@ -20,7 +20,7 @@ from hardrank.models.files import sync, write_json
 from hardrank.serving.index.search_index import SearchIndex
 from hardrank.serving.store.database import LOCK_TIMEOUT_S
 from hardrank.serving.store.errors import IndexBusyError, IndexDamagedError, IndexWriteError
-from hardrank.serving.store.items import DuplicateItemError, NewItem, UnknownItemError
+from hardrank.serving.store.items import DuplicateItemError, NewItem, UnknownItemError, same_metadata
 
 _LOG: Final = logging.getLogger(__name__)
 _SCHEMA: Final = "hardrank.pending-change/1"
@@ -145,7 +145,7 @@ class ItemWriter:
         same = (
             sources[item.id] == item.source_sha256
             and existing.label == item.label
-            and dict(existing.metadata) == dict(item.metadata)
+            and same_metadata(existing.metadata, item.metadata)
         )
         if not same:
             raise DuplicateItemError(

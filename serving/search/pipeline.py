@@ -1,7 +1,7 @@
 """The stages of a query: decode, embed, search. None of them blocks the event loop.
 
 Images are decoded in several threads, in turn by caller. The networks share one thread and the indexes another; both
-process the queries of all callers in batches.
+process the queries of all callers in batches, in turn by caller.
 """
 
 import asyncio
@@ -107,7 +107,7 @@ class Pipeline:
             compare_models=options.compare_models,
         )
         began = perf_counter()
-        found = (await self._searching.submit(job)).result
+        found = (await self._searching.submit(job, caller=caller)).result
         search_s = perf_counter() - began
         self._observe(image, search_s)
         return SearchAnswer(
@@ -129,7 +129,7 @@ class Pipeline:
                 lambda: _decode(data, sizes, self._limits, thumbnail=thumbnail), caller=caller
             )
             decode_s = perf_counter() - began
-        embedded = await self._embedding.submit(EmbedJob(models=keys, pixels=image.pixels))
+        embedded = await self._embedding.submit(EmbedJob(models=keys, pixels=image.pixels), caller=caller)
         return EmbeddedImage(image=image, decode_s=decode_s, embedded=embedded)
 
     async def warm_up(self) -> None:

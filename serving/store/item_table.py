@@ -84,6 +84,8 @@ class Fingerprint:
     """Of the file it was indexed from, hexadecimal."""
     label: str | None
     metadata: Mapping[str, Scalar]
+    source: str | None
+    """Path of that file; a file that was moved is the same image."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -165,10 +167,10 @@ class ItemTable:
 
     def fingerprints(self, ids: Sequence[str]) -> dict[str, Fingerprint]:
         """Return id → fingerprint of the ids that are indexed."""
-        found = self._among("SELECT id, source_sha256, label, metadata FROM items WHERE id IN", ids)
+        found = self._among("SELECT id, source_sha256, label, metadata, source FROM items WHERE id IN", ids)
         return {
-            id: Fingerprint(sha256=digest, label=label, metadata=_read_metadata(metadata))
-            for id, digest, label, metadata in found
+            id: Fingerprint(sha256=digest, label=label, metadata=_read_metadata(metadata), source=source)
+            for id, digest, label, metadata, source in found
         }
 
     def thumbnail(self, id: str) -> bytes:
@@ -227,6 +229,13 @@ class ItemTable:
         with self._database.writing() as connection:
             _delete(connection, rows)
             _advance(connection)
+
+    def update_sources(self, sources: Mapping[str, str]) -> None:
+        """Set the paths of the files of items, given id → path. Searches do not use them, so this is no new state."""
+        with self._database.writing() as connection:
+            connection.executemany(
+                "UPDATE items SET source = ? WHERE id = ?", [(source, id) for id, source in sources.items()]
+            )
 
     def update_state(self, **changes: int) -> None:
         """Switch to another vector file or ANN index: set fields of `TableState`."""

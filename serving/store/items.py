@@ -22,6 +22,9 @@ MAX_TEXT: Final = 128
 """Maximum number of characters of an id or a label."""
 MAX_METADATA_BYTES: Final = 16 * 2**10
 """Maximum size of an item's metadata as JSON."""
+MIN_INTEGER: Final = -(2**63)
+MAX_INTEGER: Final = 2**64 - 1
+"""Range of integers in metadata: what every JSON library here writes and reads exactly."""
 MAX_THUMBNAIL_BYTES: Final = 256 * 2**10
 
 _PNG: Final = b"\x89PNG\r\n\x1a\n"
@@ -178,6 +181,8 @@ def encode_metadata(metadata: Mapping[str, Scalar]) -> str:
             raise InvalidItemError(
                 f"the metadata field {name!r} is a {type(value).__name__}; give text, a number, or a boolean"
             )
+        if isinstance(value, int) and not MIN_INTEGER <= value <= MAX_INTEGER:
+            raise InvalidItemError(f"the metadata field {name!r} is an integer of more than 64 bits; give it as text")
         if isinstance(value, float) and not math.isfinite(value):
             raise InvalidItemError(
                 f"the metadata field {name!r} is {value}, which JSON cannot represent; give a finite number"
@@ -190,6 +195,11 @@ def encode_metadata(metadata: Mapping[str, Scalar]) -> str:
     if size > MAX_METADATA_BYTES:
         raise InvalidItemError(f"the metadata are {size} bytes long, above the limit of {MAX_METADATA_BYTES}")
     return text
+
+
+def same_metadata(one: Mapping[str, Scalar], other: Mapping[str, Scalar]) -> bool:
+    """Return whether metadata are the same as JSON: unlike in Python, `true`, `1` and `1.0` differ."""
+    return encode_metadata(one) == encode_metadata(other)
 
 
 def check_vectors(vectors: npt.NDArray[np.float32], dimension: int) -> str | None:

@@ -25,10 +25,12 @@ class RecordingService(SearchService):
     def __init__(self, models: Sequence[Model], settings: Settings) -> None:
         super().__init__(models, settings)
         self.searches: list[tuple[Query, SearchOptions]] = []
+        self.callers: set[str] = set()
         self.failure: BaseException | None = None
 
     async def search(self, query: Query, options: SearchOptions, *, caller: str = "") -> SearchAnswer:
         self.searches.append((query, options))
+        self.callers.add(caller)
         if self.failure is not None:
             raise self.failure
         return await super().search(query, options, caller=caller)

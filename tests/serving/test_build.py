@@ -40,9 +40,18 @@ def test_build_continue_and_delete(
     write_picture(gallery / "class-0" / "bad.jpg", seed=7)
     assert main(build) == 0
     assert "1 added, 0 replaced, 24 already indexed, 0 left out" in capsys.readouterr().out
-    assert main(["--out", str(out), "--delete", "class-0~bad.jpg", "class-1~1.png"]) == 0
+    capsys.readouterr()
+    moved = gallery.rename(gallery.with_name("moved"))
+    assert main([*build[:3], str(moved), *build[4:]]) == 0
+    assert "25 already indexed (25 of them moved)" in capsys.readouterr().out
+    (moved / "class-1" / "1.png").unlink()
+    assert main(["--out", str(out), "--prune", "--delete", "class-0~bad.jpg"]) == 0
+    assert "1 deleted, whose files no longer exist" in capsys.readouterr().out
     assert main(["--out", str(out), "--info"]) == 0
-    assert "items   23 with 4 labels; 2 deleted" in capsys.readouterr().out
+    text = capsys.readouterr().out
+    assert "items   23 with 4 labels; 2 deleted" in text
+    for line in (f"index   {out}", "model   tiny-benign (SHA-256 ", "search  faiss flat", "disk    ", "memory  "):
+        assert line in text
 
 
 def test_errors_are_one_line_and_exit_with_status_2(

@@ -84,6 +84,32 @@ def test_callers_have_the_role_of_their_key() -> None:
             ring.caller(wrong, "192.0.2.1")
 
 
+def test_the_key_file_is_read_again_when_it_changes(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    path, (anna, bert, fixed) = tmp_path / "keys.json", (new_key() for _ in range(3))
+    entries = {name: key_entry(name, KeyRole.READ, key) for name, key in (("anna", anna), ("bert", bert))}
+    write_keys(path, [entries["anna"]])
+    ring = Keyring([key_entry("fixed", KeyRole.WRITE, fixed)], file=path, anonymous=KeyRole.NOTHING)
+    changes: list[int] = []
+    ring.on_change(lambda: changes.append(1))
+    assert ring.find(anna)
+    write_keys(path, entries.values())
+    assert ring.find(bert)
+    assert ring.find(anna)
+    write_keys(path, [entries["bert"]])
+    with pytest.raises(UnauthenticatedError):
+        ring.caller(anna, "192.0.2.1")
+    assert ring.find(fixed)
+    assert len(changes) == 2
+    for damage in (lambda: path.write_text("{"), path.unlink):
+        damage()
+        assert ring.find(bert)
+        assert ring.find(bert)
+    assert len(caplog.records) == 2
+    write_keys(path, [])
+    assert ring.find(bert) is None
+    assert ring.caller(None, "192.0.2.1").role is KeyRole.NOTHING
+
+
 def test_addresses_of_one_ipv6_network_are_one_caller() -> None:
     ring = Keyring()
     names = [

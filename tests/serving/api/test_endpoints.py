@@ -188,6 +188,10 @@ def test_add_find_add_again_and_delete(served: Served) -> None:
     assert (again.status_code, again.json()["new"]) == (200, False)
     other = served.client.put("/v1/items/späte Blüte", files={**form, "image": ("x.jpg", encoded(picture(78)))})
     assert other.status_code == 409
+    retyped = served.client.put(
+        "/v1/items/späte Blüte", files={**form, "metadata": (None, '{"price": 3.5, "sold": 0}')}
+    )
+    assert retyped.status_code == 409
     renamed = served.client.put("/v1/items/späte Blüte", files={**form, "label": (None, "other")})
     assert renamed.status_code == 409
 
@@ -294,8 +298,12 @@ def test_bodies_that_are_not_an_image(served: Served, content: bytes, kind: str,
         ({"image": ("x", encoded(picture(1))), "metadata": (None, "[1]")}, "object"),
         ({"image": ("x", encoded(picture(1))), "metadata": (None, "{")}, "JSON"),
         ({"image": ("x", encoded(picture(1))), "metadata": (None, '{"a": NaN}')}, "JSON"),
+        ({"image": ("x", encoded(picture(1))), "metadata": (None, f'{{"a": {2**64}}}')}, "64 bits"),
+        ({"image": ("x", encoded(picture(1))), "metadata": (None, f'{{"a": {-(2**63) - 1}}}')}, "64 bits"),
+        ({"image": ("x", encoded(picture(1))), "metadata": (None, '{"a": ' + 9 * "1000" * 1000 + "}")}, "JSON"),
+        ({"image": ("x", encoded(picture(1))), "metadata": (None, "[" * 90_000)}, "JSON"),
         ({"image": ("x", encoded(picture(1))), "metadata": (None, '{"a": {"b": 1}}')}, "a"),
-        ({"image": ("x", encoded(picture(1))), "metadata": (None, '{"a": "\\ud800"}')}, "JSON"),
+        ({"image": ("x", encoded(picture(1))), "metadata": (None, '{"a": "\\ud800"}')}, "Unicode"),
         ({"image": ("x", encoded(picture(1))), "metadata": (None, json.dumps({"a": "x" * 20_000}))}, "limit"),
         ({"image": ("x", b"no image")}, "image"),
     ],
@@ -305,6 +313,15 @@ def test_invalid_items_are_rejected(served: Served, form: dict[str, Any], cause:
     _check_problem(answer, 422)
     assert cause in answer.json()["detail"]
     assert served.client.get("/v1/items/new").status_code == 404
+
+
+def test_integers_of_64_bits_are_kept(served: Served) -> None:
+    metadata = {"a": 2**64 - 1, "b": -(2**63), "c": 2**53 + 1}
+    form: dict[str, Any] = {"image": ("x", encoded(picture(79))), "metadata": (None, json.dumps(metadata))}
+    answer = served.client.put("/v1/items/numbers", files=form)
+    assert json.loads(answer.text)["item"]["metadata"] == metadata
+    assert json.loads(served.client.get("/v1/items/numbers").text)["metadata"] == metadata
+    served.client.delete("/v1/items/numbers")
 
 
 @pytest.mark.parametrize("id", ["%20", "a%0ab", "%20a", "%2e%2e", "a%5cb"])
@@ -417,12 +434,16 @@ def test_too_many_bytes_in_memory_get_a_429(tmp_path: Path, engine: Engine) -> N
         _check_problem(served.client.post("/v1/search", content=b"x" * 1000, headers=BYTES), 422)
 
 
-def test_more_than_half_of_the_pending_queries_get_a_429(tmp_path: Path, engine: Engine) -> None:
-    with serve(tmp_path, (engine,), settings=Settings(batching=Batching(pending=4))) as served:
+def test_a_batch_that_is_never_admitted_gets_a_422(tmp_path: Path, engine: Engine) -> None:
+    settings = Settings(batching=Batching(pending=4), access=Access(rate=1000, burst=3))
+    with serve(tmp_path, (engine,), settings=settings) as served:
         three = [("images", ("x", file.data)) for file in served.files[:3]]
         answer = served.client.post("/v1/search/batch?k=1", files=three)
-        _check_problem(answer, 429)
-        assert int(answer.headers["retry-after"]) >= 1
+        _check_problem(answer, 422)
+        assert "2 pending queries" in answer.json()["detail"]
+        answer = served.client.post("/v1/search/batch?k=1", files=[*three, three[0]])
+        _check_problem(answer, 422)
+        assert "burst" in answer.json()["detail"]
         assert served.client.post("/v1/search/batch?k=1", files=three[:2]).status_code == 200
 
 

@@ -1,11 +1,12 @@
-"""Request heads are limited in size and time, on new and on reused connections."""
+"""Request heads are limited in size and time, on new and on reused connections; and the time of slow readers."""
 
 import asyncio
 import socket
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from threading import Thread
+from threading import Event, Thread
 from time import monotonic, sleep
+from typing import ClassVar
 
 import pytest
 import uvicorn
@@ -17,13 +18,17 @@ from tests.waiting import PATIENCE_S
 GET = b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n"
 
 
+LARGE = 16 * 2**20
+"""Bytes of the response to GET /large: more than the buffers of the system hold."""
+
+
 async def _app(scope: Scope, receive: Receive, send: Send) -> None:
     """Respond with the length of the body."""
     length, more = 0, True
     while more:
         message = await receive()
         length, more = length + len(message.get("body", b"")), message.get("more_body", False)
-    body = str(length).encode()
+    body = bytes(LARGE) if scope["path"] == "/large" else str(length).encode()
     await send({"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"%d" % len(body))]})
     await send({"type": "http.response.body", "body": body})
 
@@ -38,6 +43,17 @@ class ImpatientProtocol(LimitedProtocol):
     """Waits one second for a head."""
 
     head_seconds = 1.0
+
+
+class HastyProtocol(PatientProtocol):
+    """Waits half a second for the client to take some of the response."""
+
+    body_seconds = 0.5
+    closed: ClassVar[Event]
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        super().connection_lost(exc)
+        self.closed.set()
 
 
 @contextmanager
@@ -183,3 +199,24 @@ def _trickle(connection: socket.socket) -> None:
     for byte in b"GET / HTTP/1.1\r\nX: " + b"x" * 1000:
         connection.sendall(bytes([byte]))
         sleep(0.02)
+
+
+def test_clients_that_stop_reading_are_disconnected(listener: socket.socket) -> None:
+    HastyProtocol.closed = Event()
+    with _serving(listener, HastyProtocol), _connect(listener) as connection:
+        began = monotonic()
+        connection.sendall(b"GET /large HTTP/1.1\r\nHost: localhost\r\n\r\n")
+        assert HastyProtocol.closed.wait(PATIENCE_S)
+        assert monotonic() - began >= 0.5
+        assert len(_read(connection)) < LARGE
+
+
+def test_clients_that_read_slowly_get_the_whole_response(listener: socket.socket) -> None:
+    HastyProtocol.closed = Event()
+    with _serving(listener, HastyProtocol), _connect(listener) as connection:
+        connection.sendall(b"GET /large HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")
+        received = 0
+        while chunk := connection.recv(2**20):
+            received += len(chunk)
+            sleep(0.05)  # more than a second in all
+        assert received > LARGE

@@ -3,6 +3,7 @@
 import pytest
 
 from hardrank.serving.api.rate_limit import RateLimit, RateLimitedError
+from hardrank.serving.store.errors import InvalidSearchError
 
 
 class Clock:
@@ -31,8 +32,9 @@ def test_a_bucket_empties_and_refills_up_to_the_burst() -> None:
     with pytest.raises(RateLimitedError) as caught:
         limit.take("a", 3)
     assert caught.value.retry_after_s == 2
-    with pytest.raises(RateLimitedError, match="fewer"):
-        limit.take("c", 4)
+    limit.check_size(3)
+    with pytest.raises(InvalidSearchError, match="fewer"):
+        limit.check_size(4)
 
 
 def test_the_retry_time_is_sufficient() -> None:

@@ -12,7 +12,9 @@ from hardrank.serving.engine import Engine
 from hardrank.serving.index.search_index import SearchIndex
 from hardrank.serving.ingest.image_list import ImageList, list_images
 from hardrank.serving.ingest.indexer import IngestError, IngestOptions, add_images
+from hardrank.serving.ingest.prune import PruneError, prune
 from hardrank.serving.store.errors import WrongModelError
+from hardrank.serving.store.items import NewItem
 from hardrank.serving.store.manifest import IndexManifest
 from tests.serving.pictures import write_gallery, write_picture
 
@@ -71,6 +73,35 @@ def test_changed_images_are_replaced(gallery: Path, filled: SearchIndex, engine:
     np.testing.assert_allclose(filled.vector("class-1~1.png"), expected, atol=1e-6)
     assert filled.item(relabelled.id).label == "other"
     assert filled.size == 24
+
+
+def test_a_moved_folder_is_indexed_at_its_new_path(gallery: Path, filled: SearchIndex, engine: Engine) -> None:
+    add_images(filled, engine, list_images(gallery), options=SMALL)
+    generation = filled.generation
+    moved = gallery.rename(gallery.with_name("moved"))
+    assert filled.original("class-0~0.jpg") is None
+    outcome = add_images(filled, engine, list_images(moved), options=SMALL)
+    assert (outcome.added, outcome.replaced, outcome.unchanged, outcome.moved) == (0, 0, 24, 24)
+    for entry in list_images(moved).entries:
+        assert filled.original(entry.id) == entry.path.read_bytes()
+    assert filled.generation == generation
+    assert add_images(filled, engine, list_images(moved), options=SMALL).moved == 0
+
+
+def test_prune_deletes_items_whose_files_are_gone(gallery: Path, filled: SearchIndex, engine: Engine) -> None:
+    add_images(filled, engine, list_images(gallery), options=SMALL)
+    filled.add([NewItem(id="uploaded", vector=filled.vector("class-0~0.jpg"), source_sha256="0" * 64)])
+    for name in ("class-0/0.jpg", "class-3/1.png"):
+        (gallery / name).unlink()
+    assert prune(filled) == 2
+    assert filled.size == 23
+    assert not {"class-0~0.jpg", "class-3~1.png"} & set(filled.ids())
+    assert "uploaded" in filled.ids()
+    assert prune(filled) == 0
+    gallery.rename(gallery.with_name("moved"))
+    with pytest.raises(PruneError, match="mounted"):
+        prune(filled)
+    assert filled.size == 23
 
 
 def test_bad_files_are_named_and_left_out(gallery: Path, filled: SearchIndex, engine: Engine) -> None:

@@ -10,7 +10,7 @@ from typing import Any
 import httpx
 import pytest
 
-from hardrank.serving.api.auth import Keyring, KeyRole, key_entry
+from hardrank.serving.api.auth import Keyring, KeyRole, key_entry, write_keys
 from hardrank.serving.engine import Engine
 from hardrank.serving.page.mount import create_page
 from hardrank.serving.page.uploads import UploadStore
@@ -185,11 +185,17 @@ def test_the_server_opens_no_connection(model: Model) -> None:
     assert not [host for host in called if "127.0.0.1" not in host and host not in {"localhost", "None"}]
 
 
-def test_the_page_requires_a_key_if_there_are_keys(model: Model) -> None:
-    keyring = Keyring([key_entry("anna", KeyRole.READ, KEY)], anonymous=KeyRole.NOTHING)
+def test_the_page_requires_a_key_if_there_are_keys(model: Model, tmp_path: Path) -> None:
+    path = tmp_path / "keys.json"
+    write_keys(path, [key_entry("anna", KeyRole.READ, KEY)])
+    keyring = Keyring(file=path, anonymous=KeyRole.NOTHING)
     with page_server([model], keyring=keyring) as server, patient_client(server.url) as client:
         assert client.get("/config").status_code == 401
         assert client.post("/login", data={"username": "anna", "password": "wrong"}).status_code == 400
         assert client.post("/gradio_api/upload", files={"files": b"x"}).status_code == 401
         assert client.post("/login", data={"username": "anna", "password": KEY}).status_code == 200
         assert client.get("/config").status_code == 200
+        write_keys(path, [])
+        assert client.post("/gradio_api/upload", files={"files": b"x"}).status_code == 401
+        assert client.get("/config").status_code == 401
+        assert client.post("/login", data={"username": "anna", "password": KEY}).status_code == 400

@@ -200,6 +200,7 @@ def test_uploads_arrive_unchanged_and_results_match_the_api(page: Any, server: P
         data = make()
         upload(page, name, data)
         assert hashlib.sha256(server.service.images()[-1]).digest() == hashlib.sha256(data).digest(), name
+        assert server.service.callers == {"address 127.0.0.1"}  # as callers of the API, not as one caller "page"
         assert shown_ids(page) == api_ids(server, data), name
         page.click("#query button[aria-label='Clear'], #query button[aria-label='Remove Image']")
 

@@ -10,6 +10,7 @@ import pytest
 
 from hardrank.serving.search.admission import Admission, OverloadedError, ShuttingDownError
 from hardrank.serving.search.batching import Batcher, ThreadPool
+from hardrank.serving.store.errors import InvalidSearchError
 from tests.waiting import PATIENCE_S
 
 
@@ -79,6 +80,24 @@ def test_jobs_that_arrive_during_a_batch_form_the_next_ones_in_order() -> None:
     assert asyncio.run(scenario()) == [number**2 for number in range(11)]
     assert squares.batches == [[0], [1, 2, 3, 4], [5, 6, 7, 8], [9, 10]]
     assert len(squares.threads) == 1
+
+
+def test_callers_have_turns_in_a_batch() -> None:
+    async def scenario() -> None:
+        squares = Squares(held=True)
+        batcher = Batcher[int, int](squares, name="squares", batch=4)
+        batcher.start()
+        first = asyncio.create_task(batcher.submit(0))
+        await _until(lambda: squares.batches == [[0]])
+        many = [asyncio.create_task(batcher.submit(number, caller="many")) for number in range(100, 110)]
+        few = [asyncio.create_task(batcher.submit(number, caller="few")) for number in (1, 2)]
+        await _until(lambda: batcher.waiting == 12)
+        squares.release()
+        await asyncio.gather(first, *many, *few)
+        assert squares.batches == [[0], [100, 1, 101, 2], [102, 103, 104, 105], [106, 107, 108, 109]]
+        await batcher.close()
+
+    asyncio.run(scenario())
 
 
 def test_waits_for_announced_jobs_except_failed_ones() -> None:
@@ -228,7 +247,7 @@ def test_admission_is_all_or_none_and_tells_when_to_retry() -> None:
         with admission.enter():
             assert admission.pending == 3
     assert admission.pending == 0
-    with pytest.raises(OverloadedError, match="limit of 3"), admission.enter(4):
+    with pytest.raises(InvalidSearchError, match="limit of 3"), admission.enter(4):
         pass
     with pytest.raises(ValueError, match="inside"), admission.enter(3):
         raise ValueError("inside")
@@ -242,7 +261,7 @@ def test_admission_gives_one_caller_half() -> None:
             pass
         with admission.enter(2, caller="b"):
             assert admission.pending == 4
-    with pytest.raises(OverloadedError, match="limit of 2"), admission.enter(3, caller="a"):
+    with pytest.raises(InvalidSearchError, match="limit of 2"), admission.enter(3, caller="a"):
         pass
     with admission.enter(2, caller="a"):
         assert admission.pending == 2

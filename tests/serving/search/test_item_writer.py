@@ -77,6 +77,9 @@ def test_an_id_belongs_to_one_image_with_one_set_of_metadata(indexes: dict[str, 
     writer.add(_items("a"))
     with pytest.raises(DuplicateItemError):
         writer.add({key: replace(item, metadata={"seed": 0, "more": True}) for key, item in _items("a").items()})
+    for same_in_python in (False, 0.0):
+        with pytest.raises(DuplicateItemError):
+            writer.add({key: replace(item, metadata={"seed": same_in_python}) for key, item in _items("a").items()})
 
 
 @pytest.mark.parametrize("failing", KEYS)
