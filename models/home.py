@@ -14,6 +14,7 @@ SCRIPTS: Final = {
     "index": "serving/build.py",
     "serve": "serving/app.py",
     "keys": "serving/keys.py",
+    "scan": "serving/scan.py",
     "audit": "audit_app/run.py",
     "app": "audit_app/start.py",
     "replay": "audit_app/replay.py",

@@ -8,15 +8,21 @@ time is linear in the length of the file. Malformed files raise `ValueError` or 
 
 import re
 import struct
+import zlib
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
+
+from hardrank.models.color_profiles import MAX_PROFILE_BYTES
 
 _MAX_SEGMENTS = 10_000
 _EXIF_PREFIX = b"Exif\x00\x00"
 
 # A JPEG marker other than a stuffed byte, a restart marker or fill.
 _JPEG_MARKER = re.compile(rb"\xff[^\x00\x01\xd0-\xd7\xff]")
-_JPEG_END, _JPEG_SCAN, _JPEG_APP1 = 0xD9, 0xDA, 0xE1
+_JPEG_END, _JPEG_SCAN, _JPEG_APP1, _JPEG_APP2 = 0xD9, 0xDA, 0xE1, 0xE2
+_JPEG_BASELINE = {0xC0, 0xC1}
+_ICC_PREFIX = b"ICC_PROFILE\x00"
 # APP0 (JFIF) and APP14 (Adobe) say how colours are stored; the other application segments and comments do not.
 _JPEG_METADATA = {*range(0xE1, 0xEE), 0xEF, 0xFE}
 # Start, end and reserved markers have no length after them.
@@ -50,7 +56,7 @@ _TIFF_LARGEST_TILE = 2048
 _TIFF_WIDTH, _TIFF_HEIGHT, _TIFF_BITS, _TIFF_COMPRESSION, _TIFF_SAMPLES, _TIFF_PLANAR = 256, 257, 258, 259, 277, 284
 _TIFF_STRIP_OFFSETS, _TIFF_ROWS_PER_STRIP, _TIFF_STRIP_SIZES = 273, 278, 279
 _TIFF_TILE_WIDTH, _TIFF_TILE_HEIGHT, _TIFF_TILE_OFFSETS, _TIFF_TILE_SIZES = 322, 323, 324, 325
-_TIFF_TABLES, _TIFF_XMP = 347, 700
+_TIFF_TABLES, _TIFF_XMP, _TIFF_ICC = 347, 700, 34675
 _TIFF_KEPT: Mapping[int, int] = {
     **dict.fromkeys((254, 255, 256, 257, 259, 262, 266, 274, 277, 278, 284, 292, 293, 317, 322, 323, 332, 531), 1),
     **dict.fromkeys((258, 338, 339), 16),
@@ -96,6 +102,10 @@ class StrippedFile:
     """Passes that a decoder makes over the image (progressive JPEG)."""
     size: tuple[int, int] | None = None
     """Width and height, if the decoder allocates memory for them when it opens the file."""
+    icc: bytes = b""
+    """The ICC profile of the file."""
+    sequential: bool = False
+    """Whether it is a JPEG that a decoder can reduce without holding all of it: baseline, in one scan."""
     buffer_bytes: int = 0
     """Bytes that the decoder holds besides the image: the largest strip or tile of a TIFF."""
 
@@ -127,11 +137,14 @@ def orientation(exif: bytes) -> int:
 def _strip_jpeg(data: bytes) -> StrippedFile:
     kept: list[bytes] = []
     exif, scans, segments, kept_from, position = b"", 0, 0, 0, 2
+    profile: dict[int, bytes] = {}
+    baseline = False
     while match := _JPEG_MARKER.search(data, position):
         marker = data[match.start() + 1]
         if marker == _JPEG_END and scans:
             break
         scans += marker == _JPEG_SCAN
+        baseline = baseline or marker in _JPEG_BASELINE
         segments += 1
         if segments > _MAX_SEGMENTS:
             raise StructureLimitError(f"The JPEG has more than {_MAX_SEGMENTS} segments")
@@ -144,12 +157,16 @@ def _strip_jpeg(data: bytes) -> StrippedFile:
             kept_from = position
             if marker == _JPEG_APP1 and not exif and data.startswith(_EXIF_PREFIX, body):
                 exif = data[body:position]
+            elif marker == _JPEG_APP2 and data.startswith(_ICC_PREFIX, body):
+                part = data[body + len(_ICC_PREFIX) : position]
+                profile.setdefault(part[0] if part else 0, part[2:])
     kept.append(data[kept_from:])
-    return StrippedFile(data=b"".join(kept), exif=exif, scans=scans)
+    icc = b"".join(profile[number] for number in sorted(profile))
+    return StrippedFile(data=b"".join(kept), exif=exif, icc=icc, scans=scans, sequential=baseline and scans == 1)
 
 
 def _strip_png(data: bytes) -> StrippedFile:
-    kept, exif, position, chunks = [_PNG_SIGNATURE], b"", len(_PNG_SIGNATURE), 0
+    kept, exif, icc, position, chunks = [_PNG_SIGNATURE], b"", b"", len(_PNG_SIGNATURE), 0
     while position + 8 <= len(data):
         length, kind = struct.unpack_from(">I4s", data, position)
         end = position + 12 + length
@@ -160,10 +177,19 @@ def _strip_png(data: bytes) -> StrippedFile:
             kept.append(data[position:end])
         elif kind == b"eXIf":
             exif = data[position + 8 : end - 4]
+        elif kind == b"iCCP":
+            icc = icc or _png_profile(data[position + 8 : end - 4])
         if kind == b"IEND":
             break
         position = end
-    return StrippedFile(data=b"".join(kept), exif=exif)
+    return StrippedFile(data=b"".join(kept), exif=exif, icc=icc)
+
+
+def _png_profile(chunk: bytes) -> bytes:
+    """Decompress a profile, but never more than one may have."""
+    with suppress(zlib.error):
+        return zlib.decompressobj().decompress(chunk[chunk.find(b"\0") + 2 :], MAX_PROFILE_BYTES + 1)
+    return b""
 
 
 def _strip_gif(data: bytes) -> StrippedFile:
@@ -195,7 +221,7 @@ def _strip_gif(data: bytes) -> StrippedFile:
 
 def _strip_webp(data: bytes) -> StrippedFile:
     kept: list[bytes] = []
-    exif, size, position, complete = b"", None, 12, False
+    exif, icc, size, position, complete = b"", b"", None, 12, False
     for _ in range(_MAX_WEBP_CHUNKS):
         if position + 8 > len(data):
             break
@@ -204,6 +230,8 @@ def _strip_webp(data: bytes) -> StrippedFile:
         chunk = data[position:end]
         if kind == b"EXIF":
             exif = exif or chunk[8 : 8 + length]
+        elif kind == b"ICCP":
+            icc = icc or chunk[8 : 8 + length]
         elif kind == b"VP8X" and size is None and len(chunk) >= 18:
             size = (1 + int.from_bytes(chunk[12:15], "little"), 1 + int.from_bytes(chunk[15:18], "little"))
             chunk = chunk[:8] + bytes([chunk[8] & ~_WEBP_METADATA_FLAGS]) + chunk[9:]
@@ -214,7 +242,7 @@ def _strip_webp(data: bytes) -> StrippedFile:
     else:
         raise StructureLimitError(f"The WebP has more than {_MAX_WEBP_CHUNKS} chunks")
     body = b"WEBP" + b"".join(kept)
-    return StrippedFile(data=b"RIFF" + struct.pack("<I", len(body)) + body, exif=exif, size=size)
+    return StrippedFile(data=b"RIFF" + struct.pack("<I", len(body)) + body, exif=exif, icc=icc, size=size)
 
 
 def _check_bmp(data: bytes) -> StrippedFile:
@@ -235,6 +263,7 @@ def _strip_tiff(data: bytes) -> StrippedFile:
     if len(data) < 8:
         raise ValueError("the TIFF header is truncated")
     tags: dict[int, _Tag] = {}
+    icc = b""
     total = 0
     for tag in _directory(data, struct.unpack_from(f"{endian}I", data, 4)[0], endian):
         total += tag.size
@@ -244,6 +273,9 @@ def _strip_tiff(data: bytes) -> StrippedFile:
             tag.number in (_TIFF_TABLES, _TIFF_XMP) and tag.kind not in _TIFF_BYTE_TYPES
         ):
             tags[tag.number] = tag
+        elif tag.number == _TIFF_ICC and tag.kind in _TIFF_BYTE_TYPES and tag.size > 4:
+            start = struct.unpack(f"{endian}I", tag.value)[0]
+            icc = data[start : start + min(tag.size, MAX_PROFILE_BYTES + 1)]
     for tag in tags.values():
         if tag.count > _TIFF_KEPT[tag.number]:
             raise StructureLimitError(
@@ -260,6 +292,7 @@ def _strip_tiff(data: bytes) -> StrippedFile:
     return StrippedFile(
         data=b"".join([header, data[8:], bytes(padding), directory]),
         size=layout.size,
+        icc=icc,
         scans=layout.scans(),
         buffer_bytes=layout.buffer_bytes,
     )

@@ -15,7 +15,7 @@ from typing import Final
 from hardrank.models.errors import HardrankError
 from hardrank.models.files import expand_user
 
-SUFFIXES: Final = (".bmp", ".gif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")
+SUFFIXES: Final = (".bmp", ".gif", ".jfif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")
 """Endings of image files, in any case."""
 TEST_IMAGES: Final = "test_images.csv"
 """The list of its test images in the folder of a training run."""

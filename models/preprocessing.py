@@ -20,6 +20,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image, UnidentifiedImageError
 
+from hardrank.models.color_profiles import to_srgb
 from hardrank.models.errors import HardrankError
 from hardrank.models.image_files import StrippedFile, StructureLimitError, orientation, strip_metadata
 
@@ -50,6 +51,8 @@ _TRANSPOSITIONS: Mapping[int, Image.Transpose] = {
 }
 _WHITE = (255, 255, 255, 255)
 _BAND_PIXELS = 2**20
+_SENSOR_BITS = (8, 10, 12, 14, 16)
+"""Bits that the pixels of a 16-bit gray image may have."""
 
 
 def _is_positive_integer(value: object) -> bool:
@@ -145,7 +148,7 @@ class DecodeLimits:
     max_bytes: int = 32 * 2**20
     """Bytes of the file."""
     max_pixels: int = 50_000_000
-    """Width × height, pixels."""
+    """Width × height, pixels. A baseline JPEG may have four times as many: it is decoded at a half of its size."""
     max_side: int = 16_384
     """The longer side, pixels."""
     max_scans: int = 100
@@ -171,8 +174,8 @@ DEFAULT_LIMITS = DecodeLimits()
 def decode(data: bytes, *, limits: DecodeLimits = DEFAULT_LIMITS) -> Image.Image:
     """Decode the first frame of an image file.
 
-    The EXIF orientation is applied and transparency composited on white; grey, palette, CMYK and deeper pixels become
-    8-bit RGB.
+    The EXIF orientation and the ICC profile are applied, and transparency is composited on white; gray, palette, CMYK
+    and deeper pixels become 8-bit sRGB. A baseline JPEG of more than `limits.max_pixels` is decoded at half its size.
 
     Args:
         data: The bytes of a JPEG, PNG, WebP, GIF, BMP or TIFF file.
@@ -241,9 +244,10 @@ def read_bytes(path: Path, *, limits: DecodeLimits = DEFAULT_LIMITS) -> bytes:
 def to_rgb(image: Image.Image) -> Image.Image:
     """Convert an image of any mode to RGB: transparency on white, deep pixels scaled to 8 bits.
 
-    16-bit grey keeps its upper byte, as 16-bit colour does in Pillow. 32-bit integers and floats have no fixed white
-    level: it is the smallest of 1, 255 and 65535 that no pixel exceeds, else the largest value. Negative and non-finite
-    values are black. Raises `UndecodableImageError` for a mode without a conversion.
+    16-bit gray keeps its upper byte, as 16-bit color does in Pillow, unless all pixels have 8, 10, 12 or 14 bits, as
+    those of scientific cameras: then white is the largest value of so many bits. 32-bit integers and floats have no
+    fixed white level: it is the smallest of 1, 255 and 65535 that no pixel exceeds, else the largest value. Negative
+    and non-finite values are black. Raises `UndecodableImageError` for a mode without a conversion.
     """
     if image.mode.startswith("I") or image.mode == "F":
         image = Image.fromarray(_to_eight_bits(image))
@@ -338,13 +342,17 @@ def _decode(data: bytes, limits: DecodeLimits) -> Image.Image:
         _check_size(file.size, limits)
     _check_cost(file, limits)
     with Image.open(io.BytesIO(file.data), formats=FORMATS) as image:
+        full = image.size
+        if file.sequential and full[0] * full[1] > limits.max_pixels:
+            # Only above the limit, because it changes the pixels.
+            image.draft(image.mode, (max(1, full[0] // 2), max(1, full[1] // 2)))
+            _check_side(full, limits)
         _check_size(image.size, limits)
         _check_scans(file.scans, image.size, limits)
-        # No draft mode: it would decode a JPEG at a fraction of its size and change the pixels.
         image.load()
         # Pillow itself rotates TIFF files and leaves no EXIF.
         turn = _TRANSPOSITIONS.get(orientation(file.exif or image.info.get("exif", b"")))
-        result = to_rgb(image)
+        result = to_rgb(to_srgb(image, file.icc))
         if result is image:
             result = image.copy()
     if turn is not None:
@@ -378,13 +386,17 @@ def _check_size(size: tuple[int, int], limits: DecodeLimits) -> None:
     width, height = size
     if width < 1 or height < 1:
         raise UndecodableImageError(f"The image has {width}×{height} pixels; use one with at least 1×1.")
-    if max(size) > limits.max_side:
-        raise ImageTooLargeError(
-            f"The image has {width}×{height} pixels, above the limit of {limits.max_side} a side; use a smaller one."
-        )
+    _check_side(size, limits)
     if width * height > limits.max_pixels:
         raise ImageTooLargeError(
             f"The image has {width}×{height} pixels, above the limit of {limits.max_pixels} in all; use a smaller one."
+        )
+
+
+def _check_side(size: tuple[int, int], limits: DecodeLimits) -> None:
+    if max(size) > limits.max_side:
+        raise ImageTooLargeError(
+            f"The image has {size[0]}×{size[1]} pixels, above the limit of {limits.max_side} a side; use a smaller one."
         )
 
 
@@ -400,7 +412,9 @@ def _on_white(image: Image.Image) -> Image.Image:
 def _to_eight_bits(image: Image.Image) -> npt.NDArray[np.uint8]:
     values = np.asarray(image)
     if values.dtype.kind == "u" and values.dtype.itemsize == 2:
-        return (values >> 8).astype(np.uint8)
+        largest = int(values.max(initial=0))
+        shift = next(bits - 8 for bits in _SENSOR_BITS if largest < 2**bits)
+        return (values >> shift).astype(np.uint8)
     peak = max(float(_levels(values[top:bottom]).max(initial=0)) for top, bottom in _bands(image))
     white = next((level for level in (1.0, 255.0, 65535.0) if peak <= level), peak)
     result = np.empty(values.shape, dtype=np.uint8)

@@ -25,6 +25,7 @@ from hardrank.models.cores import usable_cores
 from hardrank.models.errors import HardrankError
 from hardrank.models.files import write_json
 from hardrank.models.home import typed
+from hardrank.models.preprocessing import DEFAULT_LIMITS, DecodeLimits
 from hardrank.models.progress import ConsoleProgress, StageProgress
 from hardrank.serving.ann.backend import ShowProgress
 from hardrank.serving.ann.faiss_kinds import MIN_ITEMS
@@ -99,6 +100,8 @@ class IndexCommand:
     milvus: MilvusAddress = field(default_factory=MilvusAddress)
     batch: int = 32
     """Images per forward pass."""
+    image_pixels: int = DEFAULT_LIMITS.max_pixels
+    """Largest width × height of an image, pixels; a baseline JPEG may have four times as many."""
     threads: int = field(default_factory=usable_cores)
     """CPU threads; by default HARDRANK_THREADS if set, else one per usable core."""
     decoders: int = 0
@@ -250,7 +253,9 @@ def _add(
         index,
         engine,
         listing,
-        options=IngestOptions(batch=command.batch, decoders=command.decoders),
+        options=IngestOptions(
+            batch=command.batch, decoders=command.decoders, limits=DecodeLimits(max_pixels=command.image_pixels)
+        ),
         progress=lambda done, total: progress("images", done, total),
     )
     _report_problems(index.folder, result, console)

@@ -1,7 +1,7 @@
 """Make, list and remove API keys.
 
 A key is shown only once, when it is made; the key file has just its SHA-256. Pass the file to the server as --api-keys;
-the server reads it at start.
+the server reads it again whenever it changes.
 """
 
 import sys

@@ -47,7 +47,8 @@ class Limits:
     image_bytes: int = 32 * _MIB
     """Largest image file, bytes."""
     image_pixels: int = 50_000_000
-    """Largest width × height of an image, pixels."""
+    """Largest width × height of an image, pixels; a baseline JPEG may have four times as many, and is decoded at half
+    its size."""
     image_side: int = 16_384
     """Largest longer side of an image, pixels."""
     image_scans: int = 100

@@ -24,6 +24,7 @@ COMMANDS: Final[Mapping[str, Command]] = {
     "index": Command("hardrank.serving.build", "make an index of your images with a model, or change one"),
     "serve": Command("hardrank.serving.app", "serve image search: a page and an HTTP API"),
     "keys": Command("hardrank.serving.keys", "make, list and remove API keys of the server"),
+    "scan": Command("hardrank.serving.scan", "list suspicious items of an index: hubs, and items models disagree on"),
     "audit": Command("hardrank.audit_app.run", "attack models and write a report, with limits for CI"),
     "app": Command("hardrank.audit_app.start", "open the audit app: live attacks in the browser"),
     "replay": Command("hardrank.audit_app.replay", "run a recorded live attack again"),

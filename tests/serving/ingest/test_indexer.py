@@ -5,6 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from hardrank.models.image_listing import ImageProblemKind
 from hardrank.models.preprocessing import decode
@@ -16,6 +17,7 @@ from hardrank.serving.ingest.prune import PruneError, prune
 from hardrank.serving.store.errors import WrongModelError
 from hardrank.serving.store.items import NewItem
 from hardrank.serving.store.manifest import IndexManifest
+from tests.models.profiles import ADOBE_CURVE, ADOBE_RGB, P3, SRGB_CURVE, rgb_profile, with_profile
 from tests.serving.pictures import write_gallery, write_picture
 
 SMALL = IngestOptions(batch=4, commit=5, decoders=2)
@@ -44,6 +46,30 @@ def test_items_have_the_embeddings_of_their_images(gallery: Path, filled: Search
         np.testing.assert_allclose(filled.vector(entry.id), expected, atol=1e-6)
         assert filled.original(entry.id) == data
         assert decode(filled.thumbnail(entry.id)).size == (48, 40)
+
+
+def test_a_file_with_a_wide_gamut_has_the_embedding_of_its_srgb_twin(
+    tmp_path: Path, filled: SearchIndex, engine: Engine
+) -> None:
+    """Indexed and as a query: the colors are the same, the bytes of the pixels are not."""
+    images = tmp_path / "images"
+    images.mkdir()
+    profiles = {"p3": rgb_profile(P3, SRGB_CURVE), "adobe": rgb_profile(ADOBE_RGB, ADOBE_CURVE)}
+    picture = Image.effect_noise((48, 40), 60).convert("RGB").resize((96, 80))
+    picture = Image.merge(
+        "RGB", (picture.getchannel(0), picture.getchannel(1).rotate(180), Image.new("L", (96, 80), 90))
+    )
+    picture.save(images / "srgb.png")
+    for name, profile in profiles.items():
+        wide = with_profile(picture, profile)
+        assert np.abs(np.asarray(wide, dtype=int) - np.asarray(picture, dtype=int)).max() > 20
+        wide.save(images / f"{name}.png", icc_profile=profile)
+    add_images(filled, engine, list_images(images), options=SMALL)
+    srgb = filled.vector("srgb.png")
+    for name in profiles:
+        assert filled.vector(f"{name}.png") @ srgb >= 0.999
+        query = engine.embed(engine.prepare((images / f"{name}.png").read_bytes())[None])[0]
+        assert query @ srgb >= 0.999
 
 
 def test_an_interrupted_call_continues(gallery: Path, filled: SearchIndex, engine: Engine) -> None:
