@@ -24,6 +24,8 @@ Examples:
   The same model, attacked with images made for a bundle:
     {command} --models model.onnx --images photos --out audits/transfer --method transfer \\
         --surrogate models/zoo/photos-benign
+  In at most ten minutes, with as many images as fit:
+    {command} --models models/zoo/photos-robust --images photos --out audits/short --time-budget 10m
   Continuous integration: exit status 1 if a model scores below a limit, or loses points:
     {command} --models models/zoo/demo-robust --run runs/demo --out audit \\
         --fail-under ERS=30 R@1=0.4 --fail-drop 2 --baseline previous.json
@@ -33,7 +35,7 @@ Exit status: 0 done and all limits hold, 1 a limit is violated, 2 invalid argume
 
 import shlex
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Final
@@ -43,11 +45,13 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from hardrank.audit_app.audit.arguments import arguments_of, read_pairs
+from hardrank.audit_app.audit.arguments import arguments_of, read_duration, read_pairs
+from hardrank.audit_app.audit.chance import chance_warning
+from hardrank.audit_app.audit.estimate import describe_reduction
 from hardrank.audit_app.audit.identity import settings_of
 from hardrank.audit_app.audit.options import AuditOptions, Curve, CurveParameter
 from hardrank.audit_app.audit.request import AuditRequest
-from hardrank.audit_app.audit.sequence import prepare_audit
+from hardrank.audit_app.audit.sequence import PreparedAudit, prepare_audit
 from hardrank.audit_app.blackbox import SEARCHES
 from hardrank.audit_app.blackbox.choice import SearchMethod, method_name, search_name
 from hardrank.audit_app.drawing.formatting import format_score
@@ -83,6 +87,9 @@ from hardrank.trainer.runtime.environment import Precision
 from hardrank.trainer.runtime.malloc import keep_freed_memory
 
 _ALL: Final = "all"
+_ATTACKED: Final = 500
+_LONG_S: Final = 1800.0
+"""An estimated duration from which the command names the options that shorten an audit."""
 _NONE: Final = "(default: none)"
 _SEARCH_OPTIONS: Final = "; ".join(
     f"{name}: {', '.join(option.name for option in kind.options)}" for name, kind in SEARCHES.items()
@@ -125,8 +132,12 @@ class AttackArguments:
             f"or some of {', '.join(ATTACKS)}.",
         ),
     ] = (_ALL,)
-    attacked: int = 500
+    attacked: Annotated[int | None, tyro.conf.arg(help_behavior_hint="(default: 500)")] = None
     """Number of attacked images, a seeded sample; 0 for all."""
+    time_budget: Annotated[str | None, tyro.conf.arg(metavar="10m")] = None
+    """Attack fewer images, then with fewer queries, so that the attacks take at most this long (90s, 10m, 2h). The
+    report states what was reduced. By default 10m if a model is attacked by queries and neither --attacked nor
+    --search queries=N is given."""
     seed: int = 0
     """Seed of the sample, the targets and the random starts."""
     batch: int = 128
@@ -256,6 +267,8 @@ class AuditCommandOptions:
     baseline: Path | None
     out: Path
     overwrite: bool
+    default_budget: bool
+    """Whether black-box audits have a time budget by default."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -266,7 +279,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         job = read_job(arguments)
         keep_freed_memory()
         with ConsoleProgress(console) as progress:
-            report, checked = carry_out(job, arguments, progress)
+            report, checked = carry_out(
+                job, arguments, progress, say=lambda text: console.print(_plain(text), highlight=False, soft_wrap=True)
+            )
     except HardrankError as error:
         errors.print(f"[bold red]error[/]: {_plain(error)}", highlight=False, soft_wrap=True)
         return 2
@@ -297,7 +312,7 @@ def read_job(arguments: Sequence[str]) -> AuditCommandOptions:
     search = search_name(blackbox.method, robustness.norm)
     options = AuditOptions(
         attacks=SCORECARD if attack.attacks == (_ALL,) else attack.attacks,
-        attacked=attack.attacked or None,
+        attacked=_ATTACKED if attack.attacked is None else attack.attacked or None,
         seed=attack.seed,
         batch=attack.batch,
         worst=attack.worst,
@@ -314,6 +329,7 @@ def read_job(arguments: Sequence[str]) -> AuditCommandOptions:
             options=options,
             loading=command.loading.options(),
             surrogate=blackbox.surrogate,
+            time_budget=None if attack.time_budget is None else read_duration(attack.time_budget),
         ),
         limits=GateLimits(
             under=parse_limits(command.limits.fail_under),
@@ -322,14 +338,19 @@ def read_job(arguments: Sequence[str]) -> AuditCommandOptions:
         ),
         baseline=command.limits.baseline,
         out=command.out,
+        default_budget=attack.attacked is None and command.limits.baseline is None,
         overwrite=command.overwrite,
     )
 
 
 def carry_out(
-    job: AuditCommandOptions, arguments: Sequence[str], progress: ConsoleProgress
+    job: AuditCommandOptions,
+    arguments: Sequence[str],
+    progress: ConsoleProgress,
+    *,
+    say: Callable[[str], None] = lambda text: None,
 ) -> tuple[AuditReport, list[LimitResult]]:
-    """Audit, write the report, and check the limits."""
+    """Audit, write the report, and check the limits; `say` receives what will be done, and how long it takes."""
     request = job.request
     check_limits(job.limits, [f.key for attack in request.options.build().values() for f in attack.figures])
     if job.limits.drop and job.baseline is None:
@@ -340,11 +361,29 @@ def carry_out(
     subjects = [embedded.subject for embedded in audit.galleries]
     methods = {one.name: method_name(one, options.method, options.robustness.norm) for one in subjects}
     check_models(job.limits, methods, retrieval=audit.gallery.has_matches, baseline=baseline)
+    audit = audit.planned(job.out, default_budget=job.default_budget)
     if baseline is not None:
-        _check_baseline(request.options, audit.gallery, audit.surrogate, baseline)
+        _check_baseline(audit.request.options, audit.gallery, audit.surrogate, baseline)
+    for line in _plan(audit):
+        say(line)
     result = audit.run(job.out, overwrite=job.overwrite, on_progress=progress)
-    report = write_report(result, job.out, command=f"{typed('audit')} {shlex.join(arguments)}")
+    report = write_report(result, job.out, command=f"{typed('audit')} {shlex.join(arguments)}", on_progress=progress)
     return report, judge(report, job.limits, baseline)
+
+
+def _plan(audit: PreparedAudit) -> list[str]:
+    """Say what the audit does, how long it takes, and what a time budget left out."""
+    request, estimate = audit.request, audit.estimate
+    assert estimate is not None
+    lines = [f"caution: {warning}" for warning in map(chance_warning, audit.galleries) if warning]
+    lines += estimate.lines()
+    if request.full_options is not None and request.time_budget is not None:
+        lines += describe_reduction(
+            request.full_options, request.options, request.time_budget, items=len(audit.gallery)
+        )
+    if estimate.seconds > _LONG_S and request.time_budget is None:
+        lines.append("--time-budget 10m, or fewer images (--attacked 100), shortens it")
+    return lines
 
 
 def _check_baseline(

@@ -1,5 +1,6 @@
 """Command-line arguments from options that are declared as data (`hardrank.trainer.attacks.options`)."""
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import field, make_dataclass
 from enum import Enum
@@ -52,6 +53,19 @@ def read_pairs(texts: Sequence[str], options: Sequence[Option], *, of: str) -> d
         except ValueError as error:
             raise AuditError(f"{of}: invalid value {value!r} of {name}: {error}") from error
     return found
+
+
+def read_duration(text: str) -> float:
+    """Read `90s`, `10m`, `2h` or a number of seconds; raises `AuditError`."""
+    units = {"s": 1.0, "m": 60.0, "h": 3600.0}
+    number, unit = (text[:-1], text[-1]) if text[-1:] in units else (text, "s")
+    try:
+        seconds = float(number) * units[unit]
+    except ValueError:
+        seconds = 0.0
+    if not 0 < seconds < math.inf:
+        raise AuditError(f"invalid duration {text!r}; write a number above 0 with a unit, such as 90s, 10m or 2h")
+    return seconds
 
 
 def _annotated(option: Option) -> Any:

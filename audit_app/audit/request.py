@@ -30,6 +30,10 @@ class AuditRequest:
     loading: SubjectOptions = field(default_factory=SubjectOptions)
     surrogate: str | None = None
     """The model whose gradients transfer attacks use, likewise."""
+    time_budget: float | None = None
+    """Seconds that the attacks may take: fewer images, then fewer queries, are used until they fit. None: any time."""
+    full_options: AuditOptions | None = None
+    """The options as requested, if `options` were reduced to fit the time budget."""
 
     @property
     def name(self) -> str:
@@ -49,14 +53,18 @@ class AuditRequest:
 
     def to_dict(self) -> dict[str, Any]:
         """Return it ready for JSON; `from_dict` reads it back."""
-        transfer = {} if self.surrogate is None else {"surrogate": self.surrogate}
+        more: dict[str, Any] = {} if self.surrogate is None else {"surrogate": self.surrogate}
+        if self.time_budget is not None:
+            more["time_budget"] = self.time_budget
+        if self.full_options is not None:
+            more["full_options"] = _plain(asdict(self.full_options))
         return {
             "schema_version": SCHEMA,
             "models": list(self.models),
             "gallery": self.gallery.to_dict(),
             "options": _plain(asdict(self.options)),
             "loading": _plain(asdict(self.loading)),
-            **transfer,
+            **more,
         }
 
     @classmethod
@@ -72,9 +80,18 @@ class AuditRequest:
                 options=TypeAdapter(AuditOptions).validate_python(content["options"]),
                 loading=TypeAdapter(SubjectOptions).validate_python(content["loading"]),
                 surrogate=None if content.get("surrogate") is None else str(content["surrogate"]),
+                time_budget=None if content.get("time_budget") is None else float(content["time_budget"]),
+                full_options=None
+                if content.get("full_options") is None
+                else TypeAdapter(AuditOptions).validate_python(content["full_options"]),
             )
-        except (KeyError, TypeError, ValidationError) as error:
+        except (KeyError, TypeError, ValueError, ValidationError) as error:
             raise AuditError(f"the request is invalid: {error}") from error
+
+    @property
+    def requested(self) -> Self:
+        """The request before its options were reduced to fit the time budget."""
+        return self if self.full_options is None else replace(self, options=self.full_options, full_options=None)
 
     def write(self, folder: Path) -> None:
         """Write it beside the results."""

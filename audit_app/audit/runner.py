@@ -13,8 +13,11 @@ import numpy as np
 import torch
 from filelock import FileLock, Timeout
 
+from hardrank.audit_app.audit.chance import chance_warning
+from hardrank.audit_app.audit.estimate import AuditEstimate, AuditPart, describe_reduction
 from hardrank.audit_app.audit.identity import JOURNAL, claim_folder, identity_of, settings_of
 from hardrank.audit_app.audit.options import AuditOptions, Curve, CurveParameter
+from hardrank.audit_app.audit.progress import AuditProgress
 from hardrank.audit_app.audit.request import AuditRequest
 from hardrank.audit_app.audit.weak_spots import WeakClass, WeakQuery, clipped_scores, worst_classes, worst_queries
 from hardrank.audit_app.audit.worst_cases import WorstCase, worst_case
@@ -26,7 +29,7 @@ from hardrank.audit_app.gallery.embedded import EmbeddedGallery, ignore_progress
 from hardrank.audit_app.gallery.image_gallery import ImageGallery
 from hardrank.audit_app.results.schema import WHITE_BOX
 from hardrank.audit_app.subjects.loading import Subject, check_names_differ
-from hardrank.models.progress import OnProgress, StageProgress
+from hardrank.models.progress import OnProgress
 from hardrank.trainer.attacks.attack import Attack, victims_in
 from hardrank.trainer.attacks.options import AttackError
 from hardrank.trainer.attacks.runner import Method, never_cancel
@@ -39,10 +42,13 @@ from hardrank.trainer.evaluation.robustness import (
     measure_robustness,
     sample_queries,
 )
+from hardrank.trainer.evaluation.sanity import LARGE_STEPS, SEARCH_QUERIES
 from hardrank.trainer.evaluation.scorecard import Scorecard, bootstrap_interval
 from hardrank.trainer.metric.distances import RetrievalError
 
 _LOCK: Final = ".lock"
+_STEPS_BETWEEN_REPORTS: Final = 2
+"""Calls of `cancel` without a report after which the attacks are taken to be finished."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -111,6 +117,8 @@ class AuditResult:
     models: tuple[ModelResult, ...]
     seconds: float
     """Duration of this run."""
+    cautions: tuple[str, ...] = ()
+    """Sentences for the report: what a time budget left out, and models that retrieve no better than chance."""
 
 
 def run_audit(
@@ -120,6 +128,7 @@ def run_audit(
     *,
     surrogate: Subject | None = None,
     request: AuditRequest | None = None,
+    estimate: AuditEstimate | None = None,
     overwrite: bool = False,
     on_progress: OnProgress = ignore_progress,
     cancel: Callable[[], bool] = never_cancel,
@@ -135,6 +144,7 @@ def run_audit(
         out: Folder of the journal.
         surrogate: The model whose gradients transfer attacks use.
         request: Written to `out`, so that the audit app can find the models and images.
+        estimate: With it, progress reports state the share of the whole audit that is done, and the time left.
         overwrite: Whether to delete the results of another audit in `out`.
         on_progress: Called with the progress of each stage.
         cancel: Whether to stop; checked after each batch.
@@ -146,21 +156,20 @@ def run_audit(
         CancelledError: `cancel` returned True.
     """
     began = time.monotonic()
-    _check(galleries, options, surrogate)
+    check_audit(galleries, options, surrogate)
     gallery = galleries[0].gallery
     rows = sample_queries(len(gallery), options.attacked, seed=options.seed)
     settings = settings_of(options, gallery, attacked=len(rows), surrogate=surrogate)
     identity = identity_of(settings, [embedded.subject for embedded in galleries])
     methods = [_method(embedded, options, surrogate, on_progress) for embedded in galleries]
-    for embedded in galleries:  # before the folder is claimed: an audit that cannot run must not occupy it
-        _check_attacks(embedded, options, rows)
     with _exclusive(out):
         claim_folder(out, identity, overwrite=overwrite)
         if request is not None:
             request.absolute().write(out)
         models = []
+        progress = AuditProgress(on_progress, estimate)
         for embedded, method in zip(galleries, methods, strict=True):
-            part = _ModelAudit(embedded, method, options, out / JOURNAL / _folder(embedded), on_progress, cancel)
+            part = _ModelAudit(embedded, method, options, out / JOURNAL / _folder(embedded), progress, cancel)
             models.append(_measure(part, rows))
     return AuditResult(
         options=options,
@@ -169,7 +178,14 @@ def run_audit(
         surrogate=surrogate,
         models=tuple(models),
         seconds=time.monotonic() - began,
+        cautions=(*_reductions(request, gallery), *filter(None, map(chance_warning, galleries))),
     )
+
+
+def _reductions(request: AuditRequest | None, gallery: ImageGallery) -> tuple[str, ...]:
+    if request is None or request.full_options is None or request.time_budget is None:
+        return ()
+    return describe_reduction(request.full_options, request.options, request.time_budget, items=len(gallery))
 
 
 @dataclass(frozen=True)
@@ -180,14 +196,35 @@ class _ModelAudit:
     method: Method | None
     options: AuditOptions
     journal: Path
-    on_progress: OnProgress
+    progress: AuditProgress
     cancel: Callable[[], bool]
 
+    def report(self, part: AuditPart, stage: str, done: int, total: int, share: float | None = None) -> None:
+        """Report the progress of a stage; see `AuditProgress.report`."""
+        self.progress.report(self.embedded.subject.name, part, stage, done, total, share)
+
     def score(
-        self, rows: torch.Tensor, robustness: RobustnessOptions, method: Method | None, *, name: str, stage: str
+        self,
+        rows: torch.Tensor,
+        robustness: RobustnessOptions,
+        method: Method | None,
+        *,
+        name: str,
+        stage: str,
+        part: AuditPart = AuditPart.ATTACKS,
+        place: tuple[int, int] = (0, 1),
     ) -> Scorecard:
-        """Attack the gallery rows `rows` (n,); what is finished is kept under `name`."""
+        """Attack the gallery rows `rows` (n,); what is finished is kept under `name`.
+
+        `place` is the number of this scorecard among those of the part, and how many there are.
+        """
         subject, options = self.embedded.subject, self.options
+        checks = _CheckSteps(robustness, len(rows), attacks=len(options.attacks), batch=options.batch, method=method)
+
+        def cancelled() -> bool:
+            if checks.step():
+                self.report(AuditPart.CHECKS, f"checks of {subject.name}", checks.done, checks.total)
+            return self.cancel()
 
         def show(progress: EvaluationProgress) -> None:
             share = progress.inside.step / max(1, robustness.steps)
@@ -195,7 +232,9 @@ class _ModelAudit:
                 share = float(progress.inside.queries.max()) / method.queries
             block = min(options.batch, progress.queries - progress.queries_done)
             done = progress.queries_done + (progress.attacks_done + min(1.0, share)) / progress.attacks * block
-            self.on_progress(StageProgress(stage=stage, done=round(done), total=progress.queries))
+            checks.attack_step()
+            within = (place[0] + done / progress.queries) / place[1]
+            self.report(part, stage, round(done), progress.queries, within)
 
         card = measure_robustness(
             subject.judge if method is not None else subject.gradients,
@@ -210,19 +249,52 @@ class _ModelAudit:
             judge=subject.judge,
             method=method,
             progress=show,
-            cancel=self.cancel,
+            cancel=cancelled,
             resume=Journal(self.journal / name),
         )
-        self.on_progress(StageProgress(stage=stage, done=len(rows), total=len(rows)))
+        self.report(part, stage, len(rows), len(rows), (place[0] + 1) / place[1])
         return card
+
+
+class _CheckSteps:
+    """Counts the steps of the checks after the attacks, which report no progress of their own.
+
+    `cancel` is called before each step of attacks and checks; only a step of an attack is followed by a report.
+    """
+
+    def __init__(
+        self, options: RobustnessOptions, attacked: int, *, attacks: int, batch: int, method: Method | None
+    ) -> None:
+        again, sample = min(attacked, options.seed_check), min(attacked, options.sanity_images)
+        effort = method.queries if isinstance(method, Search) else options.steps * options.restarts
+        self.total = attacks * effort * -(-again // batch)
+        if method is None:
+            self.total += (LARGE_STEPS + SEARCH_QUERIES) * -(-sample // batch)
+        self.done = 0
+        self._unanswered = 0
+
+    def attack_step(self) -> None:
+        """Note that an attack has reported a step."""
+        self._unanswered = 0
+
+    def step(self) -> bool:
+        """Note a step; return whether it belongs to the checks."""
+        self._unanswered += 1
+        if self._unanswered <= _STEPS_BETWEEN_REPORTS or self.done >= self.total:
+            return False
+        self.done += 1
+        return True
 
 
 def _measure(part: _ModelAudit, rows: torch.Tensor) -> ModelResult:
     embedded, options = part.embedded, part.options
     name = embedded.subject.name
+    part.report(AuditPart.ATTACKS, f"retrieval of {name}", 0, 1)
     benign = _benign(embedded, options.seed)
+    part.report(AuditPart.ATTACKS, f"retrieval of {name}", 1, 1, 0)
     card = part.score(rows, options.robustness, part.method, name="scorecard", stage=f"attacks on {name}")
-    curves = tuple(_curve(part, rows, curve) for curve in options.curves if _applies(curve, part.method))
+    part.report(AuditPart.CHECKS, f"checks of {name}", 1, 1)
+    curves = _curves(part, rows)
     weak = tuple(worst_queries(card, options.worst))
     cases = []
     for i, query in enumerate(weak, start=1):
@@ -231,7 +303,7 @@ def _measure(part: _ModelAudit, rows: torch.Tensor) -> ModelResult:
                 "the audit was stopped; finished parts are kept, and the same audit continues from there"
             )
         cases.append(worst_case(embedded, query, card, options, part.method))
-        part.on_progress(StageProgress(stage=f"worst cases of {name}", done=i, total=len(weak)))
+        part.report(AuditPart.WORST_CASES, f"worst cases of {name}", i, len(weak))
     return ModelResult(
         embedded=embedded,
         card=card,
@@ -251,11 +323,21 @@ def _benign(embedded: EmbeddedGallery, seed: int) -> RetrievalMetrics | None:
         return None
 
 
-def _curve(part: _ModelAudit, rows: torch.Tensor, curve: Curve) -> CurveResult:
-    """Measure a sample at each budget."""
+def _curves(part: _ModelAudit, rows: torch.Tensor) -> tuple[CurveResult, ...]:
+    """Measure the requested curves that apply to the method."""
+    curves = [curve for curve in part.options.curves if _applies(curve, part.method)]
+    total = sum(len(curve.values) for curve in curves)
+    found: list[CurveResult] = []
+    for curve in curves:
+        found.append(_curve(part, rows, curve, (sum(len(one.points) for one in found), total)))
+    return tuple(found)
+
+
+def _curve(part: _ModelAudit, rows: torch.Tensor, curve: Curve, place: tuple[int, int]) -> CurveResult:
+    """Measure a sample at each budget; `place` is the number of its first point among the points of all curves."""
     options = part.options
     sample = rows[sample_queries(len(rows), options.curve_attacked, seed=options.seed)]
-    points = []
+    points: list[CurvePoint] = []
     for value in curve.values:
         robustness, method = _at(curve.parameter, value, options.robustness, part.method)
         shown = f"{255 * value:g}/255" if curve.parameter is CurveParameter.EPSILON else f"{value:g}"
@@ -266,6 +348,8 @@ def _curve(part: _ModelAudit, rows: torch.Tensor, curve: Curve) -> CurveResult:
             method,
             name=f"{curve.parameter} {value:.9g}",
             stage=f"{part.embedded.subject.name} {where}",
+            part=AuditPart.CURVES,
+            place=(place[0] + len(points), place[1]),
         )
         points.append(_point(value, card, options))
     return CurveResult(parameter=curve.parameter, attacked=len(sample), points=tuple(points))
@@ -311,7 +395,7 @@ def _method(
     """Choose how a model is attacked; None: white-box."""
 
     def transfer() -> Transfer:
-        assert surrogate is not None  # `_check` refuses a transfer without one
+        assert surrogate is not None  # `check_audit` refuses a transfer without one
         return transfer_from(surrogate, embedded, on_progress=on_progress)
 
     return choose_method(
@@ -319,13 +403,21 @@ def _method(
     )
 
 
-def _check(galleries: Sequence[EmbeddedGallery], options: AuditOptions, surrogate: Subject | None) -> None:
-    """Check the arguments before any work is done."""
+def check_audit(galleries: Sequence[EmbeddedGallery], options: AuditOptions, surrogate: Subject | None) -> None:
+    """Check an audit before any work is done, and before it occupies a folder.
+
+    Raises:
+        AuditError: The galleries differ, or the surrogate is missing.
+        AttackError: The gallery does not allow an attack.
+    """
     check_names_differ([embedded.subject for embedded in galleries])
     if any(embedded.gallery is not galleries[0].gallery for embedded in galleries):
         raise GalleryError("the models were given different galleries, so they cannot be compared; use embed_galleries")
     if (options.method is SearchMethod.TRANSFER) != (surrogate is not None):
         raise AuditError("a transfer attack needs a surrogate, a model with gradients; no other attack does")
+    rows = sample_queries(len(galleries[0]), options.attacked, seed=options.seed)
+    for embedded in galleries:
+        _check_attacks(embedded, options, rows)
 
 
 def _check_attacks(embedded: EmbeddedGallery, options: AuditOptions, rows: torch.Tensor) -> None:

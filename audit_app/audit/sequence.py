@@ -1,11 +1,19 @@
 """The steps of an audit: load the models, embed the gallery, attack; the same for the command and the pages."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
-from hardrank.audit_app.audit.request import AuditRequest
-from hardrank.audit_app.audit.runner import AuditResult, run_audit
+from hardrank.audit_app.audit.estimate import (
+    BLACK_BOX_BUDGET_S,
+    AuditEstimate,
+    estimate_audit,
+    fit_to_budget,
+    runs_searches,
+)
+from hardrank.audit_app.audit.request import REQUEST, AuditRequest, read_request
+from hardrank.audit_app.audit.runner import AuditResult, check_audit, run_audit
+from hardrank.audit_app.errors import AuditError
 from hardrank.audit_app.gallery.embedded import EmbeddedGallery, embed_galleries, ignore_progress
 from hardrank.audit_app.gallery.image_gallery import ImageGallery
 from hardrank.audit_app.subjects.loading import Subject, load_subject, load_subjects
@@ -22,11 +30,39 @@ class PreparedAudit:
     """One for each model."""
     surrogate: Subject | None
     """The model that transfer attacks use."""
+    estimate: AuditEstimate | None = None
+    """How long it takes; None before `planned`."""
 
     @property
     def gallery(self) -> ImageGallery:
         """The images, without those that could not be read."""
         return self.galleries[0].gallery
+
+    def planned(self, out: Path | None = None, *, default_budget: bool = False) -> "PreparedAudit":
+        """Measure how long the audit takes, and reduce it to its time budget.
+
+        An audit that continues in `out` keeps the numbers of images and queries that it began with.
+
+        Args:
+            out: The folder of the audit.
+            default_budget: Whether a request without a time budget gets one of `BLACK_BOX_BUDGET_S` if a model is
+                attacked by a black-box search with the default number of queries.
+        """
+        request = self.request
+        check_audit(self.galleries, request.options, self.surrogate)
+        by_default = default_budget and request.time_budget is None and "queries" not in request.options.search
+        if by_default and runs_searches(self.galleries, request.options):
+            request = replace(request, time_budget=BLACK_BOX_BUDGET_S)
+        earlier = _earlier(out)
+        if earlier is not None and earlier.requested == request.absolute():
+            request = replace(request, options=earlier.options, full_options=earlier.full_options)
+        estimate = estimate_audit(self.galleries, request.options, surrogate=self.surrogate)
+        if request.time_budget is not None and request.full_options is None:
+            fitted = fit_to_budget(estimate, request.time_budget)
+            if fitted.options != request.options:
+                request = replace(request, options=fitted.options, full_options=request.options)
+            estimate = fitted
+        return replace(self, request=request, estimate=estimate)
 
     def run(
         self,
@@ -43,6 +79,7 @@ class PreparedAudit:
             out,
             surrogate=self.surrogate,
             request=self.request,
+            estimate=self.estimate,
             overwrite=overwrite,
             on_progress=on_progress,
             cancel=cancel,
@@ -65,3 +102,13 @@ def prepare_audit(request: AuditRequest, *, on_progress: OnProgress = ignore_pro
     surrogate = None if request.surrogate is None else load_subject(request.surrogate, request.loading)
     galleries = embed_galleries(subjects, request.gallery.open(), on_progress=on_progress)
     return PreparedAudit(request=request, galleries=tuple(galleries), surrogate=surrogate)
+
+
+def _earlier(out: Path | None) -> AuditRequest | None:
+    """Return the request of the audit in a folder; None if there is none that can be read."""
+    if out is None or not (out / REQUEST).is_file():
+        return None
+    try:
+        return read_request(out).absolute()
+    except AuditError:  # of another version, or damaged: the audit that starts now writes its own
+        return None

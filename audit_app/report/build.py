@@ -38,7 +38,7 @@ def make_report(result: AuditResult, *, command: str) -> AuditReport:
         threat_model=threat_model(result.options, models, result.surrogate),
         settings=settings,
         models=models,
-        cautions=cautions(settings, models),
+        cautions=[*result.cautions, *cautions(settings, models)],
         versions=versions(),
         hardware=hardware(subject.device, low_precision=subject.precision.startswith("bf16")),
     )

@@ -5,24 +5,29 @@ from pathlib import Path
 from typing import Final
 
 from hardrank.audit_app.audit.runner import AuditResult
+from hardrank.audit_app.gallery.embedded import ignore_progress
 from hardrank.audit_app.gallery.image_gallery import ImageGallery
 from hardrank.audit_app.report.build import make_report
 from hardrank.audit_app.report.page import render_page
 from hardrank.audit_app.results.schema import HTML as HTML
 from hardrank.audit_app.results.schema import REPORT, AuditReport
 from hardrank.models.files import atomic_path, write_text
+from hardrank.models.progress import OnProgress, StageProgress
 from hardrank.trainer.evaluation.scorecard import Scorecard
 
 JSON: Final = REPORT
 
 
-def write_report(result: AuditResult, out: Path, *, command: str) -> AuditReport:
+def write_report(
+    result: AuditResult, out: Path, *, command: str, on_progress: OnProgress = ignore_progress
+) -> AuditReport:
     """Write report.json, report.html and a CSV per model.
 
     Args:
         result: What `run_audit` returned.
         out: Folder to write to. report.json is written last, so a folder that has one is complete.
         command: The command line that produced the audit, printed in the report.
+        on_progress: Called when the report is begun and done.
 
     Returns:
         The report, as report.json holds it.
@@ -30,12 +35,14 @@ def write_report(result: AuditResult, out: Path, *, command: str) -> AuditReport
     Raises:
         OSError: If the folder cannot be written.
     """
+    on_progress(StageProgress(stage="report", done=0, total=1))
     report = make_report(result, command=command)
     for model, entry in zip(result.models, report.models, strict=True):
         write_table(model.card, result.gallery, out / entry.per_image, upper_bound=entry.upper_bound)
     page = render_page(report, result)
     write_text(out / HTML, page)
     write_text(out / JSON, report.model_dump_json(indent=2) + "\n")
+    on_progress(StageProgress(stage="report", done=1, total=1))
     return report
 
 

@@ -93,6 +93,9 @@ def _compute(node: _Node, values: dict[str, Any]) -> None:
     inputs = [values[name] for name in node.inputs]
     while inputs and inputs[-1] is None:
         inputs.pop()
+    device = next((one.device for one in inputs if isinstance(one, Tensor) and one.is_cuda), None)
+    if device is not None:  # numbers that were computed from shapes lie on the CPU
+        inputs = [one.to(device) if isinstance(one, Tensor) and one.is_floating_point() else one for one in inputs]
     try:
         found = node.function(node.call, *inputs)
     except ConversionError:
@@ -101,10 +104,7 @@ def _compute(node: _Node, values: dict[str, Any]) -> None:
         cause = str(error).partition("\n")[0]
         raise ConversionError(f"{node.call.operator} failed in PyTorch: {cause}") from error
     several = found if isinstance(found, tuple) else (found,)
-    device = next((one.device for one in inputs if isinstance(one, Tensor) and one.is_cuda), None)
-    for name, value in zip(node.outputs, several, strict=False):
-        moved = value is not None and device is not None and value.is_floating_point()
-        values[name] = value.to(device) if moved and value is not None else value
+    values.update(zip(node.outputs, several, strict=False))
 
 
 def _nodes(model: onnx.ModelProto) -> list[_Node]:

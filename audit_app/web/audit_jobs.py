@@ -124,10 +124,9 @@ class AuditJobs:
             ) from error
         request.write(folder)
         # A folder belongs to one request: other results in it are of models or images that have changed since.
-        result = prepare_audit(request, on_progress=on_progress).run(
-            folder, overwrite=True, on_progress=on_progress, cancel=cancel.is_set
-        )
-        write_report(result, folder, command="hardrank app")
+        audit = prepare_audit(request, on_progress=on_progress).planned()
+        result = audit.run(folder, overwrite=True, on_progress=on_progress, cancel=cancel.is_set)
+        write_report(result, folder, command="hardrank app", on_progress=on_progress)
 
 
 def _is_audit(folder: Path) -> bool:

@@ -4,7 +4,10 @@ from pathlib import Path
 from typing import Final
 
 import streamlit as st
+import torch
 
+from hardrank.audit_app.audit.chance import chance_warning
+from hardrank.audit_app.audit.estimate import describe_duration, pass_duration
 from hardrank.audit_app.blackbox.choice import SearchMethod
 from hardrank.audit_app.blackbox.transfer import Transfer
 from hardrank.audit_app.errors import AuditError
@@ -61,6 +64,9 @@ def own_model_page() -> None:
             loaded = wait_for_gallery(selection)
         with description:
             _describe(loaded[0].subject)
+            st.caption(_duration(loaded))
+            if (warning := chance_warning(loaded[0].embedded)) is not None:
+                st.warning(escape_markdown(warning))
         with all_options:
             surrogate = _surrogate(loaded)
         attack_view(
@@ -180,6 +186,23 @@ def _describe(subject: Subject) -> None:
     )
     for note in subject.notes:
         st.caption(escape_markdown(note))
+
+
+def _duration(loaded: LoadedGallery) -> str:
+    """Say how long an attack takes on this machine; measured once for each model."""
+    embedded = loaded[0].embedded
+    subject = embedded.subject
+    key = f"own.pass {subject.sha256} {subject.size} {subject.white_box}"
+    if key not in st.session_state:
+        st.session_state[key] = pass_duration(subject, embedded.images(torch.tensor([0])))
+    seconds: float = st.session_state[key]
+    unit, count = ("gradient step", 100) if subject.white_box else ("query", 1000)
+    many = "steps" if subject.white_box else "queries"
+    shown = f"{1000 * seconds:.0f}" if seconds >= 0.01 else f"{1000 * seconds:.2g}"
+    return (
+        f"One {unit} takes about {shown} ms on this machine: {count} {many} take about "
+        f"{describe_duration(count * seconds)}."
+    )
 
 
 def _surrogate(loaded: LoadedGallery) -> str:

@@ -50,6 +50,7 @@ def test_it_explains_which_models_it_takes() -> None:
 def test_a_bundle_is_attacked_with_its_gradients(tiny_zoo: list[Path]) -> None:
     at = opened(tiny_zoo[1])
     assert "tiny-robust**: a bundle" in words(at)
+    assert re.search(r"One gradient step takes about \S+ ms on this machine: 100 steps take about", words(at))
     attacked(at)
     assert not errors(at)
     assert "3 of 3" not in words(at)
@@ -63,6 +64,7 @@ def test_an_uploaded_file_is_attacked_with_counted_queries(method: str, plain: P
     assert "gives no" not in " ".join(errors(at))
     assert "a plain ONNX file without gradients" in words(at)
     assert "quantized" in words(at)
+    assert re.search(r"One query takes about \S+ ms on this machine: 1000 queries take about", words(at))
     assert "normalised to length 1" in words(at)
     at.selectbox(key="live.method").set_value(SearchMethod(method)).run()
     at.number_input(key=f"live.search.{method}.queries").set_value(40)

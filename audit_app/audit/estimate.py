@@ -1,0 +1,321 @@
+"""How long an audit will take, measured on a first batch, and how much of it fits into a time budget."""
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from enum import StrEnum
+from typing import Any, Final
+
+import torch
+
+from hardrank.audit_app.audit.options import AuditOptions, CurveParameter
+from hardrank.audit_app.blackbox import make_search
+from hardrank.audit_app.blackbox.choice import SearchMethod, method_name
+from hardrank.audit_app.blackbox.estimate import EstimatedDescent
+from hardrank.audit_app.blackbox.method import Search
+from hardrank.audit_app.blackbox.transfer import resize_images
+from hardrank.audit_app.gallery.embedded import EmbeddedGallery
+from hardrank.audit_app.results.schema import WHITE_BOX
+from hardrank.audit_app.subjects.loading import Subject
+from hardrank.trainer.attacks.attack import victims_in
+from hardrank.trainer.attacks.runner import AttackProgress, run_attack
+from hardrank.trainer.evaluation.robustness import sample_queries
+from hardrank.trainer.evaluation.sanity import LARGE_STEPS, SEARCH_QUERIES
+
+BLACK_BOX_BUDGET_S: Final = 600.0
+"""Time that an audit may take by default if a model has no gradients, and neither images nor queries are given."""
+FEWEST_IMAGES: Final = 50
+"""Images that a time budget keeps as long as fewer queries suffice."""
+FEWEST_QUERIES: Final = 100
+_LEAST_IMAGES: Final = 2
+_BATCH: Final = 4
+"""Images that are attacked to measure the pace on a CPU."""
+_ENOUGH_S: Final = 1.0
+"""Once this much was spent on measuring, the remaining attacks are taken to be as fast as those before."""
+_STEPS: Final = 2
+
+
+class AuditPart(StrEnum):
+    """A part of the audit of one model, in their order."""
+
+    ATTACKS = "attacks"
+    CHECKS = "checks"
+    """The sanity runs, and the attacks with another seed."""
+    CURVES = "curves"
+    WORST_CASES = "worst cases"
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelPace:
+    """How fast one model is attacked."""
+
+    name: str
+    method: str
+    """`white-box`, `transfer` or the name of the search."""
+    search: Search | None
+    """The black-box search; None for attacks along gradients."""
+    seconds: Mapping[str, float]
+    """By attack: of one step or query, for one image."""
+
+    @property
+    def unit(self) -> str:
+        """What the attacker's effort is counted in."""
+        return "steps" if self.search is None else "queries"
+
+    def effort(self, options: AuditOptions) -> int:
+        """Steps or queries of one attack on one image."""
+        if self.search is not None:
+            return self.search.queries
+        return options.robustness.steps * options.robustness.restarts
+
+    def parts(self, options: AuditOptions, attacked: int) -> dict[AuditPart, float]:
+        """Estimate the seconds that the parts of the audit of this model take, at most."""
+        robustness, effort = options.robustness, self.effort(options)
+        every, slowest = sum(self.seconds.values()), max(self.seconds.values())
+        checks = min(attacked, robustness.seed_check) * every * effort
+        if self.method == WHITE_BOX:
+            checks += min(attacked, robustness.sanity_images) * slowest * (LARGE_STEPS + SEARCH_QUERIES)
+        curves, sample = 0.0, min(attacked, options.curve_attacked)
+        for curve in options.curves:
+            if curve.parameter is CurveParameter.EPSILON:
+                curves += sample * every * effort * len(curve.values)
+            elif (curve.parameter is CurveParameter.QUERIES) == (self.search is not None):
+                curves += sample * every * sum(curve.values)
+        return {
+            AuditPart.ATTACKS: attacked * every * effort,
+            AuditPart.CHECKS: checks,
+            AuditPart.CURVES: curves,
+            AuditPart.WORST_CASES: options.worst * slowest * effort,
+        }
+
+    def duration(self, options: AuditOptions, attacked: int) -> float:
+        """Estimate the seconds that the audit of this model takes, at most."""
+        return sum(self.parts(options, attacked).values())
+
+
+@dataclass(frozen=True, kw_only=True)
+class AuditEstimate:
+    """What an audit does, and how long it takes at the measured pace."""
+
+    options: AuditOptions
+    attacked: int
+    models: tuple[ModelPace, ...]
+
+    @property
+    def seconds(self) -> float:
+        """Estimated duration of the attacks and checks, an upper limit: images that resist no longer are finished."""
+        return sum(model.duration(self.options, self.attacked) for model in self.models)
+
+    def parts(self) -> dict[tuple[str, AuditPart], float]:
+        """Return the estimated seconds by model and part, in the order in which they run."""
+        return {
+            (model.name, part): seconds
+            for model in self.models
+            for part, seconds in model.parts(self.options, self.attacked).items()
+        }
+
+    def lines(self) -> list[str]:
+        """Describe the work, a line for each model and one for the total."""
+        count = len(self.options.attacks)
+        found = [
+            f"{model.name}: {count} {'attack' if count == 1 else 'attacks'} × {self.attacked} images × "
+            f"{model.effort(self.options)} {model.unit} ({model.method}), about "
+            f"{describe_duration(model.duration(self.options, self.attacked))}"
+            for model in self.models
+        ]
+        return found if len(found) == 1 else [*found, f"in total about {describe_duration(self.seconds)}"]
+
+
+def describe_duration(seconds: float) -> str:
+    """Format a duration as `40 s`, `4 min` or `2.5 h`."""
+    if seconds < 90:
+        return f"{max(1, round(seconds))} s"
+    minutes = seconds / 60
+    return f"{minutes:.0f} min" if minutes < 90 else f"{minutes / 60:.1f} h"
+
+
+def estimate_audit(
+    galleries: Sequence[EmbeddedGallery],
+    options: AuditOptions,
+    *,
+    surrogate: Subject | None = None,
+    clock: Callable[[], float] = time.monotonic,
+) -> AuditEstimate:
+    """Estimate the duration of an audit from a few steps of its attacks on a few images, which takes about a second.
+
+    Args:
+        galleries: The gallery, embedded by each model.
+        options: Options of the audit.
+        surrogate: The model that transfer attacks use.
+        clock: Returns the time in seconds.
+    """
+    rows = sample_queries(len(galleries[0]), options.attacked, seed=options.seed)
+    models = tuple(_pace(embedded, options, surrogate, rows, clock) for embedded in galleries)
+    return AuditEstimate(options=options, attacked=len(rows), models=models)
+
+
+def fit_to_budget(estimate: AuditEstimate, budget: float) -> AuditEstimate:
+    """Attack fewer images, then with fewer queries, until the estimated duration is within a budget of seconds.
+
+    At least `FEWEST_IMAGES` images are kept as long as `FEWEST_QUERIES` or more queries suffice for the rest. If even
+    the smallest audit takes longer, that one is returned.
+    """
+    searching = [model.search for model in estimate.models if model.search is not None]
+    fewest = min(FEWEST_IMAGES, estimate.attacked)
+    asked = max((search.queries for search in searching), default=1)
+    least = min(asked, max([FEWEST_QUERIES, *(_least_queries(search) for search in searching)]))
+
+    def at(images: int, queries: int) -> AuditEstimate:
+        return _reduced(estimate, images, queries if queries < asked else None)
+
+    def fits(images: int, queries: int) -> bool:
+        return at(images, queries).seconds <= budget
+
+    if fits(estimate.attacked, asked):
+        return estimate
+    if fits(fewest, asked):
+        return at(_largest(lambda n: fits(n, asked), fewest, estimate.attacked), asked)
+    if searching and fits(fewest, least):
+        return at(fewest, _largest(lambda q: fits(fewest, q), least, asked))
+    lowest = min(_LEAST_IMAGES, estimate.attacked)
+    return at(_largest(lambda n: fits(n, least), lowest, fewest), least)
+
+
+def describe_reduction(requested: AuditOptions, fitted: AuditOptions, budget: float, *, items: int) -> tuple[str, ...]:
+    """Say in a sentence, for the report, what a time budget left out.
+
+    Args:
+        requested: The options without the budget.
+        fitted: Those within the budget.
+        budget: Seconds.
+        items: Number of images in the gallery.
+    """
+    parts = []
+    before, after = (min(items, options.attacked or items) for options in (requested, fitted))
+    if after < before:
+        parts.append(f"{after} images were attacked instead of {before}")
+    asked, left = (make_search(options.searched, **options.search).queries for options in (requested, fitted))
+    if left < asked:
+        parts.append(f"searches without gradients took at most {left} queries per image and attack instead of {asked}")
+    return (f"To fit the time budget of {describe_duration(budget)}, {', and '.join(parts)}.",) if parts else ()
+
+
+def pass_duration(subject: Subject, images: torch.Tensor, *, clock: Callable[[], float] = time.monotonic) -> float:
+    """Measure the seconds of one gradient step for one image; of one query if the model has no gradients.
+
+    Args:
+        subject: The model.
+        images: (n,3,S,S) in [0,1] on its device.
+        clock: Returns the time in seconds.
+    """
+    pixels = images.detach().clone().requires_grad_(subject.white_box)
+    began = clock()
+    for warm in (True, False):
+        if subject.white_box:
+            torch.autograd.grad(subject.gradients(pixels).sum(), pixels)
+        else:
+            subject.judge(pixels)
+        if subject.device.type == "cuda":
+            torch.cuda.synchronize(subject.device)
+        if warm:
+            began = clock()
+    return (clock() - began) / len(images)
+
+
+def runs_searches(galleries: Sequence[EmbeddedGallery], options: AuditOptions) -> bool:
+    """Return whether a model is attacked by a black-box search."""
+    norm = options.robustness.norm
+    names = {method_name(one.subject, options.method, norm) for one in galleries}
+    return bool(names - {WHITE_BOX, str(SearchMethod.TRANSFER)})
+
+
+def _reduced(estimate: AuditEstimate, images: int, queries: int | None) -> AuditEstimate:
+    options, models = replace(estimate.options, attacked=images), estimate.models
+    if queries is not None:
+        options = replace(options, search={**options.search, "queries": queries})
+        models = tuple(
+            model if model.search is None else replace(model, search=replace(model.search, queries=queries))
+            for model in models
+        )
+    return replace(estimate, options=options, attacked=images, models=models)
+
+
+def _largest(good: Callable[[int], bool], low: int, high: int) -> int:
+    """Return the largest number from `low` to `high` that is good, or `low`; smaller numbers are better."""
+    while low < high:
+        middle = (low + high + 1) // 2
+        low, high = (middle, high) if good(middle) else (low, middle - 1)
+    return low
+
+
+def _least_queries(search: Search) -> int:
+    """Return the queries of one step."""
+    return 2 * search.pairs + 2 if isinstance(search, EstimatedDescent) else 2
+
+
+def _pace(
+    embedded: EmbeddedGallery,
+    options: AuditOptions,
+    surrogate: Subject | None,
+    rows: torch.Tensor,
+    clock: Callable[[], float],
+) -> ModelPace:
+    subject = embedded.subject
+    method = method_name(subject, options.method, options.robustness.norm)
+    cuda = subject.device.type == "cuda"
+    some = rows[: options.batch if cuda else _BATCH]
+    if method == SearchMethod.TRANSFER and surrogate is not None:
+        images = resize_images(embedded.images(some), surrogate.size).to(surrogate.device)
+        seconds = dict.fromkeys(options.attacks, pass_duration(surrogate, images, clock=clock))
+        return ModelPace(name=subject.name, method=method, search=None, seconds=seconds)
+    search = None if method == WHITE_BOX else make_search(method, **options.search)
+    seconds = {}
+    began = clock()
+    for name in options.attacks:
+        if seconds and clock() - began > _ENOUGH_S:
+            seconds[name] = sum(seconds.values()) / len(seconds)
+            continue
+        if not seconds:  # the first pass prepares buffers and kernels
+            _attack_duration(embedded, options, search, name, some[:1], clock)
+        seconds[name] = _attack_duration(embedded, options, search, name, some, clock)
+    return ModelPace(name=subject.name, method=method, search=search, seconds=seconds)
+
+
+def _attack_duration(
+    embedded: EmbeddedGallery,
+    options: AuditOptions,
+    search: Search | None,
+    name: str,
+    rows: torch.Tensor,
+    clock: Callable[[], float],
+) -> float:
+    """Attack a few images for a few steps or queries; return the seconds of one of them for one image."""
+    subject = embedded.subject
+    victims = victims_in(embedded.tensors, rows.to(subject.device))
+    images = embedded.images(victims.own)
+    last: dict[str, float] = {}
+
+    def on_step(progress: AttackProgress) -> None:
+        if subject.device.type == "cuda":
+            torch.cuda.synchronize(subject.device)
+        asked = progress.queries
+        last.update(at=clock(), units=float(progress.step * len(rows) if asked is None else asked.sum()))
+
+    few: Any = run_attack
+    if search is not None:
+        few = replace(search, queries=min(search.queries, 2 * _least_queries(search)))
+    began = clock()
+    few(
+        options.robustness.attacks([name])[name],
+        subject.judge if search is not None else subject.gradients,
+        images,
+        victims,
+        embedded.tensors,
+        replace(options.robustness, steps=min(_STEPS, options.robustness.steps), restarts=1),
+        seed=options.seed,
+        judge=subject.judge,
+        on_step=on_step,
+    )
+    if not last.get("units"):  # nothing to do for these images
+        return (clock() - began) / len(rows)
+    return (last["at"] - began) / last["units"]
