@@ -1,6 +1,7 @@
 """What did the main job reach, and how long did it take?
 
-    python trainer/run.py && python trainer/run.py caltech101 && python benchmarks/main_job.py demo caltech101
+    python trainer/run.py && python trainer/run.py caltech101-scratch && \
+        python benchmarks/main_job.py demo caltech101-scratch
 
 Reads the cards in models/zoo, writes the figures to benchmarks/results/main_job.json and the table of the README.
 """
@@ -26,7 +27,7 @@ README = ROOT / "README.md"
 class Options(BenchmarkOptions):
     """Options of this benchmark."""
 
-    names: Annotated[tuple[str, ...], tyro.conf.Positional] = ("demo", "caltech101")
+    names: Annotated[tuple[str, ...], tyro.conf.Positional] = ("demo", "caltech101-scratch")
     """Runs whose bundles lie in the zoo."""
     zoo: Path = ROOT / "models" / "zoo"
     """Where the bundles are."""

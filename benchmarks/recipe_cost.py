@@ -1,6 +1,6 @@
 """How long does the robust model of one recipe train against that of another?
 
-    python benchmarks/recipe_cost.py caltech101 caltech101-paper --data-root DIR
+    python benchmarks/recipe_cost.py caltech101-scratch caltech101-paper --data-root DIR
     python benchmarks/recipe_cost.py demo demo-paper --tiny    # a try, in a minute
 
 Updates of each part of both trainings (the warm-up's benign and perturbed part, the triplets) are timed in turns, in
@@ -33,7 +33,7 @@ from hardrank.trainer.runtime.environment import hardware, versions
 from hardrank.trainer.runtime.launch import Launch, make_fabric
 from hardrank.trainer.runtime.processes import SINGLE_PROCESS
 from hardrank.trainer.training.loop import LoopOptions, StepContext, StepLoss, TrainingStage, run_stage
-from hardrank.trainer.training.stages import BENIGN_PART, CosineClassifier
+from hardrank.trainer.training.stages import CosineClassifier
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,7 +42,7 @@ class Options(BenchmarkOptions):
 
     TINY: ClassVar[dict[str, Any]] = {"rounds": 1, "updates": 1}
 
-    recipes: Annotated[tuple[str, str], tyro.conf.Positional] = ("caltech101", "caltech101-paper")
+    recipes: Annotated[tuple[str, str], tyro.conf.Positional] = ("caltech101-scratch", "caltech101-paper")
     """The two recipes."""
     data_root: Path | None = None
     """The images, where they are not at the recipe's place."""
@@ -98,7 +98,7 @@ def parts(config: Config, images: JobImages, updates: int) -> dict[str, Part]:
     options = config.robust
     warmup = warmup_stage(config, images, options.warmup_epsilon)
     triplets = triplet_stage(images, "robust", options)
-    middle = round(BENIGN_PART * warmup.iterations) if options.warmup_epsilon else warmup.iterations
+    middle = round(warmup.options.benign_share * warmup.iterations) if options.warmup_epsilon else warmup.iterations
     found = {
         "benign warm-up": Part(warmup, warmup.classifier, 0.0, 0, middle, updates),
         "perturbed warm-up": Part(warmup, warmup.classifier, 0.0, middle, warmup.iterations, updates),

@@ -11,7 +11,6 @@ benchmarks/results/update_step.json.
 """
 
 import shutil
-import statistics
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -121,7 +120,7 @@ def widened(step: Callable[[], None]) -> None:
         step()
 
 
-def medians(forms: dict[str, Callable[[], None]], repetitions: int, reference: str) -> dict[str, dict[str, float]]:
+def shortest(forms: dict[str, Callable[[], None]], repetitions: int, reference: str) -> dict[str, dict[str, float]]:
     """Time the forms in turns; return seconds, and the ratio to the reference."""
     taken: dict[str, list[float]] = {name: [] for name in forms}
     for _ in range(repetitions + 1):
@@ -129,7 +128,7 @@ def medians(forms: dict[str, Callable[[], None]], repetitions: int, reference: s
             began = time.perf_counter()
             step()
             taken[name].append(time.perf_counter() - began)
-    found = {name: statistics.median(values[1:]) for name, values in taken.items()}
+    found = {name: min(values[1:]) for name, values in taken.items()}  # others disturb, and only lengthen
     return {
         name: {"seconds": round(value, 4), "ratio": round(value / found[reference], 2)} for name, value in found.items()
     }
@@ -139,8 +138,8 @@ def measure(options: Options, size: int) -> dict[str, Any]:
     """Measure all forms at one size."""
     forms = Forms(options, size)
     result: dict[str, Any] = {
-        "update": medians(forms.updates(options), options.repetitions, TRAINING),
-        "attack": medians(forms.attacks(), options.repetitions, ATTACK),
+        "update": shortest(forms.updates(options), options.repetitions, TRAINING),
+        "attack": shortest(forms.attacks(), options.repetitions, ATTACK),
     }
     threads = {}
     for count in sorted({1, usable_cores()}):
@@ -153,12 +152,12 @@ def measure(options: Options, size: int) -> dict[str, Any]:
             began = time.perf_counter()
             step()
             by_threads[number].append(time.perf_counter() - began)
-    result["threads"] = {count: round(statistics.median(values[1:]), 4) for count, values in by_threads.items()}
+    result["threads"] = {count: round(min(values[1:]), 4) for count, values in by_threads.items()}
     optimizers = {
         "fused Adam": torch.optim.Adam(forms.embedder.parameters(), lr=0.0, fused=True).step,
         "Adam": torch.optim.Adam(forms.embedder.parameters(), lr=0.0, fused=False).step,
     }
-    result["optimizer"] = medians(optimizers, options.repetitions, "fused Adam")  # type: ignore[arg-type]
+    result["optimizer"] = shortest(optimizers, options.repetitions, "fused Adam")  # type: ignore[arg-type]
     return result
 
 

@@ -48,6 +48,13 @@ Pixels = Annotated[
 """A length in units of pixels in [0,1], which can be written `8/255`."""
 
 
+class RobustStart(StrEnum):
+    """Where the training of the robust model starts."""
+
+    INITIAL = "initial"
+    BENIGN = "benign"
+
+
 class Schedule(StrEnum):
     """Schedule of the learning rate over a stage."""
 
@@ -57,7 +64,7 @@ class Schedule(StrEnum):
 
 @dataclass(frozen=True, kw_only=True)
 class WarmupOptions:
-    """The classification stage before the triplets, with `initialisation: warmup`."""
+    """The classification stage before the triplets, with `initialisation: warmup` or `imagenet-warmup`."""
 
     epochs: float = 40.0
     """Passes over the training images."""
@@ -71,11 +78,18 @@ class WarmupOptions:
     """Factor of the cosines in the softmax."""
     label_smoothing: float = 0.1
     """Share of the target that is spread over all classes, from 0 to below 1."""
+    benign_share: float = 0.5
+    """Share of a perturbed warm-up, at its beginning, that has benign images; from 0 to below 1."""
+    epsilon_ramp: float = 0.0
+    """Share of the perturbed part of a warm-up during which ε rises linearly from 0; from 0 to 1."""
+    freeze_batch_norm: bool = False
+    """Whether the warm-up keeps the means and variances of batch norm fixed, as suits pretrained weights."""
 
     def __post_init__(self) -> None:
         _positive(self, "epochs", "batch_size", "learning_rate", "scale")
         _at_least(0, self, "weight_decay")
-        _share(self, "label_smoothing")
+        _share(self, "label_smoothing", "benign_share")
+        _up_to_one(self, "epsilon_ramp")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -89,6 +103,8 @@ class TrainingOptions:
     """The defense, in the paper's notation: regular[S], ACT[R], HM[S,g_LGA]&ICS, HM[S,-gamma/2], …"""
     epochs: float = 10.0
     """Passes over the training images; in each, every image is an anchor once."""
+    updates: int | None = None
+    """Number of updates, in place of `epochs`."""
     pairs: int = 56
     """Pairs of images of the same class in an SPC-2 batch (twice as many images), summed over all processes."""
     learning_rate: float = 1e-3
@@ -105,6 +121,11 @@ class TrainingOptions:
     """α, the step size of the perturbation, in units of pixels in [0,1]; without effect for regular[…]."""
     steps: int = 8
     """η, the maximum number of PGD steps; without effect for regular[…]."""
+    random_start: bool = False
+    """Start each perturbation at a random point of its budget. Training with a single step needs it (RS-FGSM, Wong et
+    al. 2020)."""
+    epsilon_ramp: float = 0.0
+    """Share of the stage during which ε and α rise linearly from 0; from 0 to 1."""
     averaging: float = 0.0
     """Decay of the exponential moving average of the weights, which is the result; 0 for the last weights."""
     stop_on_collapse: bool = False
@@ -116,6 +137,9 @@ class TrainingOptions:
         _at_least(2, self, "pairs")  # the negatives of a pair are images of the other pairs
         _pixels(self, "warmup_epsilon", "epsilon", "alpha")
         _share(self, "averaging")
+        _up_to_one(self, "epsilon_ramp")
+        if self.updates is not None:
+            _at_least(1, self, "updates")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -160,16 +184,22 @@ class Config:
     architecture: Architecture = field(default_factory=Architecture)
     """The network."""
     initialisation: str = "warmup"
-    """`warmup` (from scratch), `imagenet` (pretrained backbone), or the folder of a bundle."""
+    """`warmup` (from scratch), `imagenet` (pretrained backbone), `imagenet-warmup` (pretrained, then the warm-up), or
+    the folder of a bundle."""
     weights: Annotated[Path | None, tyro.conf.arg(metavar="FILE")] = None
-    """Weights of the backbone with `initialisation: imagenet`: safetensors, or a state dict of PyTorch; default: those
+    """Weights of the backbone with a pretrained start: safetensors, or a state dict of PyTorch; default: those
     of the library's cache or hub, or of an installed package."""
     freeze_batch_norm: bool | None = None
     """Whether triplet training keeps the means and variances of batch norm fixed; default: yes."""
     warmup: WarmupOptions = field(default_factory=WarmupOptions)
-    """Used with `initialisation: warmup`."""
+    """Used with `initialisation: warmup` and `imagenet-warmup`."""
     benign: TrainingOptions = field(default_factory=TrainingOptions)
     """Training of the benign model."""
+    robust_start: RobustStart = RobustStart.INITIAL
+    """Whether the robust model starts from the initial weights or from the benign model."""
+    robust_stages: tuple[TrainingOptions, ...] = ()
+    """Stages that train the robust model before `robust`, one after the other. Options change the stages of the
+    recipe; only a recipe file adds some."""
     robust: TrainingOptions = field(default_factory=lambda: TrainingOptions(defense="HM[S,g_LGA]&ICS"))
     """Training of the robust model."""
     evaluation: EvaluationOptions = field(default_factory=EvaluationOptions)
@@ -181,15 +211,26 @@ class Config:
                 f"the name of a run becomes a folder's, so it cannot be {self.name!r}; use letters, digits, - and _"
             )
         _at_least(0, self, "seed")
-        if self.weights is not None and self.initialisation != "imagenet":
+        if self.weights is not None and not self.is_pretrained:
             raise ConfigError(
-                f"weights ({self.weights}) are used with initialisation imagenet only, not {self.initialisation}"
+                f"weights ({self.weights}) are used with initialisation imagenet or imagenet-warmup, not "
+                f"{self.initialisation}"
             )
         if self.preprocessing.crop != self.architecture.image_size:
             raise ConfigError(
                 f"preprocessing.crop ({self.preprocessing.crop}) and architecture.image_size "
                 f"({self.architecture.image_size}) must be the same number of pixels"
             )
+
+    @property
+    def is_pretrained(self) -> bool:
+        """Whether the backbone starts from pretrained weights."""
+        return self.initialisation in {"imagenet", "imagenet-warmup"}
+
+    @property
+    def has_warmup(self) -> bool:
+        """Whether a warm-up by classification comes first."""
+        return self.initialisation in {"warmup", "imagenet-warmup"}
 
 
 def _positive(options: object, *names: str) -> None:
@@ -208,6 +249,12 @@ def _share(options: object, *names: str) -> None:
     for name in names:
         if not 0 <= getattr(options, name) < 1:
             raise ConfigError(f"{name} must be from 0 to below 1, not {getattr(options, name)}")
+
+
+def _up_to_one(options: object, *names: str) -> None:
+    for name in names:
+        if not 0 <= getattr(options, name) <= 1:
+            raise ConfigError(f"{name} must be from 0 to 1, not {getattr(options, name)}")
 
 
 def _pixels(options: object, *names: str) -> None:

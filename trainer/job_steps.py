@@ -19,7 +19,7 @@ from hardrank.models.files import atomic_path
 from hardrank.models.folded import FoldedEmbedder
 from hardrank.models.preprocessing import IMAGENET_MEAN, IMAGENET_STD, to_unit
 from hardrank.models.progress import OnProgress, StageProgress
-from hardrank.trainer.config import Config, Schedule, TrainingOptions
+from hardrank.trainer.config import Config, RobustStart, Schedule, TrainingOptions
 from hardrank.trainer.data import load_dataset
 from hardrank.trainer.data.dataset import Dataset
 from hardrank.trainer.data.store import ImageStore
@@ -135,19 +135,49 @@ def make_start(job: Job, warmup_epsilon: float) -> Embedder:
     """Return the embedder that a model starts from; a finished warm-up is read from its checkpoint."""
     config = job.config
     torch.manual_seed(config.seed)
-    if config.initialisation not in {"warmup", "imagenet"}:
-        return _from_bundle(Path(config.initialisation), config)
-    if config.initialisation == "imagenet":
-        return _pretrained(job)
-    embedder = build_embedder(config.architecture)
+    embedder = build_start(config)
+    if config.is_pretrained:
+        _project_features(job, embedder)
+    if not config.has_warmup:
+        return embedder
     stage = warmup_stage(config, job.images, warmup_epsilon)
-    options = _loop(job, config.warmup.learning_rate, config.warmup.weight_decay, Schedule.COSINE)
-    return _run(job, stage, embedder, stage.classifier, options)
+    return _run(job, stage, embedder, stage.classifier, warmup_loop_options(job))
 
 
-def _pretrained(job: Job) -> Embedder:
-    """Build the network with pretrained weights, and a head that keeps the retrieval of its features."""
-    embedder = build_embedder(job.config.architecture, imagenet=True, weights=job.config.weights)
+def build_start(config: Config) -> Embedder:
+    """Return the network before any training: that of a bundle, or a pretrained or random one with a random head.
+
+    Raises:
+        BackboneError: The backbone is unknown, cannot take the image size, or its weights are not available.
+        BundleError: The bundle cannot be read.
+        LaunchError: The bundle has another architecture.
+    """
+    if not (config.is_pretrained or config.has_warmup):
+        return _from_bundle(Path(config.initialisation), config)
+    return build_embedder(config.architecture, imagenet=config.is_pretrained, weights=config.weights)
+
+
+def warmup_loop_options(job: Job) -> LoopOptions:
+    """Return the options with which the loop runs a warm-up."""
+    warmup = job.config.warmup
+    options = _loop(job, warmup.learning_rate, warmup.weight_decay, Schedule.COSINE)
+    return replace(options, freeze_batch_norm=warmup.freeze_batch_norm)
+
+
+def loop_options(job: Job, stage: TripletStage, options: TrainingOptions) -> LoopOptions:
+    """Return the options with which the loop runs a triplet stage."""
+    freeze = job.config.freeze_batch_norm
+    return replace(
+        _loop(job, options.learning_rate, options.weight_decay, options.schedule),
+        averaging=options.averaging,
+        keep_reference=stage.needs_reference,
+        freeze_batch_norm=freeze is None or freeze,
+        stop_on_collapse=options.stop_on_collapse,
+    )
+
+
+def _project_features(job: Job, embedder: Embedder) -> None:
+    """Give a pretrained network a head that keeps the retrieval of its features."""
     weight: Tensor | None = None
     if job.processes.is_first:
         store, crop, device = job.images.source.store, job.images.crop, job.fabric.device
@@ -164,7 +194,6 @@ def _pretrained(job: Job) -> Embedder:
     with torch.no_grad():
         embedder.head.weight.copy_(weight)
         embedder.head.bias.zero_()
-    return embedder
 
 
 def _from_bundle(folder: Path, config: Config) -> Embedder:
@@ -185,15 +214,32 @@ def train(
 ) -> Embedder:
     """Train `start` in place with the triplets and the defense of `options`; `kind` is the stage's name."""
     stage = triplet_stage(job.images, kind, options)
-    freeze = job.config.freeze_batch_norm
-    loop = _loop(job, options.learning_rate, options.weight_decay, options.schedule)
-    loop = replace(
-        loop,
-        averaging=options.averaging,
-        freeze_batch_norm=freeze is None or freeze,
-        stop_on_collapse=options.stop_on_collapse,
-    )
-    return _run(job, stage, start, None, loop, periodic)
+    return _run(job, stage, start, None, loop_options(job, stage, options), periodic)
+
+
+def train_robust(job: Job, benign: Embedder | None, kind: str, *, periodic: PeriodicCallback | None = None) -> Embedder:
+    """Train the robust model: `robust_stages` one after the other, then `robust`.
+
+    Args:
+        job: The job.
+        benign: The benign model, from which training starts with `robust_start: benign`; it is not changed.
+        kind: The name of the last stage; those before it are called KIND-1, KIND-2, …
+        periodic: Called during the last stage.
+    """
+    config = job.config
+    if config.robust_start is RobustStart.BENIGN:
+        assert benign is not None
+        embedder = copy.deepcopy(benign).requires_grad_(True)
+    else:
+        embedder = make_start(job, config.robust.warmup_epsilon)
+    return train_stages(job, embedder, kind, periodic=periodic)
+
+
+def train_stages(job: Job, embedder: Embedder, kind: str, *, periodic: PeriodicCallback | None = None) -> Embedder:
+    """Train `embedder` through `robust_stages` and `robust`; see `train_robust`."""
+    for number, options in enumerate(job.config.robust_stages, start=1):
+        embedder = train(job, embedder, f"{kind}-{number}", options).requires_grad_(True)
+    return train(job, embedder, kind, job.config.robust, periodic=periodic)
 
 
 def _loop(job: Job, learning_rate: float, weight_decay: float, schedule: Schedule) -> LoopOptions:

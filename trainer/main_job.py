@@ -18,12 +18,13 @@ from hardrank.trainer.config import Config, TrainingOptions, changed_fields, con
 from hardrank.trainer.data.dataset import write_test_images
 from hardrank.trainer.defenses import parse_defense
 from hardrank.trainer.export import Parity, export
-from hardrank.trainer.job_steps import Job, Measurement, make_start, measure, read_images, train
+from hardrank.trainer.job_steps import Job, Measurement, make_start, measure, read_images, train, train_robust
+from hardrank.trainer.preflight import check_before_training
 from hardrank.trainer.runtime.environment import hardware, versions
 from hardrank.trainer.runtime.launch import MainLaunch, make_fabric
 from hardrank.trainer.runtime.metrics_log import MetricsLog
 from hardrank.trainer.runtime.processes import Processes
-from hardrank.trainer.runtime.run_folder import LOGS, exclusive, open_run, read_run
+from hardrank.trainer.runtime.run_folder import CHECKPOINTS, LOGS, exclusive, open_run, read_run
 
 if TYPE_CHECKING:
     import lightning as L
@@ -69,13 +70,16 @@ def run_main_job(config: Config, launch: MainLaunch, *, recipe: str, report: OnP
         HardrankError: a subclass of it, for an invalid configuration, images that cannot be read, a run that must not
             be overwritten, a loss that diverges, or an export that differs from the network.
     """
-    for model in (config.benign, config.robust):
+    for model in (config.benign, *config.robust_stages, config.robust):
         parse_defense(model.defense, margin=model.margin)  # an invalid name must not show after hours
     fabric = make_fabric(launch, world=launch.world)
     processes = Processes.of(fabric)
     exported = _Export(recipe=recipe, zoo=launch.zoo, overwrite=launch.overwrite)
     with exclusive(launch.runs / config.name) if processes.is_first else nullcontext():
         job = _open_job(config, launch, exported, fabric, processes, report if processes.is_first else _no_report)
+        if launch.preflight and not any((job.run.folder / CHECKPOINTS).glob("*")):
+            with job.timed("checks"):
+                check_before_training(job, launch.zoo)
         return _run(job, exported)
 
 
@@ -122,9 +126,13 @@ def _no_report(progress: StageProgress) -> None:
 def _run(job: Job, exported: _Export) -> MainJobResult:
     config = job.config
     bundles = {}
+    benign: Embedder | None = None
     for kind, options in ((BENIGN, config.benign), (ROBUST, config.robust)):
         folder = exported.folder(config, kind)
-        embedder = train(job, make_start(job, options.warmup_epsilon), kind, options)
+        if kind == BENIGN:
+            embedder = benign = train(job, make_start(job, options.warmup_epsilon), kind, options)
+        else:
+            embedder = train_robust(job, benign, kind)
         if not job.processes.gather(is_made_by(folder, job.run.run_id))[0]:
             with job.timed(f"{kind} evaluation"):
                 measured = measure(job, embedder, kind)

@@ -44,6 +44,7 @@ class Place:
             "1",
             "--checkpoint-every",
             "2",
+            *(() if "--preflight" in options else ("--no-preflight",)),  # an export takes longer than a tiny run
             *options,
         ]
 

@@ -182,6 +182,61 @@ def test_training_starts_from_a_bundle(finished: tuple[Place, str], tmp_path: Pa
     assert card.config["initialisation"] == str(trained.zoo / "tiny-benign")
 
 
+def _pretrained(folder: Path, **changes: object) -> Place:
+    """A recipe of stages from pretrained weights, as `folder` has them."""
+    torch.manual_seed(3)
+    folder.mkdir(exist_ok=True)
+    save_weights(build_embedder(Architecture(dimension=8, image_size=32)), folder / "start.safetensors")
+    start = {"defense": "FARE", "epochs": 2, "pairs": 8, "steps": 1, "random_start": True, "epsilon_ramp": 0.5}
+    return Place(
+        folder,
+        initialisation="imagenet",
+        weights=str(folder / "start.safetensors"),
+        benign={"defense": "regular[S]", "updates": 3, "pairs": 8, "learning_rate": 1e-4, "averaging": 0.9},
+        robust_stages=[{**start, "averaging": 0.5}, {**start, "defense": "minmax[S]", "updates": 2}],
+        robust={"defense": "HM[S,g_LGA]&ICS", "epochs": 1, "pairs": 8, "steps": 2},
+        evaluation={"attacked": 2, "steps": 1},
+        **changes,
+    )
+
+
+@pytest.fixture(scope="module")
+def staged(tmp_path_factory: pytest.TempPathFactory) -> Place:
+    """An uninterrupted run in stages from pretrained weights."""
+    place = _pretrained(tmp_path_factory.mktemp("staged"), robust_start="benign")
+    place.run()
+    return place
+
+
+def test_the_robust_model_is_trained_in_stages(staged: Place) -> None:
+    checkpoints = {path.stem for path in (staged.runs / "tiny" / "checkpoints").glob("*.ckpt")}
+    assert checkpoints == {"benign", "robust-1", "robust-2", "robust"}
+    card = load_card(staged.zoo / "tiny-robust")
+    assert card.defense == "HM[S,g_LGA]&ICS"
+    assert [stage["defense"] for stage in card.config["robust_stages"]] == ["FARE", "minmax[S]"]
+    with (staged.runs / "tiny" / "logs" / "robust-1.csv").open(encoding="utf-8") as stream:
+        assert {"shift", "benign_shift", "cosine", "recall"} <= set(next(csv.DictReader(stream)))
+
+
+@pytest.mark.parametrize(
+    "moment",
+    ["robust-1", *(pytest.param(stage, marks=pytest.mark.slow) for stage in ("benign", "robust-2", "robust"))],
+)
+def test_a_killed_run_in_stages_resumes_to_the_same_weights(staged: Place, tmp_path: Path, moment: str) -> None:
+    place = _pretrained(tmp_path, robust_start="benign")
+    with subprocess.Popen(
+        place.command("--checkpoint-every", "1"), cwd=tmp_path, env=environment(), stdout=subprocess.PIPE, text=True
+    ) as process:
+        checkpoint = place.runs / "tiny" / "checkpoints" / f"{moment}.ckpt"
+        while process.poll() is None and not checkpoint.exists():
+            time.sleep(0.01)
+        process.send_signal(signal.SIGKILL)
+    place.run("--resume")
+    for kind in ("benign", "robust"):
+        one, other = staged.weights(kind), place.weights(kind)
+        assert all(torch.equal(one[name], other[name]) for name in one), kind
+
+
 def test_training_starts_from_a_file_of_weights(tmp_path: Path) -> None:
     torch.manual_seed(3)
     architecture = {"backbone": "small-resnet", "dimension": 16, "image_size": 32, "mean": [0.5, 0.4, 0.3]}

@@ -171,11 +171,17 @@ def put_rows(whole: Tensor | None, rows: Tensor, values: Tensor, groups: int) ->
 
 
 def pgd(
-    embed: Embed, images: Tensor, objective: Objective, options: PGDOptions, *, moving: Tensor | None = None
+    embed: Embed,
+    images: Tensor,
+    objective: Objective,
+    options: PGDOptions,
+    *,
+    moving: Tensor | None = None,
+    start: Tensor | None = None,
 ) -> Tensor:
     """Run all steps of `pgd_steps` and return the perturbed images (G,K,3,H,W)."""
-    perturbed = images
-    for state in pgd_steps(embed, images, objective, options, moving=moving):
+    perturbed = images if start is None else start
+    for state in pgd_steps(embed, images, objective, options, moving=moving, start=start):
         perturbed = state.images
     return perturbed
 

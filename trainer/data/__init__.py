@@ -8,7 +8,13 @@ from typing import Final, cast
 from hardrank.models.files import expand_user
 from hardrank.models.home import typed
 from hardrank.models.image_listing import ListingError, check_utf8, is_folder, printable
-from hardrank.trainer.data.dataset import DataOptions, Dataset, DatasetError, ShowProgress
+from hardrank.trainer.data.dataset import (
+    DataOptions,
+    Dataset,
+    DatasetError,
+    ShowProgress,
+    with_validation_classes,
+)
 
 DATASETS: Final[dict[str, str]] = {
     "demo": "hardrank.trainer.data.demo",
@@ -50,9 +56,12 @@ def load_dataset(options: DataOptions, *, progress: ShowProgress | None = None) 
     try:
         if root is not None:
             check_utf8(root)
-        return load(options, progress)
+        dataset = load(options, progress)
     except ListingError as error:
         raise DatasetError(str(error)) from error
+    if options.validation_classes:
+        return with_validation_classes(dataset, options.validation_classes, seed=options.split_seed or 0)
+    return dataset
 
 
 def _refuse_unused(options: DataOptions) -> None:

@@ -5,7 +5,7 @@ import hashlib
 from collections import Counter
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -39,12 +39,17 @@ class DataOptions:
     """Number of classes that train (an integer), or their fraction (below 1); default: the data set's own split."""
     split_seed: int | None = None
     """Seed that shuffles the classes before they are split; default: alphabetical order."""
+    validation_classes: int = 0
+    """For the choice of settings: so many of the training classes do not train, and are measured in place of the test
+    classes, which stay unseen. 0 for the test classes."""
     seed: int = 0
     """Seed of the images of `demo`."""
     decode_check: bool = True
     """Decode every image once before training, to find damaged ones."""
 
     def __post_init__(self) -> None:
+        if self.validation_classes != 0 and self.validation_classes < 2:
+            raise DatasetError(f"data.validation_classes must be 0 or at least 2, not {self.validation_classes}")
         for name in ("seed", "split_seed"):
             if (getattr(self, name) or 0) < 0:
                 raise DatasetError(f"data.{name} must be at least 0, not {getattr(self, name)}")
@@ -87,12 +92,15 @@ class Dataset:
     """What was left out, and why."""
     digest: str = field(default="")
     """SHA-256 over the relative paths, classes and bytes of all images."""
+    validation: bool = False
+    """Whether `test` holds validation classes, split off from the training classes."""
 
     def summary(self) -> dict[str, Any]:
         """Counts, hash and problems for the card."""
         return {
             "name": self.name,
             "sha256": self.digest,
+            **({"split": "validation"} if self.validation else {}),
             "train": self.train.summary(),
             "test": self.test.summary(),
             "problems": dict(Counter(str(problem.kind) for problem in self.problems)),
@@ -198,6 +206,41 @@ def assemble(
         problems=tuple(problems),
         digest=_digest(root, splits, digests),
     )
+
+
+def with_validation_classes(dataset: Dataset, count: int, *, seed: int = 0) -> Dataset:
+    """Return the data set with `count` of its training classes in place of the test classes.
+
+    Args:
+        dataset: The data set; its test classes are not used.
+        count: Number of validation classes.
+        seed: Decides which.
+
+    Raises:
+        DatasetError: Fewer than two classes would be left to train.
+    """
+    train = dataset.train
+    if len(train.classes) - count < 2:
+        raise DatasetError(
+            f"data.validation_classes = {count} leaves fewer than two classes to train: there are {len(train.classes)}"
+        )
+    chosen = np.random.default_rng(seed).permutation(len(train.classes))[:count]
+    held_out = np.isin(train.labels, chosen)
+    whole = hashlib.sha256(f"{dataset.digest}\0validation\0{count}\0{seed}".encode())
+    return replace(
+        dataset,
+        train=_part(train, ~held_out),
+        test=_part(train, held_out),
+        digest=whole.hexdigest(),
+        validation=True,
+    )
+
+
+def _part(split: Split, keep: npt.NDArray[np.bool_]) -> Split:
+    """Return some of the images, with their classes numbered anew."""
+    numbers, labels = np.unique(split.labels[keep], return_inverse=True)
+    paths = tuple(path for path, kept in zip(split.paths, keep, strict=True) if kept)
+    return Split(paths, labels.astype(np.int64), tuple(split.classes[number] for number in numbers))
 
 
 def write_test_images(dataset: Dataset, path: Path) -> None:

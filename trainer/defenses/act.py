@@ -5,7 +5,6 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from hardrank.trainer.attacks.pgd import pgd
 from hardrank.trainer.defenses.defense import Conditions, DefenseResult, benign_measures, embed_benign
 from hardrank.trainer.metric.losses import distance, hardness, triplet_loss
 from hardrank.trainer.metric.samplers import Sampler, draw_triplets
@@ -34,7 +33,7 @@ class AntiCollapseTriplet:
         if len(triplets) == 0:
             return None
         anchors, positives, negatives = triplets.gather(images)
-        pair = pgd(conditions.frozen, torch.stack([positives, negatives], dim=1), collapse_pair, conditions.attack)
+        pair = conditions.perturb(torch.stack([positives, negatives], dim=1), collapse_pair)
         embedded = conditions.network(torch.cat([anchors, pair[:, 0], pair[:, 1]])).chunk(3)
         loss = triplet_loss(*embedded, margin=conditions.margin)
         measures = {

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from hardrank.models.embedder import Embed
 from hardrank.models.errors import HardrankError
-from hardrank.trainer.attacks.pgd import PGDOptions
+from hardrank.trainer.attacks.pgd import Objective, PGDOptions, pgd, project
 from hardrank.trainer.metric.collapse import read_collapse
 from hardrank.trainer.metric.losses import MARGIN, hardness
 from hardrank.trainer.metric.samplers import Triplets
@@ -33,12 +33,26 @@ class Conditions:
     """l, the triplet part of the loss before (2 before the first)."""
     margin: float = MARGIN
     """γ of the triplet loss."""
+    random_start: bool = False
+    """Whether a perturbation starts at a random point of its budget."""
+    reference: Embed | None = None
+    """φ with the weights at the beginning of the stage, for defenses that stay close to it (`FARE`)."""
     generator: torch.Generator | None = None
-    """Random generator of the samplers, on the CPU."""
+    """Random generator of the samplers and of random starts, on the CPU."""
     iteration: int = 0
     """Iterations of the stage that are done, for defenses that alternate."""
     progress: float = 0.0
     """Share of the stage that is done, 0 … 1."""
+
+    def perturb(self, images: Tensor, objective: Objective, *, moving: Tensor | None = None) -> Tensor:
+        """Return `images` (G,K,3,H,W), perturbed by PGD so that each group's objective falls; see `pgd`."""
+        start = None
+        if self.random_start:
+            flat = images.flatten(0, 1)
+            offset = 2 * torch.rand(flat.shape, generator=self.generator).to(flat) - 1
+            moved = flat + self.attack.epsilon * offset
+            start = project(moved, flat, epsilon=self.attack.epsilon, norm=self.attack.norm).view_as(images)
+        return pgd(self.frozen, images, objective, self.attack, moving=moving, start=start)
 
 
 @dataclass(frozen=True)

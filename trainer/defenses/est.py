@@ -5,7 +5,6 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from hardrank.trainer.attacks.pgd import pgd
 from hardrank.trainer.defenses.defense import Conditions, DefenseResult, benign_measures, embed_benign
 from hardrank.trainer.metric.losses import distance, hardness, triplet_loss
 from hardrank.trainer.metric.samplers import Sampler, draw_triplets
@@ -46,7 +45,7 @@ class EmbeddingShifted:
         triplets = draw_triplets(self.sampler, benign, labels, generator=conditions.generator, margin=conditions.margin)
         if len(triplets) == 0:
             return None
-        shifted = pgd(conditions.frozen, images[:, None], AwayFromItself(benign), conditions.attack)[:, 0]
+        shifted = conditions.perturb(images[:, None], AwayFromItself(benign))[:, 0]
         embedded = conditions.network(shifted)
         loss = triplet_loss(*triplets.gather(embedded), margin=conditions.margin)
         with torch.no_grad():

@@ -5,7 +5,6 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from hardrank.trainer.attacks.pgd import pgd
 from hardrank.trainer.defenses.defense import Conditions, DefenseResult, benign_measures, embed_benign
 from hardrank.trainer.defenses.destinations import Destination, DestinationInput, Gradual, written
 from hardrank.trainer.metric.losses import hardness, ics_loss, triplet_loss
@@ -61,12 +60,8 @@ class HardnessManipulation:
         )
         destination = self.destination(given)
         before = hardness(*triplets.gather(benign))
-        perturbed = pgd(
-            conditions.frozen,
-            torch.stack(triplets.gather(images), dim=1),
-            TowardsHardness(destination),
-            conditions.attack,
-            moving=before < destination,
+        perturbed = conditions.perturb(
+            torch.stack(triplets.gather(images), dim=1), TowardsHardness(destination), moving=before < destination
         )
         # One forward pass: the perturbed anchors, positives and negatives, then the benign images for ICS.
         adversarial = perturbed.transpose(0, 1).flatten(0, 1)

@@ -5,7 +5,6 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from hardrank.trainer.attacks.pgd import pgd
 from hardrank.trainer.defenses.defense import Conditions, DefenseResult, benign_measures, embed_benign
 from hardrank.trainer.metric.losses import hardness, triplet_loss
 from hardrank.trainer.metric.samplers import Sampler, draw_triplets
@@ -37,7 +36,7 @@ class MinMax:
         triplets = draw_triplets(self.sampler, benign, labels, generator=conditions.generator, margin=conditions.margin)
         if len(triplets) == 0:
             return None
-        hardest = pgd(conditions.frozen, torch.stack(triplets.gather(images), dim=1), ease, conditions.attack)
+        hardest = conditions.perturb(torch.stack(triplets.gather(images), dim=1), ease)
         embedded = conditions.network(hardest.transpose(0, 1).flatten(0, 1)).chunk(3)
         loss = triplet_loss(*embedded, margin=conditions.margin)
         reached = hardness(*embedded).detach().mean().item()

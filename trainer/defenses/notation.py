@@ -18,7 +18,7 @@ from hardrank.trainer.defenses.destinations import (
 from hardrank.trainer.metric.samplers import Sampler
 
 _NAME: Final = re.compile(
-    r"""(?P<family>[^\[\]&\s]+) (?:\[(?P<arguments>[^\[\]]*)\])? (?P<ics>\s*&\s*(?:L_)?ICS)?
+    r"""(?P<family>[^\[\]&()\s]+) (?:\[(?P<arguments>[^\[\]]*)\])? (?P<ics>\s*&\s*(?:L_)?ICS)?
         \s*(?P<options>(?:\([^()]*\)\s*)*)""",
     re.VERBOSE,
 )
@@ -41,6 +41,11 @@ class Notation:
             needed = f"{of} argument{'s' if of > 1 else ''}"
             raise DefenseError(f"{self.text!r}: {self.family} takes {needed} in brackets, not {len(self.arguments)}")
         return self.arguments[index]
+
+    def no_arguments(self) -> None:
+        """Raise `DefenseError` for arguments in brackets."""
+        if self.arguments:
+            raise DefenseError(f"{self.text!r}: {self.family} takes no argument in brackets; write {self.family}")
 
     def option(self, name: str, default: float, *, least: float = -math.inf, above: float = -math.inf) -> float:
         """Return an option, or `default`; raises `DefenseError` for a value below `least`, or not above `above`."""

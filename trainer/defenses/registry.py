@@ -8,6 +8,7 @@ from hardrank.trainer.defenses.act import AntiCollapseTriplet
 from hardrank.trainer.defenses.defense import Defense, DefenseError
 from hardrank.trainer.defenses.destinations import Balanced, Gradual
 from hardrank.trainer.defenses.est import EmbeddingShifted
+from hardrank.trainer.defenses.fare import AnchoredFineTuning
 from hardrank.trainer.defenses.hm import HardnessManipulation
 from hardrank.trainer.defenses.minmax import MinMax
 from hardrank.trainer.defenses.notation import Notation, parse_destination, parse_notation, parse_sampler
@@ -29,6 +30,12 @@ def _act(notation: Notation, margin: float) -> Defense:
 def _est(notation: Notation, margin: float) -> Defense:
     notation.allow()
     return EmbeddingShifted(sampler=parse_sampler(notation.argument(0, of=1)))
+
+
+def _fare(notation: Notation, margin: float) -> Defense:
+    notation.allow("lambda")
+    notation.no_arguments()
+    return AnchoredFineTuning(benign_weight=notation.option("lambda", 0.0, least=0))
 
 
 def _minmax(notation: Notation, margin: float) -> Defense:
@@ -73,6 +80,7 @@ DEFENSES: Final[dict[str, Callable[[Notation, float], Defense]]] = {
     "minmax": _minmax,
     "min-max": _minmax,
     "TRIDE": _tride,
+    "FARE": _fare,
 }
 """Family name → constructor from its notation."""
 

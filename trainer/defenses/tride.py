@@ -25,7 +25,6 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from hardrank.trainer.attacks.pgd import pgd
 from hardrank.trainer.defenses.defense import Conditions, DefenseResult, benign_measures, embed_benign
 from hardrank.trainer.defenses.destinations import written
 from hardrank.trainer.metric.losses import distance, hardness, triplet_loss
@@ -116,11 +115,12 @@ class TripletDecoupling:
         All perturbed images are one group of the PGD engine, since the weighted means depend on the whole batch.
         """
         attack = replace(conditions.attack, alpha=conditions.attack.alpha * conditions.progress)
+        conditions = replace(conditions, attack=attack)
         anchors, positives, negatives = triplets.gather(images)
         embedded = triplets.gather(benign)
         if conditions.iteration % 2:
             away = AnchorAway(*embedded, self.temperature)
-            return torch.cat([pgd(conditions.frozen, anchors[None], away, attack)[0], positives, negatives])
+            return torch.cat([conditions.perturb(anchors[None], away)[0], positives, negatives])
         together = CandidatesTogether(embedded[0], self.temperature)
         candidates = torch.cat([positives, negatives])[None]
-        return torch.cat([anchors, pgd(conditions.frozen, candidates, together, attack)[0]])
+        return torch.cat([anchors, conditions.perturb(candidates, together)[0]])

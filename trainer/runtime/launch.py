@@ -54,6 +54,8 @@ class MainLaunch(Launch):
     """Start again, replacing the run and the bundles of this name."""
     zoo: Path = ROOT / "models" / "zoo"
     """Folder for the bundles."""
+    preflight: bool = True
+    """Check weights, network, export, disk and memory before training, and estimate its time."""
     processes: int = 1
     """Processes that train together, each on a GPU of its own or on the CPU. torchrun sets this itself."""
 

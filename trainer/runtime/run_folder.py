@@ -24,6 +24,9 @@ LOGS: Final = "logs"
 EVALUATION: Final = "evaluation"
 """Folders within a run's folder."""
 
+PREFLIGHT: Final = "preflight.json"
+"""Estimates of the checks before training, within a run's folder."""
+
 _MANIFEST: Final = "run.json"
 _DURATIONS: Final = "durations.json"
 
@@ -143,7 +146,7 @@ def read_run(folder: Path, find_changes: FindChanges) -> Run:
 
 def _clear(folder: Path) -> None:
     """Delete what runs write, and no other files."""
-    for name in (_MANIFEST, _DURATIONS, TEST_IMAGES):
+    for name in (_MANIFEST, _DURATIONS, PREFLIGHT, TEST_IMAGES):
         (folder / name).unlink(missing_ok=True)
     for name in (CHECKPOINTS, LOGS, EVALUATION):
         shutil.rmtree(folder / name, ignore_errors=True)

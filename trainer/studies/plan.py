@@ -14,6 +14,7 @@ from pydantic import ConfigDict, TypeAdapter, ValidationError
 from hardrank.trainer.config import (
     Config,
     ConfigError,
+    RobustStart,
     TrainingOptions,
     changed_fields,
     config_to_json,
@@ -125,6 +126,10 @@ def title_of(row: StudyRow) -> str:
     return row.title or parse_defense(row.defense).name
 
 
+_AFTER_THE_START: Final = frozenset({"benign", "robust", "robust_start", "robust_stages", "evaluation"})
+"""Fields of the configuration that the initial weights do not depend on."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Trial:
     """One training and its measurement: a row with one of its seeds."""
@@ -154,7 +159,7 @@ class Trial:
     def warmup_key(self) -> str:
         """Name of the warm-up, which trials share."""
         content = trial_content(self)
-        shared = {name: value for name, value in content.items() if name not in {"benign", "robust", "evaluation"}}
+        shared = {name: value for name, value in content.items() if name not in _AFTER_THE_START}
         epsilon = content["robust"]["warmup_epsilon"]
         return f"start-{255 * epsilon:g}-seed{self.seed}-{digest({**shared, 'epsilon': epsilon})}"
 
@@ -163,8 +168,26 @@ def trial_content(trial: Trial) -> dict[str, Any]:
     """Return the configuration as JSON values, without names and paths, which do not affect the result."""
     content = config_to_json(trial.config)
     del content["name"], content["benign"]
+    _leave_out_defaults(content)
     content["data"] = {name: value for name, value in content["data"].items() if name != "root"}
     return content
+
+
+def _leave_out_defaults(content: dict[str, Any]) -> None:
+    """Leave out fields that were added later, where they have their defaults: recorded trials keep their names."""
+    for owner, names in _ADDED_FIELDS.items():
+        part = content[owner] if owner else content
+        for name, default in names.items():
+            if part.get(name) == default:
+                del part[name]
+
+
+_ADDED_FIELDS: Final[dict[str, dict[str, Any]]] = {
+    "": {"robust_start": "initial", "robust_stages": []},
+    "data": {"validation_classes": 0},
+    "warmup": {"benign_share": 0.5, "epsilon_ramp": 0.0, "freeze_batch_norm": False},
+    "robust": {"updates": None, "random_start": False, "epsilon_ramp": 0.0},
+}
 
 
 def digest(content: Mapping[str, Any]) -> str:
@@ -227,6 +250,8 @@ def trials(study: Study, *, data_root: Path | None = None) -> list[Trial]:
     for row in study.rows:
         content = merged(base, study.changes, row.changes, {"robust": {"defense": row.defense}}, place)
         config = parse_config(content, source=f"study {study.name}, row {row.title or row.defense}")
+        if config.robust_start is not RobustStart.INITIAL:
+            raise ConfigError(f"study {study.name} trains no benign model; set robust_start: initial")
         title = title_of(row)
         if title in rows:
             former, other = rows[title]

@@ -15,7 +15,7 @@ from hardrank.models.progress import OnProgress, StageProgress
 from hardrank.trainer.config import config_to_json
 from hardrank.trainer.data.batches import spc2_batches
 from hardrank.trainer.evaluation.robustness import RobustnessOptions
-from hardrank.trainer.job_steps import Job, evaluate_embedder, make_start, measure, read_images, train
+from hardrank.trainer.job_steps import Job, evaluate_embedder, make_start, measure, read_images, train_stages
 from hardrank.trainer.metric.collapse import CollapseError
 from hardrank.trainer.runtime.environment import hardware, versions
 from hardrank.trainer.runtime.launch import Launch, make_fabric
@@ -61,7 +61,7 @@ def run_trial(study_run: StudyRun, trial: Trial, report: OnProgress) -> dict[str
     embedder = initial_weights(study_run, trial, job)
     curve = _Curve(study_run, trial, job)
     try:
-        trained = train(job, embedder, _STAGE, trial.options, periodic=curve.callback())
+        trained = train_stages(job, embedder, _STAGE, periodic=curve.callback())
     except (CollapseError, TrainingError) as error:
         return _write_result(study_run, trial, job, {"failure": str(error), "curve": curve.points()})
     # Without attacks from another seed: rows with several seeds show more, and attacks are most of the cost.
@@ -99,7 +99,7 @@ def label_stages(report: OnProgress, label: str) -> OnProgress:
         name, done = "attacks", progress.done
         if progress.stage.startswith("warmup"):
             name = "warm-up"
-        elif progress.stage == _STAGE:
+        elif progress.stage.startswith(_STAGE):
             name = "training"
         else:
             done = min(done, progress.total - 1)

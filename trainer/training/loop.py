@@ -84,6 +84,8 @@ class StepContext:
     """φ in training mode, in the precision of training."""
     frozen: FoldedEmbedder
     """φ in evaluation mode, with the current weights."""
+    reference: FoldedEmbedder | None = None
+    """φ in evaluation mode, with the weights at the beginning of the stage; None without `keep_reference`."""
     state: TrainingState
     generator: torch.Generator
     """Random generator of this iteration, on the CPU."""
@@ -127,6 +129,8 @@ class LoopOptions:
     schedule: Schedule
     averaging: float = 0.0
     freeze_batch_norm: bool = False
+    keep_reference: bool = False
+    """Whether the stage's loss needs the network as it was at the beginning of the stage."""
     low_precision: bool = False
     """Whether the backbone runs in bf16; head, distances and losses stay in float32."""
     seed: int = 0
@@ -230,6 +234,7 @@ class _Loop:
     """The moving average of the embedder's weights, if there is one."""
     network: Callable[[Tensor], Tensor]
     frozen: FoldedEmbedder
+    reference: FoldedEmbedder | None
     optimiser: torch.optim.Optimizer
     fabric: "L.Fabric"
     options: LoopOptions
@@ -256,6 +261,7 @@ class _Loop:
             whole.parameters(), lr=options.learning_rate, weight_decay=options.weight_decay, fused=True
         )
         average = copy.deepcopy(embedder).requires_grad_(False) if options.averaging else None
+        reference = FoldedEmbedder(embedder) if options.keep_reference else None  # before later weights are restored
         state = _restore(checkpoint, whole, optimiser, average)
         frozen = FoldedEmbedder(embedder, dtype=torch.bfloat16 if options.low_precision else None)
         return cls(
@@ -266,6 +272,7 @@ class _Loop:
             average=average,
             network=network_for_update(embedder, frozen, options),
             frozen=frozen,
+            reference=reference,
             optimiser=optimiser,
             fabric=fabric,
             options=options,
@@ -291,10 +298,13 @@ class _Loop:
     def update(self, images: Tensor, labels: Tensor) -> None:
         """Take one step of the optimiser, unless no process has a batch to learn from."""
         step, options, device = self.state.step, self.options, self.fabric.device
-        _training_mode(self.embedder, freeze_batch_norm=options.freeze_batch_norm)
+        set_training_mode(self.embedder, freeze_batch_norm=options.freeze_batch_norm)
         _set_rate(self.optimiser, options, step, self.stage.iterations)
         generator = step_generator(options.seed, self.stage.name, step, self.fabric.global_rank)
-        context = StepContext(network=self.network, frozen=self.frozen, state=self.state, generator=generator)
+        torch.manual_seed(generator.initial_seed())  # of dropout: a resumed stage draws the same
+        context = StepContext(
+            network=self.network, frozen=self.frozen, reference=self.reference, state=self.state, generator=generator
+        )
         images = images.to(device, memory_format=torch.channels_last)
         with WideDepthwise():
             own = self.stage.loss(images, labels.to(device), context)
@@ -351,7 +361,8 @@ def step_generator(seed: int, stage: str, step: int, rank: int) -> torch.Generat
     return torch.Generator().manual_seed(int(words[0]) << 31 ^ int(words[1]))
 
 
-def _training_mode(embedder: Embedder, *, freeze_batch_norm: bool) -> None:
+def set_training_mode(embedder: Embedder, *, freeze_batch_norm: bool) -> None:
+    """Put φ into training mode, with batch norm in evaluation mode if it is frozen."""
     embedder.train()
     if freeze_batch_norm:
         for module in embedder.modules():

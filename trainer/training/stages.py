@@ -16,14 +16,11 @@ from hardrank.trainer.config import TrainingOptions, WarmupOptions
 from hardrank.trainer.data.batches import spc2_batches
 from hardrank.trainer.data.store import ImageStore
 from hardrank.trainer.defenses import Conditions, Defense
+from hardrank.trainer.defenses.fare import AnchoredFineTuning
 from hardrank.trainer.training.loop import StepContext, StepLoss
 
 Rows = np.ndarray[tuple[int], np.dtype[np.int64]]
 """Row numbers or labels, (N,) int64."""
-
-
-BENIGN_PART = 0.5
-"""Share of a perturbed warm-up, at its beginning, that has benign images."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,6 +41,11 @@ class TrainingImages:
         return pixels.to(torch.float32).div_(255)
 
 
+def ramp(progress: float, share: float) -> float:
+    """Return the factor of a value that rises linearly from 0 during the first `share` of a stage, and then stays 1."""
+    return min(1.0, progress / share) if share else 1.0
+
+
 class CosineClassifier(nn.Module):
     """Logits as scaled cosines of embeddings and class directions."""
 
@@ -61,9 +63,9 @@ class CosineClassifier(nn.Module):
 class WarmupStage:
     """Classification of the training classes with a cosine softmax: initial weights for training from scratch.
 
-    With ε > 0 the batches of the second half are perturbed by one signed gradient step from a random start ("fast"
-    adversarial training, Wong et al. 2020), which makes the initial weights more robust. The first half stays benign,
-    as in Gupta et al. 2020, since a perturbed iteration takes half as long again.
+    With ε > 0 the batches after the first `benign_share` are perturbed by one signed gradient step from a random start
+    ("fast" adversarial training, Wong et al. 2020), which makes the initial weights more robust. The first ones stay
+    benign, as in Gupta et al. 2020, since a perturbed iteration takes half as long again.
     """
 
     source: TrainingImages
@@ -99,15 +101,17 @@ class WarmupStage:
 
     def loss(self, images: Tensor, labels: Tensor, context: StepContext) -> StepLoss:
         """Return the cross-entropy of the scaled cosines."""
-        if self.epsilon and context.state.step >= BENIGN_PART * self.iterations:
-            images = self._perturbed(images, labels, context)
+        first = self.options.benign_share * self.iterations
+        if self.epsilon and context.state.step >= first:
+            progress = (context.state.step - first) / (self.iterations - first)
+            epsilon = self.epsilon * ramp(progress, self.options.epsilon_ramp)
+            images = self._perturbed(images, labels, context, epsilon)
         logits = self.classifier(context.network(images))
         loss = F.cross_entropy(logits, labels, label_smoothing=self.options.label_smoothing)
         accuracy = (logits.detach().argmax(1) == labels).float().mean().item()
         return StepLoss(loss, context.state.previous_loss, {"accuracy": accuracy})
 
-    def _perturbed(self, images: Tensor, labels: Tensor, context: StepContext) -> Tensor:
-        epsilon = self.epsilon
+    def _perturbed(self, images: Tensor, labels: Tensor, context: StepContext, epsilon: float) -> Tensor:
         start = torch.rand(images.shape, generator=context.generator).to(images.device)
         x = (images + epsilon * (2 * start - 1)).clamp(0, 1).requires_grad_(True)
         loss = F.cross_entropy(self.classifier(context.frozen(x)), labels)
@@ -127,7 +131,14 @@ class TripletStage:
     @cached_property  # used in every iteration, and computed by drawing an epoch
     def iterations(self) -> int:
         """Number of iterations."""
+        if self.options.updates is not None:
+            return self.options.updates
         return max(1, round(self.options.epochs * len(self._epoch(0, 0, 1))))
+
+    @property
+    def needs_reference(self) -> bool:
+        """Whether the defense stays close to the network at the beginning of the stage."""
+        return isinstance(self.defense, AnchoredFineTuning)
 
     def batches(self, start: int, rank: int, world_size: int) -> Iterator[tuple[Tensor, Tensor]]:
         """Yield SPC-2 batches, epoch after epoch."""
@@ -155,15 +166,19 @@ class TripletStage:
 
     def loss(self, images: Tensor, labels: Tensor, context: StepContext) -> StepLoss | None:
         """Return the defense's loss; None for a batch without triplets."""
+        options, progress = self.options, context.state.step / self.iterations
+        share = ramp(progress, options.epsilon_ramp)
         conditions = Conditions(
             network=context.network,
             frozen=context.frozen,
-            attack=PGDOptions(epsilon=self.options.epsilon, alpha=self.options.alpha, steps=self.options.steps),
+            attack=PGDOptions(epsilon=options.epsilon * share, alpha=options.alpha * share, steps=options.steps),
+            random_start=options.random_start,
+            reference=context.reference,
             previous_loss=context.state.previous_loss,
-            margin=self.options.margin,
+            margin=options.margin,
             generator=context.generator,
             iteration=context.state.step,
-            progress=context.state.step / self.iterations,
+            progress=progress,
         )
         outcome = self.defense(images, labels, conditions)
         if outcome is None:

@@ -43,6 +43,25 @@ class TestClassFolders:
         data = load(write_classes(tmp_path, "abcdef"), train_classes=wanted)
         assert data.train.classes == tuple(trained)
 
+    def test_validation_classes_are_training_classes(self, tmp_path: Path) -> None:
+        whole = load(write_classes(tmp_path, "abcdefghij"))
+        data = load(tmp_path, validation_classes=2)
+        assert sorted(data.train.classes + data.test.classes) == list(whole.train.classes)
+        assert (len(data.train.classes), len(data.test.classes)) == (3, 2)
+        assert not set(data.test.paths) & set(whole.test.paths)
+        for split in (data.train, data.test):
+            assert [split.classes[label] for label in split.labels] == [path.parent.name for path in split.paths]
+        assert data.summary()["split"] == "validation"
+        assert "split" not in whole.summary()
+        assert data.digest not in {whole.digest, load(tmp_path, validation_classes=3).digest}
+        assert len({load(tmp_path, validation_classes=2, split_seed=seed).test.classes for seed in range(4)}) > 1
+
+    @pytest.mark.parametrize(("count", "message"), [(1, "0 or at least 2"), (4, "fewer than two classes to train")])
+    def test_too_few_classes_for_validation(self, tmp_path: Path, count: int, message: str) -> None:
+        write_classes(tmp_path, "abcdefghij")
+        with pytest.raises(DatasetError, match=message):
+            load(tmp_path, validation_classes=count)
+
     def test_split_seed_shuffles_the_same_each_time(self, tmp_path: Path) -> None:
         write_classes(tmp_path, "abcdefgh")
         drawn = {load(tmp_path, split_seed=seed).train.classes for seed in range(5)}

@@ -20,7 +20,7 @@ from hardrank.trainer.config import Schedule, TrainingOptions, WarmupOptions
 from hardrank.trainer.data.dataset import DataOptions
 from hardrank.trainer.data.folder import load
 from hardrank.trainer.data.store import ImageStore
-from hardrank.trainer.defenses import parse_defense
+from hardrank.trainer.defenses import Conditions, DefenseResult, parse_defense
 from hardrank.trainer.runtime.metrics_log import MetricsLog
 from hardrank.trainer.training.loop import (
     LoopOptions,
@@ -177,6 +177,27 @@ def test_the_second_half_of_a_warm_up_is_perturbed(source: TrainingImages, fabri
     middle = stage.iterations // 2
     assert losses[:middle] == [pytest.approx(benign.item())] * middle
     assert min(losses[middle:]) > benign.item()
+
+
+def test_the_budget_rises_during_the_first_part_of_a_stage(
+    source: TrainingImages, fabric: L.Fabric, tmp_path: Path
+) -> None:
+    """ε and α are 0 in the first of eight iterations, half in the third, and whole from the fifth on."""
+    budgets: list[tuple[float, float]] = []
+
+    class Observer:
+        name = "observer"
+
+        def __call__(self, images: Tensor, labels: Tensor, conditions: Conditions) -> DefenseResult:
+            budgets.append((255 * conditions.attack.epsilon, 255 * conditions.attack.alpha))
+            assert conditions.random_start
+            loss = conditions.network(images).square().mean()
+            return DefenseResult(loss, loss.detach())
+
+    options = TrainingOptions(updates=8, pairs=8, epsilon=8 / 255, alpha=2 / 255, epsilon_ramp=0.5, random_start=True)
+    _run(TripletStage(name="robust", source=source, options=options, defense=Observer()), fabric, tmp_path)
+    expected = [(0, 0), (2, 0.5), (4, 1), (6, 1.5), *[(8, 2)] * 4]
+    assert budgets == [pytest.approx(pair) for pair in expected]
 
 
 class Broken(TripletStage):
