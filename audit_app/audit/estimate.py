@@ -28,6 +28,8 @@ FEWEST_IMAGES: Final = 50
 """Images that a time budget keeps as long as fewer queries suffice."""
 FEWEST_QUERIES: Final = 100
 _LEAST_IMAGES: Final = 2
+_CHECKED_SHARE: Final = 4
+"""With a time budget, checks use at most one in this many images."""
 _BATCH: Final = 4
 """Images that are attacked to measure the pace on a CPU."""
 _ENOUGH_S: Final = 1.0
@@ -85,7 +87,7 @@ class ModelPace:
             AuditPart.ATTACKS: attacked * every * effort,
             AuditPart.CHECKS: checks,
             AuditPart.CURVES: curves,
-            AuditPart.WORST_CASES: options.worst * slowest * effort,
+            AuditPart.WORST_CASES: min(options.worst, attacked) * slowest * effort,
         }
 
     def duration(self, options: AuditOptions, attacked: int) -> float:
@@ -194,10 +196,13 @@ def describe_reduction(requested: AuditOptions, fitted: AuditOptions, budget: fl
     before, after = (min(items, options.attacked or items) for options in (requested, fitted))
     if after < before:
         parts.append(f"{after} images were attacked instead of {before}")
+    checks = [(one.robustness.seed_check, one.robustness.sanity_images) for one in (requested, fitted)]
+    if checks[1] < checks[0]:
+        parts.append(f"checks used at most {max(checks[1])}")
     asked, left = (make_search(options.searched, **options.search).queries for options in (requested, fitted))
     if left < asked:
         parts.append(f"searches without gradients took at most {left} queries per image and attack instead of {asked}")
-    return (f"To fit the time budget of {describe_duration(budget)}, {', and '.join(parts)}.",) if parts else ()
+    return (f"To fit the time budget of {describe_duration(budget)}, {', '.join(parts)}.",) if parts else ()
 
 
 def pass_duration(subject: Subject, images: torch.Tensor, *, clock: Callable[[], float] = time.monotonic) -> float:
@@ -231,6 +236,14 @@ def runs_searches(galleries: Sequence[EmbeddedGallery], options: AuditOptions) -
 
 def _reduced(estimate: AuditEstimate, images: int, queries: int | None) -> AuditEstimate:
     options, models = replace(estimate.options, attacked=images), estimate.models
+    if images < estimate.attacked:  # so that the checks of a small sample do not take longer than its attacks
+        checked, robustness = max(_LEAST_IMAGES, images // _CHECKED_SHARE), options.robustness
+        robustness = replace(
+            robustness,
+            seed_check=min(robustness.seed_check, checked),
+            sanity_images=min(robustness.sanity_images, checked),
+        )
+        options = replace(options, robustness=robustness)
     if queries is not None:
         options = replace(options, search={**options.search, "queries": queries})
         models = tuple(

@@ -86,6 +86,16 @@ def test_a_budget_reduces_images_first_and_then_queries() -> None:
         assert fit_to_budget(estimated(WHITE, BLACK), budget).seconds <= budget
 
 
+def test_a_budget_reduces_the_checks_with_the_images() -> None:
+    options = replace(AUDIT, robustness=RobustnessOptions(steps=10))
+    fitted = fit_to_budget(estimated(WHITE, options=options), 3.0)
+    assert 20 <= fitted.attacked < 100
+    assert fitted.options.robustness.seed_check == fitted.attacked // 4
+    assert fitted.options.robustness.sanity_images == fitted.attacked // 4
+    (sentence,) = describe_reduction(options, fitted.options, 3, items=500)
+    assert f"checks used at most {fitted.attacked // 4}" in sentence
+
+
 def test_what_was_reduced_is_stated() -> None:
     fitted = fit_to_budget(estimated(BLACK), 60.01)
     (sentence,) = describe_reduction(AUDIT, fitted.options, 60, items=300)
