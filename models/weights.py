@@ -355,16 +355,23 @@ def _converted_by_timm(state: State, name: str, image_size: int) -> State:
     bare = name.removeprefix(TIMM)
     config: Any = timm.get_pretrained_cfg(bare)
     sized: dict[str, Any] = {"img_size": image_size} if config.fixed_input_size else {}
-    # With the classes of the configuration, timm checks that no tensor is missing.
-    model = timm.create_model(
-        bare,
-        pretrained=True,
-        num_classes=config.num_classes,
-        pretrained_cfg_overlay={"state_dict": dict(state), "custom_load": False},
-        **sized,
-    )
-    converted: State = model.state_dict()
-    return converted
+
+    def load(classes: int) -> State:
+        # With the classes of the configuration, timm checks that no tensor is missing.
+        model = timm.create_model(
+            bare,
+            pretrained=True,
+            num_classes=classes,
+            pretrained_cfg_overlay={"state_dict": dict(state), "custom_load": False, "num_classes": classes},
+            **sized,
+        )
+        converted: State = model.state_dict()
+        return converted
+
+    try:
+        return load(config.num_classes)
+    except RuntimeError:  # a classifier is missing, or another tensor
+        return load(0)
 
 
 def _difference(state: State, wanted: State) -> str:

@@ -233,6 +233,19 @@ def test_one_file_of_weights_belongs_to_one_network(tiny_zoo: list[Path]) -> Non
             with_weights(given, Path("w.pt"))
 
 
+def test_weights_without_classifier_are_resampled_to_another_size(tmp_path: Path) -> None:
+    import timm
+
+    network = timm.create_model("test_vit", num_classes=0)
+    path = tmp_path / "headless.pt"
+    torch.save(network.state_dict(), path)
+    options = dataclasses.replace(OPTIONS, size=64)
+    assert load_subject(f"timm/test_vit@{path}", options).size == 64
+    torch.save({k: v for k, v in network.state_dict().items() if k != "norm.bias"}, path)
+    with pytest.raises(WeightsError, match="do not fit"):
+        load_subject(f"timm/test_vit@{path}", options)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "size"),
