@@ -11,8 +11,8 @@ from pathlib import Path
 import streamlit as st
 
 from hardrank.audit_app.web.messages import errors_shown
-from hardrank.audit_app.web.resources import settings
 from hardrank.audit_app.web.server_check import check_server
+from hardrank.audit_app.web.settings import settings
 
 # Attacks run in threads. With the default of 5 ms, each of their many short operations would wait for a page redraw.
 sys.setswitchinterval(0.0005)

@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from hardrank.audit_app.drawing.formatting import format_count, format_percent, format_rank
+from hardrank.audit_app.drawing.formatting import format_count, format_rank
 from hardrank.audit_app.drawing.line_chart import Line, Scale, line_chart
 from hardrank.audit_app.drawing.markup import Markup, element, png_uri
 from hardrank.audit_app.drawing.perturbation import amplify
@@ -17,7 +17,7 @@ from hardrank.trainer.attacks.pgd import PGDOptions
 def live_panel(status: AttackStatus, budget: PGDOptions, *, ranked: int, watched: str) -> Markup:
     """Draw the state of an attack; `ranked` is the number of ranked items, `watched` names the item they show."""
     cards = [
-        _card(name, i, status.frames[name], status.curves[name], status, budget, ranked)
+        _card(name, i, status.frames[name], status.curves[name], status, budget, ranked, watched)
         if name in status.frames
         else _empty_card(name, i)
         for i, name in enumerate(status.names)
@@ -58,6 +58,7 @@ def _card(
     status: AttackStatus,
     budget: PGDOptions,
     ranked: int,
+    watched: str,
 ) -> Markup:
     first, last, spending = points[0], points[-1], status.budgets[name]
     spent = spending.spent(last)
@@ -73,8 +74,8 @@ def _card(
                 "queries" if spending.counts_queries else "step",
                 f"{format_count(spent)} of {format_count(spending.most)}",
             ),
-            *_fact("rank", now, f"was {before} of {format_count(ranked)}"),
-            *_fact("answers kept", format_percent(last.overlap)),
+            *_fact(watched, f"{before} → {now}", f"of {format_count(ranked)}"),
+            *_fact("first answers kept", format_count(last.kept[0]), f"of {format_count(last.kept[1])}"),
             class_="facts",
         ),
         element("div", fill, class_="bar"),

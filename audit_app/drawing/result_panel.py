@@ -10,6 +10,7 @@ from hardrank.audit_app.drawing.perturbation import amplify
 from hardrank.audit_app.images.exact_png import Uint8Image, encode_png
 from hardrank.audit_app.live.outcome import RankingOutcome
 from hardrank.audit_app.live.result import LiveResult, SubjectResult
+from hardrank.audit_app.live.verdict import Verdict, verdict_of
 from hardrank.models.preprocessing import to_unit
 from hardrank.trainer.attacks.attack import Attack
 from hardrank.trainer.attacks.pgd import PGDOptions
@@ -29,30 +30,73 @@ class ResultContext:
     """Names the item whose rank is context."""
 
 
-def verdicts(result: LiveResult, context: ResultContext) -> Markup:
-    """Summarize the result for each model in three numbers."""
+def verdict_line(result: LiveResult, context: ResultContext) -> Markup:
+    """Say in one line which models were fooled."""
+    words = []
+    for i, (name, found) in enumerate(result.subjects.items()):
+        verdict = _verdict(found, context)
+        share = "" if verdict.success is None else f" ({format_percent(verdict.success / 100)})"
+        mood = "bad" if verdict.fooled else "good"
+        words.append(
+            element(
+                "span",
+                element("span", class_=f"key series-{i}"),
+                f"{name}: ",
+                element("b", verdict.word, class_=mood),
+                share,
+                class_="model",
+            )
+        )
+    note = "Fooled: the attack got at least half of the way from the original ranking to its goal."
+    early = [element("span", "stopped early", class_="note")] if result.stopped else []
     return element(
-        "div", *(_verdict(i, found, context) for i, found in enumerate(result.subjects.values())), class_="verdicts"
+        "div", element("p", *words, *early, class_="verdict-line"), element("p", note, class_="note"), role="status"
     )
 
 
-def _verdict(place: int, found: SubjectResult, context: ResultContext) -> Markup:
+def _verdict(found: SubjectResult, context: ResultContext) -> Verdict:
+    return verdict_of(context.attack.figures, found.before, found.outcome.figures)
+
+
+def stronger_table(standard: LiveResult, strong: LiveResult, context: ResultContext) -> Markup:
+    """Compare the results of a standard and of a stronger attack."""
+    rows = []
+    for i, (name, after) in enumerate(strong.subjects.items()):
+        before = standard.subjects[name]
+        pairs = (
+            ("verdict", *(_verdict(one, context).word for one in (before, after))),
+            (context.watched, *(format_rank(one.outcome.mean_rank_after) for one in (before, after))),
+            ("first answers kept", *(_kept(one) for one in (before, after))),
+        )
+        rows.append(
+            element(
+                "tr",
+                element("th", element("span", class_=f"key series-{i}"), f" {name}", scope="row"),
+                *(element("td", one, " → ", element("b", other)) for _, one, other in pairs),
+            )
+        )
+    titles = ["standard → strong", "verdict", context.watched, "first answers kept"]
+    return element("div", _table(titles, [element("tbody", *rows)]), class_="stronger")
+
+
+def _kept(found: SubjectResult) -> str:
+    kept, of = found.outcome.kept
+    return f"{format_count(kept)} of {format_count(of)}"
+
+
+def _numbers(found: SubjectResult, context: ResultContext) -> Markup:
+    """Draw the numbers of a model that matter most."""
     outcome = found.outcome
-    changed, of = (sum(values) for values in zip(*((len(m.entered), m.k) for m in outcome.movements), strict=True))
+    kept, of = outcome.kept
     return element(
-        "div",
-        element("h3", element("span", class_=f"key series-{place}"), found.name),
-        element(
-            "dl",
-            *_number("first answers changed", format_count(changed), f"of {of}"),
-            *_number(
-                f"{context.watched}, of {format_count(outcome.movements[0].ranked)}",
-                f"{format_rank(outcome.mean_rank_before)} → {format_rank(outcome.mean_rank_after)}",
-            ),
-            *_number("distance of the embedding (at most 2)", format_number(outcome.shift.distance)),
-            class_="numbers",
+        "dl",
+        *_number(
+            f"{context.watched}, of {format_count(outcome.movements[0].ranked)}",
+            f"{format_rank(outcome.mean_rank_before)} → {format_rank(outcome.mean_rank_after)}",
         ),
-        class_="verdict",
+        *_number("first answers kept", format_count(kept), f"of {format_count(of)}"),
+        *_number("distance moved, of 2", f"{outcome.shift.distance:.2f}"),
+        class_="numbers",
     )
 
 
@@ -87,13 +131,14 @@ def _ranking(place: int, found: SubjectResult, context: ResultContext, view: int
     return element(
         "article",
         element("h3", element("span", class_=f"key series-{place}"), found.name),
-        _heads(found, context, query),
+        _numbers(found, context),
         chart,
         element(
             "p",
             f"{format_count(size)} items. Lines join the two ranks of an item; ▲▼ show how far it moved.",
             class_="note",
         ),
+        _heads(found, context, query),
         class_="card",
     )
 

@@ -16,12 +16,28 @@ class CaptionedImage:
     caption: str
 
 
-def setup_panel(image: CaptionedImage, targets: Sequence[CaptionedImage], *, goal: str, limit: str) -> Markup:
+@dataclass(frozen=True)
+class TargetGroup:
+    """Targets of an attack."""
+
+    title: str
+    """Who draws them or whose they are; may be empty."""
+    images: Sequence[CaptionedImage]
+
+
+def setup_panel(image: CaptionedImage, targets: Sequence[TargetGroup], *, goal: str, limit: str) -> Markup:
     """Draw the image under attack, an arrow and the targets; `goal` and `limit` are sentences about the attack."""
-    aims = [element("div", *map(_figure, targets), class_="targets")] if targets else []
+    groups = [
+        element(
+            "div",
+            *([element("p", group.title, class_="note")] if group.title else []),
+            element("div", *map(_figure, group.images), class_="targets"),
+        )
+        for group in targets
+    ]
     arrow = [element("div", "→", class_="arrow", aria_hidden="true")] if targets else []
     text = element("div", element("p", element("b", goal)), element("p", limit, class_="quiet"), class_="goal")
-    return element("div", _figure(image), *arrow, *aims, text, class_="setup")
+    return element("div", _figure(image), *arrow, *groups, text, class_="setup")
 
 
 def _figure(image: CaptionedImage) -> Markup:

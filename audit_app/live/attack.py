@@ -112,7 +112,8 @@ class LiveAttack:
         try:
             with self._queue.place(self, self._stop.is_set) as entered:
                 if not entered:
-                    raise AuditError("the attack was stopped before it began")
+                    self._enter(AttackPhase.ABANDONED if self._gone.is_set() else AttackPhase.STOPPED)
+                    return
                 self._enter(AttackPhase.RUNNING)
                 self._began = time.perf_counter()
                 reached = self._attack_all()

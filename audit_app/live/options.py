@@ -1,8 +1,8 @@
 """Options of a live attack."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
-from typing import Any
+from dataclasses import dataclass, field, replace
+from typing import Any, Final
 
 from hardrank.audit_app.blackbox import make_search
 from hardrank.audit_app.blackbox.choice import SearchMethod, search_name
@@ -10,7 +10,10 @@ from hardrank.audit_app.errors import AuditError
 from hardrank.audit_app.images.transforms import TransformOptions
 from hardrank.trainer.attacks.attack import Attack
 from hardrank.trainer.attacks.registry import make_attack
-from hardrank.trainer.attacks.runner import AttackOptions
+from hardrank.trainer.attacks.runner import AttackEngine, AttackOptions
+
+STRONG_STEPS: Final = 64
+STRONG_RESTARTS: Final = 4
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,3 +62,18 @@ class LiveOptions:
     def searched(self) -> str:
         """Name of the black-box search for models without gradients."""
         return search_name(self.method, self.engine.norm)
+
+    def stronger(self) -> "LiveOptions":
+        """Return the options of a stronger attack: APGD, more restarts and steps, without a limit on its pace."""
+        engine = replace(
+            self.engine,
+            engine=AttackEngine.APGD,
+            restarts=max(self.engine.restarts, STRONG_RESTARTS),
+            steps=max(self.engine.steps, STRONG_STEPS),
+        )
+        return replace(self, engine=engine, pace=None)
+
+    @property
+    def is_strong(self) -> bool:
+        """Whether `stronger` would change nothing but the pace."""
+        return replace(self.stronger(), pace=self.pace) == self

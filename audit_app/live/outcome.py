@@ -1,6 +1,6 @@
 """The effect of an image on the rankings of a served model: the measurement behind all figures of a live attack."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -33,6 +33,11 @@ class RankingOutcome:
         return float(np.mean([movement.overlap for movement in self.movements]))
 
     @property
+    def kept(self) -> tuple[int, int]:
+        """How many of the first items stayed, and of how many, over all rankings."""
+        return _kept(self.movements)
+
+    @property
     def mean_rank_before(self) -> float:
         """Mean of `ranks_before`."""
         return float(np.mean(self.ranks_before))
@@ -41,6 +46,11 @@ class RankingOutcome:
     def mean_rank_after(self) -> float:
         """Mean of `ranks_after`."""
         return float(np.mean(self.ranks_after))
+
+
+def _kept(movements: Sequence[RankingMovement]) -> tuple[int, int]:
+    of = sum(movement.k for movement in movements)
+    return of - sum(len(movement.entered) for movement in movements), of
 
 
 class RankingMeter:
@@ -81,9 +91,9 @@ class RankingMeter:
         """Ranks of the tracked items, with the image at `embedding` (D,)."""
         return tuple(int(ranks_at(view, embedding)[row]) for view in self.views for row in view.tracked)
 
-    def overlap(self, embedding: Vector) -> float:
-        """Mean share of the first items that stay, with the image at `embedding` (D,)."""
-        return float(np.mean([movement_between(v, self.benign, embedding, self._k).overlap for v in self.views]))
+    def kept(self, embedding: Vector) -> tuple[int, int]:
+        """How many of the first items stay with the image at `embedding` (D,), and of how many."""
+        return _kept([movement_between(view, self.benign, embedding, self._k) for view in self.views])
 
     @torch.no_grad()
     def measure(self, embedding: Vector) -> RankingOutcome:

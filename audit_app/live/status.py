@@ -23,8 +23,14 @@ class TracePoint:
     """Loss of the image; NaN if it was not computed."""
     ranks: tuple[int, ...]
     """Ranks of the tracked items."""
-    overlap: float
-    """Share of the benign ranking's first items that are still among the first, in [0,1]."""
+    kept: tuple[int, int]
+    """How many of the original ranking's first items are still among the first, and of how many, over all rankings."""
+
+    @property
+    def overlap(self) -> float:
+        """Share of the first items that stayed, in [0,1]."""
+        kept, of = self.kept
+        return kept / of
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -62,12 +68,14 @@ class AttackPhase(StrEnum):
     """The steps are done; the served models measure the images."""
     DONE = "done"
     FAILED = "failed"
+    STOPPED = "stopped"
+    """Stopped before it began."""
     ABANDONED = "abandoned"
 
     @property
     def over(self) -> bool:
         """Whether the attack has ended."""
-        return self in {AttackPhase.DONE, AttackPhase.FAILED, AttackPhase.ABANDONED}
+        return self in {AttackPhase.DONE, AttackPhase.FAILED, AttackPhase.STOPPED, AttackPhase.ABANDONED}
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

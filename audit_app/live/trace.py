@@ -88,7 +88,7 @@ class FrameRecorder:
                     queries=0 if progress.queries is None else int(progress.queries[0]),
                     loss=float(progress.losses[0]),
                     ranks=self._meter.ranks(embedding),
-                    overlap=self._meter.overlap(embedding),
+                    kept=self._meter.kept(embedding),
                 ),
                 image=np.rint(shown * 255).astype(np.uint8),
                 change=shown - self._benign,

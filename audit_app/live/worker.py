@@ -97,7 +97,7 @@ class ModelAttack:
             queries=found.queries or 0,
             loss=float("nan"),
             ranks=found.outcome.ranks_after,
-            overlap=found.outcome.overlap,
+            kept=found.outcome.kept,
         )
         self.trace.add(
             TraceFrame(point=point, image=found.pixels, change=to_unit(found.pixels) - to_unit(found.benign))

@@ -1,5 +1,5 @@
 """Page: attack models live and watch the rankings change."""
 
-from hardrank.audit_app.web.live_page import live_page
+from hardrank.audit_app.web.screen import live_controls, show_screen
 
-live_page()
+show_screen("Attack a ranking", "live_page", controls=live_controls)

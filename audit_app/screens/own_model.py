@@ -1,5 +1,5 @@
 """Page: attack your own model."""
 
-from hardrank.audit_app.web.own_model_page import own_model_page
+from hardrank.audit_app.web.screen import show_screen
 
-own_model_page()
+show_screen("Bring your own model", "own_model_page")

@@ -1,5 +1,5 @@
 """Page: the scorecard of each model."""
 
-from hardrank.audit_app.web.scorecard_page import scorecard_page
+from hardrank.audit_app.web.screen import show_screen
 
-scorecard_page()
+show_screen("Robustness of the models", "scorecard_page")

@@ -1,5 +1,5 @@
 """Page: the images and classes with the lowest scores."""
 
-from hardrank.audit_app.web.weak_spots_page import weak_spots_page
+from hardrank.audit_app.web.screen import show_screen
 
-weak_spots_page()
+show_screen("Weakest images and classes", "weak_spots_page")

@@ -67,7 +67,7 @@ def attack_form(
     main: DeltaGenerator, more: DeltaGenerator, loaded: LoadedGallery, *, methods: tuple[SearchMethod, ...]
 ) -> AttackForm:
     """Draw the most important options into `main`, all others into `more`."""
-    which, strength = main.columns([3, 2], gap="medium")
+    which, strength = main.container(), main.container()
     names = list(ATTACKS)
     attack = which.selectbox(
         "Attack",
@@ -79,9 +79,9 @@ def attack_form(
     engine = {option.name: option for option in declared_options(AttackOptions)}
     with more:
         without_gradients = [served.subject for served in loaded if not served.subject.white_box]
-        left, middle, right = st.columns(3, gap="medium")
+        left, middle, right = st.container(), st.container(), st.container()
         with left:
-            st.caption("Attack")
+            st.markdown("**Attack**")
             settings = option_fields(ATTACKS[attack].options, key=f"live.{attack}")
             choice = ATTACKS[attack].targets
             if choice is not None and choice.count_option:
@@ -93,7 +93,7 @@ def attack_form(
             )
             method = _method(methods) if without_gradients else SearchMethod.AUTO
         with middle:
-            st.caption("Budget")
+            st.markdown("**Budget**")
             side = min(served.subject.size for served in loaded)
             norm = option_field(engine["norm"], key="live.norm", on_change=lambda: _convert_budget(side))
             first = {
@@ -107,7 +107,7 @@ def attack_form(
             }
             search = _search(method, norm) if without_gradients and method is not SearchMethod.TRANSFER else {}
         with right:
-            st.caption("Display")
+            st.markdown("**Display**")
             k = int(st.slider("first answers (k)", 1, 20, 10, key="live.k", help="number of answers that are compared"))
             quality = int(
                 st.slider(

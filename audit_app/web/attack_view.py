@@ -1,6 +1,6 @@
 """A live attack on a page: its setup, the running attack, its result."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -12,9 +12,11 @@ from hardrank.audit_app.blackbox.choice import SearchMethod
 from hardrank.audit_app.blackbox.transfer import Transfer
 from hardrank.audit_app.drawing.formatting import format_plural
 from hardrank.audit_app.drawing.live_panel import live_panel
-from hardrank.audit_app.drawing.setup_panel import CaptionedImage, answers_panel, setup_panel
+from hardrank.audit_app.drawing.setup_panel import CaptionedImage, TargetGroup, answers_panel, setup_panel
+from hardrank.audit_app.gallery.served import ServedGallery
 from hardrank.audit_app.live.aims import watched
 from hardrank.audit_app.live.attack import LiveAttack
+from hardrank.audit_app.live.drawn_targets import drawn_targets
 from hardrank.audit_app.live.status import AttackPhase, AttackStatus
 from hardrank.audit_app.ranking.movement import rank_items, top_rows
 from hardrank.audit_app.web.attack_form import AttackForm, attack_form
@@ -30,23 +32,36 @@ from hardrank.audit_app.web.dialogs import (
 from hardrank.audit_app.web.messages import errors_shown, show_error
 from hardrank.audit_app.web.panel import panel
 from hardrank.audit_app.web.pictures import class_or_id, image_name, thumbnail, upload_uri
-from hardrank.audit_app.web.resources import GallerySelection, LoadedGallery, attack_queue, session, settings
+from hardrank.audit_app.web.resources import GallerySelection, LoadedGallery, attack_queue, session
 from hardrank.audit_app.web.result_view import ranked_items, show_result
-from hardrank.trainer.attacks.registry import ATTACKS
+from hardrank.audit_app.web.settings import settings
+from hardrank.trainer.attacks.registry import ATTACKS, make_attack
 
 _REDRAW_EVERY_S: Final = 0.15
-_ANSWERS: Final = 8
+_ANSWERS: Final = 10
 
 
 @dataclass(frozen=True)
 class PageAreas:
-    """Areas of a page, from top to bottom. They can be filled in another order."""
+    """Areas of a page: a panel with the settings, and the result beside it (on a phone, below it)."""
 
+    settings: DeltaGenerator
+    """The whole panel; its end is free for more fields."""
     setup: DeltaGenerator
     buttons: DeltaGenerator
     main_options: DeltaGenerator
     all_options: DeltaGenerator
     result: DeltaGenerator
+
+
+def attack_areas() -> PageAreas:
+    """Lay out a page."""
+    with st.container(key="attack-page"):
+        left, right = st.columns([3, 8], gap="medium")
+    with left:
+        setup, buttons, main_options = st.container(), st.container(), st.container()
+        all_options = st.expander("All options", icon=":material/tune:")
+    return PageAreas(left, setup, buttons, main_options, all_options, right.container())
 
 
 LoadTransfers = Callable[[], Mapping[str, Transfer]]
@@ -76,12 +91,7 @@ def attack_view(
 
 
 def _setup(loaded: LoadedGallery, chosen: ChosenImages, form: AttackForm) -> None:
-    gallery = loaded[0].gallery
     ids = chosen.targets.get(form.attack, ())
-    targets = [
-        CaptionedImage(thumbnail(loaded[0], row), _target_name(form.attack, i, len(ids)), class_or_id(loaded[0], row))
-        for i, row in enumerate(map(gallery.row, ids))
-    ]
     aim = "the one beside it" if len(ids) == 1 else "those beside it" if ids else "one drawn from the seed"
     goal = ATTACKS[form.attack].story.format(target=aim)
     norm, epsilon = form.engine["norm"], form.engine["epsilon"]
@@ -90,12 +100,50 @@ def _setup(loaded: LoadedGallery, chosen: ChosenImages, form: AttackForm) -> Non
         if norm == "linf"
         else f"The change has an L2 norm of at most {epsilon:g}, with pixels in 0 … 1."
     )
-    panel(setup_panel(_victim_image(loaded, chosen), targets, goal=goal, limit=limit), key="setup")
+    targets = [_target_group(loaded[0], form, [loaded[0].gallery.row(id) for id in ids], "")] if ids else []
+    drawn = targets or _drawn_groups(loaded, chosen, form)
+    panel(setup_panel(_victim_image(loaded, chosen), drawn, goal=goal, limit=limit), key="setup")
+
+
+def _drawn_groups(loaded: LoadedGallery, chosen: ChosenImages, form: AttackForm) -> list[TargetGroup]:
+    """Return the targets that the attack will draw; once for all models that have the same."""
+    attack = make_attack(form.attack, **form.settings)
+    drawn = drawn_targets(loaded, chosen.victim, attack, seed=form.seed)
+    by_rows: dict[tuple[int, ...], list[ServedGallery]] = {}
+    for served in loaded:
+        if served.name in drawn:
+            by_rows.setdefault(drawn[served.name], []).append(served)
+    groups = []
+    for rows, models in by_rows.items():
+        of = "" if len(by_rows) == 1 else f" for {', '.join(served.name for served in models)}"
+        title = "Wanted order" if _ordered(form.attack) else "Drawn from the seed" if _random(form) else "Aims at"
+        groups.append(_target_group(models[0], form, rows, f"{title}{of}"))
+    return groups
+
+
+def _ordered(attack: str) -> bool:
+    """Return whether the order of an attack's targets is its goal."""
+    return attack == "ORDER"
+
+
+def _random(form: AttackForm) -> bool:
+    """Return whether the seed decides the targets; those of some attacks follow from the ranking."""
+    return ATTACKS[form.attack].targets is not None
+
+
+def _target_group(served: ServedGallery, form: AttackForm, rows: Sequence[int], title: str) -> TargetGroup:
+    images = [
+        CaptionedImage(thumbnail(served, row), _target_name(form.attack, i, len(rows)), class_or_id(served, row))
+        for i, row in enumerate(rows)
+    ]
+    return TargetGroup(title, images)
 
 
 def _target_name(attack: str, place: int, count: int) -> str:
+    if _ordered(attack):
+        return f"rank {place + 1}"
     choice = ATTACKS[attack].targets
-    called = "target" if choice is None else choice.noun
+    called = "item" if choice is None else choice.noun
     return called if count == 1 else f"{called} {place + 1}"
 
 
@@ -154,14 +202,17 @@ def _start(loaded: LoadedGallery, chosen: ChosenImages, form: AttackForm, load_t
 def _result(loaded: LoadedGallery, selection: GallerySelection, chosen: ChosenImages) -> None:
     live = session().live
     if live is None or live.served != loaded:
-        st.markdown("#### Answers before the attack")
+        st.subheader("Answers before the attack", anchor=False)
         panel(answers_panel(_answers(loaded, chosen)), key="answers")
         return
     status = live.status()
     if not status.phase.over:
         st.fragment(_watch, run_every=_REDRAW_EVERY_S)()
     elif status.result is None:
-        show_error(status.message or "the attack was stopped")
+        if status.phase is AttackPhase.STOPPED:
+            st.info("The attack was stopped before it began.")
+        else:
+            show_error(status.message)
     else:
         show_result(live, status, selection)
 

@@ -49,13 +49,14 @@ def chosen_images(loaded: LoadedGallery, *, k: int) -> ChosenImages:
     return chosen
 
 
-def open_in_live_attack(id: str, *, attack: str | None, norm: Norm, epsilon: float) -> None:
-    """Make the live attack page start with an image of its gallery, an attack and a budget."""
+def open_in_live_attack(id: str, *, attack: str | None, norm: Norm, epsilon: float, alpha: float) -> None:
+    """Make the live attack page start with an image of its gallery, an attack, a budget and a step size."""
     st.session_state[_OPEN] = id
     if attack is not None:
         st.session_state["live.attack"] = attack
     st.session_state["live.norm"] = norm
     set_pixels("epsilon", epsilon, key=f"live.epsilon.{norm}", norm=norm)
+    set_pixels("alpha", alpha, key=f"live.alpha.{norm}", norm=norm)
 
 
 def latest_choice(chosen: ChosenImages) -> ChosenImages:
@@ -73,10 +74,20 @@ def choose_victim(chosen: ChosenImages, victim: Victim) -> None:
 def toggle_target(chosen: ChosenImages, attack: str, id: str) -> None:
     """Add or remove a target; an attack with a single target replaces it."""
     ids = chosen.targets.get(attack, ())
-    choice = ATTACKS[attack].targets
-    most = MOST_TARGETS if choice is not None and choice.count_option else 1
-    ids = tuple(one for one in ids if one != id) if id in ids else (*ids, id)[-most:]
+    most = most_targets(attack)
+    if id in ids:
+        ids = tuple(one for one in ids if one != id)
+    elif most == 1:
+        ids = (id,)
+    else:
+        ids = (*ids, id)[:most]
     _keep(chosen, {**chosen.targets, attack: ids})
+
+
+def most_targets(attack: str) -> int:
+    """Return how many targets may be chosen for an attack."""
+    choice = ATTACKS[attack].targets
+    return MOST_TARGETS if choice is not None and choice.count_option else 1
 
 
 def draw_targets(chosen: ChosenImages, attack: str) -> None:

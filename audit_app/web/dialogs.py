@@ -5,12 +5,14 @@ from typing import Final
 
 import streamlit as st
 
+from hardrank.audit_app.drawing.formatting import format_plural
 from hardrank.audit_app.live.victim import Victim
 from hardrank.audit_app.web.chosen_images import (
     ChosenImages,
     choose_victim,
     draw_targets,
     latest_choice,
+    most_targets,
     toggle_target,
 )
 from hardrank.audit_app.web.gallery_picker import PickerOptions, gallery_picker
@@ -40,7 +42,7 @@ def choose_image(loaded: LoadedGallery, chosen: ChosenImages) -> None:
     """Let the visitor click an image of the gallery, or upload one."""
     with errors_shown():
         file = st.file_uploader(
-            "Upload an image",
+            f"Upload an image, at most {DEFAULT_LIMITS.max_bytes >> 20} MB",
             type=["jpg", "jpeg", "png", "webp", "gif", "bmp", "tif", "tiff"],
             key="upload",
             max_upload_size=DEFAULT_LIMITS.max_bytes >> 20,
@@ -96,6 +98,8 @@ def choose_targets(loaded: LoadedGallery, chosen: ChosenImages, attack: str) -> 
         def pick(row: int) -> None:
             toggle_target(latest_choice(chosen), attack, gallery.ids[row])
 
+        count = f"{format_plural(len(picked), 'target', 'targets')} chosen, at most {most_targets(attack)}"
+        st.caption(count if picked else "None chosen: the seed draws them")
         if st.button("Done", type="primary", key="targets-done", on_click=open_dialog):
             st.rerun()
         gallery_picker(loaded[0], PickerOptions(key="target", picked=picked, excluded=own, on_pick=pick))

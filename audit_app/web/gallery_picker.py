@@ -57,15 +57,19 @@ def _next_page(key: str) -> None:
 
 
 def _rows(served: ServedGallery, label: str | None, page: int, options: PickerOptions) -> list[int]:
-    """Return the rows to show: those already chosen, then random ones, different on each page."""
+    """Return the rows to show: random ones, different on each page, then those chosen that are not among them.
+
+    Choosing an image does not move the others.
+    """
     gallery = served.gallery
     rows = np.arange(len(gallery))
     if label is not None:
         rows = rows[gallery.labels == gallery.classes.index(label)]
-    rows = rows[~np.isin(rows, [*options.excluded, *options.picked])]
+    rows = rows[~np.isin(rows, options.excluded)]
     shuffled = np.random.default_rng(0).permutation(rows)
     begin = (page * _PAGE) % max(1, len(shuffled))
-    return [*options.picked, *np.roll(shuffled, -begin)[:_PAGE].tolist()]
+    shown = np.roll(shuffled, -begin)[:_PAGE].tolist()
+    return shown if options.closes else [*shown, *(row for row in options.picked if row not in shown)]
 
 
 def _style(served: ServedGallery, row: int, options: PickerOptions) -> str:

@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Final, TypeVar
 
 import streamlit as st
@@ -12,77 +12,40 @@ from hardrank.audit_app.gallery.source import GallerySource
 from hardrank.audit_app.web.background_cache import CacheEntry
 from hardrank.audit_app.web.markdown import escape_markdown
 from hardrank.audit_app.web.messages import show_error
-from hardrank.audit_app.web.resources import GallerySelection, LoadedGallery, catalogue, load_gallery, settings
+from hardrank.audit_app.web.resources import GallerySelection, LoadedGallery, load_gallery
+from hardrank.audit_app.web.selection_fields import SelectionFields, catalogue, selection_fields, set_selection
 from hardrank.models.progress import StageProgress
 
 T = TypeVar("T")
 
 _CHECK_EVERY_S: Final = 0.15
-_KEY: Final = "gallery_selection"
-MOST_MODELS: Final = 4
-
-
-@dataclass(frozen=True, kw_only=True)
-class _FieldValues:
-    """The values of the fields, kept while other pages are shown."""
-
-    models: tuple[str, ...]
-    gallery: str
-    """Text of the gallery field."""
-    opened: GallerySelection | None = None
-    """Selection that another page opened. It holds details without a field, for as long as the fields are unchanged."""
+_OPENED: Final = "opened_selection"
 
 
 def open_selection(selection: GallerySelection) -> None:
-    """Make the next page start with this selection of at most `MOST_MODELS` models."""
-    st.session_state[_KEY] = _FieldValues(
-        models=selection.models, gallery=" ".join(selection.gallery.paths), opened=selection
-    )
+    """Make the next page start with this selection of at most `MOST_MODELS` models.
+
+    It may hold details without a field; they apply for as long as the fields are unchanged.
+    """
+    st.session_state[_OPENED] = selection
+    set_selection(SelectionFields(models=selection.models, gallery=" ".join(selection.gallery.paths)))
 
 
 def select_gallery() -> GallerySelection:
     """Draw the fields for models and gallery; raises `AuditError` if nothing is selected."""
-    found, app = catalogue(), settings()
-    folders = [str(entry.folder) for entry in found.entries]
-    first = _FieldValues(models=tuple(str(entry.folder) for entry in found.default()), gallery=" ".join(app.gallery))
-    kept: _FieldValues = st.session_state.get(_KEY) or first
-    folders += [model for model in kept.models if model not in folders]
-    names = {str(entry.folder): f"{entry.name} · {entry.card.defense}" for entry in found.entries}
-    models = st.multiselect(
-        "Models",
-        folders,
-        default=kept.models,
-        format_func=lambda folder: names.get(folder, folder),
-        accept_new_options=True,
-        max_selections=MOST_MODELS,
-        help="Choose bundles from the list, or type the folder of a bundle, timm/NAME or a torchvision name. "
-        "Pretrained weights must be in the cache already.",
-        key="selection.models",
-    )
-    gallery = st.text_input(
-        "Gallery",
-        value=kept.gallery,
-        placeholder="test images of the first model's run",
-        help="An index (or one index per model of the same images, separated by spaces), a run or bundle (its test "
-        "images), a folder with one folder per class, or a CSV with path,label.",
-        key="selection.gallery",
-    )
-    # Streamlit drops the values of widgets when another page is shown; these are kept.
-    st.session_state[_KEY] = values = replace(kept, models=tuple(models), gallery=gallery)
-    for message in found.problems:
-        show_error(message)
-    if not models:
+    values = selection_fields()
+    if not values.models:
         raise AuditError(
             "choose at least one model"
-            if folders
+            if catalogue().entries
             else "there is no model to attack; train one with `hardrank train`, or type the path of a bundle"
         )
     return _selection(values)
 
 
-def _selection(values: _FieldValues) -> GallerySelection:
+def _selection(values: SelectionFields) -> GallerySelection:
     """Read the fields; raises `GalleryError`."""
-    opened = values.opened
+    opened: GallerySelection | None = st.session_state.get(_OPENED)
     if opened is None or values.models != opened.models:
         return GallerySelection(models=values.models, gallery=read_gallery(values.gallery, values.models[0]))
     same = values.gallery == " ".join(opened.gallery.paths)
@@ -113,14 +76,16 @@ def wait_for_gallery(selection: GallerySelection) -> LoadedGallery:
 def wait_for(get: Callable[[], CacheEntry[T]]) -> T:
     """Return a value of a background cache; show progress meanwhile, and stop the page if it fails."""
     entry = get()
-    place = st.empty()
+    # Both places are redrawn at once, so that the error of what was selected before does not stay while this loads.
+    place, failure = st.empty(), st.empty()
     while not entry.done:
         place.progress(*progress_bar(entry.progress, waiting="Loading the models…"))
         time.sleep(_CHECK_EVERY_S)
         entry = get()
     place.empty()
     if entry.value is None:
-        show_error(entry.error)
+        with failure:
+            show_error(entry.error)
         st.stop()
     return entry.value
 

@@ -5,7 +5,7 @@ from typing import Final
 import streamlit as st
 
 from hardrank.audit_app.blackbox.choice import SearchMethod
-from hardrank.audit_app.web.attack_view import PageAreas, attack_view
+from hardrank.audit_app.web.attack_view import attack_areas, attack_view
 from hardrank.audit_app.web.gallery_selection import select_gallery, wait_for_gallery
 from hardrank.audit_app.web.messages import errors_shown
 
@@ -14,14 +14,12 @@ _METHODS: Final = (SearchMethod.AUTO, SearchMethod.NES, SearchMethod.SPSA, Searc
 
 def live_page() -> None:
     """Draw the page."""
-    st.markdown("## Attack a ranking")
-    setup, buttons, main_options = st.container(), st.container(), st.container()
-    all_options = st.expander("All options", icon=":material/tune:")
-    models = st.expander("Models and gallery", icon=":material/photo_library:")
-    areas = PageAreas(setup, buttons, main_options, all_options, st.container())
+    areas = attack_areas()
+    with areas.settings:
+        models = st.expander("Models and gallery", icon=":material/photo_library:")
     with errors_shown():
         with models:
             selection = select_gallery()
-        with setup:
+        with areas.setup:
             loaded = wait_for_gallery(selection)
         attack_view(areas, selection, loaded, methods=_METHODS)

@@ -15,19 +15,14 @@ from hardrank.audit_app.subjects.library_models import LibraryWeights
 from hardrank.audit_app.subjects.loading import Subject, SubjectKind, SubjectOptions
 from hardrank.audit_app.subjects.onnx_file import PixelScale
 from hardrank.audit_app.subjects.onnx_reading import LARGEST_FILE
-from hardrank.audit_app.web.attack_view import PageAreas, attack_view
+from hardrank.audit_app.web.attack_view import attack_areas, attack_view
 from hardrank.audit_app.web.gallery_selection import read_gallery, wait_for, wait_for_gallery
 from hardrank.audit_app.web.markdown import escape_markdown
 from hardrank.audit_app.web.messages import errors_shown
-from hardrank.audit_app.web.resources import (
-    GallerySelection,
-    LoadedGallery,
-    catalogue,
-    load_transfers,
-    session,
-    settings,
-)
+from hardrank.audit_app.web.resources import GallerySelection, LoadedGallery, load_transfers, session
+from hardrank.audit_app.web.selection_fields import catalogue
 from hardrank.audit_app.web.session import safe_name
+from hardrank.audit_app.web.settings import settings
 
 _METHODS: Final = (
     SearchMethod.AUTO,
@@ -50,24 +45,21 @@ _SCALE_NAMES: Final = {
 
 def own_model_page() -> None:
     """Draw the page."""
-    st.markdown("## Bring your own model")
     with errors_shown():
         name = _model()
         selection = _selection(name)
         if selection is None:
             _introduction()
             return
-        description, setup, buttons, main_options = st.container(), st.container(), st.container(), st.container()
-        all_options = st.expander("All options", icon=":material/tune:")
-        areas = PageAreas(setup, buttons, main_options, all_options, st.container())
-        with setup:
+        description, areas = st.container(), attack_areas()
+        with areas.setup:
             loaded = wait_for_gallery(selection)
         with description:
             _describe(loaded[0].subject)
             st.caption(_duration(loaded))
             if (warning := chance_warning(loaded[0].embedded)) is not None:
                 st.warning(escape_markdown(warning))
-        with all_options:
+        with areas.all_options:
             surrogate = _surrogate(loaded)
         attack_view(
             areas,
@@ -89,7 +81,7 @@ def _model() -> str:
         key="own.name",
     ).strip()
     uploaded = right.file_uploader(
-        "or an ONNX file, or a checkpoint",
+        f"or an ONNX file, or a checkpoint, at most {LARGEST_FILE >> 20} MB",
         type=[_ONNX, *_CHECKPOINTS, *_EXTERNAL],
         accept_multiple_files=True,
         key="own.file",

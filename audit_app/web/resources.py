@@ -1,7 +1,6 @@
 """What all visitors share (models, galleries, the queue, audit jobs), and the session of each."""
 
 import gc
-import sys
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -15,12 +14,12 @@ from hardrank.audit_app.gallery.embedded import embed_galleries
 from hardrank.audit_app.gallery.served import ServedGallery, serve_gallery
 from hardrank.audit_app.gallery.source import GallerySource
 from hardrank.audit_app.live.queue import AttackQueue
-from hardrank.audit_app.subjects.bundles import BundleList, list_bundles, modification_stamp
+from hardrank.audit_app.subjects.bundles import modification_stamp
 from hardrank.audit_app.subjects.loading import SubjectOptions, load_subject, load_subjects
 from hardrank.audit_app.web.audit_jobs import AuditJobs
 from hardrank.audit_app.web.background_cache import BackgroundCache, CacheEntry
 from hardrank.audit_app.web.session import VisitorSession
-from hardrank.audit_app.web.settings import AppSettings, read_settings
+from hardrank.audit_app.web.settings import settings
 from hardrank.models.cores import usable_cores
 from hardrank.models.progress import OnProgress, StageProgress
 
@@ -39,11 +38,6 @@ class GallerySelection:
 
 LoadedGallery = tuple[ServedGallery, ...]
 """One gallery as each of the selected models serves it."""
-
-
-def settings() -> AppSettings:
-    """Return the command-line options of the app; raises `AuditError` for unknown ones."""
-    return read_settings(sys.argv[1:])
 
 
 @st.cache_resource(show_spinner=False)
@@ -86,11 +80,6 @@ def session() -> VisitorSession:
         return VisitorSession()
     session_id, server = context.session_id, runtime.get_instance()
     return VisitorSession(lambda: server.is_active_session(session_id))
-
-
-def catalogue() -> BundleList:
-    """Return the available bundles."""
-    return list_bundles(settings().zoo)
 
 
 def load_gallery(selection: GallerySelection) -> CacheEntry[LoadedGallery]:

@@ -1,5 +1,7 @@
 """The result of a live attack on a page: rankings, numbers, steps, downloads."""
 
+from typing import Final
+
 import streamlit as st
 
 from hardrank.audit_app.audit.runner import slug
@@ -9,19 +11,25 @@ from hardrank.audit_app.drawing.result_panel import (
     ResultContext,
     figures_table,
     rankings,
+    stronger_table,
     survival_table,
     transfer_table,
-    verdicts,
+    verdict_line,
 )
 from hardrank.audit_app.live.aims import watched
 from hardrank.audit_app.live.attack import LiveAttack
+from hardrank.audit_app.live.options import STRONG_RESTARTS, STRONG_STEPS
 from hardrank.audit_app.live.record import record
 from hardrank.audit_app.live.result import LiveResult
 from hardrank.audit_app.live.status import AttackStatus
 from hardrank.audit_app.web.markdown import escape_markdown
 from hardrank.audit_app.web.panel import panel
 from hardrank.audit_app.web.pictures import image_name
-from hardrank.audit_app.web.resources import GallerySelection, session
+from hardrank.audit_app.web.resources import GallerySelection, attack_queue, session
+from hardrank.audit_app.web.settings import settings
+
+_NAME_PART: Final = 40
+"""Characters of an id in a file name, at most."""
 
 
 def show_result(live: LiveAttack, status: AttackStatus, selection: GallerySelection) -> None:
@@ -29,8 +37,14 @@ def show_result(live: LiveAttack, status: AttackStatus, selection: GallerySelect
     result = status.result
     assert result is not None
     context = _context(live)
-    st.markdown("#### " + ("Rankings before and after" + (" (stopped early)" if result.stopped else "")))
-    panel(verdicts(result, context), key="verdicts")
+    st.subheader("Rankings before and after" + (" (stopped early)" if result.stopped else ""), anchor=False)
+    with st.container(horizontal=True, vertical_alignment="center", key="verdict-row"):
+        panel(verdict_line(result, context), key="verdict")
+        _stronger_button(live, result)
+    standard = session().standard
+    before = None if standard is None else standard.status().result
+    if before is not None:
+        panel(stronger_table(before, result, context), key="stronger-table")
     _rankings(live, result, context)
     _downloads(live, result, selection)
     steps, numbers, files, others = st.tabs(["Steps", "Numbers", "After JPEG and resizing", "On the other models"])
@@ -81,13 +95,34 @@ def _rankings(live: LiveAttack, result: LiveResult, context: ResultContext) -> N
     panel(rankings(result, context, view=view), key="rankings")
 
 
+def _stronger_button(live: LiveAttack, result: LiveResult) -> None:
+    """Offer a stronger attack, unless this one is as strong, or had no gradients."""
+    if not result.stopped and not live.options.is_strong and all(one is None for one in live.methods.values()):
+        st.button(
+            "Try a stronger attack",
+            key="stronger",
+            icon=":material/fitness_center:",
+            on_click=_start_stronger,
+            args=(live,),
+            help=f"The same attack by APGD, with {STRONG_STEPS} steps or more and {STRONG_RESTARTS} restarts or more. "
+            "Its result is compared with this one.",
+        )
+
+
+def _start_stronger(live: LiveAttack) -> None:
+    queue = attack_queue(settings().attacks)
+    strong = LiveAttack(live.served, live.victim, live.options.stronger(), queue=queue)
+    session().start(strong, standard=live)
+
+
 def _downloads(live: LiveAttack, result: LiveResult, selection: GallerySelection) -> None:
+    attempt = attempt_name(live)
     with st.container(horizontal=True, key="downloads"):
         for name, found in result.subjects.items():
             st.download_button(
                 f"PNG for {escape_markdown(name)}",
                 found.png,
-                file_name=f"{slug(name)}-{slug(live.options.attack)}.png",
+                file_name=f"{slug(name)}-{attempt}.png",
                 mime="image/png",
                 icon=":material/download:",
                 on_click="ignore",
@@ -95,16 +130,32 @@ def _downloads(live: LiveAttack, result: LiveResult, selection: GallerySelection
                 help="The exact adversarial image within the border of the original: a server of this model sees these "
                 "pixels.",
             )
-        st.download_button(
-            "JSON to replay it",
-            record(live, result, selection.gallery, loading=selection.loading).to_json(),
-            file_name="attack.json",
-            mime="application/json",
-            icon=":material/data_object:",
-            on_click="ignore",
-            key="record",
-            help="`hardrank replay attack.json` repeats the attack and compares the pixels.",
-        )
+        if not result.stopped:
+            st.download_button(
+                "JSON to replay it",
+                record(live, result, selection.gallery, loading=selection.loading).to_json(),
+                file_name=f"{'-'.join(map(slug, result.subjects))}-{attempt}.json",
+                mime="application/json",
+                icon=":material/data_object:",
+                on_click="ignore",
+                key="record",
+                help="`hardrank replay FILE` repeats the attack and compares the pixels.",
+            )
+    if result.stopped:
+        st.caption("An attack that was stopped early cannot be replayed, so there is no JSON.")
+
+
+def attempt_name(live: LiveAttack) -> str:
+    """Name attack, image and target for file names, such as `QA-plus-cat~3.png-to-dog~1.png`."""
+    attack = live.options.attack
+    signs = {"+": "-plus", "-": "-minus"}
+    attack = attack[:-1] + signs[attack[-1]] if attack[-1] in signs else attack
+    parts = [slug(attack), slug(live.victim.title)]
+    if live.attack.target_count:
+        targets = live.options.targets
+        more = f"-and-{len(targets) - 1}-more" if targets and targets[1:] else ""
+        parts += ["to", "drawn" if targets is None else slug(targets[0])[:_NAME_PART] + more]
+    return "-".join(part[:_NAME_PART] for part in parts)
 
 
 @st.fragment

@@ -22,7 +22,8 @@ from hardrank.audit_app.web.markdown import escape_markdown
 from hardrank.audit_app.web.messages import errors_shown, show_error
 from hardrank.audit_app.web.option_fields import comparable_budget, in_pixels, option_field, option_fields
 from hardrank.audit_app.web.panel import panel
-from hardrank.audit_app.web.resources import audit_jobs, catalogue
+from hardrank.audit_app.web.resources import audit_jobs
+from hardrank.audit_app.web.selection_fields import catalogue
 from hardrank.trainer.attacks.options import declared_options
 from hardrank.trainer.attacks.pgd import Norm
 from hardrank.trainer.attacks.registry import ATTACKS, SCORECARD
@@ -40,7 +41,6 @@ _CARDS: Final = "measured after training"
 
 def scorecard_page() -> None:
     """Draw the page."""
-    st.markdown("## Robustness of the models")
     with errors_shown():
         jobs = audit_jobs()
         shown = st.container()

@@ -32,6 +32,7 @@ class VisitorSession:
         self._lock = threading.Lock()
         self._changed = threading.Condition(self._lock)
         self._live: LiveAttack | None = None
+        self._standard: LiveAttack | None = None
         self._closed = False
         self._files = tempfile.TemporaryDirectory(prefix="hardrank-visitor-")
 
@@ -40,10 +41,21 @@ class VisitorSession:
         """The running attack, or the last one."""
         return self._live
 
-    def start(self, live: LiveAttack) -> None:
-        """Start an attack; abandon the previous one."""
+    @property
+    def standard(self) -> LiveAttack | None:
+        """The attack that the present one is stronger than; None unless it was started as the stronger one."""
+        return self._standard
+
+    def start(self, live: LiveAttack, *, standard: LiveAttack | None = None) -> None:
+        """Start an attack; abandon the previous one.
+
+        Args:
+            live: The attack.
+            standard: A finished attack to compare it with.
+        """
         with self._lock:
             previous, self._live = self._live, None if self._closed else live
+            self._standard = standard
             self._changed.notify_all()
         if previous is not None:
             previous.abandon()
@@ -55,6 +67,7 @@ class VisitorSession:
         """Abandon the attack and drop its result."""
         with self._lock:
             previous, self._live = self._live, None
+            self._standard = None
             self._changed.notify_all()
         if previous is not None:
             previous.abandon()

@@ -1,5 +1,6 @@
 """The options of the app, which follow `--`: `streamlit run audit_app/app.py -- --zoo DIR --gallery PLACE`."""
 
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
@@ -34,6 +35,11 @@ class AppSettings:
     """Number of live attacks that run at once. Others wait in a queue."""
     open: Annotated[bool, tyro.conf.Suppress] = False
     """Whether the server may listen on other addresses than the loopback."""
+
+
+def settings() -> AppSettings:
+    """Return the command-line options of the app; raises `AuditError` for unknown ones."""
+    return read_settings(sys.argv[1:])
 
 
 def read_settings(arguments: Sequence[str]) -> AppSettings:

@@ -13,11 +13,13 @@ from hardrank.audit_app.results.image_scores import ImageScores, read_scores, wo
 from hardrank.audit_app.results.schema import AuditReport, ModelEntry
 from hardrank.audit_app.web.audit_jobs import PastAudit
 from hardrank.audit_app.web.chosen_images import open_in_live_attack
-from hardrank.audit_app.web.gallery_selection import MOST_MODELS, open_selection
+from hardrank.audit_app.web.gallery_selection import open_selection
 from hardrank.audit_app.web.markdown import escape_markdown
 from hardrank.audit_app.web.messages import errors_shown, show_error
 from hardrank.audit_app.web.pictures import thumbnails
-from hardrank.audit_app.web.resources import GallerySelection, audit_jobs, settings
+from hardrank.audit_app.web.resources import GallerySelection, audit_jobs
+from hardrank.audit_app.web.selection_fields import MOST_MODELS
+from hardrank.audit_app.web.settings import settings
 from hardrank.models.errors import HardrankError
 from hardrank.models.preprocessing import Preprocessing, UndecodableImageError, file_pixels
 from hardrank.trainer.attacks.pgd import Norm
@@ -48,7 +50,6 @@ class _View:
 
 def weak_spots_page() -> None:
     """Draw the page."""
-    st.markdown("## Weakest images and classes")
     with errors_shown():
         past = {one.folder.name: one for one in audit_jobs().finished_audits() if one.report is not None}
         if not past:
@@ -168,7 +169,13 @@ def _open(view: _View, place: int) -> None:
     open_selection(GallerySelection(models=_models(view, request), gallery=request.gallery, loading=request.loading))
     key = view.by or view.scores.weakest(place)
     attack = next((name for name in settings.attacks if key in _keys(name)), None)
-    open_in_live_attack(view.scores.ids[place], attack=attack, norm=Norm(settings.norm), epsilon=settings.epsilon)
+    open_in_live_attack(
+        view.scores.ids[place],
+        attack=attack,
+        norm=Norm(settings.norm),
+        epsilon=settings.epsilon,
+        alpha=settings.alpha,
+    )
     st.session_state["weak.opened"] = True
 
 

@@ -35,13 +35,20 @@ def plain(text: object) -> str:
 
 def words(at: AppTest) -> str:
     """Return the text of a page."""
-    kinds = (at.markdown, at.caption, at.info, at.error, at.warning, at.title)
+    kinds = (at.markdown, at.caption, at.info, at.error, at.warning, at.title, at.subheader)
     return "\n".join(plain(one.value) for kind in kinds for one in kind)
 
 
 def markup(at: AppTest) -> str:
     """Return the markup of all panels."""
-    return "\n".join(json.loads(one.proto.json)["markup"] for one in at.get("bidi_component"))
+    return "\n".join(panels(at))
+
+
+def panels(at: AppTest) -> list[str]:
+    """Return the markup of each panel."""
+    return [
+        content["markup"] for one in at.get("bidi_component") if "markup" in (content := json.loads(one.proto.json))
+    ]
 
 
 def errors(at: AppTest) -> list[str]:

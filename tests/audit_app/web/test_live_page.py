@@ -5,29 +5,35 @@ import hashlib
 import math
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 
 import pytest
 from PIL import Image
 from streamlit import config
 from streamlit.testing.v1 import AppTest
 
+from hardrank.audit_app.drawing.live_panel import live_panel
+from hardrank.audit_app.drawing.thumbnail import thumbnail_uri
 from hardrank.audit_app.errors import AuditError
 from hardrank.audit_app.gallery.image_gallery import from_images
 from hardrank.audit_app.images.exact_png import encode_png
 from hardrank.audit_app.live.attack import LiveAttack
+from hardrank.audit_app.live.options import STRONG_RESTARTS, LiveOptions
 from hardrank.audit_app.live.record import read_record, replay
-from hardrank.audit_app.web import attack_view
+from hardrank.audit_app.live.victim import Victim
+from hardrank.audit_app.web import attack_view, result_view
 from hardrank.audit_app.web.option_fields import comparable_budget
-from hardrank.audit_app.web.resources import settings
+from hardrank.audit_app.web.result_view import attempt_name
 from hardrank.audit_app.web.server_check import check_server
+from hardrank.audit_app.web.settings import settings
 from hardrank.serving.engine import Device, Engine
 from hardrank.serving.index.search_index import SearchIndex
 from hardrank.serving.store.manifest import IndexManifest
 from hardrank.trainer.attacks.pgd import Norm
 from hardrank.trainer.attacks.registry import ATTACKS
 from hardrank.trainer.attacks.runner import AttackEngine
-from tests.audit_app.apptest import attacked, errors, markup, open_app, until, words
+from tests.audit_app.apptest import attacked, errors, markup, open_app, panels, until, words
 from tests.audit_app.galleries import random_pixels
 from tests.serving.conftest import new_items, unit_vectors
 
@@ -46,6 +52,7 @@ def started(monkeypatch: pytest.MonkeyPatch) -> list[LiveAttack]:
             super().start()
 
     monkeypatch.setattr(attack_view, "LiveAttack", Seen)
+    monkeypatch.setattr(result_view, "LiveAttack", Seen)
     return found
 
 
@@ -72,7 +79,7 @@ def test_an_attack_runs_and_shows_its_result(started: list[LiveAttack]) -> None:
         assert f"rank {found.outcome.movements[0].before[found.targets[0]]} →" in drawn
         for pixels in (found.pixels, found.benign):  # the very pixels, as PNG
             assert base64.b64encode(encode_png(pixels)).decode() in drawn
-    for word in ("first answers changed", "rank of the target", "made against", "JPEG, quality 90", "noise"):
+    for word in ("first answers kept", "rank of the target", "made against", "JPEG, quality 90", "noise"):
         assert word in drawn
     assert len(at.get("download_button")) == 3
 
@@ -90,10 +97,26 @@ def test_downloads_are_the_exact_png_and_a_record_that_replays(
     attacked(open_app())
     result = started[0].status().result
     assert result
+    live = started[0]
+    assert live.victim.id is not None
+    assert live.options.targets is not None
+    attempt = f"QA-plus-{live.victim.id}-to-{live.options.targets[0]}".replace("~", "-")
     for name, found in result.subjects.items():
-        assert hashlib.sha256(offered[f"{name}-QA.png"]).hexdigest() == hashlib.sha256(found.png).hexdigest()
-    again = replay(read_record(offered["attack.json"].encode()))
+        assert hashlib.sha256(offered[f"{name}-{attempt}.png"]).hexdigest() == hashlib.sha256(found.png).hexdigest()
+    again = replay(read_record(offered[f"tiny-benign-tiny-robust-{attempt}.json"].encode()))
     assert again.differences == ()
+
+
+def test_opposite_attacks_have_different_file_names() -> None:
+    def name(attack: str, *targets: str) -> str:
+        options = LiveOptions(attack=attack, settings={"m": len(targets)} if targets else {}, targets=targets or None)
+        live = SimpleNamespace(options=options, attack=options.build(), victim=Victim(id="a/1.png"))
+        return attempt_name(cast(LiveAttack, live))
+
+    assert name("QA+", "b/2.png") == "QA-plus-a-1.png-to-b-2.png"
+    assert name("QA-", "b/2.png", "c", "d") == "QA-minus-a-1.png-to-b-2.png-and-2-more"
+    assert name("CA+") == "CA-plus-a-1.png-to-drawn"
+    assert name("ES") == "ES-a-1.png"
 
 
 @pytest.mark.parametrize("name", ["CA+", "QA-", "TMA", "ES", "LTM", "GTM", "GTT", "SPQA+", "ORDER"])
@@ -103,30 +126,77 @@ def test_every_attack_can_be_chosen(name: str, started: list[LiveAttack]) -> Non
     assert not errors(at)
     if name == "QA-":
         at.number_input(key="live.QA-.share").set_value(0.2).run()
+        at.run()
+    setup = next(one for one in panels(at) if 'class="setup"' in one)
     attacked(at)
     assert not errors(at)
     assert started[0].options.attack == name
     assert started[0].options.targets is None
+    result = started[0].status().result
+    assert result
+    for served in started[0].served:  # the targets that the page showed before
+        for row in result.subjects[served.name].targets:
+            assert thumbnail_uri(served.picture(row), 96) in setup
+    if name == "ORDER":
+        assert all(f"<b>rank {rank}</b>" in setup for rank in range(1, 6))
 
 
 def test_targets_are_picked_or_drawn_from_the_seed(started: list[LiveAttack]) -> None:
     at = open_app()
     first = first_target(at)
     at.button(key="choose-targets").click().run()
-    others = [b for b in at.button if str(b.key).startswith("target-") and str(b.key).removeprefix("target-").isdigit()]
-    assert len(others) > 10
-    fresh = next(b for b in others if b.key != f"target-{first}")
-    fresh.click().run()
+    shown = pickable(at)
+    assert len(shown) > 10
+    picked = [row for row in shown if row != first][:2]
+    for count, row in enumerate(picked, start=2):
+        at.button(key=f"target-{row}").click().run()
+        assert pickable(at) == shown, "the grid does not move"
+        assert f"{count} targets chosen" in words(at)
+    styles = " ".join(one.proto.body for one in at.get("html"))
+    assert styles.count("outline:3px") == 3
     at.button(key="targets-done").click().run()
     attacked(at)
     rows = next(iter(started[0].status().result.subjects.values())).targets  # type: ignore[union-attr]
-    assert set(rows) == {first, int(str(fresh.key).removeprefix("target-"))}
-    assert started[0].options.settings["m"] == 2
+    assert set(rows) == {first, *picked}
+    assert started[0].options.settings["m"] == 3
     at.button(key="choose-targets").click().run()
     at.button(key="targets-drawn").click().run()
     at.button(key="targets-done").click().run()
     attacked(at)
     assert started[1].options.targets is None
+
+
+def pickable(at: AppTest) -> list[int]:
+    """Return the rows of the images in the dialog, in order."""
+    keys = [str(button.key).removeprefix("target-") for button in at.button if str(button.key).startswith("target-")]
+    return [int(key) for key in keys if key.isdigit()]
+
+
+def test_a_stronger_attack_is_compared_with_the_standard_one(started: list[LiveAttack]) -> None:
+    at = attacked(open_app())
+    standard = started[0].status().result
+    assert standard
+    assert all(f"{name}: <b class=" in markup(at) for name in standard.subjects)
+    assert "fooled" in markup(at) or "held" in markup(at)
+    at.button(key="stronger").click().run()
+    until(at, lambda page: "standard → strong" in markup(page))
+    strong = started[1]
+    assert (strong.options.engine.engine, strong.options.engine.restarts) == (AttackEngine.APGD, STRONG_RESTARTS)
+    assert strong.victim == started[0].victim
+    assert strong.options.targets == started[0].options.targets
+    assert not [button for button in at.button if button.key == "stronger"]
+
+
+def test_running_and_finished_attacks_count_alike(started: list[LiveAttack]) -> None:
+    attacked(open_app())
+    status = started[0].status()
+    assert status.result
+    shown = live_panel(status, started[0].options.engine, ranked=23, watched="rank of the target")
+    for name, found in status.result.subjects.items():
+        last = status.curves[name][-1]
+        assert (last.ranks, last.kept) == (found.outcome.ranks_after, found.outcome.kept)
+        assert f"<b>{found.outcome.kept[0]}</b> <small>of {found.outcome.kept[1]}</small>" in shown
+        assert f"<b>{found.outcome.ranks_before[0]} → {last.ranks[0]}</b> <small>of 23</small>" in shown
 
 
 def first_target(at: AppTest) -> int:
@@ -178,6 +248,8 @@ def test_stopping_shows_the_last_image() -> None:
     at.button(key="stop").click().run()
     until(at, lambda page: "stopped early" in words(page))
     assert not errors(at)
+    offered = [one.proto.label for one in at.get("download_button")]
+    assert len(offered) == 2, "the images, and no JSON that cannot be replayed"
 
 
 def test_an_empty_zoo_is_reported(app: Tell, tmp_path: Path) -> None:

@@ -213,6 +213,7 @@ def test_the_weakest_images_open_in_the_live_attack(past: Path) -> None:
     assert not errors(at)
     assert at.selectbox(key="live.attack").value == "ES"
     assert at.slider(key="live.epsilon.linf").value == 8
+    assert at.slider(key="live.alpha.linf").value == pytest.approx(255 * QUICK.robustness.alpha)
     assert at.session_state["chosen_images"].victim.id == id
     assert id.split("/")[0].split("~")[0] in markup(at)
 
@@ -257,7 +258,7 @@ def test_an_audit_by_the_command_shows_its_images(by_command: Path, few_gratings
         str(by_command.parents[1] / "zoo" / "tiny-benign"),
         f"Strong={by_command.parents[1] / 'zoo' / 'tiny-robust'}",
     ]
-    assert at.session_state["gallery_selection"].opened.loading == OPTIONS
+    assert at.session_state["opened_selection"].loading == OPTIONS
 
 
 def test_shared_files_contain_no_paths_of_this_machine(by_command: Path) -> None:
