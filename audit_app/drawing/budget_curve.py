@@ -9,7 +9,7 @@ from hardrank.audit_app.drawing.markup import Markup, element, join, svg
 
 _WIDTH: Final = 460.0
 _HEIGHT: Final = 250.0
-_LEFT, _RIGHT, _TOP, _BOTTOM = 40.0, 14.0, 12.0, 44.0
+_LEFT, _RIGHT, _TOP, _BOTTOM = 54.0, 14.0, 12.0, 44.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,7 +34,9 @@ class BudgetLine:
     """Drawn dashed."""
 
 
-def budget_curve(lines: Sequence[BudgetLine], *, names: Sequence[str], x_label: str, label: str) -> Markup:
+def budget_curve(
+    lines: Sequence[BudgetLine], *, names: Sequence[str], x_label: str, y_label: str, label: str
+) -> Markup:
     """Draw `lines` over budgets in rising order, labelled `names` and equally spaced, since most are doublings."""
     budgets = sorted({point.at for line in lines for point in line.points})
     grid = [_level(at) for at in (0, 25, 50, 75, 100)]
@@ -43,7 +45,14 @@ def budget_curve(lines: Sequence[BudgetLine], *, names: Sequence[str], x_label: 
         for i, name in enumerate(names)
     ]
     foot = element("text", x_label, x=(_LEFT + _WIDTH - _RIGHT) / 2, y=_HEIGHT - 6, text_anchor="middle", class_="name")
-    return svg(_WIDTH, _HEIGHT, *grid, *ticks, foot, *(_line(line, budgets) for line in lines), label=label)
+    side = element(
+        "text",
+        y_label,
+        transform=f"translate(12 {(_TOP + _HEIGHT - _BOTTOM) / 2:g}) rotate(-90)",
+        text_anchor="middle",
+        class_="name",
+    )
+    return svg(_WIDTH, _HEIGHT, *grid, *ticks, foot, side, *(_line(line, budgets) for line in lines), label=label)
 
 
 def _x(place: int, count: int) -> float:

@@ -24,6 +24,11 @@ def format_number(value: float) -> str:
     return "–" if not math.isfinite(value) else f"{value:.3g}"
 
 
+def format_figure(value: float, unit: str) -> str:
+    """Format a result of an audit, in % or as a cosine, distance or share, with the digits that it deserves."""
+    return "–" if not math.isfinite(value) else f"{value:.1f}" if unit == "%" else f"{value:.3f}"
+
+
 def format_plural(count: int, one: str, many: str) -> str:
     """Format a count with its noun."""
     return f"{format_count(count)} {one if count == 1 else many}"

@@ -52,7 +52,9 @@ def _overall_bars(group: NumberedScores) -> Markup:
         for i, model in group
     ]
     what = _kind(group)
-    return score_bars(bars, label=f"The overall {what} of each model, 0 to 100, with its 95 % interval", axis=what)
+    return score_bars(
+        bars, label=f"The overall {what} of each model, 0 to 100, with its 95 % interval", axis=_axis_title(group)
+    )
 
 
 def part_bars(models: Sequence[ModelScores]) -> list[Markup]:
@@ -76,7 +78,9 @@ def _part_bars(group: NumberedScores) -> Markup:
             bars.append(ScoreBar(series=i % SERIES, value=figure.score, low=low, high=high, tip=tip, upper_bound=bound))
         groups.append(BarGroup(name=key, bars=bars))
     what = _kind(group)
-    return score_bars(groups, label=f"The {what} of each part and model, 0 to 100, with 95 % intervals", axis=what)
+    return score_bars(
+        groups, label=f"The {what} of each part and model, 0 to 100, with 95 % intervals", axis=_axis_title(group)
+    )
 
 
 def score_radar(models: Sequence[ModelScores]) -> Markup | None:
@@ -115,13 +119,18 @@ def score_curves(models: Sequence[ModelScores]) -> list[Markup]:
             if lines:
                 budgets = sorted({point.at for line in lines for point in line.points})
                 names, what = _budgets(parameter, budgets), _kind(group)
-                axis = _AXIS[parameter] if what == _SCORE else f"{_AXIS[parameter]} ({what})"
-                drawn.append(budget_curve(lines, names=names, x_label=axis, label=f"The {what} against {axis}"))
+                axis = _AXIS[parameter]
+                label = f"The {what} against {axis}"
+                drawn.append(budget_curve(lines, names=names, x_label=axis, y_label=_axis_title(group), label=label))
     return drawn
 
 
 def _kind(group: NumberedScores) -> str:
     return _BOUND if group[0][1].upper_bound else _SCORE
+
+
+def _axis_title(group: NumberedScores) -> str:
+    return f"{_kind(group)}; higher is more robust"
 
 
 def score_interval(figure: FigureEntry) -> tuple[float, float]:

@@ -1,18 +1,19 @@
 """Scores of models on a page: overall, by attack, and whether they can be trusted."""
 
 from collections.abc import Sequence
+from functools import partial
 from typing import Final
 
 from hardrank.audit_app.drawing.formatting import (
     format_count,
-    format_number,
+    format_figure,
     format_plural,
     format_score,
     sanity_verdict,
 )
 from hardrank.audit_app.drawing.markup import Markup, element, join
 from hardrank.audit_app.drawing.score_figures import SERIES, goal_of, part_bars, score_curves, score_radar
-from hardrank.audit_app.results.schema import FigureEntry
+from hardrank.audit_app.results.schema import CheckEntry, FigureEntry
 from hardrank.audit_app.results.scores import ModelScores, split_by_knowledge
 
 _NAMES: Final = {
@@ -23,6 +24,8 @@ _NAMES: Final = {
     "nmi": "NMI",
     "mean_cosine": "mean cosine of pairs",
 }
+SMALL_SAMPLE: Final = 100
+"""Below this many attacked images, a page calls the sample small."""
 _SHORT: Final = ("recall_at_1", "mean_ap")
 
 
@@ -34,7 +37,12 @@ def score_tiles(models: Sequence[ModelScores]) -> Markup:
     rows = [
         element("div", *(_tile(i, model) for i, model in group), class_="cards") for group in split_by_knowledge(models)
     ]
-    return join(*rows)
+    note = element(
+        "p",
+        "Scores from 0 (every attack succeeds) to 100 (no attack changes anything): higher is more robust.",
+        class_="note",
+    )
+    return join(*rows, note)
 
 
 def _tile(place: int, model: ModelScores) -> Markup:
@@ -74,20 +82,47 @@ def _tile(place: int, model: ModelScores) -> Markup:
 
 
 def failed_checks(models: Sequence[ModelScores]) -> Markup:
-    """List the sanity checks that failed."""
-    found = [
-        element("li", element("b", f"{model.name}, {check.where}: {check.kind}."), f" {check.message}")
-        for model in models
-        for check in model.checks
-    ]
+    """List the sanity checks that failed, those of the same kind together."""
+    found = []
+    for model in models:
+        by_kind: dict[str, list[CheckEntry]] = {}
+        for check in model.checks:
+            by_kind.setdefault(str(check.kind), []).append(check)
+        for kind, checks in by_kind.items():
+            where = ", ".join(check.where for check in checks)
+            first = checks[0].message if len(checks) == 1 else f"{checks[0].where}: {checks[0].message}"
+            found.append(element("li", element("b", f"{model.name}: {kind}"), f" ({where}). {first}"))
     return element("ul", *found, class_="plain warn") if found else join()
+
+
+def caution_list(cautions: Sequence[str]) -> Markup:
+    """List what to keep in mind when reading the scores."""
+    if not cautions:
+        return join()
+    return element(
+        "section",
+        element("h3", "Cautions"),
+        element("ul", *(element("li", one) for one in cautions), class_="plain"),
+        class_="warn",
+    )
+
+
+def sample_cautions(models: Sequence[ModelScores]) -> list[str]:
+    """Say which models were measured on few images."""
+    return [
+        f"{model.name}: {format_count(model.n)} of {format_plural(model.gallery, 'image', 'images')} were attacked, a "
+        "small sample; the intervals are wide."
+        for model in models
+        if model.n < min(SMALL_SAMPLE, model.gallery)
+    ]
 
 
 def score_charts(models: Sequence[ModelScores]) -> Markup:
     """Draw the parts of each model's score, as bars with intervals and as a radar."""
     charts = part_bars(models)
     if (drawn := score_radar(models)) is not None:
-        charts.insert(0, drawn)
+        note = element("p", "The larger the area, the more robust the model.", class_="note")
+        charts.insert(0, join(drawn, note))
     return element("div", *(element("div", chart, class_="chart") for chart in charts), class_="charts")
 
 
@@ -122,7 +157,7 @@ def _parts_table(models: Sequence[ModelScores]) -> Markup:
         element(
             "tr",
             element("th", _NAMES[key], element("small", "clean images"), scope="row"),
-            *(element("td", element("b", format_number(model.benign.get(key, float("nan"))))) for model in models),
+            *(element("td", element("b", format_figure(model.benign.get(key, float("nan")), ""))) for model in models),
         )
         for key in _NAMES
         if any(key in model.benign for model in models)
@@ -134,13 +169,14 @@ def _cell(figure: FigureEntry | None, *, upper_bound: bool) -> Markup:
     if figure is None:
         return element("td", "–")
     unit = f" {figure.unit}" if figure.unit else ""
+    shown = partial(format_figure, unit=figure.unit)
     return element(
         "td",
-        element("b", f"{format_number(figure.value)}{unit}"),
-        f" ({format_number(figure.low)} … {format_number(figure.high)})",
+        element("b", f"{shown(figure.value)}{unit}"),
+        f" ({shown(figure.low)} … {shown(figure.high)})",
         element(
             "small",
-            f"clean {format_number(figure.before)}, noise {format_number(figure.noise)}, "
+            f"clean {shown(figure.before)}, noise {shown(figure.noise)}, "
             f"score {format_score(figure.score, upper_bound=upper_bound)}",
         ),
     )

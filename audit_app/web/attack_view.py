@@ -20,6 +20,7 @@ from hardrank.audit_app.live.drawn_targets import drawn_targets
 from hardrank.audit_app.live.status import AttackPhase, AttackStatus
 from hardrank.audit_app.ranking.movement import rank_items, top_rows
 from hardrank.audit_app.web.attack_form import AttackForm, attack_form
+from hardrank.audit_app.web.attack_link import link_of
 from hardrank.audit_app.web.chosen_images import ChosenImages, chosen_images
 from hardrank.audit_app.web.dialogs import (
     IMAGE_DIALOG,
@@ -82,7 +83,7 @@ def attack_view(
     with areas.setup:
         _setup(loaded, chosen, form)
     with areas.buttons:
-        _buttons(loaded, chosen, form, load_transfers)
+        _buttons(loaded, selection, chosen, form, load_transfers)
     with areas.result:
         _result(loaded, selection, chosen)
 
@@ -158,14 +159,18 @@ def _victim_image(loaded: LoadedGallery, chosen: ChosenImages) -> CaptionedImage
 
 
 def _buttons(
-    loaded: LoadedGallery, chosen: ChosenImages, form: AttackForm, load_transfers: LoadTransfers | None
+    loaded: LoadedGallery,
+    selection: GallerySelection,
+    chosen: ChosenImages,
+    form: AttackForm,
+    load_transfers: LoadTransfers | None,
 ) -> None:
     live = session().live
     busy = live is not None and not live.status().phase.over
     with st.container(horizontal=True, key="buttons"):
         if st.button("Attack", type="primary", icon=":material/bolt:", key="attack", disabled=busy):
             with errors_shown():
-                _start(loaded, chosen, form, load_transfers)
+                _start(loaded, selection, chosen, form, load_transfers)
                 st.rerun()
         st.button(
             "Change image",
@@ -189,11 +194,19 @@ def _buttons(
         choose_targets(loaded, chosen, form.attack)
 
 
-def _start(loaded: LoadedGallery, chosen: ChosenImages, form: AttackForm, load_transfers: LoadTransfers | None) -> None:
+def _start(
+    loaded: LoadedGallery,
+    selection: GallerySelection,
+    chosen: ChosenImages,
+    form: AttackForm,
+    load_transfers: LoadTransfers | None,
+) -> None:
     options = form.options(chosen.targets.get(form.attack, ()))
     transfers = load_transfers() if load_transfers is not None and form.method is SearchMethod.TRANSFER else {}
     queue = attack_queue(settings().attacks)
-    session().start(LiveAttack(loaded, chosen.victim, options, transfers=transfers, queue=queue))
+    session().start(LiveAttack(loaded, chosen.victim, options, transfers=transfers, queue=queue), selection=selection)
+    if load_transfers is None:  # the page of the visitor's own model cannot be opened by a link
+        st.query_params.from_dict(link_of(selection, chosen.victim, options))
 
 
 # ---------------------------------------------------------------------- while it runs, and after

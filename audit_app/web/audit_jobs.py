@@ -29,7 +29,9 @@ class AuditJob:
     request: AuditRequest
     progress: StageProgress | None = None
     error: str = ""
-    """Why it ended without a report; empty otherwise."""
+    """Why it failed; empty otherwise."""
+    stopped: bool = False
+    """Whether it was stopped; it can be resumed."""
     done: bool = False
 
 
@@ -98,17 +100,17 @@ class AuditJobs:
             if cancel.is_set():
                 raise CancelledError("the audit was stopped")
 
-        message = ""
+        message, stopped = "", False
         try:
             self._audit(request, folder, cancel, on_progress)
         except CancelledError:
-            message = "the audit was stopped; finished work is kept, and it can be resumed"
+            stopped = True
         except HardrankError as error:
             message = str(error)
         except Exception:
             _logger.exception("an audit failed")
             message = INTERNAL_ERROR
-        self._put(AuditJob(folder=folder, request=request, error=message, done=True))
+        self._put(AuditJob(folder=folder, request=request, error=message, stopped=stopped, done=True))
 
     def _put(self, job: AuditJob) -> None:
         with self._lock:

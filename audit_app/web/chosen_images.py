@@ -6,15 +6,17 @@ from typing import Final
 
 import streamlit as st
 
+from hardrank.audit_app.gallery.image_gallery import ImageGallery
 from hardrank.audit_app.live.defaults import choose_query, choose_target
 from hardrank.audit_app.live.victim import Victim
+from hardrank.audit_app.web.messages import show_error
 from hardrank.audit_app.web.option_fields import set_pixels
 from hardrank.audit_app.web.resources import LoadedGallery
 from hardrank.trainer.attacks.pgd import Norm
 from hardrank.trainer.attacks.registry import ATTACKS
 
 _KEY: Final = "chosen_images"
-_OPEN: Final = "open_image"
+_OPEN: Final = "opened_image"
 FIRST_ATTACK: Final = "QA+"
 MOST_TARGETS: Final = 8
 
@@ -30,13 +32,30 @@ class ChosenImages:
     """Attack → ids chosen by hand; targets of other attacks are drawn from the seed."""
 
 
+@dataclass(frozen=True, kw_only=True)
+class OpenedImage:
+    """An image that a link or another page opens in the live attack."""
+
+    victim: Victim
+    targets: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+
+    def missing(self, gallery: ImageGallery) -> list[str]:
+        """Return the ids that a gallery does not have."""
+        own = () if self.victim.id is None else (self.victim.id,)
+        known = set(gallery.ids)
+        return [id for id in (*own, *(id for ids in self.targets.values() for id in ids)) if id not in known]
+
+
 def chosen_images(loaded: LoadedGallery, *, k: int) -> ChosenImages:
     """Return the visitor's choice; make a suitable first choice for a gallery that is new to the visitor."""
     gallery = loaded[0].gallery
     chosen: ChosenImages | None = st.session_state.get(_KEY)
-    opened = st.session_state.pop(_OPEN, None)
-    if opened is not None and opened in gallery.ids:
-        chosen = ChosenImages(gallery=gallery.digest(), victim=Victim(id=opened))
+    opened: OpenedImage | None = st.session_state.pop(_OPEN, None)
+    missing = [] if opened is None else opened.missing(gallery)
+    if missing:
+        show_error(f"the gallery has no image {missing[0]!r}")
+    if opened is not None and not missing:
+        chosen = ChosenImages(gallery=gallery.digest(), victim=opened.victim, targets=opened.targets)
     elif chosen is None or chosen.gallery != gallery.digest():
         query = choose_query(loaded, k=k)
         target = gallery.ids[choose_target(loaded, query)]
@@ -49,9 +68,14 @@ def chosen_images(loaded: LoadedGallery, *, k: int) -> ChosenImages:
     return chosen
 
 
+def open_image(opened: OpenedImage) -> None:
+    """Make the live attack page start with an image and its targets."""
+    st.session_state[_OPEN] = opened
+
+
 def open_in_live_attack(id: str, *, attack: str | None, norm: Norm, epsilon: float, alpha: float) -> None:
     """Make the live attack page start with an image of its gallery, an attack, a budget and a step size."""
-    st.session_state[_OPEN] = id
+    open_image(OpenedImage(victim=Victim(id=id)))
     if attack is not None:
         st.session_state["live.attack"] = attack
     st.session_state["live.norm"] = norm

@@ -77,7 +77,7 @@ def option_field(
         )
     if in_pixels(option):
         return _pixels(option, label, tooltip, start, key, norm)
-    low, high = _range(option)
+    low, high = field_range(option)
     if option.type is int:
         return int(st.number_input(label, int(low), int(high), int(start), step=1, help=tooltip, key=key))
     return float(st.number_input(label, low, high, float(start), step=_step(start), help=tooltip, key=key, format="%g"))
@@ -137,7 +137,8 @@ def pixels_in(*, key: str, norm: Norm) -> float | None:
     return float(value) if norm is Norm.L2 else float(value) / _LEVELS
 
 
-def _range(option: Option) -> tuple[float, float]:
+def field_range(option: Option) -> tuple[float, float]:
+    """Return the least and the largest value of an option's field."""
     low, high = RANGES.get(option.name, (-1e6, 1e6))
     if option.minimum is not None:
         low = max(low, option.minimum)

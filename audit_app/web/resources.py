@@ -1,7 +1,6 @@
 """What all visitors share (models, galleries, the queue, audit jobs), and the session of each."""
 
 import gc
-from dataclasses import dataclass, field
 from pathlib import Path
 
 import streamlit as st
@@ -12,28 +11,19 @@ from streamlit.runtime.scriptrunner import get_script_run_ctx
 from hardrank.audit_app.blackbox.transfer import Transfer, transfer_from
 from hardrank.audit_app.gallery.embedded import embed_galleries
 from hardrank.audit_app.gallery.served import ServedGallery, serve_gallery
-from hardrank.audit_app.gallery.source import GallerySource
 from hardrank.audit_app.live.queue import AttackQueue
 from hardrank.audit_app.subjects.bundles import modification_stamp
-from hardrank.audit_app.subjects.loading import SubjectOptions, load_subject, load_subjects
+from hardrank.audit_app.subjects.loading import load_subject, load_subjects
 from hardrank.audit_app.web.audit_jobs import AuditJobs
 from hardrank.audit_app.web.background_cache import BackgroundCache, CacheEntry
-from hardrank.audit_app.web.session import VisitorSession
+from hardrank.audit_app.web.selected import GallerySelection as GallerySelection
+from hardrank.audit_app.web.session import VisitorRegistry, VisitorSession
 from hardrank.audit_app.web.settings import settings
 from hardrank.models.cores import usable_cores
 from hardrank.models.progress import OnProgress, StageProgress
 
 _MOST_LOADED = 3
 """How many sets of models and galleries are kept in memory."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class GallerySelection:
-    """Which models on which gallery."""
-
-    models: tuple[str, ...]
-    gallery: GallerySource
-    loading: SubjectOptions = field(default_factory=SubjectOptions)
 
 
 LoadedGallery = tuple[ServedGallery, ...]
@@ -80,6 +70,12 @@ def session() -> VisitorSession:
         return VisitorSession()
     session_id, server = context.session_id, runtime.get_instance()
     return VisitorSession(lambda: server.is_active_session(session_id))
+
+
+@st.cache_resource(show_spinner=False)
+def visitors() -> VisitorRegistry:
+    """Return the sessions of all browser tabs."""
+    return VisitorRegistry()
 
 
 def load_gallery(selection: GallerySelection) -> CacheEntry[LoadedGallery]:

@@ -112,7 +112,7 @@ def _stronger_button(live: LiveAttack, result: LiveResult) -> None:
 def _start_stronger(live: LiveAttack) -> None:
     queue = attack_queue(settings().attacks)
     strong = LiveAttack(live.served, live.victim, live.options.stronger(), queue=queue)
-    session().start(strong, standard=live)
+    session().start(strong, selection=session().selection, standard=live)
 
 
 def _downloads(live: LiveAttack, result: LiveResult, selection: GallerySelection) -> None:

@@ -1,5 +1,6 @@
 """The scorecard page: scores of models, and audits in the background."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Final
 
@@ -8,9 +9,11 @@ import streamlit as st
 from hardrank.audit_app.audit.options import AuditOptions, Curve, CurveParameter
 from hardrank.audit_app.audit.request import AuditRequest
 from hardrank.audit_app.drawing.score_panel import (
+    caution_list,
     curve_charts,
     failed_checks,
     parts_table,
+    sample_cautions,
     score_charts,
     score_tiles,
 )
@@ -82,7 +85,8 @@ def _cards() -> None:
     for message in found.problems:
         show_error(message)
     if names:
-        _scores([measured[name] for name in names])
+        shown = [measured[name] for name in names]
+        _scores(shown, sample_cautions(shown))
 
 
 def _past_audit(jobs: AuditJobs, one: PastAudit) -> None:
@@ -99,9 +103,9 @@ def _past_audit(jobs: AuditJobs, one: PastAudit) -> None:
                 args=(jobs, one.request, one.folder),
             )
         return
-    _scores(scores_of_report(one.report))
-    with st.expander("Threat model and cautions"):
-        for line in [*one.report.threat_model, *one.report.cautions]:
+    _scores(scores_of_report(one.report), one.report.cautions)
+    with st.expander("Threat model"):
+        for line in one.report.threat_model:
             st.markdown(f"- {escape_markdown(line)}")
     with st.container(horizontal=True, key="audit.downloads"):
         tables = [model.per_image for model in one.report.models]
@@ -118,11 +122,11 @@ def _past_audit(jobs: AuditJobs, one: PastAudit) -> None:
                 )
 
 
-def _scores(models: list[ModelScores]) -> None:
-    panel(score_tiles(models), failed_checks(models), key="tiles")
+def _scores(models: list[ModelScores], cautions: Sequence[str]) -> None:
+    panel(score_tiles(models), caution_list(cautions), failed_checks(models), key="tiles")
     panel(score_charts(models), key="charts")
     if curves := curve_charts(models):
-        st.markdown("#### Score against the attack budget")
+        st.subheader("Score against the attack budget", anchor=False)
         panel(*curves, key="curves")
     with st.expander("All figures, with 95 % intervals", expanded=True):
         panel(parts_table(models), key="parts")
@@ -141,8 +145,8 @@ def _form(jobs: AuditJobs) -> None:
                 list(ATTACKS),
                 default=list(SCORECARD),
                 key="audit.attacks",
-                help="Nine attacks give the ten results of ERS; MARGIN gives the worst case of Recall@1.",
-                format_func=lambda name: f"{name} · {ATTACKS[name].title}",
+                help="Nine attacks give the ten results of ERS; MARGIN gives the worst case of Recall@1.\n\n"
+                + "\n".join(f"- **{escape_markdown(name)}**: {kind.title}" for name, kind in ATTACKS.items()),
             )
             attacked = st.number_input(
                 "images attacked",
@@ -221,6 +225,8 @@ def _background(jobs: AuditJobs) -> None:
     if not job.done:
         st.session_state[_WATCHED] = job.folder.name
         st.fragment(_watch, run_every=_REDRAW_EVERY_S)(jobs)
+    elif job.stopped:
+        st.info("The audit was stopped. Finished work is kept: choose it under *Results* to resume it.")
     elif job.error:
         show_error(job.error)
     elif st.session_state.pop(_WATCHED, None) == job.folder.name:

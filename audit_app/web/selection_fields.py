@@ -32,8 +32,6 @@ def catalogue() -> BundleList:
 def set_selection(values: SelectionFields) -> None:
     """Fill the fields of the next page."""
     st.session_state[_KEY] = values
-    st.session_state[MODELS_KEY] = list(values.models)
-    st.session_state[GALLERY_KEY] = values.gallery
 
 
 def selection_fields() -> SelectionFields:
@@ -44,9 +42,11 @@ def selection_fields() -> SelectionFields:
     kept: SelectionFields = st.session_state.get(_KEY) or first
     folders += [model for model in kept.models if model not in folders]
     names = {str(entry.folder): f"{entry.name} · {entry.card.defense}" for entry in found.entries}
-    st.session_state.setdefault(MODELS_KEY, list(kept.models))
-    st.session_state.setdefault(GALLERY_KEY, kept.gallery)
-    models = st.multiselect(
+    # Streamlit drops the values of widgets when another page is shown, so they are set from what is kept.
+    st.session_state[_KEY] = kept
+    st.session_state[MODELS_KEY] = list(kept.models)
+    st.session_state[GALLERY_KEY] = kept.gallery
+    st.multiselect(
         "Models",
         folders,
         format_func=lambda folder: names.get(folder, folder),
@@ -55,16 +55,21 @@ def selection_fields() -> SelectionFields:
         help="Choose bundles from the list, or type the folder of a bundle, timm/NAME or a torchvision name. "
         "Pretrained weights must be in the cache already.",
         key=MODELS_KEY,
+        on_change=_keep,
     )
-    gallery = st.text_input(
+    st.text_input(
         "Gallery",
         placeholder="test images of the first model's run",
         help="An index (or one index per model of the same images, separated by spaces), a run or bundle (its test "
         "images), a folder with one folder per class, or a CSV with path,label.",
         key=GALLERY_KEY,
+        on_change=_keep,
     )
     for message in found.problems:
         show_error(message)
-    # Streamlit drops the values of widgets when another page is shown; these are kept.
-    st.session_state[_KEY] = values = SelectionFields(models=tuple(models), gallery=gallery)
-    return values
+    return kept
+
+
+def _keep() -> None:
+    """Keep what the visitor entered."""
+    set_selection(SelectionFields(models=tuple(st.session_state[MODELS_KEY]), gallery=st.session_state[GALLERY_KEY]))

@@ -4,15 +4,21 @@ import hashlib
 import re
 import tempfile
 import threading
+import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Final
+from weakref import WeakValueDictionary
 
 from hardrank.audit_app.live.attack import LiveAttack
+from hardrank.audit_app.web.selected import GallerySelection
 
 _CHECK_EVERY_S: Final = 1.0
-CHECKS_BEFORE_LEAVING: Final = 5
-"""Failed checks before the attack is dropped, so that a page that briefly loses its connection keeps it."""
+CHECKS_BEFORE_LEAVING: Final = 15
+"""Failed checks before the attack is dropped, so that a page that loses its connection or is reloaded keeps it."""
+_CLOSING_S: Final = 1.0
+"""How long the connection of a page may take to close after its reload."""
+_CLOSING_CHECKS: Final = 10
 
 
 def safe_name(name: str) -> str:
@@ -33,6 +39,7 @@ class VisitorSession:
         self._changed = threading.Condition(self._lock)
         self._live: LiveAttack | None = None
         self._standard: LiveAttack | None = None
+        self._selection: GallerySelection | None = None
         self._closed = False
         self._files = tempfile.TemporaryDirectory(prefix="hardrank-visitor-")
 
@@ -46,28 +53,65 @@ class VisitorSession:
         """The attack that the present one is stronger than; None unless it was started as the stronger one."""
         return self._standard
 
-    def start(self, live: LiveAttack, *, standard: LiveAttack | None = None) -> None:
+    @property
+    def selection(self) -> GallerySelection | None:
+        """The models and the gallery of the attack."""
+        return self._selection
+
+    def start(
+        self, live: LiveAttack, *, selection: GallerySelection | None = None, standard: LiveAttack | None = None
+    ) -> None:
         """Start an attack; abandon the previous one.
 
         Args:
             live: The attack.
+            selection: Its models and gallery.
             standard: A finished attack to compare it with.
         """
         with self._lock:
             previous, self._live = self._live, None if self._closed else live
-            self._standard = standard
+            self._standard, self._selection = standard, selection
             self._changed.notify_all()
         if previous is not None:
             previous.abandon()
         if not self._closed:
             live.start()
-            threading.Thread(target=self._drop_when_gone, args=(live,), name="session", daemon=True).start()
+            self._watch(live)
+
+    def take_over(self, previous: "VisitorSession") -> bool:
+        """Take the attack of a session whose tab was reloaded; return whether there was one.
+
+        The attack of a tab that is still open stays where it is.
+        """
+        for _ in range(_CLOSING_CHECKS):
+            if not previous._connected():
+                break
+            time.sleep(_CLOSING_S / _CLOSING_CHECKS)
+        else:
+            return False
+        with previous._lock:
+            live, previous._live = previous._live, None
+            previous._changed.notify_all()
+        if live is None:
+            return False
+        with self._lock:
+            taken = self._live is None and not self._closed
+            if taken:
+                self._live, self._standard, self._selection = live, previous._standard, previous._selection
+        if taken:
+            self._watch(live)
+        else:
+            live.abandon()
+        return taken
+
+    def _watch(self, live: LiveAttack) -> None:
+        threading.Thread(target=self._drop_when_gone, args=(live,), name="session", daemon=True).start()
 
     def drop(self) -> None:
         """Abandon the attack and drop its result."""
         with self._lock:
             previous, self._live = self._live, None
-            self._standard = None
+            self._standard = self._selection = None
             self._changed.notify_all()
         if previous is not None:
             previous.abandon()
@@ -100,3 +144,20 @@ class VisitorSession:
         self._closed = True
         self.drop()
         self._files.cleanup()
+
+
+class VisitorRegistry:
+    """Finds the session that a browser tab had before a reload. Thread-safe."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._by_token: WeakValueDictionary[str, VisitorSession] = WeakValueDictionary()
+
+    def identify(self, token: str, session: VisitorSession) -> bool:
+        """Say that the tab `token` has `session` now; return whether it got the attack of its previous session."""
+        with self._lock:
+            previous = self._by_token.get(token)
+        taken = previous is not None and previous is not session and session.take_over(previous)
+        with self._lock:
+            self._by_token[token] = session
+        return taken

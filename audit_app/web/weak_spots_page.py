@@ -1,6 +1,7 @@
 """The weak spots page: the images and classes with the lowest scores, one click away from the live attack."""
 
 from dataclasses import dataclass
+from html import escape
 from typing import Final
 
 import streamlit as st
@@ -8,6 +9,7 @@ import streamlit as st
 from hardrank.audit_app.audit.request import REQUEST, AuditRequest
 from hardrank.audit_app.drawing.formatting import format_plural, format_score
 from hardrank.audit_app.drawing.score_figures import goal_of
+from hardrank.audit_app.drawing.score_panel import SMALL_SAMPLE
 from hardrank.audit_app.gallery.image_gallery import ImageGallery
 from hardrank.audit_app.results.image_scores import ImageScores, read_scores, worst_classes
 from hardrank.audit_app.results.schema import AuditReport, ModelEntry
@@ -27,7 +29,7 @@ from hardrank.trainer.attacks.registry import ATTACKS, make_attack
 
 _SHOWN: Final = 12
 _CLASSES: Final = 6
-_OF_A_CLASS: Final = 6
+_OF_A_CLASS: Final = 3
 _ALL: Final = "all attacks, on average"
 _LIVE: Final = "screens/live_attack.py"
 _SIDE: Final = 264
@@ -102,44 +104,53 @@ def _gallery(one: PastAudit, report: AuditReport) -> ImageGallery | None:
 
 def _images(view: _View) -> None:
     by, found = view.by, view.scores
-    st.markdown("#### Weakest images")
-    mean = "Mean score over all attacks, from 0 (they succeed) to 100."
+    st.subheader("Weakest images", anchor=False)
+    mean = "Mean score over all attacks, from 0 (they succeed) to 100: higher is more robust."
     st.caption(escape_markdown(goal_of(by, view.model.figures[by].help) if by else mean))
+    if len(found.ids) < SMALL_SAMPLE:
+        st.caption(
+            f"Only {format_plural(len(found.ids), 'image was', 'images were')} attacked: others may be weaker, and "
+            "the means of classes are uncertain."
+        )
     scores = found.by(by)
-    with st.container(horizontal=True, gap="medium", key="weak-queries"):
+    with st.container(key="weak-queries"):
         for place in found.worst(by, _SHOWN):
             weakest = "" if by else f", weakest against {found.weakest(place)}"
             _image(view, place, f"score {_score(view, scores[place])}{weakest}", group="query")
 
 
 def _score(view: _View, value: float) -> str:
-    return format_score(value, upper_bound=view.model.upper_bound, digits=0)
+    return format_score(value, upper_bound=view.model.upper_bound)
 
 
 def _classes(view: _View) -> None:
     by, found = view.by, view.scores
     if len(set(found.classes)) < 2:
         return
-    st.markdown("#### Weakest classes")
+    st.subheader("Weakest classes", anchor=False)
     scores = found.by(by)
-    for number, group in enumerate(worst_classes(found, by, _CLASSES)):
-        images = format_plural(len(group.places), "image", "images")
-        st.markdown(
-            f"**{escape_markdown(group.name or 'no class')}** · mean score {_score(view, group.score)} over {images}"
-        )
-        with st.container(horizontal=True, gap="medium", key=f"weak-class-{number}"):
-            for place in group.places[:_OF_A_CLASS]:
-                _image(view, place, f"score {_score(view, scores[place])}", group=f"class{number}")
+    with st.container(key="weak-classes"):
+        for number, group in enumerate(worst_classes(found, by, _CLASSES)):
+            images = format_plural(len(group.places), "image", "images")
+            with st.container(border=True, key=f"weak-class-{number}"):
+                st.markdown(
+                    f"**{escape_markdown(group.name or 'no class')}**  \n"
+                    f"mean score {_score(view, group.score)} over {images}"
+                )
+                with st.container(key=f"weak-class-images-{number}"):
+                    for place in group.places[:_OF_A_CLASS]:
+                        _image(view, place, f"score {_score(view, scores[place])}", group=f"class{number}", named=False)
 
 
-def _image(view: _View, place: int, caption: str, *, group: str) -> None:
+def _image(view: _View, place: int, caption: str, *, group: str, named: bool = True) -> None:
     """Draw an image with a button that opens it in the live attack."""
     id, label = view.scores.ids[place], view.scores.classes[place]
-    with st.container(width=132, gap="small", key=f"weak-{group}-{place}"):
+    with st.container(gap="small", key=f"weak-{group}-{place}"):
         if view.gallery is not None:
             pre = Preprocessing.from_dict(view.model.preprocessing)
-            st.html(f'<img src="{_uri(view.gallery, id, pre)}" alt="" style="{_STYLE}">')
-        st.caption(f"{escape_markdown(label or id)}  \n{escape_markdown(caption)}")
+            st.html(f'<img src="{_uri(view.gallery, id, pre)}" alt="{escape(label or id)}" style="{_STYLE}">')
+        name = f"{escape_markdown(label or id)}  \n" if named else ""
+        st.caption(f"{name}{escape_markdown(caption)}")
         st.button(
             "Attack",
             key=f"open-{group}-{place}",

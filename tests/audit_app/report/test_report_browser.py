@@ -58,6 +58,19 @@ def test_it_prints(page_file: Path, browser: Any, tmp_path: Path) -> None:
     page.goto(page_file.as_uri())
     page.emulate_media(media="print")
     assert page.evaluate("getComputedStyle(document.body).backgroundColor") == "rgb(255, 255, 255)"
+    # A table footer would be repeated on every page, and whole sections kept together leave pages half empty.
+    assert page.evaluate("getComputedStyle(document.querySelector('tfoot')).display") == "table-row-group"
+    breaks = page.locator("section").evaluate_all("all => all.map(e => getComputedStyle(e).breakInside)")
+    assert set(breaks) == {"auto"}
+    page.set_viewport_size({"width": 690, "height": 1000})  # of A4 without its margins
+    headings = page.locator("table.models thead th").evaluate_all(
+        """all => all.map(e => {
+            const range = document.createRange();
+            range.selectNodeContents(e);
+            return new Set([...range.getClientRects()].map(r => Math.round(r.top))).size;
+        })"""
+    )
+    assert set(headings) == {1}, "no word is broken"
     printed = page.pdf(path=tmp_path / "report.pdf", format="A4")
     assert printed.startswith(b"%PDF")
     assert len(printed) > 50_000

@@ -137,6 +137,24 @@ def test_a_running_attack_is_shown_and_can_be_stopped(browser: Any, server: AppS
         page.wait_for_selector(".st-key-attack button:not([disabled])")
 
 
+def test_a_reloaded_page_shows_the_running_attack(browser: Any, server: AppServer) -> None:
+    def step(page: Any) -> int:
+        return int(page.locator(".st-key-running dd b").first.inner_text().split(" of ")[0])
+
+    with visit(browser, server) as page:
+        long_attack(page, steps=500, restarts=10)
+        page.click(".st-key-attack button")
+        page.wait_for_selector(".st-key-running img")
+        until(lambda: step(page) > 5)
+        before = step(page)
+        page.reload()
+        page.wait_for_selector(".st-key-running img")
+        assert step(page) > before, "the same attack"
+        assert "ES ·" in page.locator(".st-key-live-attack input").input_value()
+        page.click(".st-key-stop button")
+        page.get_by_text("Rankings before and after (stopped early)").wait_for()
+
+
 @pytest.mark.slow
 def test_a_visitor_who_leaves_frees_a_place_in_the_queue(browser: Any, server: AppServer) -> None:
     with visit(browser, server) as waiting:

@@ -33,9 +33,10 @@ from hardrank.serving.store.manifest import IndexManifest
 from hardrank.trainer.attacks.pgd import Norm
 from hardrank.trainer.attacks.registry import ATTACKS
 from hardrank.trainer.attacks.runner import AttackEngine
-from tests.audit_app.apptest import attacked, errors, markup, open_app, panels, until, words
+from tests.audit_app.apptest import APP, attacked, errors, markup, open_app, panels, until, words
 from tests.audit_app.galleries import random_pixels
 from tests.serving.conftest import new_items, unit_vectors
+from tests.waiting import PATIENCE_S
 
 Tell = Callable[..., None]
 pytestmark = pytest.mark.usefixtures("app")
@@ -367,3 +368,60 @@ def test_budgets_of_both_norms_change_a_whole_image_alike() -> None:
     found = comparable_budget(4 / 255, side=64, before=Norm.LINF, after=Norm.L2)
     assert found == pytest.approx(1.74, abs=0.005)
     assert comparable_budget(found, side=64, before=Norm.L2, after=Norm.LINF) == pytest.approx(4 / 255, rel=1e-12)
+
+
+def test_a_link_opens_the_same_attack(started: list[LiveAttack]) -> None:
+    at = open_app()
+    at.selectbox(key="live.attack").set_value("QA-").run()
+    at.number_input(key="live.QA-.share").set_value(0.2)
+    at.slider(key="live.epsilon.linf").set_value(6)
+    at.slider(key="live.alpha.linf").set_value(2)
+    at.number_input(key="live.seed").set_value(5)
+    at.button(key="choose-targets").click().run()
+    picked = pickable(at)[3]
+    at.button(key=f"target-{picked}").click().run()
+    at.button(key="targets-done").click().run()
+    attacked(at)
+    again = open_link({name: list(values) for name, values in at.query_params.items()})
+    assert not errors(again)
+    attacked(again)
+    one, other = started
+    assert (one.victim, one.options) == (other.victim, other.options)
+    assert one.options.settings["share"] == 0.2
+    assert again.multiselect(key="selection.models").value == at.multiselect(key="selection.models").value
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("model", "/tmp/stranger"),
+        ("attack", "XX"),
+        ("steps", "100000"),
+        ("engine", "magic"),
+        ("norm", "l7"),
+        ("seed", "-1"),
+        ("image", "nowhere.png"),
+    ],
+)
+def test_what_a_link_must_not_hold_is_reported_and_the_page_works(name: str, value: str) -> None:
+    at = open_link({name: [value]})
+    assert any(value in one for one in errors(at))
+    assert not at.button(key="attack").disabled
+    assert at.selectbox(key="live.attack").value == "QA+"
+
+
+def open_link(parameters: dict[str, list[str]]) -> AppTest:
+    """Open the live attack page with query parameters in its address."""
+    at = AppTest.from_file(str(APP), default_timeout=PATIENCE_S)
+    for name, values in parameters.items():
+        at.query_params[name] = values
+    return at.run()
+
+
+def test_the_error_of_a_gallery_vanishes_when_the_next_one_loads(tmp_path: Path) -> None:
+    at = open_app()
+    gallery = at.text_input(key="selection.gallery").value
+    at.text_input(key="selection.gallery").set_value(str(tmp_path / "nowhere")).run()
+    assert errors(at)
+    at.text_input(key="selection.gallery").set_value(gallery).run()
+    assert not errors(at)

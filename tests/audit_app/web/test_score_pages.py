@@ -6,6 +6,7 @@ import re
 import shutil
 from collections.abc import Callable
 from dataclasses import replace
+from html import escape
 from pathlib import Path
 from typing import Any
 
@@ -87,8 +88,10 @@ def test_a_past_audit_is_shown_completely(past: Path) -> None:
     assert "Score against the attack budget" in words(at)
     assert drawn.count("<svg") >= 2
     assert "Recall@1" in drawn
-    said = words(at)
-    assert all(line in said for line in (*report.threat_model, *report.cautions))
+    assert all(line in words(at) for line in report.threat_model)
+    assert all(escape(line, quote=True) in drawn for line in report.cautions), "in sight, not folded away"
+    assert "higher is more robust" in drawn
+    assert not re.search(r"0\.\d{4,}", re.sub(r"<svg.*?</svg>", "", drawn)), "no false precision"
     files = {plain(one.proto.label) for one in at.get("download_button")}
     assert files == {"report.html", "report.json", "tiny-benign.csv", "tiny-robust.csv"}
 
@@ -127,6 +130,16 @@ def test_a_stopped_audit_is_resumed(past: Path) -> None:
     until(at, lambda page: (past / "report.json").exists())
     found = read_report(past)
     assert found.models == wanted.models
+
+
+def test_a_deliberate_stop_is_no_error() -> None:
+    at = open_app("scorecard")
+    at.number_input(key="audit.linf.steps").set_value(500).run()
+    at.button(key="audit.run").click().run()
+    until(at, lambda page: bool([button for button in page.button if button.key == "audit.stop"]))
+    at.button(key="audit.stop").click().run()
+    until(at, lambda page: "was stopped" in words(page))
+    assert not errors(at)
 
 
 def test_invalid_options_are_reported_before_anything_runs(app: Tell, tmp_path: Path) -> None:
@@ -204,6 +217,8 @@ def test_the_weakest_images_open_in_the_live_attack(past: Path) -> None:
     assert not errors(at)
     assert len(spots(at)) == 6
     assert "Weakest images" in words(at)
+    assert "Only 6 images were attacked" in words(at)
+    assert re.search(r"score (≤\u202f)?\d+\.\d", words(at)), "with a decimal"
     at.selectbox(key="weak.key").set_value("ES:D").run()
     assert not errors(at)
     first = at.button(key=spots(at)[0])

@@ -9,7 +9,7 @@ from hardrank.audit_app.gallery.served import ServedGallery
 from hardrank.audit_app.live.attack import LiveAttack
 from hardrank.audit_app.live.options import LiveOptions
 from hardrank.audit_app.live.victim import Victim
-from hardrank.audit_app.web.session import CHECKS_BEFORE_LEAVING, VisitorSession
+from hardrank.audit_app.web.session import CHECKS_BEFORE_LEAVING, VisitorRegistry, VisitorSession
 from hardrank.trainer.attacks.runner import AttackOptions
 from tests.waiting import PATIENCE_S, until
 
@@ -78,3 +78,30 @@ def test_a_new_attack_replaces_the_previous_one(served: list[ServedGallery]) -> 
     assert second.wait(PATIENCE_S).phase.over
     session.start(attack(served))
     assert session.live is None
+
+
+def test_a_reloaded_tab_gets_its_attack_back(served: list[ServedGallery]) -> None:
+    registry, open_tab = VisitorRegistry(), threading.Event()
+    open_tab.set()
+    before, after = VisitorSession(open_tab.is_set, check_every_s=0.02), VisitorSession(check_every_s=0.02)
+    assert not registry.identify("tab", before)
+    live = attack(served)
+    before.start(live)
+    assert not registry.identify("other tab", after)
+    open_tab.clear()
+    assert registry.identify("tab", after)
+    assert (before.live, after.live) == (None, live)
+    time.sleep(0.02 * CHECKS_BEFORE_LEAVING * 3)
+    assert not live.status().phase.over, "the former session no longer watches it"
+    after.drop()
+    assert live.wait(PATIENCE_S).phase.over
+
+
+def test_a_copied_tab_leaves_the_attack_where_it_is(served: list[ServedGallery]) -> None:
+    registry, one, copy = VisitorRegistry(), VisitorSession(), VisitorSession()
+    registry.identify("tab", one)
+    live = attack(served)
+    one.start(live)
+    assert not registry.identify("tab", copy)
+    assert (one.live, copy.live) == (live, None)
+    one.drop()
