@@ -41,6 +41,8 @@ class VisitorSession:
         self._standard: LiveAttack | None = None
         self._selection: GallerySelection | None = None
         self._closed = False
+        self.recognizable = False
+        """Whether the tab is found again after a reload; set by `VisitorRegistry.identify`."""
         self._files = tempfile.TemporaryDirectory(prefix="hardrank-visitor-")
 
     @property
@@ -140,9 +142,13 @@ class VisitorSession:
         return folder
 
     def close(self) -> None:
-        """Drop everything for good: the tab was closed."""
+        """Drop everything for good: the tab was closed, or reloaded.
+
+        A tab that can be recognized gets its attack back for as long as a lost connection would keep it.
+        """
         self._closed = True
-        self.drop()
+        if not self.recognizable:
+            self.drop()
         self._files.cleanup()
 
 
@@ -158,6 +164,7 @@ class VisitorRegistry:
         with self._lock:
             previous = self._by_token.get(token)
         taken = previous is not None and previous is not session and session.take_over(previous)
+        session.recognizable = True
         with self._lock:
             self._by_token[token] = session
         return taken

@@ -89,6 +89,7 @@ def test_a_reloaded_tab_gets_its_attack_back(served: list[ServedGallery]) -> Non
     before.start(live)
     assert not registry.identify("other tab", after)
     open_tab.clear()
+    before.close()  # as Streamlit does for a page that is reloaded
     assert registry.identify("tab", after)
     assert (before.live, after.live) == (None, live)
     time.sleep(0.02 * CHECKS_BEFORE_LEAVING * 3)
@@ -105,3 +106,16 @@ def test_a_copied_tab_leaves_the_attack_where_it_is(served: list[ServedGallery])
     assert not registry.identify("tab", copy)
     assert (one.live, copy.live) == (live, None)
     one.drop()
+
+
+def test_a_closed_tab_that_does_not_come_back_frees_its_attack(served: list[ServedGallery]) -> None:
+    open_tab = threading.Event()
+    open_tab.set()
+    session = VisitorSession(open_tab.is_set, check_every_s=0.02)
+    VisitorRegistry().identify("tab", session)
+    live = attack(served)
+    session.start(live)
+    open_tab.clear()
+    session.close()
+    assert live.wait(PATIENCE_S).phase.over
+    assert session.live is None
