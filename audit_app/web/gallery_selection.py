@@ -7,6 +7,8 @@ from typing import Final, TypeVar
 
 import streamlit as st
 
+from hardrank.audit_app.audit.progress import MINUTES_LEFT, SHARE
+from hardrank.audit_app.drawing.formatting import format_percent
 from hardrank.audit_app.errors import AuditError
 from hardrank.audit_app.gallery.source import GallerySource
 from hardrank.audit_app.web.background_cache import CacheEntry
@@ -95,4 +97,16 @@ def progress_bar(progress: StageProgress | None, *, waiting: str) -> tuple[float
     if progress is None:
         return 0.0, waiting
     share = progress.done / progress.total if progress.total else 0.0
-    return min(1.0, share), escape_markdown(f"{progress.stage}: {progress.done} of {progress.total}")
+    text = f"{progress.stage}: {progress.done} of {progress.total}"
+    if SHARE in progress.measures:  # of an audit: the bar is that of the whole audit
+        share = progress.measures[SHARE] / 100
+        text += f" · {format_percent(share)} of the audit"
+    if (minutes := progress.measures.get(MINUTES_LEFT)) is not None:
+        text += f" · {_duration(minutes)} left"
+    return min(1.0, share), escape_markdown(text)
+
+
+def _duration(minutes: float) -> str:
+    return (
+        f"{60 * minutes:.0f} s" if minutes < 1.5 else f"{minutes:.0f} min" if minutes < 100 else f"{minutes / 60:.1f} h"
+    )

@@ -20,6 +20,8 @@ ROOT: Final = Path(__file__).resolve().parents[2]
 
 
 APP: Final = "audit_app/app.py"
+_ELEMENT_MS: Final = 30_000
+"""For an element of a page whose models are loaded, so that a missing one fails the test soon."""
 _PRIVATE: Final = ("--server.address=127.0.0.1", "--server.headless=true", "--browser.gatherUsageStats=false")
 
 
@@ -93,8 +95,8 @@ class AppServer:
 def visit(browser: Any, server: AppServer, *, width: int = 1280, **options: Any) -> Iterator[Any]:
     """Open the live attack page as a new visitor; check that it talks to this server only and logs no errors."""
     with open_page(browser, server, width=width, **options) as page:
-        page.wait_for_selector(".st-key-attack button:not([disabled])")
-        page.wait_for_selector(".st-key-answers img")
+        page.wait_for_selector(".st-key-attack button:not([disabled])", timeout=PATIENCE_MS)  # models load
+        page.wait_for_selector(".st-key-answers img", timeout=PATIENCE_MS)
         yield page
 
 
@@ -103,7 +105,7 @@ def open_page(browser: Any, server: AppServer, *, width: int = 1280, **options: 
     """Open the first page of a server; check that it talks to this server only and logs no errors."""
     context = browser.new_context(viewport={"width": width, "height": 900}, **options)
     page = context.new_page()
-    page.set_default_timeout(PATIENCE_MS)
+    page.set_default_timeout(_ELEMENT_MS)
     requested: list[str] = []
     broken: list[str] = []
     page.on("request", lambda request: requested.append(request.url))
@@ -132,7 +134,7 @@ def long_attack(page: Any, *, steps: int, restarts: int = 1) -> None:
 
 def finished(page: Any) -> None:
     """Wait for the result."""
-    page.wait_for_selector(".st-key-rankings svg image")
+    page.wait_for_selector(".st-key-rankings svg image", timeout=PATIENCE_MS)  # the attack runs
     page.wait_for_selector(".st-key-record button:visible")
 
 

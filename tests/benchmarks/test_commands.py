@@ -11,6 +11,7 @@ from benchmarks.command import RESULTS, ROOT
 
 TINY = {
     "allocation": "",
+    "app_start": "--zoo {zoo}",
     "attacks": "--bundle {zoo}/demo-robust",
     "hostile_images": "",
     "hm_step": "--bundle {zoo}/demo-robust",

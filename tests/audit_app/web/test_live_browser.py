@@ -27,7 +27,7 @@ from tests.audit_app.app_server import (
     visit,
 )
 from tests.audit_app.indexed import make_index
-from tests.chromium import needs_chromium
+from tests.chromium import PATIENCE_MS, needs_chromium
 from tests.serving.served import wait_until_ready
 from tests.waiting import until
 
@@ -131,7 +131,7 @@ def test_a_running_attack_is_shown_and_can_be_stopped(browser: Any, server: AppS
         assert steps == sorted(steps), "the attack goes on"
         assert all(one.startswith("data:image/png;base64,") for one in pictures)
         page.click(".st-key-stop button")
-        page.get_by_text("Rankings before and after (stopped early)").wait_for()
+        page.get_by_text("Rankings before and after (stopped early)").wait_for(timeout=PATIENCE_MS)
         page.wait_for_selector(".st-key-png-tiny-benign button")
         assert not page.locator(".st-key-record").count(), "it cannot be replayed"
         page.wait_for_selector(".st-key-attack button:not([disabled])")
@@ -148,11 +148,11 @@ def test_a_reloaded_page_shows_the_running_attack(browser: Any, server: AppServe
         until(lambda: step(page) > 5)
         before = step(page)
         page.reload()
-        page.wait_for_selector(".st-key-running img")
+        page.wait_for_selector(".st-key-running img", timeout=PATIENCE_MS)
         assert step(page) > before, "the same attack"
         assert "ES ·" in page.locator(".st-key-live-attack input").input_value()
         page.click(".st-key-stop button")
-        page.get_by_text("Rankings before and after (stopped early)").wait_for()
+        page.get_by_text("Rankings before and after (stopped early)").wait_for(timeout=PATIENCE_MS)
 
 
 @pytest.mark.slow
@@ -203,3 +203,33 @@ def test_nothing_overflows_on_a_dark_phone(browser: Any, server: AppServer) -> N
             ".map(e => e.outerHTML)",
         )
         assert page.evaluate("getComputedStyle(document.querySelector('.stApp')).backgroundColor") == "rgb(19, 21, 23)"
+
+
+_UNNAMED = """() => {
+  const name = (e) => (e.getAttribute('aria-label') || e.getAttribute('title') || e.textContent || '').trim() ||
+    (e.id && document.querySelector(`label[for="${e.id}"]`)?.textContent) || e.closest('label')?.textContent ||
+    (e.getAttribute('aria-labelledby') || '').split(' ').map((id) => document.getElementById(id)?.textContent).join('');
+  const all = (root) => [...root.querySelectorAll('*')].flatMap((e) => [e, ...(e.shadowRoot ? all(e.shadowRoot) : [])]);
+  return all(document).filter((e) => e.checkVisibility() && (
+    (e.matches('button, a[href], [role=button]') && !name(e)) || (e.matches('img') && !e.hasAttribute('alt')) ||
+    (e.matches('input:not([type=hidden]):not([type=file])') && !name(e)) || (e.matches('svg[role=img]') && !name(e))
+  )).map((e) => e.outerHTML.slice(0, 200));
+}"""
+"""Buttons, links, fields and images without a name for screen readers, of the page and its shadow roots."""
+
+
+def test_the_result_is_above_the_fold_and_everything_has_a_name(browser: Any, server: AppServer) -> None:
+    with visit(browser, server, width=1400) as page:
+        page.set_viewport_size({"width": 1400, "height": 1000})
+        page.click(".st-key-attack button")
+        finished(page)
+        page.evaluate("document.querySelector('[data-testid=stMain]').scrollTo(0, 0)")
+        bottoms = page.eval_on_selector_all(
+            ".st-key-rankings article > svg", "all => all.map(e => e.getBoundingClientRect().bottom)"
+        )
+        assert len(bottoms) == 2
+        assert max(bottoms) <= 1000, "both rankings are in sight"
+        verdict = page.locator(".st-key-verdict .verdict-line").inner_text()
+        assert all(word in verdict for word in ("tiny-benign: ", "tiny-robust: "))
+        assert page.evaluate(_UNNAMED) == []
+        assert page.locator("h1").count() == 1
