@@ -173,7 +173,8 @@ def _cell(figure: FigureEntry | None, *, upper_bound: bool) -> Markup:
     return element(
         "td",
         element("b", f"{shown(figure.value)}{unit}"),
-        f" ({shown(figure.low)} … {shown(figure.high)})",
+        " ",
+        element("span", f"({shown(figure.low)} … {shown(figure.high)})", class_="interval"),
         element(
             "small",
             f"clean {shown(figure.before)}, noise {shown(figure.noise)}, "
