@@ -1,6 +1,6 @@
 """Black-box attacks, which only query a model for embeddings. To add one, write a file and add a line here.
 
-All minimise the objectives of `hardrank.trainer.attacks`. Each is a `Method` of the attack runner, so it can replace
+All minimize the objectives of `hardrank.trainer.attacks`. Each is a `Method` of the attack runner, so it can replace
 `run_attack`, in a scorecard too.
 """
 

@@ -62,7 +62,7 @@ class SubjectOptions:
     size: int | None = None
     """Side of the input in pixels, for timm, torchvision and ONNX files without a fixed one; None: their own."""
     resize: int | None = None
-    """Side of the square that images are resized to before the centre crop; None: 8/7 of the input for ONNX files,
+    """Side of the square that images are resized to before the center crop; None: 8/7 of the input for ONNX files,
     else the model's own."""
     weights: LibraryWeights = LibraryWeights.IMAGENET
     """Of timm and torchvision networks."""

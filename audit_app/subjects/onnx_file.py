@@ -40,7 +40,7 @@ class PixelScale(StrEnum):
     """Pixel values that a network expects."""
 
     UNIT = "unit"
-    """0 to 1; normalisation is inside the network."""
+    """0 to 1; normalization is inside the network."""
     SYMMETRIC = "symmetric"
     """−1 to 1."""
     IMAGENET = "imagenet"
@@ -128,8 +128,8 @@ class OnnxFile:
         lengths = np.linalg.norm(raw.astype(np.float64), axis=1, keepdims=True)
         if not (lengths > 0).all():
             raise SubjectError("the model gives an embedding of length 0, which has no direction to compare")
-        normalised: FloatArray = (raw / lengths).astype(np.float32)
-        return normalised
+        normalized: FloatArray = (raw / lengths).astype(np.float32)
+        return normalized
 
     def differentiable(self, device: torch.device) -> "DifferentiableOnnx":
         """Convert the graph to PyTorch, once; the converted network is checked against ONNX Runtime on noise.
@@ -217,7 +217,7 @@ class OnnxFile:
             raise SubjectError(f"{path}: {error}") from error
         self._on_sphere = bool((np.abs(lengths - 1) <= _ON_SPHERE).all())
         if not self._on_sphere:
-            self.notes.append(f"outputs have lengths around {lengths.mean():.3g}, so they are normalised to length 1")
+            self.notes.append(f"outputs have lengths around {lengths.mean():.3g}, so they are normalized to length 1")
         if fixed is not None:
             self.notes.append(f"the file accepts only batches of {fixed}, so smaller ones are filled with copies")
         if fixed != 1 and not self._one_by_one:

@@ -16,7 +16,7 @@ from hardrank.audit_app.subjects.onnx_operators import OPERATORS, QUANTIZED, Cal
 _DOMAINS: Final = frozenset({"", "ai.onnx"})
 _OLDEST_OPSET: Final = 7
 _FREE: Final = 4096
-"""Tensors of at most this many elements that hold whole numbers stay on the CPU: they are shapes and indices."""
+"""Tensors of at most this many whole numbers stay on the CPU: they are shapes and indices."""
 
 
 @dataclass(frozen=True)
@@ -50,7 +50,7 @@ class OnnxNetwork(nn.Module):
         self._places: dict[str, str] = {}
         """Names of the buffers that hold float constants, by name in the graph."""
         self._whole: dict[str, Tensor] = {}
-        """Constants of whole numbers, which describe shapes and stay on the CPU."""
+        """Single numbers, and whole numbers that describe shapes; they stay on the CPU."""
         constants = {one.name: _tensor(one) for one in model.graph.initializer}
         if model.graph.sparse_initializer:
             raise ConversionError("sparse weights are not supported")
@@ -80,7 +80,7 @@ class OnnxNetwork(nn.Module):
         return found
 
     def _keep(self, name: str, value: Tensor) -> None:
-        if not value.is_floating_point() and value.numel() <= _FREE:
+        if value.dim() == 0 or (not value.is_floating_point() and value.numel() <= _FREE):
             self._whole[name] = value
             return
         place = f"value_{len(self._places)}"
@@ -95,7 +95,10 @@ def _compute(node: _Node, values: dict[str, Any]) -> None:
         inputs.pop()
     device = next((one.device for one in inputs if isinstance(one, Tensor) and one.is_cuda), None)
     if device is not None:  # numbers that were computed from shapes lie on the CPU
-        inputs = [one.to(device) if isinstance(one, Tensor) and one.is_floating_point() else one for one in inputs]
+        inputs = [
+            one.to(device) if isinstance(one, Tensor) and one.is_floating_point() and one.dim() else one
+            for one in inputs
+        ]
     try:
         found = node.function(node.call, *inputs)
     except ConversionError:

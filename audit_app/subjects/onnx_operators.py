@@ -76,10 +76,8 @@ def _mod(call: Call, a: Tensor, b: Tensor) -> Tensor:
 def _clip(call: Call, x: Tensor, low: Tensor | None = None, high: Tensor | None = None) -> Tensor:
     least = call.get("min") if low is None else low
     most = call.get("max") if high is None else high
-    if isinstance(least, Tensor) or isinstance(most, Tensor):
-        bounds = [one if one is None or isinstance(one, Tensor) else torch.tensor(one) for one in (least, most)]
-        return torch.clamp(x, *(one if one is None else one.to(x.device, x.dtype) for one in bounds))
-    return x if least is None and most is None else torch.clamp(x, least, most)
+    bounds = [one if one is None else float(one) for one in (least, most)]  # faster than bounds that are tensors
+    return x if bounds == [None, None] else torch.clamp(x, *bounds)
 
 
 def _hard_sigmoid(call: Call, x: Tensor) -> Tensor:

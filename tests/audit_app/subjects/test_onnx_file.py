@@ -21,16 +21,16 @@ def expected(pixels: np.ndarray) -> np.ndarray:
     return np.asarray(raw / np.linalg.norm(raw, axis=1, keepdims=True))
 
 
-def test_outputs_are_normalised_with_a_note(tmp_path: Path) -> None:
+def test_outputs_are_normalized_with_a_note(tmp_path: Path) -> None:
     file = OnnxFile(write_linear(tmp_path / "m.onnx"), threads=1)
     assert file.dimension == 8
     assert file.size == 16
     np.testing.assert_allclose(file.embed(images(5)), expected(images(5)), atol=1e-5)
-    assert any("normalised" in note for note in file.notes)
+    assert any("normalized" in note for note in file.notes)
     assert len(file.sha256) == 64
 
 
-def test_normalised_outputs_are_not_changed(tmp_path: Path) -> None:
+def test_normalized_outputs_are_not_changed(tmp_path: Path) -> None:
     nodes, weights = linear()
     nodes[1].output[0] = "raw"
     nodes.append(helper.make_node("LpNormalization", ["raw"], ["embeddings"], axis=1, p=2))

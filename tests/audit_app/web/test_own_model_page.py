@@ -65,7 +65,7 @@ def test_an_uploaded_file_is_attacked_with_counted_queries(method: str, plain: P
     assert "a plain ONNX file without gradients" in words(at)
     assert "quantized" in words(at)
     assert re.search(r"One query takes about \S+ ms on this machine: 1000 queries take about", words(at))
-    assert "normalised to length 1" in words(at)
+    assert "normalized to length 1" in words(at)
     at.selectbox(key="live.method").set_value(SearchMethod(method)).run()
     at.number_input(key=f"live.search.{method}.queries").set_value(40)
     attacked(at)
