@@ -186,6 +186,7 @@ def _server(app: FastAPI, settings: Settings, log_level: str) -> uvicorn.Server:
             forwarded_allow_ips=list(settings.access.proxies),
             timeout_graceful_shutdown=max(1, round(settings.network.drain_seconds)),
             ws="none",
+            root_path=settings.network.root_path,
         )
     )
 
@@ -232,6 +233,10 @@ def _listen(network: Network) -> socket.socket:
 def _announce(console: Console, service: SearchService, settings: Settings, listener: socket.socket) -> None:
     host, port = settings.network.host, listener.getsockname()[1]
     url = f"http://{f'[{host}]' if ':' in host else host}:{port}"
+    if settings.network.root_path:
+        console.print(
+            f"behind a reverse proxy that serves {settings.network.root_path}/ from here", highlight=False, markup=False
+        )
     for key, model in service.models.items():
         console.print(
             f"{key}: {model.engine.name} ({model.engine.card.defense}), {model.index.size} items, "

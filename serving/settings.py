@@ -2,6 +2,7 @@
 
 import ipaddress
 import math
+import re
 from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
@@ -10,6 +11,7 @@ from hardrank.models.errors import HardrankError
 from hardrank.models.preprocessing import DecodeLimits
 
 _MIB = 2**20
+_ROOT_PATH = re.compile(r"(/[A-Za-z0-9._~\-]+)+")
 
 
 class SettingsError(HardrankError):
@@ -133,12 +135,18 @@ class Network:
     """Address to listen on: 127.0.0.1 for this machine only, 0.0.0.0 for every machine that can reach it."""
     port: int = 7860
     """TCP port; 0: any free port."""
+    root_path: str = ""
+    """Path below which a reverse proxy serves this server, such as /search; the proxy removes it from requests."""
     drain_seconds: float = 30.0
     """Seconds that a shutdown waits for accepted requests."""
 
     def __post_init__(self) -> None:
         if not 0 <= self.port <= 65535:
             raise SettingsError(f"port is {self.port}; use 0 to 65535")
+        if self.root_path and (not _ROOT_PATH.fullmatch(self.root_path)):
+            raise SettingsError(
+                f"root_path is {self.root_path!r}; use a path such as /search, without a slash at the end"
+            )
         if not (math.isfinite(self.drain_seconds) and self.drain_seconds >= 0):
             raise SettingsError(f"drain_seconds is {self.drain_seconds}; use 0 or more seconds")
 

@@ -16,7 +16,7 @@ from typing import Any, Final
 import numpy as np
 
 from hardrank.serving.ann.backend import BackendStats, OptimizeOptions, Slots, Vectors
-from hardrank.serving.ann.brute_force import complete_rows, nearest_in_range
+from hardrank.serving.ann.brute_force import complete_rows, nearest_among, nearest_in_range
 from hardrank.serving.store.errors import BackendError
 from hardrank.serving.store.manifest import AnnKind, BackendOptions, IndexManifest
 from hardrank.serving.store.snapshot import Snapshot
@@ -27,6 +27,10 @@ LITE_FILE: Final = "milvus.db"
 _BATCH: Final = 1000
 """Vectors per request: about 8 MiB at D = 2048, below the limit of a message."""
 _SPARE: Final = 8
+_OVERSAMPLING: Final = 2
+"""Candidates for each result: an approximate search finds the first half of its results more surely than all."""
+_EXACT_SHARE: Final = 20
+"""If more than one item in so many is requested, all are compared exactly."""
 _MAX_RESULTS: Final = 16_384
 """Maximum number of results of Milvus."""
 _RANGE: Final = 10_000
@@ -44,8 +48,8 @@ _EFFORTS: Final[Mapping[AnnKind, Callable[[int], dict[str, int]]]] = {
     AnnKind.AUTO: lambda count: {},
     AnnKind.FLAT: lambda count: {},
     AnnKind.HNSW: lambda count: {"ef": max(128, 2 * count)},
-    AnnKind.IVF_SQ8: lambda count: {"nprobe": 64},
-    AnnKind.IVF_PQ: lambda count: {"nprobe": 64},
+    AnnKind.IVF_SQ8: lambda count: {"nprobe": min(_LISTS, max(64, count // 2))},
+    AnnKind.IVF_PQ: lambda count: {"nprobe": min(_LISTS, max(64, count // 2))},
 }
 
 
@@ -74,9 +78,12 @@ class MilvusBackend:
         """See `Backend`."""
         alive = snapshot.alive if label is None else _mask(snapshot, snapshot.slots_with_label(label))
         existing = snapshot.size if label is None else int(np.count_nonzero(alive))
-        if count + _SPARE > _MAX_RESULTS:
+        if label is not None and existing * snapshot.vectors.shape[1] * 4 <= self._options.flat_bytes:
+            # As FAISS does. Filters cost a graph its recall, and reading these vectors here is faster.
+            return nearest_among(queries, snapshot.vectors, count, slots=np.flatnonzero(alive))
+        if count + _SPARE > _MAX_RESULTS or count * _EXACT_SHARE > existing:
             return nearest_in_range(queries, snapshot.vectors, count, start=0, alive=alive)
-        rows = self._search(snapshot, queries, min(count + _SPARE, _MAX_RESULTS), label)
+        rows = self._search(snapshot, queries, min(_OVERSAMPLING * count + _SPARE, _MAX_RESULTS), label)
         slots = snapshot.slots_of(rows)
         slots[~alive[slots] | (slots < 0)] = -1
         return complete_rows(slots, queries, snapshot.vectors, count, alive=alive, existing=existing)

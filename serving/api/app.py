@@ -113,8 +113,9 @@ def _docs(app: FastAPI, access: AccessControl) -> APIRouter:
     router = APIRouter(include_in_schema=False, dependencies=[access.requires(KeyRole.READ, counted=False)])
 
     @router.get("/openapi.json")
-    async def document() -> Response:
-        return JSONResponse(app.openapi())
+    async def document(request: Request) -> Response:
+        root = request.scope.get("root_path", "")
+        return JSONResponse({**app.openapi(), **({"servers": [{"url": root}]} if root else {})})
 
     @router.get(DOCS)
     async def page(request: Request) -> Response:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from time import perf_counter
 from typing import Final
 
+from starlette._utils import get_route_path
 from starlette.datastructures import MutableHeaders
 from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -64,7 +65,7 @@ class RequestMiddleware:
         headers = dict(scope["headers"])
         request_id = _request_id(headers.get(b"x-request-id", b""))
         scope.setdefault("state", {})["id"] = request_id
-        sender = _HeaderSender(send, scope["path"], request_id)
+        sender = _HeaderSender(send, get_route_path(scope), request_id)
         try:
             self._check_host(headers.get(b"host", b""))
             self._check_rate(scope)
@@ -96,7 +97,7 @@ class RequestMiddleware:
 
     def _check_rate(self, scope: Scope) -> None:
         """Limit what is posted to the page; the API limits by key."""
-        if scope["method"] == "POST" and not scope["path"].startswith(API):
+        if scope["method"] == "POST" and not get_route_path(scope).startswith(API):
             self._options.rate.take(self._options.keyring.caller(None, address_of(scope)).name)
 
     def _count(self, scope: Scope, status: int, seconds: float) -> None:

@@ -4,6 +4,7 @@ import asyncio
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Final
+from urllib.parse import parse_qs, urlencode
 from uuid import uuid4
 
 import gradio as gr
@@ -17,6 +18,7 @@ from hardrank.serving.search.models import Model
 from hardrank.serving.search.service import SearchService
 from hardrank.serving.search.types import IdQuery, ImageQuery, ModelAnswer, SearchAnswer, SearchOptions
 from hardrank.serving.settings import Settings
+from hardrank.serving.store.errors import InvalidSearchError
 from hardrank.serving.store.items import Item
 
 ALL: Final = ""
@@ -55,8 +57,13 @@ class PageEvents:
         self.model_keys = tuple(service.models)
         self.max_results = min(_MAX_RESULTS, settings.limits.results)
 
-    async def load(self) -> tuple[str, str, gr.Slider, gr.Dropdown]:
-        """Fill a page that was just opened: instructions, examples, number of results, labels."""
+    async def load(
+        self, address: str | None, request: gr.Request
+    ) -> tuple[str, str, gr.Radio, gr.Slider, gr.Dropdown, str]:
+        """Fill a page that was just opened: examples, number of results, labels; instructions, or a search.
+
+        `address` is the query string of its address, such as `?id=beach~1.jpg&k=20&label=beach&model=robust`.
+        """
         first = self._service.models[self.model_keys[0]].index
         labels, items = await asyncio.gather(self._service.labels(), asyncio.to_thread(pictures.examples, first))
         frequent = sorted(sorted(labels, key=lambda label: -labels[label])[:_MAX_LABELS])
@@ -64,11 +71,27 @@ class PageEvents:
         thumbnails = await self._thumbnails(items)
         sizes = [model.index.size for model in self._service.models.values()]
         max_results = self._most_results()
+        wanted = {name: values[-1] for name, values in parse_qs((address or "").removeprefix("?")).items()}
+        id, label = wanted.get("id", ""), wanted.get("label", ALL)
+        model = key if (key := wanted.get("model", "")) in self.model_keys else self.model_keys[0]
+        if len(self.model_keys) > 1 and "model" not in wanted:
+            model = ALL
+        count = min(DEFAULT_RESULTS, max_results)
+        shown = fragments.welcome(size=max(sizes), models=self.model_keys)
+        try:
+            count = _count(wanted.get("k", str(count)), max_results)
+        except InvalidSearchError as error:
+            shown = fragments.failure(problem_of(error, request_id=uuid4().hex))
+        else:
+            if id:
+                shown = await self._search(_ItemQuery(id=id), model, count, label, _caller(request))
         return (
-            fragments.welcome(size=max(sizes), models=self.model_keys),
+            shown,
             fragments.examples(items, thumbnails),
-            gr.Slider(maximum=max_results, value=min(DEFAULT_RESULTS, max_results)),
-            gr.Dropdown(choices=choices),
+            gr.Radio(value=model),
+            gr.Slider(maximum=max_results, value=count),
+            gr.Dropdown(choices=choices, value=label),
+            id,
         )
 
     async def search_item(
@@ -114,10 +137,10 @@ class PageEvents:
         item = await self._service.item(id)
         answer = await self._service.search(IdQuery(id=id), options, caller=caller)
         name = id if item.label is None else f"{item.label}, {id}"
-        return await self._render(answer, options, query=name, item=item)
+        return await self._render(answer, options, query=name, item=item, address=_address(id, options))
 
     async def _render(
-        self, answer: SearchAnswer, options: SearchOptions, *, query: str, item: Item | None = None
+        self, answer: SearchAnswer, options: SearchOptions, *, query: str, item: Item | None = None, address: str = ""
     ) -> str:
         items = {match.item.id: match.item for own in answer.by_model.values() for match in own.matches}
         thumbnails = await self._thumbnails([*items.values(), *([item] if item else [])])
@@ -131,6 +154,7 @@ class PageEvents:
                 query_label=item.label if item else None,
                 agreement=answer.disagreement,
                 label_filter=options.label,
+                address=address,
             )
         )
 
@@ -141,6 +165,19 @@ class PageEvents:
     def _most_results(self) -> int:
         """Return the largest number of results that the gallery has for the page."""
         return max(1, min(self.max_results, *(model.index.size for model in self._service.models.values())))
+
+
+def _count(text: str, most: int) -> int:
+    """Return the number of results in an address; raises `InvalidSearchError`."""
+    if not (text.isascii() and text.isdigit() and 1 <= int(text[:9]) <= most):
+        raise InvalidSearchError(f"k is {text[:20]!r}; use a whole number from 1 to {most}")
+    return int(text)
+
+
+def _address(id: str, options: SearchOptions) -> str:
+    """Return the query string that leads to a search again."""
+    values = {"id": id, "k": options.k, "label": options.label, "model": (options.models or (None,))[0]}
+    return "?" + urlencode({name: value for name, value in values.items() if value is not None})
 
 
 def _caller(request: gr.Request) -> str:

@@ -57,6 +57,8 @@ class SearchResults:
     """Agreement of the two models, if both were searched and calibrated."""
     label_filter: str | None = None
     """The label that the search was restricted to."""
+    address: str = ""
+    """Query string that leads to this search again; empty for an upload, which the server does not keep."""
 
 
 def results(found: SearchResults) -> str:
@@ -72,7 +74,8 @@ def results(found: SearchResults) -> str:
         sections.append(_column(number, column, found, others))
     parts.append(f'<div class="hr-columns hr-of-{len(columns)}">{"".join(sections)}</div>')
     parts.append(_scores(columns))
-    return f'<div class="hr-results">{"".join(parts)}</div>'
+    address = _attribute(found.address)
+    return f'<div class="hr-results" data-address="{address}">{"".join(parts)}</div>'
 
 
 def failure(problem: ProblemDetails) -> str:
@@ -207,9 +210,14 @@ def _timings(timings: Mapping[str, float]) -> str:
 def _metadata(metadata: Mapping[str, Scalar]) -> str:
     shown = list(metadata.items())[:_MAX_FIELDS]
     return "".join(
-        f'<span class="hr-meta">{escape(_short(str(name)))}: {escape(_short(str(value)))}</span>'
+        f'<span class="hr-meta">{escape(_short(str(name)))}: {escape(_short(_text(value)))}</span>'
         for name, value in shown
     )
+
+
+def _text(value: Scalar) -> str:
+    """Return a value as people write it."""
+    return "–" if value is None else ("yes" if value else "no") if isinstance(value, bool) else str(value)
 
 
 def _image(png: bytes, alternative: str) -> str:

@@ -19,6 +19,8 @@ _CLICK_AND_SCROLL: Final = (
     _CLICK_ITEM
     + """
 watch('value', () => {
+  const shown = element.querySelector('.hr-results');
+  if (shown) history.replaceState(history.state, '', window.location.pathname + shown.dataset.address);
   const answer = element.querySelector('.hr-query, .hr-message');
   if (!answer) return;
   const heading = answer.querySelector('h2') || answer;
@@ -31,6 +33,7 @@ watch('value', () => {
 });
 """
 )
+_ADDRESS: Final = "() => [window.location.search.slice(0, 900)]"
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -45,6 +48,8 @@ class _Components:
     results: gr.HTML
     item: gr.Textbox
     """The id of the item of the last search; empty if that was with an image. It is kept by the browser only."""
+    address: gr.Textbox
+    """The query string of the page's address when it was opened."""
 
 
 def build_layout(blocks: gr.Blocks, events: PageEvents) -> None:
@@ -61,8 +66,11 @@ def build_layout(blocks: gr.Blocks, events: PageEvents) -> None:
             again = gr.Button("Search again", size="sm", elem_id="again")
         with gr.Column(scale=3, min_width=300, elem_classes="hr-answer"):
             item = gr.Textbox("", visible="hidden", label="Item")
+            address = gr.Textbox("", visible="hidden", label="Address")
             results = gr.HTML(elem_id="results", js_on_load=_CLICK_AND_SCROLL, apply_default_css=False)
-    components = _Components(image=image, examples=examples, controls=controls, again=again, results=results, item=item)
+    components = _Components(
+        image=image, examples=examples, controls=controls, again=again, results=results, item=item, address=address
+    )
     _connect(blocks, components, events)
 
 
@@ -141,7 +149,9 @@ def _connect(blocks: gr.Blocks, components: _Components, events: PageEvents) -> 
     # The gallery may have changed since the server started.
     blocks.load(
         events.load,
-        outputs=[components.results, components.examples, *components.controls[1:]],
+        inputs=components.address,
+        outputs=[components.results, components.examples, *components.controls, components.item],
+        js=_ADDRESS,
         api_visibility="private",
         show_progress="hidden",
     )

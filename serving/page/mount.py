@@ -73,6 +73,7 @@ def mount_page(
         path=path,
         server_name=settings.network.host,
         server_port=settings.network.port,
+        root_path=settings.network.root_path or None,
         footer_links=[],
         run_history=False,
         app_kwargs={

@@ -44,6 +44,13 @@ class EmbedResult:
     """Time of each network for the whole batch, by model key."""
 
 
+def chunk_of(models: Mapping[str, Model], chunk: int) -> int:
+    """Return how many images pass a network at once: `chunk`, or if that is 0 what is fast on its device (0: all)."""
+    if chunk or any(model.engine.device is not Device.CPU for model in models.values()):
+        return chunk
+    return _CPU_CHUNK
+
+
 class EmbedStep:
     """Runs a batch through the networks, one network after the other so that they do not compete for cores."""
 

@@ -55,9 +55,22 @@ class Batcher(Generic[Job, Result]):
         *,
         name: str,
         batch: int,
+        most_of_caller: int | None = None,
         wait_s: float = 0.0,
         observe: Callable[[int, float], None] | None = None,
     ) -> None:
+        """Take the function that runs a batch.
+
+        Args:
+            run: See above.
+            name: Of the thread.
+            batch: Most jobs of a batch.
+            most_of_caller: Most jobs of one caller in a batch; None for no limit but `batch`. Others wait as long as
+                the batch takes.
+            wait_s: Longest wait for announced jobs, seconds.
+            observe: See above.
+        """
+        self._most_of_caller = batch if most_of_caller is None else most_of_caller
         self._run = run
         self._name = name
         self._batch = batch
@@ -138,7 +151,13 @@ class Batcher(Generic[Job, Result]):
                     break
                 self._changed.wait(left)
             taken: list[_QueuedJob[Job, Result]] = []
-            while self._count and len(taken) < self._batch:
+            # A caller with few jobs does not wait for the many of another in the same batch.
+            quota = min(self._most_of_caller, *(len(jobs) for jobs in self._waiting.values()))
+            if len(self._waiting) == 1:
+                quota = self._most_of_caller
+            for _ in range(quota * len(self._waiting)):
+                if not self._count or len(taken) == self._batch:
+                    break
                 entry = self._take()
                 if not entry.future.cancelled():
                     taken.append(entry)

@@ -23,6 +23,7 @@ from hardrank.serving.search.batch_steps import (
     SearchResult,
     SearchStep,
     Vector,
+    chunk_of,
 )
 from hardrank.serving.search.batching import BatchedResult, Batcher, ThreadPool
 from hardrank.serving.search.models import Model
@@ -68,6 +69,7 @@ class Pipeline:
             EmbedStep(models, chunk=settings.batching.chunk),
             name="embed",
             batch=settings.batching.batch,
+            most_of_caller=chunk_of(models, settings.batching.chunk) or None,
             wait_s=settings.batching.wait_ms / 1000,
             observe=lambda size, _: metrics.batch(size),
         )

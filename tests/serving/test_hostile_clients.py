@@ -185,7 +185,7 @@ def test_sigterm_with_an_open_page_logs_no_traceback(source: str) -> None:
     with running([source]) as server:
         config = server.client.get("/config").json()
         [load] = [one["id"] for one in config["dependencies"] if any(event == "load" for _, event in one["targets"])]
-        body = {"fn_index": load, "session_hash": "abc", "data": []}
+        body = {"fn_index": load, "session_hash": "abc", "data": [""]}
         server.client.post("/gradio_api/queue/join", json=body).raise_for_status()
         with connect(server) as page, connect(server) as stream:
             page.sendall(b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n")

@@ -18,7 +18,8 @@ from tests.serving.conftest import make_manifest, new_items, unit_vectors
 pytest.importorskip("pymilvus")
 pytest.importorskip("milvus_lite")
 
-MILVUS = BackendOptions(kind=BackendKind.MILVUS)
+MILVUS = BackendOptions(kind=BackendKind.MILVUS, flat_bytes=0)
+"""Milvus searches for labels too, however few items they have."""
 
 
 def _index(folder: Path, options: BackendOptions = MILVUS) -> SearchIndex:
@@ -121,6 +122,23 @@ def test_vectors_left_by_a_crash_are_skipped_and_then_removed(tmp_path: Path, mo
         milvus.compact()
         _assert_same(flat, milvus, label=None)
         assert len(list(opener.backend.stored_rows(10_000))) == milvus.size
+
+
+def test_small_labels_and_many_results_are_compared_exactly(tmp_path: Path) -> None:
+    """Milvus is not asked, whose approximate search would miss some of them."""
+    items = new_items(unit_vectors(300), labels=30)
+    opener = _Opener()
+    manifest = make_manifest(backend=BackendOptions(kind=BackendKind.MILVUS))
+    with (
+        _index(tmp_path / "faiss", BackendOptions()) as flat,
+        SearchIndex.create(tmp_path / "milvus", manifest=manifest, maintenance=False, open_backend=opener) as milvus,
+    ):
+        for index in (flat, milvus):
+            index.add(items)
+        opener.backend.close()
+        queries = unit_vectors(5, seed=3)
+        for k, label in ((5, "label-7"), (10, "label-7"), (16, None), (300, None)):
+            assert _answers(milvus, queries, k, label=label) == _answers(flat, queries, k, label=label)
 
 
 def test_indexes_in_one_milvus_do_not_mix(tmp_path: Path) -> None:

@@ -263,6 +263,41 @@ def test_changed_options_take_effect_at_once(page: Any, server: PageServer) -> N
     assert page.locator(".hr-agreement").count() == 0, "agreement needs two models"
 
 
+def test_the_address_leads_to_the_search_again(browser: Any, server: PageServer) -> None:
+    with opened(browser, server, query="?id=item-5&k=3&model=robust") as page:
+        page.wait_for_selector("#results .hr-card")
+        answer = server.client.get("/v1/search?id=item-5&k=3&model=robust").raise_for_status().json()
+        wait_for_ids(page, answer_ids(answer))
+        assert page.input_value("#count input[type=number]") == "3"
+        with new_results(page):
+            page.click("#results .hr-card >> nth=0")
+        first = answer_ids(answer)[0][0]
+        until(lambda: page.evaluate("location.search") == f"?id={first}&k=3&model=robust")
+        upload(page, "x.png", encoded(picture(9)))
+        until(lambda: page.evaluate("location.search") == "")
+
+
+@pytest.mark.parametrize("k", ["0", "x", "99999", "-1", "3.5", "%3Cb%3E"])
+def test_an_invalid_number_in_the_address_is_named(browser: Any, server: PageServer, k: str) -> None:
+    with opened(browser, server, query=f"?id=item-5&k={k}") as page:
+        assert "k is" in page.inner_text("#results .hr-message")
+        assert not page.query_selector("#results .hr-card")
+
+
+def test_the_chosen_model_is_legible_under_the_pointer(page: Any) -> None:
+    page.hover("#models label.selected")
+    page.wait_for_timeout(300)
+    assert not page.evaluate(LOW_CONTRAST)
+
+
+def test_a_longer_page_keeps_its_width(page: Any) -> None:
+    width = "document.querySelector('.hr-main').getBoundingClientRect().width"
+    before = page.evaluate(width)
+    with new_results(page):
+        page.click(".hr-example")
+    assert page.evaluate(width) == before
+
+
 def test_an_unknown_label_is_named(page: Any, server: PageServer) -> None:
     upload(page, "plain.png", UPLOADS["plain.png"]())
     with new_results(page):

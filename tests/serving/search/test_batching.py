@@ -100,6 +100,24 @@ def test_callers_have_turns_in_a_batch() -> None:
     asyncio.run(scenario())
 
 
+def test_a_caller_with_few_jobs_does_not_wait_for_the_many_of_another() -> None:
+    async def scenario() -> None:
+        squares = Squares(held=True)
+        batcher = Batcher[int, int](squares, name="squares", batch=8, most_of_caller=3)
+        batcher.start()
+        first = asyncio.create_task(batcher.submit(0))
+        await _until(lambda: squares.batches == [[0]])
+        many = [asyncio.create_task(batcher.submit(number, caller="many")) for number in range(100, 106)]
+        one = asyncio.create_task(batcher.submit(1, caller="one"))
+        await _until(lambda: batcher.waiting == 7)
+        squares.release()
+        await asyncio.gather(first, one, *many)
+        assert squares.batches == [[0], [100, 1], [101, 102, 103], [104, 105]]
+        await batcher.close()
+
+    asyncio.run(scenario())
+
+
 def test_waits_for_announced_jobs_except_failed_ones() -> None:
     squares = Squares()
 
