@@ -21,7 +21,7 @@ _MODULES: Final = {
 
 
 class BackgroundImport:
-    """Imports `modules`, a mapping from a module to its name for people, in order, in one thread."""
+    """Imports `modules`, a mapping from a module to its name for people, in order, in one thread; see `start`."""
 
     def __init__(self, modules: dict[str, str]) -> None:
         self._modules = modules
@@ -30,6 +30,15 @@ class BackgroundImport:
         """What is being imported."""
         self.failed = False
         """Whether an import failed; the log has the reason."""
+        self._lock = threading.Lock()
+        self._started = False
+
+    def start(self) -> None:
+        """Start, unless another visitor has already."""
+        with self._lock:
+            if self._started:
+                return
+            self._started = True
         threading.Thread(target=self._run, name="imports", daemon=True).start()
 
     @property
@@ -55,5 +64,5 @@ class BackgroundImport:
 
 @cache
 def page_imports() -> BackgroundImport:
-    """Return the imports that all pages need; the first call starts them."""
+    """Return the imports that all pages need."""
     return BackgroundImport(_MODULES)

@@ -1,5 +1,6 @@
 """A page from its first moment: its title and controls, disabled until the libraries behind them are imported."""
 
+import time
 from collections.abc import Callable
 from importlib import import_module
 from typing import Final
@@ -12,6 +13,7 @@ from hardrank.audit_app.web.messages import errors_shown, show_error
 from hardrank.audit_app.web.selection_fields import selection_fields
 
 _CHECK_EVERY_S: Final = 0.1
+_DRAWN_AFTER_S: Final = 0.3
 
 
 def show_screen(title: str, page: str, *, controls: Callable[[], None] = lambda: None) -> None:
@@ -39,6 +41,9 @@ def _wait(controls: Callable[[], None]) -> None:
         place = st.empty()
         with errors_shown():
             controls()
+    place.info("Loading…", icon=":material/hourglass_top:")
+    time.sleep(_DRAWN_AFTER_S)  # an import blocks the thread that sends the page
+    imports.start()
     shown = ""
     while not imports.wait(_CHECK_EVERY_S):
         if imports.current != shown:

@@ -1,5 +1,7 @@
 """The command that starts the app."""
 
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -90,3 +92,14 @@ def test_help_shows_options_and_examples(capsys: pytest.CaptureFixture[str]) -> 
 def test_the_app_reports_invalid_options(options: list[str]) -> None:
     with pytest.raises(AuditError, match=options[-1]):
         read_settings(options)
+
+
+def test_the_first_moment_of_a_page_imports_no_slow_library() -> None:
+    """A page shows its title and controls before PyTorch is imported."""
+    slow = ("torch", "onnxruntime", "faiss", "sklearn")
+    code = (
+        "import sys; import hardrank.audit_app.web.screen, hardrank.audit_app.web.server_check; "
+        f"sys.exit(str([one for one in {slow} if one in sys.modules] or ''))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.stderr.strip().splitlines()[-1:] in ([], [""]), done.stderr
