@@ -29,6 +29,7 @@ from hardrank.trainer.attacks.pgd import PGDOptions
 from hardrank.trainer.defenses import Conditions, parse_defense
 from hardrank.trainer.export import export
 from hardrank.trainer.runtime.environment import versions
+from hardrank.trainer.training.depthwise import WideDepthwise
 
 FAST = (
     "timm/lcnet_050@64",  # depthwise convolutions, batch norm that brings its activation
@@ -133,7 +134,8 @@ def check_step(embedder: Embedder, images: Tensor) -> None:
         generator=torch.Generator().manual_seed(0),
     )
     labels = torch.tensor([0, 0, 1, 1])
-    result = parse_defense("HM[S,2]&ICS")(images, labels, conditions)
+    with WideDepthwise():
+        result = parse_defense("HM[S,2]&ICS")(images, labels, conditions)
     assert result is not None
     embedder.zero_grad()
     torch.autograd.backward(result.loss)

@@ -6,8 +6,9 @@
 One update (loss and gradients of all weights, batch norm frozen) and one pass of an attack (gradients of the pixels),
 in several forms that compute the same, in turns in one run: the contiguous and the channels-last layout, batch norm
 folded into the convolutions, depthwise gradients on widened maps, bf16 where the processor has it, `torch.compile`
-where there is a compiler, one thread and all of them. The ratios are to the form that training uses. The result goes to
-benchmarks/results/update_step.json.
+where there is a compiler. The ratios are to the form that training uses; seconds are those of the processor on one
+thread, which other programs disturb little. The last form is also timed with one thread and with all of them, by the
+clock. The result goes to benchmarks/results/update_step.json.
 """
 
 import shutil
@@ -121,13 +122,14 @@ def widened(step: Callable[[], None]) -> None:
 
 
 def shortest(forms: dict[str, Callable[[], None]], repetitions: int, reference: str) -> dict[str, dict[str, float]]:
-    """Time the forms in turns; return seconds, and the ratio to the reference."""
+    """Time the forms in turns on one thread; return seconds of the processor, and the ratio to the reference."""
+    torch.set_num_threads(1)
     taken: dict[str, list[float]] = {name: [] for name in forms}
     for _ in range(repetitions + 1):
         for name, step in forms.items():
-            began = time.perf_counter()
+            began = time.process_time()
             step()
-            taken[name].append(time.perf_counter() - began)
+            taken[name].append(time.process_time() - began)
     found = {name: min(values[1:]) for name, values in taken.items()}  # others disturb, and only lengthen
     return {
         name: {"seconds": round(value, 4), "ratio": round(value / found[reference], 2)} for name, value in found.items()

@@ -1,8 +1,12 @@
-"""Faster gradients for the weights of depthwise convolutions on the CPU.
+"""Faster and safer gradients for the weights of convolutions on the CPU.
 
 On processors without AVX-512, oneDNN has no depthwise kernel for the weight gradient of maps that are smaller than the
 convolution's window, such as 4×4 maps and 5×5 windows at the end of an EfficientNet. What it uses instead takes several
 times as long (`benchmarks/update_step.py`). Zeros beside the maps widen them to the window's size and change no sum.
+
+In the channels-last layout, the same library writes outside its memory when it computes the weight gradient of a
+strided 1×1 convolution of few channels, such as the branch of RepVGG that sees the image. Taking the pixels first that
+the stride leaves is the same convolution without a stride.
 """
 
 from collections.abc import Callable
@@ -17,6 +21,8 @@ from torch.overrides import TorchFunctionMode
 class WideDepthwise(TorchFunctionMode):
     """Inside this context, weight gradients of depthwise convolutions are computed on maps widened to the window.
 
+    Strided 1×1 convolutions of few channels see the pixels that the stride leaves.
+
     The gradients are the same up to the order of the sums.
     """
 
@@ -26,6 +32,9 @@ class WideDepthwise(TorchFunctionMode):
         if func is torch.conv2d and not kwargs and len(args) == 7 and _is_small(*args):
             images, weight, bias, stride, padding, _, groups = args
             return _Depthwise.apply(images, weight, bias, stride, padding, groups)
+        if func is torch.conv2d and not kwargs and len(args) == 7 and _is_strided_point(*args):
+            images, weight, bias, stride, *rest = args
+            return func(images[..., :: stride[0], :: stride[1]], weight, bias, (1, 1), *rest)
         return func(*args, **(kwargs or {}))
 
 
@@ -38,6 +47,16 @@ def _is_small(
     if images.dtype != torch.float32 or isinstance(padding, str) or tuple(dilation) != (1, 1):
         return False
     return images.shape[2] < weight.shape[2] or images.shape[3] < weight.shape[3]
+
+
+def _is_strided_point(
+    images: Tensor, weight: Tensor, bias: Tensor | None, stride: Any, padding: Any, dilation: Any, groups: int
+) -> bool:
+    """Whether this is a 1×1 convolution of few channels with a stride, trained on the CPU."""
+    if weight.shape[2:] != (1, 1) or groups != 1 or isinstance(padding, str) or any(padding):
+        return False
+    few = images.shape[1] < 8 and weight.requires_grad and images.device.type == "cpu"
+    return few and max(stride) > 1
 
 
 class _Depthwise(torch.autograd.Function):

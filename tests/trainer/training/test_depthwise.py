@@ -62,3 +62,18 @@ def test_other_convolutions_are_left_alone(conv: nn.Conv2d) -> None:
     with WideDepthwise():
         output = conv(images)
     assert type(output.grad_fn).__name__ == "ConvolutionBackward0"
+
+
+@pytest.mark.parametrize(("height", "width", "stride"), [(8, 8, 2), (7, 5, 2), (9, 6, (3, 1))])
+def test_a_strided_point_of_few_channels_has_the_gradients_of_the_contiguous_layout(
+    height: int, width: int, stride: int | tuple[int, int]
+) -> None:
+    """In the channels-last layout the library writes outside its memory instead."""
+    torch.manual_seed(0)
+    conv = nn.Conv2d(3, 48, 1, stride)
+    images = torch.rand(4, 3, height, width)
+    expected, _ = _gradients(conv, images, wide=False)
+    conv.to(memory_format=torch.channels_last)
+    found, _ = _gradients(conv, images.to(memory_format=torch.channels_last), wide=True)
+    for one, other in zip(found, expected, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-5, atol=1e-5)
