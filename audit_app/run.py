@@ -36,7 +36,7 @@ Exit status: 0 done and all limits hold, 1 a limit is violated, 2 invalid argume
 import shlex
 import sys
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Final
 
@@ -79,10 +79,12 @@ from hardrank.models.errors import HardrankError
 from hardrank.models.home import typed
 from hardrank.models.progress import ConsoleProgress
 from hardrank.serving.engine import Device
+from hardrank.trainer.attacks.gtm import Unmatched
 from hardrank.trainer.attacks.options import declared_options
 from hardrank.trainer.attacks.registry import ATTACKS, SCORECARD
 from hardrank.trainer.config import pixels
 from hardrank.trainer.evaluation.robustness import RobustnessOptions
+from hardrank.trainer.evaluation.strong import STRONG_IMAGES
 from hardrank.trainer.runtime.environment import Precision
 from hardrank.trainer.runtime.malloc import keep_freed_memory
 
@@ -100,7 +102,12 @@ if TYPE_CHECKING:
     BudgetArguments = RobustnessOptions
 else:
     BudgetArguments = arguments_of(
-        RobustnessOptions, declared_options(RobustnessOptions), doc="Budget and engine of the attacks."
+        RobustnessOptions,
+        [
+            replace(option, default=STRONG_IMAGES) if option.name == "strong_images" else option
+            for option in declared_options(RobustnessOptions)
+        ],
+        doc="Budget and engine of the attacks.",
     )
 
 
@@ -442,7 +449,7 @@ def _table(report: AuditReport, models: Sequence[ModelEntry]) -> Table:
     for model in models:
         table.add_column(_plain(model.name), justify="right")
     for key in models[0].figures:
-        table.add_row(key, *(f"{model.figures[key].value:.3g}" for model in models))
+        table.add_row(_label(key, report), *(f"{model.figures[key].value:.3g}" for model in models))
     table.add_section()
     table.add_row("attacked with", *(effort_text(model.method, report.settings.steps) for model in models))
     table.add_row(
@@ -451,7 +458,32 @@ def _table(report: AuditReport, models: Sequence[ModelEntry]) -> Table:
     if any(model.ers is None for model in models):
         table.add_row("mean score", *(format_score(m.score, upper_bound=m.upper_bound) for m in models))
     table.add_row("[bold]ERS[/]  95 %", *(_ers(model) for model in models))
+    table.add_row("Recall@1 in the worst case, %", *(_worst_case(model) for model in models))
+    if any(model.strong for model in models):
+        table.add_row(
+            "[bold]strong ERS[/]  95 %\n  ERS of the same images\n  images, gradients each",
+            *(_strong(model) for model in models),
+        )
     return table
+
+
+def _label(key: str, report: AuditReport) -> str:
+    """Return the name of a result; GTM says which item it moves towards."""
+    unmatched = report.settings.attacks.get("GTM", {}).get("unmatched", Unmatched.NEAREST)
+    return f"GTM ({unmatched} item)" if key == "GTM" else key
+
+
+def _worst_case(model: ModelEntry) -> str:
+    bound = "≤\u202f" if model.upper_bound else ""
+    return "–" if model.worst_case_recall is None else f"{bound}{model.worst_case_recall:.1f}"
+
+
+def _strong(model: ModelEntry) -> str:
+    found = model.strong
+    if found is None or found.ers is None:
+        return "–"
+    interval = _plain(f"[{found.ers_low:.1f}, {found.ers_high:.1f}]")
+    return f"[bold]{found.ers:.1f}[/]  {interval}\n{found.protocol_ers:.1f}\n{found.n}, {found.gradients_per_image:.0f}"
 
 
 def _recall(value: float | None) -> str:

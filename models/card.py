@@ -84,7 +84,8 @@ class Card(_Strict):
         "mean_cosine of random pairs (near 1: collapsed), number of queries"
     )
     robustness: dict[str, Any] | None = Field(
-        description="scorecard: the ten results of ERS, ERS itself, n, intervals; null: not measured"
+        description="scorecard: the ten results of ERS, ERS itself, worst_case_recall, n, intervals; `strong`: the "
+        "strong ERS, its cost and how it was found; null: not measured"
     )
     parity: dict[str, float] = Field(description="agreement of PyTorch and ONNX Runtime, as measured at export")
     training: dict[str, Any] = Field(default_factory=dict, description="iterations and last line of the training log")

@@ -156,10 +156,14 @@ class EvaluationOptions:
     """η, the number of steps of the attacks."""
     batch: int = 128
     """Images attacked at a time."""
+    strong_images: int = 32
+    """Number of attacked images that are also attacked with stronger attacks, for the strong ERS; 0 for none."""
 
     def __post_init__(self) -> None:
         _positive(self, "batch")
         _pixels(self, "epsilon", "alpha")
+        if self.strong_images < 0:
+            raise ConfigError(f"evaluation needs strong_images ≥ 0, not {self.strong_images}")
         if self.steps < 0 or (self.attacked is not None and self.attacked < 1):
             raise ConfigError(
                 f"evaluation needs steps ≥ 0 and attacked ≥ 1 (or null for all), not {self.steps} and {self.attacked}"

@@ -298,18 +298,23 @@ def measure(job: Job, embedder: Embedder, kind: str, *, seed_check: int = SEED_C
     evaluation = job.config.evaluation
 
     def report(progress: EvaluationProgress) -> None:
-        steps = progress.inside.step / evaluation.steps
+        steps = min(1.0, progress.inside.step / evaluation.steps)
         block = min(evaluation.batch * job.processes.size, progress.queries - progress.queries_done)
         share = (progress.attacks_done + steps) / progress.attacks
         done = round(progress.queries_done + share * block)
-        job.report(StageProgress(stage=f"attacks on {kind}", done=done, total=progress.queries))
+        stage = f"{'stronger ' if progress.strong else ''}attacks on {kind}"
+        job.report(StageProgress(stage=stage, done=done, total=progress.queries))
 
     measured = evaluate_embedder(
         job,
         embedder,
         attacked=evaluation.attacked,
         options=RobustnessOptions(
-            epsilon=evaluation.epsilon, alpha=evaluation.alpha, steps=evaluation.steps, seed_check=seed_check
+            epsilon=evaluation.epsilon,
+            alpha=evaluation.alpha,
+            steps=evaluation.steps,
+            seed_check=seed_check,
+            strong_images=evaluation.strong_images,
         ),
         progress=report,
         resume=Journal(job.run.folder / EVALUATION / kind),

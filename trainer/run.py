@@ -8,7 +8,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Final
+from typing import Annotated, Any, Final
 
 import tyro
 from rich.console import Console
@@ -20,6 +20,7 @@ from hardrank.models.card import Card
 from hardrank.models.errors import HardrankError
 from hardrank.models.home import typed
 from hardrank.models.progress import ConsoleProgress
+from hardrank.trainer.attacks.gtm import Unmatched
 from hardrank.trainer.attacks.registry import known_figures
 from hardrank.trainer.config import Config, load_recipe, recipe_names
 from hardrank.trainer.evaluation.scorecard import ERS_KEYS, CheckKind
@@ -132,12 +133,30 @@ def _table(cards: dict[str, Card]) -> Table:
     figures = known_figures()
     for key in ERS_KEYS:
         table.add_row(
-            f"{key} {'↑' if figures[key].higher_is_robust else '↓'}", *(_figure(card, key) for card in cards.values())
+            f"{_label(key, first)} {'↑' if figures[key].higher_is_robust else '↓'}",
+            *(_figure(card, key) for card in cards.values()),
         )
     table.add_section()
     table.add_row(f"[bold]ERS ↑[/]  {attacked} images attacked, 95 %", *(_ers(card) for card in cards.values()))
-    table.add_row("Recall@1 under all attacks, % ↑", *(_worst_case(card) for card in cards.values()))
+    table.add_row("Recall@1 in the worst case, % ↑", *(_worst_case(card) for card in cards.values()))
+    strong = [(card.robustness or {}).get("strong") for card in cards.values()]
+    if any(strong):
+        n = next(found["n"] for found in strong if found)
+        table.add_row(f"strong ERS ↑  {n} images, 95 %\n  ERS of the same images", *map(_strong, strong))
     return table
+
+
+def _label(key: str, card: Card) -> str:
+    """Return the name of a result; GTM says which item it moves towards."""
+    unmatched = (card.robustness or {}).get("attacks", {}).get("GTM", {}).get("unmatched", Unmatched.NEAREST)
+    return f"GTM ({unmatched} item)" if key == "GTM" else key
+
+
+def _strong(found: Mapping[str, Any] | None) -> str:
+    if not found or found["ers"] is None:
+        return "–"
+    interval = escape(f"[{found['ers_low']:.1f}, {found['ers_high']:.1f}]")
+    return f"[bold]{found['ers']:.1f}[/]  {interval}\n{found['protocol_ers']:.1f}"
 
 
 _METRICS = {

@@ -35,6 +35,8 @@ _BATCH: Final = 4
 _ENOUGH_S: Final = 1.0
 """Once this much was spent on measuring, the remaining attacks are taken to be as fast as those before."""
 _STEPS: Final = 2
+_STRONG: Final = 3.0
+"""Passes of the stronger attacks on an image, as a multiple of those of the scorecard: 50 steps each, and MARGIN."""
 
 
 class AuditPart(StrEnum):
@@ -43,6 +45,7 @@ class AuditPart(StrEnum):
     ATTACKS = "attacks"
     CHECKS = "checks"
     """The sanity runs, and the attacks with another seed."""
+    STRONG = "stronger attacks"
     CURVES = "curves"
     WORST_CASES = "worst cases"
 
@@ -83,9 +86,13 @@ class ModelPace:
                 curves += sample * every * effort * len(curve.values)
             elif (curve.parameter is CurveParameter.QUERIES) == (self.search is not None):
                 curves += sample * every * sum(curve.values)
+        strong = 0.0
+        if self.method == WHITE_BOX:
+            strong = min(attacked, robustness.strong_images) * robustness.strong_restarts * every * effort * _STRONG
         return {
             AuditPart.ATTACKS: attacked * every * effort,
             AuditPart.CHECKS: checks,
+            AuditPart.STRONG: strong,
             AuditPart.CURVES: curves,
             AuditPart.WORST_CASES: min(options.worst, attacked) * slowest * effort,
         }

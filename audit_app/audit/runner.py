@@ -227,12 +227,16 @@ class _ModelAudit:
             return self.cancel()
 
         def show(progress: EvaluationProgress) -> None:
-            share = progress.inside.step / max(1, robustness.steps)
+            share = min(1.0, progress.inside.step / max(1, robustness.steps))
             if progress.inside.queries is not None and isinstance(method, Search):
                 share = float(progress.inside.queries.max()) / method.queries
             block = min(options.batch, progress.queries - progress.queries_done)
             done = progress.queries_done + (progress.attacks_done + min(1.0, share)) / progress.attacks * block
             checks.attack_step()
+            if progress.strong:
+                share = done / progress.queries
+                self.report(AuditPart.STRONG, f"stronger {stage}", round(done), progress.queries, share)
+                return
             within = (place[0] + done / progress.queries) / place[1]
             self.report(part, stage, round(done), progress.queries, within)
 
@@ -358,8 +362,8 @@ def _curve(part: _ModelAudit, rows: torch.Tensor, curve: Curve, place: tuple[int
 def _at(
     parameter: CurveParameter, value: float, robustness: RobustnessOptions, method: Method | None
 ) -> tuple[RobustnessOptions, Method | None]:
-    """Change one budget. The check with another seed and the sanity runs are only for the scorecard."""
-    robustness = replace(robustness, seed_check=0, sanity_images=0)
+    """Change one budget. The other seed, the sanity runs and the stronger attacks are only for the scorecard."""
+    robustness = replace(robustness, seed_check=0, sanity_images=0, strong_images=0)
     if parameter is CurveParameter.EPSILON:
         return replace(robustness, epsilon=value), method
     if parameter is CurveParameter.STEPS:

@@ -1,7 +1,6 @@
 """Format numbers for people."""
 
 import math
-from collections.abc import Sequence
 
 
 def format_count(number: float) -> str:
@@ -32,14 +31,6 @@ def format_figure(value: float, unit: str) -> str:
 def format_plural(count: int, one: str, many: str) -> str:
     """Format a count with its noun."""
     return f"{format_count(count)} {one if count == 1 else many}"
-
-
-def sanity_verdict(failed: Sequence[str]) -> str:
-    """State which sanity checks failed; `failed` has the kind of each, which may repeat."""
-    if not failed:
-        return "passed all sanity checks"
-    count = format_plural(len(failed), "sanity check", "sanity checks")
-    return f"{count} failed: {', '.join(dict.fromkeys(failed))}"
 
 
 def format_score(value: float, *, upper_bound: bool, digits: int = 1) -> str:

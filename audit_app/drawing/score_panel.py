@@ -9,12 +9,12 @@ from hardrank.audit_app.drawing.formatting import (
     format_figure,
     format_plural,
     format_score,
-    sanity_verdict,
 )
 from hardrank.audit_app.drawing.markup import Markup, element, join
 from hardrank.audit_app.drawing.score_figures import SERIES, goal_of, part_bars, score_curves, score_radar
 from hardrank.audit_app.results.schema import CheckEntry, FigureEntry
 from hardrank.audit_app.results.scores import ModelScores, split_by_knowledge
+from hardrank.audit_app.results.verdict import cost_text, judge_score, strong_text, verdict_text
 
 _NAMES: Final = {
     "recall_at_1": "Recall@1",
@@ -49,7 +49,8 @@ def _tile(place: int, model: ModelScores) -> Markup:
     word = "ERS" if model.complete else "mean score"
     bound = ", upper bound (no gradients)" if model.upper_bound else ""
     interval = f"95 %: {model.low:.1f} … {model.high:.1f}" if model.high > model.low else "no interval"
-    trusted = not model.checks
+    failed = [check.kind for check in model.checks]
+    verdict = judge_score(failed, upper_bound=model.upper_bound, strong=model.strong)
     score = format_score(model.score, upper_bound=model.upper_bound)
     return element(
         "article",
@@ -70,15 +71,27 @@ def _tile(place: int, model: ModelScores) -> Markup:
                 f"{format_count(model.n)} of {format_plural(model.gallery, 'image', 'images')}, {model.budget}, "
                 f"{model.effort}",
             ),
+            *_worst_case(model),
             class_="facts",
         ),
         element(
             "p",
-            sanity_verdict([check.kind for check in model.checks]),
-            class_="trust good" if trusted else "trust bad",
+            verdict_text(failed, upper_bound=model.upper_bound, strong=model.strong),
+            class_=f"trust {verdict}",
         ),
         class_="card",
     )
+
+
+def _worst_case(model: ModelScores) -> list[Markup]:
+    """Show Recall@1 in the worst case, and the strong ERS with its cost, where they were measured."""
+    parts = []
+    if model.worst_case_recall is not None:
+        value = f"{'≤ ' if model.upper_bound else ''}{model.worst_case_recall:.1f} %"
+        parts += [element("dt", "Recall@1, worst case"), element("dd", value)]
+    if model.strong is not None and (text := strong_text(model.strong)):
+        parts += [element("dt", "stronger attacks"), element("dd", text, title=cost_text(model.strong))]
+    return parts
 
 
 def failed_checks(models: Sequence[ModelScores]) -> Markup:

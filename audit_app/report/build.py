@@ -18,10 +18,11 @@ from hardrank.audit_app.results.schema import (
     CurvePointEntry,
     FigureEntry,
     ModelEntry,
+    StrongEntry,
     WeakClassEntry,
     WeakQueryEntry,
 )
-from hardrank.trainer.evaluation.scorecard import Scorecard
+from hardrank.trainer.evaluation.scorecard import Scorecard, StrongScore
 from hardrank.trainer.runtime.environment import hardware, versions
 
 
@@ -61,6 +62,7 @@ def _model(result: ModelResult, options: AuditOptions, per_image: str) -> ModelE
         worst_recall=card.worst_recall,
         worst_case_recall=_finite(card.worst_case_recall),
         worst_score=card.worst_score,
+        strong=None if card.strong is None else _strong(card.strong),
         recall_at_1=card.recall_at_1,
         n=card.n,
         mean_cosine=card.mean_cosine,
@@ -83,6 +85,13 @@ def _model(result: ModelResult, options: AuditOptions, per_image: str) -> ModelE
             for one in result.worst_classes
         ],
         per_image=per_image,
+    )
+
+
+def _strong(strong: StrongScore) -> StrongEntry:
+    """Return the strong score as the report holds it."""
+    return StrongEntry.model_validate(
+        {name: _finite(value) if isinstance(value, float) else value for name, value in asdict(strong).items()}
     )
 
 

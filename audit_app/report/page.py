@@ -11,7 +11,7 @@ import numpy as np
 
 from hardrank.audit_app.audit.runner import AuditResult, ModelResult
 from hardrank.audit_app.audit.worst_cases import WorstCase
-from hardrank.audit_app.drawing.formatting import format_plural, format_score, sanity_verdict
+from hardrank.audit_app.drawing.formatting import format_plural, format_score
 from hardrank.audit_app.drawing.markup import Markup
 from hardrank.audit_app.drawing.perturbation import amplify
 from hardrank.audit_app.drawing.score_figures import SERIES, goal_of, overall_bars, part_bars, score_curves, score_radar
@@ -20,6 +20,7 @@ from hardrank.audit_app.gallery.embedded import EmbeddedGallery
 from hardrank.audit_app.report.wording import NOT_SAID, in_255
 from hardrank.audit_app.results.schema import AuditReport, ModelEntry
 from hardrank.audit_app.results.scores import budget_text, effort_text, scores_of_report, split_by_knowledge
+from hardrank.audit_app.results.verdict import cost_text, judge_score, verdict_text
 from hardrank.models.preprocessing import to_unit
 from hardrank.trainer.attacks.pgd import PGDOptions
 from hardrank.trainer.attacks.registry import ATTACKS
@@ -80,7 +81,9 @@ def render_page(report: AuditReport, result: AuditResult) -> str:
         lstrip_blocks=True,
     )
     environment.filters["in_255"] = in_255
-    environment.filters["sanity_verdict"] = sanity_verdict
+    environment.filters["verdict"] = _verdict
+    environment.filters["verdict_text"] = _verdict_text
+    environment.filters["cost"] = cost_text
     environment.filters["number"] = _number
     environment.filters["score"] = _score
     environment.filters["effort"] = lambda model: effort_text(model.method, report.settings.steps)
@@ -113,6 +116,18 @@ def _groups(report: AuditReport) -> list[list[tuple[ModelEntry, int]]]:
     """Split the models by what the attacker knew, each with the number of its color; upper bounds come last."""
     groups = split_by_knowledge(scores_of_report(report))
     return [[(report.models[i], i % SERIES) for i, _ in group] for group in groups]
+
+
+def _failed(model: ModelEntry) -> list[str]:
+    return [check.kind for check in model.checks]
+
+
+def _verdict(model: ModelEntry) -> str:
+    return judge_score(_failed(model), upper_bound=model.upper_bound, strong=model.strong)
+
+
+def _verdict_text(model: ModelEntry) -> str:
+    return verdict_text(_failed(model), upper_bound=model.upper_bound, strong=model.strong)
 
 
 def _score(value: float, model: ModelEntry, digits: int = 1) -> str:

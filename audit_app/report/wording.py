@@ -4,10 +4,12 @@ from collections.abc import Sequence
 from typing import Final
 
 from hardrank.audit_app.audit.options import AuditOptions
-from hardrank.audit_app.drawing.formatting import sanity_verdict
-from hardrank.audit_app.results.schema import AuditSettings, ModelEntry
+from hardrank.audit_app.results.schema import AuditSettings, ModelEntry, StrongEntry
+from hardrank.audit_app.results.verdict import cost_text, verdict_text
 from hardrank.audit_app.subjects.loading import Subject
 from hardrank.trainer.attacks.attack import AttackedRole
+from hardrank.trainer.attacks.gtm import gtm_text
+from hardrank.trainer.attacks.options import plain_options
 from hardrank.trainer.attacks.registry import ATTACKS
 
 _FEW_IMAGES: Final = 100
@@ -19,8 +21,8 @@ _FILES_NAMED: Final = 5
 
 NOT_SAID: Final = (
     "ERS averages ten results. A high mean can hide one attack that always succeeds: read the ten parts as well.",
-    "ERS depends on the attacks that were run and on their budget. A stronger or adaptive attack can only lower it: "
-    "it is evidence of robustness, not a proof.",
+    "ERS depends on the attacks that were run and on their budget. A stronger or adaptive attack can only lower it, "
+    "the strong ERS too: it is evidence of robustness, not a proof.",
     "A collapsed model, which embeds all images close together, scores well because nothing can move far. Read ERS "
     "together with Recall@1 and the mean cosine of random pairs.",
     "Other changes to an image are not measured: rotation, cropping, patches, or a poisoned gallery.",
@@ -50,9 +52,20 @@ def threat_model(options: AuditOptions, models: Sequence[ModelEntry], surrogate:
             f"Against {join_names(white_box)} the attacker knows everything (white-box): {robustness.steps} steps of "
             f"{str(robustness.engine).upper()} along the gradient, α = {in_255(robustness.alpha)}{runs}."
         )
+    sentences += [_strong(model.name, model.strong) for model in models if model.strong is not None]
+    if (gtm := options.build().get("GTM")) is not None:
+        sentences.append(f"GTM: {gtm_text(plain_options(gtm))}.")
     sentences += [_without_gradients(model, surrogate) for model in models if model.method["name"] != "white-box"]
     sentences.append("The final images are evaluated in float32, as the model answers queries.")
     return sentences
+
+
+def _strong(name: str, strong: StrongEntry) -> str:
+    return (
+        f"For the strong ERS of {name}, {strong.n} of the images met stronger attacks as well: APGD, more steps, "
+        "random starts, losses that aim at the reported figure, and MARGIN with more targets. Each image and result "
+        f"counts with the worst of all ({cost_text(strong)})."
+    )
 
 
 def _without_gradients(model: ModelEntry, surrogate: Subject | None) -> str:
@@ -92,7 +105,8 @@ def cautions(settings: AuditSettings, models: Sequence[ModelEntry]) -> list[str]
 def _model_cautions(model: ModelEntry) -> list[str]:
     sentences = []
     if model.checks:
-        verdict = sanity_verdict([check.kind for check in model.checks])
+        failed = [check.kind for check in model.checks]
+        verdict = verdict_text(failed, upper_bound=model.upper_bound, strong=model.strong)
         sentences.append(f"{model.name}: {verdict}. Do not trust this evaluation as it stands; see the failed checks.")
     if model.method["name"] != "white-box":
         sentences.append(
@@ -104,6 +118,10 @@ def _model_cautions(model: ModelEntry) -> list[str]:
         sentences.append(f"{model.name}: the interval of ERS is {width:.1f} points wide; attack more images.")
     if model.ers is None:
         sentences.append(f"{model.name}: not all ten results were measured, so there is no ERS.")
+    if not model.upper_bound and model.strong is None:
+        sentences.append(
+            f"{model.name}: stronger attacks were not tried (--strong-images 0); they usually find lower scores."
+        )
     if model.benign is None:
         sentences.append(f"{model.name}: no class has two images, so retrieval itself could not be measured.")
     return [*sentences, *(f"{model.name}: {note}." for note in model.notes)]

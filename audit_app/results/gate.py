@@ -42,6 +42,10 @@ def _benign(name: str) -> Callable[[ModelEntry], float | None]:
 
 MEASURES: Final[Mapping[str, tuple[Callable[[ModelEntry], float | None], str]]] = {
     "ERS": (lambda model: model.ers, "Empirical Robustness Score, 0 to 100"),
+    "strong-ERS": (
+        lambda model: None if model.strong is None else model.strong.ers,
+        "ERS with the worst of many attacks for each image, on a sample, 0 to 100",
+    ),
     "ARS": (lambda model: model.ars, "100 − the mean success of the attacks"),
     "score": (lambda model: model.score, "mean score of the figures measured, 0 to 100"),
     "worst": (lambda model: model.worst_score, "mean over images of their lowest score, 0 to 100"),

@@ -8,7 +8,15 @@ from datetime import datetime
 from pathlib import Path
 from typing import Annotated, Any, Final
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
 
 from hardrank.audit_app.errors import AuditError
 from hardrank.models.home import typed
@@ -19,6 +27,8 @@ HTML: Final = "report.html"
 WHITE_BOX: Final = "white-box"
 """Name of the method of attacks with gradients. The scores of all other methods are upper bounds."""
 _LARGEST: Final = 64 * 2**20
+_FORMER_OPTIONS: Final = {"LTM": {"own_copy": "matched"}, "GTT": {"passed_by": "all"}}
+"""Options of attacks that were added later, with the value that describes earlier reports."""
 
 
 class ReportError(AuditError):
@@ -66,6 +76,12 @@ class AuditSettings(_Strict):
     search: dict[str, Any] = Field(description="options of the black-box search that differ from its defaults")
     surrogate: str | None = Field(description="SHA-256 of the surrogate of a transfer attack")
     gallery: GalleryEntry
+
+    @field_validator("attacks")
+    @classmethod
+    def _complete(cls, attacks: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
+        """Fill in options that earlier reports lack, with what earlier versions did."""
+        return {name: {**_FORMER_OPTIONS.get(name, {}), **options} for name, options in attacks.items()}
 
     def differences(self, other: "AuditSettings") -> list[str]:
         """Return the names of the settings in which two audits differ; the gallery's name does not count."""
@@ -151,6 +167,41 @@ class WeakClassEntry(_Strict):
     recall_at_1: float = Field(description="Recall@1 of these images before the attack, in %")
 
 
+class StrongFigureEntry(_Strict):
+    """One result under the strong search, a mean over its images."""
+
+    value: float = Field(description="in its unit: for each image, the worst value that any attack found")
+    score: float = Field(description="its contribution to the strong ERS, 0 (the attack succeeds) to 100")
+    protocol: float = Field(description="value under the published protocol, for the same images")
+
+
+class StrongSettingEntry(_Strict):
+    """One attack of the strong search, or the results of the scorecard that it starts from."""
+
+    name: str = Field(description="the attack, its options that differ from the scorecard's, engine, steps and start")
+    images: int = Field(description="number of images that it attacked: those with something left to gain")
+    gradients: int = Field(description="forward and backward passes that it took")
+    found: dict[str, int] = Field(description="by result, for how many images it was the first to find the worst value")
+
+
+class StrongEntry(_Strict):
+    """The strong ERS: the worst of many attacks for each image and result, on a sample of the attacked images."""
+
+    ers: float | None = Field(description="0 to 100; null unless all ten results were measured")
+    ers_low: float | None = Field(description="lower end of its 95 % bootstrap interval")
+    ers_high: float | None = Field(description="upper end")
+    protocol_ers: float | None = Field(description="ERS of the same images under the published protocol")
+    worst_case_recall: float | None = Field(
+        description="Recall@1 in % that no attack takes away; null unless ES, LTM, GTM and MARGIN were measured"
+    )
+    figures: dict[str, StrongFigureEntry]
+    n: int = Field(description="number of images")
+    gradients_per_image: float = Field(description="forward and backward passes for each image, beyond the protocol's")
+    seconds: float = Field(description="duration, on the hardware of the report")
+    settings: list[StrongSettingEntry] = Field(description="how it was found")
+    options: dict[str, Any] = Field(description="images and restarts of the search")
+
+
 class ModelEntry(_Strict):
     """A model under audit and its results."""
 
@@ -182,6 +233,9 @@ class ModelEntry(_Strict):
         default=None, description="the same if ES, LTM, GTM and MARGIN were all measured; null in older reports"
     )
     worst_score: float = Field(description="mean over images of their lowest score")
+    strong: StrongEntry | None = Field(
+        default=None, description="the strong ERS; null if it was not measured, or the attacks had no gradients"
+    )
     recall_at_1: float = Field(description="Recall@1 of the attacked images before the attack, in %")
     n: int = Field(description="number of attacked images")
     mean_cosine: float = Field(description="of all pairs of the gallery")

@@ -14,6 +14,7 @@ from hardrank.audit_app.results.schema import (
     CurveEntry,
     FigureEntry,
     ModelEntry,
+    StrongEntry,
 )
 from hardrank.models.card import Card
 from hardrank.trainer.attacks.registry import known_figures
@@ -48,6 +49,10 @@ class ModelScores:
     """Whether the scores are upper bounds, since the attacks had no gradients."""
     checks: Sequence[CheckEntry]
     """Sanity checks that failed."""
+    worst_case_recall: float | None = None
+    """Recall@1 in % that survives ES, LTM, GTM and MARGIN; None if they were not all measured."""
+    strong: StrongEntry | None = None
+    """The strong ERS; None if it was not measured."""
     curves: Sequence[CurveEntry] = ()
 
 
@@ -86,6 +91,8 @@ def scores_of_card(card: Card) -> ModelScores | None:
             effort=f"{int(found['options']['steps'])} steps",
             upper_bound=False,
             checks=[CheckEntry(**check) for check in found["checks"]],
+            worst_case_recall=found.get("worst_case_recall"),
+            strong=None if found.get("strong") is None else StrongEntry.model_validate(found["strong"]),
         )
     except (KeyError, TypeError, ValueError, ValidationError):  # a card of another version, or edited by hand
         return None
@@ -137,6 +144,8 @@ def _of_model(report: AuditReport, model: ModelEntry) -> ModelScores:
         effort=effort_text(model.method, report.settings.steps),
         upper_bound=model.upper_bound,
         checks=model.checks,
+        worst_case_recall=model.worst_case_recall,
+        strong=model.strong,
         curves=model.curves,
     )
 

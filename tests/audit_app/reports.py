@@ -10,6 +10,9 @@ from hardrank.audit_app.results.schema import (
     FigureEntry,
     GalleryEntry,
     ModelEntry,
+    StrongEntry,
+    StrongFigureEntry,
+    StrongSettingEntry,
 )
 
 
@@ -93,6 +96,23 @@ def make_model(name: str = "robust", *, ers: float | None = 40.0, recall: float 
         "per_image": "robust.csv",
     }
     return ModelEntry(**{**values, **changes})
+
+
+def make_strong(**changes: Any) -> StrongEntry:
+    values: dict[str, Any] = {
+        "ers": 38.2,
+        "ers_low": 35.0,
+        "ers_high": 41.0,
+        "protocol_ers": 49.8,
+        "worst_case_recall": 3.1,
+        "figures": {"QA+": StrongFigureEntry(value=20.0, score=40.0, protocol=30.0)},
+        "n": 32,
+        "gradients_per_image": 700.0,
+        "seconds": 60.0,
+        "settings": [StrongSettingEntry(name="QA+, APGD, 50 steps", images=32, gradients=1600, found={"QA+": 20})],
+        "options": {"images": 32, "restarts": 1},
+    }
+    return StrongEntry(**{**values, **changes})
 
 
 def make_made_up(*models: ModelEntry, **settings: Any) -> AuditReport:

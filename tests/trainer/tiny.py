@@ -36,7 +36,7 @@ def write_recipe(path: Path, images: Path, **changes: Any) -> Path:
         "warmup": {"epochs": 6, "batch_size": 16},
         "benign": {"defense": "regular[S]", "epochs": 3, "pairs": 8, "averaging": 0.9},
         "robust": {"defense": "HM[S,g_LGA]&ICS", "epochs": 3, "pairs": 8, "steps": 2, "warmup_epsilon": "2/255"},
-        "evaluation": {"attacked": 6, "steps": 2},
+        "evaluation": {"attacked": 6, "steps": 2, "strong_images": 2},
     }
     path.write_text(yaml.safe_dump(content | changes), encoding="utf-8")
     return path

@@ -71,7 +71,7 @@ class Victims:
     def __len__(self) -> int:
         return len(self.own)
 
-    def __getitem__(self, part: slice) -> "Victims":
+    def __getitem__(self, part: slice | Tensor) -> "Victims":
         return Victims(self.embeddings[part], self.labels[part], self.own[part], self.ids[part])
 
 

@@ -36,6 +36,8 @@ class AttackKind:
     """Fields that the name determines, such as the direction; callers cannot set them."""
     defaults: Mapping[str, Any] = field(default_factory=dict)
     """Defaults that differ from those of the dataclass."""
+    aimed: Mapping[str, Any] = field(default_factory=dict)
+    """Options with which the loss aims at the reported figure, where the defaults, those of the protocol, do not."""
 
     @property
     def options(self) -> tuple[Option, ...]:
@@ -51,3 +53,8 @@ class AttackKind:
         check_names(self.build, options)
         attack: Attack = self.build(**{**self.defaults, **options, **self.fixed})
         return attack
+
+    def aim(self, attack: Attack) -> Attack:
+        """Return `attack`, one of this kind, with a loss that aims at the reported figure."""
+        aimed: Attack = replace(attack, **self.aimed)  # type: ignore[type-var]
+        return aimed

@@ -1,6 +1,7 @@
 """LTM, learning to misrank: unmatched items come nearer to the query than matched ones."""
 
 from dataclasses import dataclass
+from enum import StrEnum
 from typing import ClassVar, Final
 
 import torch
@@ -18,13 +19,22 @@ from hardrank.trainer.attacks.attack import (
     require_two_classes,
 )
 from hardrank.trainer.attacks.declaration import AttackKind
-from hardrank.trainer.attacks.options import AttackError, CheckedOptions
-from hardrank.trainer.metric.distances import row_distances
+from hardrank.trainer.attacks.options import AttackError, CheckedOptions, option
+from hardrank.trainer.metric.distances import ABSENT, row_distances
+
+
+class OwnCopy(StrEnum):
+    """Whether the query's own copy in the gallery is one of the matched items of the loss."""
+
+    MATCHED = "matched"
+    """As in the released code of the paper, although Recall@1 leaves it out: the query must first leave itself."""
+    EXCLUDED = "excluded"
+    """The loss leaves it out, as the figure does."""
 
 
 @dataclass(frozen=True)
 class _MisrankObjective:
-    """max over unmatched x of d(q̃,x) − min over matched of d(q̃,x), floored at 0; the own copy is matched."""
+    """max over unmatched x of d(q̃,x) − min over matched of d(q̃,x), floored at 0; 0 where nothing is matched."""
 
     gallery: Gallery
     matched: Tensor
@@ -43,7 +53,8 @@ class _MisrankObjective:
             # The own copy, from which an exact network is at distance 0 without a gradient, is a rounding error
             # away in bf16: that error is no direction to begin with.
             near = torch.where(near < ROUNDING, near.detach(), near)
-        return torch.relu(row_distances(points, items[farthest]) - near)
+        loss = torch.relu(row_distances(points, items[farthest]) - near)
+        return torch.where(matched.any(1), loss, torch.zeros_like(loss))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,6 +62,11 @@ class LearningToMisrank(CheckedOptions):
     """LTM (Wang et al., *Transferable, controllable, and inconspicuous adversarial attacks*, CVPR 2020)."""
 
     role: ClassVar[AttackedRole] = AttackedRole.QUERY
+    own_copy: OwnCopy = option(  # noqa: RUF009
+        OwnCopy.MATCHED,
+        help="LTM: whether the loss counts the query's own copy in the gallery as matched, as the released code of "
+        "the paper does, or leaves it out, as Recall@1 does",
+    )
 
     @property
     def name(self) -> str:
@@ -83,6 +99,9 @@ class LearningToMisrank(CheckedOptions):
         if not bool(matched.any(1).all()):
             missing = victims.labels[matched.any(1).logical_not()][0]
             raise AttackError(f"LTM: the gallery has no item of the query's class {int(missing)}")
+        if self.own_copy is OwnCopy.EXCLUDED:
+            present = victims.own.ne(ABSENT).nonzero().squeeze(1)
+            matched[present, victims.own[present]] = False
         return _MisrankObjective(gallery, matched)
 
     def measure(self, embeddings: Tensor, victims: Victims, gallery: Gallery, targets: Tensor) -> Tensor:
@@ -96,5 +115,6 @@ KINDS: Final = (
         title="items of other classes rank before items of the query's class",
         story="The image is changed so that items of other classes are found before items of its own class.",
         build=LearningToMisrank,
+        aimed={"own_copy": OwnCopy.EXCLUDED},
     ),
 )

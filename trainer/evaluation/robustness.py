@@ -1,6 +1,7 @@
 """Measures a scorecard: attacks a gallery's images block by block, resumably, and collects the results."""
 
-from collections.abc import Callable, Iterable, Mapping
+import zlib
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from typing import Any, Final
@@ -39,7 +40,14 @@ from hardrank.trainer.evaluation.diagnostics import (
 )
 from hardrank.trainer.evaluation.journal import Columns, Journal
 from hardrank.trainer.evaluation.sanity import SanityRuns, join_runs, require_evaluation_mode, run_sanity
-from hardrank.trainer.evaluation.scorecard import Check, PerImage, Scorecard, figures_of, summarise
+from hardrank.trainer.evaluation.scorecard import Check, PerImage, Scorecard, StrongScore, figures_of, summarise
+from hardrank.trainer.evaluation.strong import (
+    STRONG_RESTARTS,
+    Search,
+    plan_searches,
+    search_block,
+    summarise_strong,
+)
 from hardrank.trainer.metric.distances import mean_cosine, recall_at_1
 from hardrank.trainer.runtime.processes import SINGLE_PROCESS, Processes
 
@@ -80,6 +88,18 @@ class RobustnessOptions(AttackOptions):
         unit="queries",
         help="number of images attacked without gradients and with a large budget, to check the gradients",
     )
+    strong_images: int = option(
+        0,
+        minimum=0,
+        unit="queries",
+        help="number of attacked images that are also attacked with stronger attacks, for the strong ERS; 0: none",
+    )
+    strong_restarts: int = option(
+        STRONG_RESTARTS,
+        minimum=1,
+        unit="runs",
+        help="runs of each stronger attack, all but the first from random starts; MARGIN takes two more",
+    )
     unmatched: Unmatched = option(  # noqa: RUF009
         Unmatched.REFERENCE,
         help="GTM's item of another class: the row that the released code of the paper takes by an index mistake, as "
@@ -112,6 +132,8 @@ class EvaluationProgress:
     queries: int
     inside: AttackProgress
     """The running attack."""
+    strong: bool = False
+    """Whether these are the stronger attacks on a sample, which follow those of the scorecard."""
 
 
 def bytes_provider(images: Tensor) -> ImageProvider:
@@ -212,8 +234,13 @@ def measure_robustness(
         again = {name: _Results(some) for name in attacks}
         _attack_all(replace(task, progress=None), some, again, seed=seed + 1, resume=None)
         passes += sum(results.passes for results in again.values())
-        checks += compare_seeds([_head(table, len(some)), _table(task, some, again)], figures_of(attacks))
+        checks += compare_seeds([_rows(table, np.arange(len(some))), _table(task, some, again)], figures_of(attacks))
     figures = figures_of(attacks)
+    strong: StrongScore | None = None
+    if options.strong_images and method is None:
+        strong, worst = _run_strong(task, victims, table, seed=seed, resume=resume)
+        passes += sum(setting.gradients for setting in strong.settings)
+        table = replace(table, columns={**table.columns, **worst})
     return Scorecard(
         **vars(summarise(table, figures, seed=seed, resamples=options.bootstrap)),
         mean_cosine=mean_cosine(gallery),
@@ -226,6 +253,7 @@ def measure_robustness(
         scales=figures,
         per_image=table,
         sanity=sanity,
+        strong=strong,
     )
 
 
@@ -277,7 +305,7 @@ class _Results:
 
 def _settings(task: _Task, seed: int) -> dict[str, Any]:
     """What the journal's results depend on, in declared names and values only."""
-    ignored = {"bootstrap", "seed_check", "sanity_images"}
+    ignored = {"bootstrap", "seed_check", "sanity_images", "strong_images", "strong_restarts"}
     return {
         "seed": seed,
         "gallery": list(task.gallery.embeddings.shape),
@@ -349,6 +377,81 @@ def _run_sanity(task: _Task, victims: Victims, table: PerImage, *, seed: int) ->
         )
     (first, *_) = task.processes.gather(join_runs(parts))
     return first
+
+
+def _run_strong(
+    task: _Task, victims: Victims, table: PerImage, *, seed: int, resume: Journal | None
+) -> tuple[StrongScore, dict[str, np.ndarray]]:
+    """Run the strong search on an even sample of the victims; return the score, and a column for each figure."""
+    options, processes = task.options, task.processes
+    count = min(options.strong_images, len(victims))
+    places = np.arange(count) * len(victims) // count
+    sample = victims[torch.from_numpy(places).to(victims.own.device)]
+    results = _rows(table, places)
+    searches = plan_searches(task.attacks, options, restarts=options.strong_restarts, seed=seed)
+    known = _Results(sample)
+    name = f"strong {zlib.crc32(repr([(search.name, search.seed) for search in searches]).encode()):08x}"
+    if resume is not None:
+        for rows, columns in resume.load(name):
+            known.put(rows, columns)
+        processes.wait()
+    widest = max(attack.width for attack in (*task.attacks.values(), *(search.attack for search in searches)))
+    fits = max(1, _ELEMENTS // max(1, widest * len(task.gallery)))
+    size = min(task.batch, fits, -(-len(sample) // processes.size))
+    for begin in range(0, len(sample), size * processes.size):
+        own = np.arange(begin + size * processes.rank, min(begin + size * (processes.rank + 1), len(sample)))
+        own = own[~known.finished[own]]
+        found: list[tuple[np.ndarray, Columns]] = []
+        if len(own):
+            block = sample[torch.from_numpy(own).to(victims.own.device)]
+            columns = search_block(
+                task.embed,
+                task.judge,
+                task.images(block.own),
+                block,
+                task.gallery,
+                task.attacks,
+                _rows(results, own),
+                searches,
+                on_step=partial(_report_strong, task, searches, begin, len(sample)),
+                cancel=task.cancel,
+            )
+            if np.isnan(columns["values"]).any():
+                raise _cancelled()
+            found.append((block.own.cpu().numpy(), columns))
+        for of_process in processes.gather(found):
+            for rows, columns in of_process:
+                known.put(rows, columns)
+                if resume is not None and processes.is_first:
+                    resume.record(name, rows, columns)
+    figures = figures_of(task.attacks)
+    score = summarise_strong(
+        results,
+        known.columns,
+        figures,
+        searches,
+        options={"images": options.strong_images, "restarts": options.strong_restarts},
+        seed=seed,
+        resamples=options.bootstrap,
+    )
+    worst = {f"{key} strong": np.full(len(victims), np.nan) for key in figures}
+    for i, key in enumerate(figures):
+        worst[f"{key} strong"][places] = known.columns["values"][:, i]
+    return score, worst
+
+
+def _rows(table: PerImage, places: np.ndarray) -> PerImage:
+    """Return some rows of a table."""
+    columns = {name: values[places] for name, values in table.columns.items()}
+    return PerImage(rows=table.rows[places], labels=table.labels[places], columns=columns)
+
+
+def _report_strong(
+    task: _Task, searches: Sequence[Search], done: int, queries: int, place: int, inside: AttackProgress
+) -> None:
+    if task.progress is not None:
+        name = searches[place].name
+        task.progress(EvaluationProgress(name, place, len(searches), done, queries, inside, strong=True))
 
 
 def _per_pixel(options: RobustnessOptions, images: Tensor) -> float:
@@ -460,11 +563,3 @@ def _table(task: _Task, victims: Victims, done: Mapping[str, _Results]) -> PerIm
     benign = recall_at_1(victims.embeddings, points, labels, victims.own, victims.labels)
     columns["R@1"] = 100.0 * benign.double().cpu().numpy()
     return PerImage(rows=victims.own.cpu().numpy(), labels=victims.labels.cpu().numpy(), columns=columns)
-
-
-def _head(table: PerImage, count: int) -> PerImage:
-    return PerImage(
-        rows=table.rows[:count],
-        labels=table.labels[:count],
-        columns={name: values[:count] for name, values in table.columns.items()},
-    )

@@ -18,7 +18,7 @@ from hardrank.trainer.attacks.registry import known_figures
 ERS_KEYS: Final = ("CA+", "CA-", "QA+", "QA-", "TMA", "ES:D", "ES:R", "LTM", "GTM", "GTT")
 """The ten results, in the order of the published tables."""
 
-_RECALL_KEYS: Final = ("ES:R", "LTM", "GTM", "MARGIN")
+RECALL_KEYS: Final = ("ES:R", "LTM", "GTM", "MARGIN")
 """The Recall@1 figures that an image must survive in the worst case."""
 
 
@@ -114,6 +114,57 @@ class Summary:
 
 
 @dataclass(frozen=True, kw_only=True)
+class StrongFigure:
+    """One result of the strong search, a mean over its images."""
+
+    value: float
+    """In its unit: for each image, the worst value that any attack found."""
+    score: float
+    """Its score, 0 … 100."""
+    protocol: float
+    """The value under the scorecard's own attack, for the same images."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class StrongSetting:
+    """One setting of the strong search."""
+
+    name: str
+    """The attack with what differs from the scorecard; the first two settings are the scorecard's own results."""
+    images: int
+    """How many images it attacked: those with something left to gain."""
+    gradients: int
+    """Forward and backward passes that it took."""
+    found: Mapping[str, int]
+    """By result, for how many images it found the worst value first; results without any are left out."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class StrongScore:
+    """ERS with the worst of many attacks for each image and result, on a sample of the attacked images."""
+
+    ers: float
+    """0 … 100; NaN unless all ten results were measured."""
+    ers_low: float
+    ers_high: float
+    """Ends of its 95 % bootstrap interval."""
+    protocol_ers: float
+    """ERS of the same images, as the scorecard measures it."""
+    worst_case_recall: float
+    """Recall@1 in % that no attack of any setting takes away; NaN unless ES, LTM, GTM and MARGIN were measured."""
+    figures: Mapping[str, StrongFigure]
+    n: int
+    """How many images."""
+    gradients_per_image: float
+    """Forward and backward passes for each image, beyond those of the scorecard."""
+    seconds: float
+    """Duration, on the hardware of the measurement."""
+    settings: tuple[StrongSetting, ...]
+    """How it was found."""
+    options: Mapping[str, Any]
+
+
+@dataclass(frozen=True, kw_only=True)
 class Scorecard(Summary):
     """The outcome of all attacks, with everything that a reviewer needs to check it."""
 
@@ -134,6 +185,8 @@ class Scorecard(Summary):
     per_image: PerImage
     sanity: Mapping[str, float] = field(default_factory=dict)
     """What the sanity runs measured, whether or not a check failed; empty if they did not run."""
+    strong: StrongScore | None = None
+    """The same under stronger attacks; None if that was not measured."""
 
     @property
     def trustworthy(self) -> bool:
@@ -192,6 +245,7 @@ def worst_case(scorecards: Sequence[Scorecard]) -> Scorecard:
         per_image=table,
         checks=tuple(dict.fromkeys(found)),
         passes=sum(card.passes for card in scorecards),
+        strong=None,
         options={**first.options, "worst of": [dict(card.options) for card in scorecards]},
     )
 
@@ -227,7 +281,7 @@ def summarise(table: PerImage, figures: Mapping[str, Figure], *, seed: int, resa
         ers_high=float(high[-1]),
         ars=100 - float(np.nanmean(counted)),
         worst_recall=worst_recall,
-        worst_case_recall=worst_recall if set(_RECALL_KEYS) <= set(figures) else nan,
+        worst_case_recall=worst_recall if set(RECALL_KEYS) <= set(figures) else nan,
         worst_score=float(np.clip(scores, 0, 100).min(axis=1).mean()),
         recall_at_1=float(table.columns["R@1"].mean()),
         n=len(table.rows),

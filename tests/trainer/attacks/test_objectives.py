@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from hardrank.trainer.attacks.attack import Attack, Gallery, Victims, victims_in
-from hardrank.trainer.attacks.registry import make_attack
+from hardrank.trainer.attacks.registry import ATTACKS, make_attack
 from hardrank.trainer.attacks.spqa import SemanticsPreservingQueryAttack
 from hardrank.trainer.metric.distances import ABSENT, nearest
 from tests.reference.attacks import PLAIN, Scene
@@ -160,3 +160,44 @@ def test_rounding_of_a_bf16_network_is_no_direction_to_begin_with(name: str) -> 
     torch.testing.assert_close(begun, exact, rtol=0, atol=0.05)
     away = loss_and_gradient(attack, gallery, victims, moved, targets)[1]
     assert (away - exact).norm(dim=1).min() > 0.1
+
+
+def test_ltm_without_the_own_copy_minimizes_the_gap_that_the_figure_measures() -> None:
+    gallery, victims, moved = scene()
+    attack = make_attack("LTM", own_copy="excluded")
+    losses, gradient = loss_and_gradient(attack, gallery, victims, moved, attack.draw(victims, gallery, seed=0))
+    for i in range(5):
+        d = (gallery.embeddings - moved[i]).norm(dim=1)
+        same = gallery.labels == victims.labels[i]
+        positives = same.clone()
+        positives[victims.own[i]] = False
+        assert losses[i].item() == pytest.approx(max(0.0, (d[~same].max() - d[positives].min()).item()), abs=1e-12)
+    at_home = loss_and_gradient(attack, gallery, victims, victims.embeddings, torch.empty(5, 0))[0]
+    published = loss_and_gradient(make_attack("LTM"), gallery, victims, victims.embeddings, torch.empty(5, 0))[0]
+    assert (at_home < published).all()  # the own copy, at distance 0, no longer counts
+    assert gradient.isfinite().all()
+
+
+def test_gtt_may_stop_where_its_figure_is_reached() -> None:
+    gallery, victims, moved = scene()
+    attack = make_attack("GTT", passed_by="first", first=3)
+    targets = attack.draw(victims, gallery, seed=0)
+    losses, _ = loss_and_gradient(attack, gallery, victims, moved, targets)
+    retained = attack.measure(moved, victims, gallery, targets)[:, 0] > 0
+    for i in range(5):
+        d = (gallery.embeddings - moved[i]).norm(dim=1)
+        own, t = int(victims.own[i]), int(targets[i, 0])
+        third = sorted(d[x].item() for x in range(len(d)) if x not in (own, t))[2]
+        assert losses[i].item() == pytest.approx(max(0.0, third - d[t].item() + 0.02), abs=1e-12)
+        if losses[i] == 0:
+            assert not retained[i]
+
+
+@pytest.mark.parametrize(("name", "option"), [("LTM", "own_copy"), ("GTM", "unmatched"), ("GTT", "passed_by")])
+def test_the_protocol_is_the_default_and_the_aimed_variant_is_declared(name: str, option: str) -> None:
+    kind = ATTACKS[name]
+    assert set(kind.aimed) == {option}
+    aimed = kind.aim(kind.make())
+    assert aimed != kind.make()
+    assert aimed == kind.make(**kind.aimed)
+    assert kind.aim(aimed) == aimed

@@ -1,0 +1,296 @@
+"""The strong score: the worst of many attacks for each image and result, on a sample of the attacked images.
+
+The scorecard follows the published protocol: one attack for each result, from one start, with the published loss. The
+strong search attacks the same images with other engines, more steps, random starts, losses that aim at the reported
+figure (see `AttackKind.aimed`), and MARGIN with more targets. Each perturbed image is judged by every result, whichever
+attack made it. An image leaves a search once nothing is left to gain.
+"""
+
+import math
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from hardrank.models.embedder import Embed
+from hardrank.trainer.attacks.attack import Attack, Figure, Gallery, Victims
+from hardrank.trainer.attacks.margin import MarginAttack
+from hardrank.trainer.attacks.options import plain_options
+from hardrank.trainer.attacks.pgd import PGDOptions
+from hardrank.trainer.attacks.registry import ATTACKS
+from hardrank.trainer.attacks.runner import AttackEngine, AttackOptions, AttackProgress, run_attack
+from hardrank.trainer.evaluation.scorecard import (
+    ERS_KEYS,
+    RECALL_KEYS,
+    PerImage,
+    StrongFigure,
+    StrongScore,
+    StrongSetting,
+    bootstrap_interval,
+    figures_of,
+)
+
+STRONG_IMAGES: Final = 32
+"""The number of images that an audit and a training run attack with the strong search."""
+STRONG_RESTARTS: Final = 1
+"""Its runs of each attack; two more for MARGIN, from random starts."""
+_STEPS: Final = 50 / 32
+"""Steps of a run as a multiple of the scorecard's: 50 where the scorecard takes 32."""
+_MARGIN_TARGETS: Final = (10, 5, 5)
+"""Targets of MARGIN's runs, of which all but the first start at random; the scorecard tries 5 from the image."""
+_MARGIN_STEPS: Final = 2
+"""Steps of MARGIN as a multiple of the others': it attacks few images, and gains with more steps."""
+
+PROTOCOL: Final = "the scorecard's own attack"
+"""Name of the first setting: a result as the scorecard has it."""
+OTHERS: Final = "the clean image, noise, or another attack of the scorecard"
+"""Name of the second: what the scorecard measured besides, all of it within the budget."""
+
+
+@dataclass(frozen=True)
+class Search:
+    """One attack of the strong search with its options."""
+
+    name: str
+    attack: Attack
+    keys: tuple[str, ...]
+    """The results that it aims at."""
+    options: AttackOptions
+    seed: int
+    """Of the random start."""
+
+
+def plan_searches(attacks: Mapping[str, Attack], options: PGDOptions, *, restarts: int, seed: int) -> list[Search]:
+    """List the searches for the results of `attacks`, in the order in which they run.
+
+    Args:
+        attacks: the scorecard's attacks, by name.
+        options: their budget, norm and steps.
+        restarts: searches for each attack, all but the first from a random start.
+        seed: of the random starts.
+    """
+    figures = figures_of(attacks)
+    recall = tuple(key for key, figure in figures.items() if figure.recall)
+    steps = math.ceil(_STEPS * options.steps)
+    searches: list[Search] = []
+
+    def add(name: str, attack: Attack, keys: tuple[str, ...], *, length: int, run: int) -> None:
+        changed = AttackOptions(
+            epsilon=options.epsilon,
+            alpha=options.alpha,
+            norm=options.norm,
+            engine=AttackEngine.APGD,
+            steps=length,
+            random_start=run > 0,
+        )
+        shown = _name(name, attack, attacks.get(name), changed)
+        searches.append(Search(name=shown, attack=attack, keys=keys, options=changed, seed=seed + run))
+
+    if recall:  # first, since it leaves few images to the others; and few images are left to it, so it may take long
+        runs = (*_MARGIN_TARGETS, *[_MARGIN_TARGETS[-1]] * (restarts - 1))
+        for run, count in enumerate(runs):
+            add("MARGIN", MarginAttack(targets=count), recall, length=_MARGIN_STEPS * steps, run=run)
+    for run in range(restarts):
+        for name, attack in attacks.items():
+            if name != "MARGIN":
+                kind = ATTACKS.get(attack.name)
+                aimed = attack if kind is None else kind.aim(attack)
+                add(name, aimed, tuple(figure.key for figure in attack.figures), length=steps, run=run)
+    return searches
+
+
+def _name(name: str, attack: Attack, published: Attack | None, options: AttackOptions) -> str:
+    """Name a search by its attack, the attack's options that differ from the scorecard's, its engine and its start."""
+    ours, theirs = plain_options(attack), {} if published is None else plain_options(published)
+    changed = ", ".join(f"{key} {value}" for key, value in ours.items() if theirs and theirs.get(key) != value)
+    inside = f" ({changed.replace('_', ' ')})" if changed else ""
+    return f"{name}{inside}, APGD, {options.steps} steps{', random start' if options.random_start else ''}"
+
+
+def search_block(
+    embed: Embed,
+    judge: Embed,
+    images: Tensor,
+    victims: Victims,
+    gallery: Gallery,
+    attacks: Mapping[str, Attack],
+    table: PerImage,
+    searches: Sequence[Search],
+    *,
+    on_step: Callable[[int, AttackProgress], None],
+    cancel: Callable[[], bool],
+) -> dict[str, np.ndarray]:
+    """Run all searches on a block of images.
+
+    Args:
+        embed: the network that gives the gradients.
+        judge: the network that embeds the final images.
+        images: (n,3,H,W) in [0,1].
+        victims: the same images as the gallery sees them.
+        gallery: the benign gallery.
+        attacks: the scorecard's attacks, by name.
+        table: the scorecard's results for these images.
+        searches: from `plan_searches`.
+        on_step: called after each step with the number of the search.
+        cancel: called before each step; returns True to stop.
+
+    Returns:
+        `values` (n,F) and `found by` (n,F), by figure: the worst value, and the number of the setting that found it
+        (0 and 1: the scorecard; then the searches); `passes` (n,S) and `attacked` (n,S), by search; `seconds` (n,).
+        The values are NaN if `cancel` returned True.
+    """
+    began = time.perf_counter()
+    figures = figures_of(attacks)
+    keys, device = list(figures), victims.own.device
+    targets = {name: torch.from_numpy(table.columns[f"{name} targets"]).to(device) for name in attacks}
+    values = torch.from_numpy(np.stack([table.columns[key] for key in keys], axis=1))
+    found_by = torch.zeros(values.shape, dtype=torch.long)
+    _keep_worse(values, found_by, 1, torch.arange(len(values)), _other_results(table, figures), figures)
+    passes = torch.zeros((len(values), len(searches)), dtype=torch.long)
+    attacked = torch.zeros(passes.shape, dtype=torch.bool)
+    for number, search in enumerate(searches):
+        aimed = [keys.index(key) for key in search.keys]
+        scores = _scores(values, figures)[:, aimed]
+        rows = (scores > 0).any(1).nonzero().squeeze(1)
+        if not len(rows):
+            continue
+        some = rows.to(device)
+        part = victims[some]
+        drawn = targets.get(search.attack.name)
+        if drawn is None or drawn.shape[1] != search.attack.target_count or _draws_differently(search, attacks):
+            drawn = search.attack.draw(victims, gallery, seed=search.seed)
+        result = run_attack(
+            search.attack,
+            embed,
+            images[some],
+            part,
+            gallery,
+            search.options,
+            seed=search.seed,
+            targets=drawn[some],
+            judge=judge,
+            on_step=lambda progress, number=number: on_step(number, progress),  # type: ignore[misc]
+            cancel=cancel,
+        )
+        if result.cancelled:
+            values.fill_(torch.nan)
+            break
+        with torch.no_grad():
+            judged = [
+                attack.measure(result.embeddings, part, gallery, targets[name][some])
+                for name, attack in attacks.items()
+            ]
+        _keep_worse(values, found_by, number + 2, rows, torch.cat(judged, dim=1).double().cpu(), figures)
+        passes[rows, number] = result.image_passes.cpu()
+        attacked[rows, number] = True
+    seconds = np.full(len(values), (time.perf_counter() - began) / max(1, len(values)))
+    return {
+        "values": values.numpy(),
+        "found by": found_by.numpy(),
+        "passes": passes.numpy(),
+        "attacked": attacked.numpy(),
+        "seconds": seconds,
+    }
+
+
+def _draws_differently(search: Search, attacks: Mapping[str, Attack]) -> bool:
+    """Whether the search's attack, with its own options, may choose other targets than the scorecard's attack."""
+    return any(search.attack.name == attack.name and search.attack != attack for attack in attacks.values())
+
+
+def _other_results(table: PerImage, figures: Mapping[str, Figure]) -> Tensor:
+    """Return the worst (n,F) of what the scorecard measured besides: clean, under noise, and by another attack."""
+    recalls = [table.columns[key] for key, figure in figures.items() if figure.recall] + [table.columns["R@1"]]
+    columns = []
+    for key, figure in figures.items():
+        others = [table.columns[key + " before"], table.columns[key + " noise"]]
+        tried = np.stack(others + (recalls if figure.recall else []))
+        columns.append(tried.min(axis=0) if figure.higher_is_robust else tried.max(axis=0))
+    return torch.from_numpy(np.stack(columns, axis=1))
+
+
+def _scores(values: Tensor, figures: Mapping[str, Figure]) -> Tensor:
+    return torch.stack([figure.score(values[:, i]) for i, figure in enumerate(figures.values())], dim=1)
+
+
+def _keep_worse(
+    values: Tensor, found_by: Tensor, setting: int, rows: Tensor, tried: Tensor, figures: Mapping[str, Figure]
+) -> None:
+    """Put `tried` (R,F), of the images `rows`, into `values` where its score is lower."""
+    better = _scores(tried, figures) < _scores(values[rows], figures) - 1e-6
+    values[rows] = torch.where(better, tried, values[rows])
+    found_by[rows] = torch.where(better, torch.full_like(found_by[rows], setting), found_by[rows])
+
+
+def summarise_strong(
+    table: PerImage,
+    columns: Mapping[str, np.ndarray],
+    figures: Mapping[str, Figure],
+    searches: Sequence[Search],
+    *,
+    options: Mapping[str, Any],
+    seed: int,
+    resamples: int,
+) -> StrongScore:
+    """Average what `search_block` found.
+
+    Args:
+        table: the scorecard's results for the same images.
+        columns: what `search_block` returned, for all blocks.
+        figures: the figures, in the order of the columns.
+        searches: the searches.
+        options: what determines the search, for the record.
+        seed: of the bootstrap.
+        resamples: of the bootstrap.
+    """
+    keys = list(figures)
+    values, found_by = columns["values"], columns["found by"]
+    scores = _scores(torch.from_numpy(values), figures).numpy()
+    published = {key: table.columns[key] for key in keys}
+    nan = float("nan")
+    ers = protocol_ers = low = high = nan
+    if set(ERS_KEYS) <= set(keys):
+        places = [keys.index(key) for key in ERS_KEYS]
+        whole = scores[:, places].mean(axis=1)
+        before = _scores(torch.from_numpy(np.stack(list(published.values()), axis=1)), figures).numpy()[:, places]
+        ends = bootstrap_interval(whole[:, None], seed=seed, resamples=resamples)
+        ers, protocol_ers = float(whole.mean()), float(before.mean())
+        low, high = (float(end[0]) for end in ends)
+    recalls = [values[:, i] for i, key in enumerate(keys) if figures[key].recall]
+    complete = set(RECALL_KEYS) <= set(keys)
+    names = [PROTOCOL, OTHERS, *(search.name for search in searches)]
+    nothing = np.zeros(len(values), dtype=np.int64)
+    spent = [nothing, nothing, *columns["passes"].T]
+    attacked = [nothing, nothing, *columns["attacked"].T]
+    return StrongScore(
+        ers=ers,
+        ers_low=low,
+        ers_high=high,
+        protocol_ers=protocol_ers,
+        worst_case_recall=float(np.min(recalls, axis=0).mean()) if complete else nan,
+        figures={
+            key: StrongFigure(
+                value=float(values[:, i].mean()),
+                score=float(scores[:, i].mean()),
+                protocol=float(published[key].mean()),
+            )
+            for i, key in enumerate(keys)
+        },
+        n=len(values),
+        gradients_per_image=float(columns["passes"].sum() / len(values)),
+        seconds=float(columns["seconds"].sum()),
+        settings=tuple(
+            StrongSetting(
+                name=name,
+                images=int(attacked[i].sum()),
+                gradients=int(spent[i].sum()),
+                found={key: int(count) for j, key in enumerate(keys) if (count := (found_by[:, j] == i).sum())},
+            )
+            for i, name in enumerate(names)
+        ),
+        options=options,
+    )
