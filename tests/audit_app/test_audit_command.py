@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from hardrank.audit_app.results.schema import read_report
+from hardrank.audit_app.results.schema import ModelEntry, read_report
 from hardrank.audit_app.run import main
 from tests.audit_app.indexed import make_index
 from tests.audit_app.onnx_graphs import without_gradients
@@ -26,6 +26,7 @@ def base(tiny_zoo: list[Path], gratings: Path) -> list[str]:
         *("--models", str(tiny_zoo[1])),
         *("--images", str(gratings)),
         *("--attacks", "TMA", "ES", "--attacked", "6", "--steps", "2", "--seed-check", "0", "--bootstrap", "20"),
+        *("--strong-images", "2"),
         *("--worst", "1", "--device", "cpu", "--threads", "1"),
     ]
 
@@ -220,6 +221,26 @@ def test_help_teaches_with_examples() -> None:
         assert option in said
 
 
+def untimed(model: ModelEntry) -> ModelEntry:
+    """The model without the duration of its stronger attacks."""
+    assert model.strong is not None
+    return model.model_copy(update={"strong": model.strong.model_copy(update={"seconds": 0.0})})
+
+
+def test_the_table_shows_both_scores(earlier: Path, base: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    arguments = [*base, "--attacks", "all", "--attacked", "2", "--sanity-images", "0"]
+    assert main([*arguments, "--out", str(earlier.parent / "all")]) == 0
+    said = capsys.readouterr().out
+    for part in ("ERS", "Recall@1 in the worst case", "strong ERS", "GTM (reference item)"):
+        assert part in said, part
+    [model] = read_report(earlier.parent / "all").models
+    assert model.strong is not None
+    assert model.strong.ers is not None
+    assert f"{model.strong.ers:.1f}" in said
+    assert main([*arguments, "--strong-images", "0", "--out", str(earlier.parent / "all")]) == 0
+    assert "strong ERS" not in capsys.readouterr().out
+
+
 def test_the_same_command_continues_after_ctrl_c(base: list[str], tmp_path: Path) -> None:
     longer = [*base, "--steps", "40", "--batch", "2", "--attacked", "20"]
     interrupted, straight = tmp_path / "interrupted", tmp_path / "straight"
@@ -239,5 +260,5 @@ def test_the_same_command_continues_after_ctrl_c(base: list[str], tmp_path: Path
         assert main([*longer, "--out", str(out)]) == 0
     assert {path: path.stat().st_mtime_ns for path in kept} == kept
     one, other = read_report(interrupted), read_report(straight)
-    assert one.models == other.models
+    assert [untimed(model) for model in one.models] == [untimed(model) for model in other.models]
     assert (interrupted / "tiny-robust.csv").read_bytes() == (straight / "tiny-robust.csv").read_bytes()

@@ -1,15 +1,19 @@
 """Retrieval metrics against naive loops, a second library, and odd cases."""
 
 import json
+from collections.abc import Callable, Iterator
 
 import numpy as np
 import pytest
 import torch
-from sklearn.metrics import average_precision_score
+from sklearn.cluster import KMeans
+from sklearn.metrics import average_precision_score, normalized_mutual_info_score
+from threadpoolctl import threadpool_limits
 from torch import Tensor
 from torch.nn import functional as F
 
-from hardrank.trainer.evaluation.retrieval import evaluate
+from hardrank.trainer.evaluation import retrieval
+from hardrank.trainer.evaluation.retrieval import cluster_nmi, evaluate
 from hardrank.trainer.metric import distances
 from hardrank.trainer.metric.distances import RetrievalError
 
@@ -101,3 +105,44 @@ def test_metrics_are_json() -> None:
 def test_bad_input_is_a_typed_error(embeddings: Tensor, labels: Tensor, says: str) -> None:
     with pytest.raises(RetrievalError, match=says):
         evaluate(embeddings, labels)
+
+
+def _noisy_classes(count: int, classes: int) -> tuple[Tensor, Tensor]:
+    """Embeddings (N,16) on the sphere whose classes overlap, so that k-means depends on its start; labels (N,)."""
+    generator = torch.Generator().manual_seed(0)
+    labels = torch.arange(count) % classes
+    centers = torch.randn(classes, 16, generator=generator)[labels]
+    return F.normalize(centers + 1.2 * torch.randn(count, 16, generator=generator), dim=1), labels
+
+
+@pytest.fixture
+def threads() -> Iterator[Callable[[int], None]]:
+    """Set the number of PyTorch's threads; restored after the test."""
+    before = torch.get_num_threads()
+    yield torch.set_num_threads
+    torch.set_num_threads(before)
+
+
+def test_nmi_is_that_of_the_best_of_ten_starts(monkeypatch: pytest.MonkeyPatch) -> None:
+    embeddings, labels = _noisy_classes(240, 12)
+    best = cluster_nmi(embeddings, labels, seed=0)
+    points = embeddings.double().numpy()
+    ten, one = (KMeans(12, n_init=n, max_iter=100, random_state=0).fit(points) for n in (10, 1))
+    assert ten.inertia_ < one.inertia_
+    assert best == pytest.approx(normalized_mutual_info_score(labels.numpy(), ten.labels_), abs=1e-6)
+    monkeypatch.setattr(retrieval, "LARGE_CLUSTERING", 0)
+    single = cluster_nmi(embeddings, labels, seed=0)
+    assert single == pytest.approx(normalized_mutual_info_score(labels.numpy(), one.labels_), abs=1e-6)
+
+
+def test_threads_do_not_change_the_metrics(threads: Callable[[int], None]) -> None:
+    embeddings, labels = _noisy_classes(240, 12)
+    found = []
+    for count in (1, 2, 8):
+        threads(count)
+        with threadpool_limits(count):
+            found.append(evaluate(embeddings, labels))
+    for other in found[1:]:
+        assert other.nmi == found[0].nmi
+        for name, value in found[0].to_dict().items():
+            assert other.to_dict()[name] == pytest.approx(value, abs=1e-6), name

@@ -148,6 +148,19 @@ def test_the_batch_does_not_matter(small: Small) -> None:
         assert parts.figures[key].noise == pytest.approx(result.noise, abs=1e-9)
 
 
+def test_threads_do_not_matter(small: Small) -> None:
+    before, cards = torch.get_num_threads(), []
+    try:
+        for count in (1, 2, 8):
+            torch.set_num_threads(count)
+            cards.append(measure(small))
+    finally:
+        torch.set_num_threads(before)
+    for card in cards[1:]:
+        for key, result in cards[0].figures.items():
+            assert card.figures[key].value == pytest.approx(result.value, abs=1e-6)
+
+
 def test_a_killed_evaluation_goes_on_and_ends_alike(small: Small, tmp_path: Path) -> None:
     expected = measure(small)
     calls = 0
