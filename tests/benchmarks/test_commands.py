@@ -23,6 +23,7 @@ TINY = {
     "recipe_cost": "demo demo-paper --zoo {zoo}",
     "serving": "",
     "sessions": "",
+    "strong_score": "--bundle {zoo}/demo-robust",
     "suspicion": "--benign {zoo}/demo-benign --robust {zoo}/demo-robust",
 }
 """What each benchmark is given besides `--tiny`."""
