@@ -61,6 +61,7 @@ def test_the_duration_counts_every_part() -> None:
     assert parts == {
         ("white", AuditPart.ATTACKS): pytest.approx(500 * 20 * 0.003),
         ("white", AuditPart.CHECKS): pytest.approx(32 * 20 * 0.003 + 16 * 0.002 * (LARGE_STEPS + SEARCH_QUERIES)),
+        ("white", AuditPart.STRONG): 0,
         ("white", AuditPart.CURVES): pytest.approx(50 * 12 * 0.003),
         ("white", AuditPart.WORST_CASES): pytest.approx(3 * 20 * 0.002),
     }
