@@ -19,8 +19,8 @@ from torch.nn import functional as F
 
 from benchmarks.command import BenchmarkOptions, parse_options
 from hardrank.models.embedder import Architecture, build_embedder
+from hardrank.models.network_input import network_input
 from hardrank.models.preprocessing import Fit, Preprocessing, to_unit
-from hardrank.models.weights import network_input
 from hardrank.trainer.config import load_recipe
 from hardrank.trainer.data import load_dataset
 from hardrank.trainer.data.dataset import Split

@@ -157,10 +157,19 @@ def _timm(name: str, image_size: int, **options: Any) -> nn.Module:
     if not timm.is_model(name):
         near = ", ".join(difflib.get_close_matches(name, timm.list_models(), n=4))
         raise BackboneError(f"timm has no model {name!r}" + (f"; similar: {near}" if near else ""))
-    config = timm.get_pretrained_cfg(name)
-    # Networks of tokens are built for one size; timm resamples their position embeddings to another.
-    sized: dict[str, Any] = {"img_size": image_size} if config is not None and config.fixed_input_size else {}
+    sized = size_options(name, image_size)
     return _built(f"timm/{name}", image_size, lambda: timm.create_model(name, **options, **sized))
+
+
+def size_options(name: str, image_size: int) -> dict[str, Any]:
+    """Return the options that build timm's network `name` for a size, if it is built for one, as those of tokens are.
+
+    timm resamples their position embeddings.
+    """
+    import timm
+
+    config = timm.get_pretrained_cfg(name)
+    return {"img_size": image_size} if config is not None and config.fixed_input_size else {}
 
 
 def _torchvision(name: str, image_size: int) -> nn.Module:

@@ -8,8 +8,10 @@ import torch
 
 from hardrank.models.backbones import build_backbone
 from hardrank.models.embedder import Architecture, Embedder
+from hardrank.models.network_input import network_input
 from hardrank.models.preprocessing import Preprocessing
-from hardrank.models.weights import build_pretrained, network_input, state_hash
+from hardrank.models.weights import build_pretrained
+from hardrank.models.weights_file import state_hash
 
 
 class LibraryWeights(StrEnum):

@@ -15,15 +15,10 @@ from torch import Tensor, nn
 from hardrank.models.backbones import BackboneError
 from hardrank.models.embedder import Architecture, build_embedder
 from hardrank.models.files import sha256
+from hardrank.models.network_input import network_input
 from hardrank.models.preprocessing import IMAGENET_MEAN, Fit, Interpolation, Preprocessing
-from hardrank.models.weights import (
-    CARRIED,
-    WeightsError,
-    WeightsOrigin,
-    build_pretrained,
-    network_input,
-    read_weights,
-)
+from hardrank.models.weights import CARRIED, WeightsOrigin, build_pretrained
+from hardrank.models.weights_file import WeightsError, read_weights
 
 LITE = "timm/efficientnet_lite0"
 CARRIED_FILE = CARRIED[LITE].sha256

@@ -13,7 +13,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from hardrank.models.embedder import Architecture, build_embedder
-from hardrank.models.weights import WeightsError
+from hardrank.models.weights_file import WeightsError
 from hardrank.trainer import preflight
 from hardrank.trainer.config import load_recipe
 from hardrank.trainer.export import ExportError, save_weights

@@ -24,7 +24,8 @@ from hardrank.audit_app.subjects.loading import (
 )
 from hardrank.models.backbones import BackboneError, build_backbone
 from hardrank.models.bundle import BundleError, load_embedder
-from hardrank.models.weights import WeightsError, network_input
+from hardrank.models.network_input import network_input
+from hardrank.models.weights_file import WeightsError
 from hardrank.serving.engine import Device
 from hardrank.trainer.runtime.environment import Precision
 from tests.audit_app.onnx_graphs import write_linear
