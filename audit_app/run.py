@@ -36,7 +36,7 @@ Exit status: 0 done and all limits hold, 1 a limit is violated, 2 invalid argume
 import shlex
 import sys
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Final
 
@@ -49,7 +49,7 @@ from hardrank.audit_app.audit.arguments import arguments_of, read_duration, read
 from hardrank.audit_app.audit.chance import chance_warning
 from hardrank.audit_app.audit.estimate import describe_reduction
 from hardrank.audit_app.audit.identity import settings_of
-from hardrank.audit_app.audit.options import AuditOptions, Curve, CurveParameter
+from hardrank.audit_app.audit.options import AuditOptions, Curve, CurveParameter, budget_options
 from hardrank.audit_app.audit.request import AuditRequest
 from hardrank.audit_app.audit.sequence import PreparedAudit, prepare_audit
 from hardrank.audit_app.blackbox import SEARCHES
@@ -80,11 +80,9 @@ from hardrank.models.home import typed
 from hardrank.models.progress import ConsoleProgress
 from hardrank.serving.engine import Device
 from hardrank.trainer.attacks.gtm import Unmatched
-from hardrank.trainer.attacks.options import declared_options
 from hardrank.trainer.attacks.registry import ATTACKS, SCORECARD
 from hardrank.trainer.config import pixels
 from hardrank.trainer.evaluation.robustness import RobustnessOptions
-from hardrank.trainer.evaluation.strong import STRONG_IMAGES
 from hardrank.trainer.runtime.environment import Precision
 from hardrank.trainer.runtime.malloc import keep_freed_memory
 
@@ -101,14 +99,7 @@ _PLACE = tyro.conf.create_mutex_group(required=True, title="gallery")
 if TYPE_CHECKING:
     BudgetArguments = RobustnessOptions
 else:
-    BudgetArguments = arguments_of(
-        RobustnessOptions,
-        [
-            replace(option, default=STRONG_IMAGES) if option.name == "strong_images" else option
-            for option in declared_options(RobustnessOptions)
-        ],
-        doc="Budget and engine of the attacks.",
-    )
+    BudgetArguments = arguments_of(RobustnessOptions, budget_options(), doc="Budget and engine of the attacks.")
 
 
 @dataclass(frozen=True, kw_only=True)

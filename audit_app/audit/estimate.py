@@ -249,6 +249,7 @@ def _reduced(estimate: AuditEstimate, images: int, queries: int | None) -> Audit
             robustness,
             seed_check=min(robustness.seed_check, checked),
             sanity_images=min(robustness.sanity_images, checked),
+            strong_images=min(robustness.strong_images, checked),
         )
         options = replace(options, robustness=robustness)
     if queries is not None:

@@ -1,7 +1,7 @@
 """Options of an audit: attacks, budgets, black-box search, curves."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from typing import Any
 
@@ -9,8 +9,10 @@ from hardrank.audit_app.blackbox import make_search
 from hardrank.audit_app.blackbox.choice import SearchMethod, search_name
 from hardrank.audit_app.errors import AuditError
 from hardrank.trainer.attacks.attack import Attack
+from hardrank.trainer.attacks.options import Option, declared_options
 from hardrank.trainer.attacks.registry import ATTACKS, SCORECARD
 from hardrank.trainer.evaluation.robustness import RobustnessOptions
+from hardrank.trainer.evaluation.strong import STRONG_IMAGES
 
 
 class CurveParameter(StrEnum):
@@ -88,3 +90,11 @@ class AuditOptions:
     def build(self) -> dict[str, Attack]:
         """Make the attacks; raises `AttackError` for unknown names."""
         return self.robustness.attacks(self.attacks)
+
+
+def budget_options() -> tuple[Option, ...]:
+    """Return the options of `RobustnessOptions` with the defaults of an audit, which measures the strong ERS."""
+    return tuple(
+        replace(option, default=STRONG_IMAGES) if option.name == "strong_images" else option
+        for option in declared_options(RobustnessOptions)
+    )

@@ -6,7 +6,7 @@ from typing import Any, Final
 
 import streamlit as st
 
-from hardrank.audit_app.audit.options import AuditOptions, Curve, CurveParameter
+from hardrank.audit_app.audit.options import AuditOptions, Curve, CurveParameter, budget_options
 from hardrank.audit_app.audit.request import AuditRequest
 from hardrank.audit_app.drawing.score_panel import (
     caution_list,
@@ -27,7 +27,6 @@ from hardrank.audit_app.web.option_fields import comparable_budget, in_pixels, o
 from hardrank.audit_app.web.panel import panel
 from hardrank.audit_app.web.resources import audit_jobs
 from hardrank.audit_app.web.selection_fields import catalogue
-from hardrank.trainer.attacks.options import declared_options
 from hardrank.trainer.attacks.pgd import Norm
 from hardrank.trainer.attacks.registry import ATTACKS, SCORECARD
 from hardrank.trainer.evaluation.robustness import RobustnessOptions
@@ -157,7 +156,7 @@ def _form(jobs: AuditJobs) -> None:
                 help="a seeded sample; more images make the intervals narrower",
             )
             seed = st.number_input("seed", 0, 2**31 - 1, 0, key="audit.seed")
-        declared = {option.name: option for option in declared_options(RobustnessOptions)}
+        declared = {option.name: option for option in budget_options()}
         with middle:
             norm = _norm(declared)
             main = [declared[name] for name in ("epsilon", "alpha", "steps")]
