@@ -1,8 +1,8 @@
 """The commands in the documentation exist: programs are known, and their `--help` lists the options that are shown."""
 
 import re
+import runpy
 import shlex
-import subprocess
 import sys
 from collections import defaultdict
 from collections.abc import Mapping
@@ -76,19 +76,19 @@ def options() -> Mapping[tuple[str, ...], set[str]]:
     return found
 
 
-def printed_help(named: tuple[str, ...]) -> str:
-    """What `--help` prints. The programs of the package run in this process, which spares importing them again."""
+def printed_help(named: tuple[str, ...], monkeypatch: pytest.MonkeyPatch) -> str:
+    """What `--help` prints. Programs run in this process, which spares importing their libraries again."""
     program, target, *subcommand = named
     by_script = {script: command for command, script in SCRIPTS.items()}
     command = target if program == "hardrank" else by_script.get(target)
-    if command is None:
-        called = [sys.executable, target, *subcommand, "--help"]
-        done = subprocess.run(called, cwd=ROOT, capture_output=True, text=True, check=False)
-        assert done.returncode == 0, done.stderr
-        return done.stdout
     with redirect_stdout(StringIO()) as printed:
         try:
-            status = import_module(COMMANDS[command].module).main([*subcommand, "--help"])
+            if command is None:
+                monkeypatch.setattr(sys, "argv", [target, *subcommand, "--help"])
+                runpy.run_path(str(ROOT / target), run_name="__main__")
+                status = None
+            else:
+                status = import_module(COMMANDS[command].module).main([*subcommand, "--help"])
         except SystemExit as error:
             status = error.code
     assert not status
@@ -103,5 +103,5 @@ def test_commands_are_known(page: Path) -> None:
 @pytest.mark.parametrize("named", sorted(options()), ids=" ".join)
 def test_help_works_and_lists_the_options(named: tuple[str, ...], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("COLUMNS", "200")
-    listed = set(re.findall(r"--[\w.-]+", printed_help(named))) | {"--help"}
+    listed = set(re.findall(r"--[\w.-]+", printed_help(named, monkeypatch))) | {"--help"}
     assert options()[named] <= listed

@@ -87,15 +87,8 @@ def test_results_of_attacked_images_are_a_csv_file(finished: tuple[Place, str]) 
     assert {"row", "label", "CA+", "GTT"} <= rows[0].keys()
 
 
-@pytest.mark.parametrize(
-    "moment",
-    [
-        "robust",
-        pytest.param("attacks on benign", marks=pytest.mark.slow),
-        pytest.param("warmup", marks=pytest.mark.slow),
-        pytest.param("benign", marks=pytest.mark.slow),
-    ],
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("moment", ["warmup", "benign", "robust", "attacks on benign"])
 def test_a_killed_run_resumes_to_the_same_weights(finished: tuple[Place, str], tmp_path: Path, moment: str) -> None:
     uninterrupted, _ = finished
     place = Place(tmp_path)

@@ -354,7 +354,7 @@ def test_attacks_over_the_limit_wait_in_the_queue(served: list[ServedGallery]) -
         time.sleep(0.01)
     assert (second.status().phase, second.status().ahead) == (AttackPhase.WAITING, 1)
     second.stop()
-    assert second.wait(PATIENCE_S).phase is AttackPhase.FAILED
+    assert second.wait(PATIENCE_S).phase is AttackPhase.STOPPED
     first.abandon()
     assert first.wait(PATIENCE_S).phase is AttackPhase.ABANDONED
 

@@ -109,10 +109,7 @@ class TestClassFolders:
         assert data.train.classes + data.test.classes == ("a", "b", "c", "d")
         assert len(data.train) + len(data.test) == 8
         assert data.summary()["problems"]["unreadable image"] == 2
-        assert (
-            "a/notes.txt: not an image (its name ends in none of .bmp, .gif, .jpeg, .jpg, .png, .tif, .tiff, .webp)"
-            in data.summary()["problem_files"]
-        )
+        assert any(line.startswith("a/notes.txt: not an image") for line in data.summary()["problem_files"])
 
     def test_images_of_one_name_in_two_folders_of_a_class_are_two_images(self, tmp_path: Path) -> None:
         write_classes(tmp_path, "bcd")
