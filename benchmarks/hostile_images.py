@@ -45,13 +45,13 @@ class Options(BenchmarkOptions):
 
     queries: int = 300
     """Most queries of the first caller per attack."""
-    seconds: float = 9.0
+    seconds: float = 6.0
     """Most seconds per attack, and alone."""
     side: int = 6000
     """Pixels a side of the hostile images that are decoded."""
     connections: int = 16
     """Connections of the attacker."""
-    items: int = 10_000
+    items: int = 2000
     """Items of the gallery."""
 
 
