@@ -284,10 +284,15 @@ def test_an_invalid_number_in_the_address_is_named(browser: Any, server: PageSer
         assert not page.query_selector("#results .hr-card")
 
 
-def test_the_chosen_model_is_legible_under_the_pointer(page: Any) -> None:
-    page.hover("#models label.selected")
+def test_the_chosen_model_stays_marked_under_the_pointer(page: Any) -> None:
+    radio = "#models label.selected input"
+    color = f"getComputedStyle(document.querySelector('{radio}')).backgroundColor"
+    page.mouse.move(0, 0)
+    before = page.evaluate(color)
+    page.hover(radio)
     page.wait_for_timeout(300)
-    assert not page.evaluate(LOW_CONTRAST)
+    assert page.evaluate(f"document.querySelector('{radio}').matches(':hover')")
+    assert page.evaluate(color) == before
 
 
 def test_a_longer_page_keeps_its_width(page: Any) -> None:
