@@ -26,7 +26,7 @@ def base(tiny_zoo: list[Path], gratings: Path) -> list[str]:
         *("--models", str(tiny_zoo[1])),
         *("--images", str(gratings)),
         *("--attacks", "TMA", "ES", "--attacked", "6", "--steps", "2", "--seed-check", "0", "--bootstrap", "20"),
-        *("--strong-images", "2"),
+        *("--strong-images", "2", "--sanity-images", "2"),
         *("--worst", "1", "--device", "cpu", "--threads", "1"),
     ]
 

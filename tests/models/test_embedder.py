@@ -73,7 +73,10 @@ def test_the_folded_embedder_has_the_same_output_and_gradient(backbone: str) -> 
     assert not any(parameter.requires_grad for parameter in folded_embedder.parameters())
 
 
-@pytest.mark.parametrize("backbone", ["small-resnet", "timm/resnet10t", "mobilenet_v3_small", "vgg11_bn"])
+@pytest.mark.parametrize(
+    "backbone",
+    ["small-resnet", "timm/resnet10t", "mobilenet_v3_small", pytest.param("vgg11_bn", marks=pytest.mark.slow)],
+)
 def test_the_folded_update_has_the_output_and_gradients_of_the_network(backbone: str) -> None:
     """Of training mode with batch norm in evaluation mode; the dropout of VGG draws the same."""
     embedder = _trained_like(Architecture(backbone=backbone, dimension=16, image_size=64))

@@ -123,6 +123,7 @@ def test_two_processes_cannot_use_the_same_run(tmp_path: Path) -> None:
         assert "another process is using" in place.run("--overwrite", expect=2)
 
 
+@pytest.mark.slow
 def test_replacing_a_run_can_be_resumed(finished: tuple[Place, str], tmp_path: Path) -> None:
     """The bundles of the former run stay until they are replaced, and finished parts of the new run are kept."""
     trained, _ = finished
