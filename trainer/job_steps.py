@@ -298,12 +298,12 @@ def measure(job: Job, embedder: Embedder, kind: str, *, seed_check: int = SEED_C
     evaluation = job.config.evaluation
 
     def report(progress: EvaluationProgress) -> None:
-        steps = min(1.0, progress.inside.step / evaluation.steps)
-        block = min(evaluation.batch * job.processes.size, progress.queries - progress.queries_done)
-        share = (progress.attacks_done + steps) / progress.attacks
-        done = round(progress.queries_done + share * block)
-        stage = f"{'stronger ' if progress.strong else ''}attacks on {kind}"
-        job.report(StageProgress(stage=stage, done=done, total=progress.queries))
+        done: float = progress.queries_done
+        if progress.inside is not None:
+            steps = min(1.0, progress.inside.step / evaluation.steps)
+            block = min(evaluation.batch * job.processes.size, progress.queries - progress.queries_done)
+            done += (progress.attacks_done + steps) / progress.attacks * block
+        job.report(StageProgress(stage=f"{progress.phase} on {kind}", done=round(done), total=progress.queries))
 
     measured = evaluate_embedder(
         job,

@@ -37,18 +37,17 @@ from hardrank.trainer.evaluation.journal import Journal
 from hardrank.trainer.evaluation.retrieval import RetrievalMetrics, evaluate
 from hardrank.trainer.evaluation.robustness import (
     CancelledError,
+    EvaluationPhase,
     EvaluationProgress,
     RobustnessOptions,
     measure_robustness,
     sample_queries,
 )
-from hardrank.trainer.evaluation.sanity import LARGE_STEPS, SEARCH_QUERIES
 from hardrank.trainer.evaluation.scorecard import Scorecard, bootstrap_interval
 from hardrank.trainer.metric.distances import RetrievalError
 
 _LOCK: Final = ".lock"
-_STEPS_BETWEEN_REPORTS: Final = 2
-"""Calls of `cancel` without a report after which the attacks are taken to be finished."""
+_CHECK_PHASES: Final = (EvaluationPhase.SANITY, EvaluationPhase.OTHER_SEED)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -219,26 +218,23 @@ class _ModelAudit:
         `place` is the number of this scorecard among those of the part, and how many there are.
         """
         subject, options = self.embedded.subject, self.options
-        checks = _CheckSteps(robustness, len(rows), attacks=len(options.attacks), batch=options.batch, method=method)
-
-        def cancelled() -> bool:
-            if checks.step():
-                self.report(AuditPart.CHECKS, f"checks of {subject.name}", checks.done, checks.total)
-            return self.cancel()
 
         def show(progress: EvaluationProgress) -> None:
-            share = min(1.0, progress.inside.step / max(1, robustness.steps))
-            if progress.inside.queries is not None and isinstance(method, Search):
-                share = float(progress.inside.queries.max()) / method.queries
-            block = min(options.batch, progress.queries - progress.queries_done)
-            done = progress.queries_done + (progress.attacks_done + min(1.0, share)) / progress.attacks * block
-            checks.attack_step()
-            if progress.strong:
-                share = done / progress.queries
+            done = _queries_done(progress, options, robustness.steps, method)
+            share = done / progress.queries
+            if progress.phase is EvaluationPhase.ATTACKS:
+                self.report(part, stage, round(done), progress.queries, (place[0] + share) / place[1])
+            elif progress.phase is EvaluationPhase.STRONG:
                 self.report(AuditPart.STRONG, f"stronger {stage}", round(done), progress.queries, share)
-                return
-            within = (place[0] + done / progress.queries) / place[1]
-            self.report(part, stage, round(done), progress.queries, within)
+            else:
+                share = _CHECK_PHASES.index(progress.phase) + share
+                self.report(
+                    AuditPart.CHECKS,
+                    f"{progress.phase} on {subject.name}",
+                    round(done),
+                    progress.queries,
+                    share / len(_CHECK_PHASES),
+                )
 
         card = measure_robustness(
             subject.judge if method is not None else subject.gradients,
@@ -253,41 +249,23 @@ class _ModelAudit:
             judge=subject.judge,
             method=method,
             progress=show,
-            cancel=cancelled,
+            cancel=self.cancel,
             resume=Journal(self.journal / name),
         )
         self.report(part, stage, len(rows), len(rows), (place[0] + 1) / place[1])
         return card
 
 
-class _CheckSteps:
-    """Counts the steps of the checks after the attacks, which report no progress of their own.
-
-    `cancel` is called before each step of attacks and checks; only a step of an attack is followed by a report.
-    """
-
-    def __init__(
-        self, options: RobustnessOptions, attacked: int, *, attacks: int, batch: int, method: Method | None
-    ) -> None:
-        again, sample = min(attacked, options.seed_check), min(attacked, options.sanity_images)
-        effort = method.queries if isinstance(method, Search) else options.steps * options.restarts
-        self.total = attacks * effort * -(-again // batch)
-        if method is None:
-            self.total += (LARGE_STEPS + SEARCH_QUERIES) * -(-sample // batch)
-        self.done = 0
-        self._unanswered = 0
-
-    def attack_step(self) -> None:
-        """Note that an attack has reported a step."""
-        self._unanswered = 0
-
-    def step(self) -> bool:
-        """Note a step; return whether it belongs to the checks."""
-        self._unanswered += 1
-        if self._unanswered <= _STEPS_BETWEEN_REPORTS or self.done >= self.total:
-            return False
-        self.done += 1
-        return True
+def _queries_done(progress: EvaluationProgress, options: AuditOptions, steps: int, method: Method | None) -> float:
+    """Return how many queries' worth of a phase is done."""
+    inside = progress.inside
+    if inside is None:
+        return progress.queries_done
+    share = inside.step / max(1, steps)
+    if inside.queries is not None and isinstance(method, Search):
+        share = float(inside.queries.max()) / method.queries
+    block = min(options.batch, progress.queries - progress.queries_done)
+    return progress.queries_done + (progress.attacks_done + min(1.0, share)) / progress.attacks * block
 
 
 def _measure(part: _ModelAudit, rows: torch.Tensor) -> ModelResult:

@@ -3,6 +3,7 @@
 import zlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
+from enum import StrEnum
 from functools import partial
 from typing import Any, Final
 
@@ -39,7 +40,14 @@ from hardrank.trainer.evaluation.diagnostics import (
     sanity_figures,
 )
 from hardrank.trainer.evaluation.journal import Columns, Journal
-from hardrank.trainer.evaluation.sanity import SanityRuns, join_runs, require_evaluation_mode, run_sanity
+from hardrank.trainer.evaluation.sanity import (
+    LARGE_STEPS,
+    SEARCH_QUERIES,
+    SanityRuns,
+    join_runs,
+    require_evaluation_mode,
+    run_sanity,
+)
 from hardrank.trainer.evaluation.scorecard import Check, PerImage, Scorecard, StrongScore, figures_of, summarise
 from hardrank.trainer.evaluation.strong import (
     STRONG_RESTARTS,
@@ -119,6 +127,15 @@ _OF_ATTACKS: Final = frozenset({"unmatched"})
 """Options of `RobustnessOptions` that belong to an attack; they are recorded with it."""
 
 
+class EvaluationPhase(StrEnum):
+    """What an evaluation does, in this order."""
+
+    ATTACKS = "attacks"
+    SANITY = "sanity runs"
+    OTHER_SEED = "attacks with another seed"
+    STRONG = "stronger attacks"
+
+
 @dataclass(frozen=True)
 class EvaluationProgress:
     """The state of a running evaluation."""
@@ -130,10 +147,9 @@ class EvaluationProgress:
     queries_done: int
     """Queries on which all attacks are finished."""
     queries: int
-    inside: AttackProgress
-    """The running attack."""
-    strong: bool = False
-    """Whether these are the stronger attacks on a sample, which follow those of the scorecard."""
+    inside: AttackProgress | None
+    """The running attack; None in the sanity runs, of which `queries_done` counts the steps in units of queries."""
+    phase: EvaluationPhase
 
 
 def bytes_provider(images: Tensor) -> ImageProvider:
@@ -232,7 +248,7 @@ def measure_robustness(
     if options.seed_check:
         some = victims[: options.seed_check]
         again = {name: _Results(some) for name in attacks}
-        _attack_all(replace(task, progress=None), some, again, seed=seed + 1, resume=None)
+        _attack_all(replace(task, phase=EvaluationPhase.OTHER_SEED), some, again, seed=seed + 1, resume=None)
         passes += sum(results.passes for results in again.values())
         checks += compare_seeds([_rows(table, np.arange(len(some))), _table(task, some, again)], figures_of(attacks))
     figures = figures_of(attacks)
@@ -278,6 +294,7 @@ class _Task:
     cancel: Callable[[], bool]
     method: Method | None
     processes: Processes
+    phase: EvaluationPhase = EvaluationPhase.ATTACKS
 
 
 class _Results:
@@ -354,9 +371,14 @@ def _run_sanity(task: _Task, victims: Victims, table: PerImage, *, seed: int) ->
     sample = victims[stride]
     known = table.columns["ES:D"][stride] if isinstance(task.attacks.get("ES"), EmbeddingShift) else None
 
+    steps, total = 0, (LARGE_STEPS + SEARCH_QUERIES) * -(-len(sample) // task.batch)
+
     def on_step() -> None:
+        nonlocal steps
+        steps = min(steps + 1, total)
         if task.cancel():
             raise _cancelled()
+        _report(task, "sanity runs", 0, 1, len(sample) * steps // total, len(sample), None, EvaluationPhase.SANITY)
 
     parts = []
     for begin in range(0, len(sample), task.batch):
@@ -449,9 +471,7 @@ def _rows(table: PerImage, places: np.ndarray) -> PerImage:
 def _report_strong(
     task: _Task, searches: Sequence[Search], done: int, queries: int, place: int, inside: AttackProgress
 ) -> None:
-    if task.progress is not None:
-        name = searches[place].name
-        task.progress(EvaluationProgress(name, place, len(searches), done, queries, inside, strong=True))
+    _report(task, searches[place].name, place, len(searches), done, queries, inside, EvaluationPhase.STRONG)
 
 
 def _per_pixel(options: RobustnessOptions, images: Tensor) -> float:
@@ -487,7 +507,7 @@ def _attack_all(
         for place, name in enumerate(missing, start=len(task.attacks) - len(missing)):
             found: list[tuple[np.ndarray, Columns]] = []
             if name in mine:
-                report = partial(_report, task, name, place, begin, len(victims))
+                report = partial(_report_attack, task, name, place, begin, len(victims))
                 found.append((rows, _attack_block(task, name, images, noisy, block, seed=seed, report=report)))
             for of_process in processes.gather(found):
                 for attacked, columns in of_process:
@@ -496,9 +516,22 @@ def _attack_all(
                         resume.record(name, attacked, columns)
 
 
-def _report(task: _Task, name: str, place: int, done: int, queries: int, inside: AttackProgress) -> None:
+def _report_attack(task: _Task, name: str, place: int, done: int, queries: int, inside: AttackProgress) -> None:
+    _report(task, name, place, len(task.attacks), done, queries, inside, task.phase)
+
+
+def _report(
+    task: _Task,
+    attack: str,
+    place: int,
+    attacks: int,
+    done: int,
+    queries: int,
+    inside: AttackProgress | None,
+    phase: EvaluationPhase,
+) -> None:
     if task.progress is not None:
-        task.progress(EvaluationProgress(name, place, len(task.attacks), done, queries, inside))
+        task.progress(EvaluationProgress(attack, place, attacks, done, queries, inside, phase))
 
 
 def _attack_block(

@@ -285,7 +285,9 @@ def test_cancel(small: Small) -> None:
     assert seen[-1].attack == "QA-"
     assert seen[-1].attacks_done == 1
     assert seen[-1].attacks == 4
-    assert seen[-1].inside.step == 3
+    inside = seen[-1].inside
+    assert inside is not None
+    assert inside.step == 3
 
 
 def test_interval_covers_the_mean_of_a_known_distribution() -> None:

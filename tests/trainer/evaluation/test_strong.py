@@ -14,6 +14,7 @@ from hardrank.trainer.attacks.options import AttackError
 from hardrank.trainer.evaluation.journal import Journal
 from hardrank.trainer.evaluation.robustness import (
     CancelledError,
+    EvaluationPhase,
     EvaluationProgress,
     RobustnessOptions,
     measure_robustness,
@@ -132,7 +133,7 @@ def test_the_batch_does_not_matter(small_robust: Small, strong: StrongScore) -> 
 
 def test_it_resumes_and_ends_alike(small_robust: Small, card: Scorecard, tmp_path: Path) -> None:
     def stop_in_strong(seen: EvaluationProgress) -> None:
-        if seen.strong and seen.queries_done == 4:
+        if seen.phase is EvaluationPhase.STRONG and seen.queries_done == 4:
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
@@ -159,7 +160,7 @@ def test_cancelling_it_keeps_nothing_half_done(small_robust: Small, tmp_path: Pa
             small_robust,
             resume=Journal(tmp_path),
             progress=seen.append,
-            cancel=lambda: bool(seen) and seen[-1].strong,
+            cancel=lambda: bool(seen) and seen[-1].phase is EvaluationPhase.STRONG,
         )
     assert not list(tmp_path.glob("strong*.npz"))
 
