@@ -16,8 +16,8 @@ Vectors = npt.NDArray[np.float32]
 Counts = npt.NDArray[np.int64]
 Floats = npt.NDArray[np.float64]
 
-_BLOCK: Final = 1024
-"""Queries that are compared with all vectors at once."""
+_ELEMENTS: Final = 1 << 24
+"""How many similarities are held at once: 64 MiB, and twice as much for their order."""
 _USUAL: Final = 2.0
 """Scores up to which an item is not compared with its neighbors."""
 _FEWEST: Final = 8
@@ -76,13 +76,7 @@ def k_occurrences(vectors: Vectors, k: int, *, queries: Counts | None = None) ->
     chosen = np.arange(n) if queries is None else queries
     depth = min(k, n - 1)
     neighbors = np.full((len(chosen), k), -1, dtype=np.int64)
-    for start in range(0, len(chosen), _BLOCK) if depth > 0 else ():
-        part = chosen[start : start + _BLOCK]
-        scores = vectors[part] @ vectors.T
-        scores[np.arange(len(part)), part] = -np.inf
-        best = np.argpartition(scores, -depth, axis=1)[:, -depth:]
-        order = np.argsort(-np.take_along_axis(scores, best, axis=1), axis=1, kind="stable")
-        neighbors[start : start + len(part), :depth] = np.take_along_axis(best, order, axis=1)
+    neighbors[:, :depth] = _nearest_others(vectors, chosen, depth)
     counts = np.bincount(neighbors[neighbors >= 0], minlength=n)
     return Occurrences(k=k, queries=len(chosen), neighbors=neighbors, counts=counts, expected=float(counts.mean()))
 
@@ -113,22 +107,33 @@ def hub_scores(vectors: Vectors, labels: npt.NDArray[np.int32], occurrences: Occ
 def robust_z(values: Floats) -> Floats:
     """Return (x − median) / (1.4826 · MAD), which outliers do not inflate; for MAD 0, the mean deviation · 1.2533."""
     deviation = values - np.median(values)
-    spread = 1.4826 * float(np.median(np.abs(deviation)))
-    if not spread:
-        spread = 1.2533 * float(np.abs(deviation).mean())
+    spread = _deviation(values) or 1.2533 * float(np.abs(deviation).mean())
     return deviation / spread if spread else np.zeros_like(deviation)
+
+
+def _deviation(values: Floats) -> float:
+    """Return 1.4826 · MAD, the standard deviation of normal values."""
+    return 1.4826 * float(np.median(np.abs(values - np.median(values))))
+
+
+def _nearest_others(vectors: Vectors, rows: Counts, depth: int) -> Counts:
+    """Return the `depth` nearest others (q,depth) of the items `rows` (q,), best first."""
+    found = np.empty((len(rows), depth), dtype=np.int64)
+    block = max(1, _ELEMENTS // len(vectors))
+    for start in range(0, len(rows), block) if depth > 0 else ():
+        part = rows[start : start + block]
+        scores = vectors[part] @ vectors.T
+        scores[np.arange(len(part)), part] = -np.inf
+        best = np.argpartition(scores, -depth, axis=1)[:, -depth:]
+        order = np.argsort(-np.take_along_axis(scores, best, axis=1), axis=1, kind="stable")
+        found[start : start + block] = np.take_along_axis(best, order, axis=1)
+    return found
 
 
 def _local(vectors: Vectors, roots: Floats, highest: Floats, k: int) -> Floats:
     """Compare items that are unusual with the median of the items nearest to them, in units of all items."""
     result = np.zeros_like(roots)
-    unit = 1.4826 * float(np.median(np.abs(roots - np.median(roots)))) or 1.0
     unusual = np.flatnonzero(highest > _USUAL)
-    for start in range(0, len(unusual), _BLOCK):
-        part = unusual[start : start + _BLOCK]
-        scores = vectors[part] @ vectors.T
-        scores[np.arange(len(part)), part] = -np.inf
-        depth = min(5 * k, len(vectors) - 1)
-        near = np.argpartition(scores, -depth, axis=1)[:, -depth:]
-        result[part] = (roots[part] - np.median(roots[near], axis=1)) / unit
+    near = _nearest_others(vectors, unusual, min(5 * k, len(vectors) - 1))
+    result[unusual] = (roots[unusual] - np.median(roots[near], axis=1)) / (_deviation(roots) or 1.0)
     return result
