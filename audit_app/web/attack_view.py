@@ -117,19 +117,11 @@ def _drawn_groups(loaded: LoadedGallery, chosen: ChosenImages, form: AttackForm)
     groups = []
     for rows, models in by_rows.items():
         of = "" if len(by_rows) == 1 else f" for {', '.join(served.name for served in models)}"
-        title = "Wanted order" if _ordered(form.attack) else "Drawn from the seed" if _random(form) else "Aims at"
+        kind = ATTACKS[form.attack]
+        # The targets of an attack whose targets nobody chooses follow from the ranking, not from the seed.
+        title = "Wanted order" if kind.ordered else "Aims at" if kind.targets is None else "Drawn from the seed"
         groups.append(_target_group(models[0], form, rows, f"{title}{of}"))
     return groups
-
-
-def _ordered(attack: str) -> bool:
-    """Return whether the order of an attack's targets is its goal."""
-    return attack == "ORDER"
-
-
-def _random(form: AttackForm) -> bool:
-    """Return whether the seed decides the targets; those of some attacks follow from the ranking."""
-    return ATTACKS[form.attack].targets is not None
 
 
 def _target_group(served: ServedGallery, form: AttackForm, rows: Sequence[int], title: str) -> TargetGroup:
@@ -141,7 +133,7 @@ def _target_group(served: ServedGallery, form: AttackForm, rows: Sequence[int], 
 
 
 def _target_name(attack: str, place: int, count: int) -> str:
-    if _ordered(attack):
+    if ATTACKS[attack].ordered:
         return f"rank {place + 1}"
     choice = ATTACKS[attack].targets
     called = "item" if choice is None else choice.noun

@@ -125,7 +125,7 @@ def photograph_audit_app(browser: Any, folder: Path, out: Path) -> None:
                 save(out / f"{picture}.png", _rankings(page))
         for picture, place, height in (("audit-scorecard", "scorecard", 1080), ("audit-weak-spots", "weak_spots", 980)):
             with _page(browser, f"{server.url}/{place}", "light", 1180, height) as page:
-                page.wait_for_selector("[data-testid=stMainBlockContainer] h2")
+                page.wait_for_selector("[data-testid=stMainBlockContainer] h1")
                 page.wait_for_load_state("networkidle")
                 page.wait_for_timeout(6000)
                 save(out / f"{picture}.png", page.screenshot())

@@ -32,6 +32,8 @@ class AttackKind:
     """The attack's frozen dataclass."""
     targets: TargetChoice | None = None
     """How targets are chosen by hand; None: the attack needs none, or finds them itself."""
+    ordered: bool = False
+    """Whether the goal is an order of the targets."""
     fixed: Mapping[str, Any] = field(default_factory=dict)
     """Fields that the name determines, such as the direction; callers cannot set them."""
     defaults: Mapping[str, Any] = field(default_factory=dict)

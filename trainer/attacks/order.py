@@ -93,5 +93,6 @@ KINDS: Final = (
         title="the first k items appear in a given order",
         story="The image is changed so that its first answers appear in another order.",
         build=OrderAttack,
+        ordered=True,
     ),
 )
