@@ -29,12 +29,7 @@ from hardrank.trainer.attacks.attack import Figure, Gallery, victims_in
 from hardrank.trainer.attacks.margin import MarginAttack
 from hardrank.trainer.attacks.registry import ATTACKS, SCORECARD
 from hardrank.trainer.attacks.runner import AttackEngine, AttackOptions, run_attack
-from hardrank.trainer.evaluation.robustness import (
-    RobustnessOptions,
-    bytes_provider,
-    measure_robustness,
-    sample_queries,
-)
+from hardrank.trainer.evaluation.robustness import RobustnessOptions, bytes_provider, measure_robustness, sample_queries
 from hardrank.trainer.evaluation.scorecard import ERS_KEYS, PerImage, figures_of
 from hardrank.trainer.evaluation.strong import STRONG_IMAGES, Search, search_block
 from hardrank.trainer.runtime.environment import hardware, versions

@@ -24,15 +24,10 @@ from hardrank.trainer.data import load_dataset
 from hardrank.trainer.data.dataset import Dataset
 from hardrank.trainer.data.store import ImageStore
 from hardrank.trainer.defenses import parse_defense
+from hardrank.trainer.evaluation.blocks import EvaluationProgress
 from hardrank.trainer.evaluation.journal import Journal
 from hardrank.trainer.evaluation.retrieval import RetrievalMetrics, evaluate
-from hardrank.trainer.evaluation.robustness import (
-    SEED_CHECK,
-    EvaluationProgress,
-    RobustnessOptions,
-    measure_robustness,
-    sample_queries,
-)
+from hardrank.trainer.evaluation.robustness import SEED_CHECK, RobustnessOptions, measure_robustness, sample_queries
 from hardrank.trainer.evaluation.scorecard import Scorecard
 from hardrank.trainer.runtime.launch import LaunchError
 from hardrank.trainer.runtime.metrics_log import MetricsLog

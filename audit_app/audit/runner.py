@@ -33,16 +33,10 @@ from hardrank.models.progress import OnProgress
 from hardrank.trainer.attacks.attack import Attack, victims_in
 from hardrank.trainer.attacks.options import AttackError
 from hardrank.trainer.attacks.runner import Method, never_cancel
+from hardrank.trainer.evaluation.blocks import CancelledError, EvaluationPhase, EvaluationProgress
 from hardrank.trainer.evaluation.journal import Journal
 from hardrank.trainer.evaluation.retrieval import RetrievalMetrics, evaluate
-from hardrank.trainer.evaluation.robustness import (
-    CancelledError,
-    EvaluationPhase,
-    EvaluationProgress,
-    RobustnessOptions,
-    measure_robustness,
-    sample_queries,
-)
+from hardrank.trainer.evaluation.robustness import RobustnessOptions, measure_robustness, sample_queries
 from hardrank.trainer.evaluation.scorecard import Scorecard, bootstrap_interval
 from hardrank.trainer.metric.distances import RetrievalError
 

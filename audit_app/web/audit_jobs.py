@@ -16,7 +16,7 @@ from hardrank.audit_app.results.schema import AuditReport, ReportError, read_rep
 from hardrank.models.cores import usable_cores
 from hardrank.models.errors import HardrankError
 from hardrank.models.progress import OnProgress, StageProgress
-from hardrank.trainer.evaluation.robustness import CancelledError
+from hardrank.trainer.evaluation.blocks import CancelledError
 
 _logger = logging.getLogger(__name__)
 

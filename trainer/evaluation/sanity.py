@@ -17,6 +17,8 @@ from hardrank.trainer.attacks.options import AttackError
 from hardrank.trainer.attacks.pgd import Norm
 from hardrank.trainer.attacks.runner import AttackOptions, run_attack
 from hardrank.trainer.attacks.squares import square_steps
+from hardrank.trainer.evaluation.blocks import EvaluationPhase, EvaluationTask, cancelled
+from hardrank.trainer.evaluation.scorecard import PerImage
 
 SEARCH_QUERIES: Final = 64
 """Queries of the search without gradients, for each image."""
@@ -172,3 +174,39 @@ def _call(on_step: Callable[[], None]) -> Callable[[object], None]:
 
 def _numbers(values: Tensor) -> np.ndarray:
     return values.detach().double().cpu().numpy()
+
+
+def run_sanity_sample(task: EvaluationTask, victims: Victims, table: PerImage, *, images: int, seed: int) -> SanityRuns:
+    """Run the sanity runs on an even sample of at most `images` of the victims, in parts of a batch."""
+    stride = slice(None, None, -(-len(victims) // images))
+    sample = victims[stride]
+    known = table.columns["ES:D"][stride] if isinstance(task.attacks.get("ES"), EmbeddingShift) else None
+
+    steps, total = 0, (LARGE_STEPS + SEARCH_QUERIES) * -(-len(sample) // task.batch)
+
+    def on_step() -> None:
+        nonlocal steps
+        steps = min(steps + 1, total)
+        if task.cancel():
+            raise cancelled()
+        task.report("sanity runs", len(sample) * steps // total, len(sample), None, phase=EvaluationPhase.SANITY)
+
+    parts = []
+    for begin in range(0, len(sample), task.batch):
+        part = slice(begin, begin + task.batch)
+        some = sample[part]
+        parts.append(
+            run_sanity(
+                task.embed,
+                task.judge,
+                task.images(some.own),
+                some,
+                task.gallery,
+                task.options,
+                seed=seed,
+                attack_shift=None if known is None else known[part],
+                on_step=on_step,
+            )
+        )
+    (first, *_) = task.processes.gather(join_runs(parts))
+    return first

@@ -8,8 +8,10 @@ attack made it. An image leaves a search once nothing is left to gain.
 
 import math
 import time
+import zlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Final
 
 import numpy as np
@@ -23,6 +25,15 @@ from hardrank.trainer.attacks.options import plain_options
 from hardrank.trainer.attacks.pgd import PGDOptions
 from hardrank.trainer.attacks.registry import ATTACKS
 from hardrank.trainer.attacks.runner import AttackEngine, AttackOptions, AttackProgress, run_attack
+from hardrank.trainer.evaluation.blocks import (
+    MOST_DISTANCES,
+    BlockResults,
+    EvaluationPhase,
+    EvaluationTask,
+    cancelled,
+    rows_of,
+)
+from hardrank.trainer.evaluation.journal import Columns, Journal
 from hardrank.trainer.evaluation.scorecard import (
     ERS_KEYS,
     RECALL_KEYS,
@@ -294,3 +305,93 @@ def summarise_strong(
         ),
         options=options,
     )
+
+
+def run_strong(
+    task: EvaluationTask,
+    victims: Victims,
+    table: PerImage,
+    *,
+    images: int,
+    restarts: int,
+    seed: int,
+    resamples: int,
+    resume: Journal | None,
+) -> tuple[StrongScore, dict[str, np.ndarray]]:
+    """Run the strong search on an even sample of the victims.
+
+    Args:
+        task: the evaluation.
+        victims: the attacked images.
+        table: the scorecard's results for them.
+        images: size of the sample.
+        restarts: runs of each attack; see `plan_searches`.
+        seed: of the random starts and the bootstrap.
+        resamples: of the bootstrap.
+        resume: keeps finished blocks.
+
+    Returns:
+        The score, and the worst values (n,) by column, NaN for images outside the sample.
+    """
+    processes = task.processes
+    count = min(images, len(victims))
+    places = np.arange(count) * len(victims) // count
+    sample = victims[torch.from_numpy(places).to(victims.own.device)]
+    results = rows_of(table, places)
+    searches = plan_searches(task.attacks, task.options, restarts=restarts, seed=seed)
+    known = BlockResults(sample)
+    name = f"strong {zlib.crc32(repr([(search.name, search.seed) for search in searches]).encode()):08x}"
+    if resume is not None:
+        for rows, columns in resume.load(name):
+            known.put(rows, columns)
+        processes.wait()
+    widest = max(attack.width for attack in (*task.attacks.values(), *(search.attack for search in searches)))
+    fits = max(1, MOST_DISTANCES // max(1, widest * len(task.gallery)))
+    size = min(task.batch, fits, -(-len(sample) // processes.size))
+    for begin in range(0, len(sample), size * processes.size):
+        own = np.arange(begin + size * processes.rank, min(begin + size * (processes.rank + 1), len(sample)))
+        own = own[~known.finished[own]]
+        found: list[tuple[np.ndarray, Columns]] = []
+        if len(own):
+            block = sample[torch.from_numpy(own).to(victims.own.device)]
+            columns = search_block(
+                task.embed,
+                task.judge,
+                task.images(block.own),
+                block,
+                task.gallery,
+                task.attacks,
+                rows_of(results, own),
+                searches,
+                on_step=partial(_report, task, searches, begin, len(sample)),
+                cancel=task.cancel,
+            )
+            if np.isnan(columns["values"]).any():
+                raise cancelled()
+            found.append((block.own.cpu().numpy(), columns))
+        for of_process in processes.gather(found):
+            for rows, columns in of_process:
+                known.put(rows, columns)
+                if resume is not None and processes.is_first:
+                    resume.record(name, rows, columns)
+    figures = figures_of(task.attacks)
+    score = summarise_strong(
+        results,
+        known.columns,
+        figures,
+        searches,
+        options={"images": images, "restarts": restarts},
+        seed=seed,
+        resamples=resamples,
+    )
+    worst = {f"{key} strong": np.full(len(victims), np.nan) for key in figures}
+    for i, key in enumerate(figures):
+        worst[f"{key} strong"][places] = known.columns["values"][:, i]
+    return score, worst
+
+
+def _report(
+    task: EvaluationTask, searches: Sequence[Search], done: int, queries: int, place: int, inside: AttackProgress
+) -> None:
+    name, phase = searches[place].name, EvaluationPhase.STRONG
+    task.report(name, done, queries, inside, phase=phase, place=place, attacks=len(searches))

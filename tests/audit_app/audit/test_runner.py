@@ -20,14 +20,9 @@ from hardrank.serving.engine import Device
 from hardrank.trainer.attacks.options import AttackError
 from hardrank.trainer.attacks.pgd import Norm
 from hardrank.trainer.attacks.registry import SCORECARD
+from hardrank.trainer.evaluation.blocks import CancelledError
 from hardrank.trainer.evaluation.retrieval import evaluate
-from hardrank.trainer.evaluation.robustness import (
-    CancelledError,
-    RobustnessOptions,
-    bytes_provider,
-    measure_robustness,
-    sample_queries,
-)
+from hardrank.trainer.evaluation.robustness import RobustnessOptions, bytes_provider, measure_robustness, sample_queries
 from tests.audit_app.galleries import OPTIONS
 from tests.audit_app.onnx_graphs import without_gradients
 

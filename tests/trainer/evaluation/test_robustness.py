@@ -20,15 +20,10 @@ from hardrank.trainer.attacks.gtm import Unmatched
 from hardrank.trainer.attacks.options import AttackError, option
 from hardrank.trainer.attacks.registry import make_attack
 from hardrank.trainer.attacks.runner import AttackEngine, AttackResult, run_attack
+from hardrank.trainer.evaluation.blocks import CancelledError, EvaluationProgress
 from hardrank.trainer.evaluation.diagnostics import compare_seeds
 from hardrank.trainer.evaluation.journal import Journal, JournalError
-from hardrank.trainer.evaluation.robustness import (
-    CancelledError,
-    EvaluationProgress,
-    RobustnessOptions,
-    bytes_provider,
-    measure_robustness,
-)
+from hardrank.trainer.evaluation.robustness import RobustnessOptions, bytes_provider, measure_robustness
 from hardrank.trainer.evaluation.scorecard import (
     ERS_KEYS,
     CheckKind,

@@ -11,14 +11,9 @@ import torch
 from torch import Tensor
 
 from hardrank.trainer.attacks.options import AttackError
+from hardrank.trainer.evaluation.blocks import CancelledError, EvaluationPhase, EvaluationProgress
 from hardrank.trainer.evaluation.journal import Journal
-from hardrank.trainer.evaluation.robustness import (
-    CancelledError,
-    EvaluationPhase,
-    EvaluationProgress,
-    RobustnessOptions,
-    measure_robustness,
-)
+from hardrank.trainer.evaluation.robustness import RobustnessOptions, measure_robustness
 from hardrank.trainer.evaluation.scorecard import ERS_KEYS, Scorecard, StrongScore, ers
 from tests.trainer.conftest import Small
 
