@@ -22,10 +22,10 @@ from rich.console import Console
 from rich.markup import escape
 
 from hardrank.models.cores import usable_cores
+from hardrank.models.decoding import DEFAULT_LIMITS, DecodeLimits
 from hardrank.models.errors import HardrankError
 from hardrank.models.files import write_json
 from hardrank.models.home import typed
-from hardrank.models.preprocessing import DEFAULT_LIMITS, DecodeLimits
 from hardrank.models.progress import ConsoleProgress, StageProgress
 from hardrank.serving.ann.backend import ShowProgress
 from hardrank.serving.ann.faiss_kinds import MIN_ITEMS

@@ -11,8 +11,9 @@ import onnxruntime
 from hardrank.models.bundle import ONNX, preprocessing_of, verify_bundle
 from hardrank.models.card import Card
 from hardrank.models.cores import usable_cores
+from hardrank.models.decoding import DEFAULT_LIMITS, DecodeLimits
 from hardrank.models.errors import HardrankError
-from hardrank.models.preprocessing import DEFAULT_LIMITS, DecodeLimits, Preprocessing, prepare
+from hardrank.models.preprocessing import Preprocessing, prepare
 
 _ERRORS_ONLY: Final = 3
 

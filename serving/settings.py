@@ -7,8 +7,8 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
 
+from hardrank.models.decoding import DecodeLimits
 from hardrank.models.errors import HardrankError
-from hardrank.models.preprocessing import DecodeLimits
 
 _MIB = 2**20
 _ROOT_PATH = re.compile(r"(/[A-Za-z0-9._~\-]+)+")

@@ -15,8 +15,8 @@ import numpy.typing as npt
 
 from hardrank.audit_app.errors import GalleryError
 from hardrank.models.bundle import CARD, load_card
+from hardrank.models.decoding import UndecodableImageError, read_bytes
 from hardrank.models.files import expand_user
-from hardrank.models.preprocessing import UndecodableImageError, read_bytes
 from hardrank.serving.index.search_index import SearchIndex
 from hardrank.serving.ingest.image_list import RUN, list_images
 from hardrank.serving.store.items import id_of_path

@@ -12,8 +12,9 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
+from hardrank.models.decoding import decode
 from hardrank.models.errors import HardrankError
-from hardrank.models.preprocessing import Preprocessing, centre_crop, decode, file_pixels, to_square
+from hardrank.models.preprocessing import Preprocessing, centre_crop, file_pixels, to_square
 
 Uint8Image = npt.NDArray[np.uint8]
 """(3,H,W)."""

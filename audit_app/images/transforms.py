@@ -8,7 +8,7 @@ from typing import Final
 from PIL import Image
 
 from hardrank.audit_app.errors import AuditError
-from hardrank.models.preprocessing import decode
+from hardrank.models.decoding import decode
 
 
 @dataclass(frozen=True, kw_only=True)

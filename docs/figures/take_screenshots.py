@@ -18,8 +18,9 @@ import tyro
 from PIL import Image
 
 from hardrank.models.bundle import load_embedder
+from hardrank.models.decoding import decode
 from hardrank.models.folded import FoldedEmbedder
-from hardrank.models.preprocessing import Preprocessing, decode, to_square, to_unit
+from hardrank.models.preprocessing import Preprocessing, to_square, to_unit
 from hardrank.trainer.attacks.attack import Gallery, victims_in
 from hardrank.trainer.attacks.registry import make_attack
 from hardrank.trainer.attacks.runner import AttackOptions, run_attack

@@ -16,8 +16,8 @@ from pydantic import BaseModel, Field
 from starlette.exceptions import HTTPException
 from starlette.responses import Response
 
+from hardrank.models.decoding import ImageTooLargeError, UndecodableImageError
 from hardrank.models.errors import HardrankError
-from hardrank.models.preprocessing import ImageTooLargeError, UndecodableImageError
 from hardrank.serving.api.auth import ForbiddenError, UnauthenticatedError
 from hardrank.serving.api.bodies import (
     BodyTimeoutError,

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Final
 
 from hardrank.models.bundle import CARD, load_card
+from hardrank.models.decoding import FORMATS
 from hardrank.models.files import expand_user
 from hardrank.models.home import home
 from hardrank.models.image_listing import (
@@ -18,7 +19,6 @@ from hardrank.models.image_listing import (
     list_csv,
     list_folder,
 )
-from hardrank.models.preprocessing import FORMATS
 from hardrank.serving.store.items import InvalidItemError, Scalar, check_id, check_label, encode_metadata, id_of_path
 
 RUN: Final = "run.json"

@@ -15,19 +15,10 @@ import numpy as np
 import numpy.typing as npt
 
 from hardrank.models.cores import usable_cores
+from hardrank.models.decoding import DEFAULT_LIMITS, DecodeLimits, UndecodableImageError, decode, read_bytes
 from hardrank.models.errors import HardrankError
 from hardrank.models.image_listing import ImageProblem, ImageProblemKind, is_file
-from hardrank.models.preprocessing import (
-    DEFAULT_LIMITS,
-    DecodeLimits,
-    Preprocessing,
-    UndecodableImageError,
-    centre_crop,
-    decode,
-    read_bytes,
-    to_square,
-    to_unit,
-)
+from hardrank.models.preprocessing import Preprocessing, centre_crop, to_square, to_unit
 from hardrank.serving.engine import Engine
 from hardrank.serving.index.search_index import SearchIndex
 from hardrank.serving.ingest.image_list import ImageEntry, ImageList

@@ -15,7 +15,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from hardrank.models.preprocessing import ImageTooLargeError
+from hardrank.models.decoding import ImageTooLargeError
 from hardrank.serving.api.auth import network_of
 from hardrank.serving.api.bodies import BodyReader, BodyTooLargeError, read_fields
 from hardrank.serving.api.middleware import address_of

@@ -9,7 +9,7 @@ from uuid import uuid4
 
 import gradio as gr
 
-from hardrank.models.preprocessing import UndecodableImageError
+from hardrank.models.decoding import UndecodableImageError
 from hardrank.serving.api.auth import address_caller
 from hardrank.serving.api.problems import problem_of
 from hardrank.serving.page import fragments, pictures

@@ -12,7 +12,8 @@ from time import perf_counter
 import numpy as np
 
 from hardrank.models.cores import usable_cores
-from hardrank.models.preprocessing import DecodeLimits, Preprocessing, decode, prepare_image
+from hardrank.models.decoding import DecodeLimits, decode
+from hardrank.models.preprocessing import Preprocessing, prepare_image
 from hardrank.serving.agreement.monitor import AgreementMonitor
 from hardrank.serving.metrics import Metrics, QueryStage
 from hardrank.serving.search.batch_steps import (

@@ -12,8 +12,8 @@ from typing import Final
 import numpy as np
 import numpy.typing as npt
 
+from hardrank.models.decoding import UndecodableImageError, read_bytes
 from hardrank.models.errors import HardrankError
-from hardrank.models.preprocessing import UndecodableImageError, read_bytes
 
 Scalar = str | int | float | bool | None
 """Type of a metadata field's value."""

@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from hardrank.models.decoding import DecodeLimits, ImageTooLargeError, UndecodableImageError, decode, to_rgb
 from hardrank.models.image_files import StrippedFile, strip_metadata
-from hardrank.models.preprocessing import DecodeLimits, ImageTooLargeError, UndecodableImageError, decode, to_rgb
 from tests.models import hostile_images as hostile
 
 GRADIENT = Image.fromarray(np.arange(40 * 24 * 3, dtype=np.uint32).reshape(24, 40, 3).astype(np.uint8))
@@ -216,7 +216,7 @@ def test_decoders_write_nothing(make: Callable[[], bytes]) -> None:
 
 MEMORY = """
 import resource, sys
-from hardrank.models.preprocessing import DecodeLimits, UndecodableImageError, decode
+from hardrank.models.decoding import DecodeLimits, UndecodableImageError, decode
 data = sys.stdin.buffer.read()
 before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 try:

@@ -13,24 +13,27 @@ import numpy.typing as npt
 import pytest
 from PIL import Image, ImageDraw, ImageOps
 
+from hardrank.models.decoding import (
+    FORMATS,
+    DecodeLimits,
+    DecodeLimitsError,
+    ImageTooLargeError,
+    UndecodableImageError,
+    decode,
+    read_bytes,
+    to_rgb,
+)
 from hardrank.models.errors import HardrankError
 from hardrank.models.image_files import orientation, strip_metadata
 from hardrank.models.preprocessing import (
-    FORMATS,
-    DecodeLimits,
     Fit,
-    ImageTooLargeError,
     Interpolation,
     Preprocessing,
     PreprocessingError,
-    UndecodableImageError,
     centre_crop,
-    decode,
     file_pixels,
     prepare,
     prepare_image,
-    read_bytes,
-    to_rgb,
     to_square,
     to_unit,
 )
@@ -297,7 +300,7 @@ class TestLimits:
     @pytest.mark.parametrize("name", ["max_bytes", "max_pixels", "max_side", "max_scans", "max_buffer"])
     @pytest.mark.parametrize("value", [0, -1, True, 1.5])
     def test_limits_are_positive(self, name: str, value: Any) -> None:
-        with pytest.raises(PreprocessingError, match=name):
+        with pytest.raises(DecodeLimitsError, match=name):
             DecodeLimits(**{name: value})
 
     def test_file_is_read_up_to_the_limit(self, tmp_path: Path) -> None:

@@ -12,10 +12,10 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from hardrank.models.decoding import UndecodableImageError, decode, read_bytes
 from hardrank.models.errors import HardrankError
 from hardrank.models.files import atomic_path
 from hardrank.models.image_listing import ImageProblem, ImageProblemKind, is_file
-from hardrank.models.preprocessing import UndecodableImageError, decode, read_bytes
 
 ShowProgress = Callable[[int, int], None]
 """Called with (done, total)."""

@@ -6,14 +6,8 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from hardrank.models.preprocessing import (
-    Preprocessing,
-    UndecodableImageError,
-    centre_crop,
-    decode,
-    read_bytes,
-    to_square,
-)
+from hardrank.models.decoding import UndecodableImageError, decode, read_bytes
+from hardrank.models.preprocessing import Preprocessing, centre_crop, to_square
 from hardrank.trainer.data.dataset import ShowProgress, Split
 
 CACHE_BYTES = 4 * 2**30

@@ -14,13 +14,13 @@ if TYPE_CHECKING:
     from hardrank.models.bundle import load_card as load_card
     from hardrank.models.bundle import load_embedder as load_embedder
     from hardrank.models.bundle import preprocessing_of as preprocessing_of
+    from hardrank.models.decoding import read_bytes as read_bytes
     from hardrank.models.embedder import Architecture as Architecture
     from hardrank.models.embedder import build_embedder as build_embedder
     from hardrank.models.hub import load_from_hub as load_from_hub
     from hardrank.models.hub import pull_bundle as pull_bundle
     from hardrank.models.hub import push_bundle as push_bundle
     from hardrank.models.preprocessing import prepare as prepare
-    from hardrank.models.preprocessing import read_bytes as read_bytes
     from hardrank.serving.engine import Engine as Engine
     from hardrank.serving.index.search_index import SearchIndex as SearchIndex
     from hardrank.serving.ingest.image_list import list_images as list_images
@@ -82,7 +82,7 @@ _PLACES: Final = {
     "preprocessing_of": ("models.bundle", "preprocessing_of"),
     "pull_bundle": ("models.hub", "pull_bundle"),
     "push_bundle": ("models.hub", "push_bundle"),
-    "read_bytes": ("models.preprocessing", "read_bytes"),
+    "read_bytes": ("models.decoding", "read_bytes"),
     "read_gallery": ("audit_app.gallery.image_gallery", "from_images"),
     "run_attack": ("trainer.attacks.runner", "run_attack"),
     "victims_in": ("trainer.attacks.attack", "victims_in"),

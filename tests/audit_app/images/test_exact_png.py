@@ -15,7 +15,8 @@ from hardrank.audit_app.images.exact_png import (
     pixels_hash,
     place_on_canvas,
 )
-from hardrank.models.preprocessing import Preprocessing, decode, file_pixels, prepare, to_unit
+from hardrank.models.decoding import decode
+from hardrank.models.preprocessing import Preprocessing, file_pixels, prepare, to_unit
 from tests.audit_app.galleries import random_pixels
 
 SIZES = [(36, 32), (37, 32), (33, 32), (32, 32), (72, 64), (256, 224)]

@@ -9,7 +9,7 @@ from PIL import Image
 from hardrank.audit_app.errors import AuditError
 from hardrank.audit_app.images.exact_png import encode_png
 from hardrank.audit_app.images.transforms import TransformOptions, transforms
-from hardrank.models.preprocessing import decode
+from hardrank.models.decoding import decode
 from tests.audit_app.galleries import random_pixels
 
 DATA = encode_png(random_pixels(3, 36, 36))

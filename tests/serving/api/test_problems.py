@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
+from hardrank.models.decoding import ImageTooLargeError, UndecodableImageError
 from hardrank.models.errors import HardrankError
-from hardrank.models.preprocessing import ImageTooLargeError, UndecodableImageError
 from hardrank.serving.api.auth import UnauthenticatedError
 from hardrank.serving.api.bodies import FormError
 from hardrank.serving.api.problems import PROBLEM_TYPES, problem_of, problem_type_of, response_to

@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from hardrank.models.decoding import decode
 from hardrank.models.image_listing import ImageProblemKind
-from hardrank.models.preprocessing import decode
 from hardrank.serving.engine import Engine
 from hardrank.serving.index.search_index import SearchIndex
 from hardrank.serving.ingest.image_list import ImageList, list_images

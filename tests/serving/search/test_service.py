@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from hardrank.models.cores import THREADS_VARIABLE
-from hardrank.models.preprocessing import UndecodableImageError
+from hardrank.models.decoding import UndecodableImageError
 from hardrank.serving.engine import Engine
 from hardrank.serving.search.admission import NotReadyError, ShuttingDownError
 from hardrank.serving.search.models import ServiceError, UnknownModelError

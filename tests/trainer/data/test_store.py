@@ -6,7 +6,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from hardrank.models.preprocessing import Preprocessing, UndecodableImageError, centre_crop, decode, to_square
+from hardrank.models.decoding import UndecodableImageError, decode
+from hardrank.models.preprocessing import Preprocessing, centre_crop, to_square
 from hardrank.trainer.data.dataset import Split
 from hardrank.trainer.data.store import ImageStore
 from tests.trainer.data.images import write_image
