@@ -1,7 +1,8 @@
 """From the bytes of an image file to pixels: the only implementation, for training, evaluation and serving.
 
-bytes → `decode` (RGB image, `hardrank.models.decoding`) → `to_square` (uint8 (3,R,R)) → `centre_crop` (uint8 (3,C,C)) → `to_unit` (float32
-in [0,1]). The network itself subtracts the mean and divides by the standard deviation of its channels.
+bytes → `decode` (RGB image, see `hardrank.models.decoding`) → `to_square` (uint8 (3,R,R)) → `centre_crop`
+(uint8 (3,C,C)) → `to_unit` (float32 in [0,1]). The network itself subtracts the mean and divides by the standard
+deviation of its channels.
 """
 
 from collections.abc import Mapping
