@@ -47,7 +47,7 @@ from rich.table import Table
 
 from hardrank.audit_app.audit.arguments import arguments_of, read_duration, read_pairs
 from hardrank.audit_app.audit.chance import chance_warning
-from hardrank.audit_app.audit.estimate import describe_reduction
+from hardrank.audit_app.audit.estimate import LONG_S, describe_reduction
 from hardrank.audit_app.audit.identity import settings_of
 from hardrank.audit_app.audit.options import AuditOptions, Curve, CurveParameter, budget_options
 from hardrank.audit_app.audit.request import AuditRequest
@@ -88,8 +88,6 @@ from hardrank.trainer.runtime.malloc import keep_freed_memory
 
 _ALL: Final = "all"
 _ATTACKED: Final = 500
-_LONG_S: Final = 1800.0
-"""An estimated duration from which the command names the options that shorten an audit."""
 _NONE: Final = "(default: none)"
 _SEARCH_OPTIONS: Final = "; ".join(
     f"{name}: {', '.join(option.name for option in kind.options)}" for name, kind in SEARCHES.items()
@@ -379,7 +377,7 @@ def _plan(audit: PreparedAudit) -> list[str]:
         lines += describe_reduction(
             request.full_options, request.options, request.time_budget, items=len(audit.gallery)
         )
-    if estimate.seconds > _LONG_S and request.time_budget is None:
+    if estimate.seconds > LONG_S and request.time_budget is None:
         lines.append("--time-budget 10m, or fewer images (--attacked 100), shortens it")
     return lines
 

@@ -21,9 +21,12 @@ from hardrank.trainer.attacks.attack import victims_in
 from hardrank.trainer.attacks.runner import AttackProgress, run_attack
 from hardrank.trainer.evaluation.robustness import sample_queries
 from hardrank.trainer.evaluation.sanity import LARGE_STEPS, SEARCH_QUERIES
+from hardrank.trainer.evaluation.strong import plan_searches
 
 BLACK_BOX_BUDGET_S: Final = 600.0
 """Time that an audit may take by default if a model has no gradients, and neither images nor queries are given."""
+LONG_S: Final = 1800.0
+"""An estimated duration from which the options that shorten an audit are named."""
 FEWEST_IMAGES: Final = 50
 """Images that a time budget keeps as long as fewer queries suffice."""
 FEWEST_QUERIES: Final = 100
@@ -35,8 +38,8 @@ _BATCH: Final = 4
 _ENOUGH_S: Final = 1.0
 """Once this much was spent on measuring, the remaining attacks are taken to be as fast as those before."""
 _STEPS: Final = 2
-_STRONG: Final = 3.0
-"""Passes of the stronger attacks on an image, as a multiple of those of the scorecard: 50 steps each, and MARGIN."""
+_MARGIN: Final = "MARGIN"
+"""The attack whose steps are measured for several targets together."""
 
 
 class AuditPart(StrEnum):
@@ -74,7 +77,7 @@ class ModelPace:
         return options.robustness.steps * options.robustness.restarts
 
     def parts(self, options: AuditOptions, attacked: int) -> dict[AuditPart, float]:
-        """Estimate the seconds that the parts of the audit of this model take, at most."""
+        """Estimate the seconds that the parts of the audit of this model take."""
         robustness, effort = options.robustness, self.effort(options)
         every, slowest = sum(self.seconds.values()), max(self.seconds.values())
         checks = min(attacked, robustness.seed_check) * every * effort
@@ -86,19 +89,28 @@ class ModelPace:
                 curves += sample * every * effort * len(curve.values)
             elif (curve.parameter is CurveParameter.QUERIES) == (self.search is not None):
                 curves += sample * every * sum(curve.values)
-        strong = 0.0
-        if self.method == WHITE_BOX:
-            strong = min(attacked, robustness.strong_images) * robustness.strong_restarts * every * effort * _STRONG
+        strong = min(attacked, robustness.strong_images) if self.method == WHITE_BOX else 0
         return {
             AuditPart.ATTACKS: attacked * every * effort,
             AuditPart.CHECKS: checks,
-            AuditPart.STRONG: strong,
+            AuditPart.STRONG: strong * self._strong_search(options) if strong else 0.0,
             AuditPart.CURVES: curves,
             AuditPart.WORST_CASES: min(options.worst, attacked) * slowest * effort,
         }
 
+    def _strong_search(self, options: AuditOptions) -> float:
+        """Estimate the seconds of the stronger attacks on one image: all searches, each with all its steps.
+
+        MARGIN counts with one target, since its other targets are tried only on images that withstand the first.
+        """
+        once = {name: seconds for name, seconds in self.seconds.items() if name != _MARGIN} or self.seconds
+        usual = sum(once.values()) / len(once)
+        robustness = options.robustness
+        searches = plan_searches(options.build(), robustness, restarts=robustness.strong_restarts, seed=options.seed)
+        return sum(search.options.steps * once.get(search.attack.name, usual) for search in searches)
+
     def duration(self, options: AuditOptions, attacked: int) -> float:
-        """Estimate the seconds that the audit of this model takes, at most."""
+        """Estimate the seconds that the audit of this model takes."""
         return sum(self.parts(options, attacked).values())
 
 
@@ -112,7 +124,7 @@ class AuditEstimate:
 
     @property
     def seconds(self) -> float:
-        """Estimated duration of the attacks and checks, an upper limit: images that resist no longer are finished."""
+        """Estimated duration of the attacks and checks; often less, since images that resist no longer are finished."""
         return sum(model.duration(self.options, self.attacked) for model in self.models)
 
     def parts(self) -> dict[tuple[str, AuditPart], float]:
@@ -122,6 +134,16 @@ class AuditEstimate:
             for model in self.models
             for part, seconds in model.parts(self.options, self.attacked).items()
         }
+
+    def with_options(self, options: AuditOptions, items: int) -> "AuditEstimate":
+        """Return the estimate of an audit with the same models, attacks, norm and engine, but other options.
+
+        Args:
+            options: The other options.
+            items: Number of images in the gallery.
+        """
+        attacked = items if options.attacked is None else min(options.attacked, items)
+        return replace(self, options=options, attacked=attacked)
 
     def lines(self) -> list[str]:
         """Describe the work, a line for each model and one for the total."""

@@ -74,11 +74,17 @@ class AuditJobs:
         """The running audit, or the last one since the app was started."""
         return self._job
 
+    @property
+    def running(self) -> bool:
+        """Whether an audit is running."""
+        job = self._job
+        return job is not None and not job.done
+
     def start(self, request: AuditRequest, folder: Path | None = None) -> Path:
         """Start an audit, or resume the one in `folder`; raises `AuditError` while another is running."""
         folder = folder or self.root / request.name
         with self._lock:
-            if self._job is not None and not self._job.done:
+            if self.running:
                 raise AuditError("another audit is running; wait until it ends, or stop it and resume it later")
             self._cancel = threading.Event()
             self._job = AuditJob(folder=folder, request=request)

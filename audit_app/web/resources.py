@@ -8,8 +8,11 @@ import torch
 from streamlit import runtime
 from streamlit.runtime.scriptrunner import get_script_run_ctx
 
+from hardrank.audit_app.audit.estimate import AuditEstimate, estimate_audit
+from hardrank.audit_app.audit.options import AuditOptions
+from hardrank.audit_app.audit.runner import check_audit
 from hardrank.audit_app.blackbox.transfer import Transfer, transfer_from
-from hardrank.audit_app.gallery.embedded import embed_galleries
+from hardrank.audit_app.gallery.embedded import EmbeddedGallery, embed_galleries
 from hardrank.audit_app.gallery.served import ServedGallery, serve_gallery
 from hardrank.audit_app.live.queue import AttackQueue
 from hardrank.audit_app.subjects.bundles import modification_stamp
@@ -24,7 +27,7 @@ from hardrank.models.progress import OnProgress, StageProgress
 
 _MOST_LOADED = 3
 """How many sets of models and galleries are kept in memory."""
-
+_MOST_ESTIMATES = 64
 
 LoadedGallery = tuple[ServedGallery, ...]
 """One gallery as each of the selected models serves it."""
@@ -84,6 +87,36 @@ def load_gallery(selection: GallerySelection) -> CacheEntry[LoadedGallery]:
         (selection, modification_stamp([*selection.models, *selection.gallery.paths])),
         lambda on_progress: _load(selection, on_progress),
     )
+
+
+@st.cache_resource(show_spinner=False)
+def _estimates() -> BackgroundCache[AuditEstimate]:
+    return BackgroundCache(_MOST_ESTIMATES)
+
+
+def estimate_duration(selection: GallerySelection, options: AuditOptions) -> CacheEntry[AuditEstimate]:
+    """Estimate how long an audit takes, in the background; returns the current state.
+
+    Models and gallery are loaded, as for a live attack. A pace is measured once for the same attacks, norm and engine;
+    other options change only what is computed from it.
+    """
+    loaded = load_gallery(selection)
+    if loaded.value is None:
+        return CacheEntry(progress=loaded.progress, error=loaded.error)
+    galleries = [served.embedded for served in loaded.value]
+    robustness = options.robustness
+    places = [*selection.models, *selection.gallery.paths]
+    found = _estimates().get(
+        (selection, modification_stamp(places), options.attacks, robustness.norm, robustness.engine),
+        lambda on_progress: _estimate(galleries, options),
+    )
+    return found if found.value is None else CacheEntry(value=found.value.with_options(options, len(galleries[0])))
+
+
+def _estimate(galleries: list[EmbeddedGallery], options: AuditOptions) -> AuditEstimate:
+    torch.set_num_threads(usable_cores())  # of this thread, as of the audit's
+    check_audit(galleries, options, None)
+    return estimate_audit(galleries, options)
 
 
 def _load(selection: GallerySelection, on_progress: OnProgress) -> LoadedGallery:

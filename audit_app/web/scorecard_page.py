@@ -6,6 +6,7 @@ from typing import Any, Final
 
 import streamlit as st
 
+from hardrank.audit_app.audit.estimate import LONG_S, AuditEstimate
 from hardrank.audit_app.audit.options import AuditOptions, Curve, CurveParameter, budget_options
 from hardrank.audit_app.audit.request import AuditRequest
 from hardrank.audit_app.drawing.score_panel import (
@@ -20,12 +21,14 @@ from hardrank.audit_app.drawing.score_panel import (
 from hardrank.audit_app.report.files import HTML, JSON
 from hardrank.audit_app.results.scores import ModelScores, scores_of_card, scores_of_report
 from hardrank.audit_app.web.audit_jobs import AuditJobs, PastAudit
+from hardrank.audit_app.web.background_cache import CacheEntry
 from hardrank.audit_app.web.gallery_selection import progress_bar, select_gallery
 from hardrank.audit_app.web.markdown import escape_markdown
 from hardrank.audit_app.web.messages import errors_shown, show_error
 from hardrank.audit_app.web.option_fields import comparable_budget, in_pixels, option_field, option_fields
 from hardrank.audit_app.web.panel import panel
-from hardrank.audit_app.web.resources import audit_jobs
+from hardrank.audit_app.web.resources import audit_jobs, estimate_duration
+from hardrank.audit_app.web.selected import GallerySelection
 from hardrank.audit_app.web.selection_fields import catalogue
 from hardrank.trainer.attacks.pgd import Norm
 from hardrank.trainer.attacks.registry import ATTACKS, SCORECARD
@@ -38,6 +41,7 @@ _WATCHED: Final = "audit.watched"
 _FINISHED: Final = "audit.finished"
 _SMALL_INPUT: Final = 64
 """Pixels; the side that the first budget in L2 is converted for."""
+_FORM: Final = "audit.form"
 _CARDS: Final = "measured after training"
 
 
@@ -46,8 +50,10 @@ def scorecard_page() -> None:
     with errors_shown():
         jobs = audit_jobs()
         shown = st.container()
-        with st.expander("Run an audit", icon=":material/play_arrow:"):
-            _form(jobs)
+        # Models are loaded, for the estimate of the duration, only once somebody looks at the form.
+        form = st.expander("Run an audit", icon=":material/play_arrow:", key=_FORM, on_change="rerun")
+        with form:
+            _form(jobs, opened=bool(form.open))
         _background(jobs)
         with shown:
             _show(jobs)
@@ -134,7 +140,7 @@ def _scores(models: list[ModelScores], cautions: Sequence[str]) -> None:
 # ---------------------------------------------------------------------- a new audit
 
 
-def _form(jobs: AuditJobs) -> None:
+def _form(jobs: AuditJobs, *, opened: bool) -> None:
     with errors_shown():
         selection = select_gallery()
         left, middle, right = st.columns(3, gap="medium")
@@ -182,7 +188,8 @@ def _form(jobs: AuditJobs) -> None:
             key="audit.curves",
             help="The score at smaller and larger budgets. Each point takes as long as an audit of 50 images.",
         )
-        if st.button("Run the audit", type="primary", icon=":material/play_arrow:", key="audit.run"):
+        request = None
+        with errors_shown():
             options = AuditOptions(
                 attacks=tuple(attacks),
                 attacked=int(attacked),
@@ -190,11 +197,51 @@ def _form(jobs: AuditJobs) -> None:
                 robustness=RobustnessOptions(**robustness, norm=norm),
                 curves=tuple(_CURVES[name] for name in curves),
             )
-            jobs.start(
-                AuditRequest(
-                    models=selection.models, gallery=selection.gallery, options=options, loading=selection.loading
-                )
+            request = AuditRequest(
+                models=selection.models, gallery=selection.gallery, options=options, loading=selection.loading
             )
+            if opened and not jobs.running:
+                _estimate(selection, options)
+        start = st.button(
+            "Run the audit",
+            type="primary",
+            icon=":material/play_arrow:",
+            key="audit.run",
+            disabled=request is None,
+        )
+        if start and request is not None:
+            jobs.start(request)
+
+
+def _estimate(selection: GallerySelection, options: AuditOptions) -> None:
+    """Say how long the audit will take; measured in the background, so that the page can be used meanwhile."""
+    entry = estimate_duration(selection, options)
+    if entry.done:
+        _show_estimate(entry)
+    else:
+        st.fragment(_watch_estimate, run_every=_REDRAW_EVERY_S)(selection, options)
+
+
+def _watch_estimate(selection: GallerySelection, options: AuditOptions) -> None:
+    entry = estimate_duration(selection, options)
+    if entry.value is not None:
+        st.rerun()
+    if entry.error:
+        _show_estimate(entry)
+        return
+    share, text = progress_bar(entry.progress, waiting="…")
+    st.caption(f"Estimating the duration: {text}" if share or entry.progress else "Estimating the duration…")
+
+
+def _show_estimate(entry: CacheEntry[AuditEstimate]) -> None:
+    if entry.value is None:
+        show_error(entry.error)
+        return
+    with st.container(key="audit.estimate"):
+        for line in entry.value.lines():
+            st.caption(escape_markdown(line))
+        if entry.value.seconds > LONG_S:
+            st.caption("Fewer images, steps or attacks shorten it. A stopped audit can be resumed.")
 
 
 def _norm(declared: dict[str, Any]) -> Norm:

@@ -67,6 +67,28 @@ def test_the_duration_counts_every_part() -> None:
     }
 
 
+@pytest.mark.parametrize("restarts", [1, 3])
+def test_the_stronger_attacks_count_with_their_searches(restarts: int) -> None:
+    robustness = RobustnessOptions(steps=32, seed_check=0, sanity_images=0, strong_images=8, strong_restarts=restarts)
+    options = replace(AUDIT, robustness=robustness)
+    found = estimated(WHITE, options=options).parts()["white", AuditPart.STRONG]
+    # APGD with 50 steps for each attack and start, and MARGIN with 100 steps from two starts more.
+    each = restarts * 50 * 0.003 + (restarts + 2) * 100 * 0.0015
+    assert found == pytest.approx(8 * each)
+    assert estimated(BLACK, options=options).parts()["black", AuditPart.STRONG] == 0
+    with_margin = replace(WHITE, seconds={**WHITE.seconds, "MARGIN": 1.0})  # measured for all of its targets
+    alike = replace(options, attacks=("ES", "TMA", "MARGIN"))
+    assert estimated(with_margin, options=alike).parts()["white", AuditPart.STRONG] == pytest.approx(8 * each)
+
+
+def test_a_measured_pace_serves_for_other_options() -> None:
+    other = replace(AUDIT, attacked=1000, robustness=replace(AUDIT.robustness, steps=20))
+    found = estimated(WHITE).with_options(other, 200)
+    assert found.attacked == 200
+    assert found.seconds == pytest.approx(200 * 20 * 0.003)
+    assert estimated(WHITE).with_options(replace(other, attacked=None), 300).attacked == 300
+
+
 def test_a_budget_reduces_images_first_and_then_queries() -> None:
     whole = estimated(WHITE)
     assert fit_to_budget(whole, 1e6) == whole

@@ -119,6 +119,32 @@ def test_an_audit_runs_in_the_background_and_is_listed_afterwards(
     assert any("tiny-benign, tiny-robust · 4 images" in one for one in at.selectbox(key="audit.shown").options)
 
 
+def estimate(at: AppTest) -> list[str]:
+    """Return the lines of the estimated duration."""
+    return [text for one in at.caption if "images ×" in (text := plain(one.value))]
+
+
+def test_the_duration_is_estimated_before_the_start_and_follows_the_options() -> None:
+    at = open_app("scorecard")
+    assert not estimate(at), "nothing is loaded while the form is closed"
+    at.session_state["audit.form"] = True
+    until(at.run(), lambda page: bool(estimate(page)))
+    assert not errors(at)
+    first, second = estimate(at)
+    assert first.startswith("tiny-benign: 10 attacks × 24 images × 32 steps (white-box), about ")
+    assert second.startswith("tiny-robust: 10 attacks × 24 images")
+    at.number_input(key="audit.attacked").set_value(4)
+    at.number_input(key="audit.linf.steps").set_value(7).run()
+    assert estimate(at)[0].startswith("tiny-benign: 10 attacks × 4 images × 7 steps"), "without a new measurement"
+    at.multiselect(key="audit.attacks").set_value(["ES"]).run()
+    until(at, lambda page: bool(estimate(page)))
+    assert estimate(at)[0].startswith("tiny-benign: 1 attack × 4 images")
+    at.multiselect(key="audit.attacks").set_value([]).run()
+    assert not estimate(at)
+    assert at.button(key="audit.run").disabled
+    assert any("attack" in one for one in errors(at))
+
+
 def test_a_stopped_audit_is_resumed(past: Path) -> None:
     wanted = read_report(past)
     (past / "report.json").unlink()
