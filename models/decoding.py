@@ -7,22 +7,25 @@ import contextlib
 import ctypes
 import io
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
+from functools import cache
 from importlib import import_module
 from pathlib import Path
-from typing import Any
 
-import numpy as np
-import numpy.typing as npt
-from PIL import Image, UnidentifiedImageError
+from PIL import Image, ImageFile, UnidentifiedImageError, features
 
+from hardrank.models.animation import Frame, later_frames
 from hardrank.models.color_profiles import to_srgb
+from hardrank.models.deep_pixels import bands, gray_to_eight_bits, is_dark, join_bytes, lower_byte_tiles
 from hardrank.models.errors import HardrankError
-from hardrank.models.image_files import StrippedFile, StructureLimitError, orientation, strip_metadata
+from hardrank.models.image_files import orientation, strip_metadata
+from hardrank.models.stripped_file import StrippedFile, StructureLimitError
 
-FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF")
-"""The enabled decoders, by Pillow's names."""
+FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "AVIF", "JPEG2000")
+"""The enabled decoders, by Pillow's names; besides these, HEIC if pillow-heif is installed."""
+_BY_SIGNATURE = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF")
+"""The others are recognized by `strip_metadata`."""
 
 _TRANSPOSITIONS: Mapping[int, Image.Transpose] = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -33,10 +36,14 @@ _TRANSPOSITIONS: Mapping[int, Image.Transpose] = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
+_SWAPPING = {
+    Image.Transpose.TRANSPOSE,
+    Image.Transpose.ROTATE_270,
+    Image.Transpose.TRANSVERSE,
+    Image.Transpose.ROTATE_90,
+}
+"""Those that swap width and height."""
 _WHITE = (255, 255, 255, 255)
-_BAND_PIXELS = 2**20
-_SENSOR_BITS = (8, 10, 12, 14, 16)
-"""Bits that the pixels of a 16-bit gray image may have."""
 
 
 class DecodeLimitsError(HardrankError):
@@ -49,6 +56,10 @@ class UndecodableImageError(HardrankError):
 
 class ImageTooLargeError(UndecodableImageError):
     """The image exceeds one of the `DecodeLimits`."""
+
+
+class MissingDecoderError(UndecodableImageError):
+    """The format of the image needs a package that is not installed."""
 
 
 def is_positive_integer(value: object) -> bool:
@@ -86,21 +97,39 @@ class DecodeLimits:
 DEFAULT_LIMITS = DecodeLimits()
 
 
-def decode(data: bytes, *, limits: DecodeLimits = DEFAULT_LIMITS) -> Image.Image:
-    """Decode the first frame of an image file.
+@dataclass(frozen=True, kw_only=True, eq=False)
+class DecodedFile:
+    """The image of a file, and the size of the original."""
 
-    The EXIF orientation and the ICC profile are applied, and transparency is composited on white; gray, palette, CMYK
+    image: Image.Image
+    """RGB, without metadata."""
+    width: int
+    """Pixels of the original in its orientation, of which `image` may have half."""
+    height: int
+    """Like `width`."""
+
+
+def decode(data: bytes, *, limits: DecodeLimits = DEFAULT_LIMITS) -> Image.Image:
+    """Decode an image file: `decode_file` without the size of the original, with the same arguments and errors."""
+    return decode_file(data, limits=limits).image
+
+
+def decode_file(data: bytes, *, limits: DecodeLimits = DEFAULT_LIMITS) -> DecodedFile:
+    """Decode the first frame of an image file; of an animation, the first frame that is not wholly transparent.
+
+    The orientation and the ICC profile are applied, and transparency is composited on white; gray, palette, CMYK
     and deeper pixels become 8-bit sRGB. A baseline JPEG of more than `limits.max_pixels` is decoded at half its size.
 
     Args:
-        data: The bytes of a JPEG, PNG, WebP, GIF, BMP or TIFF file.
+        data: The bytes of a JPEG, PNG, WebP, GIF, BMP, TIFF, AVIF, JPEG 2000 or HEIC file. HEIC needs pillow-heif.
         limits: Limits on the file and the image.
 
     Returns:
-        An RGB image without metadata.
+        An RGB image without metadata, and the size of the original.
 
     Raises:
         ImageTooLargeError: The image exceeds the limits.
+        MissingDecoderError: The format needs a package that is not installed.
         UndecodableImageError: The bytes are not an intact image.
     """
     if not data:
@@ -118,7 +147,7 @@ def decode(data: bytes, *, limits: DecodeLimits = DEFAULT_LIMITS) -> Image.Image
     except UnidentifiedImageError as error:
         # Pillow's own message only gives the address of the buffer.
         raise UndecodableImageError(
-            f"The bytes are not an image of a supported format; use one of {', '.join(FORMATS)}."
+            f"The bytes are not an image of a supported format; use one of {', '.join(FORMATS)}, HEIC."
         ) from error
     except (Image.DecompressionBombError, MemoryError) as error:
         raise ImageTooLargeError(f"The image is too large to decode ({_cause(error)}); use a smaller one.") from error
@@ -159,13 +188,13 @@ def read_bytes(path: Path, *, limits: DecodeLimits = DEFAULT_LIMITS) -> bytes:
 def to_rgb(image: Image.Image) -> Image.Image:
     """Convert an image of any mode to RGB: transparency on white, deep pixels scaled to 8 bits.
 
-    16-bit gray keeps its upper byte, as 16-bit color does in Pillow, unless all pixels have 8, 10, 12 or 14 bits, as
-    those of scientific cameras: then white is the largest value of so many bits. 32-bit integers and floats have no
+    16-bit gray keeps its upper byte, unless all pixels have 8, 10, 12 or 14 bits, as those of scientific cameras: then
+    white is the largest value of so many bits. 32-bit integers and floats have no
     fixed white level: it is the smallest of 1, 255 and 65535 that no pixel exceeds, else the largest value. Negative
     and non-finite values are black. Raises `UndecodableImageError` for a mode without a conversion.
     """
     if image.mode.startswith("I") or image.mode == "F":
-        image = Image.fromarray(_to_eight_bits(image))
+        image = Image.fromarray(gray_to_eight_bits(image))
     try:
         if image.has_transparency_data:
             return _on_white(image)
@@ -176,30 +205,113 @@ def to_rgb(image: Image.Image) -> Image.Image:
         ) from error
 
 
-def _decode(data: bytes, limits: DecodeLimits) -> Image.Image:
+def _decode(data: bytes, limits: DecodeLimits) -> DecodedFile:
     file = strip_metadata(data)
     if file.size is not None:
-        _check_size(file.size, limits)
+        _check_size(file.size, limits, file.max_pixels)
     _check_cost(file, limits)
-    with Image.open(io.BytesIO(file.data), formats=FORMATS) as image:
+    with _open(file.data, file.decoder) as image:
         full = image.size
-        if file.sequential and full[0] * full[1] > limits.max_pixels:
+        halved = file.sequential and full[0] * full[1] > limits.max_pixels
+        if halved:
             # Only above the limit, because it changes the pixels.
             image.draft(image.mode, (max(1, full[0] // 2), max(1, full[1] // 2)))
             _check_side(full, limits)
-        _check_size(image.size, limits)
+        _check_size(image.size, limits, file.max_pixels)
         _check_scans(file.scans, image.size, limits)
-        image.load()
+        _load(image, file)
         # Pillow itself rotates TIFF files and leaves no EXIF.
-        turn = _TRANSPOSITIONS.get(orientation(file.exif or image.info.get("exif", b"")))
-        result = to_rgb(to_srgb(image, file.icc))
+        turn = _TRANSPOSITIONS.get(orientation(file.exif or image.info.get("exif") or b""))
+        visible = _first_visible(image, data, limits)
+        result = to_rgb(to_srgb(visible, file.icc))
         if result is image:
             result = image.copy()
     if turn is not None:
         result = result.transpose(turn)
     # A caller would apply an orientation that is left in here a second time.
     result.info.clear()
-    return result
+    if not halved:
+        full = result.size
+    elif turn in _SWAPPING:
+        full = (full[1], full[0])
+    return DecodedFile(image=result, width=full[0], height=full[1])
+
+
+def _open(data: bytes, decoder: str) -> Image.Image:
+    if decoder == "HEIF":
+        enable_heic()
+    if decoder == "AVIF" and not features.check("avif"):
+        raise MissingDecoderError(
+            "This Pillow cannot decode AVIF; install Pillow 11.3 or later, or use another format."
+        )
+    return Image.open(io.BytesIO(data), formats=(decoder,) if decoder else _BY_SIGNATURE)
+
+
+@cache
+def enable_heic() -> None:
+    """Let Pillow open HEIC files; raises `MissingDecoderError` without pillow-heif."""
+    try:
+        import pillow_heif
+    except ImportError as error:
+        raise MissingDecoderError(
+            "HEIC images need pillow-heif; install it with pip install 'hardrank[heic]', or use another format."
+        ) from error
+    # One thread per image: several images are decoded at a time.
+    pillow_heif.register_heif_opener(thumbnails=False, depth_images=False, aux_images=False, decode_threads=1)
+
+
+def _load(image: Image.Image, file: StrippedFile) -> None:
+    """Load the pixels; 16-bit colors of few bits are scaled to 8 bits, for which their lower bytes are decoded too."""
+    deep = lower_byte_tiles(image) is not None
+    image.load()
+    if deep and image.mode in {"RGB", "RGBA"} and is_dark(image):
+        with _open(file.data, file.decoder) as lower:
+            assert isinstance(lower, ImageFile.ImageFile)
+            lower.tile = lower_byte_tiles(lower) or []
+            lower.load()
+            join_bytes(image, lower)
+
+
+def _first_visible(image: Image.Image, data: bytes, limits: DecodeLimits) -> Image.Image:
+    """Return the first frame of an animation that is not empty; the loaded first one if all are."""
+    if not _is_empty(image):
+        return image
+    left = limits.max_pixels
+    for frame in later_frames(data):
+        # Empty frames cost as much as others: all together have the pixels of the largest image.
+        left -= image.width * image.height
+        if left < 0:
+            break
+        found = _load_frame(frame, limits)
+        if found is not None and not _is_empty(found):
+            return found
+    return image
+
+
+def _load_frame(frame: Frame, limits: DecodeLimits) -> Image.Image | None:
+    """Load a frame on its transparent canvas; None if it is damaged, or not within the canvas."""
+    with _open(frame.data, "") as image:
+        _check_size(image.size, limits)
+        if frame.canvas is None:
+            image.load()
+            return image.copy()
+        (left, top), (width, height) = frame.place, frame.canvas
+        if left + image.width > width or top + image.height > height:
+            return None
+        canvas = Image.new("RGBA", frame.canvas)
+        canvas.paste(image.convert("RGBA"), frame.place)
+        return canvas
+
+
+def _is_empty(image: Image.Image) -> bool:
+    """Return whether an image is wholly transparent."""
+    if not image.has_transparency_data:
+        return False
+    for top, bottom in bands(image):
+        alpha = image.crop((0, top, image.width, bottom)).convert("RGBA").getchannel("A")
+        if alpha.getextrema()[1] > 0:  # type: ignore[operator]
+            return False
+    return True
 
 
 def _check_cost(file: StrippedFile, limits: DecodeLimits) -> None:
@@ -222,14 +334,15 @@ def _check_scans(scans: int, size: tuple[int, int], limits: DecodeLimits) -> Non
         )
 
 
-def _check_size(size: tuple[int, int], limits: DecodeLimits) -> None:
+def _check_size(size: tuple[int, int], limits: DecodeLimits, max_pixels: int | None = None) -> None:
     width, height = size
+    most = limits.max_pixels if max_pixels is None else min(max_pixels, limits.max_pixels)
     if width < 1 or height < 1:
         raise UndecodableImageError(f"The image has {width}×{height} pixels; use one with at least 1×1.")
     _check_side(size, limits)
-    if width * height > limits.max_pixels:
+    if width * height > most:
         raise ImageTooLargeError(
-            f"The image has {width}×{height} pixels, above the limit of {limits.max_pixels} in all; use a smaller one."
+            f"The image has {width}×{height} pixels, above the limit of {most} in all; use a smaller one."
         )
 
 
@@ -243,35 +356,10 @@ def _check_side(size: tuple[int, int], limits: DecodeLimits) -> None:
 def _on_white(image: Image.Image) -> Image.Image:
     """Composite on white, in bands of rows: a whole copy in RGBA, or three, would hold much more memory."""
     result = Image.new("RGB", image.size)
-    for top, bottom in _bands(image):
+    for top, bottom in bands(image):
         band = image.crop((0, top, image.width, bottom)).convert("RGBA")
         result.paste(Image.alpha_composite(Image.new("RGBA", band.size, _WHITE), band).convert("RGB"), (0, top))
     return result
-
-
-def _to_eight_bits(image: Image.Image) -> npt.NDArray[np.uint8]:
-    values = np.asarray(image)
-    if values.dtype.kind == "u" and values.dtype.itemsize == 2:
-        largest = int(values.max(initial=0))
-        shift = next(bits - 8 for bits in _SENSOR_BITS if largest < 2**bits)
-        return (values >> shift).astype(np.uint8)
-    peak = max(float(_levels(values[top:bottom]).max(initial=0)) for top, bottom in _bands(image))
-    white = next((level for level in (1.0, 255.0, 65535.0) if peak <= level), peak)
-    result = np.empty(values.shape, dtype=np.uint8)
-    for top, bottom in _bands(image):
-        result[top:bottom] = np.rint(_levels(values[top:bottom]) / white * 255)
-    return result
-
-
-def _levels(values: npt.NDArray[Any]) -> npt.NDArray[np.float64]:
-    return np.nan_to_num(values.astype(np.float64), nan=0.0, posinf=0.0, neginf=0.0).clip(min=0)
-
-
-def _bands(image: Image.Image) -> Iterator[tuple[int, int]]:
-    """Yield the first and last row (exclusive) of bands of about `_BAND_PIXELS` pixels."""
-    rows = max(1, _BAND_PIXELS // max(1, image.width))
-    for top in range(0, image.height, rows):
-        yield top, min(top + rows, image.height)
 
 
 def _cause(error: BaseException) -> str:

@@ -14,6 +14,8 @@ from contextlib import suppress
 from dataclasses import dataclass
 
 from hardrank.models.color_profiles import MAX_PROFILE_BYTES
+from hardrank.models.image_boxes import check_jpeg2000, is_jpeg2000, media_decoder, strip_media_file
+from hardrank.models.stripped_file import StrippedFile, StructureLimitError
 
 _MAX_SEGMENTS = 10_000
 _EXIF_PREFIX = b"Exif\x00\x00"
@@ -45,6 +47,8 @@ _MAX_WEBP_CHUNKS = 10_000
 _MAX_RLE_STEPS = 4_000_000
 """Pillow decodes run-length encoded BMP files in Python, in one step per pixel or pair of bytes at most."""
 
+_MAX_TAGS = 1000
+"""Entries of a TIFF or EXIF directory; files have a few dozen."""
 _TIFF_TYPE_BYTES = {1: 1, 2: 1, 3: 2, 4: 4, 5: 8, 6: 1, 7: 1, 8: 2, 9: 4, 10: 8, 11: 4, 12: 8, 13: 4}
 _TIFF_SHORT, _TIFF_LONG = 3, 4
 _TIFF_ORIENTATION = 0x0112
@@ -86,30 +90,6 @@ _TIFF_COMPRESSIONS: Mapping[int, str] = {
 """Not old-style JPEG and LZMA, whose decoders take memory that no header limits, nor formats of single vendors."""
 
 
-class StructureLimitError(ValueError):
-    """The structure of a file would make decoding it too expensive."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class StrippedFile:
-    """An image file without unneeded metadata, and what its headers say about decoding it."""
-
-    data: bytes
-    """The file to decode."""
-    exif: bytes = b""
-    """The EXIF of the file: a TIFF header and its directories."""
-    scans: int = 1
-    """Passes that a decoder makes over the image (progressive JPEG)."""
-    size: tuple[int, int] | None = None
-    """Width and height, if the decoder allocates memory for them when it opens the file."""
-    icc: bytes = b""
-    """The ICC profile of the file."""
-    sequential: bool = False
-    """Whether it is a JPEG that a decoder can reduce without holding all of it: baseline, in one scan."""
-    buffer_bytes: int = 0
-    """Bytes that the decoder holds besides the image: the largest strip or tile of a TIFF."""
-
-
 def strip_metadata(data: bytes) -> StrippedFile:
     """Keep what decoding the first frame needs.
 
@@ -118,6 +98,10 @@ def strip_metadata(data: bytes) -> StrippedFile:
     for signature, strip in _STRIPPERS.items():
         if data.startswith(signature):
             return strip(data)
+    if media_decoder(data) is not None:
+        return strip_media_file(data)
+    if is_jpeg2000(data):
+        return check_jpeg2000(data)
     return StrippedFile(data=data)
 
 
@@ -127,10 +111,11 @@ def orientation(exif: bytes) -> int:
     endian = _TIFF_ENDIAN.get(exif[:4])
     if endian is None or len(exif) < 8:
         return 1
-    for tag in _directory(exif, struct.unpack_from(f"{endian}I", exif, 4)[0], endian):
-        if tag.number == _TIFF_ORIENTATION and tag.size == 2:
-            value: int = struct.unpack(f"{endian}H", tag.value[:2])[0]
-            return value if 1 <= value <= 8 else 1
+    with suppress(StructureLimitError):
+        for tag in _directory(exif, struct.unpack_from(f"{endian}I", exif, 4)[0], endian):
+            if tag.number == _TIFF_ORIENTATION and tag.size == 2:
+                value: int = struct.unpack(f"{endian}H", tag.value[:2])[0]
+                return value if 1 <= value <= 8 else 1
     return 1
 
 
@@ -319,10 +304,12 @@ class _Tag:
 
 
 def _directory(data: bytes, offset: int, endian: str) -> Iterator[_Tag]:
-    """Yield the entries of a TIFF directory, up to the end of the data."""
+    """Yield the entries of a TIFF directory, up to the end of the data; raises `StructureLimitError` for too many."""
     if offset + 2 > len(data):
         return
     (count,) = struct.unpack_from(f"{endian}H", data, offset)
+    if count > _MAX_TAGS:
+        raise StructureLimitError(f"The directory has {count} tags, above the limit of {_MAX_TAGS}")
     for start in range(offset + 2, min(offset + 2 + 12 * count, len(data) - 11), 12):
         number, kind, length, value = struct.unpack_from(f"{endian}HHI4s", data, start)
         yield _Tag(number=number, kind=kind, count=length, value=value)

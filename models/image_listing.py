@@ -15,7 +15,10 @@ from typing import Final
 from hardrank.models.errors import HardrankError
 from hardrank.models.files import expand_user
 
-SUFFIXES: Final = (".bmp", ".gif", ".jfif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")
+SUFFIXES: Final = (
+    ".avif", ".bmp", ".gif", ".heic", ".heif", ".hif", ".j2k", ".jfif", ".jp2", ".jpeg", ".jpg", ".jpx", ".png", ".tif",
+    ".tiff", ".webp",
+)  # fmt: skip
 """Endings of image files, in any case."""
 TEST_IMAGES: Final = "test_images.csv"
 """The list of its test images in the folder of a training run."""

@@ -20,6 +20,7 @@ from hardrank.audit_app.web.messages import errors_shown
 from hardrank.audit_app.web.pictures import upload_uri
 from hardrank.audit_app.web.resources import LoadedGallery, session
 from hardrank.models.decoding import DEFAULT_LIMITS
+from hardrank.models.image_listing import SUFFIXES
 
 _KEY: Final = "dialog"
 IMAGE_DIALOG: Final = "image"
@@ -43,7 +44,7 @@ def choose_image(loaded: LoadedGallery, chosen: ChosenImages) -> None:
     with errors_shown():
         file = st.file_uploader(
             f"Upload an image, at most {DEFAULT_LIMITS.max_bytes >> 20} MB",
-            type=["jpg", "jpeg", "png", "webp", "gif", "bmp", "tif", "tiff"],
+            type=[suffix.removeprefix(".") for suffix in SUFFIXES],
             key="upload",
             max_upload_size=DEFAULT_LIMITS.max_bytes >> 20,
         )

@@ -30,9 +30,9 @@ from hardrank.serving.settings import Settings
 
 LOOPBACK_HOSTS: Final = ("localhost", "127.0.0.1", "[::1]")
 _DESCRIPTION: Final = """
-Search a gallery by image or by item; add and delete items. Images may be JPEG, PNG, WebP, GIF (first frame), BMP or
-TIFF; the format is detected from the bytes. Errors are `application/problem+json` (RFC 9457) and say how to fix the
-request. Every response has an `X-Request-ID` header; responses to single searches also have `Server-Timing`.
+Search a gallery by image or by item; add and delete items. Images may be JPEG, PNG, WebP, GIF, BMP, TIFF, AVIF, JPEG
+2000 or HEIC; the format is detected from the bytes. Errors are `application/problem+json` (RFC 9457) and say how to fix
+the request. Every response has an `X-Request-ID` header; responses to single searches also have `Server-Timing`.
 """
 
 

@@ -7,7 +7,10 @@ from hardrank.serving.api.bodies import BYTES, FORM
 from hardrank.serving.api.problems import MEDIA_TYPE
 from hardrank.serving.store.items import MAX_TEXT
 
-IMAGE_TYPES: Final = ("image/jpeg", "image/png", "image/webp", "image/gif", "image/bmp", "image/tiff")
+IMAGE_TYPES: Final = (
+    "image/jpeg", "image/png", "image/webp", "image/gif", "image/bmp", "image/tiff", "image/avif", "image/heic",
+    "image/jp2",
+)  # fmt: skip
 _BINARY: Final = {"type": "string", "format": "binary"}
 
 

@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from hardrank.models.cores import usable_cores
-from hardrank.models.decoding import DEFAULT_LIMITS, DecodeLimits, UndecodableImageError, decode, read_bytes
+from hardrank.models.decoding import DEFAULT_LIMITS, DecodeLimits, UndecodableImageError, decode_file, read_bytes
 from hardrank.models.errors import HardrankError
 from hardrank.models.image_listing import ImageProblem, ImageProblemKind, is_file
 from hardrank.models.preprocessing import Preprocessing, centre_crop, to_square, to_unit
@@ -263,15 +263,15 @@ def _read(
         if known is not None and _is_same(known, digest, entry):
             path = entry.path.resolve()
             return _Unchanged(id=entry.id, moved_to=None if str(path) == known.source else path)
-        image = decode(data, limits=limits)
+        file = decode_file(data, limits=limits)
     except UndecodableImageError as error:
         return ImageProblem(path=str(entry.path), kind=ImageProblemKind.UNREADABLE, detail=str(error))
     return _Decoded(
         entry=entry,
         sha256=digest,
-        pixels=centre_crop(to_square(image, pre), pre.crop),
-        thumbnail=make_thumbnail(image),
-        size=image.size,
+        pixels=centre_crop(to_square(file.image, pre), pre.crop),
+        thumbnail=make_thumbnail(file.image),
+        size=(file.width, file.height),
         replaces=known is not None,
     )
 

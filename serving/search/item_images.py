@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from hardrank.models.errors import HardrankError
+from hardrank.models.image_boxes import media_decoder
 from hardrank.serving.index.search_index import SearchIndex
 
 _IMAGE_TYPES: Final[Mapping[bytes, str]] = {
@@ -15,6 +16,7 @@ _IMAGE_TYPES: Final[Mapping[bytes, str]] = {
     b"II*\x00": "image/tiff",
     b"MM\x00*": "image/tiff",
     b"RIFF": "image/webp",
+    b"\x00\x00\x00\x0cjP  ": "image/jp2",
 }
 
 
@@ -45,6 +47,8 @@ def image_of(index: SearchIndex, id: str) -> ImageFile:
 
 def media_type_of(data: bytes) -> str:
     """Return the media type of an image file by its first bytes."""
+    if (decoder := media_decoder(data)) is not None:
+        return "image/avif" if decoder == "AVIF" else "image/heic"
     types = (media_type for magic, media_type in _IMAGE_TYPES.items() if data.startswith(magic))
     return next(types, "application/octet-stream")
 

@@ -12,7 +12,7 @@ from time import perf_counter
 import numpy as np
 
 from hardrank.models.cores import usable_cores
-from hardrank.models.decoding import DecodeLimits, decode
+from hardrank.models.decoding import DecodeLimits, decode_file
 from hardrank.models.preprocessing import Preprocessing, prepare_image
 from hardrank.serving.agreement.monitor import AgreementMonitor
 from hardrank.serving.metrics import Metrics, QueryStage
@@ -40,6 +40,7 @@ class DecodedImage:
     pixels: Mapping[Preprocessing, Vector]
     """Float32 (3,H,W) in [0,1], for each requested preprocessing."""
     width: int
+    """Pixels of the original."""
     height: int
     thumbnail: bytes
     """PNG; empty unless requested."""
@@ -168,12 +169,12 @@ def _timings(key: str, image: EmbeddedImage | None, search_s: float) -> Timings:
 
 
 def _decode(data: bytes, sizes: Sequence[Preprocessing], limits: DecodeLimits, *, thumbnail: bool) -> DecodedImage:
-    image = decode(data, limits=limits)
+    file = decode_file(data, limits=limits)
     return DecodedImage(
-        pixels={size: prepare_image(image, size) for size in sizes},
-        width=image.width,
-        height=image.height,
-        thumbnail=make_thumbnail(image) if thumbnail else b"",
+        pixels={size: prepare_image(file.image, size) for size in sizes},
+        width=file.width,
+        height=file.height,
+        thumbnail=make_thumbnail(file.image) if thumbnail else b"",
     )
 
 

@@ -70,7 +70,7 @@ class NewItem:
     thumbnail: bytes = field(default=b"", repr=False)
     """PNG; empty: none."""
     width: int = 0
-    """Pixels of the decoded image, half of the file's for a JPEG above the pixel limit; 0: unknown."""
+    """Pixels of the original; 0: unknown."""
     height: int = 0
     """Like `width`."""
 

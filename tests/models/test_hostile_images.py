@@ -12,7 +12,8 @@ import pytest
 from PIL import Image
 
 from hardrank.models.decoding import DecodeLimits, ImageTooLargeError, UndecodableImageError, decode, to_rgb
-from hardrank.models.image_files import StrippedFile, strip_metadata
+from hardrank.models.image_files import strip_metadata
+from hardrank.models.stripped_file import StrippedFile
 from tests.models import hostile_images as hostile
 
 GRADIENT = Image.fromarray(np.arange(40 * 24 * 3, dtype=np.uint32).reshape(24, 40, 3).astype(np.uint8))
@@ -35,6 +36,7 @@ class TestRefusedFromTheHeaders:
         [
             (lambda: hostile.tiff_of_one_large_tile(8000), "tiles of 8000×8000 pixels.*limit of 2048"),
             (lambda: hostile.tiff_of_many_strips(200_000), "200000 values in tag 273.*limit of 65536"),
+            (hostile.tiff_of_unknown_tags, "tags, above the limit of 1000"),
             (lambda: hostile.deflated_tiff(8000, 8000), "8000×8000.*limit of 50000000"),
             (lambda: hostile.jpeg_of_scans(64, 200), "scans, above the limit of 100"),
             (lambda: hostile.png_with(hostile.png_chunk(b"IDAT", b"") * 60_000, GRADIENT), "50000 chunks"),
@@ -115,7 +117,7 @@ class TestIgnoredMetadata:
         assert np.array_equal(np.asarray(decode(data)), np.asarray(frames[0]))
 
     def test_unknown_tags_of_a_tiff(self) -> None:
-        data = hostile.tiff_of_unknown_tags(5000)
+        data = hostile.tiff_of_unknown_tags(900)
         assert decode(data).size == (16, 16)
         assert len(strip_metadata(data).data) < len(data) + 200
 
@@ -204,10 +206,10 @@ def assert_as_in_pillow(data: bytes) -> None:
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="the libtiff of Pillow is not a shared library")
-@pytest.mark.parametrize("make", [hostile.tiff_of_unknown_tags, hostile.tiff_of_damaged_fax])
+@pytest.mark.parametrize("make", [lambda: hostile.tiff_of_unknown_tags(900), hostile.tiff_of_damaged_fax])
 def test_decoders_write_nothing(make: Callable[[], bytes]) -> None:
     code = (
-        "import sys\nfrom hardrank.models.preprocessing import UndecodableImageError, decode\n"
+        "import sys\nfrom hardrank.models.decoding import UndecodableImageError, decode\n"
         "try:\n    decode(sys.stdin.buffer.read())\nexcept UndecodableImageError:\n    pass"
     )
     done = subprocess.run([sys.executable, "-c", code], input=make(), capture_output=True, check=True)

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from hardrank.models.decoding import decode
+from hardrank.models.decoding import DecodeLimits, decode
 from hardrank.models.image_listing import ImageProblemKind
 from hardrank.serving.engine import Engine
 from hardrank.serving.index.search_index import SearchIndex
@@ -46,6 +46,18 @@ def test_items_have_the_embeddings_of_their_images(gallery: Path, filled: Search
         np.testing.assert_allclose(filled.vector(entry.id), expected, atol=1e-6)
         assert filled.original(entry.id) == data
         assert decode(filled.thumbnail(entry.id)).size == (48, 40)
+
+
+def test_size_of_a_jpeg_that_is_decoded_at_half_size_is_that_of_the_original(
+    tmp_path: Path, filled: SearchIndex, engine: Engine
+) -> None:
+    images = tmp_path / "images"
+    images.mkdir()
+    Image.effect_noise((120, 80), 60).save(images / "large.jpg")
+    options = replace(SMALL, limits=DecodeLimits(max_pixels=120 * 80 - 1))
+    assert add_images(filled, engine, list_images(images), options=options).added == 1
+    item = filled.item("large.jpg")
+    assert (item.width, item.height) == (120, 80)
 
 
 def test_a_file_with_a_wide_gamut_has_the_embedding_of_its_srgb_twin(

@@ -1,0 +1,31 @@
+"""What is known of an image file before it is decoded."""
+
+from dataclasses import dataclass
+
+
+class StructureLimitError(ValueError):
+    """The structure of a file would make decoding it too expensive."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class StrippedFile:
+    """An image file without unneeded metadata, and what its headers say about decoding it."""
+
+    data: bytes
+    """The file to decode."""
+    exif: bytes = b""
+    """The EXIF of the file: a TIFF header and its directories."""
+    scans: int = 1
+    """Passes that a decoder makes over the image (progressive JPEG)."""
+    size: tuple[int, int] | None = None
+    """Width and height, if the decoder allocates memory for them when it opens the file."""
+    icc: bytes = b""
+    """The ICC profile of the file."""
+    sequential: bool = False
+    """Whether it is a JPEG that a decoder can reduce without holding all of it: baseline, in one scan."""
+    buffer_bytes: int = 0
+    """Bytes that the decoder holds besides the image: the largest strip or tile of a TIFF."""
+    decoder: str = ""
+    """Pillow's name of the only decoder for the file; empty: any of those that recognize their files by signature."""
+    max_pixels: int | None = None
+    """Limit of pixels of this format, for slow decoders."""

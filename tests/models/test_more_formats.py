@@ -1,0 +1,257 @@
+"""AVIF, HEIC and JPEG 2000; animations that begin with empty frames; 16-bit colors."""
+
+import io
+import struct
+import sys
+import zlib
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+from PIL import Image, features
+
+from hardrank.models.decoding import (
+    DecodeLimits,
+    ImageTooLargeError,
+    MissingDecoderError,
+    UndecodableImageError,
+    decode,
+    decode_file,
+)
+from hardrank.models.image_files import strip_metadata
+from tests.models.hostile_images import png_chunk, tiff
+from tests.models.profiles import P3, SRGB_CURVE, rgb_profile, with_profile
+
+needs_avif = pytest.mark.skipif(not features.check("avif"), reason="this Pillow has no AVIF")
+needs_jpeg2000 = pytest.mark.skipif(not features.check("jpg_2000"), reason="this Pillow has no JPEG 2000")
+MODERN = [pytest.param("AVIF", marks=needs_avif), "HEIF", pytest.param("JPEG2000", marks=needs_jpeg2000)]
+
+
+def photograph(width: int = 96, height: int = 64) -> Image.Image:
+    y, x = np.mgrid[0:height, 0:width]
+    levels = np.stack([255 * x / (width - 1), 255 * y / (height - 1), 255 * (x + y) / (width + height - 2)], axis=-1)
+    return Image.fromarray(levels.round().astype(np.uint8))
+
+
+def encoded(image: Image.Image, kind: str, **options: Any) -> bytes:
+    if kind == "HEIF":
+        pytest.importorskip("pillow_heif").register_heif_opener()
+    stream = io.BytesIO()
+    image.save(stream, kind, **options)
+    return stream.getvalue()
+
+
+def levels(image: Image.Image) -> npt.NDArray[np.int16]:
+    return np.asarray(image, dtype=np.int16)
+
+
+def difference(one: Image.Image, other: Image.Image) -> float:
+    assert one.size == other.size
+    return float(np.abs(levels(one) - levels(other)).mean())
+
+
+class TestModernFormats:
+    @pytest.mark.parametrize("kind", MODERN)
+    def test_pixels(self, kind: str) -> None:
+        decoded = decode_file(encoded(photograph(), kind))
+        assert (decoded.image.mode, decoded.width, decoded.height) == ("RGB", 96, 64)
+        assert difference(decoded.image, photograph()) < 3
+
+    @pytest.mark.parametrize("kind", MODERN)
+    def test_transparency_is_on_white(self, kind: str) -> None:
+        image = photograph().convert("RGBA")
+        image.paste((0, 0, 0, 0), (0, 0, 32, 32))
+        decoded = levels(decode(encoded(image, kind)))
+        assert decoded[4:28, 4:28].min() > 245
+        assert np.abs(decoded[40:, 40:] - levels(photograph())[40:, 40:]).mean() < 4
+
+    @pytest.mark.parametrize("kind", MODERN)
+    def test_limits_apply_before_decoding(self, kind: str) -> None:
+        data = encoded(photograph(), kind)
+        assert strip_metadata(data).size == (96, 64)
+        with pytest.raises(ImageTooLargeError, match="96×64 pixels, above the limit of 6143"):
+            decode(data, limits=DecodeLimits(max_pixels=96 * 64 - 1))
+
+    @pytest.mark.parametrize("kind", MODERN)
+    def test_any_changed_or_missing_byte_is_harmless(self, kind: str) -> None:
+        whole = np.frombuffer(encoded(photograph(), kind), dtype=np.uint8)
+        generator = np.random.default_rng(0)
+        for turn in range(120):
+            data = whole.copy()
+            reach = len(data) if turn % 2 else 300
+            data[generator.integers(0, min(len(data), reach), 3)] = generator.integers(0, 256, 3)
+            if turn % 5 == 0:
+                data = data[: generator.integers(1, len(data))]
+            try:
+                assert decode(data.tobytes(), limits=DecodeLimits(max_pixels=10**6)).mode == "RGB"
+            except UndecodableImageError:
+                continue
+
+    @pytest.mark.parametrize("kind", MODERN[:2])
+    def test_a_profile_is_applied(self, kind: str) -> None:
+        profile = rgb_profile(P3, SRGB_CURVE)
+        wide = with_profile(photograph(), profile)
+        assert difference(wide, photograph()) > 4
+        assert difference(decode(encoded(wide, kind, icc_profile=profile, quality=95)), photograph()) < 3
+
+    @needs_avif
+    def test_metadata_do_not_reach_the_decoder(self) -> None:
+        exif = Image.Exif()
+        exif[0x010E] = "a description that nobody needs"
+        exif[0x0112] = 6
+        data = encoded(photograph(), "AVIF", exif=exif.tobytes(), xmp=b"<x/>")
+        stripped = strip_metadata(data)
+        assert len(stripped.data) == len(data)
+        with Image.open(io.BytesIO(stripped.data)) as image:
+            assert "xmp" not in image.info
+            assert b"description" not in image.info.get("exif", b"")
+        assert decode(data).size == (64, 96)
+
+    def test_orientation_of_a_heic_is_applied_once(self) -> None:
+        pytest.importorskip("pillow_heif")
+        exif = Image.Exif()
+        exif[0x0112] = 6
+        decoded = decode_file(encoded(photograph(), "HEIF", exif=exif.tobytes()))
+        assert (decoded.width, decoded.height) == (64, 96)
+        assert difference(decoded.image, photograph().transpose(Image.Transpose.ROTATE_270)) < 3
+
+    @needs_avif
+    def test_first_frame_of_an_avif_animation(self) -> None:
+        frames = [Image.new("RGB", (64, 64), color) for color in ("red", "blue", "green")]
+        data = encoded(frames[0], "AVIF", save_all=True, append_images=frames[1:])
+        assert difference(decode(data), frames[0]) < 4
+
+    def test_a_missing_package_is_named(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        from hardrank.models import decoding
+
+        monkeypatch.setitem(sys.modules, "pillow_heif", None)
+        decoding.enable_heic.cache_clear()
+        with pytest.raises(MissingDecoderError, match=r"hardrank\[heic\]"):
+            decode(struct.pack(">I4s4sI4s", 20, b"ftyp", b"heic", 0, b"mif1") + bytes(100))
+
+    def test_too_many_items(self) -> None:
+        entry = struct.pack(">I4sIHH4s", 20, b"infe", 2 << 24, 1, 0, b"hvc1")
+        listed = struct.pack(">I4sIH", 14 + 20 * 5000, b"iinf", 0, 5000) + entry * 5000
+        meta = struct.pack(">I4sI", 12 + len(listed), b"meta", 0) + listed
+        with pytest.raises(ImageTooLargeError, match="1000 parts"):
+            decode(struct.pack(">I4s4sI", 16, b"ftyp", b"heic", 0) + meta)
+
+    @pytest.mark.parametrize(
+        ("field", "value", "message"),
+        [(24, 1, "16384 tiles.*limit of 4096"), (8, 2**31, "limit of 16384"), (40, 300, "300 components")],
+    )
+    @needs_jpeg2000
+    def test_expensive_jpeg2000_is_refused(self, field: int, value: int, message: str) -> None:
+        data = bytearray(encoded(Image.new("L", (128, 128)), "JPEG2000", no_jp2=True))
+        if field == 40:
+            struct.pack_into(">H", data, field, value)
+        elif field == 24:
+            struct.pack_into(">II", data, field, value, value)
+        else:
+            struct.pack_into(">I", data, field, value)
+            struct.pack_into(">I", data, field + 16, value)
+        with pytest.raises(ImageTooLargeError, match=message):
+            decode(bytes(data))
+
+
+def gif_with_empty_start(image: Image.Image) -> bytes:
+    """Make a GIF of two empty frames and an image."""
+    data = encoded(image, "GIF")
+    start = 13 + (3 << ((data[10] & 7) + 1))
+    empty = b"\x21\xf9\x04\x01\0\0\0\0" + b"\x2c" + struct.pack("<4HB", 0, 0, 1, 1, 0) + b"\x02\x02\x44\x01\x00"
+    return data[:start] + empty * 2 + data[start:]
+
+
+class TestEmptyFrames:
+    @pytest.mark.parametrize("kind", ["WEBP", "PNG"])
+    @pytest.mark.parametrize("count", [1, 3])
+    def test_first_visible_frame(self, kind: str, count: int) -> None:
+        empty = [Image.new("RGBA", (96, 64), (number, 0, 0, 0)) for number in range(count)]
+        last = Image.new("RGBA", (96, 64), (0, 0, 255, 255))
+        options: dict[str, Any] = {"lossless": True, "exact": True} if kind == "WEBP" else {}
+        frames = [*empty[1:], photograph().convert("RGBA"), last]
+        data = encoded(empty[0], kind, save_all=True, append_images=frames, **options)
+        assert np.array_equal(levels(decode(data)), levels(photograph()))
+
+    def test_first_visible_frame_of_a_gif(self) -> None:
+        image = photograph().quantize(32)
+        data = gif_with_empty_start(image)
+        with Image.open(io.BytesIO(data)) as shown:
+            assert shown.convert("RGBA").getchannel("A").getextrema() == (0, 0)
+        assert np.array_equal(levels(decode(data)), levels(image.convert("RGB")))
+
+    def test_a_frame_keeps_its_place_on_the_canvas(self) -> None:
+        head = struct.pack(">IIBBBBB", 8, 6, 8, 6, 0, 0, 0)
+        control = struct.pack(">IIIIIHHBB", 1, 2, 3, 5, 1, 1, 10, 0, 0)
+        body = struct.pack(">I", 2) + zlib.compress(b"".join(b"\0" + b"\xff\0\0\xff" * 2 for _ in range(3)))
+        data = b"\x89PNG\r\n\x1a\n" + png_chunk(b"IHDR", head) + png_chunk(b"acTL", struct.pack(">II", 2, 0))
+        data += png_chunk(b"IDAT", zlib.compress(bytes((1 + 8 * 4) * 6))) + png_chunk(b"fcTL", control)
+        data += png_chunk(b"fdAT", body) + png_chunk(b"IEND", b"")
+        shown = levels(decode(data))
+        assert shown.shape == (6, 8, 3)
+        assert (shown[1:4, 5:7] == [255, 0, 0]).all()
+        assert (shown == 255).sum() == 6 * 8 * 3 - 2 * 6
+
+    def test_an_animation_of_empty_frames_only(self) -> None:
+        frames = [Image.new("RGBA", (32, 32), (number, 0, 0, 0)) for number in range(100)]
+        data = encoded(frames[0], "PNG", save_all=True, append_images=frames[1:])
+        assert levels(decode(data)).min() == 255
+
+    def test_later_frames_are_charged(self) -> None:
+        empty = Image.new("RGBA", (96, 64))
+        data = encoded(empty, "PNG", save_all=True, append_images=[photograph().convert("RGBA")])
+        assert levels(decode(data, limits=DecodeLimits(max_pixels=96 * 64))).min() < 255
+        frames = [Image.new("RGBA", (96, 64), (1, 0, 0, 0)), photograph().convert("RGBA")]
+        data = encoded(empty, "PNG", save_all=True, append_images=frames)
+        assert levels(decode(data, limits=DecodeLimits(max_pixels=96 * 64))).min() == 255
+
+
+def deep_png(values: npt.NDArray[np.uint16]) -> bytes:
+    """Make a 16-bit PNG of RGB or RGBA values (H,W,C)."""
+    height, width, channels = values.shape
+    rows = b"".join(b"\0" + row.astype(">u2").tobytes() for row in values)
+    head = struct.pack(">IIBBBBB", width, height, 16, 2 if channels == 3 else 6, 0, 0, 0)
+    return b"\x89PNG\r\n\x1a\n" + b"".join(
+        png_chunk(kind, body) for kind, body in [(b"IHDR", head), (b"IDAT", zlib.compress(rows)), (b"IEND", b"")]
+    )
+
+
+def deep_tiff(values: npt.NDArray[np.uint16], *, deflate: bool, order: str) -> bytes:
+    height, width, channels = values.shape
+    pixels = values.astype(f"{order}u2").tobytes()
+    pixels = zlib.compress(pixels) if deflate else pixels
+    tags = {256: width, 257: height, 258: [16] * channels, 259: 8 if deflate else 1, 262: 2, 277: channels}
+    extra = {338: 2} if channels == 4 else {}
+    header = b"II*\0" if order == "<" else b"MM\0*"
+    return tiff({**tags, **extra, 273: 8, 278: height, 279: len(pixels)}, pixels, header)
+
+
+class TestDeepColor:
+    @pytest.mark.parametrize("bits", [8, 10, 12, 14])
+    @pytest.mark.parametrize("make", ["png", "tiff", "tiff, deflate", "tiff, big-endian", "tiff, big-endian, deflate"])
+    @pytest.mark.parametrize("channels", [3, 4])
+    def test_a_low_range_is_visible(self, bits: int, make: str, channels: int) -> None:
+        ramp = np.linspace(0, 0.98 * (2**bits - 1), 256).astype(np.uint16)
+        values = np.full((16, 256, channels), 65535, dtype=np.uint16)
+        values[..., :3] = np.stack([ramp, ramp[::-1], ramp], axis=-1)
+        if make == "png":
+            data = deep_png(values)
+        else:
+            data = deep_tiff(values, deflate="deflate" in make, order=">" if "big" in make else "<")
+        assert np.array_equal(levels(decode(data)), values[..., :3] >> (bits - 8))
+
+    def test_the_whole_range_keeps_its_upper_byte(self) -> None:
+        values = np.random.default_rng(0).integers(0, 65536, (16, 16, 3)).astype(np.uint16)
+        assert np.array_equal(levels(decode(deep_png(values))), values >> 8)
+
+
+@pytest.mark.parametrize("turn", range(1, 9))
+def test_size_of_a_jpeg_that_is_decoded_at_half_size_is_that_of_the_original(turn: int) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = turn
+    data = encoded(photograph(201, 200), "JPEG", exif=exif.tobytes())
+    half = decode_file(data, limits=DecodeLimits(max_pixels=201 * 200 - 1))
+    whole = decode_file(data)
+    assert (half.width, half.height) == (whole.width, whole.height) == whole.image.size
+    assert half.image.width == (whole.width + 1) // 2
