@@ -1,4 +1,4 @@
-"""Random starts and random noise within a budget; they depend on seed, image and restart only."""
+"""Random starts, noise and numbers for each image; they depend on seed, image and restart only."""
 
 import numpy as np
 import torch
@@ -26,6 +26,11 @@ def random_noise(images: Tensor, options: PGDOptions, ids: Tensor, *, seed: int)
     ball = ball_around(images, epsilon=options.epsilon, norm=options.norm)
     direction = ball.direction(_each(images, ids, seed=seed, stream=2_000_003, normal=True))
     return ball.project(images + options.epsilon * direction)
+
+
+def random_numbers(images: Tensor, ids: Tensor, *, seed: int) -> Tensor:
+    """Draw uniform numbers in [0,1) of the shape of `images` (G,3,H,W); they depend on `ids` (G,) and `seed`."""
+    return _each(images, ids, seed=seed, stream=3_000_017, normal=False)
 
 
 def _each(images: Tensor, ids: Tensor, *, seed: int, stream: int, normal: bool) -> Tensor:

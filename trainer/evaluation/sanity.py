@@ -17,6 +17,7 @@ from hardrank.trainer.attacks.options import AttackError
 from hardrank.trainer.attacks.pgd import Norm
 from hardrank.trainer.attacks.runner import AttackOptions, run_attack
 from hardrank.trainer.attacks.squares import square_steps
+from hardrank.trainer.attacks.starts import random_numbers
 from hardrank.trainer.evaluation.blocks import EvaluationPhase, EvaluationTask, cancelled
 from hardrank.trainer.evaluation.scorecard import PerImage
 
@@ -28,6 +29,8 @@ LARGE_STEPS: Final = 20
 """PGD steps at the large budget, an eighth of it long."""
 DIFFERENCE: Final = 0.5 / 255
 """How far pixels move to compare gradients with differences of the loss."""
+LARGEST_CHANGE: Final = 0.05
+"""The change of a cosine that the gradient may predict for the move."""
 
 
 _TRAINING_ONLY: Final = frozenset({"DropPath", "StochasticDepth", "DropBlock2d"})
@@ -110,7 +113,7 @@ def run_sanity(
     broken = run_attack(
         EmbeddingShift(), embed, images, victims, gallery, large, seed=seed, judge=judge, on_step=_call(on_step)
     )
-    predicted, actual = _differences(embed, judge, images, victims, gallery)
+    predicted, actual = _differences(embed, judge, images, victims, gallery, seed=seed)
     return SanityRuns(
         attack_shift=attack_shift,
         search_shift=search_shift,
@@ -152,15 +155,21 @@ def _search(
 
 
 def _differences(
-    embed: Embed, judge: Embed, images: Tensor, victims: Victims, gallery: Gallery
+    embed: Embed, judge: Embed, images: Tensor, victims: Victims, gallery: Gallery, *, seed: int
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Move the pixels by ±`DIFFERENCE` along the gradient of a cosine; return its predicted and actual change (n,)."""
+    """Move pixels by ±`DIFFERENCE` along the gradient of a cosine; return its predicted and actual change (n,).
+
+    Moving every pixel of a large image would change the cosine by more than a gradient can tell. So only a random
+    share of the pixels moves, and the predicted change is at most about `LARGEST_CHANGE`.
+    """
     away = gallery.distances(victims.embeddings).argmax(1)  # the farthest item: its cosine has a gradient at the image
     targets = gallery.embeddings[away]
     x = images.detach().requires_grad_(True)
     with torch.enable_grad():
         (gradient,) = torch.autograd.grad((embed(x) * targets).sum(), x)
     step = DIFFERENCE * gradient.sign()
+    share = LARGEST_CHANGE / (2 * gradient * step).double().sum((1, 2, 3), keepdim=True).clamp_min(LARGEST_CHANGE)
+    step = torch.where(random_numbers(images, victims.ids, seed=seed) < share, step, torch.zeros_like(step))
     up, down = (images + step).clamp(0, 1), (images - step).clamp(0, 1)
     with torch.no_grad():
         actual = ((judge(up) - judge(down)) * targets).sum(1)

@@ -1,6 +1,5 @@
 """Models that mask their gradients fail the sanity checks; honest ones pass them."""
 
-import math
 from collections.abc import Callable
 from typing import Any
 
@@ -13,17 +12,28 @@ from torch.nn import functional as F
 from hardrank.models.embedder import Embed
 from hardrank.trainer.attacks.options import AttackError
 from hardrank.trainer.attacks.pgd import Norm
-from hardrank.trainer.attacks.registry import SCORECARD, make_attack
+from hardrank.trainer.attacks.registry import SCORECARD
 from hardrank.trainer.evaluation.diagnostics import (
     check_determinism,
     check_gradient,
     check_large_budget,
     check_search,
 )
-from hardrank.trainer.evaluation.robustness import RobustnessOptions, measure_robustness
+from hardrank.trainer.evaluation.robustness import RobustnessOptions
 from hardrank.trainer.evaluation.sanity import SanityRuns, require_evaluation_mode
 from hardrank.trainer.evaluation.scorecard import CheckKind, Scorecard
 from tests.trainer.conftest import Small
+from tests.trainer.evaluation import measuring
+from tests.trainer.evaluation.masking import (
+    jpeg_like,
+    leaking_jpeg,
+    noisy,
+    random_signs,
+    rounded,
+    sine_phase,
+    tiny_gradients,
+)
+from tests.trainer.evaluation.measuring import kinds
 
 PROTOCOL = RobustnessOptions(bootstrap=20, seed_check=0)
 MASKED = {
@@ -37,79 +47,14 @@ MASKED = {
 
 
 def measure(
-    small: Small,
-    embed: Embed,
-    *,
-    names: tuple[str, ...] = ("TMA", "ES"),
-    options: RobustnessOptions = PROTOCOL,
+    small: Small, embed: Embed, *, names: tuple[str, ...] = ("TMA", "ES"), options: RobustnessOptions = PROTOCOL
 ) -> Scorecard:
     with torch.no_grad():
         gallery = embed(small.images)
-    return measure_robustness(
-        embed,
-        lambda rows: small.images[rows],
-        gallery,
-        small.gallery.labels,
-        torch.arange(0, 192, 6),
-        options=options,
-        attacks={name: make_attack(name) for name in names},
+    queries = torch.arange(0, 192, 6)
+    return measuring.measure(
+        small, options=options, queries=queries, names=names, embed=embed, gallery=gallery, batch=128
     )
-
-
-def kinds(card: Scorecard) -> set[CheckKind]:
-    return {check.kind for check in card.checks}
-
-
-class ScaledGradient(torch.autograd.Function):
-    """The identity, whose gradient is multiplied by a number or by random signs (0)."""
-
-    @staticmethod
-    def forward(ctx: Any, x: Tensor, scale: float) -> Tensor:
-        ctx.scale = scale
-        return x.clone()
-
-    @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:
-        (gradient,) = gradients
-        scale = 2.0 * torch.randint(0, 2, gradient.shape) - 1 if ctx.scale == 0 else ctx.scale
-        return gradient * scale, None
-
-
-def sine_phase(x: Tensor) -> Tensor:
-    phase = 2 * math.pi * torch.rand(x.shape[1:], generator=torch.Generator().manual_seed(5), dtype=x.dtype)
-    return x + torch.sin(phase + 255 * 20 * x) / 255
-
-
-def random_signs(x: Tensor) -> Tensor:
-    moved: Tensor = ScaledGradient.apply(x, 0.0)
-    return moved
-
-
-def tiny_gradients(x: Tensor) -> Tensor:
-    moved: Tensor = ScaledGradient.apply(x, 1e-8)
-    return moved
-
-
-def rounded(x: Tensor) -> Tensor:
-    return (255 * x).round() / 255
-
-
-def jpeg_like(x: Tensor, leak: float = 0.0) -> Tensor:
-    """Round the cosine coefficients of blocks of 8×8 pixels to multiples of 10/255."""
-    at = torch.arange(8, dtype=x.dtype)
-    basis = torch.cos(math.pi * (at + 0.5) * at[:, None] / 8) / 2
-    basis[0] /= math.sqrt(2)
-    coefficients = basis @ x.unfold(2, 8, 8).unfold(3, 8, 8) @ basis.T
-    blocks = basis.T @ ((coefficients * 25.5).round() / 25.5) @ basis
-    return blocks.permute(0, 1, 2, 4, 3, 5).reshape(x.shape) + leak * x
-
-
-def leaking_jpeg(x: Tensor) -> Tensor:
-    return jpeg_like(x, 0.001)
-
-
-def noisy(x: Tensor) -> Tensor:
-    return x + 4 / 255 * torch.randn_like(x)
 
 
 @pytest.mark.parametrize(

@@ -2,9 +2,9 @@
 
 import csv
 import json
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 from enum import StrEnum
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,6 @@ import pytest
 import torch
 from torch import Tensor
 
-from hardrank.models.embedder import Embed
 from hardrank.trainer.attacks.attack import Attack
 from hardrank.trainer.attacks.es import EmbeddingShift
 from hardrank.trainer.attacks.gtm import Unmatched
@@ -23,7 +22,7 @@ from hardrank.trainer.attacks.runner import AttackEngine, AttackResult, run_atta
 from hardrank.trainer.evaluation.blocks import CancelledError, EvaluationProgress
 from hardrank.trainer.evaluation.diagnostics import compare_seeds
 from hardrank.trainer.evaluation.journal import Journal, JournalError
-from hardrank.trainer.evaluation.robustness import RobustnessOptions, bytes_provider, measure_robustness
+from hardrank.trainer.evaluation.robustness import RobustnessOptions, bytes_provider
 from hardrank.trainer.evaluation.scorecard import (
     ERS_KEYS,
     CheckKind,
@@ -34,38 +33,14 @@ from hardrank.trainer.evaluation.scorecard import (
     worst_case,
 )
 from tests.trainer.conftest import Small
+from tests.trainer.evaluation import measuring
+from tests.trainer.evaluation.measuring import EVERY_FIFTH, kinds
 from tests.trainer.golden.cases import PAPER_TABLES
 
 QUICK = RobustnessOptions(steps=6, bootstrap=200, seed_check=0, sanity_images=0, epsilon=24 / 255)
 
 
-def measure(
-    small: Small,
-    *,
-    embed: Embed | None = None,
-    options: RobustnessOptions = QUICK,
-    queries: Tensor | None = None,
-    names: tuple[str, ...] = ("CA+", "QA-", "TMA", "ES"),
-    seed: int = 0,
-    batch: int = 16,
-    resume: Journal | None = None,
-    cancel: Callable[[], bool] = lambda: False,
-    progress: Callable[[EvaluationProgress], None] | None = None,
-) -> Scorecard:
-    return measure_robustness(
-        embed or small.embed,
-        lambda rows: small.images[rows],
-        small.gallery.embeddings,
-        small.gallery.labels,
-        torch.arange(0, 200, 5) if queries is None else queries,
-        options=options,
-        attacks={name: make_attack(name) for name in names},
-        seed=seed,
-        batch=batch,
-        resume=resume,
-        cancel=cancel,
-        progress=progress,
-    )
+measure = partial(measuring.measure, options=QUICK, queries=EVERY_FIFTH, names=("CA+", "QA-", "TMA", "ES"))
 
 
 def test_ers_of_every_published_row() -> None:
@@ -96,14 +71,7 @@ def test_ers_of_the_two_extremes() -> None:
 
 
 def test_full_scorecard(small: Small, tmp_path: Path) -> None:
-    card = measure_robustness(
-        small.embed,
-        lambda rows: small.images[rows],
-        small.gallery.embeddings,
-        small.gallery.labels,
-        torch.arange(30),
-        options=QUICK,
-    )
+    card = measure(small, queries=torch.arange(30), names=None)
     assert tuple(card.figures) == (*ERS_KEYS, "MARGIN")
     assert card.ers == pytest.approx(ers({key: result.value for key, result in card.figures.items()}))
     assert card.ers_low < card.ers < card.ers_high
@@ -208,16 +176,8 @@ class Renamed(EmbeddingShift):
 
 def test_identity_of_the_journal_is_made_of_declared_names_and_values(small: Small, tmp_path: Path) -> None:
     def run(attack: Attack) -> Scorecard:
-        return measure_robustness(
-            small.embed,
-            lambda rows: small.images[rows],
-            small.gallery.embeddings,
-            small.gallery.labels,
-            torch.arange(4),
-            options=QUICK,
-            attacks={"ES": attack, "QA+": make_attack("QA+", m=2)},
-            resume=Journal(tmp_path),
-        )
+        attacks = {"ES": attack, "QA+": make_attack("QA+", m=2)}
+        return measure(small, queries=torch.arange(4), names=None, attacks=attacks, resume=Journal(tmp_path))
 
     first = run(Renamed())
     settings = json.loads((tmp_path / "settings.json").read_text(encoding="utf-8"))
@@ -241,29 +201,14 @@ def test_an_attack_whose_options_cannot_be_recorded_is_refused(small: Small) -> 
         callback: Any = print
 
     with pytest.raises(AttackError, match="callback"):
-        measure_robustness(
-            small.embed,
-            lambda rows: small.images[rows],
-            small.gallery.embeddings,
-            small.gallery.labels,
-            torch.arange(2),
-            options=QUICK,
-            attacks={"ES": Opaque()},
-        )
+        measure(small, queries=torch.arange(2), names=None, attacks={"ES": Opaque()})
 
 
 def test_the_unmatched_item_of_gtm_is_chosen_by_option_and_recorded_with_the_attack(small: Small) -> None:
     cards = {}
     for unmatched in Unmatched:
         options = replace(QUICK, unmatched=unmatched, steps=2)
-        cards[unmatched] = measure_robustness(
-            small.embed,
-            lambda rows: small.images[rows],
-            small.gallery.embeddings,
-            small.gallery.labels,
-            torch.arange(12),
-            options=options,
-        )
+        cards[unmatched] = measure(small, options=options, queries=torch.arange(12), names=None)
         assert cards[unmatched].attacks["GTM"] == {"unmatched": str(unmatched)}
         assert "unmatched" not in cards[unmatched].options
         expected = make_attack("GTM", unmatched=unmatched).draw(small.victims(12), small.gallery, seed=0)
@@ -308,10 +253,6 @@ def test_worst_case_is_the_worst_image_by_image(small: Small) -> None:
         worst_case([cards[0], measure(small, queries=torch.arange(40))])
 
 
-def kinds(card: Scorecard) -> set[CheckKind]:
-    return {check.kind for check in card.checks}
-
-
 def test_an_honest_evaluation_passes_every_check(small: Small) -> None:
     card = measure(small, options=RobustnessOptions(steps=32, bootstrap=50, seed_check=20))
     assert card.trustworthy, card.checks
@@ -323,15 +264,7 @@ def test_a_hidden_gradient_is_found(small: Small) -> None:
         return small.embed((x * 255).round() / 255 + 0 * x)
 
     gallery = hides(small.images)
-    card = measure_robustness(
-        hides,
-        lambda rows: small.images[rows],
-        gallery,
-        small.gallery.labels,
-        torch.arange(200),
-        options=QUICK,
-        attacks={"TMA": make_attack("TMA"), "ES": make_attack("ES")},
-    )
+    card = measure(small, embed=hides, gallery=gallery, queries=torch.arange(200), names=("TMA", "ES"), batch=128)
     assert CheckKind.ZERO_GRADIENT in kinds(card)
     assert CheckKind.NOISE_BEATS_ATTACK in kinds(card)
     assert not card.trustworthy
@@ -354,8 +287,7 @@ def test_too_few_steps_are_found(small: Small) -> None:
 @pytest.mark.parametrize("batch", [1, 7, 64])
 def test_an_attack_that_wins_early_has_no_falling_loss(small: Small, batch: int) -> None:
     names, options = ("LTM", "MARGIN"), RobustnessOptions(epsilon=48 / 255, bootstrap=20, seed_check=0)
-    queries = torch.arange(0, 200, 5)
-    card = measure(small, names=names, options=options, queries=queries, batch=batch)
+    card = measure(small, names=names, options=options, batch=batch)
     for name in names:
         assert card.figures[name].value == 0
         np.testing.assert_array_equal(card.per_image.columns[f"{name} end loss"], 0)
@@ -375,15 +307,7 @@ def test_a_collapsed_model_is_found(small: Small) -> None:
     def collapsed(x: Tensor) -> Tensor:
         return torch.nn.functional.normalize(3 * pole + small.embed(x), dim=1)
 
-    card = measure_robustness(
-        collapsed,
-        lambda rows: small.images[rows],
-        collapsed(small.images),
-        small.gallery.labels,
-        torch.arange(20),
-        options=QUICK,
-        attacks={"ES": make_attack("ES")},
-    )
+    card = measure(small, embed=collapsed, gallery=collapsed(small.images), queries=torch.arange(20), names=("ES",))
     assert CheckKind.COLLAPSE in kinds(card)
     assert card.mean_cosine > 0.5
 
@@ -419,13 +343,7 @@ def test_invalid_measurements_are_refused(small: Small) -> None:
     with pytest.raises(AttackError, match="do not belong together"):
         measure(small, embed=lambda x: -small.embed(x))
     with pytest.raises(AttackError, match=r"\[0,1\]"):
-        measure_robustness(
-            small.embed,
-            lambda rows: 255 * small.images[rows],
-            small.gallery.embeddings,
-            small.gallery.labels,
-            torch.arange(3),
-        )
+        measure(replace(small, images=255 * small.images))
 
 
 def test_another_method_replaces_gradient_descent(small: Small, tmp_path: Path) -> None:
@@ -443,20 +361,10 @@ def test_another_method_replaces_gradient_descent(small: Small, tmp_path: Path) 
             return run_attack(attack, embed, images, victims, gallery, replace(budget, epsilon=0.0), **options)
 
     method = Unmoved()
-    card = measure_robustness(
-        small.embed,
-        lambda rows: small.images[rows],
-        small.gallery.embeddings,
-        small.gallery.labels,
-        torch.arange(10),
-        options=QUICK,
-        attacks={"ES": make_attack("ES")},
-        batch=5,
-        method=method,
-        resume=Journal(tmp_path),
-    )
+    ten = partial(measure, small, names=("ES",), queries=torch.arange(10), batch=5, resume=Journal(tmp_path))
+    card = ten(method=method)
     assert method.calls == 2
     assert card.figures["ES:D"].value == pytest.approx(0, abs=1e-6)
     assert card.options["method"] == {"name": "unmoved"}
     with pytest.raises(JournalError, match="method"):
-        measure(small, names=("ES",), queries=torch.arange(10), batch=5, resume=Journal(tmp_path))
+        ten()

@@ -1,51 +1,29 @@
 """The strong score: never above the protocol's, reproducible, resumable, shared by processes, with its cost."""
 
 import json
-from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from torch import Tensor
 
 from hardrank.trainer.attacks.options import AttackError
 from hardrank.trainer.evaluation.blocks import CancelledError, EvaluationPhase, EvaluationProgress
 from hardrank.trainer.evaluation.journal import Journal
-from hardrank.trainer.evaluation.robustness import RobustnessOptions, measure_robustness
+from hardrank.trainer.evaluation.robustness import RobustnessOptions
 from hardrank.trainer.evaluation.scorecard import ERS_KEYS, Scorecard, StrongScore, ers
 from tests.trainer.conftest import Small
+from tests.trainer.evaluation import measuring
+from tests.trainer.evaluation.measuring import EVERY_TENTH
 
 OPTIONS = RobustnessOptions(
     steps=4, epsilon=12 / 255, alpha=4 / 255, bootstrap=50, seed_check=0, sanity_images=0, strong_images=6
 )
 
 
-def measure(
-    small: Small,
-    *,
-    options: RobustnessOptions = OPTIONS,
-    names: tuple[str, ...] | None = None,
-    batch: int = 16,
-    resume: Journal | None = None,
-    progress: Callable[[EvaluationProgress], None] | None = None,
-    cancel: Callable[[], bool] = lambda: False,
-    embed: Callable[[Tensor], Tensor] | None = None,
-) -> Scorecard:
-    return measure_robustness(
-        embed or small.embed,
-        lambda rows: small.images[rows],
-        small.gallery.embeddings,
-        small.gallery.labels,
-        torch.arange(0, 200, 10),
-        options=options,
-        attacks=None if names is None else options.attacks(names),
-        batch=batch,
-        resume=resume,
-        progress=progress,
-        cancel=cancel,
-    )
+measure = partial(measuring.measure, options=OPTIONS, queries=EVERY_TENTH)
 
 
 @pytest.fixture(scope="module")
