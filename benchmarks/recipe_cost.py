@@ -96,7 +96,7 @@ class Unlogged:
 def parts(config: Config, images: JobImages, updates: int) -> dict[str, Part]:
     """The training of the robust model, by what an update does."""
     options = config.robust
-    warmup = warmup_stage(config, images, options.warmup_epsilon)
+    warmup = warmup_stage(config, images, options)
     triplets = triplet_stage(images, "robust", options)
     middle = round(warmup.options.benign_share * warmup.iterations) if options.warmup_epsilon else warmup.iterations
     found = {

@@ -68,6 +68,8 @@ class WarmupOptions:
 
     epochs: float = 40.0
     """Passes over the training images."""
+    updates: int | None = None
+    """Number of updates, in place of `epochs`."""
     batch_size: int = 128
     """Images per batch."""
     learning_rate: float = 1e-3
@@ -84,11 +86,23 @@ class WarmupOptions:
     """Share of the perturbed part of a warm-up during which ε rises linearly from 0; from 0 to 1."""
     freeze_batch_norm: bool = False
     """Whether the warm-up keeps the means and variances of batch norm fixed, as suits pretrained weights."""
+    anchor: float = 0.0
+    """Weight of the squared distance to the embedding that the pretrained network gives the benign image (as in FARE,
+    Schlarmann et al. 2024), so that classes unseen in training stay apart; 0 for none."""
+    anchor_size: int | None = None
+    """Side of the images that the pretrained network embeds for it, pixels; default: that of the training. A larger one
+    gives better embeddings."""
+    averaging: float = 0.0
+    """Decay of the exponential moving average of the weights, which is the result; 0 for the last weights."""
 
     def __post_init__(self) -> None:
-        _positive(self, "epochs", "batch_size", "learning_rate", "scale")
-        _at_least(0, self, "weight_decay")
-        _share(self, "label_smoothing", "benign_share")
+        _positive(self, "batch_size", "learning_rate", "scale")
+        _at_least(0, self, "epochs", "weight_decay", "anchor")
+        _share(self, "label_smoothing", "benign_share", "averaging")
+        if self.updates is not None:
+            _at_least(1, self, "updates")
+        if self.anchor_size is not None:
+            _at_least(32, self, "anchor_size")
         _up_to_one(self, "epsilon_ramp")
 
 
@@ -99,6 +113,8 @@ class TrainingOptions:
     warmup_epsilon: Pixels = 0.0
     """ε of the single-step perturbation in the warm-up of this model, in units of pixels in [0,1]; 0 for benign images.
     Models with the same value share a warm-up."""
+    warmup_epochs: float | None = None
+    """Passes of the warm-up of this model over the training images, 0 for no warm-up; default: `warmup.epochs`."""
     defense: str = "regular[S]"
     """The defense, in the paper's notation: regular[S], ACT[R], HM[S,g_LGA]&ICS, HM[S,-gamma/2], …"""
     epochs: float = 10.0
@@ -134,6 +150,8 @@ class TrainingOptions:
     def __post_init__(self) -> None:
         _positive(self, "epochs", "learning_rate", "margin")
         _at_least(0, self, "weight_decay", "steps")
+        if self.warmup_epochs is not None:
+            _at_least(0, self, "warmup_epochs")
         _at_least(2, self, "pairs")  # the negatives of a pair are images of the other pairs
         _pixels(self, "warmup_epsilon", "epsilon", "alpha")
         _share(self, "averaging")
@@ -219,6 +237,16 @@ class Config:
             raise ConfigError(
                 f"weights ({self.weights}) are used with initialisation imagenet or imagenet-warmup, not "
                 f"{self.initialisation}"
+            )
+        epochs = {model.warmup_epochs for model in (self.benign, self.robust)} - {0}
+        if self.has_warmup and self.benign.warmup_epsilon == self.robust.warmup_epsilon and len(epochs) > 1:
+            raise ConfigError(
+                "models with the same warmup_epsilon share a warm-up, so their warmup_epochs must be the same, or 0"
+            )
+        if self.warmup.anchor and self.initialisation != "imagenet-warmup":
+            raise ConfigError(
+                "warmup.anchor keeps the embeddings of a pretrained network: use it with initialisation "
+                f"imagenet-warmup, not {self.initialisation}"
             )
         if self.preprocessing.crop != self.architecture.image_size:
             raise ConfigError(

@@ -11,7 +11,9 @@ from typing import TYPE_CHECKING, Final
 
 import numpy as np
 import torch
+from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from hardrank.models.bundle import load_embedder
 from hardrank.models.embedder import Embed, Embedder, build_embedder
@@ -42,6 +44,9 @@ if TYPE_CHECKING:
 
 PROJECTION_IMAGES: Final = 2048
 """Training images whose features determine the head of a pretrained start."""
+
+PRETRAINED_START: Final = "pretrained-start.safetensors"
+"""Head and targets of a pretrained start, among the checkpoints."""
 
 _logger = logging.getLogger(__name__)
 
@@ -113,11 +118,21 @@ def _warn_of_problems(dataset: Dataset, most: int = 10) -> None:
         _logger.warning("… and %d more; the card will list all of them", len(dataset.problems) - most)
 
 
-def warmup_stage(config: Config, images: JobImages, epsilon: float) -> WarmupStage:
-    """Return the warm-up of a configuration, with a randomly initialised classifier."""
-    classes = len(images.dataset.train.classes)
-    classifier = CosineClassifier(classes, config.architecture.dimension, config.warmup.scale)
-    return WarmupStage(source=images.source, options=config.warmup, classifier=classifier, epsilon=epsilon)
+def warmup_stage(
+    config: Config, images: JobImages, model: TrainingOptions, targets: Tensor | None = None
+) -> WarmupStage:
+    """Return the warm-up of a model; its classifier starts from the class means of `targets`, or at random."""
+    warmup = config.warmup
+    if model.warmup_epochs is not None:
+        warmup = replace(warmup, epochs=model.warmup_epochs, updates=None)
+    if targets is None:
+        classes = len(images.dataset.train.classes)
+        classifier = CosineClassifier.random(classes, config.architecture.dimension, warmup.scale)
+    else:
+        classifier = CosineClassifier.of_means(targets, torch.from_numpy(images.source.labels), warmup.scale)
+    return WarmupStage(
+        source=images.source, options=warmup, classifier=classifier, epsilon=model.warmup_epsilon, targets=targets
+    )
 
 
 def triplet_stage(images: JobImages, kind: str, options: TrainingOptions) -> TripletStage:
@@ -126,16 +141,17 @@ def triplet_stage(images: JobImages, kind: str, options: TrainingOptions) -> Tri
     return TripletStage(name=kind, source=images.source, options=options, defense=defense)
 
 
-def make_start(job: Job, warmup_epsilon: float) -> Embedder:
-    """Return the embedder that a model starts from; a finished warm-up is read from its checkpoint."""
+def make_start(job: Job, model: TrainingOptions) -> Embedder:
+    """Return the embedder that `model` starts from; a finished warm-up is read from its checkpoint."""
     config = job.config
     torch.manual_seed(config.seed)
     embedder = build_start(config)
-    if config.is_pretrained:
-        _project_features(job, embedder)
+    targets = _set_pretrained_head(job, embedder) if config.is_pretrained else None
     if not config.has_warmup:
         return embedder
-    stage = warmup_stage(config, job.images, warmup_epsilon)
+    stage = warmup_stage(config, job.images, model, targets)
+    if not stage.iterations:
+        return embedder
     return _run(job, stage, embedder, stage.classifier, warmup_loop_options(job))
 
 
@@ -156,7 +172,7 @@ def warmup_loop_options(job: Job) -> LoopOptions:
     """Return the options with which the loop runs a warm-up."""
     warmup = job.config.warmup
     options = _loop(job, warmup.learning_rate, warmup.weight_decay, Schedule.COSINE)
-    return replace(options, freeze_batch_norm=warmup.freeze_batch_norm)
+    return replace(options, freeze_batch_norm=warmup.freeze_batch_norm, averaging=warmup.averaging)
 
 
 def loop_options(job: Job, stage: TripletStage, options: TrainingOptions) -> LoopOptions:
@@ -171,24 +187,61 @@ def loop_options(job: Job, stage: TripletStage, options: TrainingOptions) -> Loo
     )
 
 
-def _project_features(job: Job, embedder: Embedder) -> None:
-    """Give a pretrained network a head that keeps the retrieval of its features."""
-    weight: Tensor | None = None
+def _set_pretrained_head(job: Job, embedder: Embedder) -> Tensor | None:
+    """Give a pretrained network a head that keeps the retrieval of its features.
+
+    Returns:
+        The embeddings (N,D) of the training images by this network, which a warm-up with an anchor is to keep; None
+        without an anchor.
+    """
+    file = job.run.folder / CHECKPOINTS / PRETRAINED_START
+    content: dict[str, Tensor] | None = None
     if job.processes.is_first:
-        store, crop, device = job.images.source.store, job.images.crop, job.fabric.device
-        sample = np.random.default_rng(job.config.seed).permutation(len(store))[:PROJECTION_IMAGES]
-        network = copy.deepcopy(embedder).to(device).eval()
-        with torch.no_grad():
-            features = [
-                network.features(torch.from_numpy(to_unit(store.centre(rows, crop))).to(device)).cpu()
-                for rows in np.array_split(sample, math.ceil(len(sample) / 64))
-            ]
-        weight = projection(torch.cat(features), job.config.architecture.dimension)
-    (weight, *_) = job.processes.gather(weight)
-    assert weight is not None
+        content = load_file(file) if file.exists() else _pretrained_start(job, embedder)
+        with atomic_path(file) as unfinished:
+            save_file(content, unfinished)
+    (content, *_) = job.processes.gather(content)
+    assert content is not None
     with torch.no_grad():
-        embedder.head.weight.copy_(weight)
-        embedder.head.bias.zero_()
+        embedder.head.weight.copy_(content["weight"])
+        embedder.head.bias.copy_(content["bias"])
+    return content.get("targets")
+
+
+def _pretrained_start(job: Job, embedder: Embedder) -> dict[str, Tensor]:
+    """Return weight and bias of the head, and the `targets` of a warm-up with an anchor."""
+    warmup, images = job.config.warmup, job.images
+    rows = np.arange(len(images.dataset.train))
+    if not warmup.anchor:
+        rows = np.random.default_rng(job.config.seed).permutation(rows)[:PROJECTION_IMAGES]
+    features = pretrained_features(job, embedder, rows)
+    weight, bias = projection(features, job.config.architecture.dimension)
+    if not warmup.anchor:
+        return {"weight": weight, "bias": bias}
+    targets = F.normalize(features @ weight.T + bias, dim=1)
+    return {"weight": weight, "bias": bias, "targets": targets.contiguous()}
+
+
+def pretrained_features(job: Job, embedder: Embedder, rows: Rows) -> Tensor:
+    """Return the features (n,F) of training images, by the network before any training.
+
+    The images have the size of `warmup.anchor_size` if the warm-up has an anchor, and otherwise that of the training.
+    """
+    warmup, preprocessing, store = job.config.warmup, job.config.preprocessing, job.images.source.store
+    crop = preprocessing.crop
+    if warmup.anchor and warmup.anchor_size:
+        crop = warmup.anchor_size
+        larger = replace(preprocessing, resize=crop, crop=crop)
+        store = ImageStore(job.images.dataset.train, larger, cache_bytes=0)  # each image is needed once
+    network = copy.deepcopy(embedder).to(job.fabric.device).to(memory_format=torch.channels_last).eval()
+    features: list[Tensor] = []
+    with torch.no_grad():
+        for part in np.array_split(rows, math.ceil(len(rows) / 64)):
+            pixels = torch.from_numpy(to_unit(store.centre(part, crop))).to(job.fabric.device)
+            features.append(network.features(pixels.to(memory_format=torch.channels_last)).cpu())
+            done = sum(len(each) for each in features)
+            job.report(StageProgress(stage="features", done=done, total=len(rows)))
+    return torch.cat(features)
 
 
 def _from_bundle(folder: Path, config: Config) -> Embedder:
@@ -226,7 +279,7 @@ def train_robust(job: Job, benign: Embedder | None, kind: str, *, periodic: Peri
         assert benign is not None
         embedder = copy.deepcopy(benign).requires_grad_(True)
     else:
-        embedder = make_start(job, config.robust.warmup_epsilon)
+        embedder = make_start(job, config.robust)
     return train_stages(job, embedder, kind, periodic=periodic)
 
 

@@ -130,7 +130,7 @@ def _run(job: Job, exported: _Export) -> MainJobResult:
     for kind, options in ((BENIGN, config.benign), (ROBUST, config.robust)):
         folder = exported.folder(config, kind)
         if kind == BENIGN:
-            embedder = benign = train(job, make_start(job, options.warmup_epsilon), kind, options)
+            embedder = benign = train(job, make_start(job, options), kind, options)
         else:
             embedder = train_robust(job, benign, kind)
         if not job.processes.gather(is_made_by(folder, job.run.run_id))[0]:

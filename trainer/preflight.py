@@ -10,7 +10,7 @@ import shutil
 import tempfile
 import time
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from enum import StrEnum
 from pathlib import Path
 from typing import Final
@@ -26,7 +26,15 @@ from hardrank.models.folded import FoldedEmbedder
 from hardrank.models.progress import StageProgress
 from hardrank.trainer.evaluation.scorecard import ERS_KEYS
 from hardrank.trainer.export import export
-from hardrank.trainer.job_steps import Job, build_start, loop_options, triplet_stage, warmup_loop_options, warmup_stage
+from hardrank.trainer.job_steps import (
+    Job,
+    build_start,
+    loop_options,
+    pretrained_features,
+    triplet_stage,
+    warmup_loop_options,
+    warmup_stage,
+)
 from hardrank.trainer.runtime.run_folder import PREFLIGHT
 from hardrank.trainer.training.loop import (
     LoopOptions,
@@ -131,6 +139,8 @@ def _check(job: Job, zoo: Path) -> Preflight:
     tries = {name: _try_stage(stage, options, embedder, job) for name, stage, options in _stages(job)}
     iterations = {name: stage.iterations for name, stage, _ in _stages(job)}
     seconds = {name: iterations[name] * one.seconds for name, one in tries.items()}
+    if job.config.warmup.anchor:
+        seconds["features"] = _feature_seconds(embedder, job)
     for kind in ("benign", "robust"):
         seconds[f"attacks on {kind}"] = _attack_seconds(embedder, job)
     exported = _check_export(embedder, job)
@@ -154,9 +164,8 @@ def _stages(job: Job) -> list[tuple[str, TrainingStage, LoopOptions]]:
     """All stages of the run with their options."""
     config, found = job.config, list[tuple[str, TrainingStage, LoopOptions]]()
     if config.has_warmup:
-        for epsilon in sorted({config.benign.warmup_epsilon, config.robust.warmup_epsilon}):
-            warmup = warmup_stage(config, job.images, epsilon)
-            found.append((warmup.name, warmup, warmup_loop_options(job)))
+        warmups = [warmup_stage(config, job.images, model) for model in (config.benign, config.robust)]
+        found += [(each.name, each, warmup_loop_options(job)) for each in warmups if each.iterations]
     named = [("benign", config.benign)]
     named += [(f"robust-{number}", options) for number, options in enumerate(config.robust_stages, start=1)]
     for name, options in [*named, ("robust", config.robust)]:
@@ -229,6 +238,14 @@ def _check_finite(stage: str, loss: Tensor, network: nn.Module) -> None:
             f"the {broken} of {stage} is not finite on the first images; check the weights the run starts from, or use "
             "--precision float32",
         )
+
+
+def _feature_seconds(embedder: Embedder, job: Job) -> float:
+    """Estimate the seconds in which the pretrained network embeds the training images for the anchor."""
+    count, rows = len(job.images.dataset.train), np.arange(min(_IMAGES, len(job.images.dataset.train)))
+    began = time.perf_counter()
+    pretrained_features(replace(job, report=lambda progress: None), embedder, rows)
+    return (time.perf_counter() - began) / len(rows) * count
 
 
 def _attack_seconds(embedder: Embedder, job: Job) -> float:

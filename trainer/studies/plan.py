@@ -161,7 +161,8 @@ class Trial:
         content = trial_content(self)
         shared = {name: value for name, value in content.items() if name not in _AFTER_THE_START}
         epsilon = content["robust"]["warmup_epsilon"]
-        return f"start-{255 * epsilon:g}-seed{self.seed}-{digest({**shared, 'epsilon': epsilon})}"
+        own = {name: content["robust"][name] for name in ("warmup_epochs",) if name in content["robust"]}
+        return f"start-{255 * epsilon:g}-seed{self.seed}-{digest({**shared, **own, 'epsilon': epsilon})}"
 
 
 def trial_content(trial: Trial) -> dict[str, Any]:
@@ -185,8 +186,16 @@ def _leave_out_defaults(content: dict[str, Any]) -> None:
 _ADDED_FIELDS: Final[dict[str, dict[str, Any]]] = {
     "": {"robust_start": "initial", "robust_stages": []},
     "data": {"validation_classes": 0},
-    "warmup": {"benign_share": 0.5, "epsilon_ramp": 0.0, "freeze_batch_norm": False},
-    "robust": {"updates": None, "random_start": False, "epsilon_ramp": 0.0},
+    "warmup": {
+        "benign_share": 0.5,
+        "epsilon_ramp": 0.0,
+        "freeze_batch_norm": False,
+        "anchor": 0.0,
+        "anchor_size": None,
+        "averaging": 0.0,
+        "updates": None,
+    },
+    "robust": {"updates": None, "random_start": False, "epsilon_ramp": 0.0, "warmup_epochs": None},
 }
 
 

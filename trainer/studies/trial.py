@@ -112,7 +112,7 @@ def initial_weights(study_run: StudyRun, trial: Trial, job: Job) -> Embedder:
     """Return the embedder that a trial starts from; trials that share a warm-up train it once."""
     shared = study_run.run_folder(trial.warmup_key, trial)
     with FileLock(shared.folder / ".lock"):
-        return make_start(replace(job, run=shared), trial.options.warmup_epsilon)
+        return make_start(replace(job, run=shared), trial.options)
 
 
 def _write_result(study_run: StudyRun, trial: Trial, job: Job, content: dict[str, Any]) -> dict[str, Any]:

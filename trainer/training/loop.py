@@ -114,7 +114,7 @@ class TrainingStage(Protocol):
         """Number of iterations."""
 
     def batches(self, start: int, rank: int, world_size: int) -> Iterator[tuple[Tensor, Tensor]]:
-        """Yield images (B,3,H,W) in [0,1] and labels (B,) from iteration `start` on, endlessly."""
+        """Yield images (B,3,H,W) in [0,1] and their labels or rows (B,) from iteration `start` on, endlessly."""
 
     def loss(self, images: Tensor, labels: Tensor, context: StepContext) -> StepLoss | None:
         """Return the loss of a batch, or None if it holds nothing to learn from."""

@@ -5,6 +5,7 @@ import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Self
 
 import numpy as np
 import torch
@@ -47,12 +48,28 @@ def ramp(progress: float, share: float) -> float:
 
 
 class CosineClassifier(nn.Module):
-    """Logits as scaled cosines of embeddings and class directions."""
+    """Logits as scaled cosines of embeddings and class directions.
 
-    def __init__(self, classes: int, dimension: int, scale: float) -> None:
+    Args:
+        directions: (C,D), not necessarily of length 1.
+        scale: Factor of the cosines.
+    """
+
+    def __init__(self, directions: Tensor, scale: float) -> None:
         super().__init__()
-        self.directions = nn.Parameter(torch.randn(classes, dimension) / math.sqrt(dimension))
+        self.directions = nn.Parameter(directions)
         self.scale = scale
+
+    @classmethod
+    def random(cls, classes: int, dimension: int, scale: float) -> Self:
+        """Return a classifier with random directions."""
+        return cls(torch.randn(classes, dimension) / math.sqrt(dimension), scale)
+
+    @classmethod
+    def of_means(cls, embeddings: Tensor, labels: Tensor, scale: float) -> Self:
+        """Return a classifier whose directions are the mean `embeddings` (N,D) of the classes `labels` (N,)."""
+        sums = embeddings.new_zeros(int(labels.max()) + 1, embeddings.shape[1]).index_add_(0, labels, embeddings)
+        return cls(F.normalize(sums, dim=1), scale)
 
     def forward(self, embeddings: Tensor) -> Tensor:
         """(N,D) on the unit sphere → (N,C)."""
@@ -66,6 +83,9 @@ class WarmupStage:
     With ε > 0 the batches after the first `benign_share` are perturbed by one signed gradient step from a random start
     ("fast" adversarial training, Wong et al. 2020), which makes the initial weights more robust. The first ones stay
     benign, as in Gupta et al. 2020, since a perturbed iteration takes half as long again.
+
+    With `targets` the loss adds `options.anchor` times the squared distance to them, on benign and perturbed images
+    (FARE, Schlarmann et al. 2024, eq. 3): classification alone keeps apart only the classes that it is shown.
     """
 
     source: TrainingImages
@@ -73,6 +93,8 @@ class WarmupStage:
     classifier: CosineClassifier
     epsilon: float = 0.0
     """ε of the perturbation, in units of pixels in [0,1]; 0 for benign images."""
+    targets: Tensor | None = None
+    """(N,D) embeddings that the training images are to keep, on the unit sphere; None without `options.anchor`."""
 
     @property
     def name(self) -> str:
@@ -81,15 +103,17 @@ class WarmupStage:
 
     @property
     def iterations(self) -> int:
-        """Number of iterations."""
-        return max(1, round(self.options.epochs * self._batches_per_epoch))
+        """Number of iterations; 0 without epochs."""
+        if self.options.updates is not None:
+            return self.options.updates
+        return max(1, round(self.options.epochs * self._batches_per_epoch)) if self.options.epochs else 0
 
     @property
     def _batches_per_epoch(self) -> int:
         return max(1, len(self.source.labels) // self.options.batch_size)
 
     def batches(self, start: int, rank: int, world_size: int) -> Iterator[tuple[Tensor, Tensor]]:
-        """Yield slices of each epoch's permutation, divided among the processes."""
+        """Yield slices of each epoch's permutation, divided among the processes: images, and their rows (B,)."""
         size = self.options.batch_size
         for step in itertools.count(start):
             epoch, index = divmod(step, self._batches_per_epoch)
@@ -97,26 +121,45 @@ class WarmupStage:
                 len(self.source.labels)
             )
             rows = order[index * size : (index + 1) * size][rank::world_size]
-            yield self.source.images(rows, self.name, step, rank), torch.from_numpy(self.source.labels[rows])
+            yield self.source.images(rows, self.name, step, rank), torch.from_numpy(rows)
 
     def loss(self, images: Tensor, labels: Tensor, context: StepContext) -> StepLoss:
-        """Return the cross-entropy of the scaled cosines."""
+        """Return the cross-entropy of the scaled cosines, and the distance to the targets; `labels` are rows."""
+        rows = labels.cpu()
+        classes = torch.from_numpy(self.source.labels)[rows].to(images.device)
+        targets = None if self.targets is None else self.targets[rows].to(images.device)
         first = self.options.benign_share * self.iterations
         if self.epsilon and context.state.step >= first:
             progress = (context.state.step - first) / (self.iterations - first)
             epsilon = self.epsilon * ramp(progress, self.options.epsilon_ramp)
-            images = self._perturbed(images, labels, context, epsilon)
-        logits = self.classifier(context.network(images))
-        loss = F.cross_entropy(logits, labels, label_smoothing=self.options.label_smoothing)
-        accuracy = (logits.detach().argmax(1) == labels).float().mean().item()
-        return StepLoss(loss, context.state.previous_loss, {"accuracy": accuracy})
+            images = self._perturbed(images, classes, targets, context, epsilon)
+        embeddings = context.network(images)
+        loss = self._objective(embeddings, classes, targets, smoothing=self.options.label_smoothing)
+        measures = {"accuracy": _share_right(self.classifier(embeddings), classes)}
+        if targets is not None:
+            measures["shift"] = _squared_distance(embeddings, targets).item()
+        return StepLoss(loss, context.state.previous_loss, measures)
 
-    def _perturbed(self, images: Tensor, labels: Tensor, context: StepContext, epsilon: float) -> Tensor:
+    def _objective(self, embeddings: Tensor, classes: Tensor, targets: Tensor | None, *, smoothing: float) -> Tensor:
+        loss = F.cross_entropy(self.classifier(embeddings), classes, label_smoothing=smoothing)
+        return loss if targets is None else loss + self.options.anchor * _squared_distance(embeddings, targets)
+
+    def _perturbed(
+        self, images: Tensor, classes: Tensor, targets: Tensor | None, context: StepContext, epsilon: float
+    ) -> Tensor:
         start = torch.rand(images.shape, generator=context.generator).to(images.device)
         x = (images + epsilon * (2 * start - 1)).clamp(0, 1).requires_grad_(True)
-        loss = F.cross_entropy(self.classifier(context.frozen(x)), labels)
+        loss = self._objective(context.frozen(x), classes, targets, smoothing=0.0)
         (gradient,) = torch.autograd.grad(loss, x)
         return project(x.detach() + 1.25 * epsilon * gradient.sign(), images, epsilon=epsilon, norm=Norm.LINF)
+
+
+def _share_right(logits: Tensor, classes: Tensor) -> float:
+    return (logits.detach().argmax(1) == classes).float().mean().item()
+
+
+def _squared_distance(embeddings: Tensor, targets: Tensor) -> Tensor:
+    return (embeddings - targets).square().sum(dim=1).mean()
 
 
 @dataclass(frozen=True, kw_only=True)

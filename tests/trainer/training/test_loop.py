@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import lightning as L
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
@@ -150,7 +151,7 @@ def test_frozen_batch_norm_statistics_do_not_change(source: TrainingImages, fabr
 @pytest.mark.parametrize("epsilon", [0.0, 4 / 255])
 def test_warm_up_learns_the_classes(source: TrainingImages, fabric: L.Fabric, tmp_path: Path, epsilon: float) -> None:
     torch.manual_seed(1)
-    classifier = CosineClassifier(4, 16, 16.0)
+    classifier = CosineClassifier.random(4, 16, 16.0)
     options = WarmupOptions(epochs=10, batch_size=16)
     stage = WarmupStage(source=source, options=options, classifier=classifier, epsilon=epsilon)
     _, told = _run(stage, fabric, tmp_path, extra=classifier)
@@ -160,23 +161,63 @@ def test_warm_up_learns_the_classes(source: TrainingImages, fabric: L.Fabric, tm
 
 def test_the_second_half_of_a_warm_up_is_perturbed(source: TrainingImages, fabric: L.Fabric, tmp_path: Path) -> None:
     """The loss is that of the benign batch in the first half, and higher in the second."""
-    classifier = CosineClassifier(4, 16, 16.0)
+    classifier = CosineClassifier.random(4, 16, 16.0)
     options = WarmupOptions(epochs=10, batch_size=16)
     stage = WarmupStage(source=source, options=options, classifier=classifier, epsilon=8 / 255)
     embedder = _embedder().eval()
-    images, labels = next(stage.batches(0, 0, 1))
-    benign = F.cross_entropy(classifier(embedder(images)), labels, label_smoothing=options.label_smoothing)
+    images, rows = next(stage.batches(0, 0, 1))
+    classes = torch.from_numpy(source.labels)[rows]
+    benign = F.cross_entropy(classifier(embedder(images)), classes, label_smoothing=options.label_smoothing)
     losses = []
     for step in range(stage.iterations):
         generator = step_generator(0, stage.name, step, 0)
         state = TrainingState(step=step)
         context = StepContext(network=embedder, frozen=FoldedEmbedder(embedder), generator=generator, state=state)
-        found = stage.loss(images, labels, context)
+        found = stage.loss(images, rows, context)
         assert found is not None
         losses.append(found.loss.item())
     middle = stage.iterations // 2
     assert losses[:middle] == [pytest.approx(benign.item())] * middle
     assert min(losses[middle:]) > benign.item()
+
+
+def test_an_anchored_warm_up_classifies_and_keeps_the_embeddings(source: TrainingImages) -> None:
+    """Its loss is computed here from its parts; the classifier starts from the class means of the targets."""
+    torch.manual_seed(2)
+    targets = F.normalize(torch.randn(len(source.labels), 16), dim=1)
+    labels = torch.from_numpy(source.labels)
+    classifier = CosineClassifier.of_means(targets, labels, 16.0)
+    means = torch.stack([targets[labels == each].mean(dim=0) for each in range(4)])
+    torch.testing.assert_close(classifier.directions.detach(), F.normalize(means, dim=1))
+    options = WarmupOptions(epochs=1, batch_size=16, anchor=0.5, label_smoothing=0)
+    stage = WarmupStage(source=source, options=options, classifier=classifier, targets=targets)
+    embedder = _embedder().eval()
+    images, rows = next(stage.batches(0, 0, 1))
+    generator = step_generator(0, stage.name, 0, 0)
+    context = StepContext(network=embedder, frozen=FoldedEmbedder(embedder), generator=generator, state=TrainingState())
+    found = stage.loss(images, rows, context)
+    embeddings = embedder(images)
+    cosines = 16 * embeddings @ F.normalize(means, dim=1).T
+    shift = (embeddings - targets[rows]).norm(dim=1)
+    expected = F.nll_loss(cosines.log_softmax(dim=1), labels[rows]) + 0.5 * (shift**2).mean()
+    assert found.loss.item() == pytest.approx(expected.item(), rel=1e-5)
+    assert found.measures["shift"] == pytest.approx((shift**2).mean().item(), rel=1e-5)
+
+
+def test_an_anchor_keeps_embeddings_near_their_targets(
+    source: TrainingImages, fabric: L.Fabric, tmp_path: Path
+) -> None:
+    torch.manual_seed(3)
+    with torch.no_grad():
+        targets = torch.cat([_embedder().eval()(source.images(np.arange(len(source.labels)), "x", 0, 0))])
+    shifts = {}
+    for anchor in (0.0, 4.0):
+        classifier = CosineClassifier.random(4, 16, 16.0)
+        options = WarmupOptions(epochs=8, batch_size=16, anchor=anchor)
+        stage = WarmupStage(source=source, options=options, classifier=classifier, epsilon=2 / 255, targets=targets)
+        _, told = _run(stage, fabric, tmp_path / f"{anchor:g}", extra=classifier)
+        shifts[anchor] = told[-1].measures["shift"]
+    assert shifts[4.0] < 0.7 * shifts[0.0]
 
 
 def test_the_budget_rises_during_the_first_part_of_a_stage(
