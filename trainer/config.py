@@ -212,7 +212,8 @@ class Config:
     """Weights of the backbone with a pretrained start: safetensors, or a state dict of PyTorch; default: those
     of the library's cache or hub, or of an installed package."""
     freeze_batch_norm: bool | None = None
-    """Whether triplet training keeps the means and variances of batch norm fixed; default: yes."""
+    """Whether triplet training keeps the means and variances of batch norm fixed; default: yes, except for
+    EST-released."""
     warmup: WarmupOptions = field(default_factory=WarmupOptions)
     """Used with `initialisation: warmup` and `imagenet-warmup`."""
     benign: TrainingOptions = field(default_factory=TrainingOptions)

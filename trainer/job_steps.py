@@ -181,8 +181,8 @@ def loop_options(job: Job, stage: TripletStage, options: TrainingOptions) -> Loo
     return replace(
         _loop(job, options.learning_rate, options.weight_decay, options.schedule),
         averaging=options.averaging,
-        keep_reference=stage.needs_reference,
-        freeze_batch_norm=freeze is None or freeze,
+        keep_reference=stage.defense.needs_reference,
+        freeze_batch_norm=not stage.defense.trains_batch_norm if freeze is None else freeze,
         stop_on_collapse=options.stop_on_collapse,
     )
 

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from hardrank.trainer.defenses.defense import Conditions, DefenseResult, benign_measures, embed_benign
+from hardrank.trainer.defenses.defense import Conditions, Defense, DefenseResult, benign_measures, embed_benign
 from hardrank.trainer.metric.losses import distance, hardness, triplet_loss
 from hardrank.trainer.metric.samplers import Sampler, draw_triplets
 
@@ -16,7 +16,7 @@ def collapse_pair(embeddings: Tensor, rows: Tensor, step: int) -> Tensor:
 
 
 @dataclass(frozen=True, kw_only=True)
-class AntiCollapseTriplet:
+class AntiCollapseTriplet(Defense):
     """ACT[sampler]."""
 
     sampler: Sampler = Sampler.RANDOM

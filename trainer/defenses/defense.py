@@ -68,11 +68,24 @@ class DefenseResult:
 
 
 class Defense(Protocol):
-    """A frozen value with a name, called once for each batch."""
+    """A frozen value with a name, called once for each batch.
+
+    Derive from this class, which says what a stage does for most defenses.
+    """
 
     @property
     def name(self) -> str:
         """The paper's notation, as `parse_defense` reads it."""
+
+    @property
+    def needs_reference(self) -> bool:
+        """Whether `conditions.reference` is used, the network at the beginning of the stage."""
+        return False
+
+    @property
+    def trains_batch_norm(self) -> bool:
+        """Whether the means and variances of batch norm are updated unless the configuration says otherwise."""
+        return False
 
     def __call__(self, images: Tensor, labels: Tensor, conditions: Conditions) -> DefenseResult | None:
         """Return the loss of an SPC-2 batch, `images` (2T,3,H,W) in [0,1] and `labels` (2T,).

@@ -9,14 +9,14 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from hardrank.trainer.defenses.defense import Conditions, DefenseError, DefenseResult, embed_benign
+from hardrank.trainer.defenses.defense import Conditions, Defense, DefenseError, DefenseResult, embed_benign
 from hardrank.trainer.defenses.destinations import written
 from hardrank.trainer.defenses.est import AwayFromItself
 from hardrank.trainer.metric.collapse import read_collapse
 
 
 @dataclass(frozen=True, kw_only=True)
-class AnchoredFineTuning:
+class AnchoredFineTuning(Defense):
     """FARE (lambda=λ)."""
 
     benign_weight: float = 0.0
@@ -26,6 +26,11 @@ class AnchoredFineTuning:
     def name(self) -> str:
         """`FARE`, with λ if it is not 0."""
         return f"FARE(lambda={written(self.benign_weight)})" if self.benign_weight else "FARE"
+
+    @property
+    def needs_reference(self) -> bool:
+        """Always: φ₀."""
+        return True
 
     def __call__(self, images: Tensor, labels: Tensor, conditions: Conditions) -> DefenseResult | None:
         """Mean of ‖φ(x̃) − φ₀(x)‖² + λ·‖φ(x) − φ₀(x)‖², where φ₀ is φ at the beginning of the stage.

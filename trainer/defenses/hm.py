@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from hardrank.trainer.defenses.defense import Conditions, DefenseResult, benign_measures, embed_benign
+from hardrank.trainer.defenses.defense import Conditions, Defense, DefenseResult, benign_measures, embed_benign
 from hardrank.trainer.defenses.destinations import Destination, DestinationInput, Gradual, written
 from hardrank.trainer.metric.losses import hardness, ics_loss, triplet_loss
 from hardrank.trainer.metric.samplers import Sampler, draw_triplets
@@ -24,7 +24,7 @@ class TowardsHardness:
 
 
 @dataclass(frozen=True, kw_only=True)
-class HardnessManipulation:
+class HardnessManipulation(Defense):
     """HM[source, destination] & ICS."""
 
     source: Sampler = Sampler.SOFTHARD

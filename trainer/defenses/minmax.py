@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from hardrank.trainer.defenses.defense import Conditions, DefenseResult, benign_measures, embed_benign
+from hardrank.trainer.defenses.defense import Conditions, Defense, DefenseResult, benign_measures, embed_benign
 from hardrank.trainer.metric.losses import hardness, triplet_loss
 from hardrank.trainer.metric.samplers import Sampler, draw_triplets
 
@@ -20,7 +20,7 @@ def ease(embeddings: Tensor, rows: Tensor, step: int) -> Tensor:
 
 
 @dataclass(frozen=True, kw_only=True)
-class MinMax:
+class MinMax(Defense):
     """minmax[sampler]: min over the weights of max over the perturbations of L_T. The same as HM[sampler,2]."""
 
     sampler: Sampler = Sampler.SOFTHARD

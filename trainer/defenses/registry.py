@@ -29,7 +29,8 @@ def _act(notation: Notation, margin: float) -> Defense:
 
 def _est(notation: Notation, margin: float) -> Defense:
     notation.allow()
-    return EmbeddingShifted(sampler=parse_sampler(notation.argument(0, of=1)))
+    as_released = notation.family == "EST-released"
+    return EmbeddingShifted(sampler=parse_sampler(notation.argument(0, of=1)), as_released=as_released)
 
 
 def _fare(notation: Notation, margin: float) -> Defense:
@@ -77,6 +78,7 @@ DEFENSES: Final[dict[str, Callable[[Notation, float], Defense]]] = {
     "ACT": _act,
     "HM": _hm,
     "EST": _est,
+    "EST-released": _est,
     "minmax": _minmax,
     "min-max": _minmax,
     "TRIDE": _tride,

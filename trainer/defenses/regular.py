@@ -4,13 +4,13 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from hardrank.trainer.defenses.defense import Conditions, DefenseResult, benign_measures, embed_benign
+from hardrank.trainer.defenses.defense import Conditions, Defense, DefenseResult, benign_measures, embed_benign
 from hardrank.trainer.metric.losses import triplet_loss
 from hardrank.trainer.metric.samplers import Sampler, draw_triplets
 
 
 @dataclass(frozen=True, kw_only=True)
-class Regular:
+class Regular(Defense):
     """N/A[sampler] of the tables: no defense."""
 
     sampler: Sampler = Sampler.SOFTHARD

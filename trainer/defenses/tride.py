@@ -25,7 +25,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from hardrank.trainer.defenses.defense import Conditions, DefenseResult, benign_measures, embed_benign
+from hardrank.trainer.defenses.defense import Conditions, Defense, DefenseResult, benign_measures, embed_benign
 from hardrank.trainer.defenses.destinations import written
 from hardrank.trainer.metric.losses import distance, hardness, triplet_loss
 from hardrank.trainer.metric.samplers import Sampler, Triplets, draw_triplets
@@ -79,7 +79,7 @@ class AnchorAway:
 
 
 @dataclass(frozen=True, kw_only=True)
-class TripletDecoupling:
+class TripletDecoupling(Defense):
     """TRIDE[sampler] (lambda=λ)."""
 
     sampler: Sampler = Sampler.SOFTHARD

@@ -8,6 +8,7 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from enum import StrEnum
+from functools import partial
 from typing import Final
 
 import torch
@@ -22,12 +23,19 @@ class TripletError(HardrankError):
 
 
 class Sampler(StrEnum):
-    """The samplers, by their letters in the paper."""
+    """The samplers, by their letters in the paper.
+
+    The released code of the paper differs from its text in two of them, which `-released` reproduces.
+    """
 
     RANDOM = "R"
     SEMIHARD = "M"
     SOFTHARD = "S"
+    SOFTHARD_RELEASED = "S-released"
+    """An anchor without a positive farther than the nearest negative may get itself as positive."""
     DISTANCE = "D"
+    DISTANCE_RELEASED = "D-released"
+    """Neither small nor large distances are bounded."""
     HARDEST = "H"
 
 
@@ -131,26 +139,31 @@ def _semihard(batch: _Batch, generator: torch.Generator | None) -> tuple[Tensor,
     return batch.partner, _uniform(~batch.same & (d > near) & (d < near + batch.margin), ~batch.same, generator)
 
 
-def _softhard(batch: _Batch, generator: torch.Generator | None) -> tuple[Tensor, Tensor]:
+def _softhard(
+    batch: _Batch, generator: torch.Generator | None, *, itself_as_fallback: bool = False
+) -> tuple[Tensor, Tensor]:
     """Negatives nearer than the farthest positive, positives farther than the nearest negative."""
     d, positives = batch.distances, batch.same & ~batch.itself
     farthest = d.masked_fill(~positives, -math.inf).amax(dim=1, keepdim=True)
     nearest = d.masked_fill(batch.same, math.inf).amin(dim=1, keepdim=True)
     negative = _uniform(~batch.same & (d < farthest), ~batch.same, generator)
-    return _uniform(positives & (d > nearest), positives, generator), negative
+    fallback = batch.same if itself_as_fallback else positives
+    return _uniform(positives & (d > nearest), fallback, generator), negative
 
 
-def _distance_weighted(batch: _Batch, generator: torch.Generator | None) -> tuple[Tensor, Tensor]:
+def _distance_weighted(
+    batch: _Batch, generator: torch.Generator | None, *, bounded: bool = True
+) -> tuple[Tensor, Tensor]:
     """Negatives with probability ∝ 1/q(d), q(d) ∝ d^(D−2)·(1 − d²/4)^((D−3)/2) (Wu et al. 2017, eq. 3).
 
     As in that paper's experiments, distances below 0.5 count as 0.5, and negatives at 1.4 or more are not drawn, since
-    there the weights would be dominated by noise.
+    there the weights would be dominated by noise. Both bounds are left out without `bounded`.
     """
-    d = batch.distances.clamp_min(0.5)
+    d = batch.distances.clamp_min(0.5 if bounded else 1e-8)
     log_density = (batch.dimension - 2) * d.log() + (batch.dimension - 3) / 2 * (1 - d.square() / 4).clamp_min(
         1e-8
     ).log()
-    allowed = ~batch.same & (d < 1.4)
+    allowed = ~batch.same & (d < 1.4) if bounded else ~batch.same
     allowed = torch.where(allowed.any(dim=1, keepdim=True), allowed, ~batch.same)
     log_weight = (-log_density).masked_fill(~allowed, -math.inf)
     return batch.partner, _weighted(torch.softmax(log_weight, dim=1), generator)
@@ -164,6 +177,8 @@ _SAMPLERS: Final[dict[Sampler, Callable[[_Batch, torch.Generator | None], tuple[
     Sampler.RANDOM: _random,
     Sampler.SEMIHARD: _semihard,
     Sampler.SOFTHARD: _softhard,
+    Sampler.SOFTHARD_RELEASED: partial(_softhard, itself_as_fallback=True),
     Sampler.DISTANCE: _distance_weighted,
+    Sampler.DISTANCE_RELEASED: partial(_distance_weighted, bounded=False),
     Sampler.HARDEST: _hardest,
 }

@@ -17,7 +17,6 @@ from hardrank.trainer.config import TrainingOptions, WarmupOptions
 from hardrank.trainer.data.batches import spc2_batches
 from hardrank.trainer.data.store import ImageStore
 from hardrank.trainer.defenses import Conditions, Defense
-from hardrank.trainer.defenses.fare import AnchoredFineTuning
 from hardrank.trainer.training.loop import StepContext, StepLoss
 
 Rows = np.ndarray[tuple[int], np.dtype[np.int64]]
@@ -177,11 +176,6 @@ class TripletStage:
         if self.options.updates is not None:
             return self.options.updates
         return max(1, round(self.options.epochs * len(self._epoch(0, 0, 1))))
-
-    @property
-    def needs_reference(self) -> bool:
-        """Whether the defense stays close to the network at the beginning of the stage."""
-        return isinstance(self.defense, AnchoredFineTuning)
 
     def batches(self, start: int, rank: int, world_size: int) -> Iterator[tuple[Tensor, Tensor]]:
         """Yield SPC-2 batches, epoch after epoch."""

@@ -17,8 +17,8 @@ from hardrank.trainer.defenses.est import AwayFromItself, EmbeddingShifted
 from hardrank.trainer.defenses.minmax import MinMax, ease
 from hardrank.trainer.metric.collapse import read_collapse
 from hardrank.trainer.metric.losses import hardness, triplet_loss
-from hardrank.trainer.metric.samplers import Sampler, Triplets
-from tests.trainer.defenses.case import ALPHA, ATTACK, EPSILON, STEPS, DefenseCase
+from hardrank.trainer.metric.samplers import Sampler, Triplets, draw_triplets
+from tests.trainer.defenses.case import ALPHA, ATTACK, EPSILON, SEED, STEPS, DefenseCase
 
 
 def plain_step(x: Tensor, origin: Tensor, gradient: Tensor) -> Tensor:
@@ -67,6 +67,18 @@ def test_est_agrees_with_a_loop_over_images(case: DefenseCase, sampler: str) -> 
     expected = triplet_loss(*case.triplets(Sampler(sampler)).gather(case.embedder(shifted)))
     assert outcome.loss.item() == pytest.approx(expected.item(), abs=1e-4)
     assert outcome.triplet_loss.item() == outcome.loss.item()
+
+
+@pytest.mark.parametrize("sampler", ["R", "S"])
+def test_released_est_draws_its_triplets_on_the_perturbed_embeddings(case: DefenseCase, sampler: str) -> None:
+    outcome = case.run(f"EST-released[{sampler}]")
+    embedded = case.embedder(case.seen[-1])
+    generator = torch.Generator().manual_seed(SEED)
+    triplets = draw_triplets(Sampler(sampler), embedded, case.labels, generator=generator)
+    expected = triplet_loss(*triplets.gather(embedded))
+    assert outcome.loss.item() == pytest.approx(expected.item(), abs=1e-9)
+    assert parse_defense(f"EST-released[{sampler}]").trains_batch_norm
+    assert not parse_defense(f"EST[{sampler}]").trains_batch_norm
 
 
 @pytest.mark.parametrize("sampler", ["R", "S", "D"])

@@ -35,6 +35,13 @@ def _allowed(sampler: Sampler, d: Tensor, labels: Tensor, anchor: int) -> tuple[
         hard_n = {n for n in negatives if d[anchor, n] < max(d[anchor, p] for p in positives)}
         hard_p = {p for p in positives if d[anchor, p] > min(d[anchor, n] for n in negatives)}
         return hard_p or positives, hard_n or negatives
+    if sampler is Sampler.SOFTHARD_RELEASED:
+        expected_p, expected_n = _allowed(Sampler.SOFTHARD, d, labels, anchor)
+        nearest = min(d[anchor, n] for n in negatives)
+        fallback = not any(d[anchor, p] > nearest for p in positives)
+        return expected_p | ({anchor} if fallback else set()), expected_n
+    if sampler is Sampler.DISTANCE_RELEASED:
+        return {partner}, negatives
     if sampler is Sampler.DISTANCE:
         return {partner}, {n for n in negatives if d[anchor, n] < 1.4} or negatives
     return {partner}, {min(negatives, key=lambda n: float(d[anchor, n]))}
@@ -60,24 +67,29 @@ def test_draws_exactly_the_allowed_rows(sampler: Sampler, pairs: int, classes: i
         allowed_positives, allowed_negatives = _allowed(sampler, d, labels, anchor)
         assert positives <= allowed_positives
         assert negatives <= allowed_negatives
-        if sampler is not Sampler.DISTANCE:  # there, an unlikely negative need not have come up
+        if sampler not in {
+            Sampler.DISTANCE,
+            Sampler.DISTANCE_RELEASED,
+        }:  # there, an unlikely negative need not have come up
             assert positives == allowed_positives
             assert negatives == allowed_negatives
 
 
-def test_distance_weighted_frequencies_follow_the_inverse_density() -> None:
+@pytest.mark.parametrize("sampler", [Sampler.DISTANCE, Sampler.DISTANCE_RELEASED])
+def test_distance_weighted_frequencies_follow_the_inverse_density(sampler: Sampler) -> None:
     embeddings, labels = _batch(6, 3, seed=3)
     d = torch.cdist(embeddings, embeddings)
     dimension, anchor, draws = embeddings.shape[1], 0, 20_000
     weights = {}
     for n in range(len(labels)):
-        near = max(float(d[anchor, n]), 0.5)
-        if labels[n] != labels[anchor] and near < 1.4:
+        bounded = sampler is Sampler.DISTANCE
+        near = max(float(d[anchor, n]), 0.5) if bounded else float(d[anchor, n])
+        if labels[n] != labels[anchor] and (near < 1.4 or not bounded):
             weights[n] = near ** (2 - dimension) * (1 - near**2 / 4) ** ((3 - dimension) / 2)
     generator = torch.Generator().manual_seed(0)
     counts: dict[int, int] = {}
     for _ in range(draws // 6):
-        triplets = draw_triplets(Sampler.DISTANCE, embeddings, labels, generator=generator)
+        triplets = draw_triplets(sampler, embeddings, labels, generator=generator)
         negative = int(triplets.negative[0])
         counts[negative] = counts.get(negative, 0) + 1
     total, seen = sum(weights.values()), sum(counts.values())
