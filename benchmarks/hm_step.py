@@ -36,7 +36,7 @@ from hardrank.trainer.defenses.destinations import normalised_loss
 from hardrank.trainer.defenses.hm import HardnessManipulation
 from hardrank.trainer.metric.samplers import Sampler, draw_triplets
 from hardrank.trainer.runtime.environment import gains_from_bf16, hardware, versions
-from hardrank.trainer.training.loop import MixedPrecision
+from hardrank.trainer.training.precision import MixedPrecision
 from tests.reference.hm import hm_step, softhard_triplets
 
 EPSILON, ALPHA, STEPS, MARGIN = 8 / 255, 1 / 255, 8, 0.2

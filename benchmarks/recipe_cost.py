@@ -32,7 +32,8 @@ from hardrank.trainer.job_steps import JobImages, read_images, triplet_stage, wa
 from hardrank.trainer.runtime.environment import hardware, versions
 from hardrank.trainer.runtime.launch import Launch, make_fabric
 from hardrank.trainer.runtime.processes import SINGLE_PROCESS
-from hardrank.trainer.training.loop import LoopOptions, StepContext, StepLoss, TrainingStage, run_stage
+from hardrank.trainer.training.loop import LoopOptions, run_stage
+from hardrank.trainer.training.stage import StepContext, StepLoss, TrainingStage
 from hardrank.trainer.training.stages import CosineClassifier
 
 

@@ -27,7 +27,7 @@ from hardrank.models.folded import FoldedEmbedder
 from hardrank.trainer.runtime.environment import hardware, versions
 from hardrank.trainer.runtime.malloc import keep_freed_memory
 from hardrank.trainer.training.depthwise import WideDepthwise
-from hardrank.trainer.training.loop import MixedPrecision
+from hardrank.trainer.training.precision import MixedPrecision
 
 TRAINING: Final = "folded, channels-last, widened depthwise"
 """The form of an update that training uses in float32."""

@@ -36,7 +36,8 @@ from hardrank.trainer.runtime.metrics_log import MetricsLog
 from hardrank.trainer.runtime.processes import SINGLE_PROCESS, Processes
 from hardrank.trainer.runtime.run_folder import CHECKPOINTS, EVALUATION, LOGS, Run
 from hardrank.trainer.training.head import projection
-from hardrank.trainer.training.loop import LoopOptions, PeriodicCallback, TrainingStage, run_stage
+from hardrank.trainer.training.loop import LoopOptions, run_stage
+from hardrank.trainer.training.stage import PeriodicCallback, TrainingStage
 from hardrank.trainer.training.stages import CosineClassifier, Rows, TrainingImages, TripletStage, WarmupStage
 
 if TYPE_CHECKING:

@@ -36,15 +36,9 @@ from hardrank.trainer.job_steps import (
     warmup_stage,
 )
 from hardrank.trainer.runtime.run_folder import PREFLIGHT
-from hardrank.trainer.training.loop import (
-    LoopOptions,
-    StepContext,
-    TrainingStage,
-    TrainingState,
-    network_for_update,
-    set_training_mode,
-    step_generator,
-)
+from hardrank.trainer.training.loop import LoopOptions, step_generator
+from hardrank.trainer.training.precision import network_for_update, set_training_mode
+from hardrank.trainer.training.stage import StepContext, TrainingStage, TrainingState
 
 _IMAGES: Final = 8
 """Images of a try; a whole batch takes as much longer as it is larger."""
@@ -205,7 +199,12 @@ def _try_stage(stage: TrainingStage, options: LoopOptions, embedder: Embedder, j
             began = time.perf_counter()
             set_training_mode(network, freeze_batch_norm=options.freeze_batch_norm)
             context = StepContext(
-                network=network_for_update(network, frozen, options),
+                network=network_for_update(
+                    network,
+                    frozen,
+                    low_precision=options.low_precision,
+                    freeze_batch_norm=options.freeze_batch_norm,
+                ),
                 frozen=frozen,
                 reference=frozen if options.keep_reference else None,
                 state=TrainingState(step=stage.iterations - 1),

@@ -22,7 +22,7 @@ from hardrank.trainer.runtime.launch import Launch, make_fabric
 from hardrank.trainer.runtime.processes import SINGLE_PROCESS
 from hardrank.trainer.runtime.run_folder import CHECKPOINTS, LOGS, Run
 from hardrank.trainer.studies.plan import Study, Trial
-from hardrank.trainer.training.loop import PeriodicCallback, TrainingError
+from hardrank.trainer.training.stage import PeriodicCallback, TrainingError
 
 if TYPE_CHECKING:
     import lightning as L

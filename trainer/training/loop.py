@@ -7,23 +7,33 @@ killed continues to the same weights.
 import copy
 import logging
 import math
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final, Protocol, Self, cast
+from typing import TYPE_CHECKING, Final, Self
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
 from hardrank.models.embedder import Embedder
-from hardrank.models.errors import HardrankError
-from hardrank.models.files import atomic_path
 from hardrank.models.folded import FoldedEmbedder
 from hardrank.models.progress import OnProgress, StageProgress
 from hardrank.trainer.config import Schedule
 from hardrank.trainer.metric.collapse import CollapseError, CollapseReading, CollapseState, observe
+from hardrank.trainer.training.checkpoint import restore, save
 from hardrank.trainer.training.depthwise import WideDepthwise
+from hardrank.trainer.training.exchange import exchange, reduce_gradients, share_buffers
+from hardrank.trainer.training.precision import network_for_update, set_training_mode
+from hardrank.trainer.training.stage import (
+    Log,
+    PeriodicCallback,
+    StepContext,
+    StepLoss,
+    TrainingError,
+    TrainingStage,
+    TrainingState,
+)
 
 if TYPE_CHECKING:
     import lightning as L
@@ -32,92 +42,6 @@ _logger: Final = logging.getLogger(__name__)
 
 _RAMP: Final = 20
 """Iterations over which the learning rate rises, since Adam's moments start at zero."""
-
-
-class TrainingError(HardrankError):
-    """A stage of training that cannot continue: a checkpoint of another configuration, or a loss that is not finite."""
-
-
-@dataclass
-class TrainingState:
-    """What changes during a stage, besides weights and optimiser."""
-
-    step: int = 0
-    """Iterations done."""
-    previous_loss: float = 2.0
-    """l of the gradual adversary: the last triplet loss; 2 before the first."""
-    totals: dict[str, float] = field(default_factory=dict)
-    """Sums of the measures since the last line of the log."""
-    counted: int = 0
-    """Iterations in `totals`; those without triplets do not count."""
-    collapsed: bool = False
-    """Whether the embeddings have collapsed, judged by the lines of the log."""
-    contradicted: int = 0
-    """Number of the latest consecutive lines of the log that contradict `collapsed`."""
-
-
-@dataclass(frozen=True)
-class PeriodicCallback:
-    """A function that is called every few iterations of a stage."""
-
-    every: int
-    """Iterations between calls; there is also one before the first iteration and one after the last."""
-    call: Callable[[int, Embedder], None]
-    """Receives the iterations done, and the embedder that would be the result now, in evaluation mode."""
-
-
-class Log(Protocol):
-    """A log of training measures."""
-
-    def resume(self, step: int) -> None:
-        """Prepare for the first line; the stage continues after `step` iterations."""
-
-    def write(self, step: int, measures: Mapping[str, float]) -> None:
-        """Add a line for `step`."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class StepContext:
-    """The networks, state and random generator with which a stage computes its loss."""
-
-    network: Callable[[Tensor], Tensor]
-    """φ in training mode, in the precision of training."""
-    frozen: FoldedEmbedder
-    """φ in evaluation mode, with the current weights."""
-    reference: FoldedEmbedder | None = None
-    """φ in evaluation mode, with the weights at the beginning of the stage; None without `keep_reference`."""
-    state: TrainingState
-    generator: torch.Generator
-    """Random generator of this iteration, on the CPU."""
-
-
-@dataclass(frozen=True)
-class StepLoss:
-    """The loss of a batch."""
-
-    loss: Tensor
-    """Scalar, with gradient."""
-    previous_loss: float
-    """The `TrainingState.previous_loss` of the next iteration."""
-    measures: Mapping[str, float]
-
-
-class TrainingStage(Protocol):
-    """A stage of training: its batches and its loss."""
-
-    @property
-    def name(self) -> str:
-        """Name of the checkpoint and the log."""
-
-    @property
-    def iterations(self) -> int:
-        """Number of iterations."""
-
-    def batches(self, start: int, rank: int, world_size: int) -> Iterator[tuple[Tensor, Tensor]]:
-        """Yield images (B,3,H,W) in [0,1] and their labels or rows (B,) from iteration `start` on, endlessly."""
-
-    def loss(self, images: Tensor, labels: Tensor, context: StepContext) -> StepLoss | None:
-        """Return the loss of a batch, or None if it holds nothing to learn from."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -140,31 +64,6 @@ class LoopOptions:
     """Iterations between checkpoints."""
     stop_on_collapse: bool = False
     """Whether a collapse raises `CollapseError`; otherwise it is logged as a warning."""
-
-
-class MixedPrecision(nn.Module):
-    """φ with the backbone in bf16 and the head in float32: distances need more than bf16's 8 bits."""
-
-    def __init__(self, embedder: Embedder, *, enabled: bool) -> None:
-        super().__init__()
-        self.embedder = embedder
-        self.enabled = enabled
-
-    def forward(self, images: Tensor) -> Tensor:
-        """(N,3,H,W) in [0,1] → (N,D)."""
-        with torch.autocast(images.device.type, torch.bfloat16, enabled=self.enabled):
-            features = self.embedder.features(images)
-        return self.embedder.project(features.to(self.embedder.head.weight.dtype))
-
-
-def network_for_update(embedder: Embedder, frozen: FoldedEmbedder, options: LoopOptions) -> Callable[[Tensor], Tensor]:
-    """Return φ in training mode, as a stage with these options updates it; `frozen` is the folded copy of it.
-
-    With frozen batch norm in float32 its folded form is used, which takes less time (`benchmarks/update_step.py`).
-    """
-    if options.low_precision or not (options.freeze_batch_norm and frozen.folded):
-        return MixedPrecision(embedder, enabled=options.low_precision)
-    return frozen.embed_for_update
 
 
 def run_stage(
@@ -262,7 +161,7 @@ class _Loop:
         )
         average = copy.deepcopy(embedder).requires_grad_(False) if options.averaging else None
         reference = FoldedEmbedder(embedder) if options.keep_reference else None  # before later weights are restored
-        state = _restore(checkpoint, whole, optimiser, average)
+        state = restore(checkpoint, whole, optimiser, average)
         frozen = FoldedEmbedder(embedder, dtype=torch.bfloat16 if options.low_precision else None)
         return cls(
             stage=stage,
@@ -270,7 +169,12 @@ class _Loop:
             extra=extra,
             whole=whole,
             average=average,
-            network=network_for_update(embedder, frozen, options),
+            network=network_for_update(
+                embedder,
+                frozen,
+                low_precision=options.low_precision,
+                freeze_batch_norm=options.freeze_batch_norm,
+            ),
             frozen=frozen,
             reference=reference,
             optimiser=optimiser,
@@ -308,7 +212,7 @@ class _Loop:
         images = images.to(device, memory_format=torch.channels_last)
         with WideDepthwise():
             own = self.stage.loss(images, labels.to(device), context)
-        losses = _exchange(self.fabric, own)
+        losses = exchange(self.fabric, own)
         if not math.isfinite(losses.total):
             raise TrainingError(
                 f"the loss of {self.stage.name} is {losses.total} at iteration {step}: lower the learning rate "
@@ -326,9 +230,9 @@ class _Loop:
         self.optimiser.zero_grad(set_to_none=True)
         if own is not None:
             own.loss.backward()
-        _reduce_gradients(self.fabric, self.whole, processes)
+        reduce_gradients(self.fabric, self.whole, processes)
         self.optimiser.step()
-        _share_buffers(self.fabric, self.whole)
+        share_buffers(self.fabric, self.whole)
         self.frozen.refresh()
         if self.average is not None:
             _average(self.average, self.embedder, _decay(self.options.averaging, self.state.step))
@@ -352,22 +256,13 @@ class _Loop:
         """Write the checkpoint if one is due."""
         due = self.finished or self.state.step % self.options.checkpoint_every == 0
         if due and self.fabric.is_global_zero:
-            _save(self.checkpoint, self.whole, self.optimiser, self.average, self.state)
+            save(self.checkpoint, self.whole, self.optimiser, self.average, self.state)
 
 
 def step_generator(seed: int, stage: str, step: int, rank: int) -> torch.Generator:
     """Return the random generator of an iteration; it depends on the arguments alone."""
     words = np.random.SeedSequence([seed, *stage.encode(), step, rank]).generate_state(2, np.uint32)
     return torch.Generator().manual_seed(int(words[0]) << 31 ^ int(words[1]))
-
-
-def set_training_mode(embedder: Embedder, *, freeze_batch_norm: bool) -> None:
-    """Put φ into training mode, with batch norm in evaluation mode if it is frozen."""
-    embedder.train()
-    if freeze_batch_norm:
-        for module in embedder.modules():
-            if isinstance(module, nn.modules.batchnorm._BatchNorm):
-                module.eval()
 
 
 def _set_rate(optimiser: torch.optim.Optimizer, options: LoopOptions, step: int, total: int) -> None:
@@ -390,53 +285,6 @@ def _average(average: Embedder, embedder: Embedder, decay: float) -> None:
             mean.lerp_(value, 1 - decay)
         else:
             mean.copy_(value)
-
-
-@dataclass(frozen=True, kw_only=True)
-class _Losses:
-    """The losses of all processes at an iteration."""
-
-    count: int
-    """Processes that have one."""
-    total: float
-    """Their sum."""
-    previous_loss: float
-    """The mean of their `StepLoss.previous_loss`; NaN if there is none."""
-
-
-def _exchange(fabric: "L.Fabric", own: StepLoss | None) -> _Losses:
-    """Exchange the losses of all processes, so that they all take the same decision."""
-    values = (0.0, 0.0, 0.0) if own is None else (1.0, float(own.loss.detach()), own.previous_loss)
-    if fabric.world_size > 1:
-        shared = torch.tensor(values, device=fabric.device)
-        values = tuple(cast(Tensor, fabric.all_reduce(shared, reduce_op="sum")).tolist())
-    count, total, previous = values
-    return _Losses(count=round(count), total=total, previous_loss=previous / count if count else math.nan)
-
-
-def _reduce_gradients(fabric: "L.Fabric", whole: nn.Module, processes: int) -> None:
-    """Replace the gradients by their mean over the `processes` that have one; the others take part with zeros.
-
-    In place of `DistributedDataParallel`, whose forward pass communicates too: a process whose batch holds nothing to
-    learn from makes no forward pass.
-    """
-    if fabric.world_size == 1:
-        return
-    parameters = list(whole.parameters())
-    gradients = [torch.zeros_like(each) if each.grad is None else each.grad for each in parameters]
-    total = cast(Tensor, fabric.all_reduce(torch.cat([each.flatten() for each in gradients]), reduce_op="sum"))
-    parts = total.div_(processes).split([each.numel() for each in gradients])
-    for parameter, gradient, part in zip(parameters, gradients, parts, strict=True):
-        parameter.grad = gradient.copy_(part.view_as(gradient))
-
-
-def _share_buffers(fabric: "L.Fabric", whole: nn.Module) -> None:
-    """Copy the first process's buffers to all processes, such as the statistics of batch norm."""
-    if fabric.world_size == 1:
-        return
-    of_first = fabric.broadcast([buffer.cpu() for buffer in whole.buffers()])  # at once: a collective for each is slow
-    for buffer, value in zip(whole.buffers(), of_first, strict=True):
-        buffer.copy_(value)
 
 
 def _add_measures(state: TrainingState, measures: Mapping[str, float]) -> None:
@@ -464,33 +312,3 @@ def _check_collapse(state: TrainingState, means: dict[str, float], *, queries: i
         )
     state.collapsed, state.contradicted = verdict.collapsed, verdict.streak
     return {**means, "collapsed": 1.0} if verdict.collapsed else means
-
-
-def _save(
-    path: Path, whole: nn.Module, optimiser: torch.optim.Optimizer, average: Embedder | None, state: TrainingState
-) -> None:
-    content: dict[str, Any] = {
-        "weights": whole.state_dict(),
-        "optimiser": optimiser.state_dict(),
-        "average": average.state_dict() if average is not None else None,
-        "state": vars(state),
-    }
-    with atomic_path(path) as unfinished:
-        torch.save(content, unfinished)
-
-
-def _restore(path: Path, whole: nn.Module, optimiser: torch.optim.Optimizer, average: Embedder | None) -> TrainingState:
-    if not path.exists():
-        return TrainingState()
-    try:
-        content = torch.load(path, weights_only=True, map_location="cpu")
-        whole.load_state_dict(content["weights"])
-        optimiser.load_state_dict(content["optimiser"])
-        if average is not None:
-            average.load_state_dict(content["average"])
-        return TrainingState(**content["state"])
-    except Exception as error:  # torch.load raises anything, from KeyError to UnpicklingError
-        raise TrainingError(
-            f"the checkpoint {path} is damaged or of another configuration ({type(error).__name__}); "
-            "delete it to train this stage again"
-        ) from error

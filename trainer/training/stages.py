@@ -17,7 +17,7 @@ from hardrank.trainer.config import TrainingOptions, WarmupOptions
 from hardrank.trainer.data.batches import spc2_batches
 from hardrank.trainer.data.store import ImageStore
 from hardrank.trainer.defenses import Conditions, Defense
-from hardrank.trainer.training.loop import StepContext, StepLoss
+from hardrank.trainer.training.stage import StepContext, StepLoss
 
 Rows = np.ndarray[tuple[int], np.dtype[np.int64]]
 """Row numbers or labels, (N,) int64."""

@@ -20,7 +20,7 @@ from hardrank.trainer.defenses.tride import (
 )
 from hardrank.trainer.metric.losses import distance, triplet_loss
 from hardrank.trainer.metric.samplers import Sampler
-from hardrank.trainer.training.loop import StepContext, TrainingState
+from hardrank.trainer.training.stage import StepContext, TrainingState
 from hardrank.trainer.training.stages import TrainingImages, TripletStage
 from tests.trainer.defenses.case import ALPHA, EPSILON, STEPS, DefenseCase
 

@@ -27,7 +27,8 @@ from hardrank.trainer.metric.collapse import (
     observe,
     read_collapse,
 )
-from hardrank.trainer.training.loop import LoopOptions, StepContext, StepLoss, TrainingStage, run_stage
+from hardrank.trainer.training.loop import LoopOptions, run_stage
+from hardrank.trainer.training.stage import StepContext, StepLoss, TrainingStage
 
 
 def naive_reading(embeddings: Tensor, labels: Tensor) -> CollapseReading:

@@ -23,16 +23,14 @@ from hardrank.trainer.data.folder import load
 from hardrank.trainer.data.store import ImageStore
 from hardrank.trainer.defenses import Conditions, DefenseResult, parse_defense
 from hardrank.trainer.runtime.metrics_log import MetricsLog
-from hardrank.trainer.training.loop import (
-    LoopOptions,
+from hardrank.trainer.training.loop import LoopOptions, run_stage, step_generator
+from hardrank.trainer.training.stage import (
     PeriodicCallback,
     StepContext,
     StepLoss,
     TrainingError,
     TrainingStage,
     TrainingState,
-    run_stage,
-    step_generator,
 )
 from hardrank.trainer.training.stages import CosineClassifier, TrainingImages, TripletStage, WarmupStage
 from tests.trainer.tiny import write_images
