@@ -96,8 +96,8 @@ class WarmupOptions:
     """Decay of the exponential moving average of the weights, which is the result; 0 for the last weights."""
 
     def __post_init__(self) -> None:
-        _positive(self, "batch_size", "learning_rate", "scale")
-        _at_least(0, self, "epochs", "weight_decay", "anchor")
+        _positive(self, "epochs", "batch_size", "learning_rate", "scale")
+        _at_least(0, self, "weight_decay", "anchor")
         _share(self, "label_smoothing", "benign_share", "averaging")
         if self.updates is not None:
             _at_least(1, self, "updates")
@@ -264,6 +264,10 @@ class Config:
     def has_warmup(self) -> bool:
         """Whether a warm-up by classification comes first."""
         return self.initialisation in {"warmup", "imagenet-warmup"}
+
+    def warms_up(self, model: TrainingOptions) -> bool:
+        """Whether a model has a warm-up."""
+        return self.has_warmup and model.warmup_epochs != 0
 
 
 def _positive(options: object, *names: str) -> None:

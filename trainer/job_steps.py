@@ -148,11 +148,9 @@ def make_start(job: Job, model: TrainingOptions) -> Embedder:
     torch.manual_seed(config.seed)
     embedder = build_start(config)
     targets = _set_pretrained_head(job, embedder) if config.is_pretrained else None
-    if not config.has_warmup:
+    if not config.warms_up(model):
         return embedder
     stage = warmup_stage(config, job.images, model, targets)
-    if not stage.iterations:
-        return embedder
     return _run(job, stage, embedder, stage.classifier, warmup_loop_options(job))
 
 
@@ -278,7 +276,7 @@ def train_robust(job: Job, benign: Embedder | None, kind: str, *, periodic: Peri
     config = job.config
     if config.robust_start is RobustStart.BENIGN:
         assert benign is not None
-        embedder = copy.deepcopy(benign).requires_grad_(True)
+        embedder = copy.deepcopy(benign)
     else:
         embedder = make_start(job, config.robust)
     return train_stages(job, embedder, kind, periodic=periodic)
@@ -287,7 +285,7 @@ def train_robust(job: Job, benign: Embedder | None, kind: str, *, periodic: Peri
 def train_stages(job: Job, embedder: Embedder, kind: str, *, periodic: PeriodicCallback | None = None) -> Embedder:
     """Train `embedder` through `robust_stages` and `robust`; see `train_robust`."""
     for number, options in enumerate(job.config.robust_stages, start=1):
-        embedder = train(job, embedder, f"{kind}-{number}", options).requires_grad_(True)
+        embedder = train(job, embedder, f"{kind}-{number}", options)
     return train(job, embedder, kind, job.config.robust, periodic=periodic)
 
 
@@ -312,7 +310,7 @@ def _run(
 ) -> Embedder:
     folder = job.run.folder
     with job.timed(stage.name):
-        return run_stage(
+        trained = run_stage(
             stage,
             embedder,
             extra,
@@ -323,6 +321,7 @@ def _run(
             report=job.report,
             periodic=periodic,
         )
+    return trained.requires_grad_(True)  # a moving average has no gradients, but may be the start of the next stage
 
 
 @dataclass(frozen=True, kw_only=True)

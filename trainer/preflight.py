@@ -157,9 +157,10 @@ def _check(job: Job, zoo: Path) -> Preflight:
 def _stages(job: Job) -> list[tuple[str, TrainingStage, LoopOptions]]:
     """All stages of the run with their options."""
     config, found = job.config, list[tuple[str, TrainingStage, LoopOptions]]()
-    if config.has_warmup:
-        warmups = [warmup_stage(config, job.images, model) for model in (config.benign, config.robust)]
-        found += [(each.name, each, warmup_loop_options(job)) for each in warmups if each.iterations]
+    for model in (config.benign, config.robust):
+        if config.warms_up(model):
+            warmup = warmup_stage(config, job.images, model)
+            found.append((warmup.name, warmup, warmup_loop_options(job)))
     named = [("benign", config.benign)]
     named += [(f"robust-{number}", options) for number, options in enumerate(config.robust_stages, start=1)]
     for name, options in [*named, ("robust", config.robust)]:

@@ -15,7 +15,7 @@ from safetensors.torch import load_file, save_file
 from hardrank.models.embedder import Architecture, build_embedder
 from hardrank.models.weights_file import WeightsError
 from hardrank.trainer import preflight
-from hardrank.trainer.config import load_recipe
+from hardrank.trainer.config import WarmupOptions, load_recipe
 from hardrank.trainer.export import ExportError, save_weights
 from hardrank.trainer.job_steps import Job, read_images
 from hardrank.trainer.preflight import PreflightCheck, PreflightError, available_memory, check_before_training
@@ -69,6 +69,29 @@ def test_a_run_begins_with_checks_that_estimate_it(tmp_path: Path) -> None:
         line for line in printed.splitlines() if line.startswith("checks 1") or ("checks  " in line and "1/1" in line)
     )
     assert "estimated minutes" in line
+
+
+@pytest.mark.usefixtures("no_export")
+def test_an_anchored_warm_up_is_in_the_estimate(job: Job) -> None:
+    """The benign model has no warm-up here."""
+    config = replace(
+        job.config,
+        initialisation="imagenet-warmup",
+        warmup=WarmupOptions(updates=7, batch_size=8, anchor=1.0, anchor_size=40),
+        benign=replace(job.config.benign, warmup_epochs=0),
+        robust=replace(job.config.robust, warmup_epsilon=4 / 255),
+        robust_stages=(),
+    )
+    found = check_before_training(replace(job, config=config), job.run.folder)
+    assert list(found.seconds_by_stage) == [
+        "warmup-4",
+        "benign",
+        "robust",
+        "features",
+        "attacks on benign",
+        "attacks on robust",
+    ]
+    assert min(found.seconds_by_stage.values()) > 0
 
 
 @pytest.mark.usefixtures("no_export")

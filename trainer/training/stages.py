@@ -102,10 +102,10 @@ class WarmupStage:
 
     @property
     def iterations(self) -> int:
-        """Number of iterations; 0 without epochs."""
+        """Number of iterations."""
         if self.options.updates is not None:
             return self.options.updates
-        return max(1, round(self.options.epochs * self._batches_per_epoch)) if self.options.epochs else 0
+        return max(1, round(self.options.epochs * self._batches_per_epoch))
 
     @property
     def _batches_per_epoch(self) -> int:
