@@ -10,7 +10,7 @@ from torch.nn import functional as F
 
 from hardrank.trainer.attacks.pgd import PGDOptions, pgd
 from hardrank.trainer.config import TrainingOptions
-from hardrank.trainer.defenses import Conditions, DefenseError, DefenseResult, parse_defense
+from hardrank.trainer.defenses import Conditions, Defense, DefenseError, DefenseResult, parse_defense
 from hardrank.trainer.defenses.tride import (
     AnchorAway,
     CandidatesTogether,
@@ -219,8 +219,10 @@ def test_invalid_names_are_errors(name: str, message: str) -> None:
 def test_the_stage_tells_how_far_it_is(case: DefenseCase) -> None:
     seen: list[tuple[int, float]] = []
 
-    class Spy:
-        name = "spy"
+    class Spy(Defense):
+        @property
+        def name(self) -> str:
+            return "spy"
 
         def __call__(self, images: Tensor, labels: Tensor, conditions: Conditions) -> None:
             seen.append((conditions.iteration, conditions.progress))

@@ -21,7 +21,7 @@ from hardrank.trainer.config import Schedule, TrainingOptions, WarmupOptions
 from hardrank.trainer.data.dataset import DataOptions
 from hardrank.trainer.data.folder import load
 from hardrank.trainer.data.store import ImageStore
-from hardrank.trainer.defenses import Conditions, DefenseResult, parse_defense
+from hardrank.trainer.defenses import Conditions, Defense, DefenseResult, parse_defense
 from hardrank.trainer.runtime.metrics_log import MetricsLog
 from hardrank.trainer.training.loop import LoopOptions, run_stage, step_generator
 from hardrank.trainer.training.stage import (
@@ -224,8 +224,10 @@ def test_the_budget_rises_during_the_first_part_of_a_stage(
     """ε and α are 0 in the first of eight iterations, half in the third, and whole from the fifth on."""
     budgets: list[tuple[float, float]] = []
 
-    class Observer:
-        name = "observer"
+    class Observer(Defense):
+        @property
+        def name(self) -> str:
+            return "observer"
 
         def __call__(self, images: Tensor, labels: Tensor, conditions: Conditions) -> DefenseResult:
             budgets.append((255 * conditions.attack.epsilon, 255 * conditions.attack.alpha))
