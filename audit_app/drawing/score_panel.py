@@ -54,7 +54,7 @@ def _tile(place: int, model: ModelScores) -> Markup:
     score = format_score(model.score, upper_bound=model.upper_bound)
     return element(
         "article",
-        element("h3", element("span", class_=f"key series-{place % SERIES}"), model.name),
+        element("h2", element("span", class_=f"key series-{place % SERIES}"), model.name),
         element("p", model.description, class_="note"),
         element("p", element("b", score), element("small", f" {word} of 100{bound} · {interval}"), class_="score"),
         element(
@@ -114,7 +114,7 @@ def caution_list(cautions: Sequence[str]) -> Markup:
         return join()
     return element(
         "section",
-        element("h3", "Cautions"),
+        element("h2", "Cautions"),
         element("ul", *(element("li", one) for one in cautions), class_="plain"),
         class_="warn",
     )

@@ -207,7 +207,7 @@ def _start(
 def _result(loaded: LoadedGallery, selection: GallerySelection, chosen: ChosenImages) -> None:
     live = session().live
     if live is None or live.served != loaded:
-        st.subheader("Answers before the attack", anchor=False)
+        st.header("Answers before the attack", anchor=False)
         panel(answers_panel(_answers(loaded, chosen)), key="answers")
         return
     status = live.status()

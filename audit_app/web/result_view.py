@@ -37,7 +37,7 @@ def show_result(live: LiveAttack, status: AttackStatus, selection: GallerySelect
     result = status.result
     assert result is not None
     context = _context(live)
-    st.subheader("Rankings before and after" + (" (stopped early)" if result.stopped else ""), anchor=False)
+    st.header("Rankings before and after" + (" (stopped early)" if result.stopped else ""), anchor=False)
     with st.container(horizontal=True, vertical_alignment="center", key="verdict-row"):
         panel(verdict_line(result, context), key="verdict")
         _stronger_button(live, result)

@@ -131,7 +131,7 @@ def _scores(models: list[ModelScores], cautions: Sequence[str]) -> None:
     panel(score_tiles(models), caution_list(cautions), failed_checks(models), key="tiles")
     panel(score_charts(models), key="charts")
     if curves := curve_charts(models):
-        st.subheader("Score against the attack budget", anchor=False)
+        st.header("Score against the attack budget", anchor=False)
         panel(*curves, key="curves")
     with st.expander("All figures, with 95 % intervals", expanded=True):
         panel(parts_table(models), key="parts")

@@ -105,7 +105,7 @@ def _gallery(one: PastAudit, report: AuditReport) -> ImageGallery | None:
 
 def _images(view: _View) -> None:
     by, found = view.by, view.scores
-    st.subheader("Weakest images", anchor=False)
+    st.header("Weakest images", anchor=False)
     mean = "Mean score over all attacks, from 0 (they succeed) to 100: higher is more robust."
     st.caption(escape_markdown(goal_of(by, view.model.figures[by].help) if by else mean))
     if len(found.ids) < SMALL_SAMPLE:
@@ -128,7 +128,7 @@ def _classes(view: _View) -> None:
     by, found = view.by, view.scores
     if len(set(found.classes)) < 2:
         return
-    st.subheader("Weakest classes", anchor=False)
+    st.header("Weakest classes", anchor=False)
     scores = found.by(by)
     with st.container(key="weak-classes"):
         for number, group in enumerate(worst_classes(found, by, _CLASSES)):

@@ -35,7 +35,7 @@ def plain(text: object) -> str:
 
 def words(at: AppTest) -> str:
     """Return the text of a page."""
-    kinds = (at.markdown, at.caption, at.info, at.error, at.warning, at.title, at.subheader)
+    kinds = (at.markdown, at.caption, at.info, at.error, at.warning, at.title, at.header)
     return "\n".join(plain(one.value) for kind in kinds for one in kind)
 
 

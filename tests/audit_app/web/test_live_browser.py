@@ -3,6 +3,7 @@
 import hashlib
 import time
 from collections.abc import Iterator
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -233,3 +234,59 @@ def test_the_result_is_above_the_fold_and_everything_has_a_name(browser: Any, se
         assert all(word in verdict for word in ("tiny-benign: ", "tiny-robust: "))
         assert page.evaluate(_UNNAMED) == []
         assert page.locator("h1").count() == 1
+
+
+# The contrast (WCAG 2) of each text on the accent color, and the levels of all headings, in order.
+CONTRASTS = """
+() => [...document.querySelectorAll('[data-testid="stBaseButton-primary"], [data-tag]')].map((e) => {
+  const light = (color) => {
+    const [r, g, b] = color.match(/[\\d.]+/g).slice(0, 3).map((v) => {
+      v /= 255;
+      return v <= 0.04045 ? v / 12.92 : ((v + 0.055) / 1.055) ** 2.4;
+    });
+    return 0.2126 * r + 0.7152 * g + 0.0722 * b + 0.05;
+  };
+  const text = e.querySelector('p, span') ?? e;
+  const [a, b] = [light(getComputedStyle(text).color), light(getComputedStyle(e).backgroundColor)];
+  return Math.max(a, b) / Math.min(a, b);
+})
+"""
+HEADINGS = """
+() => {
+  const found = [];
+  const walk = (node) => {
+    for (const e of node.children) {
+      if (/^H[1-6]$/.test(e.tagName)) found.push(Number(e.tagName[1]));
+      if (e.shadowRoot) walk(e.shadowRoot);
+      walk(e);
+    }
+  };
+  walk(document.querySelector('.stMain'));
+  return found;
+}
+"""
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_headings_are_in_order_and_text_on_the_accent_color_is_readable(
+    browser: Any, server: AppServer, scheme: str
+) -> None:
+    with visit(browser, server, color_scheme=scheme) as page:
+        page.get_by_text("Models and gallery").click()
+        page.wait_for_selector("[data-tag]")
+        contrasts = page.evaluate(CONTRASTS)
+        assert len(contrasts) >= 3, "the button, and a tag for each model"
+        assert min(contrasts) > 4.5
+        levels = page.evaluate(HEADINGS)
+        assert levels[0] == 1
+        assert all(after <= before + 1 for before, after in pairwise(levels)), levels
+
+
+def test_a_printed_page_has_no_controls(browser: Any, server: AppServer) -> None:
+    with visit(browser, server) as page:
+        page.get_by_text("All options").click()
+        page.wait_for_selector(".st-key-live-steps input:visible")
+        page.emulate_media(media="print")
+        for control in (".st-key-attack", ".st-key-live-attack", ".st-key-live-steps", ".stExpander"):
+            assert not page.locator(f"{control}:visible").count(), control
+        assert page.locator(".st-key-answers:visible").count() == 1
