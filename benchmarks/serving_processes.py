@@ -6,7 +6,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from http.client import HTTPConnection
 from pathlib import Path
@@ -35,8 +35,12 @@ class Server:
 
     @property
     def memory(self) -> int:
-        """Resident bytes."""
-        return int(psutil.Process(self.process.pid).memory_info().rss)
+        """Resident bytes, with those of the process that decodes expensive images."""
+        total, server = 0, psutil.Process(self.process.pid)
+        for process in (server, *server.children(recursive=True)):
+            with suppress(psutil.NoSuchProcess):
+                total += int(process.memory_info().rss)
+        return total
 
 
 @contextmanager

@@ -58,6 +58,10 @@ class ImageTooLargeError(UndecodableImageError):
     """The image exceeds one of the `DecodeLimits`."""
 
 
+class CostlyImageError(HardrankError):
+    """Decoding the image would cost more than the `max_work` of the call; it may be fine all the same."""
+
+
 class MissingDecoderError(UndecodableImageError):
     """The format of the image needs a package that is not installed."""
 
@@ -114,7 +118,7 @@ def decode(data: bytes, *, limits: DecodeLimits = DEFAULT_LIMITS) -> Image.Image
     return decode_file(data, limits=limits).image
 
 
-def decode_file(data: bytes, *, limits: DecodeLimits = DEFAULT_LIMITS) -> DecodedFile:
+def decode_file(data: bytes, *, limits: DecodeLimits = DEFAULT_LIMITS, max_work: int | None = None) -> DecodedFile:
     """Decode the first frame of an image file; of an animation, the first frame that is not wholly transparent.
 
     The orientation and the ICC profile are applied, and transparency is composited on white; gray, palette, CMYK
@@ -123,11 +127,14 @@ def decode_file(data: bytes, *, limits: DecodeLimits = DEFAULT_LIMITS) -> Decode
     Args:
         data: The bytes of a JPEG, PNG, WebP, GIF, BMP, TIFF, AVIF, JPEG 2000 or HEIC file. HEIC needs pillow-heif.
         limits: Limits on the file and the image.
+        max_work: Refuse images with more pixels to decode, in all scans and empty frames together, and those of
+            decoders that make other threads wait; None: decode all.
 
     Returns:
         An RGB image without metadata, and the size of the original.
 
     Raises:
+        CostlyImageError: See `max_work`.
         ImageTooLargeError: The image exceeds the limits.
         MissingDecoderError: The format needs a package that is not installed.
         UndecodableImageError: The bytes are not an intact image.
@@ -139,7 +146,7 @@ def decode_file(data: bytes, *, limits: DecodeLimits = DEFAULT_LIMITS) -> Decode
             f"The image has {len(data)} bytes, above the limit of {limits.max_bytes}; use a smaller file."
         )
     try:
-        return _decode(data, limits)
+        return _decode(data, limits, max_work)
     except HardrankError:
         raise
     except StructureLimitError as error:
@@ -205,7 +212,7 @@ def to_rgb(image: Image.Image) -> Image.Image:
         ) from error
 
 
-def _decode(data: bytes, limits: DecodeLimits) -> DecodedFile:
+def _decode(data: bytes, limits: DecodeLimits, max_work: int | None) -> DecodedFile:
     file = strip_metadata(data)
     if file.size is not None:
         _check_size(file.size, limits, file.max_pixels)
@@ -219,10 +226,12 @@ def _decode(data: bytes, limits: DecodeLimits) -> DecodedFile:
             _check_side(full, limits)
         _check_size(image.size, limits, file.max_pixels)
         _check_scans(file.scans, image.size, limits)
+        if max_work is not None and (file.slow or _work(file, full) > max_work):
+            raise CostlyImageError("decoding this image is expensive")
         _load(image, file)
         # Pillow itself rotates TIFF files and leaves no EXIF.
         turn = _TRANSPOSITIONS.get(orientation(file.exif or image.info.get("exif") or b""))
-        visible = _first_visible(image, data, limits)
+        visible = _first_visible(image, data, limits, max_work)
         result = to_rgb(to_srgb(visible, file.icc))
         if result is image:
             result = image.copy()
@@ -235,6 +244,11 @@ def _decode(data: bytes, limits: DecodeLimits) -> DecodedFile:
     elif turn in _SWAPPING:
         full = (full[1], full[0])
     return DecodedFile(image=result, width=full[0], height=full[1])
+
+
+def _work(file: StrippedFile, size: tuple[int, int]) -> int:
+    """Return the pixels that a decoder processes; a strip or tile of a TIFF may have more than the image."""
+    return max(size[0] * size[1] * file.scans, file.buffer_bytes // 4)
 
 
 def _open(data: bytes, decoder: str) -> Image.Image:
@@ -272,7 +286,7 @@ def _load(image: Image.Image, file: StrippedFile) -> None:
             join_bytes(image, lower)
 
 
-def _first_visible(image: Image.Image, data: bytes, limits: DecodeLimits) -> Image.Image:
+def _first_visible(image: Image.Image, data: bytes, limits: DecodeLimits, max_work: int | None) -> Image.Image:
     """Return the first frame of an animation that is not empty; the loaded first one if all are."""
     if not _is_empty(image):
         return image
@@ -282,6 +296,8 @@ def _first_visible(image: Image.Image, data: bytes, limits: DecodeLimits) -> Ima
         left -= image.width * image.height
         if left < 0:
             break
+        if max_work is not None and limits.max_pixels - left > max_work:
+            raise CostlyImageError("decoding this animation is expensive")
         found = _load_frame(frame, limits)
         if found is not None and not _is_empty(found):
             return found

@@ -72,7 +72,7 @@ def strip_media_file(data: bytes) -> StrippedFile:
             size = max(sizes, key=lambda size: size[0] * size[1], default=None)
             for place in _hidden_items(data, box):
                 changed[place : place + 4] = _HIDDEN
-    return StrippedFile(data=bytes(changed), size=size, icc=icc, decoder=media_decoder(data) or "")
+    return StrippedFile(data=bytes(changed), size=size, icc=icc, decoder=media_decoder(data) or "", slow=True)
 
 
 def is_jpeg2000(data: bytes) -> bool:
@@ -109,7 +109,12 @@ def check_jpeg2000(data: bytes) -> StrippedFile:
     if any((depth & 0x7F) + 1 > _MAX_BITS for depth in depths):
         raise StructureLimitError(f"The JPEG 2000 file has more than {_MAX_BITS} bits per component")
     return StrippedFile(
-        data=data, size=(right - left, bottom - top), icc=icc, decoder="JPEG2000", max_pixels=_MAX_JPEG2000_PIXELS
+        data=data,
+        size=(right - left, bottom - top),
+        icc=icc,
+        decoder="JPEG2000",
+        slow=True,
+        max_pixels=_MAX_JPEG2000_PIXELS,
     )
 
 

@@ -234,11 +234,13 @@ def _check_bmp(data: bytes) -> StrippedFile:
     if len(data) >= 34:
         header, width, height = struct.unpack_from("<Iii", data, 14)
         steps = abs(width * height) + len(data) // 2
-        if header >= 40 and data[30:34] in (b"\x01\0\0\0", b"\x02\0\0\0") and steps > _MAX_RLE_STEPS:
+        encoded = header >= 40 and data[30:34] in (b"\x01\0\0\0", b"\x02\0\0\0")
+        if encoded and steps > _MAX_RLE_STEPS:
             raise StructureLimitError(
                 f"The BMP of {abs(width)}×{abs(height)} pixels is run-length encoded, which is supported up to "
                 f"{_MAX_RLE_STEPS} pixels and pairs of bytes"
             )
+        return StrippedFile(data=data, slow=encoded)
     return StrippedFile(data=data)
 
 

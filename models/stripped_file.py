@@ -27,5 +27,7 @@ class StrippedFile:
     """Bytes that the decoder holds besides the image: the largest strip or tile of a TIFF."""
     decoder: str = ""
     """Pillow's name of the only decoder for the file; empty: any of those that recognize their files by signature."""
+    slow: bool = False
+    """Whether decoding it keeps the Python interpreter busy, so that other threads wait."""
     max_pixels: int | None = None
     """Limit of pixels of this format, for slow decoders."""

@@ -1,19 +1,20 @@
 """The stages of a query: decode, embed, search. None of them blocks the event loop.
 
-Images are decoded in several threads, in turn by caller. The networks share one thread and the indexes another; both
-process the queries of all callers in batches, in turn by caller.
+Images are decoded in several threads, in turn by caller, and expensive ones in a process of their own. The networks
+share one thread and the indexes another; both process the queries of all callers in batches, in turn by caller.
 """
 
 import asyncio
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from time import perf_counter
+from typing import Final
 
 import numpy as np
 
 from hardrank.models.cores import usable_cores
-from hardrank.models.decoding import DecodeLimits, decode_file
-from hardrank.models.preprocessing import Preprocessing, prepare_image
+from hardrank.models.decoding import CostlyImageError
+from hardrank.models.preprocessing import Preprocessing, to_unit
 from hardrank.serving.agreement.monitor import AgreementMonitor
 from hardrank.serving.metrics import Metrics, QueryStage
 from hardrank.serving.search.batch_steps import (
@@ -27,23 +28,14 @@ from hardrank.serving.search.batch_steps import (
     chunk_of,
 )
 from hardrank.serving.search.batching import BatchedResult, Batcher, ThreadPool
+from hardrank.serving.search.decoded_image import DecodedImage, decode_image
+from hardrank.serving.search.decoding_process import DecodingProcess
 from hardrank.serving.search.models import Model
 from hardrank.serving.search.types import ImageQuery, ModelAnswer, Query, ResolvedOptions, SearchAnswer, Timings
 from hardrank.serving.settings import Settings
-from hardrank.serving.store.thumbnails import make_thumbnail
 
-
-@dataclass(frozen=True, kw_only=True, eq=False)
-class DecodedImage:
-    """A decoded image."""
-
-    pixels: Mapping[Preprocessing, Vector]
-    """Float32 (3,H,W) in [0,1], for each requested preprocessing."""
-    width: int
-    """Pixels of the original."""
-    height: int
-    thumbnail: bytes
-    """PNG; empty unless requested."""
+_MAX_THREAD_PIXELS: Final = 16_000_000
+"""Images with more pixels to decode are expensive, as are those of decoders that make other threads wait."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -67,6 +59,8 @@ class Pipeline:
         self._limits = settings.limits.decoding
         self._batch = settings.batching.batch
         self._decoders = ThreadPool(settings.batching.decoders or usable_cores(), "decode", spare=1)
+        self._costly = ThreadPool(1, "decode-costly")
+        self._process = DecodingProcess()
         self._embedding = Batcher[EmbedJob, EmbedResult](
             EmbedStep(models, chunk=settings.batching.chunk),
             name="embed",
@@ -87,6 +81,8 @@ class Pipeline:
     async def close(self) -> None:
         """Finish the accepted queries, stage by stage, and end the threads."""
         await self._decoders.close()
+        await self._costly.close()
+        self._process.close()
         await self._embedding.close()
         await self._searching.close()
 
@@ -129,12 +125,25 @@ class Pipeline:
         sizes = tuple({self._models[key].engine.preprocessing for key in keys})
         began = perf_counter()
         with self._embedding.expecting():
-            image = await self._decoders.run(
-                lambda: _decode(data, sizes, self._limits, thumbnail=thumbnail), caller=caller
-            )
+            image = await self._decode(data, sizes, thumbnail=thumbnail, caller=caller)
             decode_s = perf_counter() - began
-        embedded = await self._embedding.submit(EmbedJob(models=keys, pixels=image.pixels), caller=caller)
+        pixels = {size: to_unit(values) for size, values in image.pixels.items()}
+        embedded = await self._embedding.submit(EmbedJob(models=keys, pixels=pixels), caller=caller)
         return EmbeddedImage(image=image, decode_s=decode_s, embedded=embedded)
+
+    async def _decode(
+        self, data: bytes, sizes: Sequence[Preprocessing], *, thumbnail: bool, caller: str
+    ) -> DecodedImage:
+        limits = self._limits
+        try:
+            return await self._decoders.run(
+                lambda: decode_image(data, sizes, limits, thumbnail=thumbnail, max_work=_MAX_THREAD_PIXELS),
+                caller=caller,
+            )
+        except CostlyImageError:
+            return await self._costly.run(
+                lambda: self._process.decode(data, sizes, limits, thumbnail=thumbnail), caller=caller
+            )
 
     async def warm_up(self) -> None:
         """Run the smallest and the largest batch once, because the first run of a shape is slow."""
@@ -165,16 +174,6 @@ def _timings(key: str, image: EmbeddedImage | None, search_s: float) -> Timings:
         queue_ms=1000 * image.embedded.queued_s,
         embed_ms=1000 * image.embedded.result.seconds[key],
         search_ms=1000 * search_s,
-    )
-
-
-def _decode(data: bytes, sizes: Sequence[Preprocessing], limits: DecodeLimits, *, thumbnail: bool) -> DecodedImage:
-    file = decode_file(data, limits=limits)
-    return DecodedImage(
-        pixels={size: prepare_image(file.image, size) for size in sizes},
-        width=file.width,
-        height=file.height,
-        thumbnail=make_thumbnail(file.image) if thumbnail else b"",
     )
 
 

@@ -87,6 +87,12 @@ def png_with(chunks: bytes, image: Image.Image) -> bytes:
     return data[:33] + chunks + data[33:]
 
 
+def empty_frames(side: int, count: int) -> bytes:
+    """Make an animated PNG whose frames are all transparent."""
+    frames = [Image.new("RGBA", (side, side), (number, 0, 0, 0)) for number in range(count)]
+    return encoded(frames[0], "PNG", save_all=True, append_images=frames[1:])
+
+
 def webp_canvas(width: int, height: int) -> bytes:
     """Make a WebP with a canvas of the given size and one small frame."""
     frame = encoded(Image.new("RGB", (16, 16)), "WEBP", lossless=True)[12:]

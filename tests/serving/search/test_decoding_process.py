@@ -1,0 +1,111 @@
+"""Expensive images are decoded in another process, with the same result and limits of time and memory."""
+
+import io
+import os
+import signal
+import sys
+from collections.abc import Iterator
+from contextlib import suppress
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from hardrank.models.decoding import (
+    DEFAULT_LIMITS,
+    CostlyImageError,
+    DecodeLimits,
+    ImageTooLargeError,
+    UndecodableImageError,
+)
+from hardrank.models.preprocessing import Fit, Preprocessing
+from hardrank.serving.search.decoded_image import decode_image
+from hardrank.serving.search.decoding_process import DecodingProcess
+from tests.models import hostile_images as hostile
+
+SIZES = [Preprocessing(resize=32, crop=28), Preprocessing(resize=40, crop=40, fit=Fit.SHORTEST)]
+PICTURE = Image.effect_noise((120, 80), 60).convert("RGB")
+
+
+@pytest.fixture(scope="module")
+def process() -> Iterator[DecodingProcess]:
+    process = DecodingProcess()
+    yield process
+    process.close()
+
+
+def encoded(kind: str = "PNG") -> bytes:
+    stream = io.BytesIO()
+    PICTURE.save(stream, kind)
+    return stream.getvalue()
+
+
+@pytest.mark.parametrize("kind", ["PNG", "JPEG", "JPEG2000"])
+def test_the_result_is_that_of_this_process(process: DecodingProcess, kind: str) -> None:
+    here = decode_image(encoded(kind), SIZES, DEFAULT_LIMITS, thumbnail=True)
+    there = process.decode(encoded(kind), SIZES, DEFAULT_LIMITS, thumbnail=True)
+    assert (there.width, there.height, there.thumbnail) == (120, 80, here.thumbnail)
+    for size in SIZES:
+        assert np.array_equal(there.pixels[size], here.pixels[size])
+
+
+def test_errors_keep_their_type_and_text(process: DecodingProcess) -> None:
+    with pytest.raises(ImageTooLargeError, match="120×80 pixels, above the limit of 100"):
+        process.decode(encoded(), SIZES, DecodeLimits(max_pixels=100), thumbnail=False)
+    with pytest.raises(UndecodableImageError, match="not an image"):
+        process.decode(b"other bytes", SIZES, DEFAULT_LIMITS, thumbnail=False)
+    assert process.decode(encoded(), SIZES, DEFAULT_LIMITS, thumbnail=False).thumbnail == b""
+
+
+def test_a_crash_is_an_error_of_one_image() -> None:
+    process = DecodingProcess(program=[sys.executable, "-c", "import sys; sys.stdin.buffer.read(100); sys.exit(1)"])
+    for _ in range(2):
+        with pytest.raises(UndecodableImageError, match="crash"):
+            process.decode(encoded(), SIZES, DEFAULT_LIMITS, thumbnail=False)
+
+
+def test_a_process_that_was_killed_is_started_again(process: DecodingProcess) -> None:
+    process.decode(encoded(), SIZES, DEFAULT_LIMITS, thumbnail=False)
+    assert process.pid is not None
+    os.kill(process.pid, signal.SIGKILL)
+    with suppress(UndecodableImageError):  # if its end is not noticed before the request is sent
+        process.decode(encoded(), SIZES, DEFAULT_LIMITS, thumbnail=False)
+    assert process.decode(encoded(), SIZES, DEFAULT_LIMITS, thumbnail=False).width == 120
+
+
+def test_time_is_limited() -> None:
+    process = DecodingProcess(timeout_s=0.05)  # less than the process takes to start
+    with pytest.raises(ImageTooLargeError, match=r"more than 0\.05 s"):
+        process.decode(encoded(), SIZES, DEFAULT_LIMITS, thumbnail=False)
+    process.close()
+
+
+@pytest.mark.skipif(os.name == "nt", reason="no limit of memory")
+def test_memory_is_limited() -> None:
+    process = DecodingProcess(memory_bytes=700 * 2**20)
+    data = hostile.deflated_tiff(16_000, 16_000)
+    with pytest.raises(UndecodableImageError):
+        process.decode(data, SIZES, DecodeLimits(max_pixels=10**9, max_buffer=2**30), thumbnail=False)
+    assert process.decode(encoded(), SIZES, DEFAULT_LIMITS, thumbnail=False).width == 120
+    process.close()
+
+
+@pytest.mark.parametrize("kind", ["AVIF", "JPEG2000"])
+def test_decoders_that_make_threads_wait_are_costly(kind: str) -> None:
+    with pytest.raises(CostlyImageError):
+        decode_image(encoded(kind), SIZES, DEFAULT_LIMITS, thumbnail=False, max_work=10**9)
+
+
+def test_costs_are_pixels_scans_and_empty_frames() -> None:
+    def cost_at_most(data: bytes, work: int) -> None:
+        decode_image(data, SIZES, DEFAULT_LIMITS, thumbnail=False, max_work=work)
+
+    cost_at_most(encoded(), 120 * 80)
+    scans = hostile.jpeg_of_scans(64, 20)
+    frames = [Image.new("RGBA", (64, 64), (number, 0, 0, 0)) for number in range(9)]
+    stream = io.BytesIO()
+    frames[0].save(stream, "PNG", save_all=True, append_images=frames[1:])
+    for data, work in [(encoded(), 120 * 80), (scans, 64 * 64 * 20), (stream.getvalue(), 64 * 64 * 8)]:
+        with pytest.raises(CostlyImageError):
+            cost_at_most(data, work - 1)
+    cost_at_most(stream.getvalue(), 64 * 64 * 8)
