@@ -97,8 +97,8 @@ def _visit(server: Server, session: str, functions: dict[str, int]) -> int:
     connection = server.connect()
     try:
         _get(connection, "/")
-        _call(connection, session, functions["load"], [])
-        answer = _call(connection, session, functions["choose"], ["", _RESULTS, ""], {"id": "item-0"})
+        _call(connection, session, functions["load"], [""])
+        answer = _call(connection, session, functions["choose"], ["", _RESULTS, "", False], {"id": "item-0"})
         if b"hr-results" not in answer:
             raise SystemExit(f"the search failed: {answer[:500]!r}")
         return len(answer)

@@ -127,7 +127,9 @@ def create_app(service: SearchService, settings: Settings, keyring: Keyring) -> 
         os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
         from hardrank.serving.page.mount import mount_page
 
-        forget_logins = mount_page(app, service, settings, app.state.bodies, auth=_login(keyring))
+        # Who may only search could try out on this list whether a planted item would be noticed.
+        may_scan = keyring.anonymous is not KeyRole.READ
+        forget_logins = mount_page(app, service, settings, app.state.bodies, auth=_login(keyring), may_scan=may_scan)
         keyring.on_change(forget_logins)
     return app
 

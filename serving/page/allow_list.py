@@ -6,13 +6,14 @@ request that is not listed here is answered 404.
 """
 
 from contextlib import ExitStack
+from pathlib import Path
 from typing import Final
 from urllib.parse import parse_qs
 
 import gradio as gr
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
-from starlette.responses import JSONResponse, Response
+from starlette.responses import HTMLResponse, JSONResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from hardrank.models.decoding import ImageTooLargeError
@@ -21,9 +22,9 @@ from hardrank.serving.api.bodies import BodyReader, BodyTooLargeError, read_fiel
 from hardrank.serving.api.middleware import address_of
 from hardrank.serving.api.problems import http_error_response, response_to
 from hardrank.serving.page.calls import check_call
+from hardrank.serving.page.item_images import ItemImages
 from hardrank.serving.page.sessions import PendingCalls
 from hardrank.serving.page.uploads import UploadStore
-from hardrank.serving.search.item_images import media_type_of
 
 _MAX_CALL_BYTES: Final = 2**20
 """Of a call of one of the page's functions, or a login."""
@@ -34,7 +35,9 @@ _UPLOAD: Final = "/gradio_api/upload"
 _PROGRESS: Final = "/gradio_api/upload_progress"
 _CALL: Final = "/gradio_api/queue/join"
 _ANSWERS: Final = "/gradio_api/queue/data"
+_ITEM: Final = "/item/"
 _LOGIN: Final = "/login"
+_LOGIN_PAGE: Final = Path(__file__).with_name("login.html").read_text(encoding="utf-8")
 _LOGIN_CHECK: Final = "/gradio_api/login_check"
 
 _READ: Final = frozenset(
@@ -66,6 +69,7 @@ class AllowListMiddleware:
         bodies: BodyReader,
         uploads: UploadStore,
         calls: PendingCalls,
+        images: ItemImages,
         image_bytes: int,
     ) -> None:
         """Wrap `app`.
@@ -76,6 +80,7 @@ class AllowListMiddleware:
             bodies: Reads request bodies, within the limits of the server.
             uploads: Where uploads are stored, and the only files that can be read.
             calls: The calls that wait for an answer.
+            images: The originals of the gallery, and previews.
             image_bytes: Limit of one uploaded file.
         """
         self._app = app
@@ -83,6 +88,7 @@ class AllowListMiddleware:
         self._bodies = bodies
         self._uploads = uploads
         self._calls = calls
+        self._images = images
         self._image_bytes = image_bytes
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -136,7 +142,11 @@ class AllowListMiddleware:
     async def _read(self, path: str, scope: Scope, receive: Receive, send: Send) -> Response | None:
         if path.startswith(_FILE) or path == _PROGRESS:
             await self._check_login(scope)
-            return _progress() if path == _PROGRESS else await self._file(path.removeprefix(_FILE))
+            return _progress() if path == _PROGRESS else await self._file(path.removeprefix(_FILE), _owner(scope))
+        if path.startswith(_ITEM):
+            await self._check_login(scope)
+            download = scope["query_string"] == b"download"
+            return await self._images.response(path.removeprefix(_ITEM), _owner(scope), download=download)
         if path == _ANSWERS:
             session = parse_qs(scope["query_string"].decode("latin-1")).get("session_hash", [""])[-1]
             if session not in self._calls:
@@ -145,6 +155,8 @@ class AllowListMiddleware:
             with self._calls.reading(session):
                 await self._app(scope, receive, send)
             return None
+        if path == "/" and not await self._is_logged_in(scope):
+            return HTMLResponse(_LOGIN_PAGE, headers={"Cache-Control": "no-store"})
         if path not in _READ and not path.startswith(_READ_PREFIXES):
             raise HTTPException(404)
         await self._app(scope, receive, send)
@@ -159,14 +171,20 @@ class AllowListMiddleware:
             owner = _owner(request.scope)
             return JSONResponse([await self._uploads.add(field.content, owner=owner) for field in fields])
 
-    async def _file(self, name: str) -> Response:
+    async def _file(self, name: str, caller: str) -> Response:
         data = await self._uploads.read(name)
         if data is None:
             raise HTTPException(404)
-        return Response(data, media_type=media_type_of(data), headers={"Cache-Control": "private, max-age=60"})
+        data, media_type = await self._images.displayable(data, caller)
+        return Response(data, media_type=media_type, headers={"Cache-Control": "private, max-age=60"})
 
     async def _check_login(self, scope: Scope) -> None:
-        """Raise unless the visitor is logged in, or the page needs no login; Gradio decides it."""
+        """Raise unless the visitor is logged in, or the page needs no login."""
+        if not await self._is_logged_in(scope):
+            raise HTTPException(401)
+
+    async def _is_logged_in(self, scope: Scope) -> bool:
+        """Return whether the visitor is logged in, or the page needs no login; Gradio decides it."""
         status = 0
 
         async def receive() -> Message:
@@ -179,8 +197,7 @@ class AllowListMiddleware:
         path = scope.get("root_path", "") + _LOGIN_CHECK
         changes = {"method": "GET", "path": path, "raw_path": path.encode(), "query_string": b"", "state": {}}
         await self._app({**scope, **changes}, receive, send)
-        if status != 200:
-            raise HTTPException(401)
+        return status == 200
 
 
 def _owner(scope: Scope) -> str:

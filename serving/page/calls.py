@@ -87,6 +87,7 @@ def _is_number(value: Any) -> bool:
 
 _CHECKS: Final[Mapping[type[Any], Callable[[Any, Any], bool]]] = {
     gr.Image: lambda _, value: value is None or (isinstance(value, dict) and is_upload_name(value.get("path"))),
+    gr.Checkbox: lambda _, value: isinstance(value, bool),
     gr.Slider: lambda _, value: _is_number(value),
     gr.Radio: lambda block, value: _is_text(value) and value in [choice for _, choice in block.choices],
     gr.Dropdown: lambda _, value: value is None or _is_text(value),

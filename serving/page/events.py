@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Final
 from urllib.parse import parse_qs, urlencode
 from uuid import uuid4
@@ -10,9 +10,12 @@ from uuid import uuid4
 import gradio as gr
 
 from hardrank.models.decoding import UndecodableImageError
+from hardrank.models.errors import HardrankError
 from hardrank.serving.api.auth import address_caller
 from hardrank.serving.api.problems import problem_of
+from hardrank.serving.page import copies as copy_finder
 from hardrank.serving.page import fragments, pictures
+from hardrank.serving.page.scans import ScanRunner
 from hardrank.serving.page.uploads import UploadStore
 from hardrank.serving.search.models import Model
 from hardrank.serving.search.service import SearchService
@@ -25,6 +28,8 @@ ALL: Final = ""
 """The value of a control that restricts nothing: all models, all labels."""
 DEFAULT_RESULTS: Final = 12
 _MAX_RESULTS: Final = 48
+_FOLDED: Final = 4
+"""How many times as many results are searched for when near-duplicates are folded."""
 _MAX_LABELS: Final = 1000
 """Labels in the list, most frequent first. Others can be typed."""
 
@@ -51,7 +56,12 @@ class _ItemQuery:
 class PageEvents:
     """The handlers, and what they know of the service."""
 
-    def __init__(self, service: SearchService, settings: Settings, uploads: UploadStore) -> None:
+    def __init__(
+        self, service: SearchService, settings: Settings, uploads: UploadStore, *, may_scan: bool = False
+    ) -> None:
+        """Take what answers searches, the limits, the uploads, and whether visitors may scan for suspicious items."""
+        self.may_scan = may_scan
+        self._scans = ScanRunner([model.index for model in service.models.values()])
         self._service = service
         self._uploads = uploads
         self.model_keys = tuple(service.models)
@@ -59,7 +69,7 @@ class PageEvents:
 
     async def load(
         self, address: str | None, request: gr.Request
-    ) -> tuple[str, str, gr.Radio, gr.Slider, gr.Dropdown, str]:
+    ) -> tuple[str, str, gr.Radio, gr.Slider, gr.Dropdown, bool, str]:
         """Fill a page that was just opened: examples, number of results, labels; instructions, or a search.
 
         `address` is the query string of its address, such as `?id=beach~1.jpg&k=20&label=beach&model=robust`.
@@ -76,6 +86,7 @@ class PageEvents:
         model = key if (key := wanted.get("model", "")) in self.model_keys else self.model_keys[0]
         if len(self.model_keys) > 1 and "model" not in wanted:
             model = ALL
+        fold = wanted.get("fold") == "1"
         count = min(DEFAULT_RESULTS, max_results)
         shown = fragments.welcome(size=max(sizes), models=self.model_keys)
         try:
@@ -84,67 +95,118 @@ class PageEvents:
             shown = fragments.failure(problem_of(error, request_id=uuid4().hex))
         else:
             if id:
-                shown = await self._search(_ItemQuery(id=id), model, count, label, _caller(request))
+                shown = await self._search(_ItemQuery(id=id), model, count, label, fold, _caller(request))
         return (
             shown,
             fragments.examples(items, thumbnails),
             gr.Radio(value=model),
             gr.Slider(maximum=max_results, value=count),
             gr.Dropdown(choices=choices, value=label),
+            fold,
             id,
         )
 
     async def search_item(
-        self, event: gr.EventData, models: str, count: float, label: str | None, request: gr.Request
+        self, event: gr.EventData, models: str, count: float, label: str | None, fold: bool, request: gr.Request
     ) -> tuple[Any, ...]:
         """Search with the item of the gallery that was clicked."""
         query = _ItemQuery(id=str(getattr(event, "id", "")))
-        return await self._search(query, models, count, label, _caller(request)), query.id, None
+        return await self._search(query, models, count, label, fold, _caller(request)), query.id, None
 
     async def search_upload(
-        self, upload: str | None, item: str, models: str, count: float, label: str | None, request: gr.Request
+        self,
+        upload: str | None,
+        item: str,
+        models: str,
+        count: float,
+        label: str | None,
+        fold: bool,
+        request: gr.Request,
     ) -> tuple[Any, Any]:
         """Search with an uploaded, photographed or pasted image. Removing the image keeps the results."""
         if upload is None:
             return gr.skip(), gr.skip()
-        return await self._search(_UploadedQuery(name=upload), models, count, label, _caller(request)), ""
+        return await self._search(_UploadedQuery(name=upload), models, count, label, fold, _caller(request)), ""
 
     async def search_again(
-        self, upload: str | None, item: str, models: str, count: float, label: str | None, request: gr.Request
+        self,
+        upload: str | None,
+        item: str,
+        models: str,
+        count: float,
+        label: str | None,
+        fold: bool,
+        request: gr.Request,
     ) -> Any:
         """Repeat the last search, with an item or else an upload, with the current options."""
         query = _ItemQuery(id=item) if item else _UploadedQuery(name=upload) if upload is not None else None
-        return gr.skip() if query is None else await self._search(query, models, count, label, _caller(request))
+        return gr.skip() if query is None else await self._search(query, models, count, label, fold, _caller(request))
+
+    async def scan(self, request: gr.Request) -> str:
+        """List suspicious items; raises nothing."""
+        try:
+            found = await self._scans.run()
+        except HardrankError as error:
+            return fragments.scan_section(None, {}, problem=str(error))
+        most = fragments.MAX_SUSPECTS
+        ids = [hub.id for hub in found.hubs[:most]] + [one.id for one in found.disagreements[:most]]
+        indexes = [model.index for model in self._service.models.values()]
+        return fragments.scan_section(found, await asyncio.to_thread(pictures.thumbnails_of_ids, indexes, ids))
 
     async def _search(
-        self, query: _UploadedQuery | _ItemQuery, models: str, count: float, label: str | None, caller: str
+        self,
+        query: _UploadedQuery | _ItemQuery,
+        models: str,
+        count: float,
+        label: str | None,
+        fold: bool,
+        caller: str,
     ) -> str:
         try:
-            k = max(1, min(int(count), self._most_results()))
-            options = SearchOptions(k=k, models=(models,) if models else None, label=label or None)
+            most = self._most_results()
+            k = max(1, min(int(count), most))
+            folding = k if fold else None
+            # Copies are folded into fewer results, which must be enough.
+            options = SearchOptions(
+                k=min(_FOLDED * k, most) if fold else k, models=(models,) if models else None, label=label or None
+            )
             if isinstance(query, _ItemQuery):
-                return await self._search_by_id(query.id, options, caller)
+                return await self._search_by_id(query.id, options, caller, folding)
             data = await self._uploads.read(query.name)
             if data is None:
                 raise UndecodableImageError("The uploaded image has expired. Upload it again.")
             answer = await self._service.search(ImageQuery(data=data), options, caller=caller)
-            return await self._render(answer, options, query="your image")
+            return await self._render(answer, options, query="your image", folding=folding)
         except Exception as error:
             problem = problem_of(error, request_id=uuid4().hex)
             return fragments.failure(problem)
 
-    async def _search_by_id(self, id: str, options: SearchOptions, caller: str) -> str:
+    async def _search_by_id(self, id: str, options: SearchOptions, caller: str, folding: int | None) -> str:
         item = await self._service.item(id)
         answer = await self._service.search(IdQuery(id=id), options, caller=caller)
         name = id if item.label is None else f"{item.label}, {id}"
-        return await self._render(answer, options, query=name, item=item, address=_address(id, options))
+        return await self._render(answer, options, query=name, item=item, folding=folding)
 
     async def _render(
-        self, answer: SearchAnswer, options: SearchOptions, *, query: str, item: Item | None = None, address: str = ""
+        self,
+        answer: SearchAnswer,
+        options: SearchOptions,
+        *,
+        query: str,
+        item: Item | None = None,
+        folding: int | None = None,
     ) -> str:
+        """Return the results; `folding` is the number of them that are not folded into others, None to fold none."""
         items = {match.item.id: match.item for own in answer.by_model.values() for match in own.matches}
         thumbnails = await self._thumbnails([*items.values(), *([item] if item else [])])
-        columns = [_column(self._service.models[key], own) for key, own in answer.by_model.items()]
+        columns = []
+        for key, own in answer.by_model.items():
+            column = _column(self._service.models[key], own)
+            if folding is not None:
+                matches, copies = await asyncio.to_thread(copy_finder.fold, own.matches, thumbnails, folding)
+                column = replace(column, matches=matches, copies=copies)
+            columns.append(column)
+        address = _address(item.id, options, folding) if item else ""
         return fragments.results(
             fragments.SearchResults(
                 query=query,
@@ -174,9 +236,15 @@ def _count(text: str, most: int) -> int:
     return int(text)
 
 
-def _address(id: str, options: SearchOptions) -> str:
+def _address(id: str, options: SearchOptions, folding: int | None) -> str:
     """Return the query string that leads to a search again."""
-    values = {"id": id, "k": options.k, "label": options.label, "model": (options.models or (None,))[0]}
+    values = {
+        "id": id,
+        "k": folding or options.k,
+        "label": options.label,
+        "model": (options.models or (None,))[0],
+        "fold": None if folding is None else 1,
+    }
     return "?" + urlencode({name: value for name, value in values.items() if value is not None})
 
 

@@ -5,14 +5,19 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from html import escape
 from typing import Final
+from urllib.parse import quote, urlencode
 
 from hardrank.serving.agreement.calibration import Disagreement, DisagreementLevel
 from hardrank.serving.api.problems import ProblemDetails
+from hardrank.serving.inspection.scan import ScanResult
+from hardrank.serving.page.downloads import csv_url, json_url
 from hardrank.serving.page.plot import legend, score_plot
 from hardrank.serving.store.items import Item, Match, Scalar
 
 _MAX_FIELDS: Final = 4
 """Metadata fields on a card."""
+MAX_SUSPECTS: Final = 24
+"""Items in each list of a scan."""
 _MAX_FIELD_LENGTH: Final = 60
 """Characters of a metadata name or value."""
 
@@ -37,6 +42,8 @@ class ModelColumn:
     """Best first."""
     timings: Mapping[str, float]
     """Milliseconds by step."""
+    copies: Mapping[str, Sequence[Match]] = field(default_factory=dict)
+    """Near-duplicates of a match that are folded into it, by its item id."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -74,6 +81,7 @@ def results(found: SearchResults) -> str:
         sections.append(_column(number, column, found, others))
     parts.append(f'<div class="hr-columns hr-of-{len(columns)}">{"".join(sections)}</div>')
     parts.append(_scores(columns))
+    parts.append(_downloads(found))
     address = _attribute(found.address)
     return f'<div class="hr-results" data-address="{address}">{"".join(parts)}</div>'
 
@@ -126,6 +134,55 @@ def examples(items: Sequence[Item], thumbnails: Mapping[str, bytes]) -> str:
     return f'<h2 class="hr-small">Or choose an example</h2><div class="hr-examples">{"".join(buttons)}</div>'
 
 
+def scan_section(found: ScanResult | None, thumbnails: Mapping[str, bytes], *, problem: str = "") -> str:
+    """Return the section that lists suspicious items; before the scan, with a button that starts it."""
+    button = '<button type="button" class="hr-button" data-scan>Scan the gallery</button>'
+    body = f'<p class="hr-note" role="alert">{escape(problem)}</p>' if problem else ""
+    if found is not None:
+        body = _hubs(found, thumbnails) + _disagreements(found, thumbnails)
+        button = '<button type="button" class="hr-button" data-scan>Scan again</button>'
+    return (
+        '<section class="hr-scan" aria-labelledby="hr-scan-title"><h2 id="hr-scan-title" class="hr-small">'
+        'Suspicious items</h2><p class="hr-note">Images may be planted that are near to many '
+        "queries (hubs), or altered so that the models see different neighbors.</p>"
+        f"{button}{body}</section>"
+    )
+
+
+def _hubs(found: ScanResult, thumbnails: Mapping[str, bytes]) -> str:
+    count = len(found.hubs)
+    heading = {0: "No hubs", 1: "1 hub"}.get(count, f"{count} hubs")
+    cards = "".join(
+        _suspect(hub.id, hub.label, f"near to {hub.occurrences} items, score {hub.score:.1f}", thumbnails)
+        for hub in found.hubs[:MAX_SUSPECTS]
+    )
+    return (
+        f'<div role="status"><h3>{heading}</h3></div><p class="hr-note">An item is usually among the {found.k} nearest '
+        f"of {found.expected_occurrences:.1f} others; above a score of {found.threshold:g} it is a hub.</p>"
+        f'<ol class="hr-cards">{cards}</ol>'
+    )
+
+
+def _disagreements(found: ScanResult, thumbnails: Mapping[str, bytes]) -> str:
+    if not found.disagreements:
+        return ""
+    cards = "".join(
+        _suspect(one.id, one.label, f"{one.overlap:.0%} of the neighbors in common", thumbnails)
+        for one in found.disagreements[:MAX_SUSPECTS]
+    )
+    return f'<h3>Items on whose neighbors the models agree least</h3><ol class="hr-cards">{cards}</ol>'
+
+
+def _suspect(id: str, label: str | None, text: str, thumbnails: Mapping[str, bytes]) -> str:
+    address = _attribute(f"?{urlencode({'id': id})}")
+    return (
+        f'<li><a class="hr-card" href="{address}"><span class="hr-picture">{_image(thumbnails.get(id, b""), "")}</span>'
+        f'<span class="hr-caption"><span class="hr-label">{escape(label or "no label")}</span>'
+        f'<span class="hr-id" title="{_attribute(id)}">{escape(id)}</span>'
+        f'<span class="hr-meta">{escape(text)}</span></span></a></li>'
+    )
+
+
 def _query(found: SearchResults) -> str:
     thumbnail = _image(found.query_thumbnail, "Query image") if found.query_thumbnail else ""
     label = found.label_filter
@@ -133,8 +190,8 @@ def _query(found: SearchResults) -> str:
     count = max((len(column.matches) for column in found.columns), default=0)
     heading = {0: "No results", 1: "Most similar image"}.get(count, f"{count} most similar images")
     return (
-        f'<header class="hr-query">{thumbnail}<div><h2 role="status">{heading}{restricted}</h2>'
-        f"<p>Query: {escape(found.query)}</p></div></header>"
+        f'<header class="hr-query">{thumbnail}<div><div role="status"><h2>{heading}{restricted}</h2></div>'
+        f'<p class="hr-clamp" title="{_attribute(found.query)}">Query: {escape(found.query)}</p></div></header>'
     )
 
 
@@ -160,7 +217,7 @@ def _agreement(agreement: Disagreement) -> str:
 def _column(
     number: int, column: ModelColumn, found: SearchResults, others: Sequence[tuple[str, Mapping[str, int]]]
 ) -> str:
-    cards = "".join(_card(match, found, others) for match in column.matches)
+    cards = "".join(_card(column, match, found, others) for match in column.matches)
     body = f'<ol class="hr-cards">{cards}</ol>' if cards else '<p class="hr-note">No results.</p>'
     return (
         f'<section class="hr-column" aria-label="{_attribute(column.title)}"><div class="hr-column-head">'
@@ -169,24 +226,75 @@ def _column(
     )
 
 
-def _card(match: Match, found: SearchResults, others: Sequence[tuple[str, Mapping[str, int]]]) -> str:
+def _card(
+    column: ModelColumn, match: Match, found: SearchResults, others: Sequence[tuple[str, Mapping[str, int]]]
+) -> str:
     item = match.item
     same = found.query_label is not None and item.label == found.query_label
     label = escape(item.label) if item.label is not None else '<span class="hr-none">no label</span>'
-    spoken = f"Rank {match.rank}, score {match.score:.3f}: {_name(item)}. Search with this image"
-    elsewhere = "".join(
-        f'<span class="hr-elsewhere">#{ranks[item.id]} {escape(key)}</span>'
-        for key, ranks in others
-        if item.id in ranks
-    )
+    title = _attribute(item.label or "")
     return (
-        f'<li><button type="button" class="hr-card{" hr-same" if same else ""}" data-id="{_attribute(item.id)}" '
-        f'aria-label="{_attribute(spoken)}">'
-        f'<span class="hr-picture">{_image(found.thumbnails.get(item.id, b""), _name(item))}'
+        f'<li data-item="{_attribute(item.id)}">'
+        f'<button type="button" class="hr-card{" hr-same" if same else ""}" data-id="{_attribute(item.id)}">'
+        f'<span class="hr-picture">{_image(found.thumbnails.get(item.id, b""), "")}'
         f'<span class="hr-badge hr-rank">{match.rank}</span>'
         f'<span class="hr-badge hr-score">{match.score:.3f}</span></span>'
-        f'<span class="hr-caption"><span class="hr-label">{label}</span>'
-        f'<span class="hr-id">{escape(item.id)}</span>{_metadata(item.metadata)}{elsewhere}</span></button></li>'
+        f'<span class="hr-caption"><span class="hr-label" title="{title}">{label}</span>'
+        f'<span class="hr-id" title="{_attribute(item.id)}">{escape(item.id)}</span>{_metadata(item.metadata)}'
+        f"{_elsewhere(column.key, item.id, others)}"
+        '<span class="hr-go">Search with this</span></span></button>'
+        f"{_actions(item.id)}{_copies(column.copies.get(item.id, ()))}</li>"
+    )
+
+
+def _elsewhere(key: str, id: str, others: Sequence[tuple[str, Mapping[str, int]]]) -> str:
+    """Return the ranks of an item with the other models; an item that none of them has is marked."""
+    ranks = [(other, by_id[id]) for other, by_id in others if id in by_id]
+    if others and not ranks:
+        return f'<span class="hr-elsewhere hr-only">only {escape(key)}</span>'
+    return "".join(f'<span class="hr-elsewhere">#{rank} {escape(other)}</span>' for other, rank in ranks)
+
+
+def _actions(id: str) -> str:
+    """Return what can be done with the original. Its address is relative, so that it works below any path."""
+    address, name = _attribute(item_path(id)), _attribute(id)
+    return (
+        f'<div class="hr-actions" role="group" aria-label="Original of {name}">'
+        f'<a href="{address}" target="_blank" rel="noopener">Open</a>'
+        f'<a href="{address}?download" download>Download</a>'
+        f'<button type="button" data-copy="{address}">Copy</button></div>'
+    )
+
+
+def item_path(id: str) -> str:
+    """Return the address of an item's original, relative to the page."""
+    return f"item/{quote(id, safe='')}"
+
+
+def _copies(copies: Sequence[Match]) -> str:
+    if not copies:
+        return ""
+    title = "1 similar copy" if len(copies) == 1 else f"{len(copies)} similar copies"
+    buttons = "".join(
+        f'<button type="button" data-id="{_attribute(copy.item.id)}" title="{_attribute(copy.item.id)}">'
+        f"#{copy.rank} {escape(copy.item.id)}</button>"
+        for copy in copies
+    )
+    return f'<details class="hr-copies"><summary>{title}</summary>{buttons}</details>'
+
+
+def _downloads(found: SearchResults) -> str:
+    by_model = {
+        column.key: sorted(
+            [*column.matches, *(copy for copies in column.copies.values() for copy in copies)],
+            key=lambda match: match.rank,
+        )
+        for column in found.columns
+    }
+    return (
+        '<p class="hr-downloads">Download the results: '
+        f'<a download="results.json" href="{json_url(found.query, by_model)}">JSON</a> '
+        f'<a download="results.csv" href="{csv_url(by_model)}">CSV</a></p>'
     )
 
 

@@ -2,11 +2,13 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Final
 
 import gradio as gr
 from gradio.data_classes import ImageData
 
+from hardrank.serving.page import fragments
 from hardrank.serving.page.events import ALL, DEFAULT_RESULTS, PageEvents
 
 _CLICK_ITEM: Final = """
@@ -15,23 +17,17 @@ element.addEventListener('click', (event) => {
   if (button) trigger('choose', {id: button.dataset.id});
 });
 """
-_CLICK_AND_SCROLL: Final = (
-    _CLICK_ITEM
-    + """
-watch('value', () => {
-  const shown = element.querySelector('.hr-results');
-  if (shown) history.replaceState(history.state, '', window.location.pathname + shown.dataset.address);
-  const answer = element.querySelector('.hr-query, .hr-message');
-  if (!answer) return;
-  const heading = answer.querySelector('h2') || answer;
-  heading.tabIndex = -1;
-  if (document.activeElement === document.body) heading.focus({preventScroll: true});
-  if (answer.getBoundingClientRect().top > 0.6 * window.innerHeight) {
-    const still = window.matchMedia('(prefers-reduced-motion: reduce)').matches;
-    answer.scrollIntoView({behavior: still ? 'auto' : 'smooth', block: 'start'});
-  }
+_RESULTS: Final = Path(__file__).with_name("page.js").read_text(encoding="utf-8")
+_SCAN: Final = """
+element.addEventListener('click', (event) => {
+  const button = event.target.closest('button[data-scan]');
+  if (!button) return;
+  [button.disabled, button.textContent] = [true, 'Scanning …'];
+  trigger('scan', {id: ''});
 });
 """
+_TOGGLE: Final = (
+    '<button type="button" class="hr-toggle hr-button" aria-expanded="false" aria-controls="options">Options</button>'
 )
 _ADDRESS: Final = "() => [window.location.search.slice(0, 900)]"
 
@@ -43,7 +39,7 @@ class _Components:
     image: gr.Image
     examples: gr.HTML
     controls: Sequence[gr.components.Component]
-    """Models, number of results, label."""
+    """Models, number of results, label, whether near-duplicates are folded."""
     again: gr.Button
     results: gr.HTML
     item: gr.Textbox
@@ -61,13 +57,24 @@ def build_layout(blocks: gr.Blocks, events: PageEvents) -> None:
     with gr.Row(elem_classes="hr-main"):
         with gr.Column(scale=1, min_width=280, elem_classes="hr-side"):
             image = _image()
-            examples = gr.HTML(elem_id="examples", js_on_load=_CLICK_ITEM, apply_default_css=False)
-            controls = _controls(events)
-            again = gr.Button("Search again", size="sm", elem_id="again")
+            gr.HTML(_TOGGLE, apply_default_css=False, elem_classes="hr-phone")
+            with gr.Column(elem_classes="hr-options", elem_id="options"):
+                controls = _controls(events)
+                again = gr.Button("Search again", size="sm", elem_id="again")
+            examples = gr.HTML(
+                elem_id="examples", elem_classes="hr-examples-block", js_on_load=_CLICK_ITEM, apply_default_css=False
+            )
         with gr.Column(scale=3, min_width=300, elem_classes="hr-answer"):
             item = gr.Textbox("", visible="hidden", label="Item")
             address = gr.Textbox("", visible="hidden", label="Address")
-            results = gr.HTML(elem_id="results", js_on_load=_CLICK_AND_SCROLL, apply_default_css=False)
+            results = gr.HTML(elem_id="results", js_on_load=_RESULTS, apply_default_css=False)
+    if events.may_scan:
+        suspects = gr.HTML(
+            fragments.scan_section(None, {}), elem_id="suspects", js_on_load=_SCAN, apply_default_css=False
+        )
+        suspects.scan(
+            events.scan, outputs=suspects, api_visibility="private", show_progress="hidden", trigger_mode="once"
+        )
     components = _Components(
         image=image, examples=examples, controls=controls, again=again, results=results, item=item, address=address
     )
@@ -83,7 +90,8 @@ def _image() -> gr.Image:
         sources=["upload", "webcam", "clipboard"],
         buttons=[],
         height=240,
-        placeholder="Drop an image here\nor click to upload",
+        # As Gradio names the button for screen readers.
+        placeholder="Drop an image file here to upload",
         alt_text="Query image",
         webcam_options=gr.WebcamOptions(mirror=False),
         elem_id="query",
@@ -115,7 +123,8 @@ def _controls(events: PageEvents) -> list[gr.components.Component]:
     label = gr.Dropdown(
         [("All labels", ALL)], value=ALL, label="Label", allow_custom_value=True, filterable=True, elem_id="label"
     )
-    return [models, count, label]
+    fold = gr.Checkbox(value=False, label="Fold near-duplicates", elem_id="fold")
+    return [models, count, label, fold]
 
 
 def _connect(blocks: gr.Blocks, components: _Components, events: PageEvents) -> None:

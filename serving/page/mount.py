@@ -19,6 +19,7 @@ from starlette.routing import Mount
 from hardrank.serving.api.bodies import BodyReader
 from hardrank.serving.page.allow_list import AllowListMiddleware
 from hardrank.serving.page.events import PageEvents
+from hardrank.serving.page.item_images import ItemImages
 from hardrank.serving.page.layout import build_layout
 from hardrank.serving.page.sessions import PendingCalls, keep_no_sessions
 from hardrank.serving.page.theme import HEAD, STYLE, theme
@@ -33,11 +34,13 @@ _CONCURRENCY: Final = 16
 _KEEP_UPLOADS_S: Final = 600
 
 
-def create_page(service: SearchService, settings: Settings, uploads: UploadStore) -> gr.Blocks:
+def create_page(
+    service: SearchService, settings: Settings, uploads: UploadStore, *, may_scan: bool = False
+) -> gr.Blocks:
     """Build the page. `mount_page` adds its theme and style, which Gradio takes when mounting."""
     blocks = gr.Blocks(title="hardrank · image search", analytics_enabled=False)
     with blocks:
-        build_layout(blocks, PageEvents(service, settings, uploads))
+        build_layout(blocks, PageEvents(service, settings, uploads, may_scan=may_scan))
     blocks.queue(max_size=_QUEUE_SIZE, default_concurrency_limit=_CONCURRENCY, api_open=False)
     return blocks
 
@@ -49,6 +52,7 @@ def mount_page(
     bodies: BodyReader,
     *,
     auth: Callable[[str, str], bool] | None = None,
+    may_scan: bool = False,
     path: str = "/",
 ) -> Callable[[], None]:
     """Add the page to `app`.
@@ -59,6 +63,7 @@ def mount_page(
         settings: Limits and network settings of the server.
         bodies: Reads the bodies of requests, within the limits that the page shares with the API.
         auth: Whether a user name and an API key may open the page. None: the page is public.
+        may_scan: Whether visitors may list suspicious items.
         path: Where to mount the page.
 
     Returns:
@@ -66,7 +71,7 @@ def mount_page(
     """
     limits = settings.limits
     uploads = UploadStore(_upload_folder(), limit=limits.held_bytes, largest=limits.image_bytes, keep_s=_KEEP_UPLOADS_S)
-    blocks = create_page(service, settings, uploads)
+    blocks = create_page(service, settings, uploads, may_scan=may_scan)
     gr.mount_gradio_app(
         app,
         blocks,
@@ -87,6 +92,7 @@ def mount_page(
                     bodies=bodies,
                     uploads=uploads,
                     calls=PendingCalls(blocks),
+                    images=ItemImages(service),
                     image_bytes=limits.image_bytes,
                 ),
             ],

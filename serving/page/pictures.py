@@ -21,8 +21,13 @@ def examples(index: SearchIndex) -> list[Item]:
 
 def thumbnails(indexes: Iterable[SearchIndex], items: Iterable[Item]) -> dict[str, bytes]:
     """Return the thumbnails by item id, each from the first index that has one. Items without one are omitted."""
+    return thumbnails_of_ids(indexes, [item.id for item in items])
+
+
+def thumbnails_of_ids(indexes: Iterable[SearchIndex], ids: Iterable[str]) -> dict[str, bytes]:
+    """Return the thumbnails of items; see `thumbnails`."""
     sources = list(indexes)
-    found = {id: _thumbnail(sources, id) for id in {item.id for item in items}}
+    found = {id: _thumbnail(sources, id) for id in set(ids)}
     return {id: thumbnail for id, thumbnail in found.items() if thumbnail}
 
 

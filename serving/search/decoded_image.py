@@ -29,14 +29,14 @@ def decode_image(
     sizes: Sequence[Preprocessing],
     limits: DecodeLimits,
     *,
-    thumbnail: bool,
+    thumbnail: int,
     max_work: int | None = None,
 ) -> DecodedImage:
-    """Decode an image for each preprocessing; raises as `decode_file`."""
+    """Decode an image for each preprocessing, and a thumbnail of so many pixels a side (0: none); see `decode_file`."""
     file = decode_file(data, limits=limits, max_work=max_work)
     return DecodedImage(
         pixels={size: image_pixels(file.image, size) for size in sizes},
         width=file.width,
         height=file.height,
-        thumbnail=make_thumbnail(file.image) if thumbnail else b"",
+        thumbnail=make_thumbnail(file.image, thumbnail) if thumbnail else b"",
     )

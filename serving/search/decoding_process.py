@@ -52,7 +52,7 @@ class DecodingProcess:
         return None if self._process is None else self._process.pid
 
     def decode(
-        self, data: bytes, sizes: Sequence[Preprocessing], limits: DecodeLimits, *, thumbnail: bool
+        self, data: bytes, sizes: Sequence[Preprocessing], limits: DecodeLimits, *, thumbnail: int
     ) -> DecodedImage:
         """Decode an image as `decode_image`; raises `ImageTooLargeError` if that takes too long or too much memory."""
         with self._lock:

@@ -118,10 +118,11 @@ class Pipeline:
             disagreement=found.disagreement,
         )
 
-    async def embed(
-        self, data: bytes, keys: tuple[str, ...], *, thumbnail: bool = False, caller: str = ""
-    ) -> EmbeddedImage:
-        """Decode an image and embed it with the networks of `keys`; raises `UndecodableImageError`."""
+    async def embed(self, data: bytes, keys: tuple[str, ...], *, thumbnail: int = 0, caller: str = "") -> EmbeddedImage:
+        """Decode an image and embed it with the networks of `keys`; raises `UndecodableImageError`.
+
+        `thumbnail` is the side of the thumbnail to make, pixels; 0: none.
+        """
         sizes = tuple({self._models[key].engine.preprocessing for key in keys})
         began = perf_counter()
         with self._embedding.expecting():
@@ -132,7 +133,7 @@ class Pipeline:
         return EmbeddedImage(image=image, decode_s=decode_s, embedded=embedded)
 
     async def _decode(
-        self, data: bytes, sizes: Sequence[Preprocessing], *, thumbnail: bool, caller: str
+        self, data: bytes, sizes: Sequence[Preprocessing], *, thumbnail: int, caller: str
     ) -> DecodedImage:
         limits = self._limits
         try:
@@ -144,6 +145,10 @@ class Pipeline:
             return await self._costly.run(
                 lambda: self._process.decode(data, sizes, limits, thumbnail=thumbnail), caller=caller
             )
+
+    async def preview(self, data: bytes, side: int, *, caller: str) -> bytes:
+        """Return an image as a PNG of at most `side` pixels a side; raises `UndecodableImageError`."""
+        return (await self._decode(data, (), thumbnail=side, caller=caller)).thumbnail
 
     async def warm_up(self) -> None:
         """Run the smallest and the largest batch once, because the first run of a shape is slow."""

@@ -23,6 +23,7 @@ from hardrank.serving.search.types import IdPage, Query, ResolvedOptions, Search
 from hardrank.serving.settings import Settings
 from hardrank.serving.store.errors import InvalidSearchError
 from hardrank.serving.store.items import Item, NewItem, Scalar
+from hardrank.serving.store.thumbnails import THUMBNAIL_SIDE
 
 _LOG: Final = logging.getLogger(__name__)
 _DEFAULT_RESULTS: Final = 10
@@ -165,6 +166,11 @@ class SearchService:
         """
         return await asyncio.to_thread(lambda: image_of(first_with_item(self.models, id).index, id))
 
+    async def preview(self, data: bytes, side: int, *, caller: str = "") -> bytes:
+        """Return an image file as a PNG of at most `side` pixels a side; raises `UndecodableImageError`."""
+        with self.admission.enter(caller=caller):
+            return await self._pipeline.preview(data, side, caller=caller)
+
     async def thumbnail(self, id: str) -> ImageFile:
         """Return the thumbnail of an item, a PNG; raises as `image`."""
         return await asyncio.to_thread(lambda: thumbnail_of(first_with_item(self.models, id).index, id))
@@ -193,7 +199,7 @@ class SearchService:
             metadata=metadata or {},
         )
         with self.admission.enter(caller=caller):
-            embedded = await self._pipeline.embed(data, tuple(self.models), thumbnail=True, caller=caller)
+            embedded = await self._pipeline.embed(data, tuple(self.models), thumbnail=THUMBNAIL_SIDE, caller=caller)
             image = embedded.image
             items = {
                 key: replace(draft, vector=vector, thumbnail=image.thumbnail, width=image.width, height=image.height)

@@ -3,10 +3,14 @@
 import base64
 import hashlib
 import io
+import json
+import os
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any, Final
+from urllib.parse import quote
 
 import numpy as np
 import pytest
@@ -26,6 +30,8 @@ from tests.waiting import until
 
 pytestmark = needs_chromium
 
+AXE: Final = os.environ.get("HARDRANK_AXE")
+"""The file axe.min.js of the npm package axe-core."""
 RESULTS: Final = "#results :is(.hr-results, .hr-message)"
 HOSTILE: Final = "<script>alert(1)</script> {{value}} ${1+1} \"'>"
 HOSTILE_ID: Final = "<img src=x onerror=alert(2)>\"'{{value}}"
@@ -295,6 +301,64 @@ def test_the_chosen_model_stays_marked_under_the_pointer(page: Any) -> None:
     assert page.evaluate(color) == before
 
 
+def test_equal_items_are_marked_in_both_columns_and_others_are_called_unique(page: Any, server: PageServer) -> None:
+    upload(page, "plain.png", UPLOADS["plain.png"]())
+    benign, robust = shown_ids(page)
+    shared = next(id for id in benign if id in robust)
+    page.hover(f"#results .hr-column >> nth=0 >> .hr-card[data-id='{shared}']")
+    assert page.eval_on_selector_all("li.hr-equal", "all => all.map(e => e.dataset.item)") == [shared, shared]
+    page.hover("h1")
+    page.wait_for_function("!document.querySelector('li.hr-equal')")
+    only = page.eval_on_selector_all("li:has(.hr-only)", "all => all.map(e => e.dataset.item)")
+    assert sorted(only) == sorted({*benign} ^ {*robust})
+
+
+def test_near_duplicates_are_folded_where_asked(page: Any, server: PageServer) -> None:
+    with new_results(page):
+        page.click(".hr-example >> nth=0")
+    with new_results(page):
+        page.check("#fold input")
+    until(lambda: page.evaluate("location.search").endswith("fold=1"))
+    # One item has the picture of the query, which is the first item of the gallery, so it is no copy of a result.
+    assert [len(column) for column in shown_ids(page)] == [12, 12]
+    assert page.is_checked("#fold input")
+
+
+def test_an_image_pasted_anywhere_is_the_query(page: Any, server: PageServer) -> None:
+    paste = """(data) => {
+      const transfer = new DataTransfer();
+      const bytes = Uint8Array.from(atob(data), (c) => c.charCodeAt(0));
+      transfer.items.add(new File([bytes], 'pasted.png', {type: 'image/png'}));
+      document.body.dispatchEvent(new ClipboardEvent('paste', {clipboardData: transfer, bubbles: true}));
+    }"""
+    for seed in (108, 109):  # the second one replaces the first
+        data = encoded(picture(seed))
+        with new_results(page):
+            page.evaluate(paste, base64.b64encode(data).decode())
+        until(lambda data=data: server.service.images()[-1:] == [data])  # type: ignore[misc]
+
+
+def test_results_can_be_saved_and_originals_opened(page: Any, server: PageServer) -> None:
+    with new_results(page):
+        page.click(".hr-example >> nth=0")
+    with page.expect_download() as caught:
+        page.click(".hr-downloads a >> nth=0")
+    found = json.loads(Path(caught.value.path()).read_text(encoding="utf-8"))
+    assert [[one["id"] for one in matches] for matches in found["models"].values()] == shown_ids(page)
+    links = page.eval_on_selector_all("#results .hr-actions a", "all => all.map(e => e.href)")
+    ids = [id for column in shown_ids(page) for id in column]
+    assert links == [f"{server.url}/item/{quote(id, safe='')}{end}" for id in ids for end in ("", "?download")]
+    assert server.client.get(links[0]).headers["content-type"] == "image/png"
+
+
+def test_suspicious_items_are_listed(page: Any) -> None:
+    page.click("[data-scan]")
+    page.wait_for_selector(".hr-scan h3")
+    assert page.locator(".hr-scan a.hr-card").count() > 0
+    page.click(".hr-scan a.hr-card >> nth=0")
+    page.wait_for_selector("#results .hr-card")
+
+
 def test_a_longer_page_keeps_its_width(page: Any) -> None:
     width = "document.querySelector('.hr-main').getBoundingClientRect().width"
     before = page.evaluate(width)
@@ -458,6 +522,36 @@ def test_the_page_works_by_keyboard_with_a_visible_focus(page: Any, server: Page
         page.keyboard.press("Enter")
     assert id in page.inner_text(".hr-query")
     page.wait_for_function("document.activeElement.closest('#results') !== null")  # focus stays on the results
+
+
+def violations(page: Any) -> list[str]:
+    """What axe-core finds once the page is at rest."""
+    page.mouse.move(1, 1)
+    page.wait_for_timeout(1000)
+    found: list[str] = page.evaluate(
+        "async () => (await axe.run()).violations.map((v) => `${v.id}: ${v.nodes.map((n) => n.html).join(' ')}`)"
+    )
+    return found
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(AXE is None, reason="HARDRANK_AXE is not the file axe.min.js of axe-core")
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("width", [1280, 390])
+def test_axe_finds_nothing(browser: Any, server: PageServer, scheme: str, width: int) -> None:
+    with opened(browser, server, width=width, color_scheme=scheme) as page:
+        page.evaluate(Path(str(AXE)).read_text(encoding="utf-8"))
+        assert violations(page) == []
+        with new_results(page):
+            page.click(".hr-example >> nth=0")
+        assert violations(page) == []
+        page.click("[data-scan]")
+        page.wait_for_selector(".hr-scan h3")
+        assert violations(page) == []
+        server.service.failure = OverloadedError("256 requests are waiting")
+        with new_results(page):
+            page.click(".hr-example >> nth=1")
+        assert violations(page) == []
 
 
 def test_every_control_has_a_name(page: Any) -> None:

@@ -42,8 +42,8 @@ def encoded(kind: str = "PNG") -> bytes:
 
 @pytest.mark.parametrize("kind", ["PNG", "JPEG", "JPEG2000"])
 def test_the_result_is_that_of_this_process(process: DecodingProcess, kind: str) -> None:
-    here = decode_image(encoded(kind), SIZES, DEFAULT_LIMITS, thumbnail=True)
-    there = process.decode(encoded(kind), SIZES, DEFAULT_LIMITS, thumbnail=True)
+    here = decode_image(encoded(kind), SIZES, DEFAULT_LIMITS, thumbnail=96)
+    there = process.decode(encoded(kind), SIZES, DEFAULT_LIMITS, thumbnail=96)
     assert (there.width, there.height, there.thumbnail) == (120, 80, here.thumbnail)
     for size in SIZES:
         assert np.array_equal(there.pixels[size], here.pixels[size])
@@ -51,32 +51,32 @@ def test_the_result_is_that_of_this_process(process: DecodingProcess, kind: str)
 
 def test_errors_keep_their_type_and_text(process: DecodingProcess) -> None:
     with pytest.raises(ImageTooLargeError, match="120×80 pixels, above the limit of 100"):
-        process.decode(encoded(), SIZES, DecodeLimits(max_pixels=100), thumbnail=False)
+        process.decode(encoded(), SIZES, DecodeLimits(max_pixels=100), thumbnail=0)
     with pytest.raises(UndecodableImageError, match="not an image"):
-        process.decode(b"other bytes", SIZES, DEFAULT_LIMITS, thumbnail=False)
-    assert process.decode(encoded(), SIZES, DEFAULT_LIMITS, thumbnail=False).thumbnail == b""
+        process.decode(b"other bytes", SIZES, DEFAULT_LIMITS, thumbnail=0)
+    assert process.decode(encoded(), SIZES, DEFAULT_LIMITS, thumbnail=0).thumbnail == b""
 
 
 def test_a_crash_is_an_error_of_one_image() -> None:
     process = DecodingProcess(program=[sys.executable, "-c", "import sys; sys.stdin.buffer.read(100); sys.exit(1)"])
     for _ in range(2):
         with pytest.raises(UndecodableImageError, match="crash"):
-            process.decode(encoded(), SIZES, DEFAULT_LIMITS, thumbnail=False)
+            process.decode(encoded(), SIZES, DEFAULT_LIMITS, thumbnail=0)
 
 
 def test_a_process_that_was_killed_is_started_again(process: DecodingProcess) -> None:
-    process.decode(encoded(), SIZES, DEFAULT_LIMITS, thumbnail=False)
+    process.decode(encoded(), SIZES, DEFAULT_LIMITS, thumbnail=0)
     assert process.pid is not None
     os.kill(process.pid, signal.SIGKILL)
     with suppress(UndecodableImageError):  # if its end is not noticed before the request is sent
-        process.decode(encoded(), SIZES, DEFAULT_LIMITS, thumbnail=False)
-    assert process.decode(encoded(), SIZES, DEFAULT_LIMITS, thumbnail=False).width == 120
+        process.decode(encoded(), SIZES, DEFAULT_LIMITS, thumbnail=0)
+    assert process.decode(encoded(), SIZES, DEFAULT_LIMITS, thumbnail=0).width == 120
 
 
 def test_time_is_limited() -> None:
     process = DecodingProcess(timeout_s=0.05)  # less than the process takes to start
     with pytest.raises(ImageTooLargeError, match=r"more than 0\.05 s"):
-        process.decode(encoded(), SIZES, DEFAULT_LIMITS, thumbnail=False)
+        process.decode(encoded(), SIZES, DEFAULT_LIMITS, thumbnail=0)
     process.close()
 
 
@@ -85,20 +85,20 @@ def test_memory_is_limited() -> None:
     process = DecodingProcess(memory_bytes=700 * 2**20)
     data = hostile.deflated_tiff(16_000, 16_000)
     with pytest.raises(UndecodableImageError):
-        process.decode(data, SIZES, DecodeLimits(max_pixels=10**9, max_buffer=2**30), thumbnail=False)
-    assert process.decode(encoded(), SIZES, DEFAULT_LIMITS, thumbnail=False).width == 120
+        process.decode(data, SIZES, DecodeLimits(max_pixels=10**9, max_buffer=2**30), thumbnail=0)
+    assert process.decode(encoded(), SIZES, DEFAULT_LIMITS, thumbnail=0).width == 120
     process.close()
 
 
 @pytest.mark.parametrize("kind", ["AVIF", "JPEG2000"])
 def test_decoders_that_make_threads_wait_are_costly(kind: str) -> None:
     with pytest.raises(CostlyImageError):
-        decode_image(encoded(kind), SIZES, DEFAULT_LIMITS, thumbnail=False, max_work=10**9)
+        decode_image(encoded(kind), SIZES, DEFAULT_LIMITS, thumbnail=0, max_work=10**9)
 
 
 def test_costs_are_pixels_scans_and_empty_frames() -> None:
     def cost_at_most(data: bytes, work: int) -> None:
-        decode_image(data, SIZES, DEFAULT_LIMITS, thumbnail=False, max_work=work)
+        decode_image(data, SIZES, DEFAULT_LIMITS, thumbnail=0, max_work=work)
 
     cost_at_most(encoded(), 120 * 80)
     scans = hostile.jpeg_of_scans(64, 20)

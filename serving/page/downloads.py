@@ -1,0 +1,51 @@
+"""Results as files: JSON as the API returns them, and CSV for spreadsheets."""
+
+import base64
+import csv
+import io
+import json
+from collections.abc import Mapping, Sequence
+from typing import Final
+
+from hardrank.serving.api.schemas import item_json
+from hardrank.serving.store.items import Match
+
+_COLUMNS: Final = ("model", "rank", "score", "id", "label", "width", "height", "metadata")
+_FORMULA: Final = ("=", "+", "-", "@", "\t", "\r")
+
+
+def json_url(query: str, by_model: Mapping[str, Sequence[Match]]) -> str:
+    """Return the results as the data URL of a JSON file."""
+    models = {
+        key: [{**item_json(match.item), "rank": match.rank, "score": match.score} for match in matches]
+        for key, matches in by_model.items()
+    }
+    text = json.dumps({"query": query, "models": models}, ensure_ascii=False, indent=1)
+    return _url("application/json", text)
+
+
+def csv_url(by_model: Mapping[str, Sequence[Match]]) -> str:
+    """Return the results as the data URL of a CSV file.
+
+    Texts that a spreadsheet would take for a formula get an apostrophe.
+    """
+    stream = io.StringIO()
+    writer = csv.writer(stream)
+    writer.writerow(_COLUMNS)
+    for key, matches in by_model.items():
+        for match in matches:
+            item = match.item
+            metadata = json.dumps(dict(item.metadata), ensure_ascii=False) if item.metadata else ""
+            texts = (_plain(text) for text in (item.id, item.label or ""))
+            writer.writerow(
+                [_plain(key), match.rank, f"{match.score:.6f}", *texts, item.width or "", item.height or "", metadata]
+            )
+    return _url("text/csv", "\ufeff" + stream.getvalue())
+
+
+def _plain(text: str) -> str:
+    return f"'{text}" if text.startswith(_FORMULA) else text
+
+
+def _url(media_type: str, text: str) -> str:
+    return f"data:{media_type};charset=utf-8;base64,{base64.b64encode(text.encode()).decode('ascii')}"

@@ -1,0 +1,66 @@
+"""Originals of items, and previews of images that browsers do not display."""
+
+from typing import Final
+from urllib.parse import quote
+
+from starlette.responses import Response
+
+from hardrank.models.decoding import UndecodableImageError
+from hardrank.serving.api.auth import address_caller
+from hardrank.serving.search.item_images import media_type_of
+from hardrank.serving.search.service import SearchService
+
+_DISPLAYED: Final = {"image/jpeg", "image/png", "image/gif", "image/webp", "image/bmp", "image/avif"}
+_SUFFIXES: Final = {
+    "image/jpeg": (".jpg", ".jpeg", ".jfif"), "image/png": (".png",), "image/gif": (".gif",), "image/webp": (".webp",),
+    "image/bmp": (".bmp",), "image/avif": (".avif",), "image/tiff": (".tif", ".tiff"), "image/heic": (".heic", ".heif"),
+    "image/jp2": (".jp2",),
+}  # fmt: skip
+_PREVIEW_SIDE: Final = 720
+"""Pixels."""
+
+
+class ItemImages:
+    """Serves images to the visitors of the page."""
+
+    def __init__(self, service: SearchService) -> None:
+        self._service = service
+
+    async def response(self, id: str, caller: str, *, download: bool) -> Response:
+        """Return the original of an item, or its thumbnail if the original is gone.
+
+        Args:
+            id: The item.
+            caller: The visitor.
+            download: Return a file to save; else an image to look at, which is a preview if browsers do not display
+                the format of the original.
+
+        Raises:
+            UnknownItemError: There is no such item.
+            NoImageError: It has no image.
+        """
+        file = await self._service.image(id)
+        data, media_type = file.data, file.media_type
+        headers = {"Cache-Control": "private, no-cache", "Content-Security-Policy": "default-src 'none'; sandbox"}
+        if download:
+            headers["Content-Disposition"] = (
+                f"attachment; filename*=UTF-8''{quote(_file_name(id, media_type), safe='')}"
+            )
+        else:
+            data, media_type = await self.displayable(data, caller)
+        return Response(data, media_type=media_type, headers=headers)
+
+    async def displayable(self, data: bytes, caller: str) -> tuple[bytes, str]:
+        """Return an image file and its type: as it is, or as a smaller PNG if browsers do not display it."""
+        media_type = media_type_of(data)
+        if media_type not in _DISPLAYED:
+            try:
+                return await self._service.preview(data, _PREVIEW_SIDE, caller=address_caller(caller)), "image/png"
+            except UndecodableImageError:
+                pass  # the search says what is wrong with it
+        return data, media_type
+
+
+def _file_name(id: str, media_type: str) -> str:
+    suffixes = _SUFFIXES.get(media_type, ("",))
+    return id if id.lower().endswith(suffixes) else id + suffixes[0]

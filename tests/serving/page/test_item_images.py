@@ -1,0 +1,89 @@
+"""Visitors get originals byte for byte, previews of what browsers do not display, and a page to sign in."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from hardrank.models.decoding import decode
+from hardrank.serving.api.auth import Keyring, KeyRole, key_entry, write_keys
+from hardrank.serving.engine import Engine
+from hardrank.serving.search.models import Model
+from tests.serving.page_server import PageServer, page_server
+from tests.serving.served import Painted, build_index, encoded, paint, picture
+from tests.waiting import patient_client
+
+KEY = "a key of many characters"
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory: pytest.TempPathFactory) -> list[Painted]:
+    folder = tmp_path_factory.mktemp("pictures")
+    scan = encoded(picture(9, width=1000, height=500), "TIFF")
+    (folder / "scan.tif").write_bytes(scan)
+    return [*paint(3, folder), Painted(id="scan-9", label="red", data=scan, path=folder / "scan.tif")]
+
+
+@pytest.fixture(scope="module")
+def model(engine: Engine, files: list[Painted], tmp_path_factory: pytest.TempPathFactory) -> Model:
+    return Model(key="benign", engine=engine, index=build_index(tmp_path_factory.mktemp("index"), engine, files))
+
+
+@pytest.fixture(scope="module")
+def server(model: Model) -> Iterator[PageServer]:
+    with page_server([model]) as running:
+        yield running
+
+
+def test_an_original_is_unchanged(server: PageServer, files: list[Painted]) -> None:
+    answer = server.client.get("/item/item-1")
+    assert (answer.content, answer.headers["content-type"]) == (files[1].data, "image/png")
+    assert "sandbox" in answer.headers["content-security-policy"]
+    saved = server.client.get("/item/item-1?download")
+    assert saved.content == files[1].data
+    assert saved.headers["content-disposition"] == "attachment; filename*=UTF-8''item-1.png"
+
+
+def test_a_tiff_is_shown_as_png_and_saved_as_it_is(server: PageServer, files: list[Painted]) -> None:
+    shown = server.client.get("/item/scan-9")
+    assert shown.headers["content-type"] == "image/png"
+    assert decode(shown.content).size == (720, 360)
+    saved = server.client.get("/item/scan-9?download")
+    assert saved.content == files[3].data
+    assert saved.headers["content-disposition"] == "attachment; filename*=UTF-8''scan-9.tif"
+
+
+def test_an_uploaded_tiff_has_a_preview(server: PageServer) -> None:
+    data = encoded(picture(4, width=80, height=40), "TIFF")
+    name = server.client.post("/gradio_api/upload", files={"files": ("a.tif", data, "image/tiff")}).json()[0]
+    shown = server.client.get(f"/gradio_api/file={name}")
+    assert shown.headers["content-type"] == "image/png"
+    assert decode(shown.content).size == (80, 40)
+
+
+def test_an_unknown_item_is_not_found(server: PageServer) -> None:
+    answer = server.client.get("/item/nothing")
+    assert (answer.status_code, answer.headers["content-type"]) == (404, "application/problem+json")
+
+
+def test_a_file_that_is_gone_is_shown_by_its_thumbnail(engine: Engine, tmp_path: Path) -> None:
+    gone = Painted(id="gone-7", label="red", data=encoded(picture(5)), path=tmp_path / "gone.png")
+    alone = Model(key="benign", engine=engine, index=build_index(tmp_path / "index", engine, [gone, *paint(2)]))
+    with page_server([alone]) as server:
+        assert isinstance(decode(server.client.get("/item/gone-7").content), Image.Image)
+
+
+def test_originals_and_the_page_need_a_login_if_there_are_keys(model: Model, tmp_path: Path) -> None:
+    path = tmp_path / "keys.json"
+    write_keys(path, [key_entry("anna", KeyRole.READ, KEY)])
+    keyring = Keyring(file=path, anonymous=KeyRole.NOTHING)
+    with page_server([model], keyring=keyring) as server, patient_client(server.url) as client:
+        assert client.get("/item/item-1").status_code == 401
+        page = client.get("/")
+        assert (page.status_code, page.headers["cache-control"]) == (200, "no-store")
+        assert "API key" in page.text
+        assert "gradio" not in page.text.lower()
+        assert client.post("/login", data={"username": "key", "password": KEY}).status_code == 200
+        assert "gradio" in client.get("/").text.lower()
+        assert client.get("/item/item-1").status_code == 200
