@@ -12,6 +12,9 @@ import pytest
 
 from hardrank.trainer.runtime.launch import ROOT
 
+builds_the_site = pytest.mark.slow
+"""The quick guards are test_links_work_in_the_repository and test_the_site_has_all_pages."""
+
 
 @pytest.fixture(scope="module")
 def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
@@ -44,6 +47,7 @@ class Page(HTMLParser):
             self.loads.append(found["href"])
 
 
+@builds_the_site
 def test_all_links_work(site: Path) -> None:
     pages = {path: Page(path.read_text(encoding="utf-8")) for path in site.rglob("*.html") if path.name != "404.html"}
     dead = []
@@ -62,6 +66,7 @@ def _has_anchor(page: Page, link: str) -> bool:
     return unquote(urlsplit(link).fragment) in page.anchors
 
 
+@builds_the_site
 def test_pages_load_nothing_from_other_hosts(site: Path) -> None:
     for path in site.rglob("*.html"):
         loads = Page(path.read_text(encoding="utf-8")).loads
@@ -72,12 +77,32 @@ def test_pages_load_nothing_from_other_hosts(site: Path) -> None:
 
 def test_links_work_in_the_repository() -> None:
     pages = [*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")]
-    prose = {page: re.sub(r"```.*?```|`[^`]*`", "", page.read_text("utf-8"), flags=re.DOTALL) for page in pages}
-    links = {page: re.findall(r"\]\(([^)#\s]+)", text) for page, text in prose.items()}
-    assert links[ROOT / "README.md"]
-    assert not [
-        f"{page.relative_to(ROOT)}: {link}"
-        for page, found in links.items()
-        for link in found
-        if not urlsplit(link).scheme and not (page.parent / link).exists()
-    ]
+    texts = {page: re.sub(r"```.*?```", "", page.read_text("utf-8"), flags=re.DOTALL) for page in pages}
+    headings = {page: set(map(_slug, re.findall(r"^#+ (.*)$", text, re.MULTILINE))) for page, text in texts.items()}
+    dead, followed = [], 0
+    for page, text in texts.items():
+        for link in re.findall(r"\]\(([^)\s]+)\)", re.sub(r"`[^`]*`", "", text)):
+            parts = urlsplit(link)
+            target = (page.parent / unquote(parts.path)).resolve() if parts.path else page
+            if parts.scheme:
+                continue
+            works = target.exists() and (not parts.fragment or parts.fragment in headings.get(target, ()))
+            dead += [] if works else [f"{page.relative_to(ROOT)}: {link}"]
+            followed += bool(parts.fragment)
+    assert not dead
+    assert followed > 10
+
+
+def _slug(heading: str) -> str:
+    """Return the anchor of a heading, as GitHub makes it."""
+    return re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-")
+
+
+def test_the_site_has_all_pages() -> None:
+    navigation = (
+        (ROOT / "docs" / "site" / "mkdocs.yml").read_text("utf-8").partition("\nnav:")[2].partition("\ntheme:")[0]
+    )
+    assert set(re.findall(r"(?<![\w/])[\w-]+\.md", navigation)) == {
+        "index.md",
+        *(page.name for page in (ROOT / "docs").glob("*.md")),
+    }
