@@ -51,14 +51,6 @@ def make_card(files: dict[str, FileEntry], *, run_id: str = "one") -> Card:
     )
 
 
-def write_into(embedder: Embedder) -> Callable[[Path], None]:
-    def write(folder: Path) -> None:
-        export_onnx(embedder, folder / ONNX)
-        save_weights(embedder, folder / WEIGHTS)
-
-    return write
-
-
 @pytest.fixture(scope="module")
 def embedder() -> Embedder:
     torch.manual_seed(0)
@@ -66,9 +58,23 @@ def embedder() -> Embedder:
 
 
 @pytest.fixture(scope="module")
-def saved(tmp_path_factory: pytest.TempPathFactory, embedder: Embedder) -> Path:
+def write(tmp_path_factory: pytest.TempPathFactory, embedder: Embedder) -> Callable[[Path], None]:
+    """Writes the files of the embedder, exported once."""
+    exported = tmp_path_factory.mktemp("exported")
+    export_onnx(embedder, exported / ONNX)
+    save_weights(embedder, exported / WEIGHTS)
+
+    def copy(folder: Path) -> None:
+        for name in (ONNX, WEIGHTS):
+            shutil.copy(exported / name, folder)
+
+    return copy
+
+
+@pytest.fixture(scope="module")
+def saved(tmp_path_factory: pytest.TempPathFactory, write: Callable[[Path], None]) -> Path:
     folder = tmp_path_factory.mktemp("saved") / "test"
-    save_bundle(folder, make_card, write_into(embedder))
+    save_bundle(folder, make_card, write)
     return folder
 
 
@@ -96,15 +102,15 @@ def test_a_failed_write_leaves_nothing(tmp_path: Path, embedder: Embedder) -> No
     assert list(tmp_path.iterdir()) == []
 
 
-def test_another_runs_bundle_is_replaced_only_with_overwrite(bundle: Path, embedder: Embedder) -> None:
+def test_another_runs_bundle_is_replaced_only_with_overwrite(bundle: Path, write: Callable[[Path], None]) -> None:
     def other(files: dict[str, FileEntry]) -> Card:
         return make_card(files, run_id="two")
 
     with pytest.raises(BundleError, match=r"another run; give --overwrite"):
-        save_bundle(bundle, other, write_into(embedder))
+        save_bundle(bundle, other, write)
     assert load_card(bundle).run_id == "one"
-    save_bundle(bundle, make_card, write_into(embedder))  # its own run replaces it
-    save_bundle(bundle, other, write_into(embedder), overwrite=True)
+    save_bundle(bundle, make_card, write)  # its own run replaces it
+    save_bundle(bundle, other, write, overwrite=True)
     assert load_card(bundle).run_id == "two"
     assert len(list(bundle.parent.iterdir())) == 1
 
@@ -116,7 +122,7 @@ def test_a_bundle_whose_replacement_was_killed_is_restored_on_reading(bundle: Pa
 
 
 def test_a_failed_replacement_keeps_the_former_bundle(
-    bundle: Path, embedder: Embedder, monkeypatch: pytest.MonkeyPatch
+    bundle: Path, write: Callable[[Path], None], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     rename = Path.rename
 
@@ -128,7 +134,7 @@ def test_a_failed_replacement_keeps_the_former_bundle(
     with monkeypatch.context() as patch:
         patch.setattr(Path, "rename", faulty)
         with pytest.raises(OSError, match="no space"):
-            save_bundle(bundle, make_card, write_into(embedder))
+            save_bundle(bundle, make_card, write)
     assert verify_bundle(bundle).run_id == "one"
     assert [path.name for path in bundle.parent.iterdir()] == ["test"]
 

@@ -4,7 +4,7 @@ import io
 import os
 import subprocess
 import sys
-from contextlib import chdir, redirect_stderr, redirect_stdout
+from contextlib import AbstractContextManager, chdir, nullcontext, redirect_stderr, redirect_stdout
 from pathlib import Path
 from typing import Any
 from unittest.mock import patch
@@ -12,6 +12,9 @@ from unittest.mock import patch
 import torch
 from safetensors.torch import load_file
 
+from hardrank.models.bundle import ONNX, WEIGHTS
+from hardrank.models.embedder import Embedder
+from hardrank.trainer.export import Parity, save_weights
 from hardrank.trainer.run import main
 from tests.trainer.tiny import write_images, write_recipe
 
@@ -48,10 +51,19 @@ class Place:
             *options,
         ]
 
-    def run(self, *options: str, expect: int = 0) -> str:
-        """Run the command in this process, since starting Python and torch takes longer than a tiny run."""
+    def run(self, *options: str, expect: int = 0, onnx: bool = False) -> str:
+        """Run the command in this process, since starting Python and torch takes longer than a tiny run.
+
+        `onnx` also exports the bundles to ONNX, which takes seconds for each; without it model.onnx is a placeholder.
+        """
         printed = io.StringIO()
-        with chdir(self.folder), patch.dict(os.environ, WIDE), redirect_stdout(printed), redirect_stderr(printed):
+        with (
+            nullcontext() if onnx else without_onnx(),
+            chdir(self.folder),
+            patch.dict(os.environ, WIDE),
+            redirect_stdout(printed),
+            redirect_stderr(printed),
+        ):
             status = _status(self.command(*options)[2:])
         assert status == expect, printed.getvalue()
         return printed.getvalue()
@@ -66,6 +78,17 @@ class Place:
 
     def weights(self, kind: str) -> dict[str, torch.Tensor]:
         return load_file(self.zoo / f"tiny-{kind}" / "weights.safetensors")
+
+
+def without_onnx() -> AbstractContextManager[object]:
+    """Let bundles of this process have the trained weights, and a placeholder for model.onnx."""
+
+    def export(embedder: Embedder, folder: Path, *_: object) -> Parity:
+        (folder / ONNX).write_bytes(b"placeholder")
+        save_weights(embedder, folder / WEIGHTS)
+        return Parity(largest_difference=0.0, recall_at_1_torch=1.0, recall_at_1_onnx=1.0, same_top10=1.0)
+
+    return patch("hardrank.trainer.main_job.export", export)
 
 
 def environment() -> dict[str, str]:

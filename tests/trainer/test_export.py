@@ -1,5 +1,6 @@
 """The exported graph computes what the network computes, and the gate notices when it does not."""
 
+import copy
 from pathlib import Path
 
 import numpy as np
@@ -20,20 +21,38 @@ def _embedder(backbone: str = "small-resnet", size: int = 32) -> Embedder:
     return build_embedder(Architecture(backbone=backbone, dimension=16, image_size=size)).eval()
 
 
-def test_mean_and_deviation_are_in_the_graph(tmp_path: Path) -> None:
+@pytest.fixture(scope="module")
+def exported(tmp_path_factory: pytest.TempPathFactory) -> tuple[Embedder, Path]:
+    """A network with its own mean and deviation, and its ONNX file."""
     torch.manual_seed(0)
     architecture = Architecture(dimension=16, image_size=32, mean=(0.5, 0.4, 0.3), std=(0.5, 0.25, 1.0))
-    embedder, images = build_embedder(architecture).eval(), torch.rand(20, 3, 32, 32)
-    parity = export(embedder, tmp_path, lambda rows: images[rows], torch.arange(20) % 5)
+    embedder, path = build_embedder(architecture).eval(), tmp_path_factory.mktemp("exported") / "model.onnx"
+    export_onnx(embedder, path)
+    return embedder, path
+
+
+def test_mean_and_deviation_are_in_the_graph(exported: tuple[Embedder, Path]) -> None:
+    embedder, path = exported
+    images = torch.rand(20, 3, 32, 32)
+    parity = measure_parity(embedder, path, lambda rows: images[rows], torch.arange(20) % 5)
     assert parity.largest_difference < 1e-5
-    session = onnxruntime.InferenceSession(str(tmp_path / "model.onnx"), providers=["CPUExecutionProvider"])
+    session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
     (found,) = session.run(None, {"images": images.numpy()})
     usual = Embedder(embedder.backbone, embedder.head.in_features, Architecture(dimension=16, image_size=32)).eval()
     usual.load_state_dict(embedder.state_dict())
     assert np.abs(found - usual(images).detach().numpy()).max() > 1e-3
 
 
-@pytest.mark.parametrize(("backbone", "size"), [("small-resnet", 32), ("c2f2", 28), ("resnet18", 64)])
+@pytest.mark.parametrize(
+    ("backbone", "size"),
+    [
+        ("small-resnet", 32),
+        ("c2f2", 28),
+        ("timm/efficientnet_lite0", 32),
+        # Its layers are those of small-resnet.
+        pytest.param("resnet18", 64, marks=pytest.mark.slow),
+    ],
+)
 def test_export_agrees_at_any_batch_size(tmp_path: Path, backbone: str, size: int) -> None:
     embedder, images = _embedder(backbone, size), torch.rand(30, 3, size, size)
     labels = torch.arange(30) % 5
@@ -49,12 +68,11 @@ def test_export_agrees_at_any_batch_size(tmp_path: Path, backbone: str, size: in
         np.testing.assert_allclose(found, embedder(images[:batch]).detach().numpy(), atol=1e-5)
 
 
-def test_the_gate_notices_a_different_network(tmp_path: Path) -> None:
-    embedder, images = _embedder(), torch.rand(40, 3, 32, 32)
-    export_onnx(embedder, tmp_path / "model.onnx")
+def test_the_gate_notices_a_different_network(exported: tuple[Embedder, Path]) -> None:
+    embedder, images = copy.deepcopy(exported[0]), torch.rand(40, 3, 32, 32)
     with torch.no_grad():
         embedder.head.weight.add_(0.05 * torch.randn_like(embedder.head.weight))
-    parity = measure_parity(embedder, tmp_path / "model.onnx", lambda rows: images[rows], torch.arange(40) % 4)
+    parity = measure_parity(embedder, exported[1], lambda rows: images[rows], torch.arange(40) % 4)
     failures = " ".join(parity.failures())
     assert "embeddings differ" in failures
     assert "top-10" in failures

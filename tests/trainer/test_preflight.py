@@ -58,7 +58,13 @@ def no_export(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_a_run_begins_with_checks_that_estimate_it(tmp_path: Path) -> None:
     short = {"defense": "regular[S]", "updates": 2, "pairs": 8}
-    place = Place(tmp_path, warmup={"epochs": 1}, benign=short, robust=short, evaluation={"attacked": 2, "steps": 1})
+    place = Place(
+        tmp_path,
+        warmup={"epochs": 1},
+        benign=short,
+        robust=short,
+        evaluation={"attacked": 2, "steps": 1, "strong_images": 0},
+    )
     printed = place.run("--preflight")
     content = json.loads((place.runs / "tiny" / "preflight.json").read_text(encoding="utf-8"))
     stages = content["seconds_by_stage"]

@@ -7,6 +7,8 @@ import signal
 import subprocess
 import time
 from pathlib import Path
+from typing import Any
+from unittest.mock import patch
 
 import numpy as np
 import onnxruntime
@@ -14,20 +16,25 @@ import pytest
 import torch
 
 from hardrank.models.bundle import load_card, load_embedder, preprocessing_of, verify_bundle
-from hardrank.models.embedder import Architecture, build_embedder
+from hardrank.models.embedder import Architecture, Embedder, build_embedder
 from hardrank.models.files import sha256
 from hardrank.models.preprocessing import Preprocessing
 from hardrank.serving.ingest.image_list import list_run
 from hardrank.trainer.export import save_weights
 from hardrank.trainer.runtime.run_folder import exclusive
+from hardrank.trainer.training.loop import run_stage
+from hardrank.trainer.training.stage import PeriodicCallback, TrainingStage
 from tests.trainer.place import Place, environment
+
+QUICK = {"attacked": 2, "steps": 1, "strong_images": 0}
+"""A short evaluation, for tests of other things."""
 
 
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory: pytest.TempPathFactory) -> tuple[Place, str]:
     """An uninterrupted run, and what it printed."""
     place = Place(tmp_path_factory.mktemp("finished"))
-    return place, place.run_afresh()
+    return place, place.run(onnx=True)
 
 
 def test_a_run_writes_two_bundles_that_agree_with_their_onnx(finished: tuple[Place, str]) -> None:
@@ -43,7 +50,7 @@ def test_a_run_writes_two_bundles_that_agree_with_their_onnx(finished: tuple[Pla
         assert card.robustness is not None
         assert card.robustness["n"] == 6
         assert card.robustness["ers_low"] <= card.robustness["ers"] <= card.robustness["ers_high"]
-        assert {"warmup", f"{kind}", f"{kind} evaluation"} <= card.durations.keys() | {"warmup"}
+        assert {kind, f"{kind} evaluation"} <= card.durations.keys()
         images = torch.rand(5, 3, 32, 32)
         session = onnxruntime.InferenceSession(
             str(place.zoo / f"tiny-{kind}" / "model.onnx"), providers=["CPUExecutionProvider"]
@@ -87,6 +94,7 @@ def test_results_of_attacked_images_are_a_csv_file(finished: tuple[Place, str]) 
     assert {"row", "label", "CA+", "GTT"} <= rows[0].keys()
 
 
+# The quick guards are the interrupted run below, and tests/trainer/training/test_loop.py.
 @pytest.mark.slow
 @pytest.mark.parametrize("moment", ["warmup", "benign", "robust", "attacks on benign"])
 def test_a_killed_run_resumes_to_the_same_weights(finished: tuple[Place, str], tmp_path: Path, moment: str) -> None:
@@ -103,11 +111,8 @@ def test_a_killed_run_resumes_to_the_same_weights(finished: tuple[Place, str], t
     process.send_signal(signal.SIGKILL)
     process.wait()
     place.run("--resume")
+    assert_same_weights(place, uninterrupted)
     for kind in ("benign", "robust"):
-        one, other = uninterrupted.weights(kind), place.weights(kind)
-        assert one.keys() == other.keys()
-        for name in one:
-            assert torch.equal(one[name], other[name]), f"{kind}: {name}"
         first, second = (load_card(p.zoo / f"tiny-{kind}") for p in (uninterrupted, place))
         assert first.metrics == second.metrics
         assert first.robustness is not None
@@ -169,7 +174,11 @@ def test_runs_and_bundles_are_only_overwritten_on_request(finished: tuple[Place,
 
 def test_training_starts_from_a_bundle(finished: tuple[Place, str], tmp_path: Path) -> None:
     trained, _ = finished
-    place = Place(tmp_path, initialisation=str(trained.zoo / "tiny-benign"))
+    short = {"defense": "regular[S]", "updates": 2, "pairs": 8}
+    robust = {**short, "defense": "HM[S,g_LGA]&ICS", "steps": 1}
+    place = Place(
+        tmp_path, initialisation=str(trained.zoo / "tiny-benign"), benign=short, robust=robust, evaluation=QUICK
+    )
     place.run()
     assert not (place.runs / "tiny" / "checkpoints" / "warmup.ckpt").exists()
     card = load_card(place.zoo / "tiny-robust")
@@ -189,7 +198,7 @@ def _pretrained(folder: Path, **changes: object) -> Place:
         benign={"defense": "regular[S]", "updates": 3, "pairs": 8, "learning_rate": 1e-4, "averaging": 0.9},
         robust_stages=[{**start, "averaging": 0.5}, {**start, "defense": "minmax[S]", "updates": 2}],
         robust={"defense": "HM[S,g_LGA]&ICS", "epochs": 1, "pairs": 8, "steps": 2},
-        evaluation={"attacked": 2, "steps": 1},
+        evaluation=QUICK,
         **changes,
     )
 
@@ -212,10 +221,29 @@ def test_the_robust_model_is_trained_in_stages(staged: Place) -> None:
         assert {"shift", "benign_shift", "cosine", "recall"} <= set(next(csv.DictReader(stream)))
 
 
-@pytest.mark.parametrize(
-    "moment",
-    ["robust-1", *(pytest.param(stage, marks=pytest.mark.slow) for stage in ("benign", "robust-2", "robust"))],
-)
+def test_an_interrupted_run_in_stages_resumes_to_the_same_weights(staged: Place, tmp_path: Path) -> None:
+    place = _pretrained(tmp_path, robust_start="benign")
+
+    def stop(stage: TrainingStage, *arguments: Any, **options: Any) -> Embedder:
+        def raise_at_the_second_update(step: int, _: Embedder) -> None:
+            if step == 2:
+                raise KeyboardInterrupt
+
+        if stage.name == "robust-1":
+            options["periodic"] = PeriodicCallback(every=1, call=raise_at_the_second_update)
+        return run_stage(stage, *arguments, **options)
+
+    with patch("hardrank.trainer.job_steps.run_stage", stop):
+        assert "--resume" in place.run("--checkpoint-every", "1", expect=130)
+    checkpoints = place.runs / "tiny" / "checkpoints"
+    assert {path.stem for path in checkpoints.glob("*.ckpt")} == {"benign", "robust-1"}
+    place.run("--resume")
+    assert_same_weights(place, staged)
+
+
+# The quick guard is the interrupted run above.
+@pytest.mark.slow
+@pytest.mark.parametrize("moment", ["benign", "robust-1", "robust-2", "robust"])
 def test_a_killed_run_in_stages_resumes_to_the_same_weights(staged: Place, tmp_path: Path, moment: str) -> None:
     place = _pretrained(tmp_path, robust_start="benign")
     with subprocess.Popen(
@@ -226,9 +254,14 @@ def test_a_killed_run_in_stages_resumes_to_the_same_weights(staged: Place, tmp_p
             time.sleep(0.01)
         process.send_signal(signal.SIGKILL)
     place.run("--resume")
+    assert_same_weights(place, staged)
+
+
+def assert_same_weights(one: Place, other: Place) -> None:
     for kind in ("benign", "robust"):
-        one, other = staged.weights(kind), place.weights(kind)
-        assert all(torch.equal(one[name], other[name]) for name in one), kind
+        mine, theirs = one.weights(kind), other.weights(kind)
+        assert mine.keys() == theirs.keys()
+        assert all(torch.equal(mine[name], theirs[name]) for name in mine), kind
 
 
 def test_training_starts_from_a_file_of_weights(tmp_path: Path) -> None:
@@ -246,6 +279,7 @@ def test_training_starts_from_a_file_of_weights(tmp_path: Path) -> None:
         preprocessing=preprocessing,
         benign=short,
         robust=short,
+        evaluation=QUICK,
     )
     place.run()
     card = load_card(place.zoo / "tiny-benign")

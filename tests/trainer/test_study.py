@@ -34,18 +34,20 @@ from hardrank.trainer.studies.trial import label_stages
 from hardrank.trainer.study import Command, main, run_study
 from tests.trainer.golden.cases import PAPER_TABLES
 from tests.trainer.tiny import write_images, write_recipe
+from tests.waiting import PATIENCE_S
 
 
 def write_study(folder: Path, **changes: Any) -> Path:
     """Write a study of two rows, one of them with two seeds, on tiny images."""
-    recipe = write_recipe(folder / "recipe.yaml", write_images(folder / "images"))
+    evaluation = {"attacked": 4, "steps": 2, "strong_images": 0}
+    recipe = write_recipe(folder / "recipe.yaml", write_images(folder / "images"), evaluation=evaluation)
     content = {
         "name": "small",
         "recipe": str(recipe),
         "rows": [{"defense": "regular[R]"}, {"defense": "HM[S,g_LGA]&ICS", "seeds": [0, 1]}],
         "changes": {"robust": {"epochs": 2}},
         "curve_epochs": 1,
-        "curve_attacked": 4,
+        "curve_attacked": 2,
         "sampler_batches": 5,
         "published": "published: nowhere",
         "expected": [
@@ -190,13 +192,13 @@ def test_a_killed_study_of_two_jobs_resumes_to_the_same_results(finished: tuple[
     ]
     process = subprocess.Popen(arguments, stdout=subprocess.DEVNULL)
     logs = folder / "other-runs"
-    deadline = time.monotonic() + 120
+    deadline = time.monotonic() + PATIENCE_S
     while not list(logs.glob("study-small/*/checkpoints/robust.ckpt")) and time.monotonic() < deadline:
         time.sleep(0.05)
     workers = psutil.Process(process.pid).children(recursive=True)
     os.kill(process.pid, signal.SIGKILL)
     process.wait()
-    _, alive = psutil.wait_procs(workers, timeout=60)
+    _, alive = psutil.wait_procs(workers, timeout=PATIENCE_S)
     assert not alive  # the workers end with the command
     launch = Launch(runs=logs, device="cpu", threads=1)
     _, missing = run_study(

@@ -1,5 +1,6 @@
 """Runs a function in two processes on the CPU, connected as training processes are."""
 
+import multiprocessing
 import os
 import socket
 from collections.abc import Callable
@@ -7,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
-from torch.multiprocessing.spawn import spawn
+from torch.multiprocessing.spawn import start_processes
 
 from hardrank.trainer.runtime.launch import Launch, make_fabric
 
@@ -22,7 +23,9 @@ def run_together(work: Work, folder: Path, *, size: int = 2) -> None:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
-    spawn(_start, args=(size, port, work, folder), nprocs=size)
+    # The processes are copies of one that has imported Lightning, which takes seconds.
+    multiprocessing.set_forkserver_preload(["lightning"])
+    start_processes(_start, args=(size, port, work, folder), nprocs=size, start_method="forkserver")
 
 
 def _start(rank: int, size: int, port: int, work: Work, folder: Path) -> None:
