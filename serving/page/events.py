@@ -90,7 +90,7 @@ class PageEvents:
         count = min(DEFAULT_RESULTS, max_results)
         shown = fragments.welcome(size=max(sizes), models=self.model_keys)
         try:
-            count = _count(wanted.get("k", str(count)), max_results)
+            count = number_of_results(wanted.get("k", str(count)), max_results)
         except InvalidSearchError as error:
             shown = fragments.failure(problem_of(error, request_id=uuid4().hex))
         else:
@@ -229,9 +229,9 @@ class PageEvents:
         return max(1, min(self.max_results, *(model.index.size for model in self._service.models.values())))
 
 
-def _count(text: str, most: int) -> int:
+def number_of_results(text: str, most: int) -> int:
     """Return the number of results in an address; raises `InvalidSearchError`."""
-    if not (text.isascii() and text.isdigit() and 1 <= int(text[:9]) <= most):
+    if not (text.isascii() and text.isdigit() and len(text) < 10 and 1 <= int(text) <= most):
         raise InvalidSearchError(f"k is {text[:20]!r}; use a whole number from 1 to {most}")
     return int(text)
 

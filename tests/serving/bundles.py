@@ -1,5 +1,7 @@
 """Bundles of tiny untrained networks, made in a second."""
 
+import functools
+import tempfile
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -13,16 +15,25 @@ from hardrank.trainer.export import export_onnx, save_weights
 DIMENSION = 16
 
 
-def write_bundle(folder: Path, *, seed: int, defense: str = "regular[S]", size: int = 32) -> Path:
-    """Export an untrained network as the bundle `folder`: `size` px input, 16-dimensional embeddings."""
-    architecture = Architecture(backbone="small-resnet", dimension=DIMENSION, image_size=size)
+@functools.cache
+def _export(architecture: Architecture, seed: int) -> dict[str, bytes]:
+    """Return the files of an untrained network; a process exports each once, since that takes seconds."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         embedder = build_embedder(architecture).eval()
+    with tempfile.TemporaryDirectory() as folder:
+        export_onnx(embedder, Path(folder) / ONNX)
+        save_weights(embedder, Path(folder) / WEIGHTS)
+        return {name: (Path(folder) / name).read_bytes() for name in (ONNX, WEIGHTS)}
+
+
+def write_bundle(folder: Path, *, seed: int, defense: str = "regular[S]", size: int = 32) -> Path:
+    """Export an untrained network as the bundle `folder`: `size` px input, 16-dimensional embeddings."""
+    architecture = Architecture(backbone="small-resnet", dimension=DIMENSION, image_size=size)
 
     def write(unfinished: Path) -> None:
-        export_onnx(embedder, unfinished / ONNX)
-        save_weights(embedder, unfinished / WEIGHTS)
+        for name, content in _export(architecture, seed).items():
+            (unfinished / name).write_bytes(content)
 
     def card(files: dict[str, FileEntry]) -> Card:
         return Card(

@@ -15,6 +15,7 @@ from hardrank.serving.build import main
 from hardrank.serving.index.search_index import SearchIndex
 from hardrank.serving.ingest.image_list import list_images
 from tests.serving.pictures import write_gallery, write_picture
+from tests.waiting import PATIENCE_S
 
 SCRIPT = Path(__file__).parents[2] / "serving" / "build.py"
 
@@ -139,7 +140,7 @@ def test_the_script_continues_after_a_kill_without_torch(gallery: Path, benign_b
     out = tmp_path / "index"
     command = [sys.executable, str(SCRIPT), "--model", str(benign_bundle), "--images", str(gallery), "--out", str(out)]
     process = subprocess.Popen([*command, "--batch", "2"], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + PATIENCE_S
     while not (out / "items.sqlite").exists() and process.poll() is None and time.monotonic() < deadline:
         time.sleep(0.005)
     time.sleep(0.3)

@@ -28,21 +28,16 @@ def _index(folder: Path, *, maintenance: bool = False, **options: object) -> Sea
     return SearchIndex.create(folder, manifest=make_manifest(backend=backend), maintenance=maintenance)
 
 
-def _nearest(query: npt.NDArray[np.float32], vectors: dict[int, npt.NDArray[np.float32]], k: int) -> list[int]:
-    """Return the numbers of the k nearest vectors, by comparing all."""
-    numbers = np.array(sorted(vectors))
-    scores = np.stack([vectors[number] for number in numbers]).astype(np.float64) @ query.astype(np.float64)
-    return [int(number) for number in numbers[np.argsort(-scores, kind="stable")[:k]]]
-
-
 def _recall(index: SearchIndex, vectors: dict[int, npt.NDArray[np.float32]], k: int = 10, **options: object) -> float:
     queries = np.stack(list(vectors.values())[:: len(vectors) // 40])
     queries = queries + 0.1 * np.random.default_rng(5).normal(size=queries.shape).astype(np.float32)
     queries /= np.linalg.norm(queries, axis=1, keepdims=True)
     found = index.search(queries, k, **options)  # type: ignore[arg-type]
+    numbers = np.array(sorted(vectors))
+    scores = queries.astype(np.float64) @ np.stack([vectors[number] for number in numbers]).astype(np.float64).T
     hits = 0
-    for query, matches in zip(queries, found, strict=True):
-        expected = {f"item-{number}" for number in _nearest(query, vectors, k)}
+    for query, matches, own in zip(queries, found, scores, strict=True):
+        expected = {f"item-{number}" for number in numbers[np.argsort(-own, kind="stable")[:k]]}
         assert len(matches) == k
         assert [match.score for match in matches] == sorted((match.score for match in matches), reverse=True)
         for match in matches:

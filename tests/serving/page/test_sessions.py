@@ -99,7 +99,7 @@ def test_calls_in_all_are_limited_and_unread_answers_are_dropped() -> None:
     with gr.Blocks() as blocks:
         pass
     queue = blocks.queue()._queue
-    calls = PendingCalls(blocks, most=4, most_of_caller=2, unread_s=0.2)
+    calls = PendingCalls(blocks, most=4, most_of_caller=2, unread_s=1)
 
     async def scenario() -> None:
         for number in range(4):

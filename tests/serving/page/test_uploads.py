@@ -68,7 +68,7 @@ def test_an_upload_above_the_share_is_refused(tmp_path: Path) -> None:
 
 def test_uploads_are_deleted_after_their_time(tmp_path: Path) -> None:
     async def scenario() -> None:
-        uploads = store(tmp_path, keep_s=0.2)
+        uploads = store(tmp_path, keep_s=1)
         name = await uploads.add(bytes(20), owner="a")
         assert (tmp_path / name).exists()
         while uploads.size:
