@@ -20,7 +20,7 @@ ROOT: Final = Path(__file__).resolve().parents[2]
 
 
 APP: Final = "audit_app/app.py"
-_ELEMENT_MS: Final = 30_000
+_ELEMENT_MS: Final = 120_000
 """For an element of a page whose models are loaded, so that a missing one fails the test soon."""
 _PRIVATE: Final = ("--server.address=127.0.0.1", "--server.headless=true", "--browser.gatherUsageStats=false")
 

@@ -20,10 +20,11 @@ def open_app(page: str | None = None) -> AppTest:
 
 def until(at: AppTest, done: Callable[[AppTest], bool]) -> AppTest:
     """Rerun the page, as a fragment does, until `done`."""
-    end = time.monotonic() + PATIENCE_S
+    end, pause = time.monotonic() + PATIENCE_S, 0.05
     while not done(at):
         assert time.monotonic() < end, words(at)
-        time.sleep(0.05)
+        time.sleep(pause)
+        pause = min(0.5, 1.5 * pause)  # a run of the page takes time from what it waits for
         at.run()
     return at
 

@@ -211,10 +211,11 @@ def run_command(*arguments: str) -> subprocess.Popen[str]:
     )
 
 
-def test_help_teaches_with_examples() -> None:
-    with run_command("--help") as process:
-        said, complaints = process.communicate(timeout=PATIENCE_S)
-    assert process.returncode == 0, complaints
+def test_help_teaches_with_examples(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "120")
+    with pytest.raises(SystemExit, match="0"):
+        main(["--help"])
+    said = capsys.readouterr().out
     for wanted in ("Examples:", "--fail-under ERS=30 R@1=0.4", "--curve epsilon 1/255", "--method transfer", "8/255"):
         assert wanted in said
     for option in ("--epsilon", "--restarts", "--random-start", "--surrogate", "--baseline", "--attacked", "--scale"):
@@ -236,7 +237,7 @@ def test_the_table_shows_both_scores(earlier: Path, base: list[str], capsys: pyt
 
 
 def test_the_same_command_continues_after_ctrl_c(base: list[str], tmp_path: Path) -> None:
-    longer = [*base, "--steps", "40", "--batch", "2", "--attacked", "20", "--strong-images", "0"]
+    longer = [*base, "--steps", "40", "--batch", "2", "--attacked", "10", "--strong-images", "0"]
     interrupted, straight = tmp_path / "interrupted", tmp_path / "straight"
     with run_command(*longer, "--out", str(interrupted)) as process:
         deadline = time.monotonic() + PATIENCE_S
@@ -249,7 +250,7 @@ def test_the_same_command_continues_after_ctrl_c(base: list[str], tmp_path: Path
     assert "Traceback" not in complaints
     assert not (interrupted / "report.json").exists()
     kept = {path: path.stat().st_mtime_ns for path in interrupted.rglob("*.npz")}
-    assert 0 < len(kept) < 20
+    assert 0 < len(kept) < 10
     for out in (interrupted, straight):
         assert main([*longer, "--out", str(out)]) == 0
     assert {path: path.stat().st_mtime_ns for path in kept} == kept

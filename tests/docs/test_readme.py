@@ -23,6 +23,7 @@ import pytest
 from PIL import Image
 
 from hardrank.trainer.runtime.launch import ROOT
+from tests.waiting import PATIENCE_S
 
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 _FULL = os.environ.get("HARDRANK_README") == "full"
@@ -144,7 +145,8 @@ def _run(clone: Path, command: str) -> None:
 def _serving(clone: Path, command: str, port: int, ready: str) -> Iterator[None]:
     process = subprocess.Popen(["bash", "-c", f"exec {command}"], cwd=clone, env=_environment(clone))
     try:
-        for _ in range(600):
+        end = time.monotonic() + PATIENCE_S
+        while time.monotonic() < end:
             assert process.poll() is None, command
             if _answers(f"http://127.0.0.1:{port}{ready}"):
                 break
@@ -154,7 +156,7 @@ def _serving(clone: Path, command: str, port: int, ready: str) -> Iterator[None]
         yield
     finally:
         process.send_signal(signal.SIGTERM)
-        process.wait(60)
+        process.wait(PATIENCE_S)
 
 
 def _ask(clone: Path, port: int, ready: str) -> None:
@@ -162,13 +164,13 @@ def _ask(clone: Path, port: int, ready: str) -> None:
     if ready == "/readyz":
         photo = next((clone / "data" / "demo" / "test").rglob("*.png")).read_bytes()
         query = Request(f"http://127.0.0.1:{port}/v1/search?k=3", photo, {"Content-Type": "image/png"})
-        with urlopen(query, timeout=60) as answer:
+        with urlopen(query, timeout=PATIENCE_S) as answer:
             assert b'"benign"' in answer.read()
 
 
 def _answers(url: str) -> bool:
     try:
-        urlopen(url, timeout=5).close()
+        urlopen(url, timeout=60).close()
     except (URLError, OSError):
         return False
     return True

@@ -21,6 +21,7 @@ from hardrank.audit_app.live.attack import LiveAttack
 from hardrank.audit_app.live.options import LiveOptions
 from hardrank.audit_app.live.record import LiveRecord, ReplayError, read_record, record, replay
 from hardrank.audit_app.live.victim import Victim
+from hardrank.audit_app.replay import main
 from hardrank.trainer.attacks.runner import AttackEngine, AttackOptions
 from tests.audit_app.galleries import OPTIONS, random_pixels, serve_galleries
 from tests.audit_app.onnx_graphs import without_gradients
@@ -220,25 +221,23 @@ def test_a_record_with_any_value_anywhere_is_read_or_refused(path: tuple[str | i
     assert read_record(found.to_json().encode()) == found
 
 
-def test_the_command(served: list[ServedGallery], gratings: Path, tmp_path: Path) -> None:
+def test_the_command(
+    served: list[ServedGallery], gratings: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     _, content = recorded(served, gratings, Victim(id=served[0].gallery.ids[7]), engine=AttackOptions(steps=2))
     file = tmp_path / "attack.json"
     file.write_text(content.to_json(), encoding="utf-8")
-
-    def run(*arguments: str) -> subprocess.CompletedProcess[str]:
-        command = [sys.executable, "audit_app/replay.py", *arguments]
-        return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=PATIENCE_S, check=False)
-
-    done = run(str(file), "--out", str(tmp_path / "out"))
+    command = [sys.executable, "audit_app/replay.py", str(file), "--out", str(tmp_path / "out")]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=PATIENCE_S, check=False)
     assert (done.returncode, done.stderr) == (0, "")
     assert "the same images" in done.stdout
     for name, found in content.results.items():
         data = (tmp_path / "out" / f"{name}.png").read_bytes()
         assert hashlib.sha256(data).hexdigest() == found.png_sha256
-    wrong = run(str(tmp_path / "nothing.json"))
-    assert wrong.returncode == 2
-    assert wrong.stderr.startswith("error: ")
-    assert "Traceback" not in wrong.stderr
+    assert main([str(tmp_path / "nothing.json")]) == 2
+    said = capsys.readouterr().err
+    assert said.startswith("error: ")
+    assert "Traceback" not in said
 
 
 def test_places_are_recognised(tiny_zoo: list[Path], gratings: Path, tmp_path: Path) -> None:

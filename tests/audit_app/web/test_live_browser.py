@@ -114,7 +114,7 @@ def test_two_visitors_at_once_get_their_own_results(browser: Any, server: AppSer
         assert replay(record).differences == ()
 
 
-def test_a_running_attack_is_shown_and_can_be_stopped(browser: Any, server: AppServer) -> None:
+def test_a_running_attack_is_shown_also_after_a_reload_and_can_be_stopped(browser: Any, server: AppServer) -> None:
     with visit(browser, server) as page:
         long_attack(page, steps=500, restarts=10)
         page.click(".st-key-attack button")
@@ -131,29 +131,16 @@ def test_a_running_attack_is_shown_and_can_be_stopped(browser: Any, server: AppS
         until(frames_are_seen)  # the image and its perturbation, of more frames than one
         assert steps == sorted(steps), "the attack goes on"
         assert all(one.startswith("data:image/png;base64,") for one in pictures)
+        page.reload()
+        page.wait_for_selector(".st-key-running img", timeout=PATIENCE_MS)
+        step = int(page.locator(".st-key-running dd b").first.inner_text().split(" of ")[0])
+        assert step >= steps[-1], "the same attack"
+        assert "ES ·" in page.locator(".st-key-live-attack input").input_value()
         page.click(".st-key-stop button")
         page.get_by_text("Rankings before and after (stopped early)").wait_for(timeout=PATIENCE_MS)
         page.wait_for_selector(".st-key-png-tiny-benign button")
         assert not page.locator(".st-key-record").count(), "it cannot be replayed"
         page.wait_for_selector(".st-key-attack button:not([disabled])")
-
-
-def test_a_reloaded_page_shows_the_running_attack(browser: Any, server: AppServer) -> None:
-    def step(page: Any) -> int:
-        return int(page.locator(".st-key-running dd b").first.inner_text().split(" of ")[0])
-
-    with visit(browser, server) as page:
-        long_attack(page, steps=500, restarts=10)
-        page.click(".st-key-attack button")
-        page.wait_for_selector(".st-key-running img")
-        until(lambda: step(page) > 5)
-        before = step(page)
-        page.reload()
-        page.wait_for_selector(".st-key-running img", timeout=PATIENCE_MS)
-        assert step(page) > before, "the same attack"
-        assert "ES ·" in page.locator(".st-key-live-attack input").input_value()
-        page.click(".st-key-stop button")
-        page.get_by_text("Rankings before and after (stopped early)").wait_for(timeout=PATIENCE_MS)
 
 
 @pytest.mark.slow

@@ -58,6 +58,8 @@ def test_hostile_text_is_shown_literally_in_tooltips(browser: Any, server: AppSe
         assert not tooltip.locator("img, a").count()
 
 
+# The quick guard is test_hostile_text_is_shown_literally, with the same texts in every kind of element.
+@pytest.mark.slow
 @needs_chromium
 def test_hostile_labels_of_a_gallery_fetch_nothing(
     browser: Any, tiny_zoo: list[Path], few_gratings: Path, tmp_path: Path

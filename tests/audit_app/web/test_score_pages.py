@@ -37,7 +37,7 @@ QUICK = AuditOptions(
     attacked=6,
     attacks=("TMA", "ES"),
     worst=1,
-    robustness=RobustnessOptions(steps=2, bootstrap=20, seed_check=0),
+    robustness=RobustnessOptions(steps=2, bootstrap=20, seed_check=0, sanity_images=2),
     curves=(Curve(parameter=CurveParameter.EPSILON, values=(1 / 255, 8 / 255)),),
     curve_attacked=2,
 )
@@ -273,8 +273,9 @@ def by_command(tiny_zoo: list[Path], few_gratings: Path, tmp_path_factory: pytes
     (there / "zoo").symlink_to(tiny_zoo[0].parent)
     asked = ["--models", "zoo/tiny-benign", "Strong=zoo/tiny-robust", "--images", "images", "--out", "audits/mine"]
     quick = ["--attacks", "TMA", "ES", "--attacked", "6", "--steps", "2", "--seed-check", "0", "--bootstrap", "20"]
+    checks = ["--sanity-images", "2", "--strong-images", "0"]
     with contextlib.chdir(there):
-        assert main([*asked, *quick, "--worst", "1", "--device", "cpu", "--threads", "1"]) == 0
+        assert main([*asked, *quick, *checks, "--worst", "1", "--device", "cpu", "--threads", "1"]) == 0
     return there / "audits" / "mine"
 
 
