@@ -48,9 +48,9 @@ def test_mean_and_deviation_are_in_the_graph(exported: tuple[Embedder, Path]) ->
     [
         ("small-resnet", 32),
         ("c2f2", 28),
-        ("timm/efficientnet_lite0", 32),
-        # Its layers are those of small-resnet.
+        # The quick guards are small-resnet, which has the layers of the first, and the next test for the second.
         pytest.param("resnet18", 64, marks=pytest.mark.slow),
+        pytest.param("timm/efficientnet_lite0", 32, marks=pytest.mark.slow),
     ],
 )
 def test_export_agrees_at_any_batch_size(tmp_path: Path, backbone: str, size: int) -> None:
@@ -66,6 +66,19 @@ def test_export_agrees_at_any_batch_size(tmp_path: Path, backbone: str, size: in
     for batch in (1, 2, 7, 30):
         (found,) = session.run(None, {"images": images[:batch].numpy()})
         np.testing.assert_allclose(found, embedder(images[:batch]).detach().numpy(), atol=1e-5)
+
+
+def test_the_layers_of_efficientnet_are_exported(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    depthwise = nn.Conv2d(8, 8, 3, padding=1, groups=8, bias=False)
+    backbone = nn.Sequential(
+        *(nn.Conv2d(3, 8, 3, stride=2, bias=False), nn.BatchNorm2d(8), nn.ReLU6()),
+        *(depthwise, nn.BatchNorm2d(8), nn.ReLU6(), nn.AdaptiveAvgPool2d(1), nn.Flatten()),
+    )
+    embedder = Embedder(backbone, 8, Architecture(backbone="depthwise", dimension=4, image_size=32)).eval()
+    images = torch.rand(20, 3, 32, 32)
+    parity = export(embedder, tmp_path, lambda rows: images[rows], torch.arange(20) % 5)
+    assert parity.largest_difference < 1e-5
 
 
 def test_the_gate_notices_a_different_network(exported: tuple[Embedder, Path]) -> None:
