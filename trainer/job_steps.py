@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Final
 
 import numpy as np
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -198,7 +198,7 @@ def _set_pretrained_head(job: Job, embedder: Embedder) -> Tensor | None:
     if job.processes.is_first:
         content = load_file(file) if file.exists() else _pretrained_start(job, embedder)
         with atomic_path(file) as unfinished:
-            save_file(content, unfinished)
+            unfinished.write_bytes(save(content))
     (content, *_) = job.processes.gather(content)
     assert content is not None
     with torch.no_grad():
