@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from time import perf_counter
 from typing import Final
 
-from starlette._utils import get_route_path
 from starlette.datastructures import MutableHeaders
 from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -65,7 +64,7 @@ class RequestMiddleware:
         headers = dict(scope["headers"])
         request_id = _request_id(headers.get(b"x-request-id", b""))
         scope.setdefault("state", {})["id"] = request_id
-        sender = _HeaderSender(send, get_route_path(scope), request_id)
+        sender = _HeaderSender(send, route_path(scope), request_id)
         try:
             self._check_host(headers.get(b"host", b""))
             self._check_rate(scope)
@@ -97,7 +96,7 @@ class RequestMiddleware:
 
     def _check_rate(self, scope: Scope) -> None:
         """Limit what is posted to the page; the API limits by key."""
-        if scope["method"] == "POST" and not get_route_path(scope).startswith(API):
+        if scope["method"] == "POST" and not route_path(scope).startswith(API):
             self._options.rate.take(self._options.keyring.caller(None, address_of(scope)).name)
 
     def _count(self, scope: Scope, status: int, seconds: float) -> None:
@@ -130,6 +129,15 @@ class _HeaderSender:
                 headers.setdefault("Cache-Control", "no-store")
                 headers.setdefault("Cross-Origin-Resource-Policy", "same-origin")
         await self._send(message)
+
+
+def route_path(scope: Scope) -> str:
+    """Return the path of a request without the path below which a reverse proxy serves the server."""
+    path: str = scope["path"]
+    root: str = scope.get("root_path", "")
+    if root and (path == root or path.startswith(f"{root}/")):
+        return path.removeprefix(root)
+    return path
 
 
 def address_of(scope: Scope) -> str:

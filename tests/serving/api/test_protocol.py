@@ -12,6 +12,7 @@ import pytest
 import uvicorn
 from starlette.types import Receive, Scope, Send
 
+from hardrank.serving.api.middleware import route_path
 from hardrank.serving.api.protocol import HEAD_BYTES, LimitedProtocol
 from tests.waiting import PATIENCE_S
 
@@ -220,3 +221,17 @@ def test_clients_that_read_slowly_get_the_whole_response(listener: socket.socket
             received += len(chunk)
             sleep(0.05)  # more than a second in all
         assert received > LARGE
+
+
+@pytest.mark.parametrize(
+    ("path", "root", "expected"),
+    [
+        ("/v1/search", "", "/v1/search"),
+        ("/search/v1/search", "/search", "/v1/search"),
+        ("/search", "/search", ""),
+        ("/searching", "/search", "/searching"),
+        ("/v1/search", "/search", "/v1/search"),
+    ],
+)
+def test_the_path_of_a_proxy_is_no_part_of_the_route(path: str, root: str, expected: str) -> None:
+    assert route_path({"type": "http", "path": path, "root_path": root}) == expected
