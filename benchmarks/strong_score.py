@@ -5,9 +5,8 @@
 
 On a sample of a bundle's test images: the scorecard with the strong search as audits run it; then `exhaustive`, which
 keeps the worst of that and, for each attack with its aimed loss, PGD and APGD, `--long-steps` steps, `--long-restarts`
-starts, with MARGIN on `--long-targets` targets. `remaining` is how much lower that ERS is. MARGIN alone, with 32 and
-with 100 steps, is measured too: what it leaves of Recall@1. The result goes to benchmarks/results/strong_score.json,
-by bundle.
+starts, with MARGIN on `--long-targets` targets. `remaining` is how much lower that ERS is. The result goes to
+benchmarks/results/strong_score.json, by bundle.
 """
 
 import json
@@ -19,16 +18,15 @@ from typing import Any, ClassVar
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from benchmarks.attacks import Options as Bundle
-from benchmarks.attacks import Setting, load_setting
+from benchmarks.attacks import load_setting
 from benchmarks.command import RESULTS, ROOT, BenchmarkOptions, parse_options
 from hardrank.models.folded import FoldedEmbedder
 from hardrank.trainer.attacks.attack import Figure, Gallery, victims_in
 from hardrank.trainer.attacks.margin import MarginAttack
 from hardrank.trainer.attacks.registry import ATTACKS, SCORECARD
-from hardrank.trainer.attacks.runner import AttackEngine, AttackOptions, run_attack
+from hardrank.trainer.attacks.runner import AttackEngine, AttackOptions
 from hardrank.trainer.evaluation.robustness import RobustnessOptions, bytes_provider, measure_robustness, sample_queries
 from hardrank.trainer.evaluation.scorecard import ERS_KEYS, PerImage, figures_of
 from hardrank.trainer.evaluation.strong import STRONG_IMAGES, Search, search_block
@@ -147,7 +145,6 @@ def measure(options: Options) -> dict[str, Any]:
                 if (count := int((found["found by"] == i + 2).sum()))
             },
         },
-        "margin": {f"{steps} steps": _margin(setting, exact, rows, base, steps) for steps in (32, 100)},
         "recall_at_1": card.recall_at_1,
         "worst_case_recall": card.worst_case_recall,
     }
@@ -156,27 +153,6 @@ def measure(options: Options) -> dict[str, Any]:
 def _ers(values: np.ndarray, keys: list[str], figures: Mapping[str, Figure]) -> float:
     columns = [figures[key].score(torch.from_numpy(values[:, keys.index(key)])).mean().item() for key in ERS_KEYS]
     return sum(columns) / len(columns)
-
-
-def _margin(
-    setting: Setting, exact: FoldedEmbedder, rows: Tensor, base: RobustnessOptions, steps: int
-) -> dict[str, float]:
-    """What MARGIN alone, as the scorecard runs it, leaves of Recall@1 in %."""
-    gallery = Gallery(setting.gallery, setting.labels)
-    result = run_attack(
-        MarginAttack(),
-        exact,
-        bytes_provider(setting.pixels)(rows),
-        victims_in(gallery, rows),
-        gallery,
-        AttackOptions(epsilon=base.epsilon, alpha=base.alpha, steps=steps),
-        seed=SEED,
-    )
-    return {
-        "before": round(result.before.mean().item(), 2),
-        "after": round(result.after.mean().item(), 2),
-        "gradients_per_image": round(result.passes / len(rows), 1),
-    }
 
 
 def main() -> None:

@@ -21,6 +21,7 @@ TINY = {
     "live_attack": "--zoo {zoo}",
     "main_job": "demo --zoo {zoo}",
     "pretrained_start": "",
+    "recall_at_1": "--bundle {zoo}/demo-robust",
     "recipe_cost": "demo demo-paper --zoo {zoo}",
     "serving": "",
     "sessions": "",
