@@ -27,11 +27,14 @@ from tests.waiting import PATIENCE_S
 
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 _FULL = os.environ.get("HARDRANK_README") == "full"
-_SMALL_RUN = "--warmup.epochs 2 --robust.epochs 1 --evaluation.attacked 4 --evaluation.steps 2"
+_FEW_ATTACKS = "--evaluation.attacked 4 --evaluation.steps 2 --evaluation.strong-images 1"
+_SMALL_RUN = f"--warmup.epochs 2 --robust.epochs 1 {_FEW_ATTACKS}"
+# The warm-up of this recipe is a number of updates, which takes precedence over epochs.
+_SMALL_FOLDER = "--warmup.updates 2 --warmup.batch-size 8 --benign.pairs 4 --robust.updates 1 --robust.pairs 4"
 _SMALL_OPTIONS = {
     "pip install -e '.[test]'": "--no-deps",
     "hardrank train": _SMALL_RUN,
-    "hardrank train folder --data.root DIR": f"{_SMALL_RUN} --warmup.batch-size 8 --robust.pairs 4",
+    "hardrank train folder --data.root DIR": f"{_SMALL_FOLDER} {_FEW_ATTACKS}",
     "hardrank audit": "--attacked 4 --steps 2",
     "python benchmarks/serving.py query": "--size 2000 --queries 3 --result query.json",
     "python benchmarks/serving.py clients": "--size 2000 --seconds 6 --result clients.json",
