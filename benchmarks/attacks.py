@@ -315,7 +315,7 @@ def main() -> None:
     )
     result = {
         "command": f"python benchmarks/attacks.py --queries {options.queries} --few {options.few}",
-        "what": f"the robustness scorecard: ten results of nine attacks, {options.steps} steps",
+        "what": f"the robustness scorecard: {', '.join(setting.options.attacks())}, {options.steps} steps",
         "bundle": options.bundle.name,
         "gallery": list(setting.gallery.shape),
         "seed": SEED,
