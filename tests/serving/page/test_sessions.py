@@ -49,12 +49,12 @@ def visit(server: PageServer, session: str) -> str:
     by_event = functions(server)
     join(server, session, by_event["load"], [""]).raise_for_status()
     answers(server, session)
-    join(server, session, by_event["choose"], ["benign", 3, ""], {"id": "item-1"}).raise_for_status()
+    join(server, session, by_event["choose"], ["benign", 3, "", False], {"id": "item-1"}).raise_for_status()
     assert "item-1" in json.dumps(answers(server, session))
     file = [("files", ("picture.png", encoded(picture(1)), "image/png"))]
     [name] = server.client.post("/gradio_api/upload", files=file).raise_for_status().json()
     image = {"path": name, "meta": {"_type": "gradio.FileData"}}
-    join(server, session, by_event["change"], [image, "", "benign", 3, ""]).raise_for_status()
+    join(server, session, by_event["change"], [image, "", "benign", 3, "", False]).raise_for_status()
     return json.dumps(answers(server, session))
 
 
