@@ -13,6 +13,7 @@ RESULTS: Final = ROOT / "benchmarks" / "results"
 STUDIES: Final = ROOT / "docs" / "results"
 PAPER: Final = ROOT / "tests" / "trainer" / "golden" / "paper_tables.csv"
 PAGE: Final = (ROOT / "docs" / "results.md").read_text(encoding="utf-8")
+README: Final = (ROOT / "README.md").read_text(encoding="utf-8")
 SCORECARD_PAGE: Final = (ROOT / "docs" / "scorecard.md").read_text(encoding="utf-8")
 SEARCH_PAGE: Final = (ROOT / "docs" / "search-page.md").read_text(encoding="utf-8")
 
@@ -69,13 +70,14 @@ def test_every_result_file_is_on_the_page() -> None:
     assert {path.name for path in RESULTS.glob("*.json")} == set(re.findall(r"`(\w+\.json)`", PAGE))
 
 
-def test_the_scorecard_page_states_what_attacks_leave_of_recall() -> None:
+@pytest.mark.parametrize("page", [SCORECARD_PAGE, README], ids=["scorecard.md", "README.md"])
+def test_pages_state_what_attacks_leave_of_recall(page: str) -> None:
     measured = json.loads((RESULTS / "recall_at_1.json").read_text(encoding="utf-8"))["bundles"]["demo-robust"]
-    (sentence,) = re.findall(r"^How much further MARGIN gets: .*?\n\n", SCORECARD_PAGE, re.MULTILINE | re.DOTALL)
+    (sentence,) = re.findall(r"[Oo]f \d+ test images of demo-robust,.*? \(\[measured\]", page, re.DOTALL)
     found = [float(figure) for figure in re.findall(r"([\d.]+) %", sentence)]
     left = [measured[name]["recall_at_1"] for name in ("ES", "LTM", "MARGIN", "MARGIN, longer")]
     assert found == [measured["clean"], *left]
-    assert f"of {measured['images']} test images" in sentence
+    assert f"f {measured['images']} test images" in sentence
 
 
 def content(study: str, title: str) -> Any:
