@@ -70,6 +70,18 @@ def test_every_result_file_is_on_the_page() -> None:
     assert {path.name for path in RESULTS.glob("*.json")} == set(re.findall(r"`(\w+\.json)`", PAGE))
 
 
+def test_the_readme_states_what_the_pretrained_recipe_reaches() -> None:
+    models = json.loads((RESULTS / "pretrained.json").read_text(encoding="utf-8"))["runs"]["caltech101"]["models"]
+    (sentence,) = re.findall(r"^The recipe `caltech101`,.*?\(\[results\]", README, re.MULTILINE | re.DOTALL)
+    expected = [
+        *(f"{models[kind]['metrics']['recall_at_1']:.3f}" for kind in ("benign", "robust")),
+        *(f"{models[kind]['ers']['ers']:.1f}" for kind in ("benign", "robust")),
+        *(f"{models[kind]['strong']['ers']:.1f}" for kind in ("benign", "robust")),
+        *(f"{models[kind]['worst_case_recall'] / 100:.3f}" for kind in ("benign", "robust")),
+    ]
+    assert re.findall(r"\d+\.\d+", sentence) == expected
+
+
 @pytest.mark.parametrize("page", [SCORECARD_PAGE, README], ids=["scorecard.md", "README.md"])
 def test_pages_state_what_attacks_leave_of_recall(page: str) -> None:
     measured = json.loads((RESULTS / "recall_at_1.json").read_text(encoding="utf-8"))["bundles"]["demo-robust"]
