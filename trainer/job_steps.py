@@ -196,9 +196,10 @@ def _set_pretrained_head(job: Job, embedder: Embedder) -> Tensor | None:
     file = job.run.folder / CHECKPOINTS / PRETRAINED_START
     content: dict[str, Tensor] | None = None
     if job.processes.is_first:
-        content = load_file(file) if file.exists() else _pretrained_start(job, embedder)
-        with atomic_path(file) as unfinished:
-            unfinished.write_bytes(save(content))
+        if not file.exists():
+            with atomic_path(file) as unfinished:
+                unfinished.write_bytes(save(_pretrained_start(job, embedder)))
+        content = load_file(file)
     (content, *_) = job.processes.gather(content)
     assert content is not None
     with torch.no_grad():
