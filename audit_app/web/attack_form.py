@@ -22,7 +22,7 @@ from hardrank.audit_app.web.option_fields import (
 from hardrank.audit_app.web.resources import LoadedGallery
 from hardrank.trainer.attacks.options import Option, declared_options
 from hardrank.trainer.attacks.pgd import Norm
-from hardrank.trainer.attacks.registry import ATTACKS
+from hardrank.trainer.attacks.registry import ATTACKS, offered_attacks
 from hardrank.trainer.attacks.runner import AttackOptions
 
 FIRST_EPSILON: Final = 4 / 255
@@ -68,7 +68,7 @@ def attack_form(
 ) -> AttackForm:
     """Draw the most important options into `main`, all others into `more`."""
     which, strength = main.container(), main.container()
-    names = list(ATTACKS)
+    names = list(offered_attacks())
     attack = which.selectbox(
         "Attack",
         names,

@@ -17,7 +17,7 @@ from hardrank.audit_app.web.selection_fields import SelectionFields, catalogue, 
 from hardrank.audit_app.web.settings import settings
 from hardrank.trainer.attacks.options import Option, declared_options
 from hardrank.trainer.attacks.pgd import Norm
-from hardrank.trainer.attacks.registry import ATTACKS
+from hardrank.trainer.attacks.registry import ATTACKS, offered_attacks
 from hardrank.trainer.attacks.runner import AttackOptions
 
 LEVELS: Final = 255
@@ -85,8 +85,8 @@ def open_link(parameters: Parameters) -> None:
 def open_attack(parameters: Parameters, victim: Victim | None = None) -> None:
     """Fill the fields of the attack and its image, without models and gallery; see `open_link`."""
     attack = _single(parameters, "attack") or "QA+"
-    if attack not in ATTACKS:
-        raise AuditError(f"this link names the attack {attack!r}; there are {', '.join(ATTACKS)}")
+    if attack not in offered_attacks():
+        raise AuditError(f"this link names the attack {attack!r}; there are {', '.join(offered_attacks())}")
     norm = _norm(_single(parameters, "norm") or Norm.LINF.value)
     fields: dict[str, Any] = {"live.attack": attack, "live.norm": norm}
     pixels: list[tuple[str, float]] = []

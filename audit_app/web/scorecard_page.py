@@ -31,7 +31,7 @@ from hardrank.audit_app.web.resources import audit_jobs, estimate_duration
 from hardrank.audit_app.web.selected import GallerySelection
 from hardrank.audit_app.web.selection_fields import catalogue
 from hardrank.trainer.attacks.pgd import Norm
-from hardrank.trainer.attacks.registry import ATTACKS, SCORECARD
+from hardrank.trainer.attacks.registry import ATTACKS, SCORECARD, offered_attacks
 from hardrank.trainer.evaluation.robustness import RobustnessOptions
 
 _REDRAW_EVERY_S: Final = 0.5
@@ -147,11 +147,11 @@ def _form(jobs: AuditJobs, *, opened: bool) -> None:
         with left:
             attacks = st.multiselect(
                 "Attacks",
-                list(ATTACKS),
+                list(offered_attacks()),
                 default=list(SCORECARD),
                 key="audit.attacks",
                 help="Nine attacks give the ten results of ERS; MARGIN gives the worst case of Recall@1.\n\n"
-                + "\n".join(f"- **{escape_markdown(name)}**: {kind.title}" for name, kind in ATTACKS.items()),
+                + "\n".join(f"- **{escape_markdown(name)}**: {ATTACKS[name].title}" for name in offered_attacks()),
             )
             attacked = st.number_input(
                 "images attacked",

@@ -31,6 +31,7 @@ def attacks() -> dict[str, Sketch]:
     rise, fall = _moved(92, 108, "c̃"), _moved(262, 60, "c̃")
     towards, away, gone = _moved(238, 138), _moved(165, 158), _moved(165, 22)
     misled = _moved(183, 90)
+    hub, shifted, patched = _moved(152, 92, "c̃"), (_moved(118, 55, ""), _moved(143, 80, "")), _moved(172, 40)
     beside, over, turned = _moved(228, 92), _moved(172, 82), _moved(118, 82)
     return {
         "ca-plus": Sketch(
@@ -99,6 +100,27 @@ def attacks() -> dict[str, Sketch]:
             dots=(_QUERY, *_GALLERY, far, turned),
             arrows=(Arrow(_QUERY, turned, colour=_MOVED), Arrow(turned, far, dashed=True)),
             rings=(Ring(64, 86, 48),),
+        ),
+        "hub": Sketch(
+            title="HUB: the candidate c̃ comes among the nearest items (in the rings) of as many queries as possible",
+            dots=(*_OWN[:2], *_OTHERS, Dot(150, 35), Dot(140, 140), near, hub),
+            arrows=(Arrow(near, hub, colour=_MOVED),),
+            rings=(Ring(205, 120, 64), Ring(140, 140, 58), Ring(150, 35, 66)),
+        ),
+        "universal": Sketch(
+            title="Universal: the same perturbation moves all images",
+            dots=(_QUERY, *_OWN, *_OTHERS, *shifted, _moved(168, 60, "")),
+            arrows=(
+                Arrow(_QUERY, shifted[1], colour=_MOVED),
+                Arrow(_OWN[0], shifted[0], colour=_MOVED),
+                Arrow(_OWN[2], _moved(168, 60), colour=_MOVED),
+            ),
+        ),
+        "patch": Sketch(
+            title="Patch: a square of any pixels moves the image far, and the rest of the image stays",
+            dots=(_QUERY, *_GALLERY, patched),
+            arrows=(Arrow(_QUERY, patched, colour=_MOVED),),
+            rings=(Ring(70, 90, 112),),
         ),
         "order": Sketch(
             title="ORDER: the candidates are ranked c₃, c₁, c₂ instead of c₁, c₂, c₃",

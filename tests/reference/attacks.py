@@ -127,6 +127,31 @@ def retained(q: Tensor, scene: Scene) -> list[float]:
     return [100.0 * float(scene.targets[0] in _ranking(q, scene)[:4])]
 
 
+HUB_NEIGHBORS = 4
+HUB_TEMPERATURE = 0.1
+
+
+def _kth_neighbor(query: int, scene: Scene) -> Tensor:
+    """Distance of a query to its fourth neighbor, itself and the candidate's own copy left out."""
+    d = _to_all(scene.gallery[query], scene).tolist()
+    return scene.gallery.new_tensor(
+        sorted(d[x] for x in range(len(d)) if x not in (query, scene.own))[HUB_NEIGHBORS - 1]
+    )
+
+
+def hub_loss(c: Tensor, scene: Scene) -> Tensor:
+    """HUB: mean over q of sigmoid((d(q,c̃) − δ_q) / T)."""
+    gaps = [(scene.gallery[q] - c).norm() - _kth_neighbor(q, scene) for q in scene.targets]
+    return _mean([1 / (1 + (-gap / HUB_TEMPERATURE).exp()) for gap in gaps])
+
+
+def hub_share(c: Tensor, scene: Scene) -> list[float]:
+    """Share of the queries not aimed at that have c̃ among their neighbors, in %."""
+    judging = [q for q in range(len(scene.gallery)) if q != scene.own and q not in scene.targets]
+    reached = [bool((scene.gallery[q] - c).norm() < _kth_neighbor(q, scene)) for q in judging]
+    return [100 * sum(reached) / len(reached)]
+
+
 PLAIN: dict[str, tuple[Callable[[Tensor, Scene], Tensor], Callable[[Tensor, Scene], list[float]]]] = {
     "CA+": (candidate_loss(1), candidate_rank),
     "CA-": (candidate_loss(-1), candidate_rank),
@@ -138,6 +163,7 @@ PLAIN: dict[str, tuple[Callable[[Tensor, Scene], Tensor], Callable[[Tensor, Scen
     "GTM": (pull_loss, recall),
     "GTT": (query_loss(-1), retained),
     "MARGIN": (margin_loss, recall),
+    "HUB": (hub_loss, hub_share),
 }
 
 

@@ -50,6 +50,8 @@ class Small:
     embed: Callable[[Tensor], Tensor]
     images: Tensor
     gallery: Gallery
+    network: torch.nn.Sequential
+    """The network behind `embed`, which subtracts 0.5 from its input and normalizes its output."""
 
     def victims(self, count: int) -> Victims:
         return victims_in(self.gallery, torch.arange(count))
@@ -101,7 +103,7 @@ def _train_small(*, epochs: int, epsilon: float) -> Small:
         torch.autograd.backward((cosine - target).square().mean())
         optimizer.step()
     network.requires_grad_(False)
-    return Small(embed, images, Gallery(embed(images), labels))
+    return Small(embed, images, Gallery(embed(images), labels), network)
 
 
 def _moved(embed: Callable[[Tensor], Tensor], images: Tensor, epsilon: float, generator: torch.Generator) -> Tensor:

@@ -37,6 +37,7 @@ def apgd_steps(
     *,
     moving: Tensor | None = None,
     start: Tensor | None = None,
+    ball: Ball | None = None,
 ) -> Iterator[Step]:
     """Minimise an objective like `pgd_steps`, with the same arguments; α is ignored, the first step is 2ε.
 
@@ -44,7 +45,7 @@ def apgd_steps(
     iterate. One extra forward pass evaluates the last iterate.
     """
     groups, members = images.shape[:2]
-    whole = ball_around(images.flatten(0, 1), epsilon=options.epsilon, norm=options.norm)
+    whole = ball or ball_around(images.flatten(0, 1), epsilon=options.epsilon, norm=options.norm)
     place = torch.arange(members, device=images.device)
     x = (images if start is None else start).clone()
     before, best, slope = x.clone(), x.clone(), torch.zeros_like(x)
@@ -61,7 +62,7 @@ def apgd_steps(
     for step in range(options.steps):
         if active.numel() == 0:
             return
-        state = gradient_pass(embed, x[active].flatten(0, 1), objective, active, step)
+        state = gradient_pass(embed, x[active].flatten(0, 1), objective, active, step, eot=options.eot)
         losses = state.losses.double()
         direction = torch.zeros_like(x[active])
         if state.gradient is not None:
@@ -85,11 +86,11 @@ def apgd_steps(
             since = 0
         since += 1
         move = active[state.alive]
-        here, ball = x[move], whole.take((move[:, None] * members + place).flatten())
-        ahead = _within(ball, here - length[move] * direction[state.alive])
+        here, within = x[move], whole.take((move[:, None] * members + place).flatten())
+        ahead = _within(within, here - length[move] * direction[state.alive])
         if step > 0:
             ahead = here + _FRESH * (ahead - here) + (1 - _FRESH) * (here - before[move])
-            ahead = _within(ball, ahead)
+            ahead = _within(within, ahead)
         before[move], x[move] = here, ahead
         seen = images.new_full((groups,), torch.nan, dtype=state.losses.dtype)
         seen[active] = state.losses

@@ -14,7 +14,13 @@ from torch import Tensor
 
 from hardrank.trainer.attacks.options import AttackError
 from hardrank.trainer.attacks.pgd import Objective
-from hardrank.trainer.metric.distances import check_sphere, leave_out, nearest, pairwise_distances
+from hardrank.trainer.metric.distances import (
+    check_sphere,
+    distance_chunks,
+    leave_out,
+    nearest,
+    pairwise_distances,
+)
 
 ROUNDING: Final = 0.03
 """A distance below this may be no more than the rounding of a bf16 network."""
@@ -53,6 +59,26 @@ class Gallery:
     def distances(self, points: Tensor) -> Tensor:
         """Return the distance of `points` (G,D) to every item, (G,N), differentiable."""
         return pairwise_distances(points, self.embeddings, squares=self._squares)
+
+    def neighbors(self, k: int) -> tuple[Tensor, Tensor]:
+        """Return the distances (N,k) and rows (N,k) of the k nearest other items of each item; kept for later calls.
+
+        Raises `AttackError` for fewer than k other items.
+        """
+        if k not in self._neighbors:
+            if k >= len(self):
+                raise AttackError(f"{k} neighbors of each item were requested in a gallery of {len(self)} items")
+            everyone = torch.arange(len(self), device=self.embeddings.device)
+            found = [
+                leave_out(distances, everyone[rows]).topk(k, largest=False)
+                for rows, distances in distance_chunks(self.embeddings, self.embeddings)
+            ]
+            self._neighbors[k] = torch.cat([one.values for one in found]), torch.cat([one.indices for one in found])
+        return self._neighbors[k]
+
+    @cached_property
+    def _neighbors(self) -> dict[int, tuple[Tensor, Tensor]]:
+        return {}
 
 
 @dataclass(frozen=True)

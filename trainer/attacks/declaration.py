@@ -34,6 +34,8 @@ class AttackKind:
     """How targets are chosen by hand; None: the attack needs none, or finds them itself."""
     ordered: bool = False
     """Whether the goal is an order of the targets."""
+    offered: bool = True
+    """Whether scorecards and pages offer it: False if one image's ranking does not show its goal."""
     fixed: Mapping[str, Any] = field(default_factory=dict)
     """Fields that the name determines, such as the direction; callers cannot set them."""
     defaults: Mapping[str, Any] = field(default_factory=dict)

@@ -33,6 +33,13 @@ class PGDOptions(CheckedOptions):
     alpha: float = option(3 / 255, minimum=0, unit="of pixels in [0,1]", help="α, the length of a step")
     steps: int = option(32, minimum=0, unit="steps", help="η, the number of steps")
     norm: Norm = option(Norm.LINF, help="the norm of the budget")  # noqa: RUF009
+    eot: int = option(
+        1,
+        minimum=1,
+        unit="passes",
+        help="passes whose gradients are averaged in each step (expectation over transformation), for networks that "
+        "embed the same image differently each time",
+    )
 
 
 class Objective(Protocol):
@@ -73,6 +80,7 @@ def pgd_steps(
     *,
     moving: Tensor | None = None,
     start: Tensor | None = None,
+    ball: "Ball | None" = None,
 ) -> Iterator[Step]:
     """Minimise an objective over perturbations of images, one step at a time.
 
@@ -86,6 +94,7 @@ def pgd_steps(
         options: budget ε, step size α, number of steps η, and norm.
         moving: (G,) bool; groups that are False are finished from the start.
         start: (G,K,3,H,W) within the budget, where to begin; by default at `images`.
+        ball: the budgets of the G·K images; by default ε in the norm.
 
     Yields:
         The state after each step (Madry et al., ICLR 2018): x ← clip(x − α·sign ∇ loss), projected to the budget.
@@ -95,7 +104,7 @@ def pgd_steps(
     origin = images.flatten(0, 1).contiguous(memory_format=layout)
     begin = origin if start is None else start.flatten(0, 1)
     current = begin.clone(memory_format=layout)
-    ball = ball_around(origin, epsilon=options.epsilon, norm=options.norm)
+    ball = ball or ball_around(origin, epsilon=options.epsilon, norm=options.norm)
     active = torch.arange(groups, device=images.device)
     if moving is not None:
         active = active[moving]
@@ -105,7 +114,8 @@ def pgd_steps(
             return
         whole = active.numel() == groups
         flat = (active[:, None] * members + torch.arange(members, device=images.device)).flatten()
-        state = gradient_pass(embed, current if whole else current[flat], objective, active, step)
+        inputs = current if whole else current[flat]
+        state = gradient_pass(embed, inputs, objective, active, step, eot=options.eot)
         losses = state.losses.new_full((groups,), torch.nan)
         losses[active] = state.losses
         seen = state.embeddings if whole else put_rows(seen, active, state.embeddings, groups)
@@ -115,7 +125,7 @@ def pgd_steps(
                 felt = state.gradient.any(dim=(1, 2, 3)).view(-1, members).any(1)
                 blind[active] = state.alive & felt.logical_not()
             direction = ball.direction(state.gradient)
-            moved = torch.sub(current if whole else current[flat], direction, alpha=options.alpha)
+            moved = torch.sub(inputs, direction, alpha=options.alpha)
             moved = (ball if whole else ball.take(flat)).project(moved)
             current = moved if whole else current.index_copy(0, flat, moved)
         active = active[state.alive]
@@ -148,8 +158,34 @@ class GradientPass:
     """(G·K,3,H,W); None when no group is alive."""
 
 
-def gradient_pass(embed: Embed, images: Tensor, objective: Objective, rows: Tensor, step: int) -> GradientPass:
-    """Embed `images` (G·K,3,H,W) and return the losses of groups `rows` (G,) and their gradient at the pixels."""
+def gradient_pass(
+    embed: Embed, images: Tensor, objective: Objective, rows: Tensor, step: int, *, eot: int = 1
+) -> GradientPass:
+    """Embed `images` (G·K,3,H,W) and return the losses of groups `rows` (G,) and their gradient at the pixels.
+
+    With `eot` > 1, losses and gradients are the means of as many passes (Athalye et al., ICML 2018); the embeddings
+    are those of the last one.
+    """
+    found = _one_pass(embed, images, objective, rows, step)
+    for count in range(2, eot + 1):
+        found = _joined(found, _one_pass(embed, images, objective, rows, step), count)
+    return found
+
+
+def _joined(mean: GradientPass, last: GradientPass, count: int) -> GradientPass:
+    """Add the last of `count` passes to the mean of those before."""
+    gradients = [one for one in (mean.gradient, last.gradient) if one is not None]
+    if len(gradients) == 2:
+        gradients = [gradients[0] + (gradients[1] - gradients[0]) / count]
+    return GradientPass(
+        mean.losses + (last.losses - mean.losses) / count,
+        last.embeddings,
+        mean.alive | last.alive,
+        gradients[0] if gradients else None,
+    )
+
+
+def _one_pass(embed: Embed, images: Tensor, objective: Objective, rows: Tensor, step: int) -> GradientPass:
     groups = rows.numel()
     x = images.detach().requires_grad_(True)
     embeddings = embed(x)
@@ -246,6 +282,11 @@ _BALLS: Final[Mapping[Norm, Callable[[Tensor, float], Ball]]] = {
     Norm.LINF: _Box.around,
     Norm.L2: _Sphere.around,
 }
+
+
+def box(low: Tensor, high: Tensor) -> Ball:
+    """Return budgets with an interval for each pixel, `low` to `high` (N,3,H,W), within [0,1]."""
+    return _Box(low, high)
 
 
 def ball_around(origin: Tensor, *, epsilon: float, norm: Norm) -> Ball:

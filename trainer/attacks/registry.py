@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Any, Final
 
-from hardrank.trainer.attacks import ca, es, gtm, gtt, ltm, margin, order, qa, spqa, tma
+from hardrank.trainer.attacks import ca, es, gtm, gtt, hub, ltm, margin, order, qa, spqa, tma
 from hardrank.trainer.attacks.attack import Attack, Figure
 from hardrank.trainer.attacks.declaration import AttackKind
 from hardrank.trainer.attacks.options import AttackError
@@ -21,6 +21,7 @@ ATTACKS: Final[Mapping[str, AttackKind]] = {
         *margin.KINDS,
         *spqa.KINDS,
         *order.KINDS,
+        *hub.KINDS,
     )
 }
 
@@ -44,6 +45,11 @@ def make_attack(name: str, **options: Any) -> Attack:
     if name not in ATTACKS:
         raise AttackError(f"unknown attack {name!r}; available: {', '.join(ATTACKS)}")
     return ATTACKS[name].make(**options)
+
+
+def offered_attacks() -> tuple[str, ...]:
+    """Return the names of the attacks that scorecards and pages offer; see `AttackKind.offered`."""
+    return tuple(name for name, kind in ATTACKS.items() if kind.offered)
 
 
 def known_figures() -> dict[str, Figure]:

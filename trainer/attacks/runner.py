@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from enum import StrEnum
 from itertools import product
-from typing import Any, Final, Protocol
+from typing import Any, Final, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
@@ -12,8 +12,9 @@ from torch import Tensor
 from hardrank.models.embedder import Embed
 from hardrank.trainer.attacks.apgd import apgd_steps
 from hardrank.trainer.attacks.attack import Attack, Gallery, TriesTargets, Victims, check_targets
+from hardrank.trainer.attacks.loss_trace import LossTrace
 from hardrank.trainer.attacks.options import AttackError, option
-from hardrank.trainer.attacks.pgd import Objective, PGDOptions, Step, pgd_steps
+from hardrank.trainer.attacks.pgd import Ball, Objective, PGDOptions, Step, pgd_steps
 from hardrank.trainer.attacks.starts import random_starts
 from hardrank.trainer.metric.distances import check_sphere
 
@@ -39,6 +40,7 @@ class StepFunction(Protocol):
         *,
         moving: Tensor | None = None,
         start: Tensor | None = None,
+        ball: Ball | None = None,
     ) -> Iterator[Step]:
         """See `pgd_steps`."""
 
@@ -163,6 +165,14 @@ class Method(Protocol):
         """Return its name and options as JSON values; equal descriptions mean equal results."""
 
 
+@runtime_checkable
+class HasNoise(Protocol):
+    """A method with another budget than ε, and so with a random baseline of its own."""
+
+    def noise(self, images: Tensor, options: PGDOptions, ids: Tensor, *, seed: int) -> Tensor:
+        """Return `images` (G,3,H,W) with a random change of the same budget; see `random_noise`."""
+
+
 def never_cancel() -> bool:
     """Return False: do not cancel."""
     return False
@@ -181,6 +191,7 @@ def run_attack(
     judge: Embed | None = None,
     on_step: Callable[[AttackProgress], None] | None = None,
     cancel: Callable[[], bool] = never_cancel,
+    ball: Ball | None = None,
 ) -> AttackResult:
     """Attack a batch of images and measure how their rankings changed.
 
@@ -197,6 +208,7 @@ def run_attack(
             of a bf16 network.
         on_step: called after each step.
         cancel: called before each step; the attack ends when it returns True.
+        ball: what may be changed in each image; by default all pixels, by ε in the norm.
 
     Returns:
         The perturbed images, their embeddings, and the attack's figures before and after.
@@ -231,10 +243,17 @@ def run_attack(
         start = None
         if restart > 0 or options.random_start:
             start = random_starts(images, options, victims.ids, seed=seed, restart=restart)
-        trace = _Trace(options.steps)
+            start = start if ball is None else ball.project(start)
+        trace = LossTrace(options.steps, passes=options.eot)
         current, stopped = images if start is None else start, False
         steps = ENGINES[options.engine](
-            embed, images[:, None], objective, options, moving=left, start=None if start is None else start[:, None]
+            embed,
+            images[:, None],
+            objective,
+            options,
+            moving=left,
+            start=None if start is None else start[:, None],
+            ball=ball,
         )
         while not (stopped := cancel()) and (state := next(steps, None)) is not None:
             current = state.images[:, 0]
@@ -263,7 +282,7 @@ def run_attack(
             image_passes=summary.passes,
             cancelled=stopped,
         )
-        worst = run if worst is None else _worse(worst, run, attack)
+        worst = run if worst is None else keep_worse(worst, run, attack)
         if stopped:
             break
     assert worst is not None
@@ -296,66 +315,8 @@ def check_images(images: Tensor, victims: Victims) -> None:
         )
 
 
-class _Trace:
-    """Each image's loss at the start, late, and at the end, without keeping every step.
-
-    What is kept of an image depends on its own steps alone, so the batch does not matter.
-    """
-
-    def __init__(self, steps: int) -> None:
-        self._steps, self._late, self._end = steps, steps // 2, steps * 3 // 4
-        self._sums: list[Tensor] = []
-        self._first: Tensor | None = None
-        self._blind: Tensor | None = None
-        self._finished: Tensor | None = None
-        self._number = 0
-        self._passes: Tensor | None = None
-
-    last: Tensor
-
-    def add(self, state: Step) -> None:
-        seen = state.losses.isfinite()
-        passes = seen.long() * state.images.shape[1]
-        self._passes = passes if self._passes is None else self._passes + passes
-        if self._first is None:
-            self._first, self._blind, self.last = state.losses, state.blind, state.losses
-            self._sums = [torch.zeros_like(state.losses) for _ in range(2)]
-        self.last = torch.where(seen, state.losses, self.last)  # an image at rest keeps its loss
-        self._finished, self._number = seen.logical_not(), state.number
-        if state.number > self._late:
-            self._sums[int(state.number > self._end)] += self.last
-
-    def summary(self, victims: Victims, *, cancelled: bool) -> "_Summary":
-        if self._first is None or self._blind is None or self._passes is None or self._finished is None:
-            nothing = victims.embeddings.new_full((len(victims),), torch.nan)
-            return _Summary(
-                nothing,
-                nothing,
-                nothing,
-                torch.zeros_like(victims.own, dtype=torch.bool),
-                torch.zeros_like(victims.own),
-            )
-        # The engine ends before the last step when all images of the batch are finished.
-        over = self._finished if cancelled or self._number == self._steps else torch.ones_like(self._finished)
-        counts = min(self._number, self._end) - self._late, self._number - self._end
-        late, end = (
-            torch.where(over, self.last, total / count if count > 0 else default)
-            for total, count, default in zip(self._sums, counts, (self._first, self.last), strict=True)
-        )
-        return _Summary(self._first, late, end, self._blind, self._passes)
-
-
-@dataclass(frozen=True)
-class _Summary:
-    first: Tensor
-    late: Tensor
-    end: Tensor
-    blind: Tensor
-    passes: Tensor
-
-
-def _worse(a: AttackResult, b: AttackResult, attack: Attack) -> AttackResult:
-    """For each image, the run with the lower score of the first figure; the earlier one when they are equal."""
+def keep_worse(a: AttackResult, b: AttackResult, attack: Attack) -> AttackResult:
+    """Return, for each image, the run with the lower score of the first figure; `a` where they are equal."""
     figure = attack.figures[0]
     second = figure.score(b.after[:, 0]) < figure.score(a.after[:, 0])
 

@@ -17,6 +17,7 @@ from hardrank.trainer.attacks.runner import (
     AttackOptions,
     AttackProgress,
     AttackResult,
+    HasNoise,
     Method,
     check_images,
     run_attack,
@@ -50,6 +51,8 @@ class EvaluationPhase(StrEnum):
     SANITY = "sanity runs"
     OTHER_SEED = "attacks with another seed"
     STRONG = "stronger attacks"
+    LEARNING = "learning"
+    """Of universal perturbations."""
 
 
 @dataclass(frozen=True)
@@ -144,7 +147,8 @@ def attack_all(
             images = task.images(block.own)
             check_images(images, block)
             with torch.no_grad():
-                noisy = task.judge(random_noise(images, task.options, block.ids, seed=seed))
+                noise = task.method.noise if isinstance(task.method, HasNoise) else random_noise
+                noisy = task.judge(noise(images, task.options, block.ids, seed=seed))
         for place, name in enumerate(missing, start=len(task.attacks) - len(missing)):
             found: list[tuple[np.ndarray, Columns]] = []
             if name in mine:

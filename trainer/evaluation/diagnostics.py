@@ -4,11 +4,12 @@ from collections.abc import Mapping, Sequence
 from typing import Final
 
 import numpy as np
+import torch
 
 from hardrank.trainer.attacks.attack import ROUNDING, Attack, Figure, Gallery
 from hardrank.trainer.evaluation.sanity import LARGE_EPSILON, LARGE_STEPS, SEARCH_QUERIES, SanityRuns
 from hardrank.trainer.evaluation.scorecard import Check, CheckKind, PerImage, scores_of
-from hardrank.trainer.metric.distances import mean_cosine
+from hardrank.trainer.metric.distances import mean_cosine, recall_at_1
 
 NOISE_FACTOR: Final = 2.0
 """An attack must lower its loss by at least this multiple of what random noise of the same budget changes it."""
@@ -23,6 +24,10 @@ LARGE_RECALL: Final = 10.0
 """Recall@1 in % that may remain at the large budget."""
 LARGE_SHIFT: Final = 0.5
 """How far PGD must move embeddings at the large budget, as a share of the mean distance of pairs of the gallery."""
+CHANCE_QUERIES: Final = 1000
+"""Images of which Recall@1 is compared with chance, at most."""
+_DEVIATIONS: Final = 3.0
+"""Standard deviations of the mean of random retrieval above which a model is better than chance."""
 GRADIENT_FACTOR: Final = 10.0
 """By which factor the change of a loss may differ from the change that its gradient predicts."""
 
@@ -170,7 +175,7 @@ def check_determinism(first: np.ndarray, again: np.ndarray, part: np.ndarray) ->
         away = np.linalg.norm(first - again, axis=1).mean()
         message = (
             f"the same images are embedded differently each time, on average {away:.2g} apart, so gradient attacks are "
-            "unreliable"
+            "unreliable; the strong search averages several passes, and the option eot does so for all attacks"
         )
         return [Check(CheckKind.RANDOM_NETWORK, "model", message)]
     away = np.linalg.norm(first[: len(part)] - part, axis=1).max()
@@ -207,6 +212,37 @@ def check_collapse(gallery: Gallery, limit: float = 0.5) -> list[Check]:
         f"pairs have a mean cosine of {cosine:.2f}: a collapsed model scores well because no embedding can move far"
     )
     return [Check(CheckKind.COLLAPSE, "model", message)]
+
+
+@torch.no_grad()
+def retrieves_at_chance(gallery: Gallery) -> tuple[float, float] | None:
+    """Return Recall@1 of benign images and that of random rankings if the former is no better; else None.
+
+    At random it is (n − 1) / (N − 1) for an image of a class of n among N. At most `CHANCE_QUERIES` images are queries.
+    """
+    labels, points = gallery.labels, gallery.embeddings
+    _, classes, sizes = labels.unique(return_inverse=True, return_counts=True)
+    rows = (sizes[classes] > 1).nonzero().squeeze(1)
+    count = min(len(rows), CHANCE_QUERIES)
+    if not count:
+        return None
+    rows = rows[torch.arange(count, device=rows.device) * len(rows) // count]
+    found = recall_at_1(points[rows], points, labels, rows, labels[rows]).double().mean().item()
+    chance = ((sizes[classes[rows]] - 1) / (len(labels) - 1)).double().mean().item()
+    spread = (chance * (1 - chance) / count) ** 0.5
+    return None if chance == 1 or found > chance + _DEVIATIONS * spread else (found, chance)
+
+
+def check_chance(gallery: Gallery) -> list[Check]:
+    """Return a check if benign images are retrieved no better than at random, as with a wrong input scale."""
+    at_chance = retrieves_at_chance(gallery)
+    if at_chance is None:
+        return []
+    message = (
+        f"Recall@1 of benign images is {at_chance[0]:.3f}, and chance is {at_chance[1]:.3f}: the pixel values, the "
+        "weights or the classes are not those of the model, and a score says nothing"
+    )
+    return [Check(CheckKind.CHANCE, "model", message)]
 
 
 def compare_seeds(tables: Sequence[PerImage], figures: Mapping[str, Figure]) -> list[Check]:

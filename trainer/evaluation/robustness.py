@@ -32,6 +32,7 @@ from hardrank.trainer.evaluation.blocks import (
 )
 from hardrank.trainer.evaluation.diagnostics import (
     check_attacks,
+    check_chance,
     check_collapse,
     check_determinism,
     check_gradient,
@@ -42,8 +43,8 @@ from hardrank.trainer.evaluation.diagnostics import (
 )
 from hardrank.trainer.evaluation.journal import Journal
 from hardrank.trainer.evaluation.sanity import require_evaluation_mode, run_sanity_sample
-from hardrank.trainer.evaluation.scorecard import Check, Scorecard, StrongScore, figures_of, summarise
-from hardrank.trainer.evaluation.strong import STRONG_RESTARTS, run_strong
+from hardrank.trainer.evaluation.scorecard import Check, CheckKind, Scorecard, StrongScore, figures_of, summarise
+from hardrank.trainer.evaluation.strong import EOT_PASSES, STRONG_RESTARTS, run_strong
 from hardrank.trainer.metric.distances import mean_cosine
 from hardrank.trainer.runtime.processes import SINGLE_PROCESS, Processes
 
@@ -186,6 +187,7 @@ def measure_robustness(
         *steady,
         *check_attacks(table, attacks, steps=options.steps, epsilon=_per_pixel(options, task.images(victims.own[:1]))),
         *check_collapse(store),
+        *check_chance(store),
     ]
     passes = sum(results.passes for results in done.values())
     sanity: dict[str, float] = {}
@@ -211,8 +213,10 @@ def measure_robustness(
     figures = figures_of(attacks)
     strong: StrongScore | None = None
     if options.strong_images and method is None:
+        random = any(check.kind is CheckKind.RANDOM_NETWORK for check in steady)
+        averaged = replace(options, eot=max(options.eot, EOT_PASSES)) if random else options
         strong, worst = run_strong(
-            task,
+            replace(task, options=averaged),
             victims,
             table,
             images=options.strong_images,

@@ -109,7 +109,7 @@ def run_sanity(
         passes += SEARCH_QUERIES * len(victims)
     scale = 1.0 if options.norm is Norm.LINF else images[0].numel() ** 0.5
     epsilon = max(options.epsilon, LARGE_EPSILON * scale)
-    large = AttackOptions(epsilon=epsilon, alpha=epsilon / 8, steps=LARGE_STEPS, norm=options.norm)
+    large = AttackOptions(epsilon=epsilon, alpha=epsilon / 8, steps=LARGE_STEPS, norm=options.norm, eot=options.eot)
     broken = run_attack(
         EmbeddingShift(), embed, images, victims, gallery, large, seed=seed, judge=judge, on_step=_call(on_step)
     )

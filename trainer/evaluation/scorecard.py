@@ -37,6 +37,7 @@ class CheckKind(StrEnum):
     RANDOM_NETWORK = "random network"
     BATCH_DEPENDENT = "depends on the batch"
     COLLAPSE = "collapse"
+    CHANCE = "retrieves at chance"
 
 
 @dataclass(frozen=True)

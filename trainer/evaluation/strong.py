@@ -53,6 +53,8 @@ _STEPS: Final = 50 / 32
 """Steps of a run as a multiple of the scorecard's: 50 where the scorecard takes 32."""
 _MARGIN_TARGETS: Final = (10, 5, 5)
 """Targets of MARGIN's runs, of which all but the first start at random; the scorecard tries 5 from the image."""
+EOT_PASSES: Final = 8
+"""Passes whose gradients the strong search averages for a network that embeds the same image differently each time."""
 _MARGIN_STEPS: Final = 2
 """Steps of MARGIN as a multiple of the others': it attacks few images, and gains with more steps."""
 
@@ -97,6 +99,7 @@ def plan_searches(attacks: Mapping[str, Attack], options: PGDOptions, *, restart
             engine=AttackEngine.APGD,
             steps=length,
             random_start=run > 0,
+            eot=options.eot,
         )
         shown = _name(name, attack, attacks.get(name), changed)
         searches.append(Search(name=shown, attack=attack, keys=keys, options=changed, seed=seed + run))
@@ -119,7 +122,9 @@ def _name(name: str, attack: Attack, published: Attack | None, options: AttackOp
     ours, theirs = plain_options(attack), {} if published is None else plain_options(published)
     changed = ", ".join(f"{key} {value}" for key, value in ours.items() if theirs and theirs.get(key) != value)
     inside = f" ({changed.replace('_', ' ')})" if changed else ""
-    return f"{name}{inside}, APGD, {options.steps} steps{', random start' if options.random_start else ''}"
+    start = ", random start" if options.random_start else ""
+    mean = f", mean gradient of {options.eot} passes" if options.eot > 1 else ""
+    return f"{name}{inside}, APGD, {options.steps} steps{start}{mean}"
 
 
 def search_block(

@@ -132,6 +132,19 @@ def test_a_group_without_pixel_gradient_is_called_blind(small: Small) -> None:
         assert not first.blind.any()
 
 
+@ENGINE
+def test_the_mean_of_equal_gradients_is_the_gradient(engine: StepFunction, small: Small) -> None:
+    embed, seen = counted(small.embed)
+    objective = make_attack("TMA").objective(small.victims(3), small.gallery, torch.tensor([[9], [8], [7]]))
+    found = []
+    for eot in (1, 3):
+        *_, last = engine(embed, small.images[:3, None], objective, PGDOptions(steps=5, eot=eot))
+        found.append((last.images, len(seen)))
+        seen.clear()
+    torch.testing.assert_close(found[1][0], found[0][0], rtol=0, atol=1e-9)
+    assert found[1][1] - found[0][1] == 10  # two more passes in each step
+
+
 def test_apgd_keeps_the_best_point_and_finds_lower_losses_than_pgd(small: Small) -> None:
     victims = small.victims(20)
     attack = make_attack("TMA")

@@ -12,7 +12,7 @@ from hardrank.trainer.attacks.attack import Attack, Gallery, Victims, victims_in
 from hardrank.trainer.attacks.registry import ATTACKS, make_attack
 from hardrank.trainer.attacks.spqa import SemanticsPreservingQueryAttack
 from hardrank.trainer.metric.distances import ABSENT, nearest
-from tests.reference.attacks import PLAIN, Scene
+from tests.reference.attacks import HUB_NEIGHBORS, HUB_TEMPERATURE, PLAIN, Scene
 
 
 def scene(seed: int = 0, count: int = 60, dtype: torch.dtype = torch.float64) -> tuple[Gallery, Victims, Tensor]:
@@ -38,6 +38,7 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "CA-": {"w": 3, "share": 0.2},
     "QA+": {"m": 4},
     "QA-": {"m": 4, "share": 0.2},
+    "HUB": {"queries": 12, "k": HUB_NEIGHBORS, "temperature": HUB_TEMPERATURE},
 }
 
 

@@ -1,5 +1,7 @@
 """One attack on a batch: it reaches its goal, reports, stops, restarts, and refuses invalid images."""
 
+from typing import Any
+
 import pytest
 import torch
 from torch import Tensor
@@ -12,9 +14,14 @@ from hardrank.trainer.metric.distances import ABSENT, RetrievalError
 from tests.reference.attacks import Scene, plain_attack
 from tests.trainer.conftest import Small
 
+_SMALL: dict[str, dict[str, Any]] = {
+    **{name: {"share": 0.05} for name in ("SPQA-", "QA-", "CA-")},
+    "HUB": {"k": 60, "temperature": 0.2},  # no item of 200 is near to all others
+}
+
 
 def run(small: Small, name: str, count: int = 40, **options: object) -> AttackResult:
-    attack = make_attack(name, **({"share": 0.05} if name in ("SPQA-", "QA-", "CA-") else {}))
+    attack = make_attack(name, **_SMALL.get(name, {}))
     settings = AttackOptions(**{"steps": 8, **options})  # type: ignore[arg-type]
     return run_attack(attack, small.embed, small.images[:count], small.victims(count), small.gallery, settings, seed=1)
 

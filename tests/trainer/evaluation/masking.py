@@ -55,5 +55,9 @@ def leaking_jpeg(x: Tensor) -> Tensor:
     return jpeg_like(x, 0.001)
 
 
+def very_noisy(x: Tensor) -> Tensor:
+    return x + 0.5 * torch.randn_like(x)
+
+
 def noisy(x: Tensor) -> Tensor:
     return x + 4 / 255 * torch.randn_like(x)

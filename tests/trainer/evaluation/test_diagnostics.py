@@ -10,10 +10,13 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from hardrank.models.embedder import Embed
+from hardrank.trainer.attacks.attack import Gallery
 from hardrank.trainer.attacks.options import AttackError
 from hardrank.trainer.attacks.pgd import Norm
-from hardrank.trainer.attacks.registry import SCORECARD
+from hardrank.trainer.attacks.registry import SCORECARD, make_attack
+from hardrank.trainer.attacks.runner import AttackOptions, run_attack
 from hardrank.trainer.evaluation.diagnostics import (
+    check_chance,
     check_determinism,
     check_gradient,
     check_large_budget,
@@ -32,6 +35,7 @@ from tests.trainer.evaluation.masking import (
     rounded,
     sine_phase,
     tiny_gradients,
+    very_noisy,
 )
 from tests.trainer.evaluation.measuring import kinds
 
@@ -76,6 +80,76 @@ def test_a_masked_model_fails(small: Small, cheat: Callable[[Tensor], Tensor], e
     print(cheat.__name__, *card.checks, card.sanity, sep="\n  ")
     assert kinds(card) >= expected
     assert not card.trustworthy
+
+
+def test_quantized_activations_fail(small: Small) -> None:
+    """Activations rounded to multiples of a quarter have no gradient; with a small leak it does not match the loss."""
+
+    def quantized(leak: float) -> Embed:
+        def embed(x: Tensor) -> Tensor:
+            hidden = small.network[:2](x - 0.5)
+            steps = (4 * hidden).round() / 4 + leak * hidden
+            return F.normalize(small.network[2:](steps), dim=1)
+
+        return embed
+
+    hidden = measure(small, quantized(0.0))
+    assert kinds(hidden) >= {CheckKind.ZERO_GRADIENT, CheckKind.SURVIVES_LARGE_BUDGET}
+    assert kinds(measure(small, quantized(0.01))) & MASKED
+
+
+@pytest.mark.parametrize("scale", [1 / 255, 1.0, 255.0])
+def test_a_wrong_input_scale_fails(scale: float, small: Small) -> None:
+    """A network with saturating units retrieves at chance, or collapses, with pixels 255 times too large or small."""
+    generator = torch.Generator().manual_seed(0)
+    first, second = (torch.randn(shape, generator=generator, dtype=torch.float64) for shape in ((768, 64), (64, 16)))
+
+    def embed(x: Tensor) -> Tensor:
+        hidden = torch.tanh(0.1 * (scale * x - 0.5).flatten(1) @ first)
+        return F.normalize(hidden @ second, dim=1)
+
+    assert bool(kinds(measure(small, embed)) & {CheckKind.CHANCE, CheckKind.COLLAPSE}) is (scale != 1)
+
+
+def test_random_embeddings_are_at_chance_and_learnt_ones_are_not(small: Small) -> None:
+    points = F.normalize(torch.randn(200, 16, generator=torch.Generator().manual_seed(0)), dim=1)
+    [check] = check_chance(Gallery(points, small.gallery.labels))
+    assert check.kind is CheckKind.CHANCE
+    assert "chance is 0.121" in check.message  # 24 of 199
+    assert not check_chance(small.gallery)
+    assert not check_chance(Gallery(points, torch.arange(200)))  # no class has two images
+    assert not check_chance(Gallery(points, torch.zeros(200).long()))
+
+
+def test_a_random_network_is_attacked_with_the_mean_gradient_of_several_passes(small: Small) -> None:
+    def embed(x: Tensor) -> Tensor:
+        return small.embed(very_noisy(x))
+
+    torch.manual_seed(0)
+    shifts = {}
+    for eot in (1, 16):
+        options = AttackOptions(steps=4, eot=eot, epsilon=8 / 255, alpha=2 / 255)
+        result = run_attack(
+            make_attack("TMA"), embed, small.images[:48], small.victims(48), small.gallery, options, judge=small.embed
+        )
+        shifts[eot] = result.after.mean().item()
+        assert result.image_passes.unique().tolist() == [4 * eot]
+    assert shifts[16] > shifts[1] + 0.01
+
+
+def test_the_strong_search_averages_gradients_of_a_random_network(small: Small) -> None:
+    options = RobustnessOptions(steps=1, bootstrap=20, seed_check=0, sanity_images=0, strong_images=2)
+    searches = {}
+    for name, embed in (("honest", small.embed), ("random", lambda x: small.embed(noisy(x)))):
+        with torch.no_grad():
+            gallery = embed(small.images)
+        card = measuring.measure(
+            small, options=options, queries=torch.arange(2), names=("TMA",), embed=embed, gallery=gallery
+        )
+        assert card.strong is not None
+        searches[name] = [setting.name for setting in card.strong.settings[2:]]
+    assert all("mean gradient of 8 passes" in name for name in searches["random"])
+    assert not any("mean gradient" in name for name in searches["honest"])
 
 
 @pytest.mark.parametrize("training", ["small", "small_robust"])
