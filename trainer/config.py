@@ -2,7 +2,7 @@
 
 import difflib
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, fields, is_dataclass
+from dataclasses import asdict, dataclass, field, fields, is_dataclass, replace
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any, Final
@@ -14,6 +14,7 @@ from pydantic import BeforeValidator, ConfigDict, TypeAdapter, ValidationError
 from hardrank.models.embedder import Architecture
 from hardrank.models.errors import HardrankError
 from hardrank.models.preprocessing import Preprocessing
+from hardrank.trainer.data.augmentation import AugmentationOptions
 from hardrank.trainer.data.dataset import DataOptions
 
 RECIPES: Final = Path(__file__).parent / "recipes"
@@ -72,6 +73,9 @@ class WarmupOptions:
     """Number of updates, in place of `epochs`."""
     batch_size: int = 128
     """Images per batch."""
+    image_size: int | None = None
+    """Side of the images of the warm-up, pixels; default: that of the network. A smaller one makes updates cheaper, and
+    shows objects as small as in the resized crops of `augmentation`. Convolutional networks take any."""
     learning_rate: float = 1e-3
     """Maximum learning rate of Adam."""
     weight_decay: float = 4e-4
@@ -101,8 +105,9 @@ class WarmupOptions:
         _share(self, "label_smoothing", "benign_share", "averaging")
         if self.updates is not None:
             _at_least(1, self, "updates")
-        if self.anchor_size is not None:
-            _at_least(32, self, "anchor_size")
+        for name in ("anchor_size", "image_size"):
+            if getattr(self, name) is not None:
+                _at_least(32, self, name)
         _up_to_one(self, "epsilon_ramp")
 
 
@@ -203,6 +208,8 @@ class Config:
     """The images and their split by class."""
     preprocessing: Preprocessing
     """How images become squares of pixels; the same in training, evaluation and serving."""
+    augmentation: AugmentationOptions = field(default_factory=AugmentationOptions)
+    """How training images vary."""
     architecture: Architecture = field(default_factory=Architecture)
     """The network."""
     initialisation: str = "warmup"
@@ -254,6 +261,17 @@ class Config:
                 f"preprocessing.crop ({self.preprocessing.crop}) and architecture.image_size "
                 f"({self.architecture.image_size}) must be the same number of pixels"
             )
+        square, crop = self.augmentation.resize or self.preprocessing.resize, self.preprocessing.crop
+        if max(crop, self.warmup.image_size or crop) > square:
+            raise ConfigError(
+                f"training images become squares of {square} pixels, too small for crops of {crop} (preprocessing.crop)"
+                + (f" and {self.warmup.image_size} (warmup.image_size)" if self.warmup.image_size else "")
+            )
+
+    @property
+    def training_preprocessing(self) -> Preprocessing:
+        """How training images become the squares that crops are taken from."""
+        return replace(self.preprocessing, resize=self.augmentation.resize or self.preprocessing.resize)
 
     @property
     def is_pretrained(self) -> bool:

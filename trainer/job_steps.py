@@ -2,18 +2,15 @@
 
 import copy
 import logging
-import math
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
-from safetensors.torch import load_file, save
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from hardrank.models.bundle import load_embedder
 from hardrank.models.embedder import Embed, Embedder, build_embedder
@@ -35,19 +32,13 @@ from hardrank.trainer.runtime.launch import LaunchError
 from hardrank.trainer.runtime.metrics_log import MetricsLog
 from hardrank.trainer.runtime.processes import SINGLE_PROCESS, Processes
 from hardrank.trainer.runtime.run_folder import CHECKPOINTS, EVALUATION, LOGS, Run
-from hardrank.trainer.training.head import projection
 from hardrank.trainer.training.loop import LoopOptions, run_stage
+from hardrank.trainer.training.pretrained_start import FILE_NAME, PretrainedStart, StartOptions, pretrained_start
 from hardrank.trainer.training.stage import PeriodicCallback, TrainingStage
 from hardrank.trainer.training.stages import CosineClassifier, Rows, TrainingImages, TripletStage, WarmupStage
 
 if TYPE_CHECKING:
     import lightning as L
-
-PROJECTION_IMAGES: Final = 2048
-"""Training images whose features determine the head of a pretrained start."""
-
-PRETRAINED_START: Final = "pretrained-start.safetensors"
-"""Head and targets of a pretrained start, among the checkpoints."""
 
 _logger = logging.getLogger(__name__)
 
@@ -101,10 +92,15 @@ def read_images(config: Config, processes: Processes, report: OnProgress) -> Job
     if processes.is_first:
         _warn_of_problems(dataset)
     preprocessing, crop = config.preprocessing, config.preprocessing.crop
-    train_store = ImageStore(dataset.train, preprocessing, progress=at("training images"))
     return JobImages(
         dataset=dataset,
-        source=TrainingImages(store=train_store, labels=dataset.train.labels, crop=crop, seed=config.seed),
+        source=TrainingImages(
+            store=ImageStore(dataset.train, config.training_preprocessing, progress=at("training images")),
+            labels=dataset.train.labels,
+            crop=crop,
+            seed=config.seed,
+            augmentation=config.augmentation,
+        ),
         test_store=ImageStore(dataset.test, preprocessing, progress=at("test images")),
         crop=crop,
     )
@@ -131,8 +127,9 @@ def warmup_stage(
         classifier = CosineClassifier.random(classes, config.architecture.dimension, warmup.scale)
     else:
         classifier = CosineClassifier.of_means(targets, torch.from_numpy(images.source.labels), warmup.scale)
+    source = replace(images.source, crop=warmup.image_size or images.source.crop)
     return WarmupStage(
-        source=images.source, options=warmup, classifier=classifier, epsilon=model.warmup_epsilon, targets=targets
+        source=source, options=warmup, classifier=classifier, epsilon=model.warmup_epsilon, targets=targets
     )
 
 
@@ -142,8 +139,11 @@ def triplet_stage(images: JobImages, kind: str, options: TrainingOptions) -> Tri
     return TripletStage(name=kind, source=images.source, options=options, defense=defense)
 
 
-def make_start(job: Job, model: TrainingOptions) -> Embedder:
-    """Return the embedder that `model` starts from; a finished warm-up is read from its checkpoint."""
+def make_start(job: Job, model: TrainingOptions, *, periodic: PeriodicCallback | None = None) -> Embedder:
+    """Return the embedder that `model` starts from; a finished warm-up is read from its checkpoint.
+
+    `periodic` is called during the warm-up.
+    """
     config = job.config
     torch.manual_seed(config.seed)
     embedder = build_start(config)
@@ -151,7 +151,7 @@ def make_start(job: Job, model: TrainingOptions) -> Embedder:
     if not config.warms_up(model):
         return embedder
     stage = warmup_stage(config, job.images, model, targets)
-    return _run(job, stage, embedder, stage.classifier, warmup_loop_options(job))
+    return _run(job, stage, embedder, stage.classifier, warmup_loop_options(job), periodic)
 
 
 def build_start(config: Config) -> Embedder:
@@ -187,61 +187,34 @@ def loop_options(job: Job, stage: TripletStage, options: TrainingOptions) -> Loo
 
 
 def _set_pretrained_head(job: Job, embedder: Embedder) -> Tensor | None:
-    """Give a pretrained network a head that keeps the retrieval of its features.
+    """Give a pretrained network its head; return the targets of a warm-up with an anchor.
 
-    Returns:
-        The embeddings (N,D) of the training images by this network, which a warm-up with an anchor is to keep; None
-        without an anchor.
+    They are computed once, since the features of all training images take as long as many updates.
     """
-    file = job.run.folder / CHECKPOINTS / PRETRAINED_START
-    content: dict[str, Tensor] | None = None
+    file = job.run.folder / CHECKPOINTS / FILE_NAME
+    start: PretrainedStart | None = None
     if job.processes.is_first:
         if not file.exists():
-            with atomic_path(file) as unfinished:
-                unfinished.write_bytes(save(_pretrained_start(job, embedder)))
-        content = load_file(file)
-    (content, *_) = job.processes.gather(content)
-    assert content is not None
-    with torch.no_grad():
-        embedder.head.weight.copy_(content["weight"])
-        embedder.head.bias.copy_(content["bias"])
-    return content.get("targets")
+            pretrained_start(embedder, start_options(job), progress=job.report).write(file)
+        start = PretrainedStart.read(file)
+    (start, *_) = job.processes.gather(start)
+    assert start is not None
+    start.apply(embedder)
+    return start.targets
 
 
-def _pretrained_start(job: Job, embedder: Embedder) -> dict[str, Tensor]:
-    """Return weight and bias of the head, and the `targets` of a warm-up with an anchor."""
-    warmup, images = job.config.warmup, job.images
-    rows = np.arange(len(images.dataset.train))
-    if not warmup.anchor:
-        rows = np.random.default_rng(job.config.seed).permutation(rows)[:PROJECTION_IMAGES]
-    features = pretrained_features(job, embedder, rows)
-    weight, bias = projection(features, job.config.architecture.dimension)
-    if not warmup.anchor:
-        return {"weight": weight, "bias": bias}
-    targets = F.normalize(features @ weight.T + bias, dim=1)
-    return {"weight": weight, "bias": bias, "targets": targets.contiguous()}
-
-
-def pretrained_features(job: Job, embedder: Embedder, rows: Rows) -> Tensor:
-    """Return the features (n,F) of training images, by the network before any training.
-
-    The images have the size of `warmup.anchor_size` if the warm-up has an anchor, and otherwise that of the training.
-    """
-    warmup, preprocessing, store = job.config.warmup, job.config.preprocessing, job.images.source.store
-    crop = preprocessing.crop
-    if warmup.anchor and warmup.anchor_size:
-        crop = warmup.anchor_size
-        larger = replace(preprocessing, resize=crop, crop=crop)
-        store = ImageStore(job.images.dataset.train, larger, cache_bytes=0)  # each image is needed once
-    network = copy.deepcopy(embedder).to(job.fabric.device).to(memory_format=torch.channels_last).eval()
-    features: list[Tensor] = []
-    with torch.no_grad():
-        for part in np.array_split(rows, math.ceil(len(rows) / 64)):
-            pixels = torch.from_numpy(to_unit(store.centre(part, crop))).to(job.fabric.device)
-            features.append(network.features(pixels.to(memory_format=torch.channels_last)).cpu())
-            done = sum(len(each) for each in features)
-            job.report(StageProgress(stage="features", done=done, total=len(rows)))
-    return torch.cat(features)
+def start_options(job: Job) -> StartOptions:
+    """Return what the start of a pretrained network is computed from."""
+    config = job.config
+    return StartOptions(
+        split=job.images.dataset.train,
+        preprocessing=config.preprocessing,
+        dimension=config.architecture.dimension,
+        keep_targets=config.warmup.anchor > 0,
+        target_size=config.warmup.anchor_size if config.warmup.anchor else None,
+        seed=config.seed,
+        device=job.fabric.device,
+    )
 
 
 def _from_bundle(folder: Path, config: Config) -> Embedder:

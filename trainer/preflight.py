@@ -10,7 +10,7 @@ import shutil
 import tempfile
 import time
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from enum import StrEnum
 from pathlib import Path
 from typing import Final
@@ -30,7 +30,7 @@ from hardrank.trainer.job_steps import (
     Job,
     build_start,
     loop_options,
-    pretrained_features,
+    start_options,
     triplet_stage,
     warmup_loop_options,
     warmup_stage,
@@ -38,6 +38,7 @@ from hardrank.trainer.job_steps import (
 from hardrank.trainer.runtime.run_folder import PREFLIGHT
 from hardrank.trainer.training.loop import LoopOptions, step_generator
 from hardrank.trainer.training.precision import network_for_update, set_training_mode
+from hardrank.trainer.training.pretrained_start import pretrained_features
 from hardrank.trainer.training.stage import StepContext, TrainingStage, TrainingState
 
 _IMAGES: Final = 8
@@ -244,7 +245,7 @@ def _feature_seconds(embedder: Embedder, job: Job) -> float:
     """Estimate the seconds in which the pretrained network embeds the training images for the anchor."""
     count, rows = len(job.images.dataset.train), np.arange(min(_IMAGES, len(job.images.dataset.train)))
     began = time.perf_counter()
-    pretrained_features(replace(job, report=lambda progress: None), embedder, rows)
+    pretrained_features(embedder, start_options(job), rows)
     return (time.perf_counter() - began) / len(rows) * count
 
 

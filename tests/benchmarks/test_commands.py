@@ -27,6 +27,7 @@ TINY = {
     "sessions": "",
     "strong_score": "--bundle {zoo}/demo-robust",
     "suspicion": "--benign {zoo}/demo-benign --robust {zoo}/demo-robust",
+    "training_curve": "demo",
     "update_step": "",
 }
 """What each benchmark is given besides `--tiny`."""

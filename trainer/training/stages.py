@@ -3,7 +3,7 @@
 import itertools
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Self
 
@@ -12,8 +12,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from hardrank.models.preprocessing import to_unit
 from hardrank.trainer.attacks.pgd import Norm, PGDOptions, project
 from hardrank.trainer.config import TrainingOptions, WarmupOptions
+from hardrank.trainer.data.augmentation import AugmentationOptions, augment
 from hardrank.trainer.data.batches import spc2_batches
 from hardrank.trainer.data.store import ImageStore
 from hardrank.trainer.defenses import Conditions, Defense
@@ -25,7 +27,7 @@ Rows = np.ndarray[tuple[int], np.dtype[np.int64]]
 
 @dataclass(frozen=True, kw_only=True)
 class TrainingImages:
-    """The training images, cropped and flipped at random."""
+    """The training images, cropped and mirrored at random, and varied further with `augmentation`."""
 
     store: ImageStore
     labels: Rows
@@ -33,12 +35,16 @@ class TrainingImages:
     crop: int
     """Side of the random crops, pixels."""
     seed: int
+    augmentation: AugmentationOptions = field(default_factory=AugmentationOptions)
 
     def images(self, rows: Rows, stage: str, step: int, rank: int) -> Tensor:
         """Return random crops and flips of `rows` (B,), as (B,3,crop,crop) in [0,1]; the arguments alone decide."""
         generator = np.random.default_rng([self.seed, *stage.encode(), step, rank])
-        pixels = torch.from_numpy(self.store.augmented(rows, self.crop, generator))
-        return pixels.to(torch.float32).div_(255)
+        options = self.augmentation
+        if options.min_area or options.color:
+            squares = torch.from_numpy(to_unit(self.store[rows]))
+            return torch.stack([augment(square, self.crop, options, generator) for square in squares])
+        return torch.from_numpy(to_unit(self.store.augmented(rows, self.crop, generator)))
 
 
 def ramp(progress: float, share: float) -> float:

@@ -18,6 +18,7 @@ from hardrank.models.folded import FoldedEmbedder
 from hardrank.models.preprocessing import Preprocessing
 from hardrank.models.progress import StageProgress
 from hardrank.trainer.config import Schedule, TrainingOptions, WarmupOptions
+from hardrank.trainer.data.augmentation import AugmentationOptions
 from hardrank.trainer.data.dataset import DataOptions
 from hardrank.trainer.data.folder import load
 from hardrank.trainer.data.store import ImageStore
@@ -155,6 +156,15 @@ def test_warm_up_learns_the_classes(source: TrainingImages, fabric: L.Fabric, tm
     _, told = _run(stage, fabric, tmp_path, extra=classifier)
     assert told[-1].measures["accuracy"] > 0.7 > told[0].measures["accuracy"]
     assert told[-1].measures["loss"] < told[0].measures["loss"]
+
+
+def test_views_of_an_update_are_determined_by_its_number(source: TrainingImages) -> None:
+    augmented = replace(source, crop=24, augmentation=AugmentationOptions(min_area=0.5, color=0.2))
+    rows = np.arange(6)
+    views = [augmented.images(rows, "warmup", step, 0) for step in (3, 3, 4)]
+    assert views[0].shape == (6, 3, 24, 24)
+    assert torch.equal(views[0], views[1])
+    assert not torch.equal(views[0], views[2])
 
 
 def test_the_second_half_of_a_warm_up_is_perturbed(source: TrainingImages, fabric: L.Fabric, tmp_path: Path) -> None:
