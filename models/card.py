@@ -59,6 +59,9 @@ class InitialWeightsEntry(_Strict):
     origin: str = Field(description="`file`, `cache` or `hub` of the library, or `package`")
     name: str = Field(description="name of the file, or of the package with its version")
     sha256: str = Field(description="SHA-256 of the file, hexadecimal")
+    repository: str | None = Field(
+        default=None, description="`USER/NAME` on the Hugging Face Hub, if the file came from there"
+    )
 
 
 class Card(_Strict):

@@ -16,6 +16,7 @@ SCRIPTS: Final = {
     "keys": "serving/keys.py",
     "scan": "serving/scan.py",
     "audit": "audit_app/run.py",
+    "leaderboard": "audit_app/leaderboard.py",
     "app": "audit_app/start.py",
     "replay": "audit_app/replay.py",
 }

@@ -31,6 +31,10 @@ class WeightsOrigin(StrEnum):
     HUB = "hub"
 
 
+_HUB_FOLDER: Final = "models--"
+"""Begins the name of a model's folder in the Hub's cache."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class WeightsSource:
     """The origin of weights, for cards and reports."""
@@ -40,6 +44,8 @@ class WeightsSource:
     """Name of the file, or of the package with its version."""
     sha256: str
     """SHA-256 of the file, hexadecimal."""
+    repository: str | None = None
+    """`USER/NAME` on the Hugging Face Hub, if the file is in the Hub's cache."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -144,7 +150,13 @@ def build_pretrained(
 
 def _read_from(path: Path, origin: WeightsOrigin) -> tuple[WeightsFile, WeightsSource]:
     read = read_weights(path)
-    return read, WeightsSource(origin=origin, name=path.name, sha256=read.sha256)
+    return read, WeightsSource(origin=origin, name=path.name, sha256=read.sha256, repository=hub_repository(path))
+
+
+def hub_repository(path: Path) -> str | None:
+    """Return the repository `USER/NAME` of a file in the Hub's cache; None for other files."""
+    folder = next((part for part in path.parts if part.startswith(_HUB_FOLDER)), None)
+    return None if folder is None else folder.removeprefix(_HUB_FOLDER).replace("--", "/", 1)
 
 
 def _cached_file(name: str) -> Path | None:
