@@ -82,6 +82,14 @@ class Journal:
                 ) from error
             yield rows, columns
 
+    def load_rows(self, attack: str) -> dict[int, dict[str, np.ndarray]]:
+        """Return the recorded columns of `attack` by query row; raises `JournalError` for a damaged file."""
+        return {
+            int(row): {name: column[i] for name, column in columns.items()}
+            for rows, columns in self.load(attack)
+            for i, row in enumerate(rows)
+        }
+
     def record(self, attack: str, rows: np.ndarray, columns: Columns) -> None:
         """Store the results of the query rows `rows` (n,), each of `columns` with n rows."""
         name = f"{_slug(attack)}.{int(rows[0])}-{zlib.crc32(rows.tobytes()):08x}.npz"
