@@ -15,6 +15,7 @@ from hardrank.audit_app.blackbox.estimate import EstimatedDescent
 from hardrank.audit_app.blackbox.method import Search
 from hardrank.audit_app.blackbox.transfer import resize_images
 from hardrank.audit_app.gallery.embedded import EmbeddedGallery
+from hardrank.audit_app.images.edits import EDIT_COUNT
 from hardrank.audit_app.results.schema import WHITE_BOX
 from hardrank.audit_app.subjects.loading import Subject
 from hardrank.trainer.attacks.attack import victims_in
@@ -38,6 +39,8 @@ _BATCH: Final = 4
 _ENOUGH_S: Final = 1.0
 """Once this much was spent on measuring, the remaining attacks are taken to be as fast as those before."""
 _STEPS: Final = 2
+_PASSES_A_STEP: Final = 3
+"""Forward passes that take as long as a step of an attack, with its gradient."""
 _MARGIN: Final = "MARGIN"
 """The attack whose steps are measured for several targets together."""
 
@@ -50,6 +53,9 @@ class AuditPart(StrEnum):
     """The sanity runs, and the attacks with another seed."""
     STRONG = "stronger attacks"
     CURVES = "curves"
+    TRANSFORMS = "transforms"
+    """The attacks repeated for transformed files, and edits."""
+    CERTIFICATES = "certificates"
     WORST_CASES = "worst cases"
 
 
@@ -95,6 +101,11 @@ class ModelPace:
             AuditPart.CHECKS: checks,
             AuditPart.STRONG: strong * self._strong_search(options) if strong else 0.0,
             AuditPart.CURVES: curves,
+            AuditPart.TRANSFORMS: min(attacked, options.transform_images)
+            * (every * effort + slowest * EDIT_COUNT / _PASSES_A_STEP),
+            AuditPart.CERTIFICATES: 0.0
+            if options.certificates is None
+            else min(attacked, options.certificates.images) * options.certificates.passes * slowest / _PASSES_A_STEP,
             AuditPart.WORST_CASES: min(options.worst, attacked) * slowest * effort,
         }
 
@@ -228,6 +239,8 @@ def describe_reduction(requested: AuditOptions, fitted: AuditOptions, budget: fl
     checks = [(one.robustness.seed_check, one.robustness.sanity_images) for one in (requested, fitted)]
     if checks[1] < checks[0]:
         parts.append(f"checks used at most {max(checks[1])}")
+    if fitted.transform_images < requested.transform_images:
+        parts.append(f"{fitted.transform_images} were transformed and edited instead of {requested.transform_images}")
     asked, left = (make_search(options.searched, **options.search).queries for options in (requested, fitted))
     if left < asked:
         parts.append(f"searches without gradients took at most {left} queries per image and attack instead of {asked}")
@@ -273,7 +286,8 @@ def _reduced(estimate: AuditEstimate, images: int, queries: int | None) -> Audit
             sanity_images=min(robustness.sanity_images, checked),
             strong_images=min(robustness.strong_images, checked),
         )
-        options = replace(options, robustness=robustness)
+        transformed = min(options.transform_images, checked)
+        options = replace(options, robustness=robustness, transform_images=transformed)
     if queries is not None:
         options = replace(options, search={**options.search, "queries": queries})
         models = tuple(

@@ -11,6 +11,7 @@ from hardrank.audit_app.errors import AuditError
 from hardrank.trainer.attacks.attack import Attack
 from hardrank.trainer.attacks.options import Option, declared_options
 from hardrank.trainer.attacks.registry import ATTACKS, SCORECARD
+from hardrank.trainer.evaluation.certificates import SmoothingOptions
 from hardrank.trainer.evaluation.robustness import RobustnessOptions
 from hardrank.trainer.evaluation.strong import STRONG_IMAGES
 
@@ -44,6 +45,38 @@ class Curve:
 
 
 @dataclass(frozen=True, kw_only=True)
+class CertificateOptions:
+    """How Recall@1 is certified by randomized smoothing. Raises `AuditError` or `AttackError` for invalid values."""
+
+    images: int = 100
+    """Number of images, of those that are attacked."""
+    sigmas: tuple[float, ...] = (0.1, 0.25)
+    """Standard deviations σ of the noise, for pixels in [0,1]."""
+    samples: int = 1000
+    """Noisy copies of each image."""
+    alpha: float = 0.001
+    """For each image, the probability of a wrong certificate."""
+
+    def __post_init__(self) -> None:
+        if self.images < 1 or not self.sigmas or len(set(self.sigmas)) < len(self.sigmas):
+            raise AuditError(
+                f"{self.images} images are certified with σ = {', '.join(f'{s:g}' for s in self.sigmas) or 'none'}; "
+                "give 1 image or more, and each σ once"
+            )
+        for sigma in self.sigmas:
+            self.smoothing(sigma)
+
+    def smoothing(self, sigma: float) -> SmoothingOptions:
+        """Return the options of one σ."""
+        return SmoothingOptions(sigma=sigma, samples=self.samples, alpha=self.alpha)
+
+    @property
+    def passes(self) -> int:
+        """Forward passes for each image."""
+        return sum(self.samples + self.smoothing(sigma).selection for sigma in self.sigmas)
+
+
+@dataclass(frozen=True, kw_only=True)
 class AuditOptions:
     """Options of an audit. Raises `AuditError` or `AttackError` for invalid values."""
 
@@ -65,12 +98,18 @@ class AuditOptions:
     """Number of attacked images at each point of a curve."""
     worst: int = 6
     """Number of weakest queries and classes in the report."""
+    transform_images: int = 0
+    """Number of attacked images on which edits, and the survival of attacks through transforms, are measured."""
+    certificates: CertificateOptions | None = None
+    """How Recall@1 is certified; None: not at all."""
 
     def __post_init__(self) -> None:
         if not self.attacks or len(set(self.attacks)) < len(self.attacks):
             raise AuditError(
                 f"the attacks are {', '.join(self.attacks) or 'none'}; name each once: {', '.join(ATTACKS)}"
             )
+        if self.transform_images < 0:
+            raise AuditError(f"transform_images is {self.transform_images}; give 0 (none) or more")
         if self.seed < 0 or self.batch < 1 or self.curve_attacked < 1 or self.worst < 0:
             raise AuditError(
                 f"seed is {self.seed}, worst {self.worst}, batch {self.batch}, curve_attacked {self.curve_attacked}; "

@@ -4,6 +4,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from hardrank.audit_app.audit.checking import check_audit
 from hardrank.audit_app.audit.estimate import (
     BLACK_BOX_BUDGET_S,
     AuditEstimate,
@@ -12,7 +13,8 @@ from hardrank.audit_app.audit.estimate import (
     runs_searches,
 )
 from hardrank.audit_app.audit.request import REQUEST, AuditRequest, read_request
-from hardrank.audit_app.audit.runner import AuditResult, check_audit, run_audit
+from hardrank.audit_app.audit.result import AuditResult
+from hardrank.audit_app.audit.runner import run_audit
 from hardrank.audit_app.errors import AuditError
 from hardrank.audit_app.gallery.embedded import EmbeddedGallery, embed_galleries, ignore_progress
 from hardrank.audit_app.gallery.image_gallery import ImageGallery

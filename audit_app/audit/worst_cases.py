@@ -8,13 +8,13 @@ import numpy.typing as npt
 import torch
 
 from hardrank.audit_app.audit.options import AuditOptions
+from hardrank.audit_app.audit.repeat import repeat_attack
 from hardrank.audit_app.audit.weak_spots import WeakQuery
 from hardrank.audit_app.gallery.embedded import EmbeddedGallery, Uint8Images
 from hardrank.audit_app.images.quantization import quantize
 from hardrank.audit_app.ranking.views import movement_between, views_of
 from hardrank.models.preprocessing import to_unit
-from hardrank.trainer.attacks.attack import victims_in
-from hardrank.trainer.attacks.runner import Method, run_attack
+from hardrank.trainer.attacks.runner import Method
 from hardrank.trainer.evaluation.scorecard import Scorecard
 
 SHOWN: Final = 8
@@ -60,23 +60,10 @@ def worst_case(
     attacks = options.build()
     owner = {figure.key: name for name, attack in attacks.items() for figure in attack.figures}
     name = owner[query.weakest]
-    attack, subject = attacks[name], embedded.subject
-    rows = torch.tensor([query.row])
-    victims = victims_in(embedded.tensors, rows)
+    attack, rows = attacks[name], torch.tensor([query.row])
     place = int(np.flatnonzero(card.per_image.rows == query.row)[0])
     targets = torch.from_numpy(card.per_image.columns[f"{name} targets"][place : place + 1])
-    images = embedded.images(rows)
-    result = (method or run_attack)(
-        attack,
-        subject.judge if method is not None else subject.gradients,
-        images,
-        victims,
-        embedded.tensors,
-        options.robustness,
-        seed=options.seed,
-        targets=targets,
-        judge=subject.judge,
-    )
+    result = repeat_attack(embedded, name, rows, targets, options, method)
     benign = embedded.pixels(rows.numpy())[0]
     adversarial = quantize(
         result.images[0].cpu().numpy(), benign, epsilon=options.robustness.epsilon, norm=options.robustness.norm

@@ -4,7 +4,7 @@ import csv
 from pathlib import Path
 from typing import Final
 
-from hardrank.audit_app.audit.runner import AuditResult
+from hardrank.audit_app.audit.result import AuditResult
 from hardrank.audit_app.gallery.embedded import ignore_progress
 from hardrank.audit_app.gallery.image_gallery import ImageGallery
 from hardrank.audit_app.report.build import make_report

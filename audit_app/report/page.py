@@ -9,8 +9,9 @@ import jinja2
 import markupsafe
 import numpy as np
 
-from hardrank.audit_app.audit.runner import AuditResult, ModelResult
+from hardrank.audit_app.audit.result import AuditResult, ModelResult
 from hardrank.audit_app.audit.worst_cases import WorstCase
+from hardrank.audit_app.drawing.edit_curves import edit_curves
 from hardrank.audit_app.drawing.formatting import format_plural, format_score
 from hardrank.audit_app.drawing.markup import Markup
 from hardrank.audit_app.drawing.perturbation import amplify
@@ -88,6 +89,7 @@ def render_page(report: AuditReport, result: AuditResult) -> str:
     environment.filters["score"] = _score
     environment.filters["effort"] = lambda model: effort_text(model.method, report.settings.steps)
     environment.filters["budget"] = lambda settings: budget_text(settings.norm, settings.epsilon)
+    environment.filters["strength"] = lambda value: f"{value:g}".replace("-", "−")
     environment.filters["percent"] = lambda value: f"{100 * value:.1f} %"
     pictures = [_Pictures(one.embedded) for one in result.models]
     scores = scores_of_report(report)
@@ -102,6 +104,7 @@ def render_page(report: AuditReport, result: AuditResult) -> str:
         ers_bars=[_safe(chart) for chart in overall_bars(scores)],
         part_bars=[_safe(chart) for chart in part_bars(scores)],
         radar="" if radar is None else _safe(radar),
+        edit_charts=[(title, _safe(chart)) for title, chart in edit_curves(report.models)],
         curves=[_safe(curve) for curve in score_curves(scores)],
         cases=[
             [_case(case, drawn, one, result.options.robustness) for case in one.cases]

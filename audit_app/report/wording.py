@@ -25,7 +25,8 @@ NOT_SAID: Final = (
     "the strong ERS too: it is evidence of robustness, not a proof.",
     "A collapsed model, which embeds all images close together, scores well because nothing can move far. Read ERS "
     "together with Recall@1 and the mean cosine of random pairs.",
-    "Other changes to an image are not measured: rotation, cropping, patches, or a poisoned gallery.",
+    "ERS covers small perturbations only: neither edits such as rotation and cropping (`--transforms` measures those "
+    "apart), nor patches, nor a poisoned gallery.",
     "Relevance to people is not measured; class labels stand in for it.",
 )
 """What ERS does not say."""

@@ -10,8 +10,6 @@ from typing import Annotated, Any, Final
 
 from pydantic import (
     AfterValidator,
-    BaseModel,
-    ConfigDict,
     Field,
     ValidationError,
     field_validator,
@@ -19,6 +17,9 @@ from pydantic import (
 )
 
 from hardrank.audit_app.errors import AuditError
+from hardrank.audit_app.results.certificate_entries import CertificateEntry
+from hardrank.audit_app.results.strict import StrictModel
+from hardrank.audit_app.results.transform_entries import EditsEntry, SurvivalEntry
 from hardrank.models.home import typed
 
 SCHEMA: Final = "hardrank.audit/1"
@@ -35,10 +36,6 @@ class ReportError(AuditError):
     """A report that is missing, damaged, or has another version."""
 
 
-class _Strict(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-
 def _check_file_name(name: str) -> str:
     """Reject paths: a report must not name files outside its folder."""
     if Path(name).name != name or name == "..":
@@ -49,7 +46,7 @@ def _check_file_name(name: str) -> str:
 FileName = Annotated[str, AfterValidator(_check_file_name)]
 
 
-class GalleryEntry(_Strict):
+class GalleryEntry(StrictModel):
     """The images that are ranked."""
 
     name: str = Field(description="where they come from")
@@ -59,7 +56,7 @@ class GalleryEntry(_Strict):
     left_out: list[str] = Field(description="images that could not be used, and why")
 
 
-class AuditSettings(_Strict):
+class AuditSettings(StrictModel):
     """What determines the figures, besides the models. Reports are comparable only if these agree."""
 
     attacks: dict[str, dict[str, Any]] = Field(description="each attack by name, with its options")
@@ -91,7 +88,7 @@ class AuditSettings(_Strict):
         return [name for name in mine if mine[name] != theirs[name]]
 
 
-class FigureEntry(_Strict):
+class FigureEntry(StrictModel):
     """One of the results, a mean over the attacked images."""
 
     value: float = Field(description="value under attack, in its unit")
@@ -109,7 +106,7 @@ class FigureEntry(_Strict):
     resisted: float = Field(description="value that scores 100")
 
 
-class BenignEntry(_Strict):
+class BenignEntry(StrictModel):
     """Retrieval with clean images; every image of the gallery is a query."""
 
     recall_at_1: float = Field(description="0 to 1")
@@ -122,7 +119,7 @@ class BenignEntry(_Strict):
     without_match: int = Field(description="images alone in their class, left out as queries")
 
 
-class CheckEntry(_Strict):
+class CheckEntry(StrictModel):
     """A sanity check that failed: a reason not to trust the evaluation, or not to read the score as robustness."""
 
     kind: str
@@ -130,7 +127,7 @@ class CheckEntry(_Strict):
     message: str
 
 
-class CurvePointEntry(_Strict):
+class CurvePointEntry(StrictModel):
     """The score at one budget."""
 
     at: float = Field(description="the budget: ε for pixels in [0,1], steps, or queries")
@@ -139,7 +136,7 @@ class CurvePointEntry(_Strict):
     high: float = Field(description="upper end")
 
 
-class CurveEntry(_Strict):
+class CurveEntry(StrictModel):
     """The score as a function of an attack budget."""
 
     parameter: str = Field(description="`epsilon`, `steps` or `queries`")
@@ -147,7 +144,7 @@ class CurveEntry(_Strict):
     points: list[CurvePointEntry]
 
 
-class WeakQueryEntry(_Strict):
+class WeakQueryEntry(StrictModel):
     """One of the images with the lowest scores."""
 
     id: str
@@ -158,7 +155,7 @@ class WeakQueryEntry(_Strict):
     recall_before: bool = Field(description="whether its nearest other item was of its class before the attack")
 
 
-class WeakClassEntry(_Strict):
+class WeakClassEntry(StrictModel):
     """One of the classes with the lowest scores."""
 
     label: str
@@ -167,7 +164,7 @@ class WeakClassEntry(_Strict):
     recall_at_1: float = Field(description="Recall@1 of these images before the attack, in %")
 
 
-class StrongFigureEntry(_Strict):
+class StrongFigureEntry(StrictModel):
     """One result under the strong search, a mean over its images."""
 
     value: float = Field(description="in its unit: for each image, the worst value that any attack found")
@@ -175,7 +172,7 @@ class StrongFigureEntry(_Strict):
     protocol: float = Field(description="value under the published protocol, for the same images")
 
 
-class StrongSettingEntry(_Strict):
+class StrongSettingEntry(StrictModel):
     """One attack of the strong search, or the results of the scorecard that it starts from."""
 
     name: str = Field(description="the attack, its options that differ from the scorecard's, engine, steps and start")
@@ -184,7 +181,7 @@ class StrongSettingEntry(_Strict):
     found: dict[str, int] = Field(description="by result, for how many images it was the first to find the worst value")
 
 
-class StrongEntry(_Strict):
+class StrongEntry(StrictModel):
     """The strong ERS: the worst of many attacks for each image and result, on a sample of the attacked images."""
 
     ers: float | None = Field(description="0 to 100; null unless all ten results were measured")
@@ -202,7 +199,7 @@ class StrongEntry(_Strict):
     options: dict[str, Any] = Field(description="images and restarts of the search")
 
 
-class ModelEntry(_Strict):
+class ModelEntry(StrictModel):
     """A model under audit and its results."""
 
     name: str
@@ -246,6 +243,12 @@ class ModelEntry(_Strict):
     curves: list[CurveEntry]
     worst_queries: list[WeakQueryEntry]
     worst_classes: list[WeakClassEntry]
+    edits: EditsEntry | None = Field(default=None, description="null unless transforms were requested")
+    survival: SurvivalEntry | None = Field(default=None, description="null unless transforms were requested")
+    certificates: list[CertificateEntry] = Field(
+        default=[],
+        description="certified Recall@1 of a smoothed version of the model, for each σ; empty unless asked",
+    )
     per_image: FileName = Field(description="CSV in the folder of this report, with one line per attacked image")
 
     @model_validator(mode="before")
@@ -257,7 +260,7 @@ class ModelEntry(_Strict):
         return content
 
 
-class AuditReport(_Strict):
+class AuditReport(StrictModel):
     """report.json."""
 
     schema_version: str = Field(default=SCHEMA, description="`hardrank.audit/1`")

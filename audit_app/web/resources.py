@@ -8,9 +8,9 @@ import torch
 from streamlit import runtime
 from streamlit.runtime.scriptrunner import get_script_run_ctx
 
+from hardrank.audit_app.audit.checking import check_audit
 from hardrank.audit_app.audit.estimate import AuditEstimate, estimate_audit
 from hardrank.audit_app.audit.options import AuditOptions
-from hardrank.audit_app.audit.runner import check_audit
 from hardrank.audit_app.blackbox.transfer import Transfer, transfer_from
 from hardrank.audit_app.gallery.embedded import EmbeddedGallery, embed_galleries
 from hardrank.audit_app.gallery.served import ServedGallery, serve_gallery

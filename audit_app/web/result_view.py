@@ -4,7 +4,7 @@ from typing import Final
 
 import streamlit as st
 
-from hardrank.audit_app.audit.runner import slug
+from hardrank.audit_app.audit.folder import slug
 from hardrank.audit_app.drawing.live_panel import curves, picture
 from hardrank.audit_app.drawing.markup import element
 from hardrank.audit_app.drawing.result_panel import (

@@ -10,8 +10,10 @@ from pathlib import Path
 
 import pytest
 
+from hardrank.audit_app.entries.entry import read_entry
 from hardrank.audit_app.results.schema import read_report
 from hardrank.audit_app.run import main
+from tests.audit_app.entries.made_up import make_about
 from tests.audit_app.indexed import make_index
 from tests.audit_app.onnx_graphs import without_gradients
 from tests.waiting import PATIENCE_S
@@ -40,7 +42,9 @@ def earlier(base: list[str], tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_the_files_are_written_and_named(base: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main([*base, "--out", str(tmp_path), "--epsilon", "4/255", "--curve", "epsilon", "1/255", "8/255"]) == 0
+    more = ["--epsilon", "4/255", "--curve", "epsilon", "1/255", "8/255", "--transforms", "--transform-images", "2"]
+    more += ["--certify", "2", "--sigma", "0.1", "--samples", "20"]
+    assert main([*base, "--out", str(tmp_path), *more]) == 0
     names = {path.name for path in tmp_path.iterdir()}
     assert {"report.json", "report.html", "tiny-robust.csv", "journal"} <= names
     said = capsys.readouterr()
@@ -50,7 +54,19 @@ def test_the_files_are_written_and_named(base: list[str], tmp_path: Path, capsys
     report = read_report(tmp_path)
     assert report.settings.epsilon == 4 / 255
     assert report.command.startswith("python audit_app/run.py --models")
-    assert [point.at for point in report.models[0].curves[0].points] == [1 / 255, 8 / 255]
+    [model] = report.models
+    assert [point.at for point in model.curves[0].points] == [1 / 255, 8 / 255]
+    assert model.edits is not None
+    assert model.edits.n == 2
+    assert model.survival is not None
+    assert set(model.survival.figures) == set(model.figures)
+    page = (tmp_path / "report.html").read_text(encoding="utf-8")
+    for edit in model.edits.edits.values():
+        assert edit.title in page
+    for title in model.survival.titles.values():
+        assert title in page
+    assert [found.sigma for found in model.certificates] == [0.1]
+    assert "<h2>Certificates</h2>" in page
 
 
 def test_an_index_gives_the_figures_of_its_images(
@@ -157,6 +173,9 @@ def test_errors_exit_with_2_and_name_the_cause(
     assert "seed (0 → 7)" in differing
     assert not (tmp_path / "out").exists()  # before anything is attacked
     assert "'time'" in refused(*base, *out, "--curve", "time", "3")
+    assert "--attacks all" in refused(*base, *out, "--entry", "about.json")
+    assert "2 files for 1 models" in refused(*base, *out, "--entry", "a.json", "b.json")
+    assert "about.json" in refused(*models, *images, *out, "--entry", str(tmp_path / "about.json"))
     assert "is not an option of the search square" in refused(*base, *out, "--search", "sigma=3")
     assert "needs a surrogate" in refused(*base, *out, "--method", "transfer")
     damaged = shutil.copytree(tiny_zoo[1], tmp_path / "damaged")
@@ -224,8 +243,13 @@ def test_help_teaches_with_examples(capsys: pytest.CaptureFixture[str], monkeypa
 
 def test_the_table_shows_both_scores(earlier: Path, base: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     arguments = [*base, "--attacks", "all", "--attacked", "2", "--sanity-images", "0"]
-    assert main([*arguments, "--out", str(earlier.parent / "all")]) == 0
+    about = earlier.parent / "about.json"
+    about.write_text(make_about().model_dump_json(), encoding="utf-8")
+    assert main([*arguments, "--out", str(earlier.parent / "all"), "--entry", str(about)]) == 0
     said = capsys.readouterr().out
+    entry = read_entry(earlier.parent / "all" / "tiny-robust.entry.json")
+    assert entry.about == make_about()
+    assert entry.attacked.n == 2
     for part in ("ERS", "Recall@1 in the worst case", "strong ERS", "GTM (reference item)"):
         assert part in said, part
     [model] = read_report(earlier.parent / "all").models

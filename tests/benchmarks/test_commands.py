@@ -13,6 +13,8 @@ TINY = {
     "allocation": "",
     "app_start": "--zoo {zoo}",
     "attacks": "--bundle {zoo}/demo-robust",
+    "certificates": "--bundle {zoo}/demo-robust",
+    "edits": "--bundle {zoo}/demo-robust",
     "families": "",
     "hostile_images": "",
     "hm_step": "--bundle {zoo}/demo-robust",

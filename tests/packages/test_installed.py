@@ -15,7 +15,7 @@ import pytest
 from tests.packages.wheel import ROOT, build_wheel
 from tests.trainer.tiny import write_images
 
-_COMMANDS = ("train", "study", "index", "serve", "keys", "audit", "app", "replay")
+_COMMANDS = ("train", "study", "index", "serve", "keys", "audit", "leaderboard", "app", "replay")
 _SMALL = (
     "--architecture.dimension 8 --warmup.epochs 1 --warmup.batch-size 8 --robust.epochs 1 --robust.pairs 4 "
     "--evaluation.attacked 2 --evaluation.steps 1"

@@ -26,6 +26,7 @@ COMMANDS: Final[Mapping[str, Command]] = {
     "keys": Command("hardrank.serving.keys", "make, list and remove API keys of the server"),
     "scan": Command("hardrank.serving.scan", "list suspicious items of an index: hubs, and items models disagree on"),
     "audit": Command("hardrank.audit_app.run", "attack models and write a report, with limits for CI"),
+    "leaderboard": Command("hardrank.audit_app.leaderboard", "compare audited models on one page, from their entries"),
     "app": Command("hardrank.audit_app.start", "open the audit app: live attacks in the browser"),
     "replay": Command("hardrank.audit_app.replay", "run a recorded live attack again"),
 }
@@ -83,7 +84,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def help_page() -> str:
     """Return the text of `hardrank --help`."""
-    rows = "\n".join(f"  {name:<8}  {command.summary}" for name, command in COMMANDS.items())
+    rows = "\n".join(f"  {name:<11}  {command.summary}" for name, command in COMMANDS.items())
     return _HELP.format(commands=rows)
 
 

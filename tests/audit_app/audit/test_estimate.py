@@ -20,7 +20,7 @@ from hardrank.audit_app.audit.estimate import (
     estimate_audit,
     fit_to_budget,
 )
-from hardrank.audit_app.audit.options import AuditOptions, Curve, CurveParameter
+from hardrank.audit_app.audit.options import AuditOptions, CertificateOptions, Curve, CurveParameter
 from hardrank.audit_app.audit.progress import MINUTES_LEFT, SHARE, AuditProgress
 from hardrank.audit_app.audit.request import AuditRequest
 from hardrank.audit_app.audit.sequence import PreparedAudit, prepare_audit
@@ -29,6 +29,7 @@ from hardrank.audit_app.errors import AuditError
 from hardrank.audit_app.gallery.embedded import EmbeddedGallery, embed_galleries
 from hardrank.audit_app.gallery.image_gallery import from_images
 from hardrank.audit_app.gallery.source import GallerySource
+from hardrank.audit_app.images.edits import EDIT_COUNT
 from hardrank.audit_app.report.build import make_report
 from hardrank.audit_app.subjects.loading import load_subjects
 from hardrank.models.progress import StageProgress
@@ -57,12 +58,16 @@ def test_the_duration_counts_every_part() -> None:
     assert estimated(WHITE, BLACK).seconds == pytest.approx(500 * 1010 * 0.003)
     robustness = RobustnessOptions(steps=10, restarts=2, seed_check=32, sanity_images=16)
     curve = Curve(parameter=CurveParameter.STEPS, values=(4.0, 8.0))
-    parts = estimated(WHITE, options=replace(AUDIT, robustness=robustness, curves=(curve,), worst=3)).parts()
+    options = replace(AUDIT, robustness=robustness, curves=(curve,), worst=3, transform_images=100)
+    options = replace(options, certificates=CertificateOptions(images=7, samples=200))
+    parts = estimated(WHITE, options=options).parts()
     assert parts == {
         ("white", AuditPart.ATTACKS): pytest.approx(500 * 20 * 0.003),
         ("white", AuditPart.CHECKS): pytest.approx(32 * 20 * 0.003 + 16 * 0.002 * (LARGE_STEPS + SEARCH_QUERIES)),
         ("white", AuditPart.STRONG): 0,
         ("white", AuditPart.CURVES): pytest.approx(50 * 12 * 0.003),
+        ("white", AuditPart.TRANSFORMS): pytest.approx(100 * (20 * 0.003 + EDIT_COUNT * 0.002 / 3)),
+        ("white", AuditPart.CERTIFICATES): pytest.approx(7 * (200 + 100) * 2 * 0.002 / 3),
         ("white", AuditPart.WORST_CASES): pytest.approx(3 * 20 * 0.002),
     }
 

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from hardrank.audit_app.audit.options import AuditOptions, Curve, CurveParameter
+from hardrank.audit_app.audit.options import AuditOptions, CertificateOptions, Curve, CurveParameter
 from hardrank.audit_app.audit.request import AuditRequest, read_request
 from hardrank.audit_app.blackbox.choice import SearchMethod
 from hardrank.audit_app.gallery.source import GallerySource, SourceKind
@@ -35,6 +35,8 @@ def request(**changes: object) -> AuditRequest:
                 robustness=RobustnessOptions(epsilon=4 / 255),
                 method=SearchMethod.TRANSFER,
                 curves=(Curve(parameter=CurveParameter.STEPS, values=(4, 8)),),
+                transform_images=5,
+                certificates=CertificateOptions(images=3, sigmas=(0.1, 0.5), samples=50),
             ),
             loading=SubjectOptions(weights=LibraryWeights.RANDOM, resize=40),
             surrogate="b",

@@ -7,9 +7,11 @@ import numpy as np
 import pytest
 import torch
 
+from hardrank.audit_app.audit.folder import slug
 from hardrank.audit_app.audit.identity import OtherAuditError
 from hardrank.audit_app.audit.options import AuditOptions, Curve, CurveParameter
-from hardrank.audit_app.audit.runner import AuditResult, ModelResult, run_audit, slug
+from hardrank.audit_app.audit.result import AuditResult, ModelResult
+from hardrank.audit_app.audit.runner import run_audit
 from hardrank.audit_app.blackbox.choice import SearchMethod
 from hardrank.audit_app.errors import AuditError, GalleryError
 from hardrank.audit_app.gallery.embedded import EmbeddedGallery, embed_galleries, embed_gallery

@@ -11,7 +11,8 @@ import pytest
 
 from hardrank.audit_app.audit.identity import settings_of
 from hardrank.audit_app.audit.options import AuditOptions, Curve, CurveParameter
-from hardrank.audit_app.audit.runner import AuditResult, run_audit
+from hardrank.audit_app.audit.result import AuditResult
+from hardrank.audit_app.audit.runner import run_audit
 from hardrank.audit_app.audit.weak_spots import clipped_scores
 from hardrank.audit_app.gallery.embedded import embed_galleries
 from hardrank.audit_app.gallery.image_gallery import ImageGallery, from_images

@@ -5,10 +5,14 @@ from typing import Any
 
 import pytest
 
+from hardrank.audit_app.images.edits import EDITS
 from hardrank.audit_app.run import main
 from tests.chromium import PATIENCE_MS, needs_chromium
 
 pytestmark = needs_chromium
+
+ADDED = ("Do the attacks survive JPEG and resizing?", "Edits that people make", "Certificates")
+"""Sections that must be requested."""
 
 
 @pytest.fixture(scope="module")
@@ -17,6 +21,7 @@ def page_file(tiny_zoo: list[Path], gratings: Path, tmp_path_factory: pytest.Tem
     arguments = ["--models", *map(str, tiny_zoo), "--images", str(gratings), "--out", str(out)]
     arguments += ["--attacked", "4", "--steps", "2", "--seed-check", "0", "--bootstrap", "20", "--worst", "2"]
     arguments += ["--curve", "epsilon", "1/255", "8/255", "--curve-attacked", "2", "--device", "cpu", "--threads", "1"]
+    arguments += ["--transforms", "--transform-images", "2", "--certify", "1", "--sigma", "0.1", "--samples", "10"]
     assert main(arguments) == 0
     return out / "report.html"
 
@@ -40,9 +45,16 @@ def test_it_opens_offline_and_fits_the_screen(page_file: Path, browser: Any, wid
     background = page.evaluate("getComputedStyle(document.body).backgroundColor")
     level = sum(int(part) for part in background[4:-1].split(",")) / 3
     assert (level < 60) == (scheme == "dark")
-    for heading in ("Cautions", "Results", "Threat model", "Weakest images and classes", "What ERS does not say"):
+    for heading in (
+        "Cautions",
+        "Results",
+        "Threat model",
+        "Weakest images and classes",
+        "What ERS does not say",
+        *ADDED,
+    ):
         assert page.get_by_role("heading", name=heading, exact=True).is_visible()
-    assert page.locator("svg").count() == 4
+    assert page.locator("svg").count() == 4 + len(EDITS)
     if width < 500:  # on a phone the table is stacked: each figure is readable without scrolling sideways
         boxes = page.locator("table.results td").evaluate_all(
             "cells => cells.map(cell => cell.getBoundingClientRect().right)"

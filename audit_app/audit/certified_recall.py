@@ -1,0 +1,169 @@
+"""Certified Recall@1 of a model by randomized smoothing, for some images: what no L2 perturbation can take away.
+
+It is a statement about a smoothed version of the model, which embeds many noisy copies of each query, and not about
+the model as it is served. See `hardrank.trainer.evaluation.certificates`.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Final
+
+import numpy as np
+import torch
+
+from hardrank.audit_app.audit.intervals import Interval, mean_intervals
+from hardrank.audit_app.audit.options import CertificateOptions
+from hardrank.audit_app.gallery.embedded import EmbeddedGallery
+from hardrank.trainer.evaluation.blocks import cancelled
+from hardrank.trainer.evaluation.certificates import certify_image
+from hardrank.trainer.evaluation.journal import Columns, Journal
+from hardrank.trainer.metric.distances import recall_at_1
+
+MULTIPLES: Final = (0.0, 0.25, 0.5, 0.75, 1.0, 1.5, 2.0)
+"""Radii that are reported, in σ."""
+_PROBED: Final = 16
+
+
+@dataclass(frozen=True, kw_only=True)
+class CertifiedPoint:
+    """Certified Recall@1 at one radius, 0 to 1."""
+
+    radius: float
+    """L2, for pixels in [0,1]; the certificate holds for every smaller perturbation."""
+    vote: Interval
+    embedding: Interval
+
+
+@dataclass(frozen=True, kw_only=True)
+class CertifiedRecall:
+    """Certified Recall@1 with one σ."""
+
+    sigma: float
+    samples: int
+    alpha: float
+    n: int
+    """Number of images: those that share their class with another one."""
+    recall_at_1: Interval
+    """Of the same images without noise, as the model is served."""
+    points: tuple[CertifiedPoint, ...]
+
+
+def measure_certificates(
+    embedded: EmbeddedGallery,
+    rows: torch.Tensor,
+    options: CertificateOptions,
+    *,
+    seed: int,
+    batch: int,
+    resamples: int,
+    journal: Callable[[str], Journal],
+    report: Callable[[int], None],
+    cancel: Callable[[], bool],
+) -> tuple[CertifiedRecall, ...]:
+    """Certify Recall@1 of some of the gallery's images with each σ.
+
+    Args:
+        embedded: The gallery and the model.
+        rows: (n,) rows; those of images alone in their class are left out.
+        options: σ, number of samples, confidence.
+        seed: Of the noise and the bootstrap.
+        batch: Noisy copies embedded at a time.
+        resamples: Of the bootstrap.
+        journal: Returns the journal of a name; it keeps finished images.
+        report: Called with the number of finished pairs of image and σ.
+        cancel: Checked before each image.
+
+    Returns:
+        The result of each σ; none if all images are alone in their class.
+
+    Raises:
+        CancelledError: `cancel` returned True.
+    """
+    labels = embedded.gallery.labels
+    rows = rows[torch.from_numpy(np.bincount(labels)[labels[rows.cpu().numpy()]] > 1)]
+    if not len(rows):
+        return ()
+    found = []
+    for number, sigma in enumerate(options.sigmas):
+        kept = journal(f"certificates {sigma:g} {options.samples} {options.alpha:g}")
+        radii = _certify(
+            embedded,
+            rows.tolist(),
+            sigma,
+            options,
+            seed=seed,
+            batch=batch,
+            journal=kept,
+            report=partial(_report_from, report, number * len(rows)),
+            cancel=cancel,
+        )
+        found.append(_summarize(embedded, rows, radii, sigma, options, seed=seed, resamples=resamples))
+    return tuple(found)
+
+
+def _report_from(report: Callable[[int], None], before: int, done: int) -> None:
+    report(before + done)
+
+
+def _certify(
+    embedded: EmbeddedGallery,
+    rows: Sequence[int],
+    sigma: float,
+    options: CertificateOptions,
+    *,
+    seed: int,
+    batch: int,
+    journal: Journal,
+    report: Callable[[int], None],
+    cancel: Callable[[], bool],
+) -> np.ndarray:
+    """Return the radii of the images, (n,2): vote and embedding."""
+    journal.open({"sigma": sigma, "samples": options.samples}, embedded.embeddings[:_PROBED].cpu().numpy())
+    done: dict[int, Columns] = {**journal.load_rows("radii")}
+    for i, row in enumerate(rows):
+        if cancel():
+            raise cancelled()
+        if row not in done:
+            radii = certify_image(
+                embedded.subject.judge,
+                embedded.images(torch.tensor([row]))[0],
+                embedded.tensors,
+                row,
+                options.smoothing(sigma),
+                seed=seed,
+                batch=batch,
+            )
+            done[row] = {"radii": np.array([radii.vote, radii.embedding])}
+            journal.record("radii", np.array([row]), {"radii": done[row]["radii"][None]})
+        report(i + 1)
+    return np.stack([done[row]["radii"] for row in rows])
+
+
+def _summarize(
+    embedded: EmbeddedGallery,
+    rows: torch.Tensor,
+    radii: np.ndarray,
+    sigma: float,
+    options: CertificateOptions,
+    *,
+    seed: int,
+    resamples: int,
+) -> CertifiedRecall:
+    own = rows.to(embedded.embeddings.device)
+    clean = recall_at_1(embedded.embeddings[own], embedded.embeddings, embedded.labels, own, embedded.labels[own])
+    [recall] = mean_intervals(clean.double().cpu().numpy()[:, None], seed=seed, resamples=resamples)
+    points = []
+    for multiple in MULTIPLES:
+        # A radius of 0 asks for certified images, whose radius is positive; beyond it perturbations must be smaller.
+        reached = (radii >= multiple * sigma) & (radii > 0)
+        vote, embedding = mean_intervals(reached.astype(np.float64), seed=seed, resamples=resamples)
+        points.append(CertifiedPoint(radius=multiple * sigma, vote=vote, embedding=embedding))
+    return CertifiedRecall(
+        sigma=sigma,
+        samples=options.samples,
+        alpha=options.alpha,
+        n=len(rows),
+        recall_at_1=recall,
+        points=tuple(points),
+    )

@@ -1,0 +1,1 @@
+"""The command `hardrank audit`: its options, the request that they make, and what it prints."""

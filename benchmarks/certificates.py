@@ -1,0 +1,116 @@
+"""How much of Recall@1 can randomized smoothing certify, and how does that depend on σ?
+
+    python benchmarks/certificates.py --bundle models/zoo/demo-robust
+    python benchmarks/certificates.py --tiny    # a try, in a minute
+
+Certified Recall@1 of a sample of a bundle's test images, as `hardrank audit --certify` measures it: the class that most
+noisy copies find (vote), and the item nearest to their mean embedding. The result goes to
+benchmarks/results/certificates.json, by bundle.
+"""
+
+import json
+import tempfile
+import time
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, ClassVar
+
+import torch
+
+from benchmarks.command import RESULTS, ROOT, BenchmarkOptions, parse_options
+from hardrank.audit_app.audit.certified_recall import MULTIPLES, measure_certificates
+from hardrank.audit_app.audit.options import CertificateOptions
+from hardrank.audit_app.gallery.embedded import embed_gallery
+from hardrank.audit_app.gallery.image_gallery import from_run
+from hardrank.audit_app.subjects.loading import SubjectOptions, load_subject
+from hardrank.serving.engine import Device
+from hardrank.trainer.evaluation.journal import Journal
+from hardrank.trainer.evaluation.robustness import sample_queries
+from hardrank.trainer.runtime.environment import hardware, versions
+
+SEED = 0
+RESAMPLES = 1000
+BATCH = 128
+
+
+@dataclass(frozen=True, kw_only=True)
+class Options(BenchmarkOptions):
+    """Options of this benchmark."""
+
+    TINY: ClassVar[dict[str, Any]] = {"images": 2, "samples": 20}
+
+    bundle: Path = ROOT / "models/zoo/demo-robust"
+    """The trained model."""
+    data_root: Path | None = None
+    """The images, where they have moved since training."""
+    images: int = 100
+    """Images certified."""
+    sigma: tuple[float, ...] = CertificateOptions().sigmas
+    """Standard deviations of the noise, for pixels in [0,1]."""
+    samples: int = CertificateOptions().samples
+    """Noisy copies of each image."""
+    journal: Path | None = None
+    """Folder that keeps finished images, so that an interrupted measurement continues; default: none."""
+
+
+def measure(options: Options) -> dict[str, Any]:
+    """Measure one bundle."""
+    subject = load_subject(str(options.bundle), SubjectOptions(device=Device.CPU))
+    embedded = embed_gallery(subject, from_run(options.bundle, data_root=options.data_root))
+    rows = sample_queries(len(embedded), options.images, seed=SEED)
+    certificates = CertificateOptions(images=options.images, sigmas=options.sigma, samples=options.samples)
+    began = time.perf_counter()
+    with tempfile.TemporaryDirectory() as folder:
+        kept = options.journal or Path(folder)
+        found = measure_certificates(
+            embedded,
+            rows,
+            certificates,
+            seed=SEED,
+            batch=BATCH,
+            resamples=RESAMPLES,
+            journal=lambda name: Journal(kept / name),
+            report=lambda done: print(done, flush=True) if done % 10 == 0 else None,
+            cancel=lambda: False,
+        )
+    return {
+        "gallery": len(embedded),
+        "gallery_sha256": embedded.gallery.digest(),
+        "model_sha256": subject.sha256,
+        "sigmas": {
+            f"{one.sigma:g}": {
+                "images": one.n,
+                "samples": one.samples,
+                "alpha": one.alpha,
+                "recall_at_1": asdict(one.recall_at_1),
+                "points": {
+                    f"{multiple:g} sigma": asdict(point) for multiple, point in zip(MULTIPLES, one.points, strict=True)
+                },
+            }
+            for one in found
+        },
+        "seconds": round(time.perf_counter() - began, 1),
+    }
+
+
+def main() -> None:
+    """Measure a bundle and add it to the results."""
+    options = parse_options(Options, doc=__doc__, file=__file__)
+    measured = measure(options)
+    path = options.result or RESULTS / "certificates.json"
+    known = json.loads(path.read_text(encoding="utf-8"))["bundles"] if path.exists() else {}
+    options.write(
+        "certificates",
+        {
+            "command": "python benchmarks/certificates.py --bundle models/zoo/NAME",
+            "what": "certified Recall@1 (0 to 1) at L2 radii, by bundle and σ, with 95 % bootstrap intervals",
+            "options": {"seed": SEED, "resamples": RESAMPLES, "batch": BATCH},
+            "bundles": {**known, options.bundle.name: measured},
+            "hardware": hardware(torch.device("cpu"), low_precision=False),
+            "versions": versions(),
+        },
+    )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,110 @@
+"""Which edits that people make do rankings withstand?
+
+    python benchmarks/edits.py --bundle models/zoo/demo-robust
+    python benchmarks/edits.py --tiny    # a try, in a minute
+
+A sample of a bundle's test images is edited (JPEG, resizing, cropping, blur, brightness, rotation, screenshots,
+watermarks, each at several strengths), as `hardrank audit --transforms` does. For each strength: Recall@1, overlap@10
+and the distance moved, with 95 % bootstrap intervals. The result goes to benchmarks/results/edits.json, by bundle.
+"""
+
+import json
+import tempfile
+import time
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, ClassVar
+
+import torch
+
+from benchmarks.command import RESULTS, ROOT, BenchmarkOptions, parse_options
+from hardrank.audit_app.audit.edit_stability import MAX_RECALL_LOSS, MIN_OVERLAP, measure_edits
+from hardrank.audit_app.gallery.embedded import embed_gallery
+from hardrank.audit_app.gallery.image_gallery import from_run
+from hardrank.audit_app.images.edits import EDITS
+from hardrank.audit_app.subjects.loading import SubjectOptions, load_subject
+from hardrank.serving.engine import Device
+from hardrank.trainer.evaluation.journal import Journal
+from hardrank.trainer.evaluation.robustness import sample_queries
+from hardrank.trainer.runtime.environment import hardware, versions
+
+SEED = 0
+RESAMPLES = 1000
+
+
+@dataclass(frozen=True, kw_only=True)
+class Options(BenchmarkOptions):
+    """Options of this benchmark."""
+
+    TINY: ClassVar[dict[str, Any]] = {"images": 2}
+
+    bundle: Path = ROOT / "models/zoo/demo-robust"
+    """The trained model."""
+    data_root: Path | None = None
+    """The images, where they have moved since training."""
+    images: int = 200
+    """Images edited."""
+
+
+def measure(options: Options) -> dict[str, Any]:
+    """Measure one bundle."""
+    subject = load_subject(str(options.bundle), SubjectOptions(device=Device.CPU))
+    embedded = embed_gallery(subject, from_run(options.bundle, data_root=options.data_root))
+    rows = sample_queries(len(embedded), options.images, seed=SEED)
+    began = time.perf_counter()
+    with tempfile.TemporaryDirectory() as folder:
+        found = measure_edits(
+            embedded,
+            rows,
+            seed=SEED,
+            resamples=RESAMPLES,
+            journal=Journal(Path(folder)),
+            report=lambda done: None,
+            cancel=lambda: False,
+        )
+    return {
+        "images": found.n,
+        "gallery": len(embedded),
+        "gallery_sha256": embedded.gallery.digest(),
+        "model_sha256": subject.sha256,
+        "k": found.k,
+        "recall_at_1": None if found.recall_at_1 is None else asdict(found.recall_at_1),
+        "edits": {
+            curve.key: {
+                "title": EDITS[curve.key].title,
+                "unit": EDITS[curve.key].unit,
+                "withstood": curve.withstood,
+                "points": {f"{point.strength:g}": asdict(point) for point in curve.points},
+            }
+            for curve in found.curves
+        },
+        "seconds": round(time.perf_counter() - began, 1),
+    }
+
+
+def main() -> None:
+    """Measure a bundle and add it to the results."""
+    options = parse_options(Options, doc=__doc__, file=__file__)
+    measured = measure(options)
+    path = options.result or RESULTS / "edits.json"
+    known = json.loads(path.read_text(encoding="utf-8"))["bundles"] if path.exists() else {}
+    options.write(
+        "edits",
+        {
+            "command": "python benchmarks/edits.py --bundle models/zoo/NAME",
+            "what": "Recall@1 and overlap@10 (0 to 1), distance moved after edits; the strongest edit withstood",
+            "options": {
+                "seed": SEED,
+                "resamples": RESAMPLES,
+                "min_overlap": MIN_OVERLAP,
+                "max_recall_loss": MAX_RECALL_LOSS,
+            },
+            "bundles": {**known, options.bundle.name: measured},
+            "hardware": hardware(torch.device("cpu"), low_precision=False),
+            "versions": versions(),
+        },
+    )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,142 @@
+"""Edits and transforms in audits: the measurements, against plain loops, resumed and repeated."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from hardrank.audit_app.audit.edit_stability import EditPoint, measure_edits, withstood
+from hardrank.audit_app.audit.intervals import Interval
+from hardrank.audit_app.audit.options import AuditOptions
+from hardrank.audit_app.audit.result import ModelResult
+from hardrank.audit_app.audit.runner import run_audit
+from hardrank.audit_app.errors import AuditError
+from hardrank.audit_app.gallery.embedded import EmbeddedGallery, embed_gallery
+from hardrank.audit_app.gallery.image_gallery import from_images
+from hardrank.audit_app.images.edits import EDITS
+from hardrank.audit_app.subjects.loading import load_subject
+from hardrank.models.decoding import decode
+from hardrank.models.preprocessing import prepare_image
+from hardrank.trainer.evaluation.blocks import CancelledError
+from hardrank.trainer.evaluation.journal import Journal
+from hardrank.trainer.evaluation.robustness import RobustnessOptions, sample_queries
+from tests.audit_app.galleries import OPTIONS
+
+QUICK = RobustnessOptions(steps=6, bootstrap=20, seed_check=0, sanity_images=0)
+AUDIT = AuditOptions(attacks=("TMA", "ES"), attacked=5, robustness=QUICK, worst=0, transform_images=3)
+
+
+@pytest.fixture(scope="module")
+def embedded(tiny_zoo: list[Path], gratings: Path) -> EmbeddedGallery:
+    return embed_gallery(load_subject(str(tiny_zoo[0]), OPTIONS), from_images(gratings))
+
+
+@pytest.fixture(scope="module")
+def measured(embedded: EmbeddedGallery, tmp_path_factory: pytest.TempPathFactory) -> ModelResult:
+    [model] = run_audit([embedded], AUDIT, tmp_path_factory.mktemp("audit")).models
+    return model
+
+
+def test_edits_equal_a_plain_loop(embedded: EmbeddedGallery, measured: ModelResult) -> None:
+    found = measured.edits
+    assert found is not None
+    rows = sorted(measured.card.per_image.rows.tolist())
+    chosen = [rows[i] for i in sample_queries(5, 3, seed=0).tolist()]
+    gallery = embedded.embeddings.numpy().astype(np.float64)
+    labels = embedded.gallery.labels
+    for curve in found.curves:
+        for point in curve.points:
+            recall, overlap, moved = [], [], []
+            for row in chosen:
+                original = decode(embedded.gallery.read(row))
+                edited = EDITS[curve.key].apply(original, point.strength)
+                pair = [prepare_image(one, embedded.subject.preprocessing) for one in (original, edited)]
+                one, other = embedded.subject.judge(torch.from_numpy(np.stack(pair))).double().numpy()
+                orders = [np.argsort(np.linalg.norm(gallery - e, axis=1)).tolist() for e in (one, other)]
+                first = [[i for i in order if i != row][:10] for order in orders]
+                recall.append(labels[first[1][0]] == labels[row])
+                overlap.append(len(set(first[0]) & set(first[1])) / 10)
+                moved.append(np.linalg.norm(one - other))
+            assert point.recall_at_1 is not None
+            assert point.recall_at_1.value == pytest.approx(np.mean(recall))
+            assert point.overlap.value == pytest.approx(np.mean(overlap))
+            assert point.moved.value == pytest.approx(np.mean(moved), abs=1e-5)
+            assert point.moved.low <= point.moved.value <= point.moved.high
+    assert (found.n, found.with_match, found.k) == (3, 3, 10)
+
+
+def test_an_edit_is_withstood_up_to_the_first_that_is_not() -> None:
+    def point(strength: float, recall: float | None, overlap: float) -> EditPoint:
+        values = [None if v is None else Interval(value=v, low=v, high=v) for v in (recall, overlap)]
+        assert values[1] is not None
+        return EditPoint(strength=strength, recall_at_1=values[0], overlap=values[1], moved=values[1])
+
+    before = Interval(value=0.8, low=0.7, high=0.9)
+    assert withstood([point(1, 0.8, 0.9), point(2, 0.76, 0.5), point(3, 0.7, 0.5)], before) == 2
+    assert withstood([point(1, 0.8, 0.9), point(2, 0.8, 0.49), point(3, 0.8, 0.9)], before) == 1
+    assert withstood([point(1, 0.74, 0.9)], before) is None
+    assert withstood([point(1, None, 0.9)], None) == 1
+
+
+def test_png_keeps_an_attack_and_jpeg_weakens_it(measured: ModelResult) -> None:
+    found = measured.survival
+    assert found is not None
+    assert list(found.titles) == ["png", "jpeg", "resize"]
+    chosen = sample_queries(5, 3, seed=0).numpy()
+    for key, figure in found.figures.items():
+        columns = measured.card.per_image.columns
+        assert figure.before == pytest.approx(columns[f"{key} before"][chosen].mean())
+        # 8 bits lose nothing at whole 255ths, but the attack is repeated in another batch
+        assert figure.after["png"].value == pytest.approx(columns[key][chosen].mean(), abs=5e-3)
+        if figure.survived["png"] is not None:
+            assert figure.survived["png"] == pytest.approx(100)
+    moved = found.figures["ES:D"]
+    assert moved.after["resize"].value != moved.after["png"].value
+    assert 0 < moved.after["jpeg"].value < 2
+
+
+def test_finished_images_are_kept(embedded: EmbeddedGallery, tmp_path: Path) -> None:
+    rows, seen = torch.tensor([3, 10]), list[int]()
+
+    def measure(name: str, *, stop: bool = False) -> object:
+        return measure_edits(
+            embedded,
+            rows,
+            seed=0,
+            resamples=10,
+            journal=Journal(tmp_path / name),
+            report=seen.append,
+            cancel=lambda: stop and bool(seen),
+        )
+
+    with pytest.raises(CancelledError):
+        measure("journal", stop=True)
+    [kept] = tmp_path.glob("journal/*.npz")
+    stamp = kept.stat().st_mtime_ns
+    assert measure("journal") == measure("other")
+    assert kept.stat().st_mtime_ns == stamp
+
+
+def test_without_classes_only_overlap_and_distance_are_measured(
+    embedded: EmbeddedGallery, gratings: Path, tmp_path: Path
+) -> None:
+    gallery = from_images(gratings)
+    alone = replace(gallery, labels=np.arange(len(gallery)), classes=tuple(map(str, range(len(gallery)))))
+    few = embed_gallery(embedded.subject, alone.without(dict.fromkeys(range(6, len(gallery)), "")))
+    found = measure_edits(
+        few,
+        torch.tensor([0]),
+        seed=0,
+        resamples=10,
+        journal=Journal(tmp_path),
+        report=lambda done: None,
+        cancel=lambda: False,
+    )
+    assert (found.with_match, found.recall_at_1, found.k) == (0, None, 5)
+
+
+def test_a_negative_number_of_images_is_refused() -> None:
+    with pytest.raises(AuditError, match="-1"):
+        AuditOptions(transform_images=-1)

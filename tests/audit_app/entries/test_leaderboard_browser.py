@@ -1,0 +1,57 @@
+"""The leaderboard in a real browser, with the network cut."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from hardrank.audit_app.leaderboard import main
+from tests.audit_app.entries.made_up import make_made_up_entry
+from tests.chromium import PATIENCE_MS, needs_chromium
+
+pytestmark = needs_chromium
+
+MODELS = {"alpha": (30.0, 0.9), "beta": (50.0, 0.5), "gamma": (40.0, 0.7)}
+"""Name → strong ERS and clean Recall@1."""
+
+
+@pytest.fixture(scope="module")
+def page_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("entries")
+    for i, (name, (strong, recall)) in enumerate(MODELS.items()):
+        entry = make_made_up_entry(about={"name": name}, strong=strong, recall=recall, sha256=str(i) * 64)
+        (folder / f"{name}.entry.json").write_text(entry.model_dump_json(), encoding="utf-8")
+    assert main([str(folder)]) == 0
+    return folder / "leaderboard.html"
+
+
+@pytest.mark.parametrize(("width", "scheme"), [(1280, "light"), (390, "dark")])
+def test_it_opens_offline_fits_the_screen_and_sorts(page_file: Path, browser: Any, width: int, scheme: str) -> None:
+    context = browser.new_context(viewport={"width": width, "height": 900}, color_scheme=scheme, offline=True)
+    context.set_default_timeout(PATIENCE_MS)
+    page = context.new_page()
+    asked: list[str] = []
+    broken: list[str] = []
+    page.on("request", lambda request: asked.append(request.url))
+    page.on("console", lambda message: broken.append(message.text))
+    page.on("pageerror", lambda error: broken.append(str(error)))
+    page.goto(page_file.as_uri())
+    assert asked == [page_file.as_uri()]
+    assert page.evaluate("document.documentElement.scrollWidth") <= width
+
+    def order() -> list[str]:
+        found: list[str] = page.locator("tbody th a").all_inner_texts()
+        return found
+
+    assert order() == ["beta", "gamma", "alpha"]
+    for button, expected in (
+        ("clean Recall@1, %", ["alpha", "gamma", "beta"]),
+        ("clean Recall@1, %", ["beta", "gamma", "alpha"]),
+        ("model", ["alpha", "beta", "gamma"]),
+        ("strong ERS", ["beta", "gamma", "alpha"]),
+    ):
+        page.get_by_role("button", name=button, exact=True).click()
+        assert order() == expected, button
+    assert page.locator("th[aria-sort=descending]").inner_text().startswith("strong ERS")
+    assert not broken
+    context.close()
