@@ -4,6 +4,7 @@ import difflib
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields, is_dataclass, replace
 from enum import StrEnum
+from functools import cache
 from pathlib import Path
 from typing import Annotated, Any, Final
 
@@ -125,7 +126,7 @@ class TrainingOptions:
     epochs: float = 10.0
     """Passes over the training images; in each, every image is an anchor once."""
     updates: int | None = None
-    """Number of updates, in place of `epochs`."""
+    """Number of updates, in place of `epochs`; 0 leaves the network as it is."""
     pairs: int = 56
     """Pairs of images of the same class in an SPC-2 batch (twice as many images), summed over all processes."""
     learning_rate: float = 1e-3
@@ -149,6 +150,9 @@ class TrainingOptions:
     """Share of the stage during which ε and α rise linearly from 0; from 0 to 1."""
     averaging: float = 0.0
     """Decay of the exponential moving average of the weights, which is the result; 0 for the last weights."""
+    weight_perturbation: float = 0.0
+    """γ of adversarial weight perturbation (AWP, Wu et al. 2020): updates follow the gradient at weights that are worse
+    by this share of their norm, for a second forward and backward pass; 0 for none. Usual: 0.005."""
     stop_on_collapse: bool = False
     """Stop with an error when the embeddings collapse; otherwise a warning is logged."""
 
@@ -159,10 +163,10 @@ class TrainingOptions:
             _at_least(0, self, "warmup_epochs")
         _at_least(2, self, "pairs")  # the negatives of a pair are images of the other pairs
         _pixels(self, "warmup_epsilon", "epsilon", "alpha")
-        _share(self, "averaging")
+        _share(self, "averaging", "weight_perturbation")
         _up_to_one(self, "epsilon_ramp")
         if self.updates is not None:
-            _at_least(1, self, "updates")
+            _at_least(0, self, "updates")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -346,6 +350,12 @@ def load_recipe(recipe: str | Path) -> Config:
     return parse_config(content, source=str(path))
 
 
+@cache
+def _adapter() -> TypeAdapter[Config]:
+    """Built once, which takes longer than reading a configuration."""
+    return TypeAdapter(Config)
+
+
 def parse_config(content: object, *, source: str) -> Config:
     """Build a configuration from plain values; `source` names their origin in errors."""
     if not isinstance(content, Mapping):
@@ -353,7 +363,7 @@ def parse_config(content: object, *, source: str) -> Config:
             f"{source} must contain fields of the configuration (name, data, …), not {type(content).__name__}"
         )
     try:
-        return TypeAdapter(Config).validate_python(dict(content))
+        return _adapter().validate_python(dict(content))
     except ValidationError as error:
         problems = "; ".join(_problem(entry) for entry in error.errors())
         raise ConfigError(f"{source}: {problems}") from error
@@ -381,7 +391,7 @@ def _field_names(owner: type) -> list[str]:
 
 def config_to_json(config: Config) -> dict[str, Any]:
     """Return the configuration as JSON values, as in a card; `parse_config` reads it back."""
-    plain: dict[str, Any] = TypeAdapter(Config).dump_python(config, mode="json")
+    plain: dict[str, Any] = _adapter().dump_python(config, mode="json")
     return plain
 
 

@@ -91,7 +91,9 @@ class Preflight:
 
 
 @dataclass(frozen=True)
-class _Try:
+class StageTry:
+    """The cost of an update."""
+
     seconds: float
     """Of a whole update, estimated."""
     saved_bytes: int
@@ -131,13 +133,14 @@ def _check(job: Job, zoo: Path) -> Preflight:
     torch.manual_seed(job.config.seed)
     embedder = build_start(job.config)
     _check_folding(embedder, job)
-    tries = {name: _try_stage(stage, options, embedder, job) for name, stage, options in _stages(job)}
-    iterations = {name: stage.iterations for name, stage, _ in _stages(job)}
+    stages = [(name, stage, options) for name, stage, options in _stages(job) if stage.iterations]
+    tries = {name: try_stage(stage, options, embedder, job) for name, stage, options in stages}
+    iterations = {name: stage.iterations for name, stage, _ in stages}
     seconds = {name: iterations[name] * one.seconds for name, one in tries.items()}
     if job.config.warmup.anchor:
         seconds["features"] = _feature_seconds(embedder, job)
     for kind in ("benign", "robust"):
-        seconds[f"attacks on {kind}"] = _attack_seconds(embedder, job)
+        seconds[f"attacks on {kind}"] = attack_seconds(embedder, job)
     exported = _check_export(embedder, job)
     weights = sum(p.numel() * p.element_size() for p in embedder.parameters())
     result = Preflight(
@@ -183,14 +186,27 @@ def _check_folding(embedder: Embedder, job: Job) -> None:
         )
 
 
-def _try_stage(stage: TrainingStage, options: LoopOptions, embedder: Embedder, job: Job) -> _Try:
-    """Take an update of a stage on a few images, twice, and measure the second."""
+def try_stage(
+    stage: TrainingStage, options: LoopOptions, embedder: Embedder, job: Job, *, images: int = _IMAGES
+) -> StageTry:
+    """Take an update of a stage on a few images, twice, and measure the second.
+
+    Args:
+        stage: The stage.
+        options: The options with which the loop runs it.
+        embedder: The network, which is not changed.
+        job: The job.
+        images: Number of images; the cost of a whole batch is scaled up from it.
+
+    Raises:
+        PreflightError: The batch holds no triplet, or a loss or gradient is not finite.
+    """
     device = job.fabric.device
     network = copy.deepcopy(embedder).to(device).to(memory_format=torch.channels_last)
     frozen = FoldedEmbedder(network, dtype=torch.bfloat16 if options.low_precision else None)
     whole, labels = next(stage.batches(stage.iterations - 1, job.processes.rank, job.processes.size))
-    for count in (_IMAGES, len(whole)):  # a few images may hold no triplet
-        images = whole[:count].to(device, memory_format=torch.channels_last)
+    for count in (images, len(whole)):  # a few images may hold no triplet
+        part = whole[:count].to(device, memory_format=torch.channels_last)
         saved: dict[int, int] = {}
 
         def keep(tensor: Tensor, saved: dict[int, int] = saved) -> Tensor:
@@ -214,15 +230,15 @@ def _try_stage(stage: TrainingStage, options: LoopOptions, embedder: Embedder, j
             )
             network.zero_grad(set_to_none=True)
             with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
-                result = stage.loss(images, labels[:count].to(device), context)
+                result = stage.loss(part, labels[:count].to(device), context)
             if result is None:
                 break
             result.loss.backward()
             _check_finite(stage.name, result.loss, network)
             seconds = time.perf_counter() - began
         else:
-            scale = len(whole) / len(images)
-            return _Try(seconds * scale, int(sum(saved.values()) * scale))
+            scale = len(whole) / len(part)
+            return StageTry(seconds * scale, int(sum(saved.values()) * scale))
     raise PreflightError(
         PreflightCheck.TRAINING,
         f"the first batch of {stage.name} holds no triplet; use more classes, or more pairs (--{stage.name}.pairs)",
@@ -249,7 +265,7 @@ def _feature_seconds(embedder: Embedder, job: Job) -> float:
     return (time.perf_counter() - began) / len(rows) * count
 
 
-def _attack_seconds(embedder: Embedder, job: Job) -> float:
+def attack_seconds(embedder: Embedder, job: Job) -> float:
     """Estimate the seconds of the attacks on a model, from a pass on a few images."""
     evaluation, device = job.config.evaluation, job.fabric.device
     frozen = FoldedEmbedder(copy.deepcopy(embedder).to(device))

@@ -23,12 +23,15 @@ from hardrank.models.progress import ConsoleProgress, OnProgress, StageProgress
 from hardrank.trainer.config import ConfigError
 from hardrank.trainer.runtime.launch import ROOT, Launch, LaunchError
 from hardrank.trainer.runtime.run_folder import exclusive
+from hardrank.trainer.studies.estimate import estimate_study
 from hardrank.trainer.studies.parallel import run_trials
-from hardrank.trainer.studies.plan import Trial, load_study, study_names, trials
+from hardrank.trainer.studies.plan import load_study, study_names
 from hardrank.trainer.studies.plots import write_plots
 from hardrank.trainer.studies.samplers import measure_samplers
+from hardrank.trainer.studies.schedule import StudyState, read_state
 from hardrank.trainer.studies.table import summarise, write_table
 from hardrank.trainer.studies.trial import StudyRun
+from hardrank.trainer.studies.trial_list import Trial, trials
 
 _DEFAULT_STUDY: Final = "demo"
 
@@ -43,6 +46,10 @@ class Command:
     """Trials that run at the same time, in processes that share the threads. Use 1 on a GPU."""
     only: str = ""
     """Run only the rows whose title contains this text. The table shows all finished rows."""
+    plan: bool = False
+    """Only estimate the hours of what is not trained yet, on this machine. Nothing is written."""
+    table: bool = False
+    """Only write the table and the plots of the trials that are finished, here or on another machine."""
     data_root: Path | None = None
     """Folder of the images, if it is not the one of the recipe."""
     results: Path = ROOT / "studies"
@@ -69,6 +76,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
             config=(tyro.conf.EnumChoicesFromValues,),
         )
         console = Console()
+        if command.plan:
+            _print_plan(console, command)
+            return 0
         with ConsoleProgress(console) as report:
             folder, missing = run_study(command, report)
         # As `Text`, since titles and paths may look like rich's markup.
@@ -83,10 +93,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return 0
 
 
+def _print_plan(console: Console, command: Command) -> None:
+    run = open_study(command)
+    with ConsoleProgress(console) as report:
+        estimate = estimate_study(run, _read(command, run), report)
+    for line in estimate.lines():
+        console.print(Text(line), soft_wrap=True)
+
+
 def _description() -> str:
     program = typed("study")
     examples = {
         f"{program} demo": "compare recipes on the demo data set",
+        f"{program} caltech101 --plan": "estimate the hours, row by row",
         f"{program} caltech101 --only EST": "run some rows only",
         f"{program} mine.yaml --jobs 2": "run your own study, two trials at a time",
     }
@@ -105,26 +124,39 @@ def run_study(command: Command, report: OnProgress) -> tuple[Path, int]:
         HardrankError: a subclass of it, for an invalid study or options, images that cannot be read, or a study that
             another process is running.
     """
-    study = load_study(command.study)
-    planned = trials(study, data_root=command.data_root)
-    _check(command, planned)
-    run = StudyRun(study=study, launch=command.launch, results=command.results / study.name)
+    run = open_study(command)
+    study = run.study
     with exclusive(command.launch.runs / f"study-{study.name}"):
-        due = [trial for trial in planned if command.only in trial.title and not run.result_file(trial).exists()]
-        if due:
-            report(StageProgress(stage=f"study {study.name}", done=0, total=len(due)))
-        for done, _ in enumerate(run_trials(run, due, jobs=command.jobs, report=report), start=1):
-            report(StageProgress(stage=f"study {study.name}", done=done, total=len(due)))
-            _write_summary(run, planned, command.study)
+        state = _read(command, run)
+        total, done = len(state.due), 0
+        if total and not command.table:
+            report(StageProgress(stage=f"study {study.name}", done=0, total=total))
+        while state.ready and not command.table:
+            for _ in run_trials(run, state.ready, jobs=command.jobs, report=report):
+                done += 1
+                report(StageProgress(stage=f"study {study.name}", done=done, total=total))
+                _write_summary(run, _read(command, run), command.study)
+            state = _read(command, run)
         samplers = run.results / "samplers.json"
-        if study.sampler_batches and not samplers.exists():
-            write_json(samplers, measure_samplers(run, planned[0], report))
-        missing = _write_summary(run, planned, command.study)
+        if study.sampler_batches and not samplers.exists() and not command.table:
+            write_json(samplers, measure_samplers(run, state.planned[0], report))
+        missing = _write_summary(run, state, command.study)
     return run.results, missing
 
 
+def open_study(command: Command) -> StudyRun:
+    """Read the study, and reject mistakes that would show only after hours, or never if all trials are finished."""
+    study = load_study(command.study)
+    _check(command, trials(study, data_root=command.data_root))
+    return StudyRun(study=study, launch=command.launch, results=command.results / study.name)
+
+
+def _read(command: Command, run: StudyRun) -> StudyState:
+    return read_state(run, data_root=command.data_root, only=command.only)
+
+
 def _check(command: Command, planned: Sequence[Trial]) -> None:
-    """Reject mistakes that would show only after hours, or never if all trials are finished."""
+    """Reject options that do not fit the study."""
     if command.jobs < 1:
         raise LaunchError(f"--jobs must be at least 1, not {command.jobs}")
     if command.data_root is not None and not command.data_root.is_dir():
@@ -134,20 +166,14 @@ def _check(command: Command, planned: Sequence[Trial]) -> None:
         raise ConfigError(f"no row's title contains {command.only!r}; the rows are {'; '.join(titles)}")
 
 
-def _write_summary(run: StudyRun, planned: Sequence[Trial], typed_study: str) -> int:
+def _write_summary(run: StudyRun, state: StudyState, typed_study: str) -> int:
     """Write the table and the plots of the finished trials; returns the number of missing ones."""
-    files = {trial.key: run.result_file(trial) for trial in planned}
-    done = {key: _read(path) for key, path in files.items() if path.exists()}
     samplers = run.results / "samplers.json"
-    hardness = _read(samplers) if samplers.exists() else {}
-    summary = summarise(run.study, planned, done, hardness, typed=typed_study)
-    write_table(summary, run.results, write_plots(summary, list(done.values()), run.results))
+    hardness: dict[str, Any] = json.loads(samplers.read_text(encoding="utf-8")) if samplers.exists() else {}
+    choices = {title: choice.to_dict() for title, choice in state.choices.items()}
+    summary = summarise(run.study, state.planned, state.done, hardness, choices=choices, typed=typed_study)
+    write_table(summary, run.results, write_plots(summary, list(state.done.values()), run.results))
     return len(summary["missing"])
-
-
-def _read(path: Path) -> dict[str, Any]:
-    content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    return content
 
 
 if __name__ == "__main__":

@@ -25,12 +25,13 @@ from hardrank.trainer.config import ConfigError, load_recipe
 from hardrank.trainer.metric.losses import hardness
 from hardrank.trainer.metric.samplers import Sampler, draw_triplets
 from hardrank.trainer.runtime.launch import ROOT, Launch
-from hardrank.trainer.studies.plan import load_study, merged, study_names, trials
+from hardrank.trainer.studies.plan import load_study, merged, study_names
 from hardrank.trainer.studies.plots import line_styles, write_plots
 from hardrank.trainer.studies.samplers import hardness_by_sampler
 from hardrank.trainer.studies.table import markdown, summarise
 from hardrank.trainer.studies.titles import title_offsets
 from hardrank.trainer.studies.trial import label_stages
+from hardrank.trainer.studies.trial_list import trials
 from hardrank.trainer.study import Command, main, run_study
 from tests.trainer.golden.cases import PAPER_TABLES
 from tests.trainer.tiny import write_images, write_recipe
@@ -144,19 +145,25 @@ def test_published_figures_are_those_of_the_paper() -> None:
     with PAPER_TABLES.open(encoding="utf-8") as file:
         rows = {row["defense"]: row for row in csv.DictReader(file) if (row["dataset"], row["eta"]) == ("CUB", "8")}
     columns = {"ers": "ERS", "recall_at_1": "R@1"}
-    told = [one for one in load_study("caltech101").expected if one.published]
+    told = [one for one in load_study("caltech101-short").expected if one.published]
     assert len(told) >= 3
     for one in told:
         assert one.published == tuple(float(rows[title][columns[one.measure]]) for title in (one.higher, one.lower))
 
 
-@pytest.mark.parametrize("name", ["demo", "caltech101"])
+@pytest.mark.parametrize("name", ["demo", "caltech101-short"])
 def test_a_study_compares_the_default_recipe_with_the_one_of_the_paper(name: str) -> None:
     planned = {trial.title: trial.config for trial in trials(load_study(name))}
     ours, theirs = planned["HM[S,g_LGA]&ICS, adversarial start"], planned["HM[S,g_LGA]&ICS"]
-    default = load_recipe({"demo": "demo", "caltech101": "caltech101-scratch"}[name])
+    default, paper = (
+        load_recipe(recipe)
+        for recipe in {
+            "demo": ("demo", "demo-paper"),
+            "caltech101-short": ("caltech101-scratch", "caltech101-paper"),
+        }[name]
+    )
     assert (ours.robust, ours.warmup) == (default.robust, default.warmup)
-    assert (theirs.robust, theirs.warmup) == (load_recipe(f"{name}-paper").robust, load_recipe(f"{name}-paper").warmup)
+    assert (theirs.robust, theirs.warmup) == (paper.robust, paper.warmup)
     assert theirs.robust.warmup_epsilon == 0
 
 
@@ -165,7 +172,7 @@ def test_the_page_shows_rows_and_plots(finished: tuple[Path, Command]) -> None:
     page = (results / "README.md").read_text(encoding="utf-8")
     assert re.search(r"\| HM\[S,g_LGA\]&ICS \| 3 \| 0, 1 \|", page)
     assert "E[H] of the samplers" in page
-    for plot in ("ers_recall.svg", "ers_cost.svg", "curves.svg", "samplers.svg"):
+    for plot in ("ers_recall.svg", "ers_cost.svg", "curves.svg", "destinations.svg", "samplers.svg"):
         assert f"({plot})" in page
         assert ElementTree.parse(results / plot).getroot().tag.endswith("svg")
 
@@ -227,8 +234,9 @@ def test_a_loss_that_is_not_finite_is_a_result(tmp_path: Path) -> None:
     assert "failed (1)" in (results / "README.md").read_text(encoding="utf-8")
 
 
-def test_rows_share_the_warm_up_and_cover_the_defenses_of_the_paper() -> None:
-    planned = trials(load_study("caltech101"))
+@pytest.mark.parametrize("name", ["caltech101", "caltech101-short"])
+def test_rows_share_the_warm_up_and_cover_the_defenses_of_the_paper(name: str) -> None:
+    planned = trials(load_study(name))
     assert len({trial.key for trial in planned}) == len(planned)
     starts = {trial.warmup_key for trial in planned if trial.seed == 0 and not trial.options.warmup_epsilon}
     assert len(starts) == 1
@@ -273,10 +281,10 @@ def test_each_family_has_its_own_colour_and_marker() -> None:
 def test_plots_mark_collapsed_rows_and_list_the_families(tmp_path: Path) -> None:
     import matplotlib as mpl
 
-    summary, done = results_of_study("caltech101")
+    summary, done = results_of_study("caltech101-short")
     summary["rows"][0]["defense"] = "NEW[S]"  # of a family that nobody chose a colour for
     with mpl.rc_context({"svg.fonttype": "none"}):
-        assert len(write_plots(summary, [*done, done[0] | {"log": {}}], tmp_path)) == 4
+        assert len(write_plots(summary, [*done, done[0] | {"log": {}}], tmp_path)) == 5
     for name in ("ers_recall", "ers_cost"):
         text = (tmp_path / f"{name}.svg").read_text(encoding="utf-8")
         for family in ("NEW", "HM", "minmax", "hollow: collapsed"):
@@ -338,10 +346,19 @@ def test_nested_changes_are_merged() -> None:
         ({"seedz": [1]}, "unknown field seedz; the fields are name, recipe, rows"),
         (
             {"rows": [{"defense": "ACT[R]", "recipe": "demo"}]},
-            "unknown field rows.0.recipe; the fields are defense, title, changes, seeds",
+            "unknown field rows.0.recipe; the fields are defense, title, changes, seeds, settings_of",
         ),
         ({"seeds": ["zero"]}, "seeds.0: Input should be a valid integer"),
         ({"name": "../up"}, "'../up'"),
+        ({"curves": {"c": ["ACT[S]"]}}, r"curves of ACT\[S\], which is not a row"),
+        ({"reference": "ACT[S]"}, r"a reference of ACT\[S\], which is not a row"),
+        ({"claims": [{"text": "t", "collapse": ["ACT[S]"]}]}, r"claims of ACT\[S\], which is not a row"),
+        ({"claims": [{"text": "t", "row": "regular[R]"}]}, "needs either row and above, or collapse"),
+        ({"settings_grid": {"learning_rate": []}}, "settings_grid.averaging: "),
+        (
+            {"rows": [{"defense": "ACT[R]"}, {"defense": "ACT[S]", "settings_of": "ACT[R]"}]},
+            r"ACT\[S\] cannot have the settings of ACT\[R\], which chooses none",
+        ),
         ({"changes": {"robust": {"epoch": 1}}}, "did you mean epochs"),
     ],
 )

@@ -11,8 +11,8 @@ from threading import Event, Thread
 from typing import Any
 
 from hardrank.models.progress import OnProgress, StageProgress
-from hardrank.trainer.studies.plan import Trial
 from hardrank.trainer.studies.trial import StudyRun, run_trial
+from hardrank.trainer.studies.trial_list import Trial
 
 
 def run_trials(

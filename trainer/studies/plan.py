@@ -1,28 +1,18 @@
 """The plan of a study: a recipe, rows that change it, and seeds. A study is a YAML file of these fields."""
 
-import hashlib
-import json
 import re
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, Final, Literal
 
 import yaml
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 
-from hardrank.trainer.config import (
-    Config,
-    ConfigError,
-    RobustStart,
-    TrainingOptions,
-    changed_fields,
-    config_to_json,
-    load_recipe,
-    parse_config,
-)
+from hardrank.trainer.config import ConfigError
 from hardrank.trainer.defenses import parse_defense
-from hardrank.trainer.defenses.regular import Regular
+from hardrank.trainer.studies.choice import SettingsGrid
+from hardrank.trainer.studies.claims import Claim
 
 STUDIES: Final = Path(__file__).parent
 
@@ -41,6 +31,9 @@ class StudyRow:
     """Fields of the configuration that this row changes, nested as in a recipe."""
     seeds: tuple[int, ...] = ()
     """Seeds of this row; those of the study if empty."""
+    settings_of: str = ""
+    """Title of the row whose chosen settings this row has too; with `settings_grid`, rows without it choose their
+    own."""
 
     def __post_init__(self) -> None:
         _check_seeds(self.seeds)
@@ -75,7 +68,16 @@ class Study:
     recipe: str
     """The recipe that all rows change; its `robust` part is trained."""
     rows: tuple[StudyRow, ...]
-    """The rows, in the order of the table."""
+    """The rows, in the order of the table, in which they are trained too."""
+    settings_grid: SettingsGrid | None = None
+    """The learning rates and averagings among which each row chooses on validation classes; None for those of the
+    recipe."""
+    curves: dict[str, tuple[str, ...]] = field(default_factory=dict)
+    """Name → titles of the rows that form the curve of a defense over its strength, in ERS against Recall@1."""
+    reference: str = ""
+    """Title of the row at whose Recall@1 the curves are compared; empty for no comparison."""
+    claims: tuple[Claim, ...] = ()
+    """Claims that are judged on the results."""
     expected: tuple[Expectation, ...] = ()
     """Expectations, which are printed beside the measured values."""
     published: str = ""
@@ -100,9 +102,23 @@ class Study:
         _check_changes(self.changes, where=f"study {self.name}")
         if not self.seeds and not all(row.seeds for row in self.rows):
             raise ConfigError(f"study {self.name} has no seeds: leave out `seeds` for [0], or give each row its own")
-        unknown = {title for one in self.expected for title in (one.higher, one.lower)} - set(map(title_of, self.rows))
-        if unknown:
-            raise ConfigError(f"study {self.name} has expectations of {', '.join(sorted(unknown))}, which is not a row")
+        titles = set(map(title_of, self.rows))
+        named = {
+            "expectations": {title for one in self.expected for title in (one.higher, one.lower)},
+            "curves": {title for curve in self.curves.values() for title in curve},
+            "claims": {title for one in self.claims for title in (one.row, *one.above, *one.collapse)}
+            - set(self.curves),
+            "a reference": {self.reference},
+            "settings": {row.settings_of for row in self.rows},
+        }
+        for what, found in named.items():
+            if unknown := found - titles - {""}:
+                raise ConfigError(f"study {self.name} has {what} of {', '.join(sorted(unknown))}, which is not a row")
+        for row in self.rows:
+            if row.settings_of and (self.settings_grid is None or _leader(self, row).settings_of):
+                raise ConfigError(
+                    f"row {title_of(row)} cannot have the settings of {row.settings_of}, which chooses none of its own"
+                )
 
 
 def _check_seeds(seeds: Iterable[int]) -> None:
@@ -126,82 +142,9 @@ def title_of(row: StudyRow) -> str:
     return row.title or parse_defense(row.defense).name
 
 
-_AFTER_THE_START: Final = frozenset({"benign", "robust", "robust_start", "robust_stages", "evaluation"})
-"""Fields of the configuration that the initial weights do not depend on."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Trial:
-    """One training and its measurement: a row with one of its seeds."""
-
-    title: str
-    seed: int
-    config: Config
-
-    @property
-    def options(self) -> TrainingOptions:
-        """Options of the training."""
-        return self.config.robust
-
-    @property
-    def cost(self) -> int:
-        """Forward-backward passes per iteration, as counted in the paper: η + 1, or 1 without an adversary."""
-        defense = parse_defense(self.options.defense, margin=self.options.margin)
-        return 1 if isinstance(defense, Regular) else self.options.steps + 1
-
-    @property
-    def key(self) -> str:
-        """Name of its files: a readable part, and a digest of everything that determines the result."""
-        readable = re.sub(r"[^A-Za-z0-9]+", "-", self.title).strip("-").lower()
-        return f"{readable}-seed{self.seed}-{digest(trial_content(self))}"
-
-    @property
-    def warmup_key(self) -> str:
-        """Name of the warm-up, which trials share."""
-        content = trial_content(self)
-        shared = {name: value for name, value in content.items() if name not in _AFTER_THE_START}
-        epsilon = content["robust"]["warmup_epsilon"]
-        own = {name: content["robust"][name] for name in ("warmup_epochs",) if name in content["robust"]}
-        return f"start-{255 * epsilon:g}-seed{self.seed}-{digest({**shared, **own, 'epsilon': epsilon})}"
-
-
-def trial_content(trial: Trial) -> dict[str, Any]:
-    """Return the configuration as JSON values, without names and paths, which do not affect the result."""
-    content = config_to_json(trial.config)
-    del content["name"], content["benign"]
-    _leave_out_defaults(content)
-    content["data"] = {name: value for name, value in content["data"].items() if name != "root"}
-    return content
-
-
-def _leave_out_defaults(content: dict[str, Any]) -> None:
-    """Leave out fields that were added later, where they have their defaults: recorded trials keep their names."""
-    for owner, names in _ADDED_FIELDS.items():
-        part = content[owner] if owner else content
-        for name, default in names.items():
-            if part.get(name) == default:
-                del part[name]
-
-
-_ADDED_FIELDS: Final[dict[str, dict[str, Any]]] = {
-    "": {"robust_start": "initial", "robust_stages": []},
-    "data": {"validation_classes": 0},
-    "warmup": {
-        "benign_share": 0.5,
-        "epsilon_ramp": 0.0,
-        "freeze_batch_norm": False,
-        "anchor": 0.0,
-        "anchor_size": None,
-        "averaging": 0.0,
-        "updates": None,
-    },
-    "robust": {"updates": None, "random_start": False, "epsilon_ramp": 0.0, "warmup_epochs": None},
-}
-
-
-def digest(content: Mapping[str, Any]) -> str:
-    """Return eight hexadecimal digits of the SHA-256 of JSON values."""
-    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:8]
+def _leader(study: Study, row: StudyRow) -> StudyRow:
+    """Return the row that chooses the settings of `row`."""
+    return next((one for one in study.rows if title_of(one) == row.settings_of), row)
 
 
 def study_names() -> list[str]:
@@ -240,48 +183,10 @@ def load_study(study: str | Path) -> Study:
 def _problem(where: tuple[int | str, ...], kind: str, message: str) -> str:
     name = ".".join(map(str, where))
     if kind == "unexpected_keyword_argument":
-        owner = {"rows": StudyRow, "expected": Expectation}.get(str(where[0]), Study) if len(where) > 1 else Study
+        owners = {"rows": StudyRow, "expected": Expectation, "claims": Claim, "settings_grid": SettingsGrid}
+        owner = owners.get(str(where[0]), Study) if len(where) > 1 else Study
         return f"unknown field {name}; the fields are {', '.join(entry.name for entry in fields(owner))}"
     return f"{name}: {message}"
-
-
-def trials(study: Study, *, data_root: Path | None = None) -> list[Trial]:
-    """Return all rows with all their seeds, in the order of the table.
-
-    Raises:
-        ConfigError: a row has an invalid configuration, or the title of another row.
-        DefenseError: a row has an unknown defense.
-    """
-    base = config_to_json(load_recipe(study.recipe))
-    place = {"data": {"root": str(data_root)}} if data_root else {}
-    found = []
-    rows: dict[str, tuple[StudyRow, Config]] = {}
-    for row in study.rows:
-        content = merged(base, study.changes, row.changes, {"robust": {"defense": row.defense}}, place)
-        config = parse_config(content, source=f"study {study.name}, row {row.title or row.defense}")
-        if config.robust_start is not RobustStart.INITIAL:
-            raise ConfigError(f"study {study.name} trains no benign model; set robust_start: initial")
-        title = title_of(row)
-        if title in rows:
-            former, other = rows[title]
-            _reject_duplicate(study, title, changed_fields(other, config), (former.seeds, row.seeds))
-        rows[title] = row, config
-        for seed in row.seeds or study.seeds:
-            found.append(Trial(title=title, seed=seed, config=replace(config, seed=seed, name=study.name)))
-    keys = [trial.key for trial in found]
-    if len(set(keys)) < len(keys):
-        twice = next(trial.title for trial in found if keys.count(trial.key) > 1)
-        raise ConfigError(f"study {study.name} names the row {twice!r} twice with the same seed and options")
-    return found
-
-
-def _reject_duplicate(study: Study, title: str, changed: list[str], seeds: tuple[tuple[int, ...], ...]) -> None:
-    if changed:
-        raise ConfigError(f"two rows are called {title} but differ in {', '.join(changed)}; give each a title")
-    first, second = (set(own or study.seeds) for own in seeds)
-    if first != second:
-        raise ConfigError(f"two rows are called {title} but differ in seeds; make them one row with all of them")
-    raise ConfigError(f"study {study.name} names the row {title!r} twice with the same options")
 
 
 def merged(*layers: Mapping[str, Any]) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""Plots of a study: ERS against Recall@1 and against cost, curves over epochs, E[H] of the samplers."""
+"""Plots of a study: ERS against Recall@1 and against cost, curves over epochs, destinations, E[H] of the samplers."""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
@@ -45,6 +45,7 @@ def write_plots(summary: Content, done: Sequence[Content], folder: Path) -> list
         "ers_recall.svg": lambda figure: _ers_recall(figure, summary),
         "ers_cost.svg": lambda figure: _ers_cost(figure, summary),
         "curves.svg": lambda figure: _curves(figure, done),
+        "destinations.svg": lambda figure: _destinations(figure, done),
         "samplers.svg": lambda figure: _samplers(figure, summary["samplers"]),
     }
     from matplotlib.figure import Figure as NewFigure
@@ -83,18 +84,36 @@ def _ers_recall(figure: "Figure", summary: Content) -> bool:
         return False
     axes = figure.subplots()
     points = [(row, _as_percent(row["metrics"]["recall_at_1"]), ers_range(row)) for row in rows]
+    _draw_curves(axes, summary)
     _draw(figure, axes, points)
     axes.set_xlabel("Recall@1 of benign queries, %")
     axes.set_ylabel("ERS")
-    axes.set_title("Up and right is better", loc="left", fontsize=9, color="0.4")
+    axes.set_title("Up and right is better; grey: the Pareto front", loc="left", fontsize=9, color="0.4")
     axes.margins(x=0.35)  # room for titles
     axes.set_xlim(left=max(0.0, axes.get_xlim()[0]))
     _name(axes, points)
     return True
 
 
+def _draw_curves(axes: "Axes", summary: Content) -> None:
+    """Draw the curve of each defense over its strength, and the Pareto front of all rows that have not collapsed."""
+    places = {
+        row["title"]: (100 * row["metrics"]["recall_at_1"]["mean"], row["ers"]["mean"]) for row in _points(summary)
+    }
+    styles = line_styles(row["defense"] for row in _points(summary))
+    colors = {row["title"]: styles[_family(row["defense"])][0] for row in _points(summary)}
+    for titles in summary["curves"].values():
+        if known := [title for title in titles if title in places]:
+            curve = sorted(places[title] for title in known)
+            axes.plot(*zip(*curve, strict=True), color=colors[known[-1]], linewidth=0.7, alpha=0.6, zorder=0)
+    healthy = [places[row["title"]] for row in _points(summary) if not row["collapsed"]]
+    front = [one for one in healthy if not any(x >= one[0] and y >= one[1] and (x, y) != one for x, y in healthy)]
+    if front:
+        axes.plot(*zip(*sorted(front), strict=True), color="0.8", linewidth=4, zorder=-1)
+
+
 def _as_percent(spread: Content) -> dict[str, float]:
-    return {name: 100 * value for name, value in spread.items()}
+    return {name: 100 * spread[name] for name in ("mean", "low", "high")}
 
 
 def _draw(figure: "Figure", axes: "Axes", points: Sequence[tuple[Content, Content, Content]]) -> None:
@@ -224,6 +243,22 @@ def _curves(figure: "Figure", done: Sequence[Content]) -> bool:
         axes.set_xlabel("epoch")
     figure.legend(loc="outside lower center", ncols=3, fontsize=7, frameon=False)
     figure.set_size_inches(8.4, 4.4)
+    return True
+
+
+def _destinations(figure: "Figure", done: Sequence[Content]) -> bool:
+    """Draw the destination of hardness manipulation over the updates."""
+    first = min((result["seed"] for result in done), default=0)
+    shown = [result for result in done if result["seed"] == first and any(result["log"].get("destination") or ())]
+    if not shown:
+        return False
+    axes = figure.subplots()
+    for index, result in enumerate(shown):
+        style = ("-", "--", ":")[index // 10 % 3]
+        axes.plot(result["log"]["step"], result["log"]["destination"], style, label=result["title"], linewidth=0.9)
+    axes.set_xlabel("updates")
+    axes.set_ylabel("destination of the hardness")
+    figure.legend(loc="outside lower center", ncols=3, fontsize=_SMALL, frameon=False)
     return True
 
 

@@ -12,8 +12,8 @@ from hardrank.models.progress import OnProgress, StageProgress
 from hardrank.trainer.data.batches import spc2_batches
 from hardrank.trainer.metric.losses import hardness
 from hardrank.trainer.metric.samplers import Sampler, draw_triplets
-from hardrank.trainer.studies.plan import Trial
 from hardrank.trainer.studies.trial import StudyRun, initial_weights, open_trial
+from hardrank.trainer.studies.trial_list import Trial
 
 
 def measure_samplers(study_run: StudyRun, trial: Trial, report: OnProgress) -> dict[str, dict[str, float]]:

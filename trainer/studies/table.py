@@ -10,15 +10,25 @@ import numpy as np
 
 from hardrank.models.files import write_json, write_text
 from hardrank.trainer.evaluation.scorecard import ERS_KEYS
-from hardrank.trainer.studies.plan import Expectation, Study, Trial
+from hardrank.trainer.studies.choice import choices_markdown
+from hardrank.trainer.studies.claims import claims_markdown, judge
+from hardrank.trainer.studies.curves import compare
+from hardrank.trainer.studies.plan import Expectation, Study
+from hardrank.trainer.studies.trial_list import Trial
 
-SCHEMA = "hardrank.study/2"
+SCHEMA = "hardrank.study/3"
 
 Content = Mapping[str, Any]
 
 
 def summarise(
-    study: Study, planned: Sequence[Trial], done: Mapping[str, Content], samplers: Content, *, typed: str = ""
+    study: Study,
+    planned: Sequence[Trial],
+    done: Mapping[str, Content],
+    samplers: Content,
+    *,
+    choices: Mapping[str, Content] | None = None,
+    typed: str = "",
 ) -> dict[str, Any]:
     """Return the table of a study as JSON values.
 
@@ -27,11 +37,13 @@ def summarise(
         planned: All its trials.
         done: Results of the finished trials by key.
         samplers: Mean hardness by sampler, or empty.
+        choices: The settings that rows chose from a grid, by title; see `Choice.to_dict`.
         typed: The study as given on the command line, a name or a file; its name if empty.
     """
     titles = list(dict.fromkeys(trial.title for trial in planned))
     by_title = {title: [trial for trial in planned if trial.title == title] for title in titles}
     rows = [_row(title, [done[trial.key] for trial in by_title[title] if trial.key in done]) for title in titles]
+    rows = [row for row in rows if row["trials"]]
     known = {row["title"]: row for row in rows if row["ers"] is not None}
     return {
         "schema": SCHEMA,
@@ -39,13 +51,27 @@ def summarise(
         "command": f"hardrank study {shlex.quote(typed or study.name)}",
         "planned": len(planned),
         "missing": [f"{trial.title} · seed {trial.seed}" for trial in planned if trial.key not in done],
-        "rows": [row for row in rows if row["trials"]],
+        "rows": rows,
         "expected": [_compared(one, known) for one in study.expected if {one.higher, one.lower} <= set(known)],
         "published": study.published,
+        "choices": dict(choices or {}),
+        "curves": {name: list(titles) for name, titles in study.curves.items()},
+        "equal_recall": _equal_recall(study, known),
+        "claims": [judge(claim, study.curves, {row["title"]: row for row in rows}) for claim in study.claims],
         "samplers": samplers,
         "hardware": _distinct([trial["hardware"] for trial in done.values()]),
         "versions": _distinct([trial["versions"] for trial in done.values()]),
     }
+
+
+def _equal_recall(study: Study, rows: Mapping[str, Content]) -> list[dict[str, Any]]:
+    """Compare each curve whose rows are measured with the reference row, at the Recall@1 of that row."""
+    found = []
+    for name, titles in study.curves.items():
+        if {study.reference, *titles} <= set(rows):
+            difference = compare(rows[study.reference], name, [rows[title] for title in titles])
+            found += [difference.to_dict()] if difference else []
+    return found
 
 
 def _row(title: str, results: Sequence[Content]) -> dict[str, Any]:
@@ -70,6 +96,16 @@ def _row(title: str, results: Sequence[Content]) -> dict[str, Any]:
         "mean_cosine": _spread([result["robustness"]["mean_cosine"] for result in measured]),
         "ers": _spread([result["robustness"]["ers"] for result in measured]),
         "ers_intervals": [[result["robustness"]["ers_low"], result["robustness"]["ers_high"]] for result in measured],
+        "by_seed": [
+            {
+                "seed": result["seed"],
+                "recall_at_1": result["metrics"]["recall_at_1"],
+                **{name: result["robustness"][name] for name in ("ers", "ers_low", "ers_high", "mean_cosine")},
+                "collapsed": _collapsed(result),
+            }
+            for result in measured
+        ],
+        "destination": _destinations(results),
         "figures": {
             key: _spread([result["robustness"]["figures"][key]["value"] for result in measured])
             for key in (ERS_KEYS if measured else ())
@@ -101,11 +137,18 @@ def _collapsed(result: Content) -> bool:
     return bool(column[-1])
 
 
-def _spread(values: Sequence[float]) -> dict[str, float] | None:
-    """Mean, minimum and maximum over seeds."""
+def _destinations(results: Sequence[Content]) -> dict[str, float] | None:
+    """Return the lowest and the highest destination of the logs; None for defenses without one."""
+    values = [value for result in results for value in result["log"].get("destination", ()) if value is not None]
+    return {"low": min(values), "high": max(values)} if values else None
+
+
+def _spread(values: Sequence[float]) -> dict[str, float | None] | None:
+    """Mean, standard deviation (None for one value), minimum and maximum over seeds."""
     if not values:
         return None
-    return {"mean": float(np.mean(values)), "low": float(min(values)), "high": float(max(values))}
+    deviation = float(np.std(values, ddof=1)) if len(values) > 1 else None
+    return {"mean": float(np.mean(values)), "sd": deviation, "low": float(min(values)), "high": float(max(values))}
 
 
 def _distinct(entries: Sequence[Content]) -> list[Content]:
@@ -128,15 +171,17 @@ def markdown(summary: Content, plots: Sequence[str]) -> str:
         f"# Study: {summary['study']}",
         "",
         f"`{summary['command']}`: all rows share a recipe, except for what their title says. "
-        f"{attacked}A row with several seeds shows the mean and, in "
-        "brackets, the minimum and maximum; a row with one seed shows the 95 % bootstrap interval of its ERS over "
-        "attacked images. The mean cosine is over all pairs of test images: near 1 a model has collapsed, which raises "
-        "ERS and lowers Recall@1.",
+        f"{attacked}A row with several seeds shows the mean ± the standard deviation; a row with one seed shows the "
+        "95 % bootstrap interval of its ERS over attacked images. The mean cosine is over all pairs of test images: "
+        "near 1 a model has collapsed, which raises ERS and lowers Recall@1.",
         "",
         *_missing(summary),
         *_markdown_table(rows),
         "",
         *_expectations(summary),
+        *claims_markdown(summary["claims"]),
+        *_equal_recall_lines(summary["equal_recall"]),
+        *choices_markdown(summary["choices"], rows),
         *_samplers(summary["samplers"]),
         *(f"![{Path(plot).stem.replace('_', ' ')}]({plot})\n" for plot in plots),
         *_settings_lines(summary),
@@ -194,10 +239,34 @@ def _expectation(one: Content) -> tuple[str, str, str, str]:
     )
 
 
+def _equal_recall_lines(compared: Sequence[Content]) -> list[str]:
+    """The ERS of each curve at the Recall@1 of the reference row."""
+    if not compared:
+        return []
+    lines = [
+        f"ERS at the Recall@1 of {compared[0]['row']}, interpolated along the curve of each defense:",
+        "",
+        "| curve | seeds | R@1 % | ERS | mean cosine | difference of the row | beyond the curve |",
+        "|---|---|--:|--:|--:|--:|---|",
+    ]
+    beyond = {0: "", 1: "above its highest R@1", -1: "below its lowest R@1"}
+    for one in compared:
+        cells = [
+            one["curve"].replace("|", "\\|"),
+            ", ".join(map(str, one["seeds"])),
+            f"{one['recall']:.1f}",
+            f"{one['other_ers']:.1f}",
+            f"{one['other_cosine']:.2f}",
+            f"{one['difference']:+.1f} [{one['low']:+.1f}, {one['high']:+.1f}]",
+            beyond[one["beyond"]],
+        ]
+        lines.append(f"| {' | '.join(cells)} |")
+    return [*lines, ""]
+
+
 def _percent(spread: Content) -> str:
     text = f"{100 * spread['mean']:.1f}"
-    wide = spread["high"] > spread["low"]
-    return f"{text} [{100 * spread['low']:.1f}, {100 * spread['high']:.1f}]" if wide else text
+    return text if spread["sd"] is None else f"{text} ± {100 * spread['sd']:.1f}"
 
 
 def ers_range(row: Content) -> dict[str, float]:
@@ -207,6 +276,8 @@ def ers_range(row: Content) -> dict[str, float]:
 
 
 def _ers(row: Content) -> str:
+    if row["ers"]["sd"] is not None:
+        return f"**{row['ers']['mean']:.1f}** ± {row['ers']['sd']:.1f}"
     return "**{mean:.1f}** [{low:.1f}, {high:.1f}]".format(**ers_range(row))
 
 

@@ -7,21 +7,33 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
+import torch
 from filelock import FileLock
 
 from hardrank.models.embedder import Embedder
 from hardrank.models.files import write_json
+from hardrank.models.folded import FoldedEmbedder
 from hardrank.models.progress import OnProgress, StageProgress
 from hardrank.trainer.config import config_to_json
 from hardrank.trainer.data.batches import spc2_batches
+from hardrank.trainer.evaluation.retrieval import evaluate
 from hardrank.trainer.evaluation.robustness import RobustnessOptions
-from hardrank.trainer.job_steps import Job, evaluate_embedder, make_start, measure, read_images, train_stages
+from hardrank.trainer.job_steps import (
+    Job,
+    embed_test_images,
+    evaluate_embedder,
+    make_start,
+    measure,
+    read_images,
+    train_stages,
+)
 from hardrank.trainer.metric.collapse import CollapseError
 from hardrank.trainer.runtime.environment import hardware, versions
 from hardrank.trainer.runtime.launch import Launch, make_fabric
 from hardrank.trainer.runtime.processes import SINGLE_PROCESS
 from hardrank.trainer.runtime.run_folder import CHECKPOINTS, LOGS, Run
-from hardrank.trainer.studies.plan import Study, Trial
+from hardrank.trainer.studies.plan import Study
+from hardrank.trainer.studies.trial_list import Trial
 from hardrank.trainer.training.stage import PeriodicCallback, TrainingError
 
 if TYPE_CHECKING:
@@ -38,11 +50,11 @@ class StudyRun:
     study: Study
     launch: Launch
     results: Path
-    """Folder of the study's results; those of trials are in `trials/` within it."""
+    """Folder of the study's results; those of trials are in `trials/` within it, those of the grid in `choice/`."""
 
     def result_file(self, trial: Trial) -> Path:
         """Return the path of a trial's result."""
-        return self.results / "trials" / f"{trial.key}.json"
+        return self.results / ("trials" if trial.settings is None else "choice") / f"{trial.key}.json"
 
     def run_folder(self, name: str, trial: Trial) -> Run:
         """Create a folder for checkpoints and logs; `name` identifies everything that its content depends on."""
@@ -59,11 +71,12 @@ def run_trial(study_run: StudyRun, trial: Trial, report: OnProgress) -> dict[str
     label = f"{trial.title} · {trial.seed}"
     job = open_trial(study_run, trial, label_stages(report, label))
     embedder = initial_weights(study_run, trial, job)
+    start = {} if trial.settings is None else {"start": {"recall_at_1": _recall(job, embedder)}}
     curve = _Curve(study_run, trial, job)
     try:
         trained = train_stages(job, embedder, _STAGE, periodic=curve.callback())
     except (CollapseError, TrainingError) as error:
-        return _write_result(study_run, trial, job, {"failure": str(error), "curve": curve.points()})
+        return _write_result(study_run, trial, job, {"failure": str(error), "curve": curve.points(), **start})
     # Without attacks from another seed: rows with several seeds show more, and attacks are most of the cost.
     measured = measure(job, trained, _STAGE, seed_check=0)
     attacked = measured.robustness.n
@@ -74,8 +87,16 @@ def run_trial(study_run: StudyRun, trial: Trial, report: OnProgress) -> dict[str
         "metrics": {name: float(value) for name, value in measured.metrics.to_dict().items()},
         "robustness": measured.robustness.to_dict(),
         "curve": curve.points(),
+        **start,
     }
     return _write_result(study_run, trial, job, content)
+
+
+def _recall(job: Job, embedder: Embedder) -> float:
+    """Return the Recall@1 of the test images, or of the validation classes in their place."""
+    embeddings = embed_test_images(job, FoldedEmbedder(embedder.to(job.fabric.device).eval()))
+    labels = torch.from_numpy(job.images.dataset.test.labels).to(embeddings.device)
+    return evaluate(embeddings, labels, nmi=False).recall_at_1
 
 
 def open_trial(study_run: StudyRun, trial: Trial, report: OnProgress) -> Job:
@@ -158,7 +179,7 @@ class _Curve:
 
     def callback(self) -> PeriodicCallback | None:
         """Return the callback that measures, or None if the study has no curves."""
-        if not self._study.curve_epochs:
+        if not self._study.curve_epochs or self._trial.settings is not None:
             return None
         every = round(self._study.curve_epochs * self._batches)
         return PeriodicCallback(every=max(1, every), call=self._record)
