@@ -10,6 +10,7 @@ from hardrank.trainer.defenses.destinations import Balanced, Gradual
 from hardrank.trainer.defenses.est import EmbeddingShifted
 from hardrank.trainer.defenses.fare import AnchoredFineTuning
 from hardrank.trainer.defenses.hm import HardnessManipulation
+from hardrank.trainer.defenses.margin import MarginDefense
 from hardrank.trainer.defenses.minmax import MinMax
 from hardrank.trainer.defenses.notation import Notation, parse_destination, parse_notation, parse_sampler
 from hardrank.trainer.defenses.regular import Regular
@@ -37,6 +38,14 @@ def _fare(notation: Notation, margin: float) -> Defense:
     notation.allow("lambda")
     notation.no_arguments()
     return AnchoredFineTuning(benign_weight=notation.option("lambda", 0.0, least=0))
+
+
+def _margin(notation: Notation, margin: float) -> Defense:
+    notation.allow("margin", "lambda")
+    notation.no_arguments()
+    return MarginDefense(
+        attack_margin=notation.option("margin", 0.2, least=0), benign_weight=notation.option("lambda", 0.0, least=0)
+    )
 
 
 def _minmax(notation: Notation, margin: float) -> Defense:
@@ -83,6 +92,7 @@ DEFENSES: Final[dict[str, Callable[[Notation, float], Defense]]] = {
     "min-max": _minmax,
     "TRIDE": _tride,
     "FARE": _fare,
+    "MARGIN": _margin,
 }
 """Family name → constructor from its notation."""
 
