@@ -85,6 +85,7 @@ def _description(recipe: str) -> str:
     examples = {
         program: "the demo data set; about 12 minutes on two cores",
         f"{program} folder --data.root ~/photos": "your own images, in a folder for each class",
+        f"{program} unlabelled --data.root ~/photos": "images without classes",
         f"{program} cub --help": "the options, with the defaults of a recipe",
         f'{program} --robust.defense "ACT[R]"': "another defense",
         f"{program} --resume": "continue after an interruption",
@@ -123,7 +124,7 @@ def _table(cards: dict[str, Card]) -> Table:
     """Benign beside robust: retrieval of unseen classes, then results under attack."""
     first = next(iter(cards.values()))
     attacked = (first.robustness or {}).get("n", 0)
-    table = Table(title=f"{first.data['test']['images']} images of {first.data['test']['classes']} unseen classes")
+    table = Table(title=_tested(first))
     table.add_column("")
     for kind, card in cards.items():
         table.add_column(f"{kind}\n{escape(card.defense)}", justify="right")
@@ -144,6 +145,13 @@ def _table(cards: dict[str, Card]) -> Table:
         n = next(found["n"] for found in strong if found)
         table.add_row(f"strong ERS ↑  {n} images, 95 %\n  ERS of the same images", *map(_strong, strong))
     return table
+
+
+def _tested(card: Card) -> str:
+    images, classes = (card.data["test"][name] for name in ("images", "classes"))
+    if "classes_are" in card.data:
+        return f"{images} unseen images; each has to find its augmented copy, and the copy the image"
+    return f"{images} images of {classes} unseen classes"
 
 
 def _label(key: str, card: Card) -> str:

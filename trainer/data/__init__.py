@@ -22,6 +22,7 @@ DATASETS: Final[dict[str, str]] = {
     "cub": "hardrank.trainer.data.cub",
     "cars": "hardrank.trainer.data.cars",
     "sop": "hardrank.trainer.data.sop",
+    "unlabelled": "hardrank.trainer.data.unlabelled",
     "folder": "hardrank.trainer.data.folder",
 }
 """Name → module with `load(options, progress) -> Dataset`."""

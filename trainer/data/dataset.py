@@ -30,13 +30,14 @@ class DataOptions:
     """The images, and which of their classes train."""
 
     name: str = "demo"
-    """The data set: demo, caltech101, cub, cars, sop or folder."""
+    """The data set: demo, caltech101, cub, cars, sop, unlabelled or folder."""
     root: Path | None = None
     """Its folder; default: that of the data set. `demo` is drawn into it; the parent folder must exist."""
     csv: Path | None = None
     """For `folder`: a CSV file of path,label[,split] instead of class folders; paths are relative to its folder."""
     train_classes: int | float | None = None
-    """Number of classes that train (an integer), or their fraction (below 1); default: the data set's own split."""
+    """Number of classes that train (an integer), or their fraction (below 1); default: the data set's own split. Of
+    `unlabelled`: of images."""
     split_seed: int | None = None
     """Seed that shuffles the classes before they are split; default: alphabetical order."""
     validation_classes: int = 0
@@ -65,6 +66,8 @@ class Split:
     """(N,), indices into `classes`."""
     classes: tuple[str, ...]
     """Names in order of their label."""
+    copies: npt.NDArray[np.bool_] | None = None
+    """(N,), which rows are an augmented copy of their image (`near_duplicates.py`); None for no copies."""
 
     def __len__(self) -> int:
         return len(self.paths)
@@ -73,7 +76,7 @@ class Split:
         """Counts for the card."""
         sizes = np.bincount(self.labels, minlength=len(self.classes))
         return {
-            "images": len(self),
+            "images": len(self) - (0 if self.copies is None else int(self.copies.sum())),
             "classes": len(self.classes),
             "smallest_class": int(sizes.min(initial=0) if not len(sizes) else sizes.min()),
             "largest_class": int(sizes.max(initial=0)),
@@ -101,6 +104,7 @@ class Dataset:
             "name": self.name,
             "sha256": self.digest,
             **({"split": "validation"} if self.validation else {}),
+            **({"classes_are": "images and their augmented copies"} if self.test.copies is not None else {}),
             "train": self.train.summary(),
             "test": self.test.summary(),
             "problems": dict(Counter(str(problem.kind) for problem in self.problems)),
@@ -166,7 +170,13 @@ def split_classes(
 
 
 def assemble(
-    name: str, root: Path, listed: TrainTestImages, options: DataOptions, progress: ShowProgress | None = None
+    name: str,
+    root: Path,
+    listed: TrainTestImages,
+    options: DataOptions,
+    progress: ShowProgress | None = None,
+    *,
+    with_copies: bool = False,
 ) -> Dataset:
     """Check every image, leave out what cannot be used, number the classes.
 
@@ -176,6 +186,8 @@ def assemble(
         listed: All images with their classes.
         options: `decode_check` applies.
         progress: Called with (done, total) after each image.
+        with_copies: Whether each image is a class of its own, with an augmented copy. Files of equal content then count
+            once, since they are copies too.
 
     Returns:
         The data set, hashed over the relative paths, classes and bytes of its images.
@@ -189,14 +201,19 @@ def assemble(
     checks = _check_all(paths, root, decode_them=options.decode_check, progress=progress)
     problems += [check for check in checks if isinstance(check, ImageProblem)]
     digests = {path: check for path, check in zip(paths, checks, strict=True) if isinstance(check, str)}
-    splits = []
+    splits, seen = [], set[str]()
     for side, part in (("train", listed.train), ("test", listed.test)):
         readable = [image for image in part if image.path in digests]
-        splits.append(_number(_leave_out_single(readable, root, problems)))
+        if with_copies:
+            splits.append(_pair_with_copies(_number(_leave_out_equal(readable, root, digests, seen, problems))))
+        else:
+            splits.append(_number(_leave_out_single(readable, root, problems)))
         if len(splits[-1].classes) < 2:
+            needed = "two readable images" if with_copies else "two classes with two readable images each"
+            left = "images" if with_copies else "classes"
             raise DatasetError(
-                f"{root}: {side} needs two classes with two readable images each, but only "
-                f"{len(splits[-1].classes)} classes are left; {_most_frequent(problems)}"
+                f"{root}: {side} needs {needed}, but only {len(splits[-1].classes)} {left} are left; "
+                f"{_most_frequent(problems)}"
             )
     return Dataset(
         name=name,
@@ -240,17 +257,20 @@ def _part(split: Split, keep: npt.NDArray[np.bool_]) -> Split:
     """Return some of the images, with their classes numbered anew."""
     numbers, labels = np.unique(split.labels[keep], return_inverse=True)
     paths = tuple(path for path, kept in zip(split.paths, keep, strict=True) if kept)
-    return Split(paths, labels.astype(np.int64), tuple(split.classes[number] for number in numbers))
+    copies = None if split.copies is None else split.copies[keep]
+    return Split(paths, labels.astype(np.int64), tuple(split.classes[number] for number in numbers), copies)
 
 
 def write_test_images(dataset: Dataset, path: Path) -> None:
-    """Write path, relative_path and label of each test image as a CSV file that serving can index."""
+    """Write path, relative_path and label of each test image, without copies, as a CSV file that serving can index."""
     test = dataset.test
+    copies = np.zeros(len(test), dtype=bool) if test.copies is None else test.copies
     with atomic_path(path) as unfinished, unfinished.open("w", encoding="utf-8", newline="") as stream:
         writer = csv.writer(stream)
         writer.writerow(["path", "relative_path", "label"])
-        for image, label in zip(test.paths, test.labels, strict=True):
-            writer.writerow([image.resolve(), relative(image, dataset.root), test.classes[label]])
+        for image, label, is_copy in zip(test.paths, test.labels, copies, strict=True):
+            if not is_copy:
+                writer.writerow([image.resolve(), relative(image, dataset.root), test.classes[label]])
 
 
 def _check_all(
@@ -287,6 +307,30 @@ def _leave_out_single(images: Sequence[LabelledImage], root: Path, problems: lis
         if sizes[image.label] == 1
     ]
     return [image for image in images if sizes[image.label] > 1]
+
+
+def _leave_out_equal(
+    images: Sequence[LabelledImage],
+    root: Path,
+    digests: dict[Path, str],
+    seen: set[str],
+    problems: list[ImageProblem],
+) -> list[LabelledImage]:
+    """Leave out images whose content is in `seen`, and add that of the others to it."""
+    kept = []
+    for image in images:
+        if digests[image.path] in seen:
+            problems.append(ImageProblem(path=relative(image.path, root), kind=ImageProblemKind.DUPLICATE))
+        else:
+            seen.add(digests[image.path])
+            kept.append(image)
+    return kept
+
+
+def _pair_with_copies(split: Split) -> Split:
+    """Repeat each image; the second one is an augmented copy."""
+    paths = tuple(path for path in split.paths for _ in range(2))
+    return Split(paths, split.labels.repeat(2), split.classes, np.tile([False, True], len(split)))
 
 
 def _number(images: Sequence[LabelledImage]) -> Split:

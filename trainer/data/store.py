@@ -1,7 +1,7 @@
 """Images of a split as square pixel arrays: kept in memory if they fit, otherwise decoded on demand."""
 
+import zlib
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
@@ -9,6 +9,7 @@ import numpy.typing as npt
 from hardrank.models.decoding import UndecodableImageError, decode, read_bytes
 from hardrank.models.preprocessing import Preprocessing, centre_crop, to_square
 from hardrank.trainer.data.dataset import ShowProgress, Split
+from hardrank.trainer.data.near_duplicates import augmented_copy
 
 CACHE_BYTES = 4 * 2**30
 """Splits of at most this many bytes as uint8 are kept in memory."""
@@ -28,14 +29,14 @@ class ImageStore:
         cache_bytes: int = CACHE_BYTES,
         progress: ShowProgress | None = None,
     ) -> None:
-        self._paths = split.paths
+        self._paths, self._copies = split.paths, split.copies
         self._preprocessing = preprocessing
         resize = preprocessing.resize
         self._pool = ThreadPoolExecutor()
         self._cache: npt.NDArray[np.uint8] | None = None
         if len(split) * 3 * resize**2 <= cache_bytes:
             self._cache = np.empty((len(split), 3, resize, resize), dtype=np.uint8)
-            for row, pixels in enumerate(self._pool.map(self._read, self._paths, chunksize=16)):
+            for row, pixels in enumerate(self._pool.map(self._read, range(len(split)), chunksize=16)):
                 self._cache[row] = pixels
                 if progress is not None:
                     progress(row + 1, len(split))
@@ -48,7 +49,7 @@ class ImageStore:
             return self._cache[rows]
         side = self._preprocessing.resize
         images = np.empty((len(rows), 3, side, side), dtype=np.uint8)
-        for image, pixels in zip(images, self._pool.map(self._read, [self._paths[row] for row in rows]), strict=True):
+        for image, pixels in zip(images, self._pool.map(self._read, rows.tolist()), strict=True):
             image[...] = pixels
         return images
 
@@ -70,8 +71,12 @@ class ImageStore:
             out[...] = part[:, :, ::-1] if mirror else part
         return crops
 
-    def _read(self, path: Path) -> npt.NDArray[np.uint8]:
+    def _read(self, row: int) -> npt.NDArray[np.uint8]:
+        path = self._paths[row]
         try:
-            return to_square(decode(read_bytes(path)), self._preprocessing)
+            image = to_square(decode(read_bytes(path)), self._preprocessing)
         except UndecodableImageError as error:
             raise UndecodableImageError(f"{path}: {error}") from error
+        if self._copies is None or not self._copies[row]:
+            return image
+        return augmented_copy(image, seed=zlib.crc32(path.name.encode()))
