@@ -69,6 +69,7 @@ class Part:
 
     def __post_init__(self) -> None:
         self.name = self.stage.name
+        self.weight_perturbation = self.stage.weight_perturbation
         self.moments: list[float] = []
 
     def batches(self, start: int, rank: int, world_size: int) -> Iterator[tuple[Tensor, Tensor]]:

@@ -19,6 +19,23 @@ class DefenseError(HardrankError):
     """A defense that does not exist, or whose options do not fit together."""
 
 
+@dataclass
+class PerturbationMemory:
+    """The perturbed images of an iteration, for a second pass with other weights on the same images."""
+
+    images: list[Tensor] = field(default_factory=list)
+    """In the order of the calls of `Conditions.perturb`."""
+    recalled: int | None = None
+    """How many of them the second pass has taken; None during the first pass."""
+
+    def recall(self) -> Tensor | None:
+        """Return the next images in a second pass; None in the first."""
+        if self.recalled is None:
+            return None
+        self.recalled += 1
+        return self.images[self.recalled - 1]
+
+
 @dataclass(frozen=True, kw_only=True)
 class Conditions:
     """Networks, options and state of an iteration, provided by the training loop."""
@@ -43,16 +60,23 @@ class Conditions:
     """Iterations of the stage that are done, for defenses that alternate."""
     progress: float = 0.0
     """Share of the stage that is done, 0 … 1."""
+    memory: PerturbationMemory | None = None
+    """Perturbations of this iteration; None if there is one pass only."""
 
     def perturb(self, images: Tensor, objective: Objective, *, moving: Tensor | None = None) -> Tensor:
         """Return `images` (G,K,3,H,W), perturbed by PGD so that each group's objective falls; see `pgd`."""
+        if self.memory is not None and (known := self.memory.recall()) is not None:
+            return known
         start = None
         if self.random_start:
             flat = images.flatten(0, 1)
             offset = 2 * torch.rand(flat.shape, generator=self.generator).to(flat) - 1
             moved = flat + self.attack.epsilon * offset
             start = project(moved, flat, epsilon=self.attack.epsilon, norm=self.attack.norm).view_as(images)
-        return pgd(self.frozen, images, objective, self.attack, moving=moving, start=start)
+        found = pgd(self.frozen, images, objective, self.attack, moving=moving, start=start)
+        if self.memory is not None:
+            self.memory.images.append(found)
+        return found
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ import copy
 import logging
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, Self
 
@@ -20,6 +20,7 @@ from hardrank.models.embedder import Embedder
 from hardrank.models.folded import FoldedEmbedder
 from hardrank.models.progress import OnProgress, StageProgress
 from hardrank.trainer.config import Schedule
+from hardrank.trainer.defenses.defense import PerturbationMemory
 from hardrank.trainer.metric.collapse import CollapseError, CollapseReading, CollapseState, observe
 from hardrank.trainer.training.checkpoint import restore, save
 from hardrank.trainer.training.depthwise import WideDepthwise
@@ -34,6 +35,7 @@ from hardrank.trainer.training.stage import (
     TrainingStage,
     TrainingState,
 )
+from hardrank.trainer.training.weight_perturbation import worst_weights
 
 if TYPE_CHECKING:
     import lightning as L
@@ -204,14 +206,9 @@ class _Loop:
         step, options, device = self.state.step, self.options, self.fabric.device
         set_training_mode(self.embedder, freeze_batch_norm=options.freeze_batch_norm)
         _set_rate(self.optimiser, options, step, self.stage.iterations)
-        generator = step_generator(options.seed, self.stage.name, step, self.fabric.global_rank)
-        torch.manual_seed(generator.initial_seed())  # of dropout: a resumed stage draws the same
-        context = StepContext(
-            network=self.network, frozen=self.frozen, reference=self.reference, state=self.state, generator=generator
-        )
-        images = images.to(device, memory_format=torch.channels_last)
-        with WideDepthwise():
-            own = self.stage.loss(images, labels.to(device), context)
+        images, labels = images.to(device, memory_format=torch.channels_last), labels.to(device)
+        memory = PerturbationMemory() if self.stage.weight_perturbation else None
+        own = self._loss(images, labels, memory)
         losses = exchange(self.fabric, own)
         if not math.isfinite(losses.total):
             raise TrainingError(
@@ -219,18 +216,42 @@ class _Loop:
                 f"({options.learning_rate:g}); the last checkpoint is {self.checkpoint}"
             )
         if losses.count:
-            self._step(own, processes=losses.count)
+            self._gradients(own, processes=losses.count)
+            if memory is not None:
+                with worst_weights(self.embedder, self.stage.weight_perturbation):
+                    again = None if own is None else self._loss(images, labels, replace(memory, recalled=0))
+                    self._gradients(again, processes=losses.count)
+            self._step()
             self.state.previous_loss = losses.previous_loss
         if own is not None:
             _add_measures(self.state, {**own.measures, "loss": float(own.loss.detach())})
         self.state.step = step + 1
 
-    def _step(self, own: StepLoss | None, *, processes: int) -> None:
-        """Update the weights with the mean gradient of the `processes` that have a loss."""
+    def _loss(self, images: Tensor, labels: Tensor, memory: PerturbationMemory | None) -> StepLoss | None:
+        """Compute the stage's loss, with the same draws each time; a memory may recall the perturbations."""
+        state = self.state
+        generator = step_generator(self.options.seed, self.stage.name, state.step, self.fabric.global_rank)
+        torch.manual_seed(generator.initial_seed())  # of dropout: a resumed stage draws the same
+        context = StepContext(
+            network=self.network,
+            frozen=self.frozen,
+            reference=self.reference,
+            state=state,
+            generator=generator,
+            memory=memory,
+        )
+        with WideDepthwise():
+            return self.stage.loss(images, labels, context)
+
+    def _gradients(self, own: StepLoss | None, *, processes: int) -> None:
+        """Compute the mean gradient of the `processes` that have a loss."""
         self.optimiser.zero_grad(set_to_none=True)
         if own is not None:
             own.loss.backward()
         reduce_gradients(self.fabric, self.whole, processes)
+
+    def _step(self) -> None:
+        """Update the weights with their gradients."""
         self.optimiser.step()
         share_buffers(self.fabric, self.whole)
         self.frozen.refresh()

@@ -10,6 +10,7 @@ from torch import Tensor
 from hardrank.models.embedder import Embedder
 from hardrank.models.errors import HardrankError
 from hardrank.models.folded import FoldedEmbedder
+from hardrank.trainer.defenses.defense import PerturbationMemory
 
 
 class TrainingError(HardrankError):
@@ -67,6 +68,8 @@ class StepContext:
     state: TrainingState
     generator: torch.Generator
     """Random generator of this iteration, on the CPU."""
+    memory: PerturbationMemory | None = None
+    """The perturbations of this iteration, with `TrainingStage.weight_perturbation`."""
 
 
 @dataclass(frozen=True)
@@ -90,6 +93,10 @@ class TrainingStage(Protocol):
     @property
     def iterations(self) -> int:
         """Number of iterations."""
+
+    @property
+    def weight_perturbation(self) -> float:
+        """γ of adversarial weight perturbation; 0 for none."""
 
     def batches(self, start: int, rank: int, world_size: int) -> Iterator[tuple[Tensor, Tensor]]:
         """Yield images (B,3,H,W) in [0,1] and their labels or rows (B,) from iteration `start` on, endlessly."""

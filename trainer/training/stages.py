@@ -114,6 +114,11 @@ class WarmupStage:
         return max(1, round(self.options.epochs * self._batches_per_epoch))
 
     @property
+    def weight_perturbation(self) -> float:
+        """None in the warm-up."""
+        return 0.0
+
+    @property
     def _batches_per_epoch(self) -> int:
         return max(1, len(self.source.labels) // self.options.batch_size)
 
@@ -183,6 +188,11 @@ class TripletStage:
             return self.options.updates
         return max(1, round(self.options.epochs * len(self._epoch(0, 0, 1))))
 
+    @property
+    def weight_perturbation(self) -> float:
+        """γ of adversarial weight perturbation."""
+        return self.options.weight_perturbation
+
     def batches(self, start: int, rank: int, world_size: int) -> Iterator[tuple[Tensor, Tensor]]:
         """Yield SPC-2 batches, epoch after epoch."""
         first, skipped = divmod(start, len(self._epoch(0, rank, world_size)))
@@ -222,6 +232,7 @@ class TripletStage:
             generator=context.generator,
             iteration=context.state.step,
             progress=progress,
+            memory=context.memory,
         )
         outcome = self.defense(images, labels, conditions)
         if outcome is None:

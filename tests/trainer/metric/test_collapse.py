@@ -170,6 +170,7 @@ class Colours:
     defense: str
     iterations: int
     name: str = "colours"
+    weight_perturbation: float = 0.0
 
     def batches(self, start: int, rank: int, world_size: int) -> Iterator[tuple[Tensor, Tensor]]:
         base = torch.rand(4, 3, 4, 4, generator=torch.Generator().manual_seed(0))
@@ -238,6 +239,7 @@ class Scripted:
     until: int
     """The update at which it is interrupted."""
     name: str = "scripted"
+    weight_perturbation: float = 0.0
 
     @property
     def iterations(self) -> int:
