@@ -36,16 +36,22 @@ class Server:
     @property
     def memory(self) -> int:
         """Resident bytes, with those of the process that decodes expensive images."""
-        total, server = 0, psutil.Process(self.process.pid)
-        for process in (server, *server.children(recursive=True)):
-            with suppress(psutil.NoSuchProcess):
-                total += int(process.memory_info().rss)
-        return total
+        return memory_of(self.process.pid)
+
+
+def memory_of(pid: int) -> int:
+    """Return the resident bytes of a process and its children."""
+    total, parent = 0, psutil.Process(pid)
+    for process in (parent, *parent.children(recursive=True)):
+        with suppress(psutil.NoSuchProcess):
+            total += int(process.memory_info().rss)
+    return total
 
 
 @contextmanager
-def served(scene: Scene, *arguments: str) -> Iterator[Server]:
-    """Serve the index until the block ends."""
+def served(scene: Scene, *arguments: str, log: Path | None = None) -> Iterator[Server]:
+    """Serve the index until the block ends; `log` is a file for what the server writes to its standard error."""
+    errors = None if log is None else log.open("wb")
     process = subprocess.Popen(
         [
             sys.executable,
@@ -58,8 +64,11 @@ def served(scene: Scene, *arguments: str) -> Iterator[Server]:
         ],
         cwd=ROOT,
         stdout=subprocess.PIPE,
+        stderr=errors,
         text=True,
     )
+    if errors is not None:
+        errors.close()
     said = ""
     try:
         assert process.stdout is not None

@@ -22,6 +22,7 @@ TINY = {
     "index_million": "",
     "live_attack": "--zoo {zoo}",
     "main_job": "demo --zoo {zoo}",
+    "malformed_files": "",
     "pretrained_start": "",
     "recall_at_1": "--bundle {zoo}/demo-robust",
     "recipe_cost": "demo demo-paper --zoo {zoo}",

@@ -10,11 +10,11 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import httpx
-import numpy as np
 import pytest
 from PIL import Image
 
 from hardrank.serving.engine import Engine
+from tests.models.malformed_files import malformed_files
 from tests.serving.process import ROOT, running
 from tests.serving.served import Served, build_index, encoded, paint, picture, serve
 from tests.waiting import PATIENCE_S
@@ -29,68 +29,8 @@ def served(tmp_path_factory: pytest.TempPathFactory, engine: Engine) -> Iterator
         yield one
 
 
-def seeds() -> list[bytes]:
-    """Valid files of every format and of many modes."""
-    image = picture(1)
-    exif = Image.Exif()
-    exif[0x0112] = 6
-    return [
-        encoded(image, "JPEG", quality=80, exif=exif),
-        encoded(image, "JPEG", progressive=True),
-        encoded(image.convert("CMYK"), "JPEG"),
-        encoded(image.convert("L"), "JPEG"),
-        encoded(image, "PNG"),
-        encoded(image.convert("P"), "PNG", transparency=3),
-        encoded(image.convert("RGBA"), "PNG", exif=exif),
-        encoded(image.convert("I;16"), "PNG"),
-        encoded(image.convert("1"), "PNG"),
-        encoded(image, "WEBP", quality=70),
-        encoded(image, "WEBP", lossless=True),
-        encoded(image, "GIF"),
-        encoded(image, "GIF", save_all=True, append_images=[picture(2), picture(3)], loop=0),
-        encoded(image, "BMP"),
-        encoded(image.convert("1"), "BMP"),
-        encoded(image, "TIFF"),
-        encoded(image, "TIFF", compression="tiff_lzw"),
-        encoded(image.convert("F"), "TIFF", compression="tiff_adobe_deflate"),
-        encoded(image.convert("CMYK"), "TIFF", compression="packbits"),
-    ]
-
-
-def mutate(data: bytes, other: bytes, generator: np.random.Generator) -> bytes:
-    """Damage a file in one of eight random ways."""
-    damaged = bytearray(data)
-    start = int(generator.integers(0, len(data)))
-    match generator.integers(0, 8):
-        case 0:  # bits
-            for position in generator.integers(0, len(data), generator.integers(1, 20)):
-                damaged[position] ^= 1 << int(generator.integers(0, 8))
-        case 1:  # bytes of the header, with sizes and types
-            for position in generator.integers(0, min(len(data), 64), generator.integers(1, 6)):
-                damaged[position] = int(generator.integers(0, 256))
-        case 2:  # truncated
-            del damaged[start:]
-        case 3:  # a piece removed
-            del damaged[start : start + int(generator.integers(1, 200))]
-        case 4:  # a piece duplicated
-            damaged[start:start] = damaged[start : start + int(generator.integers(1, 200))]
-        case 5:  # extreme numbers where a size may be
-            struct.pack_into(
-                "<I", damaged, min(start, len(damaged) - 4), int(generator.choice([0, 1, 2**31 - 1, 2**32 - 1]))
-            )
-        case 6:  # two files joined
-            damaged[start:] = other[int(generator.integers(0, len(other))) :]
-        case _:  # noise
-            damaged[start : start + 64] = generator.bytes(64)
-    return bytes(damaged)
-
-
 def mutants(count: int, seed: int) -> Iterator[bytes]:
-    generator = np.random.default_rng(seed)
-    files = seeds()
-    for number in range(count):
-        data = mutate(files[number % len(files)], files[generator.integers(0, len(files))], generator)
-        yield data if generator.random() < 0.7 else mutate(data or b"\0" * 8, files[0], generator) if data else data
+    return (data for _, data in malformed_files(count, seed=seed))
 
 
 def _check(status: int, kind: str, text: str) -> None:
