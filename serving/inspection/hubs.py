@@ -121,13 +121,18 @@ def _nearest_others(vectors: Vectors, rows: Counts, depth: int) -> Counts:
     found = np.empty((len(rows), depth), dtype=np.int64)
     block = max(1, _ELEMENTS // len(vectors))
     for start in range(0, len(rows), block) if depth > 0 else ():
-        part = rows[start : start + block]
-        scores = vectors[part] @ vectors.T
-        scores[np.arange(len(part)), part] = -np.inf
-        best = np.argpartition(scores, -depth, axis=1)[:, -depth:]
-        order = np.argsort(-np.take_along_axis(scores, best, axis=1), axis=1, kind="stable")
-        found[start : start + block] = np.take_along_axis(best, order, axis=1)
+        found[start : start + block] = _nearest_in_block(vectors, rows[start : start + block], depth)
     return found
+
+
+def _nearest_in_block(vectors: Vectors, rows: Counts, depth: int) -> Counts:
+    """Return the nearest others of a block of items. Its large arrays are freed before the next block."""
+    scores = vectors[rows] @ vectors.T
+    scores[np.arange(len(rows)), rows] = -np.inf
+    best = np.argpartition(scores, -depth, axis=1)[:, -depth:]
+    order = np.argsort(-np.take_along_axis(scores, best, axis=1), axis=1, kind="stable")
+    nearest: Counts = np.take_along_axis(best, order, axis=1)
+    return nearest
 
 
 def _local(vectors: Vectors, roots: Floats, highest: Floats, k: int) -> Floats:

@@ -1,6 +1,7 @@
 """Planted hubs are found among hardly anything else, and items that models see differently are listed first."""
 
 import json
+import tracemalloc
 from pathlib import Path
 from typing import Any
 
@@ -89,6 +90,19 @@ def test_occurrences_equal_those_of_a_loop() -> None:
     assert np.array_equal(found.counts, expected)
     assert found.expected == pytest.approx(30 * 7 / 60)
     assert k_occurrences(vectors[:4], 10).neighbors.tolist()[0].count(-1) == 7
+
+
+def test_memory_is_bounded_in_large_galleries() -> None:
+    """Similarities and their order are computed in blocks of queries; all at once, they take 480 MB here."""
+    vectors = unit_vectors(20_000)
+    tracemalloc.start()
+    try:
+        found = k_occurrences(vectors, 10, queries=np.arange(2000))
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert found.counts.sum() == 20_000
+    assert peak < 250e6
 
 
 def test_robust_scores_ignore_outliers() -> None:
