@@ -69,7 +69,9 @@ LOW_CONTRAST: Final = """
 @pytest.fixture(scope="module")
 def models(engine: Engine, robust_engine: Engine, tmp_path_factory: pytest.TempPathFactory) -> list[Model]:
     """Two models with forty items, and one item all of whose texts are markup."""
-    folder, files = tmp_path_factory.mktemp("indexes"), paint(40)
+    folder = tmp_path_factory.mktemp("indexes")
+    (folder / "pictures").mkdir()
+    files = paint(40, folder / "pictures")
     made = []
     for key, own in (("benign", engine), ("robust", robust_engine)):
         index = build_index(folder / key, own, files)
@@ -372,6 +374,25 @@ def test_results_can_be_saved_and_originals_opened(page: Any, server: PageServer
     ids = [id for column in shown_ids(page) for id in column]
     assert links == [f"{server.url}/item/{quote(id, safe='')}{end}" for id in ids for end in ("", "?download")]
     assert server.client.get(links[0]).headers["content-type"] == "image/png"
+
+
+def test_the_original_of_a_result_can_be_copied(browser: Any, server: PageServer) -> None:
+    with opened(browser, server, permissions=["clipboard-read", "clipboard-write"]) as page:
+        with new_results(page):
+            page.click(".hr-example >> nth=0")
+        id = shown_ids(page)[0][0]
+        page.click("#results [data-copy] >> nth=0")
+        page.wait_for_selector("#results button[data-copy]:text-is('Copied')")
+        copied = page.evaluate(
+            """async () => {
+              const [item] = await navigator.clipboard.read();
+              return [...new Uint8Array(await (await item.getType('image/png')).arrayBuffer())];
+            }"""
+        )
+    original = next(file.data for file in paint(40) if file.id == id)
+    assert np.array_equal(
+        np.asarray(Image.open(io.BytesIO(bytes(copied))).convert("RGB")), np.asarray(Image.open(io.BytesIO(original)))
+    )
 
 
 def test_suspicious_items_are_listed(page: Any) -> None:
