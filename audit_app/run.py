@@ -45,10 +45,11 @@ from pathlib import Path
 from rich.console import Console
 
 from hardrank.audit_app.audit.chance import chance_warning
-from hardrank.audit_app.audit.estimate import LONG_S, describe_reduction
+from hardrank.audit_app.audit.estimate import LONG_S
 from hardrank.audit_app.audit.identity import settings_of
 from hardrank.audit_app.audit.options import AuditOptions
 from hardrank.audit_app.audit.sequence import PreparedAudit, prepare_audit
+from hardrank.audit_app.audit.time_budget import describe_reduction
 from hardrank.audit_app.blackbox.choice import method_name
 from hardrank.audit_app.command.job import AuditCommandOptions, read_job
 from hardrank.audit_app.command.summary import plain, print_summary

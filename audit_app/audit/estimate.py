@@ -1,4 +1,4 @@
-"""How long an audit will take, measured on a first batch, and how much of it fits into a time budget."""
+"""How long an audit will take, measured on a first batch."""
 
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -24,16 +24,8 @@ from hardrank.trainer.evaluation.robustness import sample_queries
 from hardrank.trainer.evaluation.sanity import LARGE_STEPS, SEARCH_QUERIES
 from hardrank.trainer.evaluation.strong import plan_searches
 
-BLACK_BOX_BUDGET_S: Final = 600.0
-"""Time that an audit may take by default if a model has no gradients, and neither images nor queries are given."""
 LONG_S: Final = 1800.0
 """An estimated duration from which the options that shorten an audit are named."""
-FEWEST_IMAGES: Final = 50
-"""Images that a time budget keeps as long as fewer queries suffice."""
-FEWEST_QUERIES: Final = 100
-_LEAST_IMAGES: Final = 2
-_CHECKED_SHARE: Final = 4
-"""With a time budget, checks use at most one in this many images."""
 _BATCH: Final = 4
 """Images that are attacked to measure the pace on a CPU."""
 _ENOUGH_S: Final = 1.0
@@ -196,57 +188,6 @@ def estimate_audit(
     return AuditEstimate(options=options, attacked=len(rows), models=models)
 
 
-def fit_to_budget(estimate: AuditEstimate, budget: float) -> AuditEstimate:
-    """Attack fewer images, then with fewer queries, until the estimated duration is within a budget of seconds.
-
-    At least `FEWEST_IMAGES` images are kept as long as `FEWEST_QUERIES` or more queries suffice for the rest. If even
-    the smallest audit takes longer, that one is returned.
-    """
-    searching = [model.search for model in estimate.models if model.search is not None]
-    fewest = min(FEWEST_IMAGES, estimate.attacked)
-    asked = max((search.queries for search in searching), default=1)
-    least = min(asked, max([FEWEST_QUERIES, *(_least_queries(search) for search in searching)]))
-
-    def at(images: int, queries: int) -> AuditEstimate:
-        return _reduced(estimate, images, queries if queries < asked else None)
-
-    def fits(images: int, queries: int) -> bool:
-        return at(images, queries).seconds <= budget
-
-    if fits(estimate.attacked, asked):
-        return estimate
-    if fits(fewest, asked):
-        return at(_largest(lambda n: fits(n, asked), fewest, estimate.attacked), asked)
-    if searching and fits(fewest, least):
-        return at(fewest, _largest(lambda q: fits(fewest, q), least, asked))
-    lowest = min(_LEAST_IMAGES, estimate.attacked)
-    return at(_largest(lambda n: fits(n, least), lowest, fewest), least)
-
-
-def describe_reduction(requested: AuditOptions, fitted: AuditOptions, budget: float, *, items: int) -> tuple[str, ...]:
-    """Say in a sentence, for the report, what a time budget left out.
-
-    Args:
-        requested: The options without the budget.
-        fitted: Those within the budget.
-        budget: Seconds.
-        items: Number of images in the gallery.
-    """
-    parts = []
-    before, after = (min(items, options.attacked or items) for options in (requested, fitted))
-    if after < before:
-        parts.append(f"{after} images were attacked instead of {before}")
-    checks = [(one.robustness.seed_check, one.robustness.sanity_images) for one in (requested, fitted)]
-    if checks[1] < checks[0]:
-        parts.append(f"checks used at most {max(checks[1])}")
-    if fitted.transform_images < requested.transform_images:
-        parts.append(f"{fitted.transform_images} were transformed and edited instead of {requested.transform_images}")
-    asked, left = (make_search(options.searched, **options.search).queries for options in (requested, fitted))
-    if left < asked:
-        parts.append(f"searches without gradients took at most {left} queries per image and attack instead of {asked}")
-    return (f"To fit the time budget of {describe_duration(budget)}, {', '.join(parts)}.",) if parts else ()
-
-
 def pass_duration(subject: Subject, images: torch.Tensor, *, clock: Callable[[], float] = time.monotonic) -> float:
     """Measure the seconds of one gradient step for one image; of one query if the model has no gradients.
 
@@ -269,43 +210,7 @@ def pass_duration(subject: Subject, images: torch.Tensor, *, clock: Callable[[],
     return (clock() - began) / len(images)
 
 
-def runs_searches(galleries: Sequence[EmbeddedGallery], options: AuditOptions) -> bool:
-    """Return whether a model is attacked by a black-box search."""
-    norm = options.robustness.norm
-    names = {method_name(one.subject, options.method, norm) for one in galleries}
-    return bool(names - {WHITE_BOX, str(SearchMethod.TRANSFER)})
-
-
-def _reduced(estimate: AuditEstimate, images: int, queries: int | None) -> AuditEstimate:
-    options, models = replace(estimate.options, attacked=images), estimate.models
-    if images < estimate.attacked:  # so that the checks of a small sample do not take longer than its attacks
-        checked, robustness = max(_LEAST_IMAGES, images // _CHECKED_SHARE), options.robustness
-        robustness = replace(
-            robustness,
-            seed_check=min(robustness.seed_check, checked),
-            sanity_images=min(robustness.sanity_images, checked),
-            strong_images=min(robustness.strong_images, checked),
-        )
-        transformed = min(options.transform_images, checked)
-        options = replace(options, robustness=robustness, transform_images=transformed)
-    if queries is not None:
-        options = replace(options, search={**options.search, "queries": queries})
-        models = tuple(
-            model if model.search is None else replace(model, search=replace(model.search, queries=queries))
-            for model in models
-        )
-    return replace(estimate, options=options, attacked=images, models=models)
-
-
-def _largest(good: Callable[[int], bool], low: int, high: int) -> int:
-    """Return the largest number from `low` to `high` that is good, or `low`; smaller numbers are better."""
-    while low < high:
-        middle = (low + high + 1) // 2
-        low, high = (middle, high) if good(middle) else (low, middle - 1)
-    return low
-
-
-def _least_queries(search: Search) -> int:
+def least_queries(search: Search) -> int:
     """Return the queries of one step."""
     return 2 * search.pairs + 2 if isinstance(search, EstimatedDescent) else 2
 
@@ -360,7 +265,7 @@ def _attack_duration(
 
     few: Any = run_attack
     if search is not None:
-        few = replace(search, queries=min(search.queries, 2 * _least_queries(search)))
+        few = replace(search, queries=min(search.queries, 2 * least_queries(search)))
     began = clock()
     few(
         options.robustness.attacks([name])[name],

@@ -11,7 +11,7 @@ from hardrank.audit_app.audit.chance import chance_warning
 from hardrank.audit_app.audit.checking import check_audit
 from hardrank.audit_app.audit.curves import measure_curves
 from hardrank.audit_app.audit.edit_stability import EditStability, measure_edits
-from hardrank.audit_app.audit.estimate import AuditEstimate, AuditPart, describe_reduction
+from hardrank.audit_app.audit.estimate import AuditEstimate, AuditPart
 from hardrank.audit_app.audit.folder import journal_name, lock_folder
 from hardrank.audit_app.audit.identity import JOURNAL, claim_folder, identity_of, settings_of
 from hardrank.audit_app.audit.model_audit import ModelAudit
@@ -19,6 +19,7 @@ from hardrank.audit_app.audit.options import AuditOptions
 from hardrank.audit_app.audit.progress import AuditProgress
 from hardrank.audit_app.audit.request import AuditRequest
 from hardrank.audit_app.audit.result import AuditResult, ModelResult
+from hardrank.audit_app.audit.time_budget import describe_reduction
 from hardrank.audit_app.audit.transform_survival import TransformSurvival, measure_survival
 from hardrank.audit_app.audit.weak_spots import worst_classes, worst_queries
 from hardrank.audit_app.audit.worst_cases import worst_case

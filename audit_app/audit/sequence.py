@@ -5,16 +5,11 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from hardrank.audit_app.audit.checking import check_audit
-from hardrank.audit_app.audit.estimate import (
-    BLACK_BOX_BUDGET_S,
-    AuditEstimate,
-    estimate_audit,
-    fit_to_budget,
-    runs_searches,
-)
+from hardrank.audit_app.audit.estimate import AuditEstimate, estimate_audit
 from hardrank.audit_app.audit.request import REQUEST, AuditRequest, read_request
 from hardrank.audit_app.audit.result import AuditResult
 from hardrank.audit_app.audit.runner import run_audit
+from hardrank.audit_app.audit.time_budget import BLACK_BOX_BUDGET_S, fit_to_budget, runs_searches
 from hardrank.audit_app.errors import AuditError
 from hardrank.audit_app.gallery.embedded import EmbeddedGallery, embed_galleries, ignore_progress
 from hardrank.audit_app.gallery.image_gallery import ImageGallery

@@ -8,22 +8,18 @@ import pytest
 from torch import Tensor
 
 from hardrank.audit_app.audit.arguments import read_duration
-from hardrank.audit_app.audit.estimate import (
-    BLACK_BOX_BUDGET_S,
-    FEWEST_IMAGES,
-    FEWEST_QUERIES,
-    AuditEstimate,
-    AuditPart,
-    ModelPace,
-    describe_duration,
-    describe_reduction,
-    estimate_audit,
-    fit_to_budget,
-)
+from hardrank.audit_app.audit.estimate import AuditEstimate, AuditPart, ModelPace, describe_duration, estimate_audit
 from hardrank.audit_app.audit.options import AuditOptions, CertificateOptions, Curve, CurveParameter
 from hardrank.audit_app.audit.progress import MINUTES_LEFT, SHARE, AuditProgress
 from hardrank.audit_app.audit.request import AuditRequest
 from hardrank.audit_app.audit.sequence import PreparedAudit, prepare_audit
+from hardrank.audit_app.audit.time_budget import (
+    BLACK_BOX_BUDGET_S,
+    FEWEST_IMAGES,
+    FEWEST_QUERIES,
+    describe_reduction,
+    fit_to_budget,
+)
 from hardrank.audit_app.blackbox.square import SquareSearch
 from hardrank.audit_app.errors import AuditError
 from hardrank.audit_app.gallery.embedded import EmbeddedGallery, embed_galleries
@@ -248,3 +244,15 @@ def test_progress_covers_the_whole_audit(tiny_zoo: list[Path], source: GallerySo
     steps = [progress for progress in seen if progress.stage in attacking[1:]]
     assert len(steps) > 50
     assert all(one.done <= one.total for one in steps)
+
+
+def test_a_time_budget_reduces_what_is_transformed_and_certified() -> None:
+    options = replace(AUDIT, transform_images=100, certificates=CertificateOptions(images=90))
+    whole = estimated(WHITE, options=options)
+    fitted = fit_to_budget(whole, whole.seconds / 10).options
+    assert fitted.certificates is not None
+    assert 1 <= fitted.certificates.images < 90
+    assert 1 <= fitted.transform_images < 100
+    [sentence] = describe_reduction(options, fitted, 60, items=1000)
+    assert f"{fitted.certificates.images} were certified instead of 90" in sentence
+    assert f"{fitted.transform_images} were transformed and edited instead of 100" in sentence
