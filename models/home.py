@@ -17,6 +17,7 @@ SCRIPTS: Final = {
     "scan": "serving/scan.py",
     "audit": "audit_app/run.py",
     "leaderboard": "audit_app/leaderboard.py",
+    "probe": "audit_app/probe.py",
     "app": "audit_app/start.py",
     "replay": "audit_app/replay.py",
 }

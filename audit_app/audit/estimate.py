@@ -11,7 +11,6 @@ import torch
 from hardrank.audit_app.audit.options import AuditOptions, CurveParameter
 from hardrank.audit_app.blackbox import make_search
 from hardrank.audit_app.blackbox.choice import SearchMethod, method_name
-from hardrank.audit_app.blackbox.estimate import EstimatedDescent
 from hardrank.audit_app.blackbox.method import Search
 from hardrank.audit_app.blackbox.transfer import resize_images
 from hardrank.audit_app.gallery.embedded import EmbeddedGallery
@@ -210,11 +209,6 @@ def pass_duration(subject: Subject, images: torch.Tensor, *, clock: Callable[[],
     return (clock() - began) / len(images)
 
 
-def least_queries(search: Search) -> int:
-    """Return the queries of one step."""
-    return 2 * search.pairs + 2 if isinstance(search, EstimatedDescent) else 2
-
-
 def _pace(
     embedded: EmbeddedGallery,
     options: AuditOptions,
@@ -265,7 +259,7 @@ def _attack_duration(
 
     few: Any = run_attack
     if search is not None:
-        few = replace(search, queries=min(search.queries, 2 * least_queries(search)))
+        few = replace(search, queries=min(search.queries, 2 * search.least_queries))
     began = clock()
     few(
         options.robustness.attacks([name])[name],

@@ -4,7 +4,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Final
 
-from hardrank.audit_app.audit.estimate import AuditEstimate, describe_duration, least_queries
+from hardrank.audit_app.audit.estimate import AuditEstimate, describe_duration
 from hardrank.audit_app.audit.options import AuditOptions
 from hardrank.audit_app.blackbox import make_search
 from hardrank.audit_app.blackbox.choice import SearchMethod, method_name
@@ -37,7 +37,7 @@ def fit_to_budget(estimate: AuditEstimate, budget: float) -> AuditEstimate:
     searching = [model.search for model in estimate.models if model.search is not None]
     fewest = min(FEWEST_IMAGES, estimate.attacked)
     asked = max((search.queries for search in searching), default=1)
-    least = min(asked, max([FEWEST_QUERIES, *(least_queries(search) for search in searching)]))
+    least = min(asked, max([FEWEST_QUERIES, *(search.least_queries for search in searching)]))
 
     def at(images: int, queries: int) -> AuditEstimate:
         return _reduced(estimate, images, queries if queries < asked else None)

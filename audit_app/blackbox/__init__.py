@@ -1,7 +1,7 @@
-"""Black-box attacks, which only query a model for embeddings. To add one, write a file and add a line here.
+"""Black-box attacks, which only query a model. To add one, write a file and add a line here.
 
-All minimize the objectives of `hardrank.trainer.attacks`. Each is a `Method` of the attack runner, so it can replace
-`run_attack`, in a scorecard too.
+All minimize the objectives of `hardrank.trainer.attacks` from embeddings, except `ranks`, which sees ids alone. Each is
+a `Method` of the attack runner, so it can replace `run_attack`, in a scorecard too.
 """
 
 from collections.abc import Mapping
@@ -10,6 +10,7 @@ from typing import Any, Final
 
 from hardrank.audit_app.blackbox.method import Search
 from hardrank.audit_app.blackbox.nes import NES
+from hardrank.audit_app.blackbox.ranks import RankSearch
 from hardrank.audit_app.blackbox.spsa import SPSA
 from hardrank.audit_app.blackbox.square import SquareSearch
 from hardrank.trainer.attacks.options import AttackError, Option, check_names, declared_options
@@ -33,6 +34,7 @@ SEARCHES: Final[Mapping[str, SearchKind]] = {
     "nes": SearchKind("descends along gradients estimated from pairs of Gaussian steps", NES),
     "spsa": SearchKind("descends along gradients estimated from pairs of steps of ±σ in every pixel", SPSA),
     "square": SearchKind("tries random squares at the edge of the budget and keeps those that help", SquareSearch),
+    "ranks": SearchKind("sees only the ids of the first results, and keeps what moves their ranks", RankSearch),
 }
 """The searches by name. `hardrank.audit_app.blackbox.transfer.Transfer` needs a second model, so it is separate."""
 

@@ -2,9 +2,9 @@
 
 from collections.abc import Callable, Mapping
 from enum import StrEnum
-from typing import Any
+from typing import Any, Final
 
-from hardrank.audit_app.blackbox import make_search
+from hardrank.audit_app.blackbox import SEARCHES, make_search
 from hardrank.audit_app.blackbox.transfer import Transfer
 from hardrank.audit_app.subjects.loading import Subject
 from hardrank.trainer.attacks.pgd import Norm
@@ -20,13 +20,19 @@ class SearchMethod(StrEnum):
     NES = "nes"
     SPSA = "spsa"
     SQUARE = "square"
+    RANKS = "ranks"
+    """Sees the ids of the first results alone."""
     TRANSFER = "transfer"
     """White-box on a surrogate, judged on the model."""
 
 
+SEARCH_METHODS: Final = (SearchMethod.AUTO, *map(SearchMethod, SEARCHES))
+"""What a model without gradients can be attacked with alone."""
+
+
 def search_name(method: SearchMethod, norm: Norm) -> str:
     """Return the black-box search for models without gradients: the requested one, else the one that suits the norm."""
-    if method in {SearchMethod.NES, SearchMethod.SPSA, SearchMethod.SQUARE}:
+    if method in SEARCHES:
         return str(method)
     return "square" if norm is Norm.LINF else "nes"
 

@@ -51,6 +51,11 @@ class EstimatedDescent(Search):
                 f"{2 * self.pairs + 1} after the first; give more queries or fewer pairs"
             )
 
+    @property
+    def least_queries(self) -> int:
+        """Those of one step, the start and the new image."""
+        return 2 * self.pairs + 2
+
     @staticmethod
     @abstractmethod
     def draw(generator: np.random.Generator, shape: tuple[int, ...]) -> np.ndarray:

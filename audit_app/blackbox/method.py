@@ -16,9 +16,10 @@ from hardrank.trainer.attacks.pgd import ball_around
 from hardrank.trainer.attacks.runner import AttackOptions, AttackProgress, AttackResult, check_images, never_cancel
 from hardrank.trainer.metric.distances import check_sphere
 
-_ELEMENTS: Final = 1 << 22
+ELEMENTS: Final = 1 << 22
 """Largest number of distances in memory at once."""
-_CHUNK: Final = 256
+CHUNK: Final = 256
+"""Largest number of images in a pass."""
 
 
 @dataclass(frozen=True)
@@ -73,9 +74,24 @@ class Search(CheckedOptions, ABC):
     def steps(self, task: SearchTask) -> Iterator[SearchState]:
         """Search step by step, within the budgets of pixels and queries. To stop, take no further steps."""
 
+    @property
+    def least_queries(self) -> int:
+        """Queries of about one step, from which its duration can be estimated."""
+        return 2
+
     def describe(self) -> dict[str, Any]:
         """Return its name and options, ready for JSON."""
         return {"name": self.NAME, **asdict(self)}
+
+    def oracle(self, attack: Attack, embed: Embed, victims: Victims, gallery: Gallery, targets: Tensor) -> Oracle:
+        """Return what the search may ask: here the attack's objective of an embedding."""
+        return Oracle(
+            embed,
+            attack.objective(victims, gallery, targets),
+            images=len(victims),
+            chunk=min(CHUNK, ELEMENTS // max(1, attack.width * len(gallery))),
+            device=victims.own.device,
+        )
 
     def __call__(
         self,
@@ -110,13 +126,7 @@ class Search(CheckedOptions, ABC):
         def measure(embeddings: Tensor) -> Tensor:
             return attack.measure(embeddings, victims, gallery, chosen)
 
-        oracle = Oracle(
-            embed,
-            attack.objective(victims, gallery, chosen),
-            images=len(images),
-            chunk=min(_CHUNK, _ELEMENTS // max(1, attack.width * len(gallery))),
-            device=images.device,
-        )
+        oracle = self.oracle(attack, embed, victims, gallery, chosen)
         task = SearchTask(oracle=oracle, images=images, ids=victims.ids, budget=options, seed=seed)
         history = _History(self.queries)
         steps, best, stopped = self.steps(task), images, False

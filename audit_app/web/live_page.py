@@ -4,14 +4,12 @@ from typing import Final
 
 import streamlit as st
 
-from hardrank.audit_app.blackbox.choice import SearchMethod
+from hardrank.audit_app.blackbox.choice import SEARCH_METHODS
 from hardrank.audit_app.web.attack_link import open_link
 from hardrank.audit_app.web.attack_view import attack_areas, attack_view
 from hardrank.audit_app.web.gallery_selection import select_gallery, wait_for_gallery
 from hardrank.audit_app.web.messages import errors_shown
 from hardrank.audit_app.web.tab import reconnect
-
-_METHODS: Final = (SearchMethod.AUTO, SearchMethod.NES, SearchMethod.SPSA, SearchMethod.SQUARE)
 
 _OPENED: Final = "live.address"
 
@@ -29,7 +27,7 @@ def live_page() -> None:
             selection = select_gallery()
         with areas.setup:
             loaded = wait_for_gallery(selection)
-        attack_view(areas, selection, loaded, methods=_METHODS)
+        attack_view(areas, selection, loaded, methods=SEARCH_METHODS)
 
 
 def _open_address() -> None:

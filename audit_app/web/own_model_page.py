@@ -8,7 +8,7 @@ import torch
 
 from hardrank.audit_app.audit.chance import chance_warning
 from hardrank.audit_app.audit.estimate import describe_duration, pass_duration
-from hardrank.audit_app.blackbox.choice import SearchMethod
+from hardrank.audit_app.blackbox.choice import SEARCH_METHODS, SearchMethod
 from hardrank.audit_app.blackbox.transfer import Transfer
 from hardrank.audit_app.errors import AuditError
 from hardrank.audit_app.subjects.library_models import LibraryWeights
@@ -24,13 +24,7 @@ from hardrank.audit_app.web.selection_fields import catalogue
 from hardrank.audit_app.web.session import safe_name
 from hardrank.audit_app.web.settings import settings
 
-_METHODS: Final = (
-    SearchMethod.AUTO,
-    SearchMethod.NES,
-    SearchMethod.SPSA,
-    SearchMethod.SQUARE,
-    SearchMethod.TRANSFER,
-)
+_METHODS: Final = (*SEARCH_METHODS, SearchMethod.TRANSFER)
 _ONNX: Final = "onnx"
 _CHECKPOINTS: Final = ("safetensors", "pt", "pth", "bin")
 _EXTERNAL: Final = ("data", "onnx_data")

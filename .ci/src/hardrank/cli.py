@@ -27,6 +27,7 @@ COMMANDS: Final[Mapping[str, Command]] = {
     "scan": Command("hardrank.serving.scan", "list suspicious items of an index: hubs, and items models disagree on"),
     "audit": Command("hardrank.audit_app.run", "attack models and write a report, with limits for CI"),
     "leaderboard": Command("hardrank.audit_app.leaderboard", "compare audited models on one page, from their entries"),
+    "probe": Command("hardrank.audit_app.probe", "attack a search that shows only ids: a model, or an API of yours"),
     "app": Command("hardrank.audit_app.start", "open the audit app: live attacks in the browser"),
     "replay": Command("hardrank.audit_app.replay", "run a recorded live attack again"),
 }

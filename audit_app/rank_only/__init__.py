@@ -1,0 +1,1 @@
+"""Attacks on searches that show ids alone: an ONNX file with a gallery, or a live HTTP API."""

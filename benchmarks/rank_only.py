@@ -1,0 +1,176 @@
+"""How far does an attacker move a ranking who sees ids alone?
+
+    python benchmarks/rank_only.py
+    python benchmarks/rank_only.py --tiny    # a try, in a minute
+
+Images of the demo's test set are queries. Each is changed by at most 8/255 so that a random item of the gallery rises
+in its ranking (QA+), with no more than `--queries` queries. The search is the model's ONNX file with the gallery in
+this process, and a real server of hardrank on the loopback, which gets PNG files over HTTP. `--visible` are the numbers
+of ids that the attacker sees (0: the whole gallery); the server shows the whole gallery as well. Ranks before and after
+are measured over the whole gallery. A run that was interrupted continues from `--work`. The result goes to
+benchmarks/results/rank_only.json.
+"""
+
+import re
+import statistics
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, ClassVar, Final
+
+import torch
+import tyro
+from rich.console import Console
+
+from benchmarks.command import ROOT, BenchmarkOptions, parse_options
+from hardrank.audit_app.blackbox.ranks import RankSearch
+from hardrank.audit_app.gallery.embedded import embed_gallery
+from hardrank.audit_app.gallery.image_gallery import ImageGallery, from_run
+from hardrank.audit_app.gallery.served import serve_gallery
+from hardrank.audit_app.rank_only.http_client import ApiClient, ClientOptions, check_address
+from hardrank.audit_app.rank_only.http_system import HttpSystem, hardrank_api
+from hardrank.audit_app.rank_only.result import RankOnlyResult
+from hardrank.audit_app.rank_only.runner import RankOnlyOptions, run_rank_only
+from hardrank.audit_app.rank_only.systems import LocalSystem, SearchSystem
+from hardrank.audit_app.subjects.loading import SubjectOptions, load_subjects
+from hardrank.models.bundle import load_card, preprocessing_of
+from hardrank.models.progress import ConsoleProgress
+from hardrank.trainer.runtime.environment import hardware, versions
+
+GOAL: Final = 10.0
+"""Median rank, in %, that a random candidate should reach on the benign model."""
+AGREEMENT: Final = 5.0
+"""Points by which the live server may differ."""
+_PATIENCE_S: Final = 300.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Options(BenchmarkOptions):
+    """Options of this benchmark."""
+
+    TINY: ClassVar[dict[str, Any]] = {"images": 2, "queries": 20, "work": Path("/tmp/rank-only-tiny")}
+
+    bundles: tuple[Path, ...] = (ROOT / "models/zoo/demo-benign", ROOT / "models/zoo/demo-robust")
+    """The bundles."""
+    run: Path = ROOT / "runs/demo"
+    """The run whose test images are the gallery."""
+    images: int = 100
+    """Attacked images."""
+    queries: int = 2000
+    """Queries for each."""
+    visible: Annotated[tuple[int, ...], tyro.conf.arg(metavar="K [K ...]")] = (0, 100, 10)
+    """Numbers of visible ids; 0: the whole gallery. The robust model and the server are attacked with the first."""
+    seed: int = 0
+    """Of images, candidates and search."""
+    work: Path = ROOT / "runs/rank-only"
+    """Folder of unfinished results."""
+
+
+def main() -> None:
+    """Measure and write."""
+    given = parse_options(Options, doc=__doc__, file=__file__)
+    gallery = from_run(given.run)
+    found: dict[str, Any] = {
+        "command": "python benchmarks/rank_only.py",
+        "what": "QA+ by ids alone: rank of a random candidate before and after, in % of the gallery",
+        "gallery": len(gallery),
+        "images": given.images,
+        "epsilon": "8/255",
+        "queries": given.queries,
+        "resolution": RankSearch().resolution,
+        "seed": given.seed,
+        "attacks": {},
+        "versions": versions(),
+        "hardware": hardware(torch.device("cpu"), low_precision=False),
+    }
+    whole, *few = given.visible
+    plan = [(one, live, whole) for one in given.bundles for live in (False, True)]
+    plan += [(given.bundles[0], False, k) for k in few]
+    with ConsoleProgress(Console(stderr=True)) as progress:
+        for bundle, live, k in plan:
+            options = RankOnlyOptions(
+                search=RankSearch(queries=given.queries, visible=k),
+                images=given.images,
+                side=preprocessing_of(load_card(bundle)).resize,
+                seed=given.seed,
+            )
+            kind = "live" if live else "local"
+            path = given.work / f"{bundle.name}-{kind}-{k}-{given.queries}.json"
+            with _system(given, bundle, gallery, live=live) as system:
+                result = run_rank_only(system, gallery, options, path, command=found["command"], on_progress=progress)
+                found["attacks"][f"{bundle.name} {kind} {k or system.size}"] = _summary(result)
+            found["checks"] = _checks(found["attacks"])
+            given.write("rank_only", found)
+
+
+def _summary(result: RankOnlyResult) -> dict[str, Any]:
+    """Summarize an attack; the losses are ranks where the whole gallery is visible."""
+    assert result.summary is not None
+    after = [one.after for one in result.images]
+    quarters = statistics.quantiles(after, n=4) if len(after) > 1 else [after[0]] * 3
+    points = sorted({at for one in result.images for at in one.losses})
+    reached = {str(at): statistics.median(one.losses.get(at, one.loss_after) for one in result.images) for at in points}
+    return {
+        **result.summary.model_dump(),
+        "quartiles_after": quarters,
+        "at_most_10_percent": sum(value <= GOAL for value in after) / len(after),
+        "median_loss_by_queries": reached,
+        "mean_lists": statistics.mean(one.lists for one in result.images),
+        "unknown_ids": len(result.unknown_ids),
+    }
+
+
+def _checks(attacks: dict[str, dict[str, Any]]) -> dict[str, Any]:
+    """Compare the first attack with the goal, and the server with the model."""
+    median = next(iter(attacks.values()))["median_after"]
+    apart = [
+        abs(one["median_after"] - attacks[name.replace(" local ", " live ")]["median_after"])
+        for name, one in attacks.items()
+        if " local " in name and name.replace(" local ", " live ") in attacks
+    ]
+    return {
+        "median_after": median,
+        "median_goal": GOAL,
+        "reached": median <= GOAL,
+        "live_minus_local": max(apart, default=None),
+        "live_goal": AGREEMENT,
+    }
+
+
+@contextmanager
+def _system(given: Options, bundle: Path, gallery: ImageGallery, *, live: bool) -> Iterator[SearchSystem]:
+    if not live:
+        subject = load_subjects([str(bundle)], SubjectOptions(threads=1))[0]
+        yield LocalSystem(served=serve_gallery(embed_gallery(subject, gallery)))
+        return
+    index = given.work / f"index-{bundle.name}"
+    if not index.exists():
+        build = [sys.executable, "serving/build.py", "--model", str(bundle), "--out", str(index)]
+        subprocess.run([*build, "--from-run", str(given.run)], cwd=ROOT, check=True, stdout=subprocess.DEVNULL)
+    serve = [sys.executable, "serving/app.py", "--model", f"{bundle}={index}", "--port", "0", "--no-page"]
+    serve += ["--rate", "0", "--results", str(len(gallery)), "--threads", "1"]
+    with subprocess.Popen(serve, cwd=ROOT, stdout=subprocess.PIPE, text=True) as server:
+        try:
+            client = ApiClient(
+                address=check_address(_address(server), owned_host=None),
+                options=ClientOptions(rate=0, timeout_s=_PATIENCE_S, attempts=20),
+            )
+            yield HttpSystem(client=client, adapter=hardrank_api(client, model=None))
+        finally:
+            server.terminate()
+
+
+def _address(server: subprocess.Popen[str]) -> str:
+    """Return the address that the server prints when it listens."""
+    assert server.stdout is not None
+    for line in server.stdout:
+        if (found := re.search(r"http://[\d.]+:\d+", line)) is not None:
+            return found[0]
+    raise SystemExit("the server did not start")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,146 @@
+"""The search by ranks alone: what it sees, its budgets, and where the ranks go."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from hardrank.audit_app.blackbox import make_search
+from hardrank.audit_app.blackbox.flips import flip_steps
+from hardrank.audit_app.blackbox.oracle import OracleAnswer
+from hardrank.audit_app.blackbox.rank_goal import AIMS
+from hardrank.audit_app.gallery.embedded import EmbeddedGallery, embed_gallery
+from hardrank.audit_app.gallery.image_gallery import from_images
+from hardrank.audit_app.subjects.loading import load_subjects
+from hardrank.trainer.attacks.attack import Gallery, Victims, victims_in
+from hardrank.trainer.attacks.options import AttackError
+from hardrank.trainer.attacks.pgd import Norm
+from hardrank.trainer.attacks.registry import make_attack
+from hardrank.trainer.attacks.runner import AttackOptions
+from tests.audit_app.galleries import OPTIONS
+
+BUDGET = AttackOptions()
+
+
+@pytest.fixture(scope="module")
+def embedded(tiny_zoo: list[Path], gratings: Path) -> EmbeddedGallery:
+    return embed_gallery(load_subjects([str(tiny_zoo[0])], OPTIONS)[0], from_images(gratings))
+
+
+def some(embedded: EmbeddedGallery, rows: range) -> tuple[Victims, Tensor]:
+    chosen = torch.tensor(list(rows))
+    return victims_in(embedded.tensors, chosen), embedded.images(chosen)
+
+
+@pytest.mark.parametrize("visible", [0, 6])
+def test_ranks_of_targets_move_the_right_way(visible: int, embedded: EmbeddedGallery) -> None:
+    victims, images = some(embedded, range(0, 64, 16))
+    search = make_search("ranks", queries=150, visible=visible, explored=20)
+    for name, way in (("QA+", -1), ("QA-", 1), ("TMA", 1)):
+        attack = make_attack(name, **({"share": 0.1} if name == "QA-" else {}))
+        result = search(attack, embedded.subject.judge, images, victims, embedded.tensors, BUDGET)
+        assert (way * (result.after - result.before)).mean() > (0.01 if name == "TMA" else 3), name
+        levels = result.images * 255
+        torch.testing.assert_close(levels, levels.round(), atol=1e-3, rtol=0)  # a PNG holds these images exactly
+        assert (result.images - images).abs().max() <= BUDGET.epsilon + 1e-6
+
+
+def test_only_visible_lists_matter(embedded: EmbeddedGallery) -> None:
+    """Another metric with the same lists gives the same images."""
+    victims, images = some(embedded, range(4))
+    gallery, judge = embedded.tensors, embedded.subject.judge
+    search, attack = make_search("ranks", queries=60), make_attack("QA+")
+    targets = attack.draw(victims, gallery, seed=0)
+    whole = search(attack, judge, images, victims, gallery, BUDGET, targets=targets)
+
+    def lifted(e: Tensor) -> Tensor:  # cos → (1 + cos) / 2, so all distances change and their order does not
+        return F.normalize(torch.cat([e, torch.ones(len(e), 1)], dim=1), dim=1)
+
+    other = Gallery(lifted(gallery.embeddings), gallery.labels)
+    same = search(
+        attack, lambda x: lifted(judge(x)), images, victims_in(other, victims.own), other, BUDGET, targets=targets
+    )
+    torch.testing.assert_close(same.images, whole.images, atol=0, rtol=0)
+    assert torch.equal(same.queries, whole.queries)
+
+
+@pytest.mark.parametrize("name", list(AIMS))
+@pytest.mark.parametrize("visible", [0, 5])
+def test_every_attack_keeps_the_budget_of_queries_and_of_pixels(
+    name: str, visible: int, embedded: EmbeddedGallery
+) -> None:
+    victims, images = some(embedded, range(3))
+    seen = 0
+
+    def model(x: Tensor) -> Tensor:
+        nonlocal seen
+        seen += len(x)
+        return embedded.subject.judge(x)
+
+    attack = make_attack(name, **({"share": 0.1} if name in {"QA-", "CA-"} else {}))
+    search = make_search("ranks", queries=30, visible=visible, explored=8)
+    result = search(attack, model, images, victims, embedded.tensors, BUDGET)
+    assert int(result.queries.max()) <= 30
+    lists = (1 if name in {"TMA", "ES", "LTM"} else 0) + (8 if visible else 0)
+    read = int(result.queries.sum()) - (seen - 3)  # three more passes measure the result
+    assert read == 3 * (lists - (8 % 5 if name in {"MARGIN", "ORDER"} and visible else 0))
+    assert (result.images - images).abs().max() <= BUDGET.epsilon + 1e-6
+
+
+@pytest.mark.parametrize("epsilon", [0.0, 0.9 / 255])
+def test_without_a_budget_the_image_stays(epsilon: float, embedded: EmbeddedGallery) -> None:
+    victims, images = some(embedded, range(3))
+    search = make_search("ranks", queries=20)
+    result = search(
+        make_attack("QA+"),
+        embedded.subject.judge,
+        images,
+        victims,
+        embedded.tensors,
+        AttackOptions(epsilon=epsilon),
+    )
+    assert torch.equal(result.images, images)
+    assert result.queries.tolist() == [1, 1, 1]
+    assert torch.equal(result.before, result.after)
+
+
+def test_an_image_that_reached_its_goal_is_not_queried_again() -> None:
+    images = torch.full((2, 3, 8, 8), 128 / 255)
+    asked: list[int] = []
+
+    def query(x: Tensor, rows: Tensor) -> OracleAnswer:
+        asked.extend(rows.tolist())
+        losses = x.flatten(1).mean(1) * torch.tensor([0.0, 1.0])[rows]
+        return OracleAnswer(losses, x.new_zeros(len(x), 1))
+
+    states = list(
+        flip_steps(
+            query,
+            images,
+            epsilon=8 / 255,
+            ids=torch.arange(2),
+            queries=torch.tensor([50, 70]),
+            resolution=4,
+            seed=0,
+        )
+    )
+    assert asked.count(0) == 1
+    assert asked.count(1) == 70
+    assert states[-1].moving == 0
+    # After the grids of 2 × 2 and 4 × 4 cells, 60 queries, each cell is at −ε.
+    assert float(states[-1].losses[1]) == pytest.approx(120 / 255, abs=1e-5)
+    assert torch.equal(states[-1].images[0], images[0])
+
+
+def test_unsuitable_options_are_refused(embedded: EmbeddedGallery) -> None:
+    victims, images = some(embedded, range(2))
+    with pytest.raises(AttackError, match="7 queries are too few"):
+        make_search("ranks", queries=7)
+    with pytest.raises(AttackError, match="L∞"):
+        make_search("ranks")(
+            make_attack("ES"), embedded.subject.judge, images, victims, embedded.tensors, AttackOptions(norm=Norm.L2)
+        )
+    with pytest.raises(AttackError, match=r"SPQA\+ has no goal"):
+        make_search("ranks")(make_attack("SPQA+"), embedded.subject.judge, images, victims, embedded.tensors, BUDGET)
