@@ -10,6 +10,7 @@ from hardrank.audit_app.blackbox import SEARCHES
 from hardrank.trainer.attacks.options import Option, declared_options
 from hardrank.trainer.attacks.registry import ATTACKS
 from hardrank.trainer.evaluation.robustness import RobustnessOptions
+from hardrank.trainer.evaluation.threats import THREATS
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -80,9 +81,10 @@ def _range(option: Option) -> str:
 
 
 def attack_options() -> str:
-    """Return the options of the scorecard, of each attack and of each black-box search."""
+    """Return the options of the scorecard, of each attack, threat model and black-box search."""
     parts = [table("Scorecard", declared_options(RobustnessOptions))]
     parts += [table(name, kind.options) for name, kind in ATTACKS.items()]
+    parts += [table(f"Threat model: {name}", kind.options) for name, kind in THREATS.items()]
     parts += [table(f"Black-box search: {name}", kind.options) for name, kind in SEARCHES.items()]
     return "\n## Attack options\n\n" + "".join(parts)
 

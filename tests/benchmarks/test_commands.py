@@ -30,6 +30,7 @@ TINY = {
     "sessions": "",
     "strong_score": "--bundle {zoo}/demo-robust",
     "suspicion": "--benign {zoo}/demo-benign --robust {zoo}/demo-robust",
+    "threats": "--bundle {zoo}/demo-robust",
     "training_curve": "demo",
     "update_step": "",
 }

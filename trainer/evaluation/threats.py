@@ -40,6 +40,8 @@ class ThreatKind:
     """The dataclass of its options."""
     prepare: "Callable[[ThreatTask, Any], tuple[Mapping[str, Attack], Method | None]]"
     """Returns the attacks and the method with which to measure them, from the task and the options."""
+    passes: "Callable[[Any, ThreatOptions, int], int]"
+    """Returns about how many passes it takes, from its options, the request and the steps of an attack."""
 
     @property
     def options(self) -> tuple[Option, ...]:
@@ -94,18 +96,21 @@ THREATS: Final[Mapping[str, ThreatKind]] = {
             title="one perturbation for all images, learnt on other images than the attacked ones",
             build=UniversalOptions,
             prepare=_universal,
+            passes=lambda own, threats, steps: len(threats.goals) * own.images * own.epochs,
         ),
         ThreatKind(
             name="patch",
             title="a square of the image takes any pixels",
             build=PatchMethod,
             prepare=lambda task, options: (task.goals, options),
+            passes=lambda own, threats, steps: len(threats.goals) * threats.images * steps * own.places,
         ),
         ThreatKind(
             name="hub",
             title="an image of the gallery becomes a neighbor of as many queries as possible",
             build=HubAttack,
             prepare=lambda task, options: ({"HUB": options}, None),
+            passes=lambda own, threats, steps: threats.images * steps,
         ),
     )
 }
@@ -141,6 +146,10 @@ class ThreatOptions:
         """Return the options of a threat model."""
         return THREATS[name].make(**self.settings.get(name, {}))
 
+    def passes(self, steps: int) -> int:
+        """Return about how many forward and backward passes all of them take, with `steps` steps of an attack."""
+        return sum(THREATS[name].passes(self.make(name), self, steps) for name in self.threats)
+
 
 @dataclass(frozen=True, kw_only=True)
 class ThreatResult:
@@ -153,6 +162,17 @@ class ThreatResult:
     """Of the threat model, as it ran."""
     seconds: float
     """Duration of this run."""
+
+
+def check_threats(gallery: Gallery, threats: ThreatOptions, options: RobustnessOptions) -> None:
+    """Raise `AttackError` if the gallery does not allow one of the requested attacks."""
+    chosen = [threats.make(name) for name in threats.threats]
+    attacks: list[Attack] = [one for one in chosen if isinstance(one, HubAttack)]
+    if len(attacks) < len(chosen):
+        attacks += options.attacks(threats.goals).values()
+    some = victims_in(gallery, torch.zeros(1, dtype=torch.long))
+    for attack in attacks:
+        attack.objective(some, gallery, attack.draw(some, gallery, seed=0))
 
 
 def measure_threats(
@@ -178,7 +198,7 @@ def measure_threats(
         images: returns pixels in [0,1] for gallery rows.
         gallery: (N,D) benign embeddings of all images, on the unit sphere.
         labels: (N,) classes.
-        rows: gallery rows that may be attacked; `threats.images` of them are, the first ones.
+        rows: gallery rows that may be attacked; `threats.images` of them are, evenly spaced.
         threats: which threat models, and how.
         options: ε, α, steps and engine; the published protocol by default.
         seed: of all draws.
@@ -197,7 +217,8 @@ def measure_threats(
     """
     options = replace(options or RobustnessOptions(), seed_check=0, sanity_images=0, strong_images=0)
     store = Gallery(gallery, labels.to(gallery.device))
-    attacked = rows[: min(threats.images, max(1, len(store) // 2))]
+    count = min(threats.images, len(rows), max(1, len(store) // 2))
+    attacked = rows[torch.arange(count, device=rows.device) * len(rows) // count]
     others = torch.ones(len(store), dtype=torch.bool)
     others[attacked.cpu()] = False
     learn = others.nonzero().squeeze(1).to(gallery.device)

@@ -32,6 +32,8 @@ if TYPE_CHECKING:
     from hardrank.trainer.attacks.runner import run_attack as run_attack
     from hardrank.trainer.evaluation.robustness import RobustnessOptions as RobustnessOptions
     from hardrank.trainer.evaluation.robustness import measure_robustness as measure_robustness
+    from hardrank.trainer.evaluation.threats import ThreatOptions as ThreatOptions
+    from hardrank.trainer.evaluation.threats import measure_threats as measure_threats
 
 __all__ = [
     "Architecture",
@@ -40,6 +42,7 @@ __all__ = [
     "IndexManifest",
     "RobustnessOptions",
     "SearchIndex",
+    "ThreatOptions",
     "add_images",
     "build_embedder",
     "embed_gallery",
@@ -50,6 +53,7 @@ __all__ = [
     "load_model",
     "make_attack",
     "measure_robustness",
+    "measure_threats",
     "prepare",
     "preprocessing_of",
     "pull_bundle",
@@ -68,6 +72,7 @@ _PLACES: Final = {
     "IndexManifest": ("serving.store.manifest", "IndexManifest"),
     "RobustnessOptions": ("trainer.evaluation.robustness", "RobustnessOptions"),
     "SearchIndex": ("serving.index.search_index", "SearchIndex"),
+    "ThreatOptions": ("trainer.evaluation.threats", "ThreatOptions"),
     "add_images": ("serving.ingest.indexer", "add_images"),
     "build_embedder": ("models.embedder", "build_embedder"),
     "embed_gallery": ("audit_app.gallery.embedded", "embed_gallery"),
@@ -78,6 +83,7 @@ _PLACES: Final = {
     "load_model": ("audit_app.subjects.loading", "load_subject"),
     "make_attack": ("trainer.attacks.registry", "make_attack"),
     "measure_robustness": ("trainer.evaluation.robustness", "measure_robustness"),
+    "measure_threats": ("trainer.evaluation.threats", "measure_threats"),
     "prepare": ("models.preprocessing", "prepare"),
     "preprocessing_of": ("models.bundle", "preprocessing_of"),
     "pull_bundle": ("models.hub", "pull_bundle"),
