@@ -26,6 +26,8 @@ Examples:
         --surrogate models/zoo/photos-benign
   Also JPEG, resizing, and the edits that people make to images:
     {command} --models models/zoo/demo-robust --run runs/demo --out audits/transforms --transforms
+  Also universal perturbations, patches, and images that poison a gallery:
+    {command} --models models/zoo/demo-robust --run runs/demo --out audits/threats --threats universal patch hub
   In at most ten minutes, with as many images as fit:
     {command} --models models/zoo/photos-robust --images photos --out audits/short --time-budget 10m
   An entry of a leaderboard (hardrank leaderboard DIR); about.json says who made the model:

@@ -12,6 +12,7 @@ from hardrank.audit_app.subjects.loading import Subject, check_names_differ
 from hardrank.trainer.attacks.attack import Attack, victims_in
 from hardrank.trainer.attacks.options import AttackError
 from hardrank.trainer.evaluation.robustness import sample_queries
+from hardrank.trainer.evaluation.threats import check_threats
 
 
 def check_audit(galleries: Sequence[EmbeddedGallery], options: AuditOptions, surrogate: Subject | None) -> None:
@@ -29,6 +30,7 @@ def check_audit(galleries: Sequence[EmbeddedGallery], options: AuditOptions, sur
     rows = sample_queries(len(galleries[0]), options.attacked, seed=options.seed)
     for embedded in galleries:
         _check_attacks(embedded, options, rows)
+        check_threats(embedded.tensors, options.threats, options.robustness)
 
 
 def _check_attacks(embedded: EmbeddedGallery, options: AuditOptions, rows: torch.Tensor) -> None:

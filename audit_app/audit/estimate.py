@@ -47,6 +47,7 @@ class AuditPart(StrEnum):
     TRANSFORMS = "transforms"
     """The attacks repeated for transformed files, and edits."""
     CERTIFICATES = "certificates"
+    THREATS = "other threat models"
     WORST_CASES = "worst cases"
 
 
@@ -97,6 +98,7 @@ class ModelPace:
             AuditPart.CERTIFICATES: 0.0
             if options.certificates is None
             else min(attacked, options.certificates.images) * options.certificates.passes * slowest / _PASSES_A_STEP,
+            AuditPart.THREATS: slowest * options.threats.passes(effort) if self.method == WHITE_BOX else 0.0,
             AuditPart.WORST_CASES: min(options.worst, attacked) * slowest * effort,
         }
 

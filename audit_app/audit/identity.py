@@ -89,6 +89,7 @@ def settings_of(
         engine=str(robustness.engine),
         random_start=robustness.random_start,
         restarts=robustness.restarts,
+        eot=robustness.eot,
         method=str(options.method),
         search=dict(options.search),
         surrogate=None if surrogate is None else surrogate.sha256,

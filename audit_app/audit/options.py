@@ -10,10 +10,11 @@ from hardrank.audit_app.blackbox.choice import SearchMethod, search_name
 from hardrank.audit_app.errors import AuditError
 from hardrank.trainer.attacks.attack import Attack
 from hardrank.trainer.attacks.options import Option, declared_options
-from hardrank.trainer.attacks.registry import ATTACKS, SCORECARD
+from hardrank.trainer.attacks.registry import ATTACKS, SCORECARD, offered_attacks
 from hardrank.trainer.evaluation.certificates import SmoothingOptions
 from hardrank.trainer.evaluation.robustness import RobustnessOptions
 from hardrank.trainer.evaluation.strong import STRONG_IMAGES
+from hardrank.trainer.evaluation.threats import ThreatOptions
 
 
 class CurveParameter(StrEnum):
@@ -102,12 +103,16 @@ class AuditOptions:
     """Number of attacked images on which edits, and the survival of attacks through transforms, are measured."""
     certificates: CertificateOptions | None = None
     """How Recall@1 is certified; None: not at all."""
+    threats: ThreatOptions = field(default_factory=ThreatOptions)
+    """Other threat models, which are measured apart from the attacks."""
 
     def __post_init__(self) -> None:
         if not self.attacks or len(set(self.attacks)) < len(self.attacks):
             raise AuditError(
-                f"the attacks are {', '.join(self.attacks) or 'none'}; name each once: {', '.join(ATTACKS)}"
+                f"the attacks are {', '.join(self.attacks) or 'none'}; name each once: {', '.join(offered_attacks())}"
             )
+        if apart := [name for name in self.attacks if name in ATTACKS and not ATTACKS[name].offered]:
+            raise AuditError(f"{apart[0]} is measured apart from the other attacks; use --threats")
         if self.transform_images < 0:
             raise AuditError(f"transform_images is {self.transform_images}; give 0 (none) or more")
         if self.seed < 0 or self.batch < 1 or self.curve_attacked < 1 or self.worst < 0:

@@ -17,6 +17,7 @@ from hardrank.audit_app.results.schema import WHITE_BOX
 from hardrank.audit_app.subjects.loading import Subject
 from hardrank.trainer.evaluation.retrieval import RetrievalMetrics
 from hardrank.trainer.evaluation.scorecard import Scorecard, bootstrap_interval
+from hardrank.trainer.evaluation.threats import ThreatResult
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,6 +60,8 @@ class ModelResult:
     survival: TransformSurvival | None = None
     """None unless the options request `transform_images`."""
     certificates: tuple[CertifiedRecall, ...] = ()
+    threats: tuple[ThreatResult, ...] = ()
+    """What other threat models achieve; empty unless they were requested and the model gives gradients."""
 
     @property
     def subject(self) -> Subject:

@@ -19,6 +19,7 @@ from hardrank.audit_app.audit.options import AuditOptions
 from hardrank.audit_app.audit.progress import AuditProgress
 from hardrank.audit_app.audit.request import AuditRequest
 from hardrank.audit_app.audit.result import AuditResult, ModelResult
+from hardrank.audit_app.audit.threats import measure_model_threats
 from hardrank.audit_app.audit.time_budget import describe_reduction
 from hardrank.audit_app.audit.transform_survival import TransformSurvival, measure_survival
 from hardrank.audit_app.audit.weak_spots import worst_classes, worst_queries
@@ -117,6 +118,7 @@ def _measure(part: ModelAudit, rows: torch.Tensor) -> ModelResult:
     curves = measure_curves(part, rows)
     edits, survival = _transforms(part, rows, card)
     certificates = _certificates(part, rows)
+    threats = measure_model_threats(part, rows)
     weak = tuple(worst_queries(card, options.worst))
     cases = []
     for i, query in enumerate(weak, start=1):
@@ -138,6 +140,7 @@ def _measure(part: ModelAudit, rows: torch.Tensor) -> ModelResult:
         edits=edits,
         survival=survival,
         certificates=certificates,
+        threats=threats,
     )
 
 

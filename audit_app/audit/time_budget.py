@@ -73,6 +73,8 @@ def describe_reduction(requested: AuditOptions, fitted: AuditOptions, budget: fl
         parts.append(f"checks used at most {max(checks[1])}")
     if fitted.transform_images < requested.transform_images:
         parts.append(f"{fitted.transform_images} were transformed and edited instead of {requested.transform_images}")
+    if requested.threats.threats and fitted.threats.images < requested.threats.images:
+        parts.append(f"other threat models attacked {fitted.threats.images} instead of {requested.threats.images}")
     asked, left = (0 if one.certificates is None else one.certificates.images for one in (requested, fitted))
     if left < asked:
         parts.append(f"{left} were certified instead of {asked}")
@@ -96,7 +98,14 @@ def _reduced(estimate: AuditEstimate, images: int, queries: int | None) -> Audit
         certificates = options.certificates
         if certificates is not None:
             certificates = replace(certificates, images=min(certificates.images, checked))
-        options = replace(options, robustness=robustness, transform_images=transformed, certificates=certificates)
+        threats = replace(options.threats, images=min(options.threats.images, checked))
+        options = replace(
+            options,
+            robustness=robustness,
+            transform_images=transformed,
+            certificates=certificates,
+            threats=threats,
+        )
     if queries is not None:
         options = replace(options, search={**options.search, "queries": queries})
         models = tuple(

@@ -16,8 +16,9 @@ from hardrank.audit_app.subjects.loading import SubjectOptions, with_weights
 from hardrank.audit_app.subjects.onnx_file import PixelScale
 from hardrank.models.cores import usable_cores
 from hardrank.serving.engine import Device
-from hardrank.trainer.attacks.registry import ATTACKS, SCORECARD
+from hardrank.trainer.attacks.registry import SCORECARD, offered_attacks
 from hardrank.trainer.evaluation.robustness import RobustnessOptions
+from hardrank.trainer.evaluation.threats import GOALS, THREATS, ThreatOptions
 from hardrank.trainer.runtime.environment import Precision
 
 ALL: Final = "all"
@@ -25,6 +26,9 @@ ATTACKED: Final = 500
 _NONE: Final = "(default: none)"
 _SEARCH_OPTIONS: Final = "; ".join(
     f"{name}: {', '.join(option.name for option in kind.options)}" for name, kind in SEARCHES.items()
+)
+_THREAT_OPTIONS: Final = "; ".join(
+    f"{name}: {', '.join(option.name for option in kind.options)}" for name, kind in THREATS.items()
 )
 _PLACE = tyro.conf.create_mutex_group(required=True, title="gallery")
 
@@ -59,7 +63,7 @@ class AttackArguments:
         tyro.conf.arg(
             metavar="NAME [NAME ...]",
             help=f"`all` (those of the scorecard: {', '.join(SCORECARD)}; the first nine give the ten results of ERS), "
-            f"or some of {', '.join(ATTACKS)}.",
+            f"or some of {', '.join(offered_attacks())}.",
         ),
     ] = (ALL,)
     attacked: Annotated[int | None, tyro.conf.arg(help_behavior_hint="(default: 500)")] = None
@@ -121,6 +125,32 @@ class CertificateArguments:
     """Standard deviations of the noise, for pixels in [0,1]. A larger one certifies larger radii, of fewer images."""
     samples: int = CertificateOptions().samples
     """Noisy copies of each image. More of them certify larger radii."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ThreatArguments:
+    """Other threat models than a small perturbation of each image, apart from ERS. They need gradients."""
+
+    threats: Annotated[
+        tuple[str, ...],
+        tyro.conf.arg(
+            metavar="NAME [NAME ...]",
+            help=f"{'; '.join(f'{name}: {kind.title}' for name, kind in THREATS.items())}.",
+            help_behavior_hint=_NONE,
+        ),
+    ] = ()
+    threat_goals: Annotated[tuple[str, ...], tyro.conf.arg(metavar="ATTACK [ATTACK ...]")] = GOALS
+    """Attacks whose goals universal perturbations and patches pursue."""
+    threat_images: int = ThreatOptions().images
+    """Number of attacked images, at most half of the gallery."""
+    threat_options: Annotated[
+        tuple[str, ...],
+        tyro.conf.arg(
+            metavar="THREAT.NAME=VALUE [...]",
+            help=f"Options of the threat models. {_THREAT_OPTIONS}.",
+            help_behavior_hint=_NONE,
+        ),
+    ] = ()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -205,5 +235,6 @@ class Command:
     blackbox: SearchArguments = field(default_factory=SearchArguments)
     curves: CurveArguments = field(default_factory=CurveArguments)
     certificates: CertificateArguments = field(default_factory=CertificateArguments)
+    threats: ThreatArguments = field(default_factory=ThreatArguments)
     limits: LimitArguments = field(default_factory=LimitArguments)
     loading: LoadingArguments = field(default_factory=LoadingArguments)

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import tyro
 
@@ -11,7 +12,14 @@ from hardrank.audit_app.audit.options import AuditOptions, CertificateOptions, C
 from hardrank.audit_app.audit.request import AuditRequest
 from hardrank.audit_app.blackbox import SEARCHES
 from hardrank.audit_app.blackbox.choice import search_name
-from hardrank.audit_app.command.arguments import ALL, ATTACKED, CertificateArguments, Command, GalleryArguments
+from hardrank.audit_app.command.arguments import (
+    ALL,
+    ATTACKED,
+    CertificateArguments,
+    Command,
+    GalleryArguments,
+    ThreatArguments,
+)
 from hardrank.audit_app.entries.entry import AboutModel, read_about
 from hardrank.audit_app.errors import AuditError
 from hardrank.audit_app.gallery.source import GallerySource, SourceKind
@@ -20,6 +28,7 @@ from hardrank.models.home import typed
 from hardrank.trainer.attacks.registry import SCORECARD
 from hardrank.trainer.config import pixels
 from hardrank.trainer.evaluation.robustness import RobustnessOptions
+from hardrank.trainer.evaluation.threats import THREATS, ThreatOptions
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,6 +69,7 @@ def read_job(arguments: Sequence[str], *, description: str) -> AuditCommandOptio
         worst=attack.worst,
         transform_images=attack.transform_images if attack.transforms else 0,
         certificates=_certificates(command.certificates),
+        threats=_threats(command.threats),
         robustness=robustness,
         method=blackbox.method,
         search=read_pairs(blackbox.search, SEARCHES[search].options, of=f"the search {search}"),
@@ -104,6 +114,16 @@ def _certificates(given: CertificateArguments) -> CertificateOptions | None:
         raise AuditError(f"--certify is {given.certify}; give the number of images, or 0 for none")
     options = CertificateOptions(images=max(1, given.certify), sigmas=given.sigma, samples=given.samples)
     return options if given.certify else None
+
+
+def _threats(given: ThreatArguments) -> ThreatOptions:
+    settings: dict[str, dict[str, Any]] = {}
+    for text in given.threat_options:
+        name, dot, pair = text.partition(".")
+        if not dot or name not in THREATS:
+            raise AuditError(f"--threat-options: {text!r}; write THREAT.NAME=VALUE with {', '.join(THREATS)}")
+        settings.setdefault(name, {}).update(read_pairs([pair], THREATS[name].options, of=f"the threat model {name}"))
+    return ThreatOptions(threats=given.threats, goals=given.threat_goals, images=given.threat_images, settings=settings)
 
 
 def _gallery(given: GalleryArguments) -> GallerySource:

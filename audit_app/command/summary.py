@@ -9,7 +9,7 @@ from rich.table import Table
 
 from hardrank.audit_app.drawing.formatting import format_score
 from hardrank.audit_app.report.files import HTML, JSON
-from hardrank.audit_app.results.schema import AuditReport, ModelEntry
+from hardrank.audit_app.results.schema import AuditReport, ModelEntry, ThreatEntry
 from hardrank.audit_app.results.scores import effort_text
 from hardrank.trainer.attacks.gtm import Unmatched
 
@@ -21,6 +21,9 @@ def print_summary(console: Console, report: AuditReport, out: Path) -> None:
             if bound:
                 console.print("\nattacked without gradients, so that scores are upper bounds:", soft_wrap=True)
             console.print(_table(report, models))
+    for model in report.models:
+        for threat in model.threats:
+            console.print(plain(_threat(model.name, threat)), highlight=False, soft_wrap=True)
     for caution in report.cautions:
         console.print(f"[yellow]caution[/]: {plain(caution)}", highlight=False, soft_wrap=True)
     if any(model.checks for model in report.models):
@@ -51,6 +54,12 @@ def _table(report: AuditReport, models: Sequence[ModelEntry]) -> Table:
             *(_strong(model) for model in models),
         )
     return table
+
+
+def _threat(name: str, threat: ThreatEntry) -> str:
+    """Describe what another threat model achieves: each figure on clean images and under attack."""
+    moves = [f"{key} {figure.before:.3g} → {figure.value:.3g}" for key, figure in threat.figures.items()]
+    return f"{name}, {threat.name}, {threat.n} images: {', '.join(moves)}"
 
 
 def _label(key: str, report: AuditReport) -> str:

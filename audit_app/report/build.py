@@ -23,11 +23,13 @@ from hardrank.audit_app.results.schema import (
     FigureEntry,
     ModelEntry,
     StrongEntry,
+    ThreatEntry,
     WeakClassEntry,
     WeakQueryEntry,
 )
 from hardrank.audit_app.results.transform_entries import EditsEntry, SurvivalEntry
 from hardrank.trainer.evaluation.scorecard import Scorecard, StrongScore
+from hardrank.trainer.evaluation.threats import THREATS, ThreatResult
 from hardrank.trainer.runtime.environment import hardware, versions
 
 
@@ -44,7 +46,7 @@ def make_report(result: AuditResult, *, command: str) -> AuditReport:
         threat_model=threat_model(result.options, models, result.surrogate),
         settings=settings,
         models=models,
-        cautions=[*result.cautions, *cautions(settings, models)],
+        cautions=[*result.cautions, *cautions(settings, models, threats=bool(result.options.threats.threats))],
         versions=versions(),
         hardware=hardware(subject.device, low_precision=subject.precision.startswith("bf16")),
     )
@@ -92,6 +94,7 @@ def _model(result: ModelResult, options: AuditOptions, per_image: str) -> ModelE
         edits=None if result.edits is None else _edits(result.edits),
         survival=None if result.survival is None else SurvivalEntry.model_validate(asdict(result.survival)),
         certificates=[CertificateEntry.model_validate(asdict(one)) for one in result.certificates],
+        threats=[_threat(one) for one in result.threats],
         per_image=per_image,
     )
 
@@ -119,6 +122,16 @@ def _edits(found: EditStability) -> EditsEntry:
                 for curve in found.curves
             },
         }
+    )
+
+
+def _threat(found: ThreatResult) -> ThreatEntry:
+    return ThreatEntry(
+        name=found.name,
+        title=THREATS[found.name].title,
+        n=found.card.n,
+        figures=_figures(found.card),
+        options=_plain(dict(found.options)),
     )
 
 

@@ -26,7 +26,7 @@ NOT_SAID: Final = (
     "A collapsed model, which embeds all images close together, scores well because nothing can move far. Read ERS "
     "together with Recall@1 and the mean cosine of random pairs.",
     "ERS covers small perturbations only: neither edits such as rotation and cropping (`--transforms` measures those "
-    "apart), nor patches, nor a poisoned gallery.",
+    "apart), nor patches, universal perturbations or a poisoned gallery (`--threats` does).",
     "Relevance to people is not measured; class labels stand in for it.",
 )
 """What ERS does not say."""
@@ -82,9 +82,9 @@ def _without_gradients(model: ModelEntry, surrogate: Subject | None) -> str:
     )
 
 
-def cautions(settings: AuditSettings, models: Sequence[ModelEntry]) -> list[str]:
-    """List what to keep in mind when reading the figures."""
-    sentences = [sentence for model in models for sentence in _model_cautions(model)]
+def cautions(settings: AuditSettings, models: Sequence[ModelEntry], *, threats: bool = False) -> list[str]:
+    """List what to keep in mind when reading the figures; `threats`: whether other threat models were requested."""
+    sentences = [sentence for model in models for sentence in _model_cautions(model, threats=threats)]
     gallery = settings.gallery
     if settings.attacked < _FEW_IMAGES:
         sentences.append(
@@ -103,7 +103,7 @@ def cautions(settings: AuditSettings, models: Sequence[ModelEntry]) -> list[str]
     return sentences
 
 
-def _model_cautions(model: ModelEntry) -> list[str]:
+def _model_cautions(model: ModelEntry, *, threats: bool) -> list[str]:
     sentences = []
     if model.checks:
         failed = [check.kind for check in model.checks]
@@ -123,6 +123,8 @@ def _model_cautions(model: ModelEntry) -> list[str]:
         sentences.append(
             f"{model.name}: stronger attacks were not tried (--strong-images 0); they usually find lower scores."
         )
+    if not model.threats and threats:
+        sentences.append(f"{model.name}: other threat models follow gradients, so they were not measured.")
     if model.benign is None:
         sentences.append(f"{model.name}: no class has two images, so retrieval itself could not be measured.")
     return [*sentences, *(f"{model.name}: {note}." for note in model.notes)]

@@ -69,6 +69,7 @@ class AuditSettings(StrictModel):
     engine: str = Field(description="`pgd` or `apgd`")
     random_start: bool = Field(description="whether the first run starts at a random point within the budget")
     restarts: int = Field(description="runs, of which each image keeps the worst")
+    eot: int = Field(default=1, description="passes whose gradients are averaged in each step")
     method: str = Field(description="`auto` (gradients if the model has them), or the requested search")
     search: dict[str, Any] = Field(description="options of the black-box search that differ from its defaults")
     surrogate: str | None = Field(description="SHA-256 of the surrogate of a transfer attack")
@@ -199,6 +200,18 @@ class StrongEntry(StrictModel):
     options: dict[str, Any] = Field(description="images and restarts of the search")
 
 
+class ThreatEntry(StrictModel):
+    """What another threat model achieves; it counts neither for ERS nor for the worst cases."""
+
+    name: str = Field(description="`universal`, `patch` or `hub`")
+    title: str = Field(description="what the attacker may do")
+    n: int = Field(description="number of attacked images")
+    figures: dict[str, FigureEntry] = Field(
+        description="by result, with `noise` under a random change of the same budget"
+    )
+    options: dict[str, Any]
+
+
 class ModelEntry(StrictModel):
     """A model under audit and its results."""
 
@@ -248,6 +261,9 @@ class ModelEntry(StrictModel):
     certificates: list[CertificateEntry] = Field(
         default=[],
         description="certified Recall@1 of a smoothed version of the model, for each σ; empty unless asked",
+    )
+    threats: list[ThreatEntry] = Field(
+        default=[], description="other threat models; empty unless requested, and for models without gradients"
     )
     per_image: FileName = Field(description="CSV in the folder of this report, with one line per attacked image")
 

@@ -18,6 +18,7 @@ RANGES: Final[Mapping[str, tuple[float, float]]] = {
     "sigma": (0.5, 16),
     "steps": (1, 500),
     "restarts": (1, 10),
+    "eot": (1, 32),
     "m": (1, 8),
     "w": (1, 8),
     "k": (2, 10),

@@ -31,6 +31,7 @@ from hardrank.audit_app.subjects.loading import load_subjects
 from hardrank.models.progress import StageProgress
 from hardrank.trainer.evaluation.robustness import RobustnessOptions
 from hardrank.trainer.evaluation.sanity import LARGE_STEPS, SEARCH_QUERIES
+from hardrank.trainer.evaluation.threats import ThreatOptions
 from tests.audit_app.galleries import OPTIONS
 from tests.audit_app.onnx_graphs import write_quantized
 
@@ -56,6 +57,8 @@ def test_the_duration_counts_every_part() -> None:
     curve = Curve(parameter=CurveParameter.STEPS, values=(4.0, 8.0))
     options = replace(AUDIT, robustness=robustness, curves=(curve,), worst=3, transform_images=100)
     options = replace(options, certificates=CertificateOptions(images=7, samples=200))
+    threats = ThreatOptions(threats=("universal", "patch", "hub"), goals=("ES", "TMA"), images=10)
+    options = replace(options, threats=threats)
     parts = estimated(WHITE, options=options).parts()
     assert parts == {
         ("white", AuditPart.ATTACKS): pytest.approx(500 * 20 * 0.003),
@@ -64,6 +67,7 @@ def test_the_duration_counts_every_part() -> None:
         ("white", AuditPart.CURVES): pytest.approx(50 * 12 * 0.003),
         ("white", AuditPart.TRANSFORMS): pytest.approx(100 * (20 * 0.003 + EDIT_COUNT * 0.002 / 3)),
         ("white", AuditPart.CERTIFICATES): pytest.approx(7 * (200 + 100) * 2 * 0.002 / 3),
+        ("white", AuditPart.THREATS): pytest.approx((2 * 100 * 20 + 2 * 10 * 20 * 3 + 10 * 20) * 0.002),
         ("white", AuditPart.WORST_CASES): pytest.approx(3 * 20 * 0.002),
     }
 

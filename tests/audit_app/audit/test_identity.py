@@ -21,6 +21,7 @@ OTHER: dict[str, Any] = {
     "engine": "apgd",
     "random_start": True,
     "restarts": 2,
+    "eot": 4,
     "method": "nes",
     "search": {"queries": 5},
     "surrogate": "2" * 64,
