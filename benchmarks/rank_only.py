@@ -11,10 +11,12 @@ are measured over the whole gallery. A run that was interrupted continues from `
 benchmarks/results/rank_only.json.
 """
 
+import csv
 import re
 import statistics
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -30,7 +32,7 @@ from hardrank.audit_app.blackbox.ranks import RankSearch
 from hardrank.audit_app.gallery.embedded import embed_gallery
 from hardrank.audit_app.gallery.image_gallery import ImageGallery, from_run
 from hardrank.audit_app.gallery.served import serve_gallery
-from hardrank.audit_app.rank_only.http_client import ApiClient, ClientOptions, check_address
+from hardrank.audit_app.rank_only.http_client import ApiClient, ClientOptions, SearchApiError, check_address
 from hardrank.audit_app.rank_only.http_system import HttpSystem, hardrank_api
 from hardrank.audit_app.rank_only.result import RankOnlyResult
 from hardrank.audit_app.rank_only.runner import RankOnlyOptions, run_rank_only
@@ -148,8 +150,9 @@ def _system(given: Options, bundle: Path, gallery: ImageGallery, *, live: bool) 
         return
     index = given.work / f"index-{bundle.name}"
     if not index.exists():
-        build = [sys.executable, "serving/build.py", "--model", str(bundle), "--out", str(index)]
-        subprocess.run([*build, "--from-run", str(given.run)], cwd=ROOT, check=True, stdout=subprocess.DEVNULL)
+        build = [sys.executable, "serving/build.py", "--model", str(bundle), "--out", str(index), "--threads", "1"]
+        listing = str(_listing(gallery, given.work / "images"))
+        subprocess.run([*build, "--images", listing], cwd=ROOT, check=True, stdout=subprocess.DEVNULL)
     serve = [sys.executable, "serving/app.py", "--model", f"{bundle}={index}", "--port", "0", "--no-page"]
     serve += ["--rate", "0", "--results", str(len(gallery)), "--threads", "1"]
     with subprocess.Popen(serve, cwd=ROOT, stdout=subprocess.PIPE, text=True) as server:
@@ -158,9 +161,24 @@ def _system(given: Options, bundle: Path, gallery: ImageGallery, *, live: bool) 
                 address=check_address(_address(server), owned_host=None),
                 options=ClientOptions(rate=0, timeout_s=_PATIENCE_S, attempts=20),
             )
+            _wait_until_ready(client, server)
             yield HttpSystem(client=client, adapter=hardrank_api(client, model=None))
         finally:
             server.terminate()
+
+
+def _listing(gallery: ImageGallery, folder: Path) -> Path:
+    """Write the gallery's files into a folder, and return a CSV that lists them by their ids."""
+    folder.mkdir(parents=True, exist_ok=True)
+    table = folder / "images.csv"
+    with table.open("w", newline="", encoding="utf-8") as file:
+        rows = csv.writer(file)
+        rows.writerow(("path", "id", "label"))
+        for row, id in enumerate(gallery.ids):
+            path = folder.absolute() / f"{row}.png"
+            path.write_bytes(gallery.read(row))
+            rows.writerow((path, id, gallery.label(row)))
+    return table
 
 
 def _address(server: subprocess.Popen[str]) -> str:
@@ -170,6 +188,19 @@ def _address(server: subprocess.Popen[str]) -> str:
         if (found := re.search(r"http://[\d.]+:\d+", line)) is not None:
             return found[0]
     raise SystemExit("the server did not start")
+
+
+def _wait_until_ready(client: ApiClient, server: subprocess.Popen[str]) -> None:
+    """Ask until the server answers; it prints its address a little earlier."""
+    end = time.monotonic() + _PATIENCE_S
+    while True:
+        try:
+            client.send("GET", "/readyz")
+            return
+        except SearchApiError:
+            if server.poll() is not None or time.monotonic() > end:
+                raise
+            time.sleep(0.2)
 
 
 if __name__ == "__main__":
