@@ -24,6 +24,7 @@ TINY = {
     "main_job": "demo --zoo {zoo}",
     "malformed_files": "",
     "pretrained_start": "",
+    "rank_only": "--bundles {zoo}/demo-benign {zoo}/demo-robust --run {zoo}/../runs/demo",
     "recall_at_1": "--bundle {zoo}/demo-robust",
     "recipe_cost": "demo demo-paper --zoo {zoo}",
     "serving": "",
