@@ -5,8 +5,9 @@
     python benchmarks/sessions.py --tiny                     # a try, in a minute
 
 Visitors open the page, each as a session of its own, and search with an item of the gallery for as many results of two
-models as the page allows. Measures the resident memory after 100, 1 000 and 10 000 visitors. The result is
-benchmarks/results/sessions.json.
+models as the page allows. One in 20 leaves without taking the answer. Measures the resident memory after 100, 1 000 and
+10 000 visitors; then how many answers the server keeps for visitors of one address and of many that take none, and how
+many of those it still has after half a minute. The result is benchmarks/results/sessions.json.
 """
 
 import io
@@ -36,15 +37,21 @@ from hardrank.trainer.runtime.environment import versions
 
 _RESULTS: Final = 48
 """Results per model, the most that the page shows."""
+_SEARCH: Final = ("", _RESULTS, "", False)
+"""What the page sends with the id of an item: key, results, label, fold copies."""
 _LIMIT: Final = 1.2
 """Of the memory after the last step, relative to that after the first."""
+_ABANDON: Final = 20
+"""One visitor in so many leaves without reading the answer."""
+_UNREAD_S: Final = 35.0
+"""Seconds after which unread answers are gone."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class SessionOptions(BenchmarkOptions):
     """Options of the benchmark."""
 
-    TINY: ClassVar[dict[str, Any]] = {"visitors": (10, 20, 40), "items": 60}
+    TINY: ClassVar[dict[str, Any]] = {"visitors": (10, 20, 40), "items": 60, "abandoned": 30}
 
     visitors: tuple[int, ...] = (100, 1000, 10_000)
     """Numbers of visitors after which the memory is measured, in ascending order."""
@@ -52,6 +59,8 @@ class SessionOptions(BenchmarkOptions):
     """Items of the gallery; at least 49."""
     clients: int = 4
     """Visitors at the same time."""
+    abandoned: int = 150
+    """Searches whose answers nobody takes, at the end."""
 
 
 def main(options: SessionOptions) -> dict[str, Any]:
@@ -70,17 +79,20 @@ def _measure(server: Server, options: SessionOptions) -> dict[str, Any]:
     size = 0
     with ThreadPoolExecutor(options.clients) as pool:
         for step in options.visitors:
-            sizes = list(pool.map(lambda _: _visit(server, f"visitor{next(names)}", functions), range(step - done)))
+            sizes = list(pool.map(lambda _: _visit(server, next(names), functions), range(step - done)))
             size, done = max(size, *sizes), step
             time.sleep(1.0)
             memory[str(step)] = round(server.memory / 2**20, 1)
             print(f"{step} visitors: {memory[str(step)]} MiB after {time.monotonic() - began:.0f} s", flush=True)
     first, last = (memory[str(step)] for step in (options.visitors[0], options.visitors[-1]))
+    time.sleep(_UNREAD_S)
     return {
         "largest_answer_mib": round(size / 2**20, 2),
         "memory_mib": memory,
         "ratio": round(last / first, 3),
         "limit": _LIMIT,
+        "abandoned": done // _ABANDON,
+        **_abandon(server, functions, options.abandoned),
         "seconds": round(time.monotonic() - began),
         "versions": versions(),
     }
@@ -92,13 +104,36 @@ def _functions(server: Server) -> dict[str, int]:
     return {target[1]: one["id"] for one in config["dependencies"] for target in one["targets"]}
 
 
-def _visit(server: Server, session: str, functions: dict[str, int]) -> int:
-    """Open the page and search with an item; return the bytes of the answer."""
+def _abandon(server: Server, functions: dict[str, int], count: int) -> dict[str, Any]:
+    """Search without reading any answer, `count` times from one address, then from as many addresses."""
+    found: dict[str, Any] = {"unread_tried": count}
+    for kind in ("one_address", "many_addresses"):
+        sessions = []
+        for number in range(count):
+            address = "127.0.0.1" if kind == "one_address" else f"127.1.0.{1 + number}"
+            connection = HTTPConnection("127.0.0.1", server.port, timeout=60, source_address=(address, 0))
+            session = f"{kind.replace('_', '')}{number}"
+            if _leave(connection, session, functions) == 200:
+                sessions.append(session)
+            connection.close()
+        found[f"unread_kept_of_{kind}"] = len(sessions)
+        time.sleep(_UNREAD_S)
+        answers = [_get(server.connect(), f"/gradio_api/queue/data?session_hash={session}") for session in sessions]
+        found[f"unread_left_of_{kind}"] = sum(b"hr-results" in answer for answer in answers)
+    return found
+
+
+def _visit(server: Server, number: int, functions: dict[str, int]) -> int:
+    """Open the page and search with an item; return the bytes of the answer, 0 if the visitor does not wait for it."""
     connection = server.connect()
+    session = f"visitor{number}"
     try:
         _get(connection, "/")
         _call(connection, session, functions["load"], [""])
-        answer = _call(connection, session, functions["choose"], ["", _RESULTS, "", False], {"id": "item-0"})
+        if number % _ABANDON == 0:
+            _leave(connection, session, functions)
+            return 0
+        answer = _call(connection, session, functions["choose"], _SEARCH, {"id": "item-0"})
         if b"hr-results" not in answer:
             raise SystemExit(f"the search failed: {answer[:500]!r}")
         return len(answer)
@@ -108,13 +143,31 @@ def _visit(server: Server, session: str, functions: dict[str, int]) -> int:
 
 def _call(connection: HTTPConnection, session: str, function: int, data: Sequence[Any], event: Any = None) -> bytes:
     """Call a function of the page as a browser does, and read the answer."""
+    for _ in range(600):  # those who left may have used up the share of the address
+        status = _join(connection, session, function, data, event)
+        if status != 429:
+            break
+        time.sleep(0.1)
+    if status != 200:
+        raise SystemExit(f"the call was refused: {status}")
+    return _get(connection, f"/gradio_api/queue/data?session_hash={session}")
+
+
+def _leave(connection: HTTPConnection, session: str, functions: dict[str, int]) -> int:
+    """Search without reading the answer; return the status, 200 or 429."""
+    status = _join(connection, session, functions["choose"], _SEARCH, {"id": "item-0"})
+    if status not in {200, 429}:
+        raise SystemExit(f"the call was refused: {status}")
+    return status
+
+
+def _join(connection: HTTPConnection, session: str, function: int, data: Sequence[Any], event: Any) -> int:
+    """Call a function of the page; return the status."""
     body = {"fn_index": function, "session_hash": session, "data": data, "event_data": event, "trigger_id": None}
     connection.request("POST", "/gradio_api/queue/join", json.dumps(body), {"Content-Type": "application/json"})
     response = connection.getresponse()
-    if response.status != 200:
-        raise SystemExit(f"the call was refused: {response.status} {response.read()!r}")
     response.read()
-    return _get(connection, f"/gradio_api/queue/data?session_hash={session}")
+    return response.status
 
 
 def _get(connection: HTTPConnection, address: str) -> bytes:
