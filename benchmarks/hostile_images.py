@@ -11,12 +11,14 @@ ratio to those alone, and the peak memory of the server. It goes to benchmarks/r
 
 import multiprocessing
 import os
+import socket
 import sys
 import tempfile
 import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from http.client import HTTPConnection, HTTPException
@@ -30,7 +32,7 @@ import torch
 from PIL import Image
 
 from benchmarks.command import BenchmarkOptions, parse_options
-from benchmarks.serving_processes import Server, served
+from benchmarks.serving_processes import Server, memory_of, served
 from benchmarks.serving_scene import prepare
 from hardrank.serving.api.auth import READ_VARIABLE, new_key
 from hardrank.trainer.runtime.environment import hardware, versions
@@ -101,67 +103,66 @@ def search(connection: HTTPConnection, image: bytes, key: str) -> int:
 class Attacker:
     """Sends one image over several connections until the block ends, and samples the memory of the server.
 
-    It is a process of low priority, because a real attacker does not use the processor of the server.
+    It is a process of the lowest priority, because a real attacker does not use the processor of the server.
     """
 
     def __init__(self, server: Server, image: bytes, key: str, connections: int) -> None:
         self.statuses: Counter[str] = Counter()
         self.peak_bytes = 0
-        self._server = server
-        self._end = threading.Event()
         context = multiprocessing.get_context("spawn")
         self._stop = context.Event()
-        self._found: Queue[Counter[str]] = context.Queue()
+        self._found: Queue[tuple[Counter[str], int]] = context.Queue()
         self._process = context.Process(
-            target=send_until, args=(server.port, image, key, connections, self._stop, self._found)
+            target=send_until, args=(server.process.pid, server.port, image, key, connections, self._stop, self._found)
         )
-        self._sampler = threading.Thread(target=self._sample)
 
     def __enter__(self) -> "Attacker":
         """Start the attack, and return when the first images were answered."""
         self._process.start()
-        self._sampler.start()
-        self.statuses += self._found.get()
+        self._found.get()
         return self
 
     def __exit__(self, *_: object) -> None:
         """End the attack."""
         self._stop.set()
-        self.statuses += self._found.get()
+        self.statuses, self.peak_bytes = self._found.get()
         self._process.join()
-        self._end.set()
-        self._sampler.join()
-
-    def _sample(self) -> None:
-        while not self._end.wait(0.02):
-            self.peak_bytes = max(self.peak_bytes, self._server.memory)
 
 
-def send_until(port: int, image: bytes, key: str, connections: int, stop: Event, found: "Queue[Counter[str]]") -> None:
-    """Send an image until `stop` is set; puts an empty counter after the first answer, and all statuses at the end."""
-    os.nice(10)
+def send_until(
+    pid: int, port: int, image: bytes, key: str, connections: int, stop: Event, found: "Queue[tuple[Counter[str], int]]"
+) -> None:
+    """Send an image until `stop` is set; puts statuses and the peak memory after the first answer and at the end."""
+    os.nice(19)
     statuses: Counter[str] = Counter()
     started = threading.Event()
+    peak = 0
 
-    def send() -> None:
-        connection = HTTPConnection("127.0.0.1", port, timeout=60)
+    def send(connection: HTTPConnection) -> None:
         while not stop.is_set():
             try:
                 status = str(search(connection, image, key))
-            except (OSError, HTTPException):  # refused before the body was read
+            except (OSError, HTTPException):  # refused before the body was read, or the attack is over
                 status = "closed"
                 connection.close()
-            statuses[status] += 1
-            started.set()
+            if not stop.is_set():
+                statuses[status] += 1
+                started.set()
 
-    threads = [threading.Thread(target=send) for _ in range(connections)]
+    opened = [HTTPConnection("127.0.0.1", port, timeout=60) for _ in range(connections)]
+    threads = [threading.Thread(target=send, args=(connection,)) for connection in opened]
     for thread in threads:
         thread.start()
     started.wait()
-    found.put(Counter())
+    found.put((Counter(), 0))
+    while not stop.wait(0.1):
+        peak = max(peak, memory_of(pid))
+    for connection in opened:
+        with suppress(OSError, AttributeError):  # which is not open
+            connection.sock.shutdown(socket.SHUT_RDWR)
     for thread in threads:
         thread.join()
-    found.put(statuses)
+    found.put((statuses, peak))
 
 
 def query_ms(server: Server, image: bytes, key: str, count: int, seconds: float) -> list[float]:

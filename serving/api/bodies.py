@@ -26,7 +26,7 @@ BYTES: Final = "application/octet-stream"
 _SHARES: Final = 4
 """One address may have this part of all bodies in memory."""
 _INLINE_BYTES: Final = 2**18
-"""Larger forms are parsed in a thread, so that they do not block the event loop."""
+"""Larger bodies are joined and parsed in a thread, so that they do not block the event loop."""
 _LARGEST_NAME: Final = 4096
 
 Result = TypeVar("Result")
@@ -108,6 +108,7 @@ class BodyReader:
                     received += len(chunk)
                     self._hold(len(chunk), caller)
                     self._check_size(received, caller)
+            return await _joined(chunks, received)
         except BaseException as error:
             self._hold(-received, caller)
             if isinstance(error, ClientDisconnect):
@@ -118,7 +119,6 @@ class BodyReader:
                     "use a faster connection."
                 ) from error
             raise
-        return b"".join(chunks)
 
     def _check_headers(self, request: Request) -> None:
         if request.headers.get("content-encoding", "identity") != "identity":
@@ -135,6 +135,11 @@ class BodyReader:
 
     def _too_large(self) -> BodyTooLargeError:
         return BodyTooLargeError(f"The request body exceeds {self._limits.body_bytes} bytes; send a smaller one.")
+
+
+async def _joined(chunks: list[bytes], size: int) -> bytes:
+    """Return one body; a large one is joined in a thread, where that does not block others."""
+    return b"".join(chunks) if size <= _INLINE_BYTES else await asyncio.to_thread(b"".join, chunks)
 
 
 def media_type(request: Request) -> str:

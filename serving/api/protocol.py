@@ -2,25 +2,69 @@
 
 uvicorn limits how long an idle connection is kept, and the endpoints limit the size of bodies. Nothing else limits the
 number of connections, the size of the head (request line and headers), or the time in which a request arrives and its
-response is taken.
+response is taken. Nor does anything limit how fast large bodies come, whether an endpoint reads them or not: each byte
+takes time of the event loop, which serves everybody.
 """
 
 import ipaddress
 import json
-from asyncio import TimerHandle
+from asyncio import AbstractEventLoop, TimerHandle
 from collections import Counter
 from collections.abc import Iterable
 from typing import Any, Final
 
+from uvicorn.protocols.http.flow_control import FlowControl
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from hardrank.serving.api.auth import network_of
+from hardrank.serving.api.rate_limit import Pace
 from hardrank.serving.settings import Limits
 
 HEAD_BYTES: Final = 2**16
 """Largest request head, bytes."""
 _GRACE_S: Final = 1.0
 """Seconds that the endpoints have to report a slow body before the connection is closed."""
+_SMALL_BODY: Final = 2**20
+"""Bytes of a body that are read without delay."""
+_BODY_RATE: Final = 64 * 2**20
+"""Further bytes per second that are read from one address."""
+
+
+class PacedFlow(FlowControl):
+    """Pauses reading for two reasons: nobody takes what was read, or it came too fast."""
+
+    def __init__(self, transport: Any) -> None:
+        super().__init__(transport)
+        self._full = False
+        self._fast = False
+
+    def pause_reading(self) -> None:
+        """Pause until the reader takes what was read."""
+        self._full = True
+        self._apply()
+
+    def resume_reading(self) -> None:
+        """Continue, unless the time of `hold` is not over."""
+        self._full = False
+        self._apply()
+
+    def hold(self, loop: AbstractEventLoop, seconds: float) -> None:
+        """Pause for a time."""
+        if not self._fast:
+            self._fast = True
+            self._apply()
+            loop.call_later(seconds, self._release)
+
+    def _release(self) -> None:
+        self._fast = False
+        if not self._transport.is_closing():
+            self._apply()
+
+    def _apply(self) -> None:
+        if self._full or self._fast:
+            super().pause_reading()
+        else:
+            super().resume_reading()
 
 
 class Connections:
@@ -73,12 +117,17 @@ class LimitedProtocol(HttpToolsProtocol):
     """Seconds in which a body must arrive, and in which the client must take some of the response."""
     connection_count: Connections | None = None
     """Counts the connections of the server; None: they are not limited."""
+    body_pace: Pace | None = None
+    """Of the large bodies of one address; None: they are not delayed."""
     _counted: bool = False
     """Whether this connection is counted."""
     _open: bool = True
     """Whether a head is being received or expected."""
     _received: int = 0
     """Bytes of it."""
+    flow: PacedFlow
+    _body_bytes: int = 0
+    """Of the current request."""
     _timer: TimerHandle | None = None
     """Of the request."""
     _write_timer: TimerHandle | None = None
@@ -87,6 +136,7 @@ class LimitedProtocol(HttpToolsProtocol):
     def connection_made(self, transport: Any) -> None:
         """Refuse the connection, or start the timer of the first head."""
         super().connection_made(transport)
+        self.flow = PacedFlow(transport)
         if self.connection_count is not None:
             status = self.connection_count.open(self._address)
             if status is not None:
@@ -131,6 +181,7 @@ class LimitedProtocol(HttpToolsProtocol):
     def on_message_begin(self) -> None:
         """Start the timer of the next head."""
         super().on_message_begin()
+        self._body_bytes = 0
         if not self._open:
             self._begin()
 
@@ -139,6 +190,15 @@ class LimitedProtocol(HttpToolsProtocol):
         self._end()
         self._timer = self.loop.call_later(self.body_seconds + _GRACE_S, self._close)
         super().on_headers_complete()
+
+    def on_body(self, body: bytes) -> None:
+        """Delay what follows if a large body comes too fast."""
+        super().on_body(body)
+        self._body_bytes += len(body)
+        if self.body_pace is not None and self._body_bytes > _SMALL_BODY:
+            delay = self.body_pace.delay(network_of(self._address), len(body))
+            if delay:
+                self.flow.hold(self.loop, delay)
 
     def on_message_complete(self) -> None:
         """Stop the timer: the body is complete."""
@@ -211,5 +271,6 @@ def limited_protocol(limits: Limits, *, proxies: Iterable[str] = (), most: int |
     class ServerProtocol(LimitedProtocol):
         body_seconds = limits.body_seconds
         connection_count = count
+        body_pace = Pace(rate=_BODY_RATE, burst=_SMALL_BODY)
 
     return ServerProtocol

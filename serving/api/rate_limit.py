@@ -1,5 +1,6 @@
-"""Rate limits: a token bucket per caller."""
+"""Rate limits per caller: of requests, which are refused beyond it, and of bytes, which are made to wait."""
 
+import math
 from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -72,3 +73,22 @@ class RateLimit:
             if len(self._buckets) > _MOST_BUCKETS:
                 self._buckets.popitem(last=False)
         return self._buckets[caller]
+
+
+class Pace:
+    """Delays the bytes of a caller to `rate` per second, after `burst` at once. Used from one event loop."""
+
+    def __init__(self, *, rate: float, burst: int, clock: Callable[[], float] = monotonic) -> None:
+        self._rate, self._burst, self._clock = rate, burst, clock
+        self._ready: OrderedDict[str, float] = OrderedDict()
+        """When the bytes so far are due, by caller."""
+
+    def delay(self, caller: str, count: int) -> float:
+        """Count bytes of a caller; return the seconds to wait before the next ones."""
+        now = self._clock()
+        ready = max(self._ready.get(caller, -math.inf), now - self._burst / self._rate) + count / self._rate
+        self._ready[caller] = ready
+        self._ready.move_to_end(caller)
+        if len(self._ready) > _MOST_BUCKETS:
+            self._ready.popitem(last=False)
+        return max(0.0, ready - now)

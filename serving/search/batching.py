@@ -7,6 +7,8 @@ milliseconds at most.
 
 import asyncio
 import logging
+import os
+import sys
 import threading
 from collections import Counter, OrderedDict, deque
 from collections.abc import Callable, Iterator, Sequence
@@ -219,8 +221,9 @@ class ThreadPool:
     for the calls of others.
     """
 
-    def __init__(self, threads: int, name: str, *, spare: int = 0) -> None:
-        self._executor = ThreadPoolExecutor(threads + spare, name)
+    def __init__(self, threads: int, name: str, *, spare: int = 0, niceness: int = 0) -> None:
+        """Take the number of threads, and how much the priority of each is lowered (Linux only)."""
+        self._executor = ThreadPoolExecutor(threads + spare, name, _lower_priority, (niceness,))
         self._free = threads + spare
         self._share = threads
         self._running: Counter[str] = Counter()
@@ -279,3 +282,10 @@ class ThreadPool:
             else:
                 future.set_exception(error)
         self._start()
+
+
+def _lower_priority(niceness: int) -> None:
+    """Lower the priority of this thread, which only Linux allows."""
+    if niceness and sys.platform == "linux":
+        thread = threading.get_native_id()
+        os.setpriority(os.PRIO_PROCESS, thread, os.getpriority(os.PRIO_PROCESS, thread) + niceness)

@@ -1,12 +1,15 @@
 """The stages of a query: decode, embed, search. None of them blocks the event loop.
 
-Images are decoded in several threads, in turn by caller, and expensive ones in a process of their own. The networks
-share one thread and the indexes another; both process the queries of all callers in batches, in turn by caller.
+Images are decoded in several threads, in turn by caller: larger ones in threads of low priority, and expensive ones in
+a process of their own. The networks share one thread and the indexes another; both process the queries of all callers
+in batches, in turn by caller.
 """
 
 import asyncio
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from time import perf_counter
 from typing import Final
 
@@ -34,6 +37,9 @@ from hardrank.serving.search.models import Model
 from hardrank.serving.search.types import ImageQuery, ModelAnswer, Query, ResolvedOptions, SearchAnswer, Timings
 from hardrank.serving.settings import Settings
 
+_NICENESS: Final = 10
+_MAX_LIGHT_PIXELS: Final = 2_000_000
+"""Images with more pixels to decode take longer than the network, so the network goes first."""
 _MAX_THREAD_PIXELS: Final = 16_000_000
 """Images with more pixels to decode are expensive, as are those of decoders that make other threads wait."""
 
@@ -58,7 +64,9 @@ class Pipeline:
         self._metrics = metrics
         self._limits = settings.limits.decoding
         self._batch = settings.batching.batch
-        self._decoders = ThreadPool(settings.batching.decoders or usable_cores(), "decode", spare=1)
+        threads = settings.batching.decoders or usable_cores()
+        self._decoders = ThreadPool(threads, "decode", spare=1)
+        self._slow_decoders = ThreadPool(threads, "decode-slow", spare=1, niceness=_NICENESS)
         self._costly = ThreadPool(1, "decode-costly")
         self._process = DecodingProcess()
         self._embedding = Batcher[EmbedJob, EmbedResult](
@@ -81,6 +89,7 @@ class Pipeline:
     async def close(self) -> None:
         """Finish the accepted queries, stage by stage, and end the threads."""
         await self._decoders.close()
+        await self._slow_decoders.close()
         await self._costly.close()
         self._process.close()
         await self._embedding.close()
@@ -136,15 +145,13 @@ class Pipeline:
         self, data: bytes, sizes: Sequence[Preprocessing], *, thumbnail: int, caller: str
     ) -> DecodedImage:
         limits = self._limits
-        try:
-            return await self._decoders.run(
-                lambda: decode_image(data, sizes, limits, thumbnail=thumbnail, max_work=_MAX_THREAD_PIXELS),
-                caller=caller,
-            )
-        except CostlyImageError:
-            return await self._costly.run(
-                lambda: self._process.decode(data, sizes, limits, thumbnail=thumbnail), caller=caller
-            )
+        for pool, most in ((self._decoders, _MAX_LIGHT_PIXELS), (self._slow_decoders, _MAX_THREAD_PIXELS)):
+            decode = partial(decode_image, data, sizes, limits, thumbnail=thumbnail, max_work=most)
+            with suppress(CostlyImageError):
+                return await pool.run(decode, caller=caller)
+        return await self._costly.run(
+            lambda: self._process.decode(data, sizes, limits, thumbnail=thumbnail), caller=caller
+        )
 
     async def preview(self, data: bytes, side: int, *, caller: str) -> bytes:
         """Return an image as a PNG of at most `side` pixels a side; raises `UndecodableImageError`."""

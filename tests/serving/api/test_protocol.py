@@ -14,6 +14,7 @@ from starlette.types import Receive, Scope, Send
 
 from hardrank.serving.api.middleware import route_path
 from hardrank.serving.api.protocol import HEAD_BYTES, LimitedProtocol
+from hardrank.serving.api.rate_limit import Pace
 from tests.waiting import PATIENCE_S
 
 GET = b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n"
@@ -24,8 +25,8 @@ LARGE = 16 * 2**20
 
 
 async def _app(scope: Scope, receive: Receive, send: Send) -> None:
-    """Respond with the length of the body."""
-    length, more = 0, True
+    """Respond with the length of the body; to /unread, without reading it."""
+    length, more = 0, scope["path"] != "/unread"
     while more:
         message = await receive()
         length, more = length + len(message.get("body", b"")), message.get("more_body", False)
@@ -44,6 +45,16 @@ class ImpatientProtocol(LimitedProtocol):
     """Waits one second for a head."""
 
     head_seconds = 1.0
+
+
+class CountingPace(Pace):
+    """Counts the bytes that it may delay."""
+
+    counted = 0
+
+    def delay(self, caller: str, count: int) -> float:
+        self.counted += count
+        return super().delay(caller, count)
 
 
 class HastyProtocol(PatientProtocol):
@@ -141,6 +152,31 @@ def test_a_large_body_does_not_count_as_head(patient: socket.socket) -> None:
     with _connect(patient) as connection:
         connection.sendall(b"POST / HTTP/1.1\r\nHost: localhost\r\nContent-Length: %d\r\n\r\n" % size + b"x" * size)
         assert _answer(connection) == b"%d" % size
+
+
+@pytest.mark.parametrize("path", [b"/", b"/unread"])
+def test_large_bodies_are_delayed_and_small_ones_are_not(listener: socket.socket, path: bytes) -> None:
+    """Also those that no endpoint reads; the connection can be used again."""
+    large, small = 4 * 2**20, 2**16
+    post = b"POST %b HTTP/1.1\r\nHost: localhost\r\nContent-Length: %d\r\n\r\n"
+    pace = CountingPace(rate=4 * 2**20, burst=1)
+
+    class PacedProtocol(PatientProtocol):
+        body_pace = pace
+
+    with _serving(listener, PacedProtocol), _connect(listener) as slow, _connect(listener) as quick:
+        began = monotonic()
+        sender = Thread(target=lambda: slow.sendall(post % (path, large) + b"x" * large + GET))
+        sender.start()
+        for _ in range(20):
+            quick.sendall(post % (b"/", small) + b"x" * small)
+            assert _answer(quick) == b"%d" % small
+        received = b""
+        while received.count(b"HTTP/1.1 200") < 2:
+            received += slow.recv(65536)
+        assert monotonic() - began > 0.5  # 3 MiB after the first one, at 4 MiB per second
+        sender.join()
+    assert 3 * 2**20 <= pace.counted < 3 * 2**20 + 2**18  # the end of the first MiB may come with what follows
 
 
 def test_a_body_may_take_longer_than_a_head(listener: socket.socket) -> None:

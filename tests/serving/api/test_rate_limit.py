@@ -2,7 +2,7 @@
 
 import pytest
 
-from hardrank.serving.api.rate_limit import RateLimit, RateLimitedError
+from hardrank.serving.api.rate_limit import Pace, RateLimit, RateLimitedError
 from hardrank.serving.store.errors import InvalidSearchError
 
 
@@ -52,3 +52,15 @@ def test_no_limit_without_a_rate() -> None:
     limit = RateLimit(rate=0.0, burst=1)
     for _ in range(1000):
         limit.take("a", 50)
+
+
+def test_bytes_beyond_the_burst_wait_for_the_pace() -> None:
+    clock = Clock()
+    pace = Pace(rate=100, burst=50, clock=clock)
+    assert pace.delay("a", 50) == 0
+    assert pace.delay("a", 100) == pytest.approx(1)
+    assert pace.delay("b", 50) == 0
+    clock.now = 1.5
+    assert pace.delay("a", 60) == pytest.approx(0.1)
+    clock.now = 100
+    assert pace.delay("a", 51) == pytest.approx(0.01)  # no more than the burst accumulates

@@ -1,7 +1,9 @@
 """Batches of many callers' jobs: each caller gets its own result, once."""
 
 import asyncio
+import os
 import random
+import sys
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -341,3 +343,17 @@ def test_threads_pass_on_errors_and_skip_cancelled_calls() -> None:
 
     asyncio.run(scenario())
     assert ran == [0, 2, 3]
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="threads have no priority of their own elsewhere")
+def test_threads_may_have_a_lower_priority() -> None:
+    def priority() -> int:
+        return os.getpriority(os.PRIO_PROCESS, threading.get_native_id())
+
+    async def scenario() -> None:
+        for niceness in (0, 3):
+            pool = ThreadPool(1, "test", niceness=niceness)
+            assert await pool.run(priority) == min(19, priority() + niceness)
+            await pool.close()
+
+    asyncio.run(scenario())
