@@ -413,10 +413,13 @@ def test_a_longer_page_keeps_its_width(page: Any) -> None:
 
 def test_an_unknown_label_is_named(page: Any, server: PageServer) -> None:
     upload(page, "plain.png", UPLOADS["plain.png"]())
+    width = "document.querySelector('.hr-main').getBoundingClientRect().width"
+    before = page.evaluate(width)
     with new_results(page):
         page.fill("#label input", "purple")
         page.press("#label input", "Enter")
     assert "purple" in page.inner_text("[role=alert]")
+    assert page.evaluate(width) == before
 
 
 def test_invalid_images_have_an_error_message(page: Any) -> None:
