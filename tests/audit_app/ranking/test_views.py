@@ -61,7 +61,7 @@ def test_every_attack_has_a_view(name: str) -> None:
     attack = make_attack(name)
     targets = (5, 9, 5)[: attack.target_count]
     views = views_of(attack, GALLERY, own=2, targets=targets, benign=GALLERY[2])
-    assert attack.role is (AttackedRole.CANDIDATE if name.startswith("CA") else AttackedRole.QUERY)
+    assert attack.role is (AttackedRole.CANDIDATE if name.startswith(("CA", "HUB")) else AttackedRole.QUERY)
     for view in views:
         moved = movement_between(view, GALLERY[2], POINT, 10)
         assert moved.ranked == 29
