@@ -27,7 +27,7 @@ from hardrank.serving.search.decoded_image import DecodedImage, decode_image
 TIMEOUT_S: Final = 60.0
 MEMORY_BYTES: Final = 4 * 2**30
 """Of address space, which is more than the memory that is used."""
-_NICENESS: Final = 10
+_NICENESS: Final = 19
 _ERRORS: Final = {error.__name__: error for error in (ImageTooLargeError, MissingDecoderError, UndecodableImageError)}
 
 

@@ -37,7 +37,7 @@ from hardrank.serving.search.models import Model
 from hardrank.serving.search.types import ImageQuery, ModelAnswer, Query, ResolvedOptions, SearchAnswer, Timings
 from hardrank.serving.settings import Settings
 
-_NICENESS: Final = 10
+_NICENESS: Final = 19
 _MAX_LIGHT_PIXELS: Final = 2_000_000
 """Images with more pixels to decode take longer than the network, so the network goes first."""
 _MAX_THREAD_PIXELS: Final = 16_000_000
