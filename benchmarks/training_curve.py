@@ -89,20 +89,25 @@ def configure(options: Options) -> Config:
     config = load_recipe(options.recipe)
     if options.data_root is not None:
         config = replace(config, data=replace(config.data, root=options.data_root))
-    if options.size is not None:
-        pre = config.preprocessing
-        resize = round(pre.resize * options.size / pre.crop)
+    if (size := options.size) is not None:
+        pre, augmentation, warmup = config.preprocessing, config.augmentation, config.warmup
+
+        def scaled(side: int) -> int:
+            return round(side * size / pre.crop)
+
         config = replace(
             config,
-            preprocessing=replace(pre, resize=resize, crop=options.size),
-            architecture=replace(config.architecture, image_size=options.size),
+            preprocessing=replace(pre, resize=scaled(pre.resize), crop=size),
+            augmentation=replace(augmentation, resize=augmentation.resize and scaled(augmentation.resize)),
+            warmup=replace(warmup, image_size=warmup.image_size and scaled(warmup.image_size)),
+            architecture=replace(config.architecture, image_size=size),
         )
     if options.updates is not None:
-        warmup, triplets = options.updates
+        first, second = options.updates
         config = replace(
             config,
-            warmup=replace(config.warmup, updates=warmup),
-            robust=replace(config.robust, updates=triplets),
+            warmup=replace(config.warmup, updates=first),
+            robust=replace(config.robust, updates=second),
         )
     return config
 

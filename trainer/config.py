@@ -270,6 +270,7 @@ class Config:
             raise ConfigError(
                 f"training images become squares of {square} pixels, too small for crops of {crop} (preprocessing.crop)"
                 + (f" and {self.warmup.image_size} (warmup.image_size)" if self.warmup.image_size else "")
+                + "; make augmentation.resize larger, or preprocessing.resize without it"
             )
 
     @property
