@@ -28,6 +28,7 @@ from hardrank.models.files import atomic_path, write_json
 from hardrank.models.progress import ConsoleProgress, OnProgress
 from hardrank.trainer.config import Config, load_recipe
 from hardrank.trainer.evaluation.robustness import RobustnessOptions
+from hardrank.trainer.image_size import at_size
 from hardrank.trainer.job_steps import (
     Job,
     evaluate_embedder,
@@ -89,19 +90,8 @@ def configure(options: Options) -> Config:
     config = load_recipe(options.recipe)
     if options.data_root is not None:
         config = replace(config, data=replace(config.data, root=options.data_root))
-    if (size := options.size) is not None:
-        pre, augmentation, warmup = config.preprocessing, config.augmentation, config.warmup
-
-        def scaled(side: int) -> int:
-            return round(side * size / pre.crop)
-
-        config = replace(
-            config,
-            preprocessing=replace(pre, resize=scaled(pre.resize), crop=size),
-            augmentation=replace(augmentation, resize=augmentation.resize and scaled(augmentation.resize)),
-            warmup=replace(warmup, image_size=warmup.image_size and scaled(warmup.image_size)),
-            architecture=replace(config.architecture, image_size=size),
-        )
+    if options.size is not None:
+        config = at_size(config, options.size)
     if options.updates is not None:
         first, second = options.updates
         config = replace(

@@ -5,6 +5,7 @@ field of it. The bundles are written to models/zoo/NAME-benign and models/zoo/NA
 """
 
 import sys
+from argparse import ArgumentParser
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -24,6 +25,7 @@ from hardrank.trainer.attacks.gtm import Unmatched
 from hardrank.trainer.attacks.registry import known_figures
 from hardrank.trainer.config import Config, load_recipe, recipe_names
 from hardrank.trainer.evaluation.scorecard import ERS_KEYS, CheckKind
+from hardrank.trainer.image_size import at_size
 from hardrank.trainer.main_job import MainJobResult, run_main_job
 from hardrank.trainer.runtime.launch import MainLaunch
 from hardrank.trainer.runtime.run_folder import LOGS
@@ -52,12 +54,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     errors = Console(stderr=True)
     try:
         recipe, options = _split(arguments)
+        config = load_recipe(recipe)
         command = tyro.cli(
             Command,
             prog=typed("train"),
             description=_description(recipe),
             args=options,
-            default=Command(load_recipe(recipe)),
+            default=Command(at_size(config, size) if (size := _size(options)) else config),
             config=(tyro.conf.EnumChoicesFromValues,),
         )
         console = Console()
@@ -80,12 +83,21 @@ def _split(arguments: Sequence[str]) -> tuple[str, Sequence[str]]:
     return _DEFAULT_RECIPE, arguments
 
 
+def _size(options: Sequence[str]) -> int | None:
+    """Return the size that is requested, read beforehand because it changes the defaults of other options."""
+    parser = ArgumentParser(add_help=False, allow_abbrev=False)
+    parser.add_argument("--size", default="")
+    found: str = parser.parse_known_args(options)[0].size
+    return int(found) if found.isdecimal() else None  # anything else is an error of the command itself
+
+
 def _description(recipe: str) -> str:
     program = typed("train")
     examples = {
         program: "the demo data set; about 12 minutes on two cores",
         f"{program} folder --data.root ~/photos": "your own images, in a folder for each class",
         f"{program} unlabelled --data.root ~/photos": "images without classes",
+        f"{program} folder --size 96 --data.root ~/photos": "smaller images, in little more than half of the time",
         f"{program} cub --help": "the options, with the defaults of a recipe",
         f'{program} --robust.defense "ACT[R]"': "another defense",
         f"{program} --resume": "continue after an interruption",

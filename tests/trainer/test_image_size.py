@@ -1,0 +1,40 @@
+"""Recipes at other image sizes."""
+
+import pytest
+
+from hardrank.trainer.config import load_recipe
+from hardrank.trainer.image_size import at_size
+from hardrank.trainer.run import main
+
+
+def test_all_sizes_of_a_recipe_are_scaled() -> None:
+    config = load_recipe("folder")
+    small = at_size(config, 96)
+    assert (small.preprocessing.resize, small.preprocessing.crop, small.architecture.image_size) == (102, 96, 96)
+    assert (small.augmentation.resize, small.warmup.image_size, small.warmup.anchor_size) == (124, 72, 192)
+    assert small.name == "folder-96"
+    assert at_size(config, 128) == config
+
+
+def test_sizes_that_a_recipe_does_not_have_stay_absent() -> None:
+    small = at_size(load_recipe("demo"), 32)
+    assert (small.augmentation.resize, small.warmup.image_size) == (None, None)
+
+
+def test_the_option_changes_the_defaults_of_the_others(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit, match="0"):
+        main(["folder", "--size", "96", "--help"])
+    words = " ".join(capsys.readouterr().out.replace("│", " ").split())
+    assert "102" in words.partition("--preprocessing.resize")[2][:300]
+    assert "folder-96" in words
+
+
+@pytest.mark.parametrize(("size", "message"), [("0", "--size must be at least 1, not 0"), ("small", "small")])
+def test_a_size_must_be_a_number_of_pixels(size: str, message: str, capsys: pytest.CaptureFixture[str]) -> None:
+    try:
+        status = main(["demo", "--size", size])
+    except SystemExit as exit:
+        status = exit.code
+    assert status == 2
+    captured = capsys.readouterr()
+    assert message in " ".join((captured.out + captured.err).replace("│", " ").split())
