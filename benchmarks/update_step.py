@@ -45,7 +45,7 @@ class Options(BenchmarkOptions):
     """The network; the weights do not matter and are random."""
     sizes: tuple[int, ...] = (96, 128)
     """Sides of the input, pixels."""
-    batch: int = 32
+    batch: int = 16
     """Images of a step."""
     repetitions: int = 4
     """Timed calls of each form; the first is not counted."""

@@ -31,10 +31,14 @@ def test_the_option_changes_the_defaults_of_the_others(capsys: pytest.CaptureFix
 
 @pytest.mark.parametrize(("size", "message"), [("0", "--size must be at least 1, not 0"), ("small", "small")])
 def test_a_size_must_be_a_number_of_pixels(size: str, message: str, capsys: pytest.CaptureFixture[str]) -> None:
-    try:
-        status = main(["demo", "--size", size])
-    except SystemExit as exit:
-        status = exit.code
+    status = _status("demo", "--size", size)
     assert status == 2
     captured = capsys.readouterr()
     assert message in " ".join((captured.out + captured.err).replace("│", " ").split())
+
+
+def _status(*arguments: str) -> object:
+    try:
+        return main(arguments)
+    except SystemExit as end:
+        return end.code
