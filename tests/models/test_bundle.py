@@ -92,6 +92,25 @@ def test_save_and_load(bundle: Path, embedder: Embedder) -> None:
     assert torch.equal(load_embedder(bundle)(images), embedder(images))
 
 
+def test_a_bundle_of_the_first_version_loads_as_before(bundle: Path, embedder: Embedder) -> None:
+    """Its card lacks the fields that came later; the network subtracted the mean of ImageNet, whatever its weights."""
+
+    def remove_later_fields(card: dict[str, Any]) -> None:
+        del card["initial_weights"], card["training"]
+        del card["architecture"]["mean"], card["architecture"]["std"]
+        del card["preprocessing"]["fit"], card["preprocessing"]["interpolation"]
+
+    _edit(bundle, remove_later_fields)
+    card = verify_bundle(bundle)
+    assert preprocessing_of(card) == Preprocessing(
+        resize=36, crop=32, fit=Fit.SQUARE, interpolation=Interpolation.BILINEAR
+    )
+    assert card.architecture.mean == (0.485, 0.456, 0.406)
+    assert card.architecture.std == (0.229, 0.224, 0.225)
+    images = torch.rand(3, 3, 32, 32)
+    assert torch.equal(load_embedder(bundle)(images), embedder(images))
+
+
 def test_a_failed_write_leaves_nothing(tmp_path: Path, embedder: Embedder) -> None:
     def fail(folder: Path) -> None:
         (folder / ONNX).write_bytes(b"half")
