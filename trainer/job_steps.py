@@ -1,4 +1,4 @@
-"""The steps that the training commands share: images → initial weights → a trained embedder → its measurements."""
+"""The steps that the training commands share: images → initial weights → a trained embedder."""
 
 import copy
 import logging
@@ -8,14 +8,11 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
 from hardrank.models.bundle import load_embedder
-from hardrank.models.embedder import Embed, Embedder, build_embedder
-from hardrank.models.files import atomic_path
-from hardrank.models.folded import FoldedEmbedder
+from hardrank.models.embedder import Embedder, build_embedder
 from hardrank.models.preprocessing import IMAGENET_MEAN, IMAGENET_STD, to_unit
 from hardrank.models.progress import OnProgress, StageProgress
 from hardrank.trainer.config import Config, RobustStart, Schedule, TrainingOptions
@@ -23,15 +20,10 @@ from hardrank.trainer.data import load_dataset
 from hardrank.trainer.data.dataset import Dataset
 from hardrank.trainer.data.store import ImageStore
 from hardrank.trainer.defenses import parse_defense
-from hardrank.trainer.evaluation.blocks import EvaluationProgress
-from hardrank.trainer.evaluation.journal import Journal
-from hardrank.trainer.evaluation.retrieval import RetrievalMetrics, evaluate
-from hardrank.trainer.evaluation.robustness import SEED_CHECK, RobustnessOptions, measure_robustness, sample_queries
-from hardrank.trainer.evaluation.scorecard import Scorecard
 from hardrank.trainer.runtime.launch import LaunchError
 from hardrank.trainer.runtime.metrics_log import MetricsLog
 from hardrank.trainer.runtime.processes import SINGLE_PROCESS, Processes
-from hardrank.trainer.runtime.run_folder import CHECKPOINTS, EVALUATION, LOGS, Run
+from hardrank.trainer.runtime.run_folder import CHECKPOINTS, LOGS, Run
 from hardrank.trainer.training.loop import LoopOptions, run_stage
 from hardrank.trainer.training.pretrained_start import FILE_NAME, PretrainedStart, StartOptions, pretrained_start
 from hardrank.trainer.training.stage import PeriodicCallback, TrainingStage
@@ -296,112 +288,3 @@ def _run(
             periodic=periodic,
         )
     return trained.requires_grad_(True)  # a moving average has no gradients, but may be the start of the next stage
-
-
-@dataclass(frozen=True, kw_only=True)
-class Measurement:
-    """Retrieval metrics on the unseen classes, and robustness against the attacks."""
-
-    metrics: RetrievalMetrics
-    robustness: Scorecard
-
-
-def measure(job: Job, embedder: Embedder, kind: str, *, seed_check: int = SEED_CHECK) -> Measurement:
-    """Measure a trained model, resumably.
-
-    All processes call this, share the work and return the same.
-
-    Args:
-        job: The job; its configuration says how many images are attacked, and how.
-        embedder: The trained model.
-        kind: Name of the model in the run's folder.
-        seed_check: Number of images that are attacked again with another seed.
-    """
-    evaluation = job.config.evaluation
-
-    def report(progress: EvaluationProgress) -> None:
-        done: float = progress.queries_done
-        if progress.inside is not None:
-            steps = min(1.0, progress.inside.step / evaluation.steps)
-            block = min(evaluation.batch * job.processes.size, progress.queries - progress.queries_done)
-            done += (progress.attacks_done + steps) / progress.attacks * block
-        job.report(StageProgress(stage=f"{progress.phase} on {kind}", done=round(done), total=progress.queries))
-
-    measured = evaluate_embedder(
-        job,
-        embedder,
-        attacked=evaluation.attacked,
-        options=RobustnessOptions(
-            epsilon=evaluation.epsilon,
-            alpha=evaluation.alpha,
-            steps=evaluation.steps,
-            seed_check=seed_check,
-            strong_images=evaluation.strong_images,
-        ),
-        progress=report,
-        resume=Journal(job.run.folder / EVALUATION / kind),
-    )
-    if job.processes.is_first:
-        with atomic_path(job.run.folder / EVALUATION / f"{kind}.csv") as unfinished:
-            measured.robustness.per_image.write_csv(unfinished)
-    return measured
-
-
-def evaluate_embedder(
-    job: Job,
-    embedder: Embedder,
-    *,
-    attacked: int | None,
-    options: RobustnessOptions,
-    nmi: bool = True,
-    progress: Callable[[EvaluationProgress], None] | None = None,
-    resume: Journal | None = None,
-) -> Measurement:
-    """Measure an embedder on the job's test images; all processes call this, share the work and return the same.
-
-    Args:
-        job: The job.
-        embedder: The model, which is put into evaluation mode.
-        attacked: Number of test images to attack; None for all.
-        options: Options of the attacks.
-        nmi: Whether to measure NMI, which takes a k-means clustering.
-        progress: Called after each step of an attack.
-        resume: Journal of finished blocks.
-    """
-    config, device = job.config, job.fabric.device
-    embedder.eval()
-    exact = FoldedEmbedder(embedder)
-    fast = FoldedEmbedder(embedder, dtype=torch.bfloat16) if job.low_precision else exact
-    labels = torch.from_numpy(job.images.dataset.test.labels).to(device)
-    embeddings = embed_test_images(job, exact)
-    card = measure_robustness(
-        fast,
-        lambda rows: job.images.test(rows.cpu().numpy()).to(device, memory_format=torch.channels_last),
-        embeddings,
-        labels,
-        sample_queries(len(labels), attacked, seed=config.seed).to(device),
-        options=options,
-        seed=config.seed,
-        batch=config.evaluation.batch,
-        judge=exact,
-        progress=progress,
-        resume=resume,
-        processes=job.processes,
-    )
-    metrics = evaluate(embeddings, labels, seed=config.seed, nmi=nmi) if job.processes.is_first else None
-    (known, *_) = job.processes.gather(metrics)
-    assert known is not None
-    return Measurement(metrics=known, robustness=card)
-
-
-@torch.no_grad()
-def embed_test_images(job: Job, embed: Embed, batch: int = 256) -> Tensor:
-    """Return the embeddings (N,D) of all test images; each process embeds every n-th batch."""
-    rows = np.arange(len(job.images.dataset.test))
-    batches = [rows[begin : begin + batch] for begin in range(0, len(rows), batch)]
-    embedded: list[Tensor] = []
-    for begin in range(0, len(batches), job.processes.size):
-        own = batches[begin:][job.processes.rank : job.processes.rank + 1]
-        parts = [embed(job.images.test(part).to(job.fabric.device)).cpu() for part in own]
-        embedded += [part for parts_of_one in job.processes.gather(parts) for part in parts_of_one]
-    return torch.cat(embedded).to(job.fabric.device)

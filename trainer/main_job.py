@@ -18,7 +18,8 @@ from hardrank.trainer.config import Config, TrainingOptions, changed_fields, con
 from hardrank.trainer.data.dataset import write_test_images
 from hardrank.trainer.defenses import parse_defense
 from hardrank.trainer.export import Parity, export
-from hardrank.trainer.job_steps import Job, Measurement, make_start, measure, read_images, train, train_robust
+from hardrank.trainer.job_steps import Job, make_start, read_images, train, train_robust
+from hardrank.trainer.measurement import Measurement, measure
 from hardrank.trainer.preflight import check_before_training
 from hardrank.trainer.runtime.environment import hardware, versions
 from hardrank.trainer.runtime.launch import MainLaunch, make_fabric

@@ -18,15 +18,8 @@ from hardrank.trainer.config import config_to_json
 from hardrank.trainer.data.batches import spc2_batches
 from hardrank.trainer.evaluation.retrieval import evaluate
 from hardrank.trainer.evaluation.robustness import RobustnessOptions
-from hardrank.trainer.job_steps import (
-    Job,
-    embed_test_images,
-    evaluate_embedder,
-    make_start,
-    measure,
-    read_images,
-    train_stages,
-)
+from hardrank.trainer.job_steps import Job, make_start, read_images, train_stages
+from hardrank.trainer.measurement import embed_test_images, evaluate_embedder, measure
 from hardrank.trainer.metric.collapse import CollapseError
 from hardrank.trainer.runtime.environment import hardware, versions
 from hardrank.trainer.runtime.launch import Launch, make_fabric
