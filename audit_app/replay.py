@@ -24,7 +24,8 @@ from rich.console import Console
 from rich.markup import escape
 
 from hardrank.audit_app.gallery.source import GallerySource
-from hardrank.audit_app.live.record import LARGEST_RECORD, Replayed, ReplayError, read_record, replay
+from hardrank.audit_app.live.record import LARGEST_RECORD, ReplayError, read_record
+from hardrank.audit_app.live.replay import Replayed, replay
 from hardrank.audit_app.live.result import LiveResult
 from hardrank.models.errors import HardrankError
 from hardrank.models.files import write_bytes

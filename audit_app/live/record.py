@@ -1,30 +1,26 @@
-"""A live attack as a JSON record, from which it can be replayed to the same pixels."""
+"""A live attack as a JSON record: everything that is needed to repeat it, and its results."""
 
 import base64
 import binascii
 import hashlib
 import json
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable
 from datetime import UTC, datetime
 from typing import Annotated, Any, Final, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from hardrank.audit_app.blackbox.choice import SearchMethod
-from hardrank.audit_app.blackbox.transfer import Transfer, transfer_from
+from hardrank.audit_app.blackbox.transfer import Transfer
 from hardrank.audit_app.errors import AuditError
-from hardrank.audit_app.gallery.embedded import EmbeddedGallery, embed_galleries
-from hardrank.audit_app.gallery.served import serve_gallery
 from hardrank.audit_app.gallery.source import GallerySource, SourceKind
 from hardrank.audit_app.images.transforms import TransformOptions
 from hardrank.audit_app.live.attack import LiveAttack
 from hardrank.audit_app.live.options import LiveOptions
 from hardrank.audit_app.live.outcome import RankingOutcome
 from hardrank.audit_app.live.result import LiveResult, SubjectResult
-from hardrank.audit_app.live.status import AttackPhase
 from hardrank.audit_app.live.victim import Victim
-from hardrank.audit_app.subjects.loading import Subject, SubjectOptions, load_subject
+from hardrank.audit_app.subjects.loading import Subject, SubjectOptions
 from hardrank.models.errors import HardrankError
 from hardrank.trainer.attacks.runner import AttackOptions
 from hardrank.trainer.runtime.environment import versions
@@ -243,13 +239,33 @@ def record(
         threads=options.threads,
         method=MethodRecord(name=options.method, search=_plain(options.search), surrogate=_surrogate(live)),
         stopped=result.stopped,
-        results={name: _result(found, live) for name, found in result.subjects.items()},
+        results={name: result_record(found, live) for name, found in result.subjects.items()},
         transfer=[
             TransferRecord.model_validate({"from": source_name, "to": target, **_outcome(outcome)})
             for (source_name, target), outcome in result.transfer.items()
             if source_name != target
         ],
         versions=dict(versions()),
+    )
+
+
+def result_record(found: SubjectResult, live: LiveAttack) -> ResultRecord:
+    """Record the result on one model."""
+    ids = live.served[0].gallery.ids
+
+    def named(row: int | None) -> str:
+        return ids[row] if row is not None and row < len(ids) else "the attacked image"
+
+    return ResultRecord(
+        prepared_sha256=found.prepared_sha256,
+        png_sha256=hashlib.sha256(found.png).hexdigest(),
+        targets=[ids[row] for row in found.targets],
+        tracked=[TrackedRecord(query=named(query), item=named(item)) for query, item in found.tracked],
+        change_255ths=found.change,
+        queries=found.queries,
+        figures_before=dict(found.before),
+        survival={key: OutcomeRecord(**_outcome(one.outcome)) for key, one in found.survival.items()},
+        **_outcome(found.outcome),
     )
 
 
@@ -272,76 +288,6 @@ def read_record(data: bytes) -> LiveRecord:
     return found
 
 
-@dataclass(frozen=True, kw_only=True, eq=False)
-class Replayed:
-    """A replayed attack."""
-
-    live: LiveAttack
-    result: LiveResult
-    differences: tuple[str, ...]
-    """Differences from the record; empty if there are none."""
-
-
-def replay(content: LiveRecord, *, models: Sequence[str] = (), gallery: GallerySource | None = None) -> Replayed:
-    """Repeat a recorded attack, and compare pixels, files, targets and ranks.
-
-    Args:
-        content: The record.
-        models: The models in the record's order, if they have moved.
-        gallery: The gallery, if it has moved.
-
-    Raises:
-        ReplayError: The models or the gallery differ from the record's, or the attack fails.
-    """
-    sources = list(models) or [model.source for model in content.models]
-    subjects = [load_subject(text, content.loading) for text in sources]
-    _check_models(content.models, subjects)
-    images = (gallery or content.gallery.source()).open()
-    galleries = embed_galleries(subjects, images)
-    if galleries[0].gallery.digest() != content.gallery.sha256:
-        raise ReplayError(f"{images.name} does not hold the images of the record; name the gallery it was made with")
-    transfers = _transfers(content, galleries)
-    served = [serve_gallery(embedded) for embedded in galleries]
-    live = LiveAttack(served, content.image.victim(), content.options(), transfers=transfers)
-    live.start()
-    status = live.wait()
-    if status.phase is not AttackPhase.DONE or status.result is None:
-        raise ReplayError(status.message)
-    return Replayed(live=live, result=status.result, differences=_differences(content, live, status.result))
-
-
-def _check_models(recorded: Sequence[ModelRecord], subjects: Sequence[Subject]) -> None:
-    if len(recorded) != len(subjects):
-        raise ReplayError(f"the record has {len(recorded)} models, but {len(subjects)} were given")
-    for model, subject in zip(recorded, subjects, strict=True):
-        if model.sha256 != subject.sha256:
-            raise ReplayError(
-                f"{subject.source} is not the model {model.name} of the record (SHA-256 {subject.sha256[:12]}…, not "
-                f"{model.sha256[:12]}…)"
-            )
-
-
-def _transfers(content: LiveRecord, galleries: Sequence[EmbeddedGallery]) -> dict[str, Transfer]:
-    recorded = content.method.surrogate
-    if recorded is None:
-        return {}
-    surrogate = load_subject(recorded.source, content.loading)
-    if surrogate.sha256 != recorded.sha256:
-        raise ReplayError(f"{surrogate.source} is not the surrogate {recorded.name} of the record")
-    return {embedded.subject.name: transfer_from(surrogate, embedded) for embedded in galleries}
-
-
-def _differences(content: LiveRecord, live: LiveAttack, result: LiveResult) -> tuple[str, ...]:
-    """Compare what must be identical. Models may have been renamed, so results are matched by position."""
-    found = []
-    for (name, was), subject in zip(content.results.items(), result.subjects.values(), strict=True):
-        now = _result(subject, live)
-        for key in ("targets", "prepared_sha256", "png_sha256", "ranks_before", "ranks_after"):
-            if getattr(was, key) != getattr(now, key):
-                found.append(f"{name}: {key} was {getattr(was, key)}, is {getattr(now, key)}")
-    return tuple(found)
-
-
 def _model(subject: Subject) -> ModelRecord:
     return ModelRecord(name=subject.name, source=subject.source, sha256=subject.sha256, precision=subject.precision)
 
@@ -355,25 +301,6 @@ def _image(victim: Victim) -> ImageRecord:
     if victim.data is None:
         return ImageRecord(id=victim.id)
     return ImageRecord(data=base64.b64encode(victim.data).decode("ascii"), label=victim.label)
-
-
-def _result(found: SubjectResult, live: LiveAttack) -> ResultRecord:
-    ids = live.served[0].gallery.ids
-
-    def named(row: int | None) -> str:
-        return ids[row] if row is not None and row < len(ids) else "the attacked image"
-
-    return ResultRecord(
-        prepared_sha256=found.prepared_sha256,
-        png_sha256=hashlib.sha256(found.png).hexdigest(),
-        targets=[ids[row] for row in found.targets],
-        tracked=[TrackedRecord(query=named(query), item=named(item)) for query, item in found.tracked],
-        change_255ths=found.change,
-        queries=found.queries,
-        figures_before=dict(found.before),
-        survival={key: OutcomeRecord(**_outcome(one.outcome)) for key, one in found.survival.items()},
-        **_outcome(found.outcome),
-    )
 
 
 def _outcome(outcome: RankingOutcome) -> dict[str, Any]:

@@ -19,7 +19,8 @@ from hardrank.audit_app.images.exact_png import encode_png
 from hardrank.audit_app.images.transforms import TransformOptions
 from hardrank.audit_app.live.attack import LiveAttack
 from hardrank.audit_app.live.options import LiveOptions
-from hardrank.audit_app.live.record import LiveRecord, ReplayError, read_record, record, replay
+from hardrank.audit_app.live.record import LiveRecord, ReplayError, read_record, record
+from hardrank.audit_app.live.replay import replay
 from hardrank.audit_app.live.victim import Victim
 from hardrank.audit_app.replay import main
 from hardrank.trainer.attacks.runner import AttackEngine, AttackOptions

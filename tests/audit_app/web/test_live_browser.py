@@ -10,7 +10,8 @@ from typing import Any
 import pytest
 from starlette.testclient import TestClient
 
-from hardrank.audit_app.live.record import read_record, replay
+from hardrank.audit_app.live.record import read_record
+from hardrank.audit_app.live.replay import replay
 from hardrank.models.preprocessing import file_pixels
 from hardrank.serving.api.app import create_api
 from hardrank.serving.engine import Device, Engine

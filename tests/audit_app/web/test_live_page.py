@@ -20,7 +20,8 @@ from hardrank.audit_app.gallery.image_gallery import from_images
 from hardrank.audit_app.images.exact_png import encode_png
 from hardrank.audit_app.live.attack import LiveAttack
 from hardrank.audit_app.live.options import STRONG_RESTARTS, LiveOptions
-from hardrank.audit_app.live.record import read_record, replay
+from hardrank.audit_app.live.record import read_record
+from hardrank.audit_app.live.replay import replay
 from hardrank.audit_app.live.victim import Victim
 from hardrank.audit_app.web import attack_view, result_view
 from hardrank.audit_app.web.option_fields import comparable_budget
