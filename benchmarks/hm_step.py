@@ -29,6 +29,7 @@ from hardrank.models.folded import FoldedEmbedder
 from hardrank.trainer.attacks.pgd import PGDOptions
 from hardrank.trainer.config import parse_config
 from hardrank.trainer.data import load_dataset
+from hardrank.trainer.data.augmentation import AugmentationOptions, augment
 from hardrank.trainer.data.batches import spc2_batches
 from hardrank.trainer.data.store import ImageStore
 from hardrank.trainer.defenses import Conditions, parse_defense
@@ -174,9 +175,8 @@ def scenes(options: Options) -> Iterator[Scene]:
     for index, rows in enumerate(
         spc2_batches(train.labels, pairs=options.pairs, epoch=0, seed=0)[: options.batches + 1]
     ):
-        pixels = store.augmented(rows, config.preprocessing.crop, np.random.default_rng(index))
         yield Scene(
-            images=torch.from_numpy(pixels).float().div_(255),
+            images=augment(store[rows], config.preprocessing.crop, AugmentationOptions(), np.random.default_rng(index)),
             labels=torch.from_numpy(train.labels[rows]),
             previous_loss=card.training["triplet_loss"],
             defense=defense,

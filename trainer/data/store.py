@@ -57,20 +57,6 @@ class ImageStore:
         """Return centre crops (n,3,crop,crop), as evaluation and serving use them."""
         return np.ascontiguousarray(centre_crop(self[rows], crop))
 
-    def augmented(
-        self, rows: npt.NDArray[np.int64], crop: int, generator: np.random.Generator
-    ) -> npt.NDArray[np.uint8]:
-        """Return random crops (n,3,crop,crop), mirrored with probability ½; the generator determines them."""
-        images = self[rows]
-        room = images.shape[-1] - crop + 1
-        tops, lefts = generator.integers(0, room, (2, len(rows)))
-        mirrored = generator.random(len(rows)) < 0.5
-        crops = np.empty((len(rows), 3, crop, crop), dtype=np.uint8)
-        for out, image, top, left, mirror in zip(crops, images, tops, lefts, mirrored, strict=True):
-            part = image[:, top : top + crop, left : left + crop]
-            out[...] = part[:, :, ::-1] if mirror else part
-        return crops
-
     def _read(self, row: int) -> npt.NDArray[np.uint8]:
         path = self._paths[row]
         try:

@@ -12,7 +12,6 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from hardrank.models.preprocessing import to_unit
 from hardrank.trainer.attacks.pgd import Norm, PGDOptions, project
 from hardrank.trainer.config import TrainingOptions, WarmupOptions
 from hardrank.trainer.data.augmentation import AugmentationOptions, augment
@@ -40,11 +39,7 @@ class TrainingImages:
     def images(self, rows: Rows, stage: str, step: int, rank: int) -> Tensor:
         """Return random crops and flips of `rows` (B,), as (B,3,crop,crop) in [0,1]; the arguments alone decide."""
         generator = np.random.default_rng([self.seed, *stage.encode(), step, rank])
-        options = self.augmentation
-        if options.min_area or options.color:
-            squares = torch.from_numpy(to_unit(self.store[rows]))
-            return torch.stack([augment(square, self.crop, options, generator) for square in squares])
-        return torch.from_numpy(to_unit(self.store.augmented(rows, self.crop, generator)))
+        return augment(self.store[rows], self.crop, self.augmentation, generator)
 
 
 def ramp(progress: float, share: float) -> float:

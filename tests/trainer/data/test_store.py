@@ -1,4 +1,4 @@
-"""The image store: the same pixels from memory and from disk, crops against a loop."""
+"""The image store: the same pixels from memory and from disk."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -42,7 +42,7 @@ def test_pixels_are_those_of_preprocessing(store: ImageStore, split: Split) -> N
 
 def test_no_rows(store: ImageStore) -> None:
     assert store[rows()].shape == (0, 3, RESIZE, RESIZE)
-    assert store.augmented(rows(), 4, np.random.default_rng(0)).shape == (0, 3, 4, 4)
+    assert store.centre(rows(), 4).shape == (0, 3, 4, 4)
 
 
 def test_rows_are_copies(store: ImageStore) -> None:
@@ -64,44 +64,10 @@ def test_centre(store: ImageStore, crop: int) -> None:
     assert np.array_equal(cropped, centre_crop(store[rows(2, 3)], crop))
 
 
-def test_augmented_images_are_windows_of_their_image(store: ImageStore) -> None:
-    chosen = rows(*range(6), *range(6), *range(6))
-    images = store[chosen]
-    crops = store.augmented(chosen, 7, np.random.default_rng(5))
-    for crop, image in zip(crops, images, strict=True):
-        windows = [image[:, top : top + 7, left : left + 7] for top in range(3) for left in range(3)]
-        assert any(np.array_equal(crop, w) or np.array_equal(crop, w[:, :, ::-1]) for w in windows)
-
-
-def test_every_place_and_both_sides_are_equally_likely(split: Split) -> None:
-    store = ImageStore(split, SQUARE)
-    draws = 9000
-    crops = store.augmented(np.zeros(draws, dtype=np.int64), 7, np.random.default_rng(1))
-    image = store[rows(0)][0]
-    counts = []
-    for top in range(3):
-        for left in range(3):
-            window = image[:, top : top + 7, left : left + 7]
-            counts += [int((crops == side).all(axis=(1, 2, 3)).sum()) for side in (window, window[:, :, ::-1])]
-    assert sum(counts) == draws
-    # 500 expected for each of 18, standard deviation 22.
-    assert max(abs(count - draws / 18) for count in counts) < 5 * 22
-
-
-def test_augmentation_depends_on_the_generator_alone(split: Split) -> None:
+def test_pixels_from_memory_and_from_disk_are_the_same(split: Split) -> None:
     memory, disk = ImageStore(split, SQUARE), ImageStore(split, SQUARE, cache_bytes=0)
     chosen = rows(3, 1, 2, 2, 0)
-    first, again, other = (
-        store.augmented(chosen, 5, np.random.default_rng(seed)) for store, seed in ((memory, 1), (disk, 1), (memory, 2))
-    )
-    assert np.array_equal(first, again)
-    assert not np.array_equal(first, other)
-
-
-def test_whole_square_is_only_mirrored(store: ImageStore) -> None:
-    crops, images = store.augmented(rows(0, 1), RESIZE, np.random.default_rng(0)), store[rows(0, 1)]
-    for crop, image in zip(crops, images, strict=True):
-        assert np.array_equal(crop, image) or np.array_equal(crop, image[:, :, ::-1])
+    assert np.array_equal(memory[chosen], disk[chosen])
 
 
 def test_memory_is_used_up_to_the_limit(split: Split) -> None:
