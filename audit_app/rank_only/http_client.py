@@ -3,8 +3,10 @@
 import http.client
 import ipaddress
 import socket
+import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from typing import Final
 from urllib.parse import SplitResult, urlsplit
@@ -176,34 +178,61 @@ class ApiClient:
 
     def _once(self, method: str, path: str, body: bytes, headers: Mapping[str, str]) -> tuple[int, bytes, float]:
         """Return status, body, and how long to wait before the next attempt."""
-        parts, limit = self.address.parts, self.options.largest_answer
+        parts, timeout_s = self.address.parts, self.options.timeout_s
         kind = http.client.HTTPSConnection if parts.scheme == "https" else http.client.HTTPConnection
-        end = time.monotonic() + self.options.timeout_s
-        connection = kind(parts.hostname or "", parts.port, timeout=self.options.timeout_s)
+        connection = kind(parts.hostname or "", parts.port, timeout=timeout_s)
         try:
-            connection.request(method, path, body=body, headers=dict(headers))
-            response = connection.getresponse()
-            received = bytearray()
-            while chunk := response.read1(_CHUNK):
-                received += chunk
-                if len(received) > limit:
-                    raise AnswerTooLargeError(
-                        f"{self.address.url} answers {path} with more than {limit} bytes; ask for fewer results, or "
-                        "raise --largest-answer"
-                    )
-                if time.monotonic() > end:
-                    raise TimeoutError
-                if connection.sock is not None:
-                    connection.sock.settimeout(max(0.001, end - time.monotonic()))
-            return response.status, bytes(received), _wait(response.getheader("Retry-After"))
+            with _deadline(connection, timeout_s):
+                connection.request(method, path, body=body, headers=dict(headers))
+                response = connection.getresponse()
+                received = self._receive(response, path)
+            return response.status, received, _wait(response.getheader("Retry-After"))
         except TimeoutError as error:
-            raise SearchApiTimeoutError(
-                f"{self.address.url} did not answer {path} within {self.options.timeout_s:g} s"
-            ) from error
+            raise SearchApiTimeoutError(f"{self.address.url} did not answer {path} within {timeout_s:g} s") from error
         except (OSError, http.client.HTTPException) as error:
             raise SearchApiError(f"{self.address.url} cannot be reached: {error or type(error).__name__}") from error
         finally:
             connection.close()
+
+    def _receive(self, response: http.client.HTTPResponse, path: str) -> bytes:
+        received, limit = bytearray(), self.options.largest_answer
+        while chunk := response.read1(_CHUNK):
+            received += chunk
+            if len(received) > limit:
+                raise AnswerTooLargeError(
+                    f"{self.address.url} answers {path} with more than {limit} bytes; ask for fewer results, or "
+                    "raise --largest-answer"
+                )
+        return bytes(received)
+
+
+@contextmanager
+def _deadline(connection: http.client.HTTPConnection, seconds: float) -> Iterator[None]:
+    """Connect, and raise `TimeoutError` if that and the block take longer than `seconds`.
+
+    The timeout of a socket is that of one read: a server that sends a byte now and then would never exceed it. So the
+    socket is shut down at the deadline, which ends a read or write in progress.
+    """
+    end = time.monotonic() + seconds
+    connection.connect()
+    timer = threading.Timer(end - time.monotonic(), _shut_down, [connection.sock])
+    timer.daemon = True
+    timer.start()
+    try:
+        yield
+    except (OSError, http.client.HTTPException) as error:
+        if time.monotonic() >= end:
+            raise TimeoutError from error
+        raise
+    finally:
+        timer.cancel()
+    if time.monotonic() >= end:  # an answer without a length just ends when the socket is shut down
+        raise TimeoutError
+
+
+def _shut_down(sock: socket.socket) -> None:
+    with suppress(OSError):
+        socket.socket.shutdown(sock, socket.SHUT_RDWR)  # not that of an SSLSocket, which another thread reads
 
 
 def _wait(retry_after: str | None) -> float:

@@ -1,9 +1,11 @@
 """The HTTP client of live attacks: which addresses it refuses, and how it treats answers of all kinds."""
 
 import json
+import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
@@ -130,28 +132,43 @@ def test_large_answers_are_refused(server: Scripted) -> None:
         server.client(largest_answer=5001).send("GET", "/")
 
 
-def test_slow_answers_end_at_the_time_limit(server: Scripted) -> None:
+DRIPS = {
+    "nothing": b"",
+    "status": b"HTTP/1.1 100 Continue\r\n\r\n" * 1000,
+    "headers": b"HTTP/1.1 200 OK\r\n" + b"X: y\r\n" * 1000,
+    "one header": b"HTTP/1.1 200 OK\r\nX: " + b"y" * 1000,
+    "body": b"HTTP/1.1 200 OK\r\nContent-Length: 1000\r\n\r\n" + b" " * 1000,
+    "body until the end": b"HTTP/1.0 200 OK\r\n\r\n" + b" " * 1000,
+}
+
+
+@pytest.mark.parametrize("sent", DRIPS.values(), ids=list(DRIPS))
+def test_a_server_that_sends_byte_by_byte_is_left_at_the_time_limit(sent: bytes, server: Scripted) -> None:
+    """Each byte comes in time, the whole would take five seconds or more."""
     over = threading.Event()
 
-    def silent(handler: BaseHTTPRequestHandler) -> None:
+    def drip(handler: BaseHTTPRequestHandler) -> None:
+        for byte in sent:
+            if over.wait(0.005):
+                return
+            with suppress(OSError):
+                handler.wfile.write(bytes([byte]))
         over.wait(5)
 
-    def dripping(handler: BaseHTTPRequestHandler) -> None:
-        handler.send_response(200)
-        handler.end_headers()
-        while not over.wait(0.02):
-            try:
-                handler.wfile.write(b" ")
-            except OSError:
-                return
-
-    for way in (silent, dripping):
-        server.answers = [way]
-        began = time.monotonic()
-        with pytest.raises(SearchApiTimeoutError, match=r"within 0\.2 s"):
-            server.client(timeout_s=0.2).send("GET", "/")
-        assert time.monotonic() - began < 3
+    server.answers = [drip]
+    began = time.monotonic()
+    with pytest.raises(SearchApiTimeoutError, match=r"within 0\.1 s"):
+        server.client(timeout_s=0.1).send("GET", "/")
+    assert time.monotonic() - began < 3
     over.set()
+
+
+def test_a_server_that_does_not_read_is_left_at_the_time_limit() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as deaf:
+        address = check_address(f"http://127.0.0.1:{deaf.getsockname()[1]}", owned_host=None)
+        client = ApiClient(address=address, options=ClientOptions(timeout_s=0.1))
+        with pytest.raises(SearchApiTimeoutError, match=r"within 0\.1 s"):
+            client.send("POST", "/", body=bytes(2**25))
 
 
 def test_a_busy_server_is_asked_again_after_the_time_it_names(server: Scripted) -> None:
