@@ -2,11 +2,13 @@
 
 import asyncio
 import socket
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from functools import partial
+from queue import Queue
 from threading import Event, Thread
 from time import monotonic, sleep
-from typing import ClassVar
+from typing import Any, ClassVar, cast
 
 import pytest
 import uvicorn
@@ -15,7 +17,7 @@ from starlette.types import Receive, Scope, Send
 from hardrank.serving.api.middleware import route_path
 from hardrank.serving.api.protocol import HEAD_BYTES, LimitedProtocol
 from hardrank.serving.api.rate_limit import Pace
-from tests.waiting import PATIENCE_S
+from tests.waiting import PATIENCE_S, until
 
 GET = b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n"
 
@@ -57,11 +59,57 @@ class CountingPace(Pace):
         return super().delay(caller, count)
 
 
-class HastyProtocol(PatientProtocol):
-    """Waits half a second for the client to take some of the response."""
+class ManualLoop:
+    """An event loop whose timers of responses run when a test says so, however long the machine takes meanwhile."""
 
-    body_seconds = 0.5
-    closed: ClassVar[Event]
+    def __init__(self, loop: asyncio.AbstractEventLoop, transport: Any) -> None:
+        self._loop, self._transport = loop, transport
+        self._started: list[tuple[asyncio.TimerHandle, Callable[[], None], int]] = []
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._loop, name)
+
+    def call_later(self, delay: float, callback: Callable[..., None], *arguments: object) -> asyncio.TimerHandle:
+        handle = self._loop.call_later(max(delay, PATIENCE_S), callback, *arguments)
+        if delay == ManualProtocol.body_seconds:
+            unsent = self._transport.get_write_buffer_size()
+            self._started.append((handle, partial(callback, *arguments), unsent))
+        return handle
+
+    @property
+    def progress(self) -> bool:
+        """Whether the client has taken some of the response since the timer started."""
+        now = self._transport.get_write_buffer_size()
+        return any(now < unsent and not handle.cancelled() for handle, _, unsent in list(self._started))
+
+    def run_timers(self) -> None:
+        """Let the time of the timers be over."""
+        done = Event()
+
+        def run() -> None:
+            started, self._started = self._started, []
+            for handle, callback, _ in started:
+                if not handle.cancelled():
+                    handle.cancel()
+                    callback()
+            done.set()
+
+        self._loop.call_soon_threadsafe(run)
+        assert done.wait(PATIENCE_S)
+
+
+class ManualProtocol(PatientProtocol):
+    """The timers of its responses are those of a `ManualLoop`."""
+
+    body_seconds = 7.0
+    made: ClassVar[Queue["ManualProtocol"]] = Queue()
+
+    def connection_made(self, transport: Any) -> None:
+        self.timers = ManualLoop(self.loop, transport)
+        self.loop = cast(asyncio.AbstractEventLoop, self.timers)
+        self.closed = Event()
+        super().connection_made(transport)
+        self.made.put(self)
 
     def connection_lost(self, exc: Exception | None) -> None:
         super().connection_lost(exc)
@@ -239,24 +287,30 @@ def _trickle(connection: socket.socket) -> None:
 
 
 def test_clients_that_stop_reading_are_disconnected(listener: socket.socket) -> None:
-    HastyProtocol.closed = Event()
-    with _serving(listener, HastyProtocol), _connect(listener) as connection:
-        began = monotonic()
+    with _serving(listener, ManualProtocol), _connect(listener) as connection:
         connection.sendall(b"GET /large HTTP/1.1\r\nHost: localhost\r\n\r\n")
-        assert HastyProtocol.closed.wait(PATIENCE_S)
-        assert monotonic() - began >= 0.5
+        served = ManualProtocol.made.get(timeout=PATIENCE_S)
+
+        def closed() -> bool:
+            served.timers.run_timers()  # the buffers of the system may take some of the response before
+            return served.closed.is_set()
+
+        until(closed)
         assert len(_read(connection)) < LARGE
 
 
 def test_clients_that_read_slowly_get_the_whole_response(listener: socket.socket) -> None:
-    HastyProtocol.closed = Event()
-    with _serving(listener, HastyProtocol), _connect(listener) as connection:
+    with _serving(listener, ManualProtocol), _connect(listener) as connection:
         connection.sendall(b"GET /large HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")
-        received = 0
-        while chunk := connection.recv(2**20):
+        served = ManualProtocol.made.get(timeout=PATIENCE_S)
+        received = timers = 0
+        while chunk := connection.recv(2**18):
             received += len(chunk)
-            sleep(0.05)  # more than a second in all
+            if served.timers.progress:
+                served.timers.run_timers()
+                timers += 1
         assert received > LARGE
+        assert timers >= 1
 
 
 @pytest.mark.parametrize(
