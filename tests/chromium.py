@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
@@ -43,3 +44,52 @@ def chromium() -> Iterator[Any]:
             yield browser
         finally:
             browser.close()
+
+
+@dataclass(frozen=True)
+class PageLog:
+    """What a page requests and reports while it is open."""
+
+    requested: list[str] = field(default_factory=list)
+    """Addresses, in order."""
+    errors: list[str] = field(default_factory=list)
+    """Uncaught exceptions, dialogs, and error messages of the console."""
+    messages: list[str] = field(default_factory=list)
+    """All messages of the console."""
+
+    def requested_elsewhere(self, address: str) -> list[str]:
+        """Return the requests that went neither to `address` nor to data of the page itself."""
+        return [url for url in self.requested if not url.startswith((address, "data:", f"blob:{address}"))]
+
+
+def new_visitor(browser: Any, *, width: int = 1280, height: int = 900, **options: Any) -> Any:
+    """Return a context of the browser, which has its own cookies and cache."""
+    context = browser.new_context(viewport={"width": width, "height": height}, **options)
+    context.set_default_timeout(PATIENCE_MS)
+    return context
+
+
+@contextmanager
+def new_page(browser: Any, *, visitor: Any = None, **options: Any) -> Iterator[tuple[Any, PageLog]]:
+    """Open an empty page of `visitor`, or of a new one with these options, and record what it does."""
+    context = visitor or new_visitor(browser, **options)
+    page, log = context.new_page(), PageLog()
+
+    def note(line: Any) -> None:
+        log.messages.append(line.text)
+        if line.type == "error":
+            log.errors.append(line.text)
+
+    def refuse(dialog: Any) -> None:
+        log.errors.append(f"dialog {dialog.message}")
+        dialog.dismiss()
+
+    page.on("request", lambda request: log.requested.append(request.url))
+    page.on("websocket", lambda socket: log.requested.append(socket.url.replace("ws:", "http:")))
+    page.on("pageerror", lambda error: log.errors.append(str(error)))
+    page.on("dialog", refuse)
+    page.on("console", note)
+    yield page, log
+    page.close()
+    if visitor is None:
+        context.close()

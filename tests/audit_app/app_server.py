@@ -13,7 +13,7 @@ from typing import Any, Final
 import httpx
 import psutil
 
-from tests.chromium import PATIENCE_MS
+from tests.chromium import PATIENCE_MS, new_page
 from tests.waiting import PATIENCE_S
 
 ROOT: Final = Path(__file__).resolve().parents[2]
@@ -103,20 +103,12 @@ def visit(browser: Any, server: AppServer, *, width: int = 1280, **options: Any)
 @contextmanager
 def open_page(browser: Any, server: AppServer, *, width: int = 1280, **options: Any) -> Iterator[Any]:
     """Open the first page of a server; check that it talks to this server only and logs no errors."""
-    context = browser.new_context(viewport={"width": width, "height": 900}, **options)
-    page = context.new_page()
-    page.set_default_timeout(_ELEMENT_MS)
-    requested: list[str] = []
-    broken: list[str] = []
-    page.on("request", lambda request: requested.append(request.url))
-    page.on("websocket", lambda socket: requested.append(socket.url.replace("ws:", "http:")))
-    page.on("pageerror", lambda error: broken.append(str(error)))
-    page.on("console", lambda line: broken.append(line.text) if line.type == "error" else None)
-    page.goto(server.url)
-    yield page
-    context.close()
-    assert not [url for url in requested if not url.startswith((server.url, "data:", f"blob:{server.url}"))]
-    assert not broken
+    with new_page(browser, width=width, **options) as (page, log):
+        page.set_default_timeout(_ELEMENT_MS)
+        page.goto(server.url)
+        yield page
+    assert not log.requested_elsewhere(server.url)
+    assert not log.errors
 
 
 def long_attack(page: Any, *, steps: int, restarts: int = 1) -> None:

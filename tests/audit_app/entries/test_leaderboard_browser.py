@@ -7,7 +7,7 @@ import pytest
 
 from hardrank.audit_app.leaderboard import main
 from tests.audit_app.entries.made_up import make_made_up_entry
-from tests.chromium import PATIENCE_MS, needs_chromium
+from tests.chromium import needs_chromium, new_page
 
 pytestmark = needs_chromium
 
@@ -27,31 +27,24 @@ def page_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.mark.parametrize(("width", "scheme"), [(1280, "light"), (390, "dark")])
 def test_it_opens_offline_fits_the_screen_and_sorts(page_file: Path, browser: Any, width: int, scheme: str) -> None:
-    context = browser.new_context(viewport={"width": width, "height": 900}, color_scheme=scheme, offline=True)
-    context.set_default_timeout(PATIENCE_MS)
-    page = context.new_page()
-    asked: list[str] = []
-    broken: list[str] = []
-    page.on("request", lambda request: asked.append(request.url))
-    page.on("console", lambda message: broken.append(message.text))
-    page.on("pageerror", lambda error: broken.append(str(error)))
-    page.goto(page_file.as_uri())
-    assert asked == [page_file.as_uri()]
-    assert page.evaluate("document.documentElement.scrollWidth") <= width
+    with new_page(browser, width=width, color_scheme=scheme, offline=True) as (page, log):
+        page.goto(page_file.as_uri())
+        assert log.requested == [page_file.as_uri()]
+        assert page.evaluate("document.documentElement.scrollWidth") <= width
 
-    def order() -> list[str]:
-        found: list[str] = page.locator("tbody th a").all_inner_texts()
-        return found
+        def order() -> list[str]:
+            found: list[str] = page.locator("tbody th a").all_inner_texts()
+            return found
 
-    assert order() == ["beta", "gamma", "alpha"]
-    for button, expected in (
-        ("clean Recall@1, %", ["alpha", "gamma", "beta"]),
-        ("clean Recall@1, %", ["beta", "gamma", "alpha"]),
-        ("model", ["alpha", "beta", "gamma"]),
-        ("strong ERS", ["beta", "gamma", "alpha"]),
-    ):
-        page.get_by_role("button", name=button, exact=True).click()
-        assert order() == expected, button
-    assert page.locator("th[aria-sort=descending]").inner_text().startswith("strong ERS")
-    assert not broken
-    context.close()
+        assert order() == ["beta", "gamma", "alpha"]
+        for button, expected in (
+            ("clean Recall@1, %", ["alpha", "gamma", "beta"]),
+            ("clean Recall@1, %", ["beta", "gamma", "alpha"]),
+            ("model", ["alpha", "beta", "gamma"]),
+            ("strong ERS", ["beta", "gamma", "alpha"]),
+        ):
+            page.get_by_role("button", name=button, exact=True).click()
+            assert order() == expected, button
+        assert page.locator("th[aria-sort=descending]").inner_text().startswith("strong ERS")
+        assert not log.errors
+        assert not log.messages

@@ -24,7 +24,7 @@ from hardrank.serving.search.models import Model
 from hardrank.serving.settings import Limits, Settings
 from hardrank.serving.store.errors import InvalidSearchError
 from hardrank.serving.store.items import NewItem
-from tests.chromium import PATIENCE_MS, needs_chromium
+from tests.chromium import needs_chromium, new_page, new_visitor
 from tests.serving.page_server import PageServer, page_server
 from tests.serving.served import build_index, encoded, new_item, paint, picture
 from tests.waiting import until
@@ -114,31 +114,14 @@ def opened(
     `expected_errors` are the ends of console errors that are allowed. `visitor` is a context that others have used:
     loading the page takes less than half the time if the browser has kept its scripts.
     """
-    context = visitor or new_visitor(browser, width=width, **options)
-    page = context.new_page()
-    requested: list[str] = []
-    errors: list[str] = []
-    page.on("request", lambda request: requested.append(request.url))
-    page.on("pageerror", lambda error: errors.append(str(error)))
-    page.on("dialog", lambda dialog: errors.append(f"dialog {dialog.message}"))
-    page.on("console", lambda line: errors.append(line.text) if line.type == "error" else None)
-    server.service.searches.clear()
-    server.service.failure = None
-    page.goto(f"{server.url}/{query}")
-    page.wait_for_selector(".hr-example")
-    yield page
-    page.close()
-    if visitor is None:
-        context.close()
-    outside = [url for url in requested if not url.startswith((f"{server.url}/", "data:", f"blob:{server.url}/"))]
-    assert not outside
-    assert not [line for line in errors if not line.endswith(tuple(expected_errors))]
-
-
-def new_visitor(browser: Any, *, width: int = 1280, **options: Any) -> Any:
-    context = browser.new_context(viewport={"width": width, "height": 800}, **options)
-    context.set_default_timeout(PATIENCE_MS)
-    return context
+    with new_page(browser, visitor=visitor, width=width, **options) as (page, log):
+        server.service.searches.clear()
+        server.service.failure = None
+        page.goto(f"{server.url}/{query}")
+        page.wait_for_selector(".hr-example")
+        yield page
+    assert not log.requested_elsewhere(f"{server.url}/")
+    assert not [line for line in log.errors if not line.endswith(tuple(expected_errors))]
 
 
 @pytest.fixture(scope="module")

@@ -12,7 +12,7 @@ import httpx
 import pytest
 
 from hardrank.serving.engine import Engine
-from tests.chromium import PATIENCE_MS, needs_chromium
+from tests.chromium import needs_chromium, new_page
 from tests.serving.process import running
 from tests.serving.served import build_index, encoded, paint, picture
 from tests.waiting import patient_client, until
@@ -85,21 +85,16 @@ def test_the_api_and_its_documentation(url: str) -> None:
 
 @needs_chromium
 def test_the_page_and_its_uploads(url: str, browser: Any) -> None:
-    context = browser.new_context()
-    context.set_default_timeout(PATIENCE_MS)
-    page = context.new_page()
-    requested: list[str] = []
-    failed: list[str] = []
-    page.on("request", lambda request: requested.append(request.url))
-    page.on("response", lambda answer: failed.append(answer.url) if answer.status >= 400 else None)
-    page.goto(f"{url}/")
-    page.click(".hr-example")
-    page.wait_for_selector("#results .hr-card")
-    page.evaluate("document.querySelector('#results .hr-results').setAttribute('data-old', '')")
-    picture_file = {"name": "x.png", "mimeType": "image/png", "buffer": encoded(picture(7))}
-    page.set_input_files("#query input[type=file]", picture_file)
-    page.wait_for_selector("#results .hr-results:not([data-old]) .hr-card")
-    assert page.get_attribute("#results .hr-card", "data-id") == "item-7"
-    context.close()
+    with new_page(browser) as (page, log):
+        failed: list[str] = []
+        page.on("response", lambda answer: failed.append(answer.url) if answer.status >= 400 else None)
+        page.goto(f"{url}/")
+        page.click(".hr-example")
+        page.wait_for_selector("#results .hr-card")
+        page.evaluate("document.querySelector('#results .hr-results').setAttribute('data-old', '')")
+        picture_file = {"name": "x.png", "mimeType": "image/png", "buffer": encoded(picture(7))}
+        page.set_input_files("#query input[type=file]", picture_file)
+        page.wait_for_selector("#results .hr-results:not([data-old]) .hr-card")
+        assert page.get_attribute("#results .hr-card", "data-id") == "item-7"
     assert not failed
-    assert not [address for address in requested if not address.startswith((f"{url}/", "data:", "blob:"))]
+    assert not log.requested_elsewhere(f"{url}/")
