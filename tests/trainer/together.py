@@ -23,8 +23,8 @@ def run_together(work: Work, folder: Path, *, size: int = 2) -> None:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
-    # The processes are copies of one that has imported Lightning, which takes seconds.
-    multiprocessing.set_forkserver_preload(["lightning"])
+    # The processes are copies of one that has imported what they need, which takes seconds.
+    multiprocessing.set_forkserver_preload(["hardrank.trainer.job_steps", "lightning"])
     start_processes(_start, args=(size, port, work, folder), nprocs=size, start_method="forkserver")
 
 

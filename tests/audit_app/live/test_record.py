@@ -2,8 +2,6 @@
 
 import hashlib
 import json
-import subprocess
-import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -27,8 +25,6 @@ from hardrank.trainer.attacks.runner import AttackEngine, AttackOptions
 from tests.audit_app.galleries import OPTIONS, random_pixels, serve_galleries
 from tests.audit_app.onnx_graphs import without_gradients
 from tests.waiting import PATIENCE_S
-
-ROOT = Path(__file__).resolve().parents[3]
 
 
 def recorded(
@@ -228,10 +224,10 @@ def test_the_command(
     _, content = recorded(served, gratings, Victim(id=served[0].gallery.ids[7]), engine=AttackOptions(steps=2))
     file = tmp_path / "attack.json"
     file.write_text(content.to_json(), encoding="utf-8")
-    command = [sys.executable, "audit_app/replay.py", str(file), "--out", str(tmp_path / "out")]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=PATIENCE_S, check=False)
-    assert (done.returncode, done.stderr) == (0, "")
-    assert "the same images" in done.stdout
+    assert main([str(file), "--out", str(tmp_path / "out")]) == 0
+    done = capsys.readouterr()
+    assert "the same images" in done.out
+    assert done.err == ""
     for name, found in content.results.items():
         data = (tmp_path / "out" / f"{name}.png").read_bytes()
         assert hashlib.sha256(data).hexdigest() == found.png_sha256

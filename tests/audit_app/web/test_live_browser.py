@@ -75,7 +75,7 @@ def test_an_attack_shows_what_the_api_answers_and_its_record_replays(
     browser: Any, server: AppServer, api: TestClient, tiny_zoo: list[Path], few_gratings: Path
 ) -> None:
     with visit(browser, server) as page:
-        long_attack(page, steps=30)
+        long_attack(page, steps=10)
         page.click(".st-key-attack button")
         finished(page)
         shown, record = rankings(page), read_record(download(page, "record"))

@@ -14,7 +14,7 @@ from hardrank.trainer.evaluation.scorecard import Scorecard
 from hardrank.trainer.runtime.processes import SINGLE_PROCESS, Processes
 from tests.trainer.together import run_together
 
-OPTIONS = RobustnessOptions(steps=3, bootstrap=20, seed_check=4)
+OPTIONS = RobustnessOptions(steps=2, bootstrap=20, seed_check=4, sanity_images=4)
 QUERIES = 11
 """In blocks of 3: the last round has less blocks than processes, and the last block is smaller."""
 

@@ -34,7 +34,7 @@ from hardrank.trainer.evaluation.scorecard import (
 )
 from tests.trainer.conftest import Small
 from tests.trainer.evaluation import measuring
-from tests.trainer.evaluation.measuring import EVERY_FIFTH, kinds
+from tests.trainer.evaluation.measuring import EVERY_FIFTH, EVERY_TENTH, kinds
 from tests.trainer.golden.cases import PAPER_TABLES
 
 QUICK = RobustnessOptions(steps=6, bootstrap=200, seed_check=0, sanity_images=0, epsilon=24 / 255)
@@ -114,14 +114,13 @@ def test_the_batch_does_not_matter(small: Small) -> None:
 def test_threads_do_not_matter(small: Small) -> None:
     before, cards = torch.get_num_threads(), []
     try:
-        for count in (1, 2, 8):
+        for count in (1, 4):
             torch.set_num_threads(count)
-            cards.append(measure(small))
+            cards.append(measure(small, queries=EVERY_TENTH))
     finally:
         torch.set_num_threads(before)
-    for card in cards[1:]:
-        for key, result in cards[0].figures.items():
-            assert card.figures[key].value == pytest.approx(result.value, abs=1e-6)
+    for key, result in cards[0].figures.items():
+        assert cards[1].figures[key].value == pytest.approx(result.value, abs=1e-6)
 
 
 def test_a_killed_evaluation_goes_on_and_ends_alike(small: Small, tmp_path: Path) -> None:
@@ -287,7 +286,7 @@ def test_too_few_steps_are_found(small: Small) -> None:
 @pytest.mark.parametrize("batch", [1, 7, 64])
 def test_an_attack_that_wins_early_has_no_falling_loss(small: Small, batch: int) -> None:
     names, options = ("LTM", "MARGIN"), RobustnessOptions(epsilon=48 / 255, bootstrap=20, seed_check=0)
-    card = measure(small, names=names, options=options, batch=batch)
+    card = measure(small, names=names, options=options, queries=EVERY_TENTH, batch=batch)
     for name in names:
         assert card.figures[name].value == 0
         np.testing.assert_array_equal(card.per_image.columns[f"{name} end loss"], 0)
@@ -297,7 +296,7 @@ def test_an_attack_that_wins_early_has_no_falling_loss(small: Small, batch: int)
 @pytest.mark.parametrize("batch", [1, 7, 64])
 def test_a_loss_that_still_falls_is_found_in_any_batch(small: Small, batch: int) -> None:
     options = RobustnessOptions(steps=6, alpha=0.5 / 255, bootstrap=50, seed_check=0)
-    card = measure(small, names=("TMA", "LTM"), options=options, batch=batch)
+    card = measure(small, names=("TMA", "LTM"), options=options, queries=EVERY_TENTH, batch=batch)
     assert {check.where for check in card.checks if check.kind is CheckKind.STILL_FALLING} == {"TMA", "LTM"}
 
 
