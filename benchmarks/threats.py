@@ -1,4 +1,4 @@
-"""How far do universal perturbations, patches and hubs get, and does a scan of the index find the hubs?
+"""How far do universal perturbations, patches and hubs get?
 
     python benchmarks/threats.py --bundle models/zoo/demo-robust
     python benchmarks/threats.py --tiny    # a try, in a minute
@@ -6,14 +6,13 @@
 On a sample of a bundle's test images, within ε = 8/255 where ε applies. Universal perturbations and hubs: the mean over
 `--seeds` draws of targets, starts and images to learn on, with its range; all else: one seed. Intervals are 95 %
 bootstrap intervals over the images, of the first seed. Hubs are made with the margin, with the mean similarity, and
-with the margin by APGD with `--long-steps` steps. Then `--planted` of them at a time take the places of their images
-in the gallery, and the scan of `hardrank scan` looks for them. The result goes to benchmarks/results/threats.json, by
-bundle.
+with the margin by APGD with `--long-steps` steps; whether a scan finds them, `hub_scan.py` measures. The result goes to
+benchmarks/results/threats.json, by bundle.
 """
 
 import json
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, ClassVar
@@ -26,8 +25,6 @@ from benchmarks.attacks import Options as Bundle
 from benchmarks.attacks import Setting, load_setting
 from benchmarks.command import RESULTS, ROOT, BenchmarkOptions, parse_options
 from hardrank.models.folded import FoldedEmbedder
-from hardrank.serving.inspection.hubs import hub_scores, k_occurrences
-from hardrank.serving.inspection.scan import ScanOptions
 from hardrank.trainer.attacks.attack import Gallery, victims_in
 from hardrank.trainer.attacks.registry import make_attack
 from hardrank.trainer.attacks.runner import AttackEngine, AttackOptions, run_attack
@@ -44,7 +41,7 @@ BATCH = 50
 class Options(BenchmarkOptions):
     """Options of this benchmark."""
 
-    TINY: ClassVar[dict[str, Any]] = {"images": 4, "steps": 2, "long_steps": 2, "seeds": 1, "epochs": 1, "planted": 2}
+    TINY: ClassVar[dict[str, Any]] = {"images": 4, "steps": 2, "long_steps": 2, "seeds": 1, "epochs": 1}
 
     bundle: Path = ROOT / "models/zoo/demo-robust"
     """The trained model."""
@@ -62,8 +59,6 @@ class Options(BenchmarkOptions):
     """Passes over the images that universal perturbations are learnt on."""
     goals: tuple[str, ...] = ("ES", "TMA", "QA+", "CA+")
     """Attacks whose goals universal perturbations and patches pursue."""
-    planted: int = 8
-    """Hubs in the gallery at a time when it is scanned."""
 
 
 def measure(options: Options) -> dict[str, Any]:
@@ -96,14 +91,12 @@ def measure(options: Options) -> dict[str, Any]:
         return found
 
     universal = [threat("universal", seed) for seed in range(options.seeds)]
-    hubs, planted = measure_hubs(network, setting, rows, options, base)
     return {
         "images": len(rows),
         "gallery": list(setting.gallery.shape),
         "epsilon": base.epsilon,
         "universal": _over_seeds(universal),
-        "hub": hubs,
-        "scan": scan_hubs(setting, rows, planted, options.planted),
+        "hub": measure_hubs(network, setting, rows, options, base),
         "patch": _over_seeds([threat("patch", 0)]),
     }
 
@@ -132,8 +125,8 @@ def _over_seeds(results: Sequence[ThreatResult]) -> dict[str, Any]:
 
 def measure_hubs(
     network: FoldedEmbedder, setting: Setting, rows: Tensor, options: Options, base: RobustnessOptions
-) -> tuple[dict[str, Any], dict[str, Tensor]]:
-    """Return the share of queries that hubs reach, by how they are made, and the embeddings (n,D) of the first seed."""
+) -> dict[str, Any]:
+    """Return the share of queries that hubs reach, by how they are made."""
     gallery = Gallery(setting.gallery, setting.labels)
     provide = bytes_provider(setting.pixels)
     usual = AttackOptions(epsilon=base.epsilon, alpha=base.alpha, steps=options.steps)
@@ -144,7 +137,6 @@ def measure_hubs(
         "margin, longer": ("margin", longer, 1),
     }
     found: dict[str, Any] = {}
-    reached: dict[str, Tensor] = {}
     for way, (loss, engine, seeds) in ways.items():
         shares: list[Tensor] = []
         for seed in range(seeds):
@@ -162,8 +154,6 @@ def measure_hubs(
             ]
             shares.append(torch.cat([result.after[:, 0] for result in results]))
             before = torch.cat([result.before[:, 0] for result in results])
-            if seed == 0:
-                reached[way] = torch.cat([result.embeddings for result in results])
         low, high = bootstrap_interval(shares[0][:, None].double().numpy(), seed=0, resamples=1000)
         means = [share.mean().item() for share in shares]
         found[way] = {
@@ -178,37 +168,7 @@ def measure_hubs(
             "engine": engine.engine.value,
         }
         print(f"{options.bundle.name}, hub, {way}: {found[way]}", flush=True)
-    return found, reached
-
-
-def scan_hubs(setting: Setting, rows: Tensor, planted: Mapping[str, Tensor], count: int) -> dict[str, Any]:
-    """Return the share of hubs, and of all other items, that a scan flags, in %, by how the hubs were made.
-
-    `count` hubs at a time take the places of their images.
-    """
-    labels = torch.unique(setting.labels, return_inverse=True)[1].numpy().astype(np.int32)
-    scan = ScanOptions()
-
-    def flagged(vectors: Tensor) -> np.ndarray:
-        points = np.ascontiguousarray(vectors.numpy(), dtype=np.float32)
-        scores = hub_scores(points, labels, k_occurrences(points, scan.k)).combined
-        return np.asarray(scores > scan.threshold)
-
-    result: dict[str, Any] = {"clean": {"others_flagged": round(100 * float(flagged(setting.gallery).mean()), 3)}}
-    for way, embeddings in planted.items():
-        hits: list[np.ndarray] = []
-        others: list[float] = []
-        for places in torch.arange(len(rows)).split(count):
-            vectors = setting.gallery.clone()
-            vectors[rows[places]] = embeddings[places]
-            found = flagged(vectors)
-            hits.append(found[rows[places].numpy()])
-            others.append(float(np.delete(found, rows[places].numpy()).mean()))
-        result[way] = {
-            "found": round(100 * float(np.concatenate(hits).mean()), 2),
-            "others_flagged": round(100 * float(np.mean(others)), 3),
-        }
-    return {"k": scan.k, "threshold": scan.threshold, "planted": count, "flagged": result}
+    return found
 
 
 def main() -> None:
@@ -221,7 +181,7 @@ def main() -> None:
         "threats",
         {
             "command": "python benchmarks/threats.py --bundle models/zoo/NAME",
-            "what": "what universal perturbations, patches and hubs achieve, and what a scan finds, by bundle",
+            "what": "what universal perturbations, patches and hubs achieve, by bundle",
             "bundles": {**known, options.bundle.name: measured},
             "hardware": hardware(torch.device("cpu"), low_precision=False),
             "versions": versions(),

@@ -23,7 +23,7 @@ class ScanOptions:
 
     k: int = 10
     """Neighbors of an item."""
-    threshold: float = 4.5
+    threshold: float = 2.9
     """Robust z-score above which an item is suspicious."""
     queries: int = 20_000
     """Largest number of items to search with; a random sample if the index has more."""

@@ -99,8 +99,9 @@ class DecodingProcess:
                 stdout=subprocess.PIPE,
                 stderr=subprocess.DEVNULL,
                 env={**os.environ, "PYTHONPATH": path},
-                # Ctrl+C is for the server, which then closes this process.
-                start_new_session=True,
+                # Ctrl+C is for the server, which then closes this process. In a session of its own, Linux would share
+                # the cores equally between it and the server, whatever its niceness (autogroups, sched(7)).
+                process_group=0,
             )
         return self._process
 

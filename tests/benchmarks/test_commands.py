@@ -18,6 +18,7 @@ TINY = {
     "families": "",
     "hostile_images": "",
     "hm_step": "--bundle {zoo}/demo-robust",
+    "hub_scan": "--bundles {zoo}/demo-benign",
     "index_build": "",
     "index_million": "",
     "live_attack": "--zoo {zoo}",

@@ -65,7 +65,38 @@ def test_planted_hubs_are_found_among_few_others(
     assert found.counts[items:].min() > 4 * found.expected  # else they are no hubs
     flagged = hub_scores(vectors, label_numbers, found).combined > THRESHOLD
     assert flagged[items:].mean() >= 0.9
-    assert flagged[:items].mean() <= 0.005
+    # Galleries without clusters have hubs of their own, which a scan may list.
+    assert (flagged[:items] & (found.counts[:items] < 3 * found.expected)).mean() <= 0.005
+
+
+def test_queries_near_to_each_other_count_less() -> None:
+    """As many items have the hub and the middle of a cluster among their nearest; those of the hub are unrelated."""
+    generator = np.random.default_rng(0)
+    centers = np.eye(40, dtype=np.float32)
+    members = np.repeat(centers[:1], 20, axis=0) + 0.05 * generator.normal(size=(20, 40))
+    pairs = np.repeat(centers[1:], 2, axis=0) + 0.05 * generator.normal(size=(78, 40))
+    vectors = _unit(np.concatenate([members.mean(0, keepdims=True), pairs[::4].mean(0, keepdims=True), members, pairs]))
+    found = k_occurrences(vectors, 3)
+    middle, hub = 0, 1
+    assert found.counts[middle] >= 15
+    assert found.counts[hub] >= 15
+    assert found.unrelated[hub] > 2 * found.unrelated[middle]
+    assert (found.unrelated <= found.counts + 1e-9).all()
+    assert (found.unrelated >= np.sqrt(found.counts) / 2).all()
+
+
+@pytest.mark.parametrize("step", [1, 3])
+def test_unrelated_occurrences_equal_those_of_a_loop(step: int) -> None:
+    vectors = unit_vectors(90)
+    queries = np.arange(0, 90, step)
+    found = k_occurrences(vectors, 6, queries=queries)
+    nearest = {query: set(row) for query, row in zip(queries.tolist(), found.neighbors.tolist(), strict=True)}
+    expected = np.zeros(90)
+    for item in range(90):
+        own = {query for query in nearest if item in nearest[query]}
+        for query in own:
+            expected[item] += 1 / np.sqrt(1 + len(own & nearest[query]))
+    assert np.allclose(found.unrelated, expected, rtol=1e-12)
 
 
 def test_a_hub_may_be_unusual_in_its_label_only() -> None:
@@ -74,7 +105,9 @@ def test_a_hub_may_be_unusual_in_its_label_only() -> None:
     counts = (np.append(roots, 6.5) ** 2).round().astype(np.int64)
     labels = np.array([0] * 200 + [1] * 201, dtype=np.int32)
     none = np.empty((0, 10), dtype=np.int64)
-    occurrences = Occurrences(k=10, queries=401, neighbors=none, counts=counts, expected=float(counts.mean()))
+    occurrences = Occurrences(
+        k=10, queries=401, neighbors=none, counts=counts, unrelated=1.0 * counts, expected=float(counts.mean())
+    )
     scores = hub_scores(unit_vectors(401), labels, occurrences)
     assert scores.in_label[-1] == scores.in_label.max() > THRESHOLD
     assert scores.overall[-1] < THRESHOLD
@@ -107,8 +140,9 @@ def test_memory_is_bounded_in_large_galleries() -> None:
 
 def test_robust_scores_ignore_outliers() -> None:
     values = np.random.default_rng(0).normal(size=10_000)
-    assert np.abs(robust_z(values)).std() == pytest.approx(values.std() * 0.6, abs=0.05)
-    assert robust_z(np.append(values, 1000.0))[-1] > 900
+    assert robust_z(values).std() == pytest.approx(1, abs=0.05)
+    assert robust_z(np.append(values, [1000.0] * 100))[-1] > 800
+    assert robust_z(np.append(values[:100], 1000.0))[-1] > 700
     assert robust_z(np.full(5, 3.0)).tolist() == [0.0] * 5
 
 
@@ -147,7 +181,8 @@ def test_the_command_lists_hubs_and_disagreements(
     assert "600 items" in shown
     assert "item-600" in shown
     written = json.loads(report.read_text())
-    assert [hub["id"] for hub in written["hubs"]] == ["item-600"]
+    assert written["hubs"][0]["id"] == "item-600"
+    assert len(written["hubs"]) <= 6  # 1 % of a gallery without clusters, which has hubs of its own
     assert written["disagreements"][0]["id"] == "item-7"
     assert len(written["disagreements"]) == 600
     assert main(["--index", one, "--queries", "50"]) == 0

@@ -73,6 +73,16 @@ def test_a_process_that_was_killed_is_started_again(process: DecodingProcess) ->
     assert process.decode(encoded(), SIZES, DEFAULT_LIMITS, thumbnail=0).width == 120
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="other systems schedule in another way")
+def test_its_priority_is_compared_with_that_of_the_server(process: DecodingProcess) -> None:
+    """A process in a session of its own gets an equal share of the cores, whatever its niceness (autogroups)."""
+    process.decode(encoded(), SIZES, DEFAULT_LIMITS, thumbnail=0)
+    assert process.pid is not None
+    assert os.getpriority(os.PRIO_PROCESS, process.pid) == 19
+    assert os.getsid(process.pid) == os.getsid(0)
+    assert os.getpgid(process.pid) != os.getpgid(0)  # Ctrl+C is for the server alone
+
+
 def test_time_is_limited() -> None:
     process = DecodingProcess(timeout_s=0.05)  # less than the process takes to start
     with pytest.raises(ImageTooLargeError, match=r"more than 0\.05 s"):
