@@ -2,11 +2,14 @@
 
 `hardrank audit --entry ABOUT.json` writes an entry, NAME.entry.json, for each model. Put entries into one folder; each
 table of the page compares those with the same gallery and budget. The page needs no network. It states the admission
-rules; entries that break one are refused, with the reason.
+rules; entries that break one are refused, with the reason. The card of a bundle that was trained with
+--evaluation.strong-images makes an entry without another audit.
 
 Examples:
   Write entries/leaderboard.html:
     {command} entries
+  First add an entry of a bundle, from its card:
+    {command} entries --bundle models/zoo/caltech101-robust --about about.json
   Write the page elsewhere:
     {command} entries --out site/index.html
 
@@ -23,7 +26,11 @@ import tyro
 from rich.console import Console
 from rich.markup import escape
 
+from hardrank.audit_app.entries.entry import SUFFIX, EntryError, read_about
+from hardrank.audit_app.entries.making import make_entry_of_card
 from hardrank.audit_app.entries.page import Leaderboard, read_leaderboard, render_leaderboard
+from hardrank.audit_app.gallery.image_gallery import from_run
+from hardrank.models.bundle import load_card
 from hardrank.models.errors import HardrankError
 from hardrank.models.files import write_text
 from hardrank.models.home import typed
@@ -37,6 +44,14 @@ class Command:
 
     folder: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="DIR")]
     """Folder of the entries, *.json."""
+    bundle: Annotated[Path | None, tyro.conf.arg(metavar="BUNDLE", help_behavior_hint="(default: none)")] = None
+    """Bundle whose card becomes an entry, NAME.entry.json in DIR."""
+    about: Annotated[Path | None, tyro.conf.arg(metavar="JSON", help_behavior_hint="(default: none)")] = None
+    """What the authors of the bundle say about it; see docs/leaderboard.md."""
+    data_root: Annotated[Path | None, tyro.conf.arg(metavar="DIR", help_behavior_hint="(default: as in training)")] = (
+        None
+    )
+    """Folder of the bundle's images, if they have moved since training."""
     out: Annotated[
         Path | None, tyro.conf.arg(metavar="HTML", help_behavior_hint="(default: leaderboard.html in DIR)")
     ] = None
@@ -54,6 +69,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     out = command.out or command.folder / PAGE
     try:
+        if command.bundle is not None or command.about is not None:
+            _add_bundle(command)
         board = read_leaderboard(command.folder)
         write_text(out, render_leaderboard(board))
     except (HardrankError, OSError) as error:
@@ -61,6 +78,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 2
     _print(board, out, console, errors)
     return 1 if board.refused else 0
+
+
+def _add_bundle(command: Command) -> None:
+    """Write the entry of a bundle; raises `HardrankError`."""
+    if command.bundle is None or command.about is None:
+        raise EntryError("an entry of a bundle needs both --bundle and --about")
+    about, card = read_about(command.about), load_card(command.bundle)
+    entry = make_entry_of_card(card, from_run(command.bundle, data_root=command.data_root), about)
+    write_text(command.folder / f"{card.name}{SUFFIX}", entry.model_dump_json(indent=2) + "\n")
 
 
 def _print(board: Leaderboard, out: Path, console: Console, errors: Console) -> None:

@@ -1,4 +1,4 @@
-"""Makes entries of a leaderboard from the report of an audit."""
+"""Makes entries of a leaderboard: from the report of an audit, or from what training measured."""
 
 import math
 from typing import Final
@@ -13,7 +13,11 @@ from hardrank.audit_app.entries.entry import (
     MeanEntry,
     ThreatModelEntry,
 )
-from hardrank.audit_app.results.schema import AuditReport, ModelEntry, StrongEntry
+from hardrank.audit_app.gallery.image_gallery import ImageGallery
+from hardrank.audit_app.results.schema import WHITE_BOX, AuditReport, ModelEntry, StrongEntry
+from hardrank.audit_app.results.scores import ModelScores, scores_of_card, scores_of_model
+from hardrank.models.bundle import ONNX
+from hardrank.models.card import Card
 
 _Z: Final = 1.959963984540054
 """The 97.5 % quantile of the normal distribution."""
@@ -31,6 +35,9 @@ def make_entry(report: AuditReport, model: ModelEntry, about: AboutModel) -> Lea
         EntryError: The audit lacks something that an entry needs: retrieval, ERS, the strong ERS or MARGIN.
     """
     settings, gallery = report.settings, report.settings.gallery
+    if model.benign is None:
+        raise EntryError(f"{model.name}: no class has two images, so an entry lacks Recall@1; give a labeled gallery")
+    scores = scores_of_model(report, model)
     return LeaderboardEntry(
         about=about,
         model_sha256=model.sha256,
@@ -44,8 +51,8 @@ def make_entry(report: AuditReport, model: ModelEntry, about: AboutModel) -> Lea
             gtm=str(settings.attacks.get("GTM", {}).get("unmatched", "")),
         ),
         gallery=GalleryIdentity(name=gallery.name, sha256=gallery.sha256, items=gallery.items, classes=gallery.classes),
-        clean=_clean(model),
-        attacked=_attacked(model),
+        clean=_clean(scores, model.benign.queries),
+        attacked=_attacked(scores, "audit with --attacks all, gradients and --strong-images 32 or more"),
         unreliable=list(dict.fromkeys(check.kind for check in model.checks)),
         seed=settings.seed,
         command=report.command,
@@ -53,29 +60,68 @@ def make_entry(report: AuditReport, model: ModelEntry, about: AboutModel) -> Lea
     )
 
 
-def _clean(model: ModelEntry) -> CleanEntry:
-    benign = model.benign
-    if benign is None:
-        raise EntryError(f"{model.name}: no class has two images, so an entry lacks Recall@1; give a labeled gallery")
-    return CleanEntry(
-        recall_at_1=wilson_interval(benign.recall_at_1, benign.queries),
-        mean_cosine=benign.mean_cosine,
-        queries=benign.queries,
+def make_entry_of_card(card: Card, gallery: ImageGallery, about: AboutModel) -> LeaderboardEntry:
+    """Make the entry of a bundle from its card, without another audit.
+
+    Args:
+        card: The card of a model that was trained with `evaluation.strong_images`.
+        gallery: The test images of its training.
+        about: What its authors say about it.
+
+    Raises:
+        EntryError: The card lacks something that an entry needs, or has measured another number of images.
+    """
+    scores, found = scores_of_card(card), card.robustness
+    remedy = "train with --evaluation.strong-images 32, or audit it with --entry"
+    if scores is None or found is None:
+        raise EntryError(f"{card.name}: the card has no scorecard; {remedy}")
+    if scores.gallery != len(gallery):
+        raise EntryError(
+            f"{card.name}: the card has measured {scores.gallery} images, and the gallery has {len(gallery)}; give the "
+            "images that it was trained with"
+        )
+    options, attacks = found["options"], found["attacks"]
+    return LeaderboardEntry(
+        about=about,
+        model_sha256=card.files[ONNX].sha256,
+        defense=card.defense,
+        threat_model=ThreatModelEntry(
+            norm="l2" if options.get("norm") == "l2" else "linf",
+            epsilon=options["epsilon"],
+            alpha=options["alpha"],
+            steps=options["steps"],
+            knowledge=WHITE_BOX,
+            gtm=str(attacks.get("GTM", {}).get("unmatched", "")),
+        ),
+        gallery=GalleryIdentity(
+            name=gallery.name, sha256=gallery.digest(), items=len(gallery), classes=gallery.labelled_classes
+        ),
+        clean=_clean(scores, int(card.metrics["queries"])),
+        attacked=_attacked(scores, remedy),
+        unreliable=list(dict.fromkeys(check.kind for check in scores.checks)),
+        seed=found["seeds"][0],
+        command=card.command,
+        versions=card.versions,
     )
 
 
-def _attacked(model: ModelEntry) -> AttackedEntry:
-    strong, worst = model.strong, model.worst_case_recall
-    if model.ers is None or strong is None or strong.ers is None or worst is None:
-        raise EntryError(
-            f"{model.name}: an entry needs ERS, the strong ERS and the worst case of Recall@1; audit with --attacks "
-            "all, gradients and --strong-images 32 or more"
-        )
-    recall = wilson_interval(worst / 100, model.n)
+def _clean(scores: ModelScores, queries: int) -> CleanEntry:
+    return CleanEntry(
+        recall_at_1=wilson_interval(scores.benign["recall_at_1"], queries),
+        mean_cosine=scores.benign["mean_cosine"],
+        queries=queries,
+    )
+
+
+def _attacked(scores: ModelScores, remedy: str) -> AttackedEntry:
+    strong, worst = scores.strong, scores.worst_case_recall
+    if not scores.complete or strong is None or strong.ers is None or worst is None:
+        raise EntryError(f"{scores.name}: an entry needs ERS, the strong ERS and the worst case of Recall@1; {remedy}")
+    recall = wilson_interval(worst / 100, scores.n)
     return AttackedEntry(
-        n=model.n,
-        ers=_mean(model.ers, model.ers_low, model.ers_high),
-        figures={key: _mean(found.value, found.low, found.high) for key, found in model.figures.items()},
+        n=scores.n,
+        ers=_mean(scores.score, scores.low, scores.high),
+        figures={key: _mean(found.value, found.low, found.high) for key, found in scores.figures.items()},
         strong_ers=_mean(strong.ers, strong.ers_low, strong.ers_high),
         strong_images=strong.n,
         worst_case_recall=_mean(100 * recall.value, 100 * recall.low, 100 * recall.high),

@@ -123,10 +123,11 @@ def split_by_knowledge(models: Sequence[ModelScores]) -> list[list[tuple[int, Mo
 
 def scores_of_report(report: AuditReport) -> list[ModelScores]:
     """Return the scores of each model in a report."""
-    return [_of_model(report, model) for model in report.models]
+    return [scores_of_model(report, model) for model in report.models]
 
 
-def _of_model(report: AuditReport, model: ModelEntry) -> ModelScores:
+def scores_of_model(report: AuditReport, model: ModelEntry) -> ModelScores:
+    """Return the scores of one model of a report."""
     score = model.score if model.ers is None else model.ers
     method = f"{model.method['name']}, {model.queries} queries" if model.queries is not None else model.method["name"]
     return ModelScores(

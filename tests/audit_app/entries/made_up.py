@@ -5,6 +5,7 @@ from typing import Any
 from hardrank.audit_app.entries.entry import AboutModel, LeaderboardEntry
 from hardrank.audit_app.entries.making import make_entry
 from hardrank.audit_app.results.schema import AuditReport, FigureEntry, ModelEntry
+from hardrank.models.card import Card
 from hardrank.trainer.attacks.registry import SCORECARD, known_figures
 from hardrank.trainer.evaluation.scorecard import ERS_KEYS, ers
 from tests.audit_app.reports import make_made_up, make_model, make_strong
@@ -51,6 +52,26 @@ def make_audited(name: str = "robust", *, shift: float = 0.0, strong: float = 38
 
 def make_audit(*models: ModelEntry, **settings: Any) -> AuditReport:
     return make_made_up(*(models or (make_audited(),)), **{"attacks": ATTACKS, **settings})
+
+
+def make_measured_card(card: Card, *, gallery: int, **changes: Any) -> Card:
+    """The card as training writes it where the strong ERS is measured."""
+    model = make_audited()
+    assert model.strong is not None
+    scales = {"unit", "help", "attacked", "resisted"}
+    robustness = {
+        "figures": {key: figure.model_dump(exclude=scales) for key, figure in model.figures.items()},
+        **model.model_dump(include={"ers", "ers_low", "ers_high", "worst_case_recall", "n", "mean_cosine"}),
+        "checks": [],
+        "gallery": gallery,
+        "seeds": [3, 4],
+        "options": {"norm": "linf", "epsilon": 8 / 255, "alpha": 3 / 255, "steps": 32},
+        "attacks": ATTACKS,
+        "strong": model.strong.model_dump(),
+        **changes,
+    }
+    metrics = {"recall_at_1": 0.5, "mean_cosine": 0.1, "queries": float(gallery)}
+    return card.model_copy(update={"robustness": robustness, "metrics": metrics})
 
 
 def make_made_up_entry(

@@ -8,12 +8,20 @@ import pytest
 
 from hardrank.audit_app.entries.admission import RULES, refusal, repeated
 from hardrank.audit_app.entries.entry import EntryError, LeaderboardEntry, read_about, read_entry
-from hardrank.audit_app.entries.making import make_entry, wilson_interval
+from hardrank.audit_app.entries.making import make_entry, make_entry_of_card, wilson_interval
 from hardrank.audit_app.entries.page import comparable_entries, read_leaderboard, render_leaderboard
+from hardrank.audit_app.gallery.image_gallery import from_images
 from hardrank.audit_app.leaderboard import main
 from hardrank.audit_app.results.schema import CheckEntry
+from hardrank.models.bundle import load_card
 from hardrank.trainer.runtime.launch import ROOT
-from tests.audit_app.entries.made_up import make_about, make_audit, make_audited, make_made_up_entry
+from tests.audit_app.entries.made_up import (
+    make_about,
+    make_audit,
+    make_audited,
+    make_made_up_entry,
+    make_measured_card,
+)
 
 HOSTILE = "<script>alert(1)</script>"
 
@@ -67,6 +75,25 @@ def test_a_report_without_what_an_entry_needs_is_refused() -> None:
     model = make_audited().model_copy(update={"benign": None})
     with pytest.raises(EntryError, match="labeled gallery"):
         make_entry(make_audit(model), model, make_about())
+
+
+def test_an_entry_of_a_card_equals_that_of_a_report(tiny_zoo: list[Path], gratings: Path) -> None:
+    gallery, card = from_images(gratings), load_card(tiny_zoo[0])
+    measured = make_measured_card(card, gallery=len(gallery))
+    entry = make_entry_of_card(measured, gallery, make_about())
+    model = make_audited()
+    reported = make_entry(make_audit(model), model, make_about())
+    assert entry.attacked == reported.attacked
+    assert entry.threat_model == reported.threat_model
+    assert entry.gallery.sha256 == gallery.digest()
+    assert entry.model_sha256 == card.files["model.onnx"].sha256
+    assert (entry.seed, entry.command) == (3, card.command)
+    assert refusal(entry) is None
+    for changes, named in (({"strong": None}, "strong ERS"), ({"gallery": 9}, "9 images")):
+        with pytest.raises(EntryError, match=named):
+            make_entry_of_card(make_measured_card(card, **{"gallery": len(gallery), **changes}), gallery, make_about())
+    with pytest.raises(EntryError, match="no scorecard"):
+        make_entry_of_card(card.model_copy(update={"robustness": None}), gallery, make_about())
 
 
 @pytest.mark.parametrize(
