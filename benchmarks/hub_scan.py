@@ -44,7 +44,8 @@ from hardrank.trainer.attacks.attack import Gallery, Victims
 from hardrank.trainer.attacks.registry import make_attack
 from hardrank.trainer.attacks.runner import AttackOptions, run_attack
 from hardrank.trainer.config import parse_config
-from hardrank.trainer.data import DataOptions, load_dataset
+from hardrank.trainer.data import load_dataset
+from hardrank.trainer.data.dataset import DataOptions
 from hardrank.trainer.data.store import ImageStore
 from hardrank.trainer.metric.distances import ABSENT
 from hardrank.trainer.runtime.environment import hardware, versions

@@ -59,7 +59,8 @@ def collect(zoo: Path, names: Sequence[str]) -> dict[str, Any]:
         cards = {kind: load_card(zoo / f"{name}-{kind}") for kind in ("benign", "robust")}
         last = cards["robust"]
         runs[name] = {
-            "command": f"python trainer/run.py {last.recipe}",
+            "command": f"python trainer/run.py {last.recipe}"
+            + (f" --size {last.architecture.image_size}" if name != last.recipe else ""),
             "data": {key: last.data[key] for key in ("sha256", "train", "test")},
             "seeds": last.seeds,
             "models": {kind: figures(card) for kind, card in cards.items()},

@@ -7,7 +7,7 @@ The robust model of a recipe is trained as by `hardrank train`, and measured sev
 triplets: Recall@1 on all test images, and the ERS of a few at each budget. An interrupted command continues where it
 stopped. The learning rate falls over the whole training, so a training that is planned shorter reaches more in the same
 time. Seconds are those of training alone. The result goes to benchmarks/results/training_curve_NAME.json, and its
-plot to docs/results/training_curve_NAME.svg, NAME being the recipe and the size.
+plot to docs/figures/training_curve_NAME.svg, NAME being the recipe and the size.
 """
 
 import json
@@ -219,7 +219,7 @@ def main() -> None:
         result = train(options, report)
     options.write(options.name, result)
     if not options.tiny:
-        draw(result["points"], ROOT / "docs" / "results" / f"{options.name}.svg")
+        draw(result["points"], ROOT / "docs" / "figures" / f"{options.name}.svg")
 
 
 if __name__ == "__main__":

@@ -61,7 +61,7 @@ def test_benchmark_figures_match_their_file(row: Row) -> None:
     file, path = re.findall(r"`([^`]+)`", row["figure"])
     value: Any = json.loads((RESULTS / file).read_text(encoding="utf-8"))
     for key in path.split("/"):
-        value = value[key]
+        value = value[int(key) if isinstance(value, list) else key]
     assert_figure(row["result"], value)
 
 

@@ -89,9 +89,12 @@ def test_an_entry_of_a_card_equals_that_of_a_report(tiny_zoo: list[Path], gratin
     assert entry.model_sha256 == card.files["model.onnx"].sha256
     assert (entry.seed, entry.command) == (3, card.command)
     assert refusal(entry) is None
-    for changes, named in (({"strong": None}, "strong ERS"), ({"gallery": 9}, "9 images")):
+    for other, named in (
+        (make_measured_card(card, gallery=len(gallery), strong=None), "strong ERS"),
+        (make_measured_card(card, gallery=9), "9 images"),
+    ):
         with pytest.raises(EntryError, match=named):
-            make_entry_of_card(make_measured_card(card, **{"gallery": len(gallery), **changes}), gallery, make_about())
+            make_entry_of_card(other, gallery, make_about())
     with pytest.raises(EntryError, match="no scorecard"):
         make_entry_of_card(card.model_copy(update={"robustness": None}), gallery, make_about())
 

@@ -106,7 +106,12 @@ def test_a_hub_may_be_unusual_in_its_label_only() -> None:
     labels = np.array([0] * 200 + [1] * 201, dtype=np.int32)
     none = np.empty((0, 10), dtype=np.int64)
     occurrences = Occurrences(
-        k=10, queries=401, neighbors=none, counts=counts, unrelated=1.0 * counts, expected=float(counts.mean())
+        k=10,
+        queries=401,
+        neighbors=none,
+        counts=counts,
+        unrelated=counts.astype(np.float64),
+        expected=float(counts.mean()),
     )
     scores = hub_scores(unit_vectors(401), labels, occurrences)
     assert scores.in_label[-1] == scores.in_label.max() > THRESHOLD
