@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from safetensors.torch import save_file
 from torch import Tensor
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from hardrank.models.bundle import ONNX, WEIGHTS
 from hardrank.models.embedder import Embedder
@@ -75,7 +76,13 @@ def export_onnx(embedder: Embedder, path: Path) -> None:
     quiet = io.StringIO()
     logging.getLogger("torch.onnx").setLevel(logging.ERROR)
     try:
-        with warnings.catch_warnings(), redirect_stdout(quiet), redirect_stderr(quiet):
+        with (
+            warnings.catch_warnings(),
+            redirect_stdout(quiet),
+            redirect_stderr(quiet),
+            # Fused attention returns other strides than its decomposition, which the exporter then cannot reshape.
+            sdpa_kernel(SDPBackend.MATH),
+        ):
             warnings.simplefilter("ignore")
             program = torch.onnx.export(
                 embedder.cpu().float().eval(),

@@ -39,6 +39,7 @@ from hardrank.trainer.evaluation.diagnostics import (
     check_large_budget,
     check_search,
     compare_seeds,
+    random_recall,
     sanity_figures,
 )
 from hardrank.trainer.evaluation.journal import Journal
@@ -199,7 +200,9 @@ def measure_robustness(
         passes += runs.passes
         checks += [
             *check_search(runs),
-            *check_large_budget(runs, pair_distance=(2 - 2 * mean_cosine(gallery)) ** 0.5),
+            *check_large_budget(
+                runs, pair_distance=(2 - 2 * mean_cosine(gallery)) ** 0.5, chance=random_recall(store.labels)
+            ),
             *check_gradient(runs),
         ]
     if options.seed_check:

@@ -21,6 +21,7 @@ from hardrank.trainer.evaluation.diagnostics import (
     check_gradient,
     check_large_budget,
     check_search,
+    random_recall,
 )
 from hardrank.trainer.evaluation.robustness import RobustnessOptions
 from hardrank.trainer.evaluation.sanity import SanityRuns, require_evaluation_mode
@@ -239,15 +240,25 @@ def runs(**changes: Any) -> SanityRuns:
     return SanityRuns(**{**honest, **changes})
 
 
+def test_random_recall_is_that_of_a_loop() -> None:
+    labels = torch.tensor([0, 0, 0, 1, 1, 2])
+    mean = np.mean([sum(labels[j] == labels[i] for j in range(6) if j != i) / 5 for i in range(5)])
+    assert random_recall(labels) == pytest.approx(float(mean), rel=1e-6)
+    assert random_recall(torch.tensor([0, 1])) == 0
+
+
 def test_thresholds_of_the_sanity_runs() -> None:
     assert not check_search(runs())
     assert not check_search(runs(search_shift=None))
     assert not check_search(runs(search_shift=np.full(8, 1.009)))
     assert check_search(runs(search_shift=np.full(8, 1.011)))
-    assert not check_large_budget(runs(), pair_distance=1.4)
-    assert check_large_budget(runs(large_shift=np.full(8, 0.69)), pair_distance=1.4)
-    assert not check_large_budget(runs(large_shift=np.full(8, 0.71)), pair_distance=1.4)
-    assert check_large_budget(runs(large_recall=np.array([100.0] + 7 * [0.0])), pair_distance=1.4)
+    assert not check_large_budget(runs(), pair_distance=1.4, chance=0.02)
+    assert check_large_budget(runs(large_shift=np.full(8, 0.69)), pair_distance=1.4, chance=0.02)
+    assert not check_large_budget(runs(large_shift=np.full(8, 0.71)), pair_distance=1.4, chance=0.02)
+    assert check_large_budget(runs(large_recall=np.array([100.0] + 7 * [0.0])), pair_distance=1.4, chance=0.02)
+    half = np.array(4 * [100.0] + 4 * [0.0])
+    assert not check_large_budget(runs(large_recall=half), pair_distance=1.4, chance=0.25)  # 0.25 + 2 · 0.153
+    assert check_large_budget(runs(large_recall=half), pair_distance=1.4, chance=0.15)
     assert not check_gradient(runs())
     assert not check_gradient(runs(actual=np.full(8, 0.011)))
     assert check_gradient(runs(actual=np.full(8, 0.009)))
