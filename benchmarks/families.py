@@ -78,7 +78,7 @@ class Options(BenchmarkOptions):
     TINY: ClassVar[dict[str, Any]] = {"only": ("timm/lcnet_050",)}
 
     only: tuple[str, ...] = ()
-    """Names of networks; all by default."""
+    """Names of networks, with or without @SIZE; all by default."""
     again: bool = False
     """Check networks that have a result."""
     page: bool = False
@@ -215,7 +215,10 @@ def main() -> None:
 
 def chosen(only: Sequence[str]) -> list[str]:
     """The networks with these names; all if there are none."""
-    return [spec for spec in (*FAST, *SLOW) if not only or spec.partition("@")[0] in only]
+    known = [*FAST, *SLOW]
+    if unknown := set(only) - {name for spec in known for name in (spec, spec.partition("@")[0])}:
+        raise SystemExit(f"not among the networks of this benchmark: {', '.join(sorted(unknown))}")
+    return [spec for spec in known if not only or {spec, spec.partition("@")[0]} & set(only)]
 
 
 if __name__ == "__main__":

@@ -115,7 +115,7 @@ class Images:
     labels: Tensor
     """(N,)."""
     seed: int
-    """Seed of the demo data set; 0 for another data set."""
+    """Seed of the data set: that of the drawn images, or of the split."""
 
 
 @cache

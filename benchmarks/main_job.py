@@ -60,7 +60,11 @@ def collect(zoo: Path, names: Sequence[str]) -> dict[str, Any]:
         last = cards["robust"]
         runs[name] = {
             "command": f"python trainer/run.py {last.recipe}"
-            + (f" --size {last.architecture.image_size}" if name != last.recipe else ""),
+            + (
+                f" --size {last.architecture.image_size}"
+                if name == f"{last.recipe}-{last.architecture.image_size}"
+                else ""
+            ),
             "data": {key: last.data[key] for key in ("sha256", "train", "test")},
             "seeds": last.seeds,
             "models": {kind: figures(card) for kind, card in cards.items()},

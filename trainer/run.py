@@ -25,8 +25,8 @@ from hardrank.trainer.attacks.gtm import Unmatched
 from hardrank.trainer.attacks.registry import known_figures
 from hardrank.trainer.config import Config, load_recipe, recipe_names
 from hardrank.trainer.evaluation.scorecard import ERS_KEYS, CheckKind
-from hardrank.trainer.image_size import at_size
 from hardrank.trainer.main_job import MainJobResult, run_main_job
+from hardrank.trainer.recipe_variants import at_size, with_backbone
 from hardrank.trainer.runtime.launch import MainLaunch
 from hardrank.trainer.runtime.run_folder import LOGS
 
@@ -38,6 +38,9 @@ class Command:
     """All options of the command: the fields of the recipe, and how it runs."""
 
     config: Annotated[Config, tyro.conf.arg(name="")]
+    size: int | None = None
+    """Side of the network's input, pixels: scales every size of the recipe, and becomes part of the name; smaller
+    images train faster."""
     launch: Annotated[MainLaunch, tyro.conf.arg(name="")] = field(default_factory=MainLaunch)
 
 
@@ -54,13 +57,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     errors = Console(stderr=True)
     try:
         recipe, options = _split(arguments)
-        config = load_recipe(recipe)
+        config = _variant(load_recipe(recipe), options)
         command = tyro.cli(
             Command,
             prog=typed("train"),
             description=_description(recipe),
             args=options,
-            default=Command(at_size(config, size) if (size := _size(options)) else config),
+            default=Command(config),
             config=(tyro.conf.EnumChoicesFromValues,),
         )
         console = Console()
@@ -83,12 +86,17 @@ def _split(arguments: Sequence[str]) -> tuple[str, Sequence[str]]:
     return _DEFAULT_RECIPE, arguments
 
 
-def _size(options: Sequence[str]) -> int | None:
-    """Return the size that is requested, read beforehand because it changes the defaults of other options."""
+def _variant(config: Config, options: Sequence[str]) -> Config:
+    """Return the recipe at the size and with the network of `options`, which change the defaults of other options.
+
+    What cannot be read here is an error of the command itself.
+    """
     parser = ArgumentParser(add_help=False, allow_abbrev=False)
+    parser.add_argument("--architecture.backbone", dest="backbone", default=config.architecture.backbone)
     parser.add_argument("--size", default="")
-    found: str = parser.parse_known_args(options)[0].size
-    return int(found) if found.isdecimal() else None  # anything else is an error of the command itself
+    found = parser.parse_known_args(options)[0]
+    config = at_size(config, int(found.size)) if found.size.isdecimal() else config
+    return with_backbone(config, found.backbone)
 
 
 def _description(recipe: str) -> str:

@@ -243,7 +243,7 @@ def retrieves_at_chance(gallery: Gallery) -> tuple[float, float] | None:
         return None
     rows = rows[torch.arange(count, device=rows.device) * len(rows) // count]
     found = recall_at_1(points[rows], points, labels, rows, labels[rows]).double().mean().item()
-    chance = ((sizes[classes[rows]] - 1) / (len(labels) - 1)).double().mean().item()
+    chance = random_recall(labels)
     spread = (chance * (1 - chance) / count) ** 0.5
     return None if chance == 1 or found > chance + _DEVIATIONS * spread else (found, chance)
 

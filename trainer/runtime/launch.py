@@ -54,9 +54,6 @@ class MainLaunch(Launch):
     """Start again, replacing the run and the bundles of this name."""
     zoo: Path = ROOT / "models" / "zoo"
     """Folder for the bundles."""
-    size: int | None = None
-    """Side of the network's input, pixels: scales every size of the recipe, and becomes part of the name; smaller
-    images train faster."""
     preflight: bool = True
     """Check weights, network, export, disk and memory before training, and estimate its time."""
     processes: int = 1
@@ -65,8 +62,6 @@ class MainLaunch(Launch):
     def __post_init__(self) -> None:
         super().__post_init__()
         _at_least_one(self, "processes")
-        if self.size is not None:
-            _at_least_one(self, "size")
 
     @property
     def world(self) -> int:

@@ -1,9 +1,10 @@
-"""Recipes at other image sizes."""
+"""Recipes at other image sizes, and with other networks."""
 
 import pytest
 
+from hardrank.models.preprocessing import Fit, Interpolation, Preprocessing
 from hardrank.trainer.config import load_recipe
-from hardrank.trainer.image_size import at_size
+from hardrank.trainer.recipe_variants import at_size, with_backbone
 from hardrank.trainer.run import main
 
 
@@ -19,6 +20,26 @@ def test_all_sizes_of_a_recipe_are_scaled() -> None:
 def test_sizes_that_a_recipe_does_not_have_stay_absent() -> None:
     small = at_size(load_recipe("demo"), 32)
     assert (small.augmentation.resize, small.warmup.image_size) == (None, None)
+
+
+def test_another_pretrained_network_gets_its_own_input() -> None:
+    config = load_recipe("folder")
+    other = with_backbone(config, "resnet18")
+    assert other.architecture.backbone == "resnet18"
+    assert other.preprocessing == Preprocessing(
+        resize=146, crop=128, fit=Fit.SHORTEST, interpolation=Interpolation.BILINEAR
+    )
+    assert with_backbone(config, "timm/regnety_032").preprocessing.resize == 134
+    assert with_backbone(config, "timm/efficientnet_lite0") == config
+    scratch = load_recipe("folder-scratch")
+    assert with_backbone(scratch, "resnet18").preprocessing == scratch.preprocessing
+
+
+def test_the_options_change_the_defaults_of_others_together(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit, match="0"):
+        main(["folder", "--size=96", "--architecture.backbone", "resnet18", "--help"])
+    words = " ".join(capsys.readouterr().out.replace("│", " ").split())
+    assert "109" in words.partition("--preprocessing.resize")[2][:300]
 
 
 def test_the_option_changes_the_defaults_of_the_others(capsys: pytest.CaptureFixture[str]) -> None:
