@@ -3,11 +3,14 @@
     python trainer/run.py && python trainer/run.py caltech101-scratch && \
         python benchmarks/main_job.py demo caltech101-scratch
 
-Reads the cards in models/zoo, writes the figures to benchmarks/results/main_job.json and the table of the README.
+Reads the cards in models/zoo, writes the figures to benchmarks/results/main_job.json and the table of the README. Runs
+with other seeds are found by their names: `python trainer/run.py demo --name demo-seed-1 --seed 1`. With them the table
+has the mean and the standard deviation over seeds.
 """
 
 import re
-from collections.abc import Sequence
+import statistics
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
@@ -53,65 +56,112 @@ def figures(card: Card) -> dict[str, Any]:
 
 
 def collect(zoo: Path, names: Sequence[str]) -> dict[str, Any]:
-    """Figures of the runs `names`, from the cards of their bundles."""
+    """Figures of the runs `names` and of their other seeds, from the cards of their bundles."""
     runs = {}
     for name in names:
-        cards = {kind: load_card(zoo / f"{name}-{kind}") for kind in ("benign", "robust")}
+        cards = _cards(zoo, name)
         last = cards["robust"]
+        size = last.architecture.image_size
         runs[name] = {
             "command": f"python trainer/run.py {last.recipe}"
-            + (
-                f" --size {last.architecture.image_size}"
-                if name == f"{last.recipe}-{last.architecture.image_size}"
-                else ""
-            ),
+            + (f" --size {size}" if name.endswith(f"-{size}") else ""),
             "data": {key: last.data[key] for key in ("sha256", "train", "test")},
-            "seeds": last.seeds,
-            "models": {kind: figures(card) for kind, card in cards.items()},
-            "seconds": last.durations,
-            "minutes": round(sum(last.durations.values()) / 60, 1),
+            **_run(cards),
+            "other_seeds": [_run(_cards(zoo, one)) for one in _other_seeds(zoo, name)],
             "hardware": last.hardware,
             "versions": last.versions,
         }
     return {"command": f"python benchmarks/main_job.py {' '.join(names)}", "runs": runs}
 
 
+def _cards(zoo: Path, name: str) -> dict[str, Card]:
+    return {kind: load_card(zoo / f"{name}-{kind}") for kind in ("benign", "robust")}
+
+
+def _other_seeds(zoo: Path, name: str) -> list[str]:
+    return sorted(path.name.removesuffix("-robust") for path in zoo.glob(f"{name}-seed-*-robust"))
+
+
+def _run(cards: dict[str, Card]) -> dict[str, Any]:
+    last = cards["robust"]
+    return {
+        "seeds": last.seeds,
+        "models": {kind: figures(card) for kind, card in cards.items()},
+        "seconds": last.durations,
+        "minutes": round(sum(last.durations.values()) / 60, 1),
+    }
+
+
 def table(result: dict[str, Any]) -> str:
     """The README's table: a row for each model."""
     lines = [
-        "| command | model | Recall@1 | mAP | ERS (95 % interval) | strong ERS | worst-case Recall@1 | images attacked "
+        "| command | model | Recall@1 | mAP | ERS | strong ERS | worst-case Recall@1 | images attacked "
         "| minutes for both |",
         "|---|---|---|---|---|---|---|---|---|",
     ]
     for run in result["runs"].values():
+        seeds = [run, *run.get("other_seeds", ())]
+        minutes = _spread([one["minutes"] for one in seeds], ".1f")
         for kind, model in run["models"].items():
-            ers = model["ers"]
+            models = [one["models"][kind] for one in seeds]
             lines.append(
-                f"| `{run['command']}` | {kind}, {model['defense']} | {model['metrics']['recall_at_1']:.3f} "
-                f"| {model['metrics']['mean_ap']:.3f} | {ers['ers']:.1f} "
-                f"({ers['ers_low']:.1f} – {ers['ers_high']:.1f}) | {_strong(model)} | {_worst_case(model)} "
-                f"| {model['attacked']} | {run['minutes']} |"
+                f"| `{run['command']}` | {kind}, {model['defense']} "
+                f"| {_of(models, lambda one: one['metrics']['recall_at_1'], '.3f')} "
+                f"| {_of(models, lambda one: one['metrics']['mean_ap'], '.3f')} | {_ers(models)} "
+                f"| {_of(models, _strong, '.1f')}{_strong_images(model)} | {_of(models, _worst_case, '.3f')} "
+                f"| {model['attacked']} | {minutes} |"
             )
     one = next(iter(result["runs"].values()))["hardware"]
     lines += [
         "",
-        f"Unseen classes; seed 0; {one['processor']}, {one['cores']} cores, {one['precision']}. ERS is the Empirical "
-        "Robustness Score of the paper, 0 … 100, over the ten results of nine white-box attacks with ε = 8/255 and 32 "
-        "steps. The strong ERS is the worst of many attacks for each image, on a sample (n). The worst-case Recall@1 "
-        "counts a query only if its benign and all its attacked images find its class. A dash marks what was not "
-        "measured. The figures lie in [main_job.json](benchmarks/results/main_job.json).",
+        f"Unseen classes; {_seeds(result)}; {one['processor']}, {one['cores']} cores, {one['precision']}. ERS is the "
+        "Empirical Robustness Score of the paper, 0 … 100, over the ten results of nine white-box attacks with ε = "
+        "8/255 and 32 steps. The strong ERS is the worst of many attacks for each image, on a sample (n). The "
+        "worst-case Recall@1 counts a query only if its benign and all its attacked images find its class. "
+        "Intervals are of 95 %, over attacked images. A dash marks what was not measured. The figures lie in "
+        "[main_job.json](benchmarks/results/main_job.json).",
     ]
     return "\n".join(lines)
 
 
-def _strong(model: dict[str, Any]) -> str:
-    strong = model.get("strong")
-    return f"{strong['ers']:.1f} (n = {strong['n']})" if strong else "–"
+def _seeds(result: dict[str, Any]) -> str:
+    counts = {name: 1 + len(run.get("other_seeds", ())) for name, run in result["runs"].items()}
+    several = [f"{name} with {count} seeds (mean ± standard deviation)" for name, count in counts.items() if count > 1]
+    return "; ".join(["seed 0", *several])
 
 
-def _worst_case(model: dict[str, Any]) -> str:
+def _spread(values: Sequence[float], form: str) -> str:
+    """Mean ± standard deviation, or the value if it is alone."""
+    if len(values) == 1:
+        return format(values[0], form)
+    return f"{statistics.mean(values):{form}} ± {statistics.stdev(values):{form}}"
+
+
+def _of(models: Sequence[dict[str, Any]], value: Callable[[dict[str, Any]], float | None], form: str) -> str:
+    """The spread of what all models have measured; a dash if one has not."""
+    values = [value(model) for model in models]
+    known = [one for one in values if one is not None]
+    return _spread(known, form) if len(known) == len(values) else "–"
+
+
+def _ers(models: Sequence[dict[str, Any]]) -> str:
+    if len(models) > 1:
+        return _spread([model["ers"]["ers"] for model in models], ".1f")
+    ers = models[0]["ers"]
+    return f"{ers['ers']:.1f} ({ers['ers_low']:.1f} – {ers['ers_high']:.1f})"
+
+
+def _strong(model: dict[str, Any]) -> float | None:
+    return model["strong"]["ers"] if model.get("strong") else None
+
+
+def _strong_images(model: dict[str, Any]) -> str:
+    return f" (n = {model['strong']['n']})" if model.get("strong") else ""
+
+
+def _worst_case(model: dict[str, Any]) -> float | None:
     recall = model.get("worst_case_recall")  # in %, absent in results from before MARGIN
-    return "–" if recall is None else f"{recall / 100:.3f}"
+    return None if recall is None else recall / 100
 
 
 def write_readme(result: dict[str, Any], readme: Path = README) -> None:

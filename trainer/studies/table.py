@@ -20,6 +20,9 @@ SCHEMA = "hardrank.study/3"
 
 Content = Mapping[str, Any]
 
+_WORST = "MARGIN"
+"""The attack that worst-case Recall@1 needs; trials that lack it have none."""
+
 
 def summarise(
     study: Study,
@@ -95,6 +98,9 @@ def _row(title: str, results: Sequence[Content]) -> dict[str, Any]:
         },
         "mean_cosine": _spread([result["robustness"]["mean_cosine"] for result in measured]),
         "ers": _spread([result["robustness"]["ers"] for result in measured]),
+        "worst_case_recall": _spread(
+            [result["robustness"]["worst_recall"] for result in measured if _WORST in result["robustness"]["figures"]]
+        ),
         "ers_intervals": [[result["robustness"]["ers_low"], result["robustness"]["ers_high"]] for result in measured],
         "by_seed": [
             {
@@ -196,23 +202,26 @@ def _missing(summary: Content) -> list[str]:
 
 
 def _markdown_table(rows: Sequence[Content]) -> list[str]:
-    head = ["defense", "cost η+1", "seeds", "R@1 %", "mAP %", "NMI %", *ERS_KEYS, "ERS", "mean cosine", "remark"]
+    worst = any(row.get("worst_case_recall") for row in rows)
+    last = ["ERS", *(["worst-case R@1 %"] if worst else []), "mean cosine", "remark"]
+    head = ["defense", "cost η+1", "seeds", "R@1 %", "mAP %", "NMI %", *ERS_KEYS, *last]
     return [
         f"| {' | '.join(head)} |",
         f"|{'|'.join(['---'] + ['--:'] * (len(head) - 2) + ['---'])}|",
-        *(f"| {' | '.join(_cells(row))} |" for row in rows),
+        *(f"| {' | '.join(_cells(row, worst=worst))} |" for row in rows),
     ]
 
 
-def _cells(row: Content) -> list[str]:
+def _cells(row: Content, *, worst: bool) -> list[str]:
     name = row["title"].replace("|", "\\|")
     seeds = ", ".join(map(str, row["seeds"]))
     if row["ers"] is None:
-        return [name, str(row["cost"]), seeds, *["–"] * (len(ERS_KEYS) + 5), _remark(row)]
+        return [name, str(row["cost"]), seeds, *["–"] * (len(ERS_KEYS) + 5 + worst), _remark(row)]
     metrics = [_percent(row["metrics"][key]) for key in ("recall_at_1", "mean_ap", "nmi")]
     figures = [f"{row['figures'][key]['mean']:.3g}" for key in ERS_KEYS]
     cosine = f"{row['mean_cosine']['mean']:.2f}"
-    return [name, str(row["cost"]), seeds, *metrics, *figures, _ers(row), cosine, _remark(row)]
+    recall = [_worst_case(row)] if worst else []
+    return [name, str(row["cost"]), seeds, *metrics, *figures, _ers(row), *recall, cosine, _remark(row)]
 
 
 def _expectations(summary: Content) -> list[str]:
@@ -279,6 +288,13 @@ def _ers(row: Content) -> str:
     if row["ers"]["sd"] is not None:
         return f"**{row['ers']['mean']:.1f}** ± {row['ers']['sd']:.1f}"
     return "**{mean:.1f}** [{low:.1f}, {high:.1f}]".format(**ers_range(row))
+
+
+def _worst_case(row: Content) -> str:
+    spread = row.get("worst_case_recall")
+    if spread is None:
+        return "–"
+    return f"{spread['mean']:.1f}" if spread["sd"] is None else f"{spread['mean']:.1f} ± {spread['sd']:.1f}"
 
 
 def _remark(row: Content) -> str:
