@@ -13,6 +13,7 @@ many of those it still has after half a minute. The result is benchmarks/results
 import io
 import itertools
 import json
+import sys
 import tempfile
 import time
 from collections.abc import Sequence
@@ -23,6 +24,7 @@ from pathlib import Path
 from typing import Any, ClassVar, Final
 
 import numpy as np
+import torch
 from PIL import Image
 
 from benchmarks.command import BenchmarkOptions, parse_options
@@ -33,7 +35,7 @@ from hardrank.serving.index.search_index import SearchIndex
 from hardrank.serving.store.items import NewItem
 from hardrank.serving.store.manifest import BackendOptions, IndexManifest
 from hardrank.serving.store.thumbnails import make_thumbnail
-from hardrank.trainer.runtime.environment import versions
+from hardrank.trainer.runtime.environment import hardware, versions
 
 _RESULTS: Final = 48
 """Results per model, the most that the page shows."""
@@ -68,7 +70,16 @@ def main(options: SessionOptions) -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as folder:
         scene, second = _write_scene(Path(folder), options.items)
         with served(scene, f"--model=second:{scene.bundle}={second}") as server:
-            return {"visitors": list(options.visitors), "results_per_model": _RESULTS, **_measure(server, options)}
+            return {
+                "command": " ".join(["python benchmarks/sessions.py", *sys.argv[1:]]),
+                "visitors": list(options.visitors),
+                "at_once": options.clients,
+                "items": options.items,
+                "results_per_model": _RESULTS,
+                **_measure(server, options),
+                "hardware": hardware(torch.device("cpu"), low_precision=False),
+                "versions": versions(),
+            }
 
 
 def _measure(server: Server, options: SessionOptions) -> dict[str, Any]:
@@ -94,7 +105,6 @@ def _measure(server: Server, options: SessionOptions) -> dict[str, Any]:
         "abandoned": done // _ABANDON,
         **_abandon(server, functions, options.abandoned),
         "seconds": round(time.monotonic() - began),
-        "versions": versions(),
     }
 
 

@@ -8,8 +8,7 @@ import asyncio
 from collections.abc import Iterator
 from contextlib import contextmanager
 from copy import copy
-from dataclasses import dataclass, field
-from time import monotonic
+from dataclasses import dataclass
 from typing import Any, Final
 
 import gradio as gr
@@ -68,7 +67,14 @@ class _Session:
     joining: int = 0
     """Calls that are being added to the queue."""
     readers: int = 0
-    used: float = field(default_factory=monotonic)
+    expiry: asyncio.TimerHandle | None = None
+    """Drops the answers, unless somebody comes to read them."""
+
+    def stay(self) -> None:
+        """Keep the answers until the next release."""
+        if self.expiry is not None:
+            self.expiry.cancel()
+            self.expiry = None
 
 
 class PendingCalls:
@@ -103,6 +109,7 @@ class PendingCalls:
             raise OverloadedError("Too many searches from your address are pending; try again in a second.")
         pending = self._sessions.setdefault(session, _Session(caller=caller))
         pending.joining += 1
+        pending.stay()
         try:
             yield
         finally:
@@ -114,6 +121,7 @@ class PendingCalls:
         """Keep the answers of a pending session while the block reads them."""
         pending = self._sessions[session]
         pending.readers += 1
+        pending.stay()
         try:
             yield
         finally:
@@ -125,22 +133,20 @@ class PendingCalls:
         return max(1, pending.joining + len(self._blocks._queue.pending_event_ids_session.get(session, ())))
 
     def _release(self, session: str, pending: _Session) -> None:
-        """Forget a session if all its answers were read; else look again later."""
-        pending.used = monotonic()
+        """Forget a session if all its answers were read; else drop them when nobody has come for them in time."""
         if pending.joining or pending.readers:
             return
         if self._blocks._queue.pending_event_ids_session.get(session):
-            asyncio.get_running_loop().call_later(self._unread_s, self._expire, session, pending)
+            # The timer alone decides: uvloop's may end some milliseconds early by any other clock.
+            loop = asyncio.get_running_loop()
+            pending.expiry = loop.call_later(self._unread_s, self._expire, session, pending)
         else:
             self._forget(session)
 
     def _expire(self, session: str, pending: _Session) -> None:
-        if self._sessions.get(session) is not pending or pending.joining or pending.readers:
-            return
-        if monotonic() - pending.used >= self._unread_s:
-            task = asyncio.create_task(self._drop(session, pending))
-            self._tasks.add(task)
-            task.add_done_callback(self._tasks.discard)
+        task = asyncio.create_task(self._drop(session, pending))
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
 
     async def _drop(self, session: str, pending: _Session) -> None:
         await self._blocks._queue.clean_events(session_hash=session)
@@ -148,7 +154,7 @@ class PendingCalls:
             self._forget(session)
 
     def _forget(self, session: str) -> None:
-        del self._sessions[session]
+        self._sessions.pop(session).stay()
         queue = self._blocks._queue
         queue.pending_messages_per_session.pop(session, None)
         queue.pending_event_ids_session.pop(session, None)

@@ -3,6 +3,7 @@
 import asyncio
 import gc
 import json
+import time
 from collections.abc import Iterator
 from typing import Any
 
@@ -117,3 +118,23 @@ def test_calls_in_all_are_limited_and_unread_answers_are_dropped() -> None:
                 pass
 
     asyncio.run(scenario())
+
+
+def test_all_unread_answers_are_dropped_by_the_event_loop_of_the_server() -> None:
+    """Timers of uvloop count from the start of the loop's turn, so they end early by any other clock."""
+    with gr.Blocks() as blocks:
+        pass
+    queue = blocks.queue()._queue
+    calls = PendingCalls(blocks, unread_s=0.2)
+
+    async def scenario() -> None:
+        for number in range(20):
+            time.sleep(0.005)
+            with calls.joining(f"session{number}", f"address {number}"):
+                queue.pending_event_ids_session[f"session{number}"] = {"event"}
+                queue.pending_messages_per_session[f"session{number}"] = asyncio.Queue()
+        await asyncio.sleep(1)
+        assert not any(f"session{number}" in calls for number in range(20))
+        assert not queue.pending_messages_per_session
+
+    pytest.importorskip("uvloop").run(scenario())
