@@ -1,6 +1,6 @@
 """Whether the memory of a server grows with the visitors of its search page.
 
-    python benchmarks/sessions.py                            # 10 000 visitors
+    python benchmarks/sessions.py                            # 10 000 visitors, a quarter of an hour on a free core
     python benchmarks/sessions.py --visitors 100 1000        # fewer
     python benchmarks/sessions.py --tiny                     # a try, in a minute
 

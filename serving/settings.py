@@ -56,7 +56,7 @@ class Limits:
     image_scans: int = 100
     """Most scans in a progressive JPEG."""
     results: int = 1000
-    """Largest k, the number of results per model."""
+    """Largest k, the number of results per model, if the smallest index that is searched has as many items."""
     batch_queries: int = 64
     """Most queries (images and ids) in one batch."""
     page_items: int = 1000

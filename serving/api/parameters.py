@@ -25,7 +25,6 @@ class SearchParameters(BaseModel):
     k: int | None = Field(
         default=None,
         ge=1,
-        le=2**31,
         description="results per model: at most the number of items of the smallest index that is searched, and "
         "`limits.results` of `/v1/stats`; default 10",
     )

@@ -23,6 +23,7 @@ TINY = {
     "index_million": "",
     "live_attack": "--zoo {zoo}",
     "main_job": "demo --zoo {zoo}",
+    "milvus_recall": "",
     "malformed_files": "",
     "pretrained_start": "",
     "rank_only": "--bundles {zoo}/demo-benign {zoo}/demo-robust --run {zoo}/../runs/demo",

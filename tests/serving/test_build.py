@@ -8,6 +8,7 @@ import time
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
 from hardrank.models.home import typed
 from hardrank.serving.ann.faiss_kinds import MIN_ITEMS
@@ -53,6 +54,23 @@ def test_build_continue_and_delete(
     assert "items   23 with 4 labels; 2 deleted" in text
     for line in (f"index   {out}", "model   tiny-benign (SHA-256 ", "search  faiss flat", "disk    ", "memory  "):
         assert line in text
+
+
+def test_an_image_over_the_limit_of_pixels_is_left_out_until_the_limit_is_raised(
+    benign_bundle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    images, out = tmp_path / "images", tmp_path / "index"
+    images.mkdir()
+    Image.effect_noise((60, 40), 60).save(images / "small.png")
+    Image.effect_noise((60, 41), 60).save(images / "large.png")
+    build = ["--model", str(benign_bundle), "--images", str(images), "--out", str(out), "--threads", "1"]
+    assert main([*build, "--image-pixels", "2400"]) == 0
+    assert "1 added, 0 replaced, 0 already indexed, 1 left out" in capsys.readouterr().out
+    [problem] = json.loads((out / "problems.json").read_text())["problems"]
+    assert "large.png" in json.dumps(problem)
+    assert "60×41 pixels, above the limit of 2400" in json.dumps(problem, ensure_ascii=False)
+    assert main([*build, "--image-pixels", "2460"]) == 0
+    assert "1 added, 0 replaced, 1 already indexed, 0 left out" in capsys.readouterr().out
 
 
 def test_errors_are_one_line_and_exit_with_status_2(

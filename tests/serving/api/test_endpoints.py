@@ -12,9 +12,12 @@ import pytest
 from PIL import Image
 
 from hardrank.models.preprocessing import prepare
+from hardrank.serving import app
 from hardrank.serving.api.auth import Keyring, KeyRole, key_entry, new_key
+from hardrank.serving.api.openapi import document
 from hardrank.serving.engine import Engine
 from hardrank.serving.settings import Access, Batching, Limits, Settings
+from tests.serving.process import ROOT
 from tests.serving.served import Served, encoded, picture, serve
 from tests.waiting import until
 
@@ -220,7 +223,8 @@ def test_stats_describe_the_models_without_paths(served: Served, engine: Engine)
         ("k=31", "from 1 to 30"),
         ("k=NaN", "k"),
         ("k=1e400", "k"),
-        ("k=99999999999999999999999", "k"),
+        ("k=99999999999999999999999", "from 1 to 30"),
+        ("k=" + "9" * 5000, "k"),
         ("model=nobody", "benign, robust"),
         ("label=nothing", "nothing"),
         ("label=", "label"),
@@ -423,6 +427,41 @@ def test_limits_of_bodies_images_and_queries(tmp_path: Path, engine: Engine) -> 
         _check_problem(client.post("/v1/search/batch", files=four), 422)
         assert client.post("/v1/search/batch?k=1", files=four[:3]).status_code == 200
         assert 'hardrank_rejections_total{reason="too_large"} 5.0' in client.get("/metrics").text
+
+
+@pytest.mark.parametrize(("results", "most"), [(5, 5), (1000, 8)])
+def test_every_text_states_the_limit_of_k(
+    results: int, most: int, tmp_path: Path, engine: Engine, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Results are limited by an option and by the items of the smallest index."""
+    with serve(tmp_path, (engine,), count=8, settings=Settings(limits=Limits(results=results))) as served:
+        search = {"content": served.files[0].data, "headers": BYTES}
+        assert served.client.post(f"/v1/search?k={most}", **search).status_code == 200
+        refused = served.client.post(f"/v1/search?k={most + 1}", **search)
+        assert f"from 1 to {most}" in refused.json()["detail"]
+        assert served.client.get("/v1/stats").json()["limits"]["results"] == results
+    [k] = [one for one in document()["paths"]["/v1/search"]["post"]["parameters"] if one["name"] == "k"]
+    assert "maximum" not in json.dumps(k)
+    [row] = [line for line in (ROOT / "docs/api.md").read_text("utf-8").splitlines() if line.startswith("| `k` |")]
+    with pytest.raises(SystemExit):
+        app.main(["--help"])
+    shown = " ".join(capsys.readouterr().out.replace("│", " ").split())
+    option = re.search(r"--results .*?\(default: (\d+)\)", shown)
+    assert option is not None
+    assert int(option[1]) == Limits().results
+    assert f"`--results`, {Limits().results})" in row
+    for text in (k["description"], row):
+        assert "number of items of the smallest index" in text
+        assert "`limits.results` of `/v1/stats`" in text
+    assert "smallest index" in option[0]
+
+
+@pytest.mark.parametrize(("pixels", "status"), [(80 * 80 - 1, 413), (80 * 80, 200)])
+def test_the_limit_of_pixels_lets_larger_images_in(pixels: int, status: int, tmp_path: Path, engine: Engine) -> None:
+    with serve(tmp_path, (engine,), count=3, settings=Settings(limits=Limits(image_pixels=pixels))) as served:
+        answer = served.client.post("/v1/search", content=encoded(Image.new("RGB", (80, 80))), headers=BYTES)
+        assert answer.status_code == status
+        assert str(pixels) in answer.text or status == 200
 
 
 def test_too_many_bytes_in_memory_get_a_429(tmp_path: Path, engine: Engine) -> None:

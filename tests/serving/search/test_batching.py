@@ -314,7 +314,7 @@ def test_one_caller_never_holds_the_spare_thread() -> None:
         release = threading.Event()
         held = [asyncio.create_task(pool.run(release.wait, caller="a")) for _ in range(20)]
         await asyncio.sleep(0)
-        assert await asyncio.wait_for(pool.run(lambda: 7, caller="b"), 10) == 7
+        assert await asyncio.wait_for(pool.run(lambda: 7, caller="b"), PATIENCE_S) == 7
         release.set()
         assert all(await asyncio.gather(*held))
         await pool.close()
