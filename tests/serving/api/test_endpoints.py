@@ -435,9 +435,9 @@ def test_every_text_states_the_limit_of_k(
 ) -> None:
     """Results are limited by an option and by the items of the smallest index."""
     with serve(tmp_path, (engine,), count=8, settings=Settings(limits=Limits(results=results))) as served:
-        search = {"content": served.files[0].data, "headers": BYTES}
-        assert served.client.post(f"/v1/search?k={most}", **search).status_code == 200
-        refused = served.client.post(f"/v1/search?k={most + 1}", **search)
+        data = served.files[0].data
+        assert served.client.post(f"/v1/search?k={most}", content=data, headers=BYTES).status_code == 200
+        refused = served.client.post(f"/v1/search?k={most + 1}", content=data, headers=BYTES)
         assert f"from 1 to {most}" in refused.json()["detail"]
         assert served.client.get("/v1/stats").json()["limits"]["results"] == results
     [k] = [one for one in document()["paths"]["/v1/search"]["post"]["parameters"] if one["name"] == "k"]
