@@ -72,7 +72,7 @@ class Card(_Strict):
     run_id: str = Field(description="id of the training run; another run needs --overwrite to replace the bundle")
     created: datetime = Field(description="time of the export, UTC")
     command: str = Field(description="the command line")
-    defense: str = Field(description="the defense, in the paper's notation")
+    defense: str = Field(description="the defense, in the paper's notation; several stages as `first, then second`")
     recipe: str = Field(description="name or file of the recipe")
     config: dict[str, Any] = Field(description="the full configuration; `hardrank.trainer.config` documents its fields")
     seeds: dict[str, int] = Field(description="random seeds by purpose")

@@ -179,13 +179,14 @@ def _card(
     files: dict[str, FileEntry],
 ) -> Card:
     config = job.config
+    stages = config.robust_stages if kind == ROBUST else ()
     log, source = MetricsLog(job.run.folder / LOGS, kind), embedder.weights_source
     return Card(
         name=f"{config.name}-{kind}",
         run_id=job.run.run_id,
         created=datetime.now(UTC),
         command=job.run.command,
-        defense=parse_defense(options.defense, margin=options.margin).name,
+        defense=", then ".join(parse_defense(one.defense, margin=one.margin).name for one in (*stages, options)),
         recipe=recipe,
         config=config_to_json(config),
         seeds={"run": config.seed, "data": config.data.seed, "attacks": config.seed},

@@ -62,6 +62,8 @@ def zoo(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The demo bundles of a training cut short."""
     folder = tmp_path_factory.mktemp("demo")
     small = [
+        "--data.train-images-per-class",
+        "26",
         "--warmup.epochs",
         "1",
         "--benign.epochs",

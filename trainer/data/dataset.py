@@ -45,6 +45,9 @@ class DataOptions:
     classes, which stay unseen. 0 for the test classes."""
     seed: int = 0
     """Seed of the images of `demo`."""
+    train_images_per_class: int | None = None
+    """Images of each training class of `demo`; default: as many as of each test class, 26. The test images are the same
+    with any number."""
     decode_check: bool = True
     """Decode every image once before training, to find damaged ones."""
 
@@ -54,6 +57,8 @@ class DataOptions:
         for name in ("seed", "split_seed"):
             if (getattr(self, name) or 0) < 0:
                 raise DatasetError(f"data.{name} must be at least 0, not {getattr(self, name)}")
+        if self.train_images_per_class is not None and self.train_images_per_class < 2:
+            raise DatasetError(f"data.train_images_per_class must be at least 2, not {self.train_images_per_class}")
 
 
 @dataclass(frozen=True)

@@ -245,6 +245,15 @@ def test_a_picture_does_not_depend_on_how_many_there_are(small: Path, tmp_path: 
     assert all(more[name] == data for name, data in fewer.items() if name.endswith(".png"))
 
 
+def test_the_test_images_do_not_depend_on_the_number_of_training_images(small: Path, tmp_path: Path) -> None:
+    manifest = generate(tmp_path / "more", replace(SMALL, train_images_per_class=3))
+    assert (manifest["counts"]["train_images"], manifest["counts"]["test_images"]) == (96, 64)
+    few, more = ({n: d for n, d in _bytes(one).items() if n.endswith(".png")} for one in (small, tmp_path / "more"))
+    assert set(few) < set(more)
+    assert all(more[name] == data for name, data in few.items())
+    assert {name.split("/")[0] for name in set(more) - set(few)} == {"train"}
+
+
 def test_the_manifest_is_complete(small: Path) -> None:
     manifest = json.loads((small / "manifest.json").read_text())
     assert manifest["seed"] == 3
@@ -398,7 +407,7 @@ def few(monkeypatch: pytest.MonkeyPatch) -> None:
     """Two small images a class where training asks for the whole set."""
     monkeypatch.setattr(
         "hardrank.trainer.data.demo.reader.DemoOptions",
-        lambda seed: DemoOptions(seed=seed, images_per_class=2, side=16),
+        lambda **options: DemoOptions(**options, images_per_class=2, side=16),
     )
 
 

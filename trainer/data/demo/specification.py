@@ -169,6 +169,8 @@ class DemoOptions:
     """Seed of every random choice, ≥ 0."""
     images_per_class: int = 26
     """Images of each class, ≥ 1."""
+    train_images_per_class: int | None = None
+    """Images of each class of the training half, ≥ 1; None for `images_per_class`."""
     side: int = 64
     """Side of the square images, pixels, ≥ 16."""
     nuisance: Nuisance = Nuisance()
@@ -179,7 +181,15 @@ class DemoOptions:
         for name, least in (("seed", 0), ("images_per_class", 1), ("side", 16)):
             if getattr(self, name) < least:
                 raise DemoOptionError(f"demo option {name} is {getattr(self, name)}; give at least {least}.")
+        if self.train_images_per_class is not None and self.train_images_per_class < 1:
+            raise DemoOptionError(
+                f"demo option train_images_per_class is {self.train_images_per_class}; give at least 1."
+            )
+
+    def images_of(self, half: Half) -> int:
+        """Return the number of images of each class of a half."""
+        return (self.train_images_per_class if half is Half.TRAIN else None) or self.images_per_class
 
     def as_dict(self) -> dict[str, object]:
-        """Return plain values, for the manifest."""
-        return asdict(self)
+        """Return plain values, for the manifest; those of sets without `train_images_per_class` are as before it."""
+        return {name: value for name, value in asdict(self).items() if value is not None}

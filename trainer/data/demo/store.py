@@ -55,9 +55,9 @@ def manifest_of(options: DemoOptions, files: dict[str, str]) -> dict[str, Any]:
         ],
         "counts": {
             "classes": len(specified),
-            "images": len(specified) * options.images_per_class,
+            "images": sum(options.images_of(one.half) for one in specified),
             **{f"{half}_classes": n for half, n in half_classes.items()},
-            **{f"{half}_images": n * options.images_per_class for half, n in half_classes.items()},
+            **{f"{half}_images": n * options.images_of(half) for half, n in half_classes.items()},
         },
         "files": files,
     }
@@ -148,11 +148,11 @@ def _draw(folder: Path, options: DemoOptions, progress: Callable[[int, int], Non
     """Draw every image of the set; returns SHA-256 by relative path."""
     files: dict[str, str] = {}
     specified = classes()
-    total = len(specified) * options.images_per_class
+    total = sum(options.images_of(one.half) for one in specified)
     for index, which in enumerate(specified):
         home = folder / which.half / which.name
         home.mkdir(parents=True)
-        for number in range(options.images_per_class):
+        for number in range(options.images_of(which.half)):
             # One random stream per image: an image does not depend on how many others are drawn.
             rng = np.random.default_rng([options.seed, index, number])
             pixels = picture(which, side=options.side, nuisance=options.nuisance, rng=rng)
