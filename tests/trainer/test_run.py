@@ -215,7 +215,7 @@ def test_the_robust_model_is_trained_in_stages(staged: Place) -> None:
     checkpoints = {path.stem for path in (staged.runs / "tiny" / "checkpoints").glob("*.ckpt")}
     assert checkpoints == {"benign", "robust-1", "robust-2", "robust"}
     card = load_card(staged.zoo / "tiny-robust")
-    assert card.defense == "HM[S,g_LGA]&ICS"
+    assert card.defense == "FARE, then minmax[S], then HM[S,g_LGA]&ICS"
     assert [stage["defense"] for stage in card.config["robust_stages"]] == ["FARE", "minmax[S]"]
     with (staged.runs / "tiny" / "logs" / "robust-1.csv").open(encoding="utf-8") as stream:
         assert {"shift", "benign_shift", "cosine", "recall"} <= set(next(csv.DictReader(stream)))
