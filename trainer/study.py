@@ -10,6 +10,7 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from time import monotonic
 from typing import Annotated, Any, Final
 
 import tyro
@@ -114,8 +115,12 @@ def _description() -> str:
     return f"{__doc__}\nStudies: {', '.join(study_names())}.\nExamples:\n{lines}"
 
 
+_DRAW_EVERY_S: Final = 60.0
+"""Least time between two writings of the table and the plots, which take longer than a tiny trial."""
+
+
 def run_study(command: Command, report: OnProgress) -> tuple[Path, int]:
-    """Run the trials that are not finished yet, and write the table after each.
+    """Run the trials that are not finished yet; write the table and the plots after each, at most once a minute.
 
     Returns:
         The folder of the results, and the number of trials that are still missing.
@@ -128,14 +133,16 @@ def run_study(command: Command, report: OnProgress) -> tuple[Path, int]:
     study = run.study
     with exclusive(command.launch.runs / f"study-{study.name}"):
         state = _read(command, run)
-        total, done = len(state.due), 0
+        total, done, drawn = len(state.due), 0, -_DRAW_EVERY_S
         if total and not command.table:
             report(StageProgress(stage=f"study {study.name}", done=0, total=total))
         while state.ready and not command.table:
             for _ in run_trials(run, state.ready, jobs=command.jobs, report=report):
                 done += 1
                 report(StageProgress(stage=f"study {study.name}", done=done, total=total))
-                _write_summary(run, _read(command, run), command.study)
+                if monotonic() - drawn >= _DRAW_EVERY_S:
+                    _write_summary(run, _read(command, run), command.study)
+                    drawn = monotonic()
             state = _read(command, run)
         samplers = run.results / "samplers.json"
         if study.sampler_batches and not samplers.exists() and not command.table:
