@@ -204,3 +204,15 @@ def test_the_command_writes_the_page_and_names_refused_entries(
 def test_the_schema_in_the_documentation_is_that_of_the_code() -> None:
     shown = json.loads((ROOT / "docs" / "entry.schema.json").read_text(encoding="utf-8"))
     assert shown == LeaderboardEntry.model_json_schema()
+
+
+def test_the_example_page_is_that_of_its_entries_and_has_the_committed_figures() -> None:
+    folder = ROOT / "docs" / "leaderboard"
+    board = read_leaderboard(folder)
+    assert not board.refused
+    assert (folder / "leaderboard.html").read_text(encoding="utf-8") == render_leaderboard(board)
+    measured = json.loads((ROOT / "benchmarks" / "results" / "pretrained.json").read_text(encoding="utf-8"))
+    for name, model in measured["runs"]["caltech101"]["models"].items():
+        attacked = board.admitted[f"caltech101-{name}.entry.json"].attacked
+        assert attacked.ers.value == pytest.approx(model["ers"]["ers"], abs=1e-9)
+        assert attacked.strong_ers.value == pytest.approx(model["strong"]["ers"], abs=1e-9)
