@@ -127,7 +127,7 @@ class Command:
     epsilon: str = "8/255"
     """L∞ budget."""
     resolution: int = RESOLUTION
-    """Cells along a side of the finest grid of the perturbation."""
+    """Frequencies along a side of the slopes that the search learns."""
     images: int = 100
     """Number of attacked images, a seeded sample; 0 for all."""
     side: int | None = None

@@ -5,7 +5,7 @@
 
 Certified Recall@1 of a sample of a bundle's test images, as `hardrank audit --certify` measures it: the class that most
 noisy copies find (vote), and the item nearest to their mean embedding. The result goes to
-benchmarks/results/certificates.json, by bundle.
+benchmarks/results/certificates.json, by bundle and σ; other bundles, and other σ of the same model, stay there.
 """
 
 import json
@@ -96,6 +96,9 @@ def main() -> None:
     measured = measure(options)
     path = options.result or RESULTS / "certificates.json"
     known = json.loads(path.read_text(encoding="utf-8"))["bundles"] if path.exists() else {}
+    before = known.get(options.bundle.name, measured)
+    if before["model_sha256"] == measured["model_sha256"]:
+        measured["sigmas"] = {**before["sigmas"], **measured["sigmas"]}
     options.write(
         "certificates",
         {

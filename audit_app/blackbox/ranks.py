@@ -6,23 +6,23 @@ from typing import ClassVar, Final
 
 from torch import Tensor
 
-from hardrank.audit_app.blackbox.flips import flip_steps
 from hardrank.audit_app.blackbox.method import CHUNK, ELEMENTS, Search, SearchState, SearchTask
 from hardrank.audit_app.blackbox.oracle import Oracle
 from hardrank.audit_app.blackbox.rank_goal import PreparedGoal, RankGoal, prepare_goal
+from hardrank.audit_app.blackbox.signs import sign_steps
 from hardrank.models.embedder import Embed
 from hardrank.trainer.attacks.attack import Attack, Gallery, Victims
 from hardrank.trainer.attacks.options import AttackError, option
 from hardrank.trainer.attacks.pgd import Norm
 
-RESOLUTION: Final = 32
+RESOLUTION: Final = 16
 EXPLORED: Final = 100
 _FEWEST: Final = 8
 
 
 @dataclass(frozen=True, kw_only=True)
 class RankSearch(Search):
-    """Flips signs of blocks and keeps what does not worsen the relative ranks of the visible list."""
+    """Flips signs of pixels as a linear model of the relative ranks of the visible list recommends."""
 
     NAME: ClassVar[str] = "ranks"
 
@@ -36,7 +36,11 @@ class RankSearch(Search):
         help="lists of gallery images read first if only k ids are visible; each costs a query",
     )
     resolution: int = option(
-        RESOLUTION, minimum=1, maximum=1024, unit="cells a side", help="finest grid of the perturbation"
+        RESOLUTION,
+        minimum=1,
+        maximum=1024,
+        unit="frequencies a side",
+        help="detail of the slopes that the search learns",
     )
 
     def __post_init__(self) -> None:
@@ -56,12 +60,12 @@ class RankSearch(Search):
         return _ListOracle(embed, lists, lambda: prepare_goal(attack.name, targets, lists, explored=explored))
 
     def steps(self, task: SearchTask) -> Iterator[SearchState]:
-        """See `flip_steps`. Raises `AttackError` for norms other than L∞."""
+        """See `sign_steps`. Raises `AttackError` for norms other than L∞."""
         if task.budget.norm is not Norm.LINF:
             raise AttackError("the search by ranks needs an L∞ budget; choose the norm linf, or the search nes or spsa")
         assert isinstance(task.oracle, _ListOracle)
         task.oracle.prepare()
-        yield from flip_steps(
+        yield from sign_steps(
             task.oracle.query,
             task.images,
             epsilon=task.budget.epsilon,

@@ -7,10 +7,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from hardrank.audit_app.blackbox.flips import LEVELS, flip_steps
 from hardrank.audit_app.blackbox.oracle import OracleAnswer
 from hardrank.audit_app.blackbox.rank_goal import AIMS, Aim, prepare_goal
 from hardrank.audit_app.blackbox.ranks import RankSearch, explored_within
+from hardrank.audit_app.blackbox.signs import LEVELS, sign_steps
 from hardrank.audit_app.gallery.image_gallery import ImageGallery
 from hardrank.audit_app.images.exact_png import encode_png
 from hardrank.audit_app.rank_only.figures import draw_targets, measure_lists
@@ -105,7 +105,7 @@ def attack_block(
 
     best = torch.from_numpy(to_unit(pixels))
     first: Tensor | None = None
-    for state in flip_steps(
+    for state in sign_steps(
         query,
         best,
         epsilon=epsilon,
@@ -117,8 +117,8 @@ def attack_block(
         best, losses = state.images, state.losses
         first = losses.clone() if first is None else first
         for image, used in enumerate(spent.tolist()):
-            if used in CHECKPOINTS:
-                history[image][used] = float(losses[image])
+            loss = float(losses[image])
+            history[image].update({at: loss for at in CHECKPOINTS if used <= at <= search.queries})
         on_queries(int(spent.sum()))
     assert first is not None
     after = lists.of([encode_png(one) for one in (best * LEVELS).round().to(torch.uint8).numpy()], system.most_results)
