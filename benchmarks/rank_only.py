@@ -60,8 +60,8 @@ class Options(BenchmarkOptions):
         "work": Path("/tmp/rank-only-tiny"),
     }
 
-    bundles: tuple[Path, ...] = (ROOT / "models/zoo/demo-benign", ROOT / "models/zoo/demo-robust")
-    """The bundles."""
+    bundles: tuple[Path, ...] = (ROOT / "models/zoo/demo-benign",)
+    """The bundles; the first is also attacked over HTTP."""
     run: Path = ROOT / "runs/demo"
     """The run whose test images are the gallery."""
     images: int = 100
@@ -70,8 +70,8 @@ class Options(BenchmarkOptions):
     """Queries for each."""
     live_queries: int = 500
     """Queries for each over HTTP; one of the numbers after which losses are recorded, or that of `queries`."""
-    visible: Annotated[tuple[int, ...], tyro.conf.arg(metavar="K [K ...]")] = (0, 100, 10)
-    """Numbers of visible ids; 0: the whole gallery. The robust model and the server are attacked with the first."""
+    visible: Annotated[tuple[int, ...], tyro.conf.arg(metavar="K [K ...]")] = (0,)
+    """Numbers of visible ids; 0: the whole gallery. Other bundles and the server are attacked with the first."""
     seed: int = 0
     """Of images, candidates and search."""
     work: Path = ROOT / "runs/rank-only"
