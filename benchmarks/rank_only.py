@@ -68,7 +68,7 @@ class Options(BenchmarkOptions):
     """Attacked images."""
     queries: int = 1500
     """Queries for each."""
-    live_queries: int = 500
+    live_queries: int = 100
     """Queries for each over HTTP; one of the numbers after which losses are recorded, or that of `queries`."""
     visible: Annotated[tuple[int, ...], tyro.conf.arg(metavar="K [K ...]")] = (0,)
     """Numbers of visible ids; 0: the whole gallery. Other bundles and the server are attacked with the first."""

@@ -196,7 +196,8 @@ class SignModel:
         drawn = scale * self._normal(count, self._prior.size)
         errors = scale * noise.sqrt() * self._normal(count, len(changes))
         unexplained = changes - drawn @ differences.T - errors
-        return drawn + torch.cholesky_solve(unexplained.T, factor).T @ differences
+        posterior: Tensor = drawn + torch.cholesky_solve(unexplained.T, factor).T @ differences
+        return posterior
 
     def _normal(self, *shape: int) -> Tensor:
         return torch.from_numpy(self._generator.standard_normal(shape, dtype=np.float32))
