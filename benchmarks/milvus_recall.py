@@ -1,12 +1,13 @@
 """How much of what exact search finds does an index in Milvus find?
 
-    python benchmarks/milvus_recall.py                             # ten minutes
-    python benchmarks/milvus_recall.py --structures auto hnsw      # other kinds of index
+    python benchmarks/milvus_recall.py                             # some minutes
+    python benchmarks/milvus_recall.py --structures hnsw ivf-sq8   # other kinds of index
     python benchmarks/milvus_recall.py --tiny                      # a try, in a minute
 
 Vectors around random centers, in Milvus Lite. Queries are items, which are left out of their own results, and midpoints
-of two items. Recall@k against exact search, without a label, for a label that is small enough to be compared exactly,
-and for a label that is not. The result is benchmarks/results/milvus_recall.json.
+of two items. Recall@k against exact search, where items as similar as the k-th count as found too: without a label, for
+a label that is small enough to be compared exactly, and for a label that is not. The result is
+benchmarks/results/milvus_recall.json.
 """
 
 import sys
@@ -32,6 +33,8 @@ Vectors = npt.NDArray[np.float32]
 
 _CENTERS: Final = 1000
 _SPREAD: Final = 0.8
+_TIE: Final = 1e-6
+"""Similarities that differ by less are equal: a midpoint is as near to one of its items as to the other."""
 _LARGE, _SMALL, _OTHER = "large", "small", "other"
 
 
@@ -41,7 +44,7 @@ class Options(BenchmarkOptions):
 
     TINY: ClassVar[dict[str, Any]] = {"items": 4000, "queries": 20, "flat_bytes": 2**20}
 
-    items: int = 60_000
+    items: int = 40_000
     """Items of the gallery: 45 % have one label, 5 % another."""
     dimension: int = 512
     """D."""
@@ -49,7 +52,7 @@ class Options(BenchmarkOptions):
     """Queries of each of the two kinds."""
     results: tuple[int, ...] = (1, 5, 10, 50, 200)
     """Values of k."""
-    structures: tuple[AnnKind, ...] = (AnnKind.AUTO, AnnKind.HNSW, AnnKind.IVF_SQ8)
+    structures: tuple[AnnKind, ...] = (AnnKind.AUTO,)
     """Kinds of index."""
     flat_bytes: int = BackendOptions().flat_bytes
     """Bytes of vectors up to which the items of a label are compared exactly."""
@@ -81,20 +84,20 @@ def recalls(index: SearchIndex, vectors: Vectors, labels: list[str], options: Op
             among = np.arange(len(vectors)) if label is None else np.flatnonzero(np.array(labels) == label)
             similar = queries @ vectors[among].T
             similar[own[:, None] == among] = -np.inf
-            order = among[np.argsort(-similar, axis=1)[:, : max(options.results)]]
             for k in options.results:
                 began = time.perf_counter()
                 answers = index.search(
                     queries, k, label=label, exclude=[f"item-{row}" if row >= 0 else None for row in own]
                 )
                 took = time.perf_counter() - began
+                least = -np.partition(-similar, k - 1, axis=1)[:, k - 1]
                 shares = [
-                    len({f"item-{row}" for row in expected[:k]} & {match.item.id for match in answer}) / k
-                    for expected, answer in zip(order, answers, strict=True)
+                    sum(match.score >= lowest - _TIE for match in answer) / k
+                    for lowest, answer in zip(least, answers, strict=True)
                 ]
                 found[f"{kind}, {'all' if label is None else f'the {label} label'}, k={k}"] = {
                     "mean": round(float(np.mean(shares)), 4),
-                    "least": round(min(shares), 4),
+                    "least": round(float(min(shares)), 4),
                     "ms": round(1000 * took / len(queries), 1),
                 }
     return found
@@ -110,19 +113,20 @@ def measure(structure: AnnKind, vectors: Vectors, labels: list[str], options: Op
         preprocessing=PreprocessingEntry(resize=256, crop=224),
         backend=backend,
     )
-    with (
-        tempfile.TemporaryDirectory() as folder,
-        SearchIndex.create(Path(folder) / "index", manifest=manifest, maintenance=False) as index,
-    ):
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name) / "index"
         began = time.perf_counter()
-        for start in range(0, len(vectors), 10_000):
-            part = enumerate(vectors[start : start + 10_000], start)
-            index.add([NewItem(id=f"item-{row}", vector=vector, label=labels[row]) for row, vector in part])
-        seconds = time.perf_counter() - began
-        found = recalls(index, vectors, labels, options)
+        with SearchIndex.create(folder, manifest=manifest, maintenance=False) as index:
+            for start in range(0, len(vectors), 10_000):
+                part = enumerate(vectors[start : start + 10_000], start)
+                index.add([NewItem(id=f"item-{row}", vector=vector, label=labels[row]) for row, vector in part])
+        # Milvus Lite compares all vectors that it has not stored yet.
+        with SearchIndex.open(folder, maintenance=False) as index:
+            seconds = time.perf_counter() - began
+            found = recalls(index, vectors, labels, options)
     worst = min(found, key=lambda name: found[name]["mean"])
     return {
-        "seconds_to_add": round(seconds, 1),
+        "seconds_to_index": round(seconds, 1),
         "worst": {"what": worst, **found[worst]},
         "least_of_one_query": min(one["least"] for one in found.values()),
         "recall": found,
