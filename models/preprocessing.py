@@ -107,12 +107,17 @@ class Preprocessing:
 
 def to_square(image: Image.Image, pre: Preprocessing) -> npt.NDArray[np.uint8]:
     """Resize an image to uint8 (3,R,R) with R = `pre.resize` pixels, in the way of `pre.fit`."""
+    return _channels_first(_square(image, pre))
+
+
+def _square(image: Image.Image, pre: Preprocessing) -> Image.Image:
     image, side, resampling = to_rgb(image), pre.resize, _FILTERS[pre.interpolation]
     if pre.fit is Fit.SQUARE:
-        image = image.resize((side, side), resampling)
-    else:
-        image = _resize_shortest(image, side, resampling)
-        image = _middle(image, side, side)
+        return image.resize((side, side), resampling)
+    return _middle(_resize_shortest(image, side, resampling), side, side)
+
+
+def _channels_first(image: Image.Image) -> npt.NDArray[np.uint8]:
     return np.ascontiguousarray(np.asarray(image, dtype=np.uint8).transpose(2, 0, 1))
 
 
@@ -142,9 +147,9 @@ def centre_crop(array: npt.NDArray[Scalar], crop: int) -> npt.NDArray[Scalar]:
     return array[..., start : start + crop, start : start + crop]
 
 
-def to_unit(array: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
-    """Return pixels 0 … 255 as float32 in [0,1], of the same shape: value / 255."""
-    return np.divide(array, np.float32(255), dtype=np.float32)
+def to_unit(array: npt.NDArray[np.uint8], *, out: npt.NDArray[np.float32] | None = None) -> npt.NDArray[np.float32]:
+    """Return pixels 0 … 255 as float32 in [0,1], of the same shape: value / 255; written to `out` if it is given."""
+    return np.divide(array, np.float32(255), out=out, dtype=np.float32)
 
 
 def prepare_image(image: Image.Image, pre: Preprocessing) -> npt.NDArray[np.float32]:
@@ -177,4 +182,4 @@ def file_pixels(data: bytes, pre: Preprocessing, *, limits: DecodeLimits = DEFAU
 
 def image_pixels(image: Image.Image, pre: Preprocessing) -> npt.NDArray[np.uint8]:
     """Resize and centre-crop a decoded image: uint8 (3,C,C), C = `pre.crop`."""
-    return np.ascontiguousarray(centre_crop(to_square(image, pre), pre.crop))
+    return _channels_first(_middle(_square(image, pre), pre.crop, pre.crop))

@@ -16,6 +16,9 @@ from hardrank.models.errors import HardrankError
 from hardrank.models.preprocessing import Preprocessing, prepare
 
 _ERRORS_ONLY: Final = 3
+_SPIN_US: Final = 100
+"""Microseconds that a thread of ONNX Runtime waits awake for the others of an operation. They come within that time
+unless another thread of the server has taken a core; waiting longer would take cores from it."""
 
 
 class EngineError(HardrankError):
@@ -123,6 +126,7 @@ def _open(path: Path, threads: int, providers: list[str]) -> Any:
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
     options.log_severity_level = _ERRORS_ONLY
+    options.add_session_config_entry("session.intra_op.spin_duration_us", str(_SPIN_US))
     try:
         return onnxruntime.InferenceSession(str(path), options, providers=providers)
     except Exception as error:  # ONNX Runtime's exceptions have no common base class

@@ -70,7 +70,7 @@ def photograph_search_page(browser: Any, folder: Path, out: Path) -> None:
         for picture, query, scheme, (width, height), shown in (
             ("search-page", attacked, "light", (1280, 947), 1000),
             ("search-page-dark", clean, "dark", (1280, 947), 800),
-            ("search-page-phone", None, "light", (360, 740), 360),
+            ("search-page-phone", None, "light", (390, 844), 390),
         ):
             with _page(browser, server.url, scheme, width, height) as page:
                 page.wait_for_selector(".hr-example")
@@ -160,7 +160,8 @@ def save(path: Path, png: bytes, width: int | None = None) -> None:
 
 @contextmanager
 def _page(browser: Any, url: str, scheme: str, width: int, height: int) -> Iterator[Any]:
-    context = browser.new_context(viewport={"width": width, "height": height}, color_scheme=scheme)
+    viewport = {"width": width, "height": height}
+    context = browser.new_context(viewport=viewport, color_scheme=scheme, is_mobile=width < 600)
     page = context.new_page()
     page.set_default_timeout(PATIENCE_MS)
     page.goto(url)

@@ -17,13 +17,14 @@ import numpy as np
 
 from hardrank.models.cores import usable_cores
 from hardrank.models.decoding import CostlyImageError
-from hardrank.models.preprocessing import Preprocessing, to_unit
+from hardrank.models.preprocessing import Preprocessing
 from hardrank.serving.agreement.monitor import AgreementMonitor
 from hardrank.serving.metrics import Metrics, QueryStage
 from hardrank.serving.search.batch_steps import (
     EmbedJob,
     EmbedResult,
     EmbedStep,
+    Pixels,
     SearchJob,
     SearchResult,
     SearchStep,
@@ -137,8 +138,7 @@ class Pipeline:
         with self._embedding.expecting():
             image = await self._decode(data, sizes, thumbnail=thumbnail, caller=caller)
             decode_s = perf_counter() - began
-        pixels = {size: to_unit(values) for size, values in image.pixels.items()}
-        embedded = await self._embedding.submit(EmbedJob(models=keys, pixels=pixels), caller=caller)
+        embedded = await self._embedding.submit(EmbedJob(models=keys, pixels=image.pixels), caller=caller)
         return EmbeddedImage(image=image, decode_s=decode_s, embedded=embedded)
 
     async def _decode(
@@ -189,6 +189,6 @@ def _timings(key: str, image: EmbeddedImage | None, search_s: float) -> Timings:
     )
 
 
-def _grey(models: Mapping[str, Model]) -> dict[Preprocessing, Vector]:
+def _grey(models: Mapping[str, Model]) -> dict[Preprocessing, Pixels]:
     engines = [model.engine for model in models.values()]
-    return {engine.preprocessing: np.full(engine.input_shape, 0.5, dtype=np.float32) for engine in engines}
+    return {engine.preprocessing: np.full(engine.input_shape, 128, dtype=np.uint8) for engine in engines}

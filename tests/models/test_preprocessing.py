@@ -32,6 +32,7 @@ from hardrank.models.preprocessing import (
     PreprocessingError,
     centre_crop,
     file_pixels,
+    image_pixels,
     prepare,
     prepare_image,
     to_square,
@@ -478,6 +479,13 @@ class TestSizes:
             assert np.abs(resized[top : top + 110, left : left + 110].numpy() - square).max() <= 1e-3
             if resized.shape[0] % 2 == resized.shape[1] % 2 == 0:
                 assert np.abs(transform(image).numpy() - prepare_image(image, pre)).max() <= 1e-3
+
+    @pytest.mark.parametrize("fit", list(Fit))
+    @pytest.mark.parametrize("crop", [12, 9, 4])
+    def test_image_pixels_are_the_centre_of_the_square(self, fit: Fit, crop: int) -> None:
+        pre = Preprocessing(resize=12, crop=crop, fit=fit)
+        image = photograph(40, 23)
+        assert np.array_equal(image_pixels(image, pre), centre_crop(to_square(image, pre), crop))
 
     def test_prepare_equals_its_steps(self) -> None:
         sizes = Preprocessing(resize=12, crop=9)
