@@ -8,6 +8,7 @@ with other seeds are found by their names: `python trainer/run.py demo --name de
 has the mean and the standard deviation over seeds.
 """
 
+import json
 import re
 import statistics
 from collections.abc import Callable, Sequence
@@ -34,6 +35,8 @@ class Options(BenchmarkOptions):
     """Runs whose bundles lie in the zoo."""
     zoo: Path = ROOT / "models" / "zoo"
     """Where the bundles are."""
+    keep: bool = False
+    """Keep the other runs of the result file, whose bundles are elsewhere."""
 
 
 _TABLE = re.compile(r"(<!-- results -->\n).*?(?=\n<!-- end of results -->)", re.DOTALL)
@@ -175,6 +178,10 @@ def main() -> None:
     """Collect, write, print."""
     options = parse_options(Options, doc=__doc__, file=__file__)
     result = collect(options.zoo, options.names)
+    if options.keep:
+        former = json.loads((options.result or RESULT).read_text(encoding="utf-8"))
+        result["runs"] = {**former["runs"], **result["runs"]}
+        result["command"] = f"python benchmarks/main_job.py {' '.join(result['runs'])}"
     options.write("main_job", result)
     if not options.tiny and options.result is None:
         write_readme(result)
