@@ -66,9 +66,9 @@ class Options(BenchmarkOptions):
     """The run whose test images are the gallery."""
     images: int = 100
     """Attacked images."""
-    queries: int = 1500
+    queries: int = 2000
     """Queries for each."""
-    live_queries: int = 100
+    live_queries: int = 250
     """Queries for each over HTTP; one of the numbers after which losses are recorded, or that of `queries`."""
     visible: Annotated[tuple[int, ...], tyro.conf.arg(metavar="K [K ...]")] = (0,)
     """Numbers of visible ids; 0: the whole gallery. Other bundles and the server are attacked with the first."""

@@ -36,7 +36,7 @@ _FIRST: Final = 16
 """Queries that are drawn from the prior."""
 _MEMORY: Final = 512
 """Last queries from which the posterior is computed."""
-_NOISE: Final = 0.5
+NOISE: Final = 0.12
 """Variance of what is not linear, as a share of the prior variance of the same difference."""
 _WINDOW: Final = 0.3
 """Standard deviation of the window, as a share of the image's side."""
@@ -47,7 +47,7 @@ _SHARE: Final = 0.1
 _SHARES: Final = (0.0005, 0.4)
 _GROWTH: Final = 1.3
 """Of the share after a success."""
-_SHRINKAGE: Final = 0.97
+_SHRINKAGE: Final = 0.985
 """Of the share for each query of a round without success."""
 _SPREAD: Final = 0.7
 """Shares of a round differ by up to e to this power from their center."""
@@ -189,7 +189,7 @@ class SignModel:
         """Draw coefficients (count,F) from the posterior of the slope."""
         differences, changes = self._features - self._center, self._probits - self._level
         covariance = differences @ differences.T
-        noise = _NOISE * covariance.diagonal() + 1e-4 * covariance.diagonal().mean()
+        noise = NOISE * covariance.diagonal() + 1e-4 * covariance.diagonal().mean()
         factor = torch.linalg.cholesky(covariance + torch.diag(noise))
         power = changes @ torch.cholesky_solve(changes[:, None], factor)[:, 0] / len(changes)
         scale = power.clamp(min=_LEAST_POWER).sqrt()

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from hardrank.audit_app.blackbox.method import SearchState
 from hardrank.audit_app.blackbox.oracle import OracleAnswer
-from hardrank.audit_app.blackbox.signs import SignModel, sign_steps, slope_prior
+from hardrank.audit_app.blackbox.signs import NOISE, SignModel, sign_steps, slope_prior
 
 SIDE = 12
 EPSILON = 8 / 255
@@ -101,7 +101,7 @@ def test_samples_have_the_mean_of_the_posterior() -> None:
     differences = (features - features[center]).double()
     changes = torch.special.ndtri(losses.double()) - torch.special.ndtri(losses[center].double())
     variances = differences.square().sum(1)
-    noise = 0.5 * variances + 1e-4 * variances.mean()
+    noise = NOISE * variances + 1e-4 * variances.mean()
     precision = torch.eye(prior.size, dtype=torch.float64) + (differences.T / noise) @ differences
     expected = torch.linalg.solve(precision, differences.T @ (changes / noise))
     found = model.sample(4000)
