@@ -83,8 +83,8 @@ class Batching:
     batch: int = 32
     """Largest batch, images."""
     chunk: int = 0
-    """Images of a batch that pass the network at once; 0: 8 on a CPU, because more overflow its caches, and the whole
-    batch on a GPU."""
+    """Images of a batch that pass the network at once; 0: on a CPU 8 or the whole batch, whichever the first full
+    batches show to be faster, and the whole batch on a GPU."""
     wait_ms: float = 2.0
     """Milliseconds that an idle network waits for images that are being decoded. A lone query never waits."""
     pending: int = 256

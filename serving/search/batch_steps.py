@@ -4,7 +4,6 @@ from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from time import perf_counter
-from typing import Final
 
 import numpy as np
 import numpy.typing as npt
@@ -15,14 +14,12 @@ from hardrank.serving.agreement.calibration import Disagreement
 from hardrank.serving.agreement.monitor import AgreementMonitor, Comparison
 from hardrank.serving.engine import Device
 from hardrank.serving.index.search_index import SearchIndex
+from hardrank.serving.search.chunk_choice import ChunkChoice
 from hardrank.serving.search.models import Model
 from hardrank.serving.store.items import Match
 
 Vector = npt.NDArray[np.float32]
 Pixels = npt.NDArray[np.uint8]
-
-_CPU_CHUNK: Final = 8
-"""ResNet-18 at 224 px embeds 15 % more images per second in chunks of 8 than of 32."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -45,20 +42,22 @@ class EmbedResult:
     """Time of each network for the whole batch, by model key."""
 
 
-def chunk_of(models: Mapping[str, Model], chunk: int) -> int:
-    """Return how many images pass a network at once: `chunk`, or if that is 0 what is fast on its device (0: all)."""
-    if chunk or any(model.engine.device is not Device.CPU for model in models.values()):
-        return chunk
-    return _CPU_CHUNK
-
-
 class EmbedStep:
     """Runs a batch through the networks, one network after the other so that they do not compete for cores."""
 
-    def __init__(self, models: Mapping[str, Model], *, chunk: int = 0) -> None:
-        """Take the models; `chunk` images pass a network at once (0: see `hardrank.serving.settings.Batching`)."""
+    def __init__(self, models: Mapping[str, Model], *, batch: int = 32, chunk: int = 0) -> None:
+        """Take the models.
+
+        Args:
+            models: By key.
+            batch: Images of a full batch.
+            chunk: Images that pass a network at once; 0: see `hardrank.serving.settings.Batching`.
+        """
         self._models = models
         self._chunk = chunk
+        self._choices = {
+            key: ChunkChoice(batch) for key, model in models.items() if model.engine.device is Device.CPU and not chunk
+        }
         self._inputs: dict[str, Vector] = {}
 
     def __call__(self, jobs: Sequence[EmbedJob]) -> list[EmbedResult | Exception]:
@@ -70,13 +69,16 @@ class EmbedStep:
             if not requested:
                 continue
             began = perf_counter()
-            chunk = self._chunk or (_CPU_CHUNK if model.engine.device is Device.CPU else len(requested))
+            choice = self._choices.get(key)
+            chunk = choice.size(len(requested)) if choice else self._chunk or len(requested)
             for start in range(0, len(requested), chunk):
                 numbers = requested[start : start + chunk]
                 pixels = self._input(key, [jobs[number].pixels[model.engine.preprocessing] for number in numbers])
                 for number, vector in zip(numbers, model.engine.embed(pixels), strict=True):
                     vectors[number][key] = vector
             seconds[key] = perf_counter() - began
+            if choice:
+                choice.record(len(requested), chunk, seconds[key])
         return [EmbedResult(vectors=own, seconds=seconds) for own in vectors]
 
     def _input(self, key: str, images: Sequence[Pixels]) -> Vector:

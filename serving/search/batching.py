@@ -58,6 +58,7 @@ class Batcher(Generic[Job, Result]):
         name: str,
         batch: int,
         most_of_caller: int | None = None,
+        shared_s: float = 30.0,
         wait_s: float = 0.0,
         observe: Callable[[int, float], None] | None = None,
     ) -> None:
@@ -67,12 +68,16 @@ class Batcher(Generic[Job, Result]):
             run: See above.
             name: Of the thread.
             batch: Most jobs of a batch.
-            most_of_caller: Most jobs of one caller in a batch; None for no limit but `batch`. Others wait as long as
-                the batch takes.
+            most_of_caller: Most jobs of one caller in a batch, since others wait as long as it takes; None for no
+                limit but `batch`. It holds while there have been other callers in the last `shared_s` seconds.
+            shared_s: See above. Jobs of the server itself have the caller "", who does not count.
             wait_s: Longest wait for announced jobs, seconds.
             observe: See above.
         """
         self._most_of_caller = batch if most_of_caller is None else most_of_caller
+        self._shared_s = shared_s
+        self._shared_until = 0.0
+        self._last_caller = ""
         self._run = run
         self._name = name
         self._batch = batch
@@ -127,6 +132,9 @@ class Batcher(Generic[Job, Result]):
         with self._changed:
             if self._closing:
                 raise ShuttingDownError
+            if caller and caller != self._last_caller:
+                self._shared_until = perf_counter() + self._shared_s if self._last_caller else 0.0
+                self._last_caller = caller
             self._waiting.setdefault(caller, deque()).append(entry)
             self._count += 1
             self._changed.notify()
@@ -154,9 +162,9 @@ class Batcher(Generic[Job, Result]):
                 self._changed.wait(left)
             taken: list[_QueuedJob[Job, Result]] = []
             # A caller with few jobs does not wait for the many of another in the same batch.
-            quota = min(self._most_of_caller, *(len(jobs) for jobs in self._waiting.values()))
-            if len(self._waiting) == 1:
-                quota = self._most_of_caller
+            most = self._most_of_caller if perf_counter() < self._shared_until else self._batch
+            fewest = min(len(jobs) for jobs in self._waiting.values())
+            quota = most if len(self._waiting) == 1 else min(most, fewest)
             for _ in range(quota * len(self._waiting)):
                 if not self._count or len(taken) == self._batch:
                     break

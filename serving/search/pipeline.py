@@ -19,6 +19,7 @@ from hardrank.models.cores import usable_cores
 from hardrank.models.decoding import CostlyImageError
 from hardrank.models.preprocessing import Preprocessing
 from hardrank.serving.agreement.monitor import AgreementMonitor
+from hardrank.serving.engine import Device
 from hardrank.serving.metrics import Metrics, QueryStage
 from hardrank.serving.search.batch_steps import (
     EmbedJob,
@@ -29,9 +30,9 @@ from hardrank.serving.search.batch_steps import (
     SearchResult,
     SearchStep,
     Vector,
-    chunk_of,
 )
 from hardrank.serving.search.batching import BatchedResult, Batcher, ThreadPool
+from hardrank.serving.search.chunk_choice import SMALL_CHUNK
 from hardrank.serving.search.decoded_image import DecodedImage, decode_image
 from hardrank.serving.search.decoding_process import DecodingProcess
 from hardrank.serving.search.models import Model
@@ -70,11 +71,12 @@ class Pipeline:
         self._slow_decoders = ThreadPool(threads, "decode-slow", spare=1, niceness=_NICENESS)
         self._costly = ThreadPool(1, "decode-costly")
         self._process = DecodingProcess()
+        on_cpu = all(model.engine.device is Device.CPU for model in models.values())
         self._embedding = Batcher[EmbedJob, EmbedResult](
-            EmbedStep(models, chunk=settings.batching.chunk),
+            EmbedStep(models, batch=settings.batching.batch, chunk=settings.batching.chunk),
             name="embed",
             batch=settings.batching.batch,
-            most_of_caller=chunk_of(models, settings.batching.chunk) or None,
+            most_of_caller=settings.batching.chunk or (SMALL_CHUNK if on_cpu else None),
             wait_s=settings.batching.wait_ms / 1000,
             observe=lambda size, _: metrics.batch(size),
         )

@@ -120,6 +120,24 @@ def test_a_caller_with_few_jobs_does_not_wait_for_the_many_of_another() -> None:
     asyncio.run(scenario())
 
 
+def test_a_caller_fills_batches_once_the_others_are_gone() -> None:
+    async def scenario() -> None:
+        squares = Squares(held=True)
+        batcher = Batcher[int, int](squares, name="squares", batch=8, most_of_caller=3, shared_s=0.01)
+        batcher.start()
+        first = asyncio.create_task(batcher.submit(0, caller="one"))
+        await _until(lambda: squares.batches == [[0]])
+        many = [asyncio.create_task(batcher.submit(number, caller="many")) for number in range(100, 109)]
+        await _until(lambda: batcher.waiting == 9)
+        await asyncio.sleep(0.05)
+        squares.release()
+        await asyncio.gather(first, *many)
+        assert squares.batches == [[0], [*range(100, 108)], [108]]
+        await batcher.close()
+
+    asyncio.run(scenario())
+
+
 def test_waits_for_announced_jobs_except_failed_ones() -> None:
     squares = Squares()
 

@@ -34,5 +34,5 @@ def faults(how: str) -> int:
 
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="another C library")
 def test_the_same_memory_is_used_again() -> None:
-    # The heap may still grow once by the largest tensor (3 of 25), where the blocks freed before it do not lie together.
+    # The heap may grow once by the largest tensor where the freed blocks are not adjacent: 3 of 25.
     assert faults("keep") < faults("leave") / 3
