@@ -29,11 +29,11 @@ from hardrank.models.embedder import Embed, Embedder
 from hardrank.models.folded import FoldedEmbedder
 from hardrank.trainer.attacks.attack import Gallery, victims_in
 from hardrank.trainer.attacks.pgd import memory_format
-from hardrank.trainer.config import parse_config
 from hardrank.trainer.data import load_dataset
 from hardrank.trainer.data.store import ImageStore
 from hardrank.trainer.evaluation.robustness import RobustnessOptions, bytes_provider, measure_robustness
 from hardrank.trainer.evaluation.scorecard import ERS_KEYS, Scorecard, ers
+from hardrank.trainer.recipe import parse_config
 from hardrank.trainer.runtime.environment import gains_from_bf16, hardware, versions
 from tests.reference.attacks import Scene, plain_attack
 
@@ -179,7 +179,7 @@ def load_setting(options: Options) -> Setting:
     config = parse_config(content, source=str(options.bundle))
     test = load_dataset(config.data).test
     store = ImageStore(test, config.preprocessing)
-    pixels = torch.from_numpy(store.centre(np.arange(len(test.labels)), config.preprocessing.crop))
+    pixels = torch.from_numpy(store.center(np.arange(len(test.labels)), config.preprocessing.crop))
     embedder = load_embedder(options.bundle).eval()
     exact = FoldedEmbedder(embedder)
     with torch.no_grad():

@@ -27,15 +27,15 @@ from hardrank.models.bundle import load_card, load_embedder
 from hardrank.models.embedder import Embedder
 from hardrank.models.folded import FoldedEmbedder
 from hardrank.trainer.attacks.pgd import PGDOptions
-from hardrank.trainer.config import parse_config
 from hardrank.trainer.data import load_dataset
 from hardrank.trainer.data.augmentation import AugmentationOptions, augment
 from hardrank.trainer.data.batches import spc2_batches
 from hardrank.trainer.data.store import ImageStore
 from hardrank.trainer.defenses import Conditions, parse_defense
-from hardrank.trainer.defenses.destinations import normalised_loss
+from hardrank.trainer.defenses.destinations import normalized_loss
 from hardrank.trainer.defenses.hm import HardnessManipulation
 from hardrank.trainer.metric.samplers import Sampler, draw_triplets
+from hardrank.trainer.recipe import parse_config
 from hardrank.trainer.runtime.environment import gains_from_bf16, hardware, versions
 from hardrank.trainer.training.precision import MixedPrecision
 from tests.reference.hm import hm_step, softhard_triplets
@@ -72,7 +72,7 @@ class Scene:
     @property
     def destination(self) -> float:
         """H_D of the gradual adversary."""
-        return -MARGIN * normalised_loss(self.previous_loss, MARGIN)
+        return -MARGIN * normalized_loss(self.previous_loss, MARGIN)
 
 
 def plain(embedder: Embedder, scene: Scene) -> float:

@@ -43,11 +43,11 @@ from hardrank.serving.store.manifest import IndexManifest
 from hardrank.trainer.attacks.attack import Gallery, Victims
 from hardrank.trainer.attacks.registry import make_attack
 from hardrank.trainer.attacks.runner import AttackOptions, run_attack
-from hardrank.trainer.config import parse_config
 from hardrank.trainer.data import load_dataset
 from hardrank.trainer.data.dataset import DataOptions
 from hardrank.trainer.data.store import ImageStore
 from hardrank.trainer.metric.distances import ABSENT
+from hardrank.trainer.recipe import parse_config
 from hardrank.trainer.runtime.environment import hardware, versions
 
 Vectors = npt.NDArray[np.float32]
@@ -122,7 +122,7 @@ class Images:
 def load_images(data: DataOptions, preprocessing: Preprocessing) -> Images:
     """Load the test images of a data set."""
     test = load_dataset(data).test
-    pixels = ImageStore(test, preprocessing).centre(np.arange(len(test.labels)), preprocessing.crop)
+    pixels = ImageStore(test, preprocessing).center(np.arange(len(test.labels)), preprocessing.crop)
     return Images(pixels=torch.from_numpy(pixels).float() / 255, labels=torch.from_numpy(test.labels), seed=data.seed)
 
 

@@ -91,18 +91,18 @@ class Draw:
         classes = max(1, total // self.items_a_class)
         generator = np.random.default_rng([self.seed, 2, part])
         chosen = generator.integers(0, classes, count)
-        centres = (
+        centers = (
             np.sqrt(self.group)
-            * self._centres(1, max(1, classes // self.classes_a_group))[
+            * self._centers(1, max(1, classes // self.classes_a_group))[
                 chosen % max(1, classes // self.classes_a_group)
             ]
         )
-        centres += np.sqrt(1 - self.group) * self._centres(0, classes)[chosen]
+        centers += np.sqrt(1 - self.group) * self._centers(0, classes)[chosen]
         noise = generator.standard_normal((count, self.dimension), dtype=np.float32)
-        found = (centres + np.sqrt(self.within) * noise) * spectrum
+        found = (centers + np.sqrt(self.within) * noise) * spectrum
         return np.asarray(found / np.linalg.norm(found, axis=1, keepdims=True), dtype=np.float32)
 
-    def _centres(self, level: int, count: int) -> Vectors:
+    def _centers(self, level: int, count: int) -> Vectors:
         generator = np.random.default_rng([self.seed, level])
         return generator.standard_normal((count, self.dimension), dtype=np.float32)
 

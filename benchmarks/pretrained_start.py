@@ -21,11 +21,11 @@ from benchmarks.command import BenchmarkOptions, parse_options
 from hardrank.models.embedder import Architecture, build_embedder
 from hardrank.models.network_input import network_input
 from hardrank.models.preprocessing import Fit, Preprocessing, to_unit
-from hardrank.trainer.config import load_recipe
 from hardrank.trainer.data import load_dataset
 from hardrank.trainer.data.dataset import Split
 from hardrank.trainer.data.store import ImageStore
 from hardrank.trainer.metric.distances import recall_at_1
+from hardrank.trainer.recipe import load_recipe
 from hardrank.trainer.runtime.environment import hardware, versions
 
 
@@ -61,7 +61,7 @@ def measure(options: Options, split: Split, size: int) -> dict[str, Any]:
     store = ImageStore(split, pre)
     rows = np.arange(len(split))
     batches = [rows[begin : begin + options.batch] for begin in range(0, len(rows), options.batch)]
-    features = torch.cat([embedder.features(torch.from_numpy(to_unit(store.centre(part, size)))) for part in batches])
+    features = torch.cat([embedder.features(torch.from_numpy(to_unit(store.center(part, size)))) for part in batches])
     unit, labels, own = F.normalize(features, dim=1), torch.from_numpy(split.labels), torch.arange(len(rows))
     source = embedder.weights_source
     assert source is not None

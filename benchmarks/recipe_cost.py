@@ -27,8 +27,9 @@ from benchmarks.command import ROOT, BenchmarkOptions, parse_options
 from hardrank.models.bundle import load_embedder
 from hardrank.models.embedder import Embedder, build_embedder
 from hardrank.models.progress import StageProgress
-from hardrank.trainer.config import Config, Schedule, load_recipe
+from hardrank.trainer.config import Config, Schedule
 from hardrank.trainer.job_steps import JobImages, read_images, triplet_stage, warmup_stage
+from hardrank.trainer.recipe import load_recipe
 from hardrank.trainer.runtime.environment import hardware, versions
 from hardrank.trainer.runtime.launch import Launch, make_fabric
 from hardrank.trainer.runtime.processes import SINGLE_PROCESS

@@ -81,7 +81,7 @@ def write_images(folder: Path) -> Path:
 
 
 def write_index(folder: Path, bundle: Path, images: Path, size: int) -> Path:
-    """`size` items around random centres, with the structure that is chosen for so many; then the images themselves."""
+    """`size` items around random centers, with the structure that is chosen for so many; then the images themselves."""
     engine = Engine(bundle)
     manifest = IndexManifest(
         model=engine.name,
@@ -91,11 +91,11 @@ def write_index(folder: Path, bundle: Path, images: Path, size: int) -> Path:
         backend=BackendOptions(),
     )
     generator = np.random.default_rng(0)
-    centres = generator.normal(size=(1000, DIMENSION)).astype(np.float32)
+    centers = generator.normal(size=(1000, DIMENSION)).astype(np.float32)
     with SearchIndex.create(folder, manifest=manifest, maintenance=False) as index:
         for start in range(0, size, 10_000):
             count = min(10_000, size - start)
-            vectors = centres[generator.integers(0, len(centres), count)] + 0.8 * generator.normal(
+            vectors = centers[generator.integers(0, len(centers), count)] + 0.8 * generator.normal(
                 size=(count, DIMENSION)
             )
             vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)

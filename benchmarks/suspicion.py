@@ -43,10 +43,10 @@ from hardrank.serving.store.manifest import IndexManifest
 from hardrank.trainer.attacks.attack import Gallery, Victims
 from hardrank.trainer.attacks.registry import make_attack
 from hardrank.trainer.attacks.runner import AttackOptions, run_attack
-from hardrank.trainer.config import parse_config
 from hardrank.trainer.data import load_dataset
 from hardrank.trainer.data.store import ImageStore
 from hardrank.trainer.metric.distances import ABSENT
+from hardrank.trainer.recipe import parse_config
 from hardrank.trainer.runtime.environment import hardware, versions
 
 
@@ -110,7 +110,7 @@ def scene_of(benign: Path, robust: Path, *, queries: int, data_root: Path | None
     config = parse_config(content, source=str(benign))
     test = load_dataset(config.data).test
     store = ImageStore(test, config.preprocessing)
-    pixels = torch.from_numpy(store.centre(np.arange(len(test.labels)), config.preprocessing.crop)).float() / 255
+    pixels = torch.from_numpy(store.center(np.arange(len(test.labels)), config.preprocessing.crop)).float() / 255
     labels = torch.from_numpy(test.labels)
     order = torch.from_numpy(np.random.default_rng(SEED).permutation(len(labels)))
     asked, kept = order[:queries], order[queries:]

@@ -26,10 +26,11 @@ from benchmarks.command import ROOT, BenchmarkOptions, parse_options
 from hardrank.models.embedder import Embedder
 from hardrank.models.files import atomic_path, write_json
 from hardrank.models.progress import ConsoleProgress, OnProgress
-from hardrank.trainer.config import Config, load_recipe
+from hardrank.trainer.config import Config
 from hardrank.trainer.evaluation.robustness import RobustnessOptions
 from hardrank.trainer.job_steps import Job, make_start, read_images, train_stages, triplet_stage, warmup_stage
 from hardrank.trainer.measurement import evaluate_embedder
+from hardrank.trainer.recipe import load_recipe
 from hardrank.trainer.recipe_variants import at_size
 from hardrank.trainer.runtime.environment import hardware, versions
 from hardrank.trainer.runtime.launch import Launch, make_fabric

@@ -43,7 +43,7 @@ class PreprocessingEntry(_Strict):
     """From an image file to the network's input."""
 
     resize: int = Field(description="side of the square that an image becomes, pixels")
-    crop: int = Field(description="side of the centre crop, pixels; equals architecture.image_size")
+    crop: int = Field(description="side of the center crop, pixels; equals architecture.image_size")
     fit: Fit = Field(
         default=Fit.SQUARE,
         description="`square`: both sides are resized; `shortest`: the shorter side is, and the center is cut out",

@@ -208,7 +208,7 @@ def to_rgb(image: Image.Image) -> Image.Image:
         return image if image.mode == "RGB" else image.convert("RGB")
     except ValueError as error:
         raise UndecodableImageError(
-            f"The colour mode {image.mode} cannot be converted to RGB; save the image as RGB."
+            f"The color mode {image.mode} cannot be converted to RGB; save the image as RGB."
         ) from error
 
 

@@ -25,7 +25,7 @@ _JPEG_MARKER = re.compile(rb"\xff[^\x00\x01\xd0-\xd7\xff]")
 _JPEG_END, _JPEG_SCAN, _JPEG_APP1, _JPEG_APP2 = 0xD9, 0xDA, 0xE1, 0xE2
 _JPEG_BASELINE = {0xC0, 0xC1}
 _ICC_PREFIX = b"ICC_PROFILE\x00"
-# APP0 (JFIF) and APP14 (Adobe) say how colours are stored; the other application segments and comments do not.
+# APP0 (JFIF) and APP14 (Adobe) say how colors are stored; the other application segments and comments do not.
 _JPEG_METADATA = {*range(0xE1, 0xEE), 0xEF, 0xFE}
 # Start, end and reserved markers have no length after them.
 _JPEG_BARE = {0xC8, 0xD8, 0xD9, *range(0xF0, 0xFE)}

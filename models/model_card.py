@@ -13,7 +13,7 @@ from hardrank.models.card import Card
 MODEL_CARD: Final = "README.md"
 _TEMPLATE: Final = "model_card.md.jinja"
 _LICENSE: Final = "other"
-"""Whoever trained the weights decides on their licence."""
+"""Whoever trained the weights decides on their license."""
 _RETRIEVAL: Final = {
     "recall_at_1": "Recall@1",
     "recall_at_2": "Recall@2",
@@ -32,7 +32,7 @@ def model_card(card: Card, *, license: str = _LICENSE, base_model: str | None = 
 
     Args:
         card: The bundle's card.
-        license: Licence of the weights, as the Hub names it.
+        license: License of the weights, as the Hub names it.
         base_model: `USER/NAME` on the Hub of the model that training started from; by default the repository that the
             card names, if it does.
 

@@ -1,6 +1,6 @@
 """From the bytes of an image file to pixels: the only implementation, for training, evaluation and serving.
 
-bytes → `decode` (RGB image, see `hardrank.models.decoding`) → `to_square` (uint8 (3,R,R)) → `centre_crop`
+bytes → `decode` (RGB image, see `hardrank.models.decoding`) → `to_square` (uint8 (3,R,R)) → `center_crop`
 (uint8 (3,C,C)) → `to_unit` (float32 in [0,1]). The network itself subtracts the mean and divides by the standard
 deviation of its channels.
 """
@@ -135,8 +135,8 @@ def _middle(image: Image.Image, width: int, height: int) -> Image.Image:
     return image.crop((left, top, left + width, top + height))
 
 
-def centre_crop(array: npt.NDArray[Scalar], crop: int) -> npt.NDArray[Scalar]:
-    """Return the centre (…,C,C) of an array (…,R,R), C = `crop` ≤ R, as a view.
+def center_crop(array: npt.NDArray[Scalar], crop: int) -> npt.NDArray[Scalar]:
+    """Return the center (…,C,C) of an array (…,R,R), C = `crop` ≤ R, as a view.
 
     An odd margin is one pixel larger at the right and the bottom.
     """
@@ -181,5 +181,5 @@ def file_pixels(data: bytes, pre: Preprocessing, *, limits: DecodeLimits = DEFAU
 
 
 def image_pixels(image: Image.Image, pre: Preprocessing) -> npt.NDArray[np.uint8]:
-    """Resize and centre-crop a decoded image: uint8 (3,C,C), C = `pre.crop`."""
+    """Resize and center-crop a decoded image: uint8 (3,C,C), C = `pre.crop`."""
     return _channels_first(_middle(_square(image, pre), pre.crop, pre.crop))

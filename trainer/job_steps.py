@@ -44,11 +44,11 @@ class JobImages:
     """The training images."""
     test_store: ImageStore
     crop: int
-    """Side of the centre crops, pixels."""
+    """Side of the center crops, pixels."""
 
     def test(self, rows: Rows) -> Tensor:
-        """Centre crops of the test images `rows` (n,) → (n,3,crop,crop) in [0,1]."""
-        return torch.from_numpy(to_unit(self.test_store.centre(rows, self.crop)))
+        """Center crops of the test images `rows` (n,) → (n,3,crop,crop) in [0,1]."""
+        return torch.from_numpy(to_unit(self.test_store.center(rows, self.crop)))
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -14,13 +14,14 @@ from hardrank.models.card import ArchitectureEntry, Card, FileEntry, InitialWeig
 from hardrank.models.embedder import Embedder
 from hardrank.models.image_listing import TEST_IMAGES
 from hardrank.models.progress import OnProgress, StageProgress
-from hardrank.trainer.config import Config, TrainingOptions, changed_fields, config_to_json, parse_config
+from hardrank.trainer.config import Config, TrainingOptions
 from hardrank.trainer.data.dataset import write_test_images
 from hardrank.trainer.defenses import parse_defense
 from hardrank.trainer.export import Parity, export
 from hardrank.trainer.job_steps import Job, make_start, read_images, train, train_robust
 from hardrank.trainer.measurement import Measurement, measure
 from hardrank.trainer.preflight import check_before_training
+from hardrank.trainer.recipe import changed_fields, config_to_json, parse_config
 from hardrank.trainer.runtime.environment import hardware, versions
 from hardrank.trainer.runtime.launch import MainLaunch, make_fabric
 from hardrank.trainer.runtime.metrics_log import MetricsLog

@@ -23,9 +23,10 @@ from hardrank.models.home import typed
 from hardrank.models.progress import ConsoleProgress
 from hardrank.trainer.attacks.gtm import Unmatched
 from hardrank.trainer.attacks.registry import known_figures
-from hardrank.trainer.config import Config, load_recipe, recipe_names
+from hardrank.trainer.config import Config
 from hardrank.trainer.evaluation.scorecard import ERS_KEYS, CheckKind
 from hardrank.trainer.main_job import MainJobResult, run_main_job
+from hardrank.trainer.recipe import load_recipe, recipe_names
 from hardrank.trainer.recipe_variants import at_size, with_backbone
 from hardrank.trainer.runtime.launch import MainLaunch
 from hardrank.trainer.runtime.run_folder import LOGS

@@ -30,7 +30,7 @@ from hardrank.trainer.studies.plan import load_study, study_names
 from hardrank.trainer.studies.plots import write_plots
 from hardrank.trainer.studies.samplers import measure_samplers
 from hardrank.trainer.studies.schedule import StudyState, read_state
-from hardrank.trainer.studies.table import summarise, write_table
+from hardrank.trainer.studies.table import summarize, write_table
 from hardrank.trainer.studies.trial import StudyRun
 from hardrank.trainer.studies.trial_list import Trial, trials
 
@@ -178,7 +178,7 @@ def _write_summary(run: StudyRun, state: StudyState, typed_study: str) -> int:
     samplers = run.results / "samplers.json"
     hardness: dict[str, Any] = json.loads(samplers.read_text(encoding="utf-8")) if samplers.exists() else {}
     choices = {title: choice.to_dict() for title, choice in state.choices.items()}
-    summary = summarise(run.study, state.planned, state.done, hardness, choices=choices, typed=typed_study)
+    summary = summarize(run.study, state.planned, state.done, hardness, choices=choices, typed=typed_study)
     write_table(summary, run.results, write_plots(summary, list(state.done.values()), run.results))
     return len(summary["missing"])
 

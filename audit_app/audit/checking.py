@@ -45,7 +45,7 @@ def _check_attacks(embedded: EmbeddedGallery, options: AuditOptions, rows: torch
 
 
 def _with_advice(error: AttackError, attack: Attack, embedded: EmbeddedGallery) -> str:
-    if embedded.gallery.labelled_classes > 1:
+    if embedded.gallery.labeled_classes > 1:
         return str(error)
     return (
         f"{error} (put each class's images into a folder of its own, or a column `label` in a CSV), or leave out the "

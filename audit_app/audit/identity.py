@@ -97,7 +97,7 @@ def settings_of(
             name=gallery.name,
             sha256=gallery.digest(),
             items=len(gallery),
-            classes=gallery.labelled_classes,
+            classes=gallery.labeled_classes,
             left_out=list(gallery.problems),
         ),
     )

@@ -27,7 +27,7 @@ class BudgetLine:
     """The curve of a model."""
 
     series: int
-    """Number of the model, from 0; selects the colour."""
+    """Number of the model, from 0; selects the color."""
     name: str
     points: Sequence[BudgetPoint]
     upper_bound: bool = False
@@ -37,7 +37,7 @@ class BudgetLine:
 def budget_curve(
     lines: Sequence[BudgetLine], *, names: Sequence[str], x_label: str, y_label: str, label: str
 ) -> Markup:
-    """Draw `lines` over budgets in rising order, labelled `names` and equally spaced, since most are doublings."""
+    """Draw `lines` over budgets in rising order, labeled `names` and equally spaced, since most are doublings."""
     budgets = sorted({point.at for line in lines for point in line.points})
     grid = [_level(at) for at in (0, 25, 50, 75, 100)]
     ticks = [

@@ -50,7 +50,7 @@ def _lined(movement: RankingMovement, items: ChartItems) -> list[int]:
 
 
 def _y(place: int) -> float:
-    """Return the vertical centre of a place, counted from 0."""
+    """Return the vertical center of a place, counted from 0."""
     return _TOP + place * _ROW + _ROW / 2
 
 

@@ -27,7 +27,7 @@ class Line:
 
     name: str
     style: str
-    """CSS class of its colour, such as `series-0`."""
+    """CSS class of its color, such as `series-0`."""
     x: Sequence[float]
     y: Sequence[float]
 

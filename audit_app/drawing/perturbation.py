@@ -1,4 +1,4 @@
-"""Draw a perturbation as an image: grey where nothing changed, black and white at the ends of the scale."""
+"""Draw a perturbation as an image: gray where nothing changed, black and white at the ends of the scale."""
 
 from dataclasses import dataclass
 
@@ -28,7 +28,7 @@ class AmplifiedPerturbation:
     @property
     def scale(self) -> str:
         """Describe what black and white mean."""
-        return f"×{self.factor:.3g}: black −{self.reach:.3g}/255, grey 0, white +{self.reach:.3g}/255"
+        return f"×{self.factor:.3g}: black −{self.reach:.3g}/255, gray 0, white +{self.reach:.3g}/255"
 
 
 def amplify(change: npt.NDArray[np.floating], budget: PGDOptions) -> AmplifiedPerturbation:
@@ -39,5 +39,5 @@ def amplify(change: npt.NDArray[np.floating], budget: PGDOptions) -> AmplifiedPe
     """
     reach = budget.epsilon if budget.norm is Norm.LINF else float(np.abs(change).max(initial=0))
     reach = max(reach, 0.5 / _LEVELS)
-    grey = np.rint((0.5 + change / (2 * reach)) * _LEVELS).clip(0, _LEVELS)
-    return AmplifiedPerturbation(pixels=grey.astype(np.uint8), reach=reach * _LEVELS)
+    gray = np.rint((0.5 + change / (2 * reach)) * _LEVELS).clip(0, _LEVELS)
+    return AmplifiedPerturbation(pixels=gray.astype(np.uint8), reach=reach * _LEVELS)

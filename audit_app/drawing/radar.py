@@ -1,4 +1,4 @@
-"""Radar chart of scores from 0 (centre) to 100 (rim)."""
+"""Radar chart of scores from 0 (center) to 100 (rim)."""
 
 import math
 from collections.abc import Sequence
@@ -18,7 +18,7 @@ class RadarSeries:
     """The scores of a model, in the order of the axes."""
 
     series: int
-    """Number of the model, from 0; selects the colour."""
+    """Number of the model, from 0; selects the color."""
     name: str
     values: Sequence[float]
 

@@ -24,7 +24,7 @@ class ScoreBar:
     """A score of one model."""
 
     series: int
-    """Number of the model, from 0; selects the colour."""
+    """Number of the model, from 0; selects the color."""
     value: float
     """0 … 100."""
     low: float
@@ -33,7 +33,7 @@ class ScoreBar:
     tip: str
     """Tooltip."""
     upper_bound: bool = False
-    """Drawn hatched, and labelled with ≤."""
+    """Drawn hatched, and labeled with ≤."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -94,7 +94,7 @@ def make_entry_of_card(card: Card, gallery: ImageGallery, about: AboutModel) -> 
             gtm=str(attacks.get("GTM", {}).get("unmatched", "")),
         ),
         gallery=GalleryIdentity(
-            name=gallery.name, sha256=gallery.digest(), items=len(gallery), classes=gallery.labelled_classes
+            name=gallery.name, sha256=gallery.digest(), items=len(gallery), classes=gallery.labeled_classes
         ),
         clean=_clean(scores, int(card.metrics["queries"])),
         attacked=_attacked(scores, remedy),

@@ -40,7 +40,7 @@ def ignore_progress(progress: StageProgress) -> None:
 
 
 class CropStore:
-    """The centre crops of a gallery for one preprocessing, in memory if they fit."""
+    """The center crops of a gallery for one preprocessing, in memory if they fit."""
 
     def __init__(self, gallery: ImageGallery, preprocessing: Preprocessing, cache: Uint8Images | None) -> None:
         self._gallery = gallery

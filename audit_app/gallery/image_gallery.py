@@ -21,9 +21,10 @@ from hardrank.serving.index.search_index import SearchIndex
 from hardrank.serving.ingest.image_list import RUN, list_images
 from hardrank.serving.store.items import id_of_path
 from hardrank.serving.store.manifest import IndexManifest
-from hardrank.trainer.config import Config, parse_config
+from hardrank.trainer.config import Config
 from hardrank.trainer.data import load_dataset
 from hardrank.trainer.data.dataset import relative
+from hardrank.trainer.recipe import parse_config
 
 UNLABELLED: Final = ""
 """The class of images without a label."""
@@ -77,14 +78,14 @@ class ImageGallery:
         return len(self.ids)
 
     @property
-    def labelled_classes(self) -> int:
+    def labeled_classes(self) -> int:
         """Number of classes with an image; images without a label count as one class."""
         return len(np.unique(self.labels))
 
     @property
     def has_matches(self) -> bool:
         """Whether two images share a class, so that retrieval can be measured."""
-        return self.labelled_classes < len(self)
+        return self.labeled_classes < len(self)
 
     def label(self, row: int) -> str:
         """Name of the class of a row."""

@@ -1,8 +1,8 @@
 """Adversarial pixels as a PNG that preprocessing reads back without loss.
 
-A network sees the centre crop C × C of an image that was resized to R × R. A file of C × C pixels would be enlarged
+A network sees the center crop C × C of an image that was resized to R × R. A file of C × C pixels would be enlarged
 first, which interpolates the perturbation away. So the pixels are placed on a canvas of R × R whose border comes from
-the benign image: resizing R × R to R × R copies, and the centre crop returns exactly the attacked pixels.
+the benign image: resizing R × R to R × R copies, and the center crop returns exactly the attacked pixels.
 """
 
 import hashlib
@@ -14,7 +14,7 @@ from PIL import Image
 
 from hardrank.models.decoding import decode
 from hardrank.models.errors import HardrankError
-from hardrank.models.preprocessing import Preprocessing, centre_crop, file_pixels, to_square
+from hardrank.models.preprocessing import Preprocessing, center_crop, file_pixels, to_square
 
 Uint8Image = npt.NDArray[np.uint8]
 """(3,H,W)."""
@@ -37,13 +37,13 @@ def canvas_around(pixels: Uint8Image, pre: Preprocessing) -> Uint8Image:
 
 
 def place_on_canvas(pixels: Uint8Image, canvas: Uint8Image, pre: Preprocessing) -> Uint8Image:
-    """Return a copy of `canvas` (3,R,R) with `pixels` (3,C,C) in its centre; raises `ExactPngError`."""
+    """Return a copy of `canvas` (3,R,R) with `pixels` (3,C,C) in its center; raises `ExactPngError`."""
     if pixels.shape != (3, pre.crop, pre.crop) or canvas.shape != (3, pre.resize, pre.resize):
         raise ExactPngError(
             f"pixels {pixels.shape} and canvas {canvas.shape} do not fit a crop of {pre.crop} from {pre.resize} pixels"
         )
     whole = canvas.copy()
-    centre_crop(whole, pre.crop)[...] = pixels
+    center_crop(whole, pre.crop)[...] = pixels
     return whole
 
 

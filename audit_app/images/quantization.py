@@ -16,8 +16,8 @@ def quantize(
     """Round an attacked image to 8 bits without leaving the budget.
 
     With whole 255ths for ε and α, PGD in L∞ moves on the grid of 8-bit values and nothing is lost. Otherwise each
-    value goes to its nearest neighbour within the L∞ budget. In L2, if that would make the perturbation longer than
-    ε, all values go to their neighbour on the benign side.
+    value goes to its nearest neighbor within the L∞ budget. In L2, if that would make the perturbation longer than
+    ε, all values go to their neighbor on the benign side.
 
     Args:
         attacked: (…,H,W) in [0,1].

@@ -46,7 +46,7 @@ class PreparedVictim:
     pixels: Uint8Image
     """(3,S,S): the benign image."""
     canvas: Uint8Image
-    """(3,R,R): the square that it is the centre of."""
+    """(3,R,R): the square that it is the center of."""
     victims: Victims
     """The image for attacks, a batch of one."""
 

@@ -54,7 +54,7 @@ MEASURES: Final[Mapping[str, tuple[Callable[[ModelEntry], float | None], str]]] 
     "R@2": (_benign("recall_at_2"), "Recall@2 of clean images, 0 to 1"),
     "mAP": (_benign("mean_ap"), "mean average precision of clean images, 0 to 1"),
     "mAP@R": (_benign("map_at_r"), "mAP@R of clean images, 0 to 1"),
-    "NMI": (_benign("nmi"), "normalised mutual information, 0 to 1"),
+    "NMI": (_benign("nmi"), "normalized mutual information, 0 to 1"),
 }
 """Measures that can be limited, besides the score (0 to 100) of each figure by name. Higher is better for all."""
 

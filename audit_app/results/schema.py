@@ -114,7 +114,7 @@ class BenignEntry(StrictModel):
     recall_at_2: float = Field(description="0 to 1")
     mean_ap: float = Field(description="mAP, 0 to 1")
     map_at_r: float = Field(description="mAP@R, 0 to 1")
-    nmi: float = Field(description="normalised mutual information, 0 to 1")
+    nmi: float = Field(description="normalized mutual information, 0 to 1")
     mean_cosine: float = Field(description="of all pairs; near 1 the model has collapsed")
     queries: int = Field(description="images that share their class with another image")
     without_match: int = Field(description="images alone in their class, left out as queries")

@@ -13,7 +13,7 @@ from hardrank.audit_app.live.victim import Victim
 from hardrank.audit_app.web.chosen_images import OpenedImage, open_image
 from hardrank.audit_app.web.option_fields import field_range, in_pixels, set_pixels
 from hardrank.audit_app.web.resources import GallerySelection
-from hardrank.audit_app.web.selection_fields import SelectionFields, catalogue, set_selection
+from hardrank.audit_app.web.selection_fields import SelectionFields, catalog, set_selection
 from hardrank.audit_app.web.settings import settings
 from hardrank.trainer.attacks.options import Option, declared_options
 from hardrank.trainer.attacks.pgd import Norm
@@ -38,7 +38,7 @@ def link_of(selection: GallerySelection, victim: Victim, options: LiveOptions) -
     """Describe an attack as query parameters; empty for an uploaded image, which no link can contain."""
     if victim.id is None:
         return {}
-    names = {str(entry.folder): entry.name for entry in catalogue().entries}
+    names = {str(entry.folder): entry.name for entry in catalog().entries}
     values: dict[str, Any] = {
         "attack": options.attack,
         "seed": options.seed,
@@ -72,7 +72,7 @@ def open_link(parameters: Parameters) -> None:
     """
     app = settings()
     if models := parameters.get("model"):
-        known = {entry.name: str(entry.folder) for entry in catalogue().entries}
+        known = {entry.name: str(entry.folder) for entry in catalog().entries}
         if unknown := [name for name in models if name not in known]:
             raise AuditError(
                 f"this link names the model {unknown[0]!r}, which is not in {app.zoo}; add it under Models"

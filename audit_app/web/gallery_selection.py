@@ -15,7 +15,7 @@ from hardrank.audit_app.web.background_cache import CacheEntry
 from hardrank.audit_app.web.markdown import escape_markdown
 from hardrank.audit_app.web.messages import show_error
 from hardrank.audit_app.web.resources import GallerySelection, LoadedGallery, load_gallery
-from hardrank.audit_app.web.selection_fields import SelectionFields, catalogue, selection_fields, set_selection
+from hardrank.audit_app.web.selection_fields import SelectionFields, catalog, selection_fields, set_selection
 from hardrank.models.progress import StageProgress
 
 T = TypeVar("T")
@@ -39,7 +39,7 @@ def select_gallery() -> GallerySelection:
     if not values.models:
         raise AuditError(
             "choose at least one model"
-            if catalogue().entries
+            if catalog().entries
             else "there is no model to attack; train one with `hardrank train`, or type the path of a bundle"
         )
     return _selection(values)

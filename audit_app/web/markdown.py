@@ -16,7 +16,7 @@ def escape_markdown(text: str) -> str:
     Use it for every label, id, file name or message that becomes part of a Streamlit label, `help`, caption, message
     or `st.markdown`. Unescaped, a label such as `![x](http://host/x.png)` makes the visitor's browser fetch a URL.
 
-    Backslashes disable Markdown, HTML, LaTeX and colour directives. Streamlit replaces emoji shortcodes (`:cat:`), URLs
+    Backslashes disable Markdown, HTML, LaTeX and color directives. Streamlit replaces emoji shortcodes (`:cat:`), URLs
     and arrows (`->`) after parsing, when the backslashes are gone; an invisible word joiner breaks these up.
     """
     line = " ".join(text.split())

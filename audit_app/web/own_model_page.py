@@ -20,7 +20,7 @@ from hardrank.audit_app.web.gallery_selection import read_gallery, wait_for, wai
 from hardrank.audit_app.web.markdown import escape_markdown
 from hardrank.audit_app.web.messages import errors_shown
 from hardrank.audit_app.web.resources import GallerySelection, LoadedGallery, load_transfers, session
-from hardrank.audit_app.web.selection_fields import catalogue
+from hardrank.audit_app.web.selection_fields import catalog
 from hardrank.audit_app.web.session import safe_name
 from hardrank.audit_app.web.settings import settings
 
@@ -107,7 +107,7 @@ def _uploaded_model(name: str, folder: Path, files: list[str]) -> str:
 def _selection(name: str) -> GallerySelection | None:
     """Draw the fields of the gallery and of the model's preprocessing; return None without a model."""
     with st.expander("Gallery and preprocessing", icon=":material/photo_library:"):
-        bundles = catalogue().default()
+        bundles = catalog().default()
         first = str(bundles[-1].folder) if bundles else ""
         gallery: str = st.text_input(
             "Gallery",
@@ -193,7 +193,7 @@ def _duration(loaded: LoadedGallery) -> str:
 
 def _surrogate(loaded: LoadedGallery) -> str:
     """Draw the field of the surrogate for transfer attacks; return its path, empty if there is none."""
-    entries = catalogue().entries
+    entries = catalog().entries
     if loaded[0].subject.white_box or not entries:
         return ""
     names = {str(entry.folder): entry.name for entry in entries}

@@ -29,7 +29,7 @@ from hardrank.audit_app.web.option_fields import comparable_budget, in_pixels, o
 from hardrank.audit_app.web.panel import panel
 from hardrank.audit_app.web.resources import audit_jobs, estimate_duration
 from hardrank.audit_app.web.selected import GallerySelection
-from hardrank.audit_app.web.selection_fields import catalogue
+from hardrank.audit_app.web.selection_fields import catalog
 from hardrank.trainer.attacks.pgd import Norm
 from hardrank.trainer.attacks.registry import ATTACKS, SCORECARD, offered_attacks
 from hardrank.trainer.evaluation.robustness import RobustnessOptions
@@ -79,7 +79,7 @@ def _show(jobs: AuditJobs) -> None:
 
 
 def _cards() -> None:
-    found = catalogue()
+    found = catalog()
     known = {entry.name: scores_of_card(entry.card) for entry in found.entries}
     measured = {name: scores for name, scores in known.items() if scores is not None}
     if not measured:

@@ -24,7 +24,7 @@ class SelectionFields:
     """Text of the gallery field."""
 
 
-def catalogue() -> BundleList:
+def catalog() -> BundleList:
     """Return the available bundles."""
     return list_bundles(settings().zoo)
 
@@ -36,7 +36,7 @@ def set_selection(values: SelectionFields) -> None:
 
 def selection_fields() -> SelectionFields:
     """Draw the fields and return their values."""
-    found, app = catalogue(), settings()
+    found, app = catalog(), settings()
     folders = [str(entry.folder) for entry in found.entries]
     first = SelectionFields(models=tuple(str(entry.folder) for entry in found.default()), gallery=" ".join(app.gallery))
     kept: SelectionFields = st.session_state.get(_KEY) or first

@@ -13,7 +13,7 @@ _HEAD = (
 )
 
 
-class Colour(StrEnum):
+class Color(StrEnum):
     """Medium tones, readable on white and on black."""
 
     QUERY = "#3b82c4"
@@ -29,7 +29,7 @@ class Dot:
     x: float
     y: float
     label: str = ""
-    colour: Colour = Colour.ITEM
+    color: Color = Color.ITEM
     hollow: bool = False
     """Whether it is the embedding of a perturbed image."""
 
@@ -41,12 +41,12 @@ class Arrow:
     start: Dot
     end: Dot
     dashed: bool = False
-    colour: Colour = Colour.ITEM
+    color: Color = Color.ITEM
 
 
 @dataclass(frozen=True)
 class Ring:
-    """A neighbourhood."""
+    """A neighborhood."""
 
     x: float
     y: float
@@ -73,7 +73,7 @@ class Sketch:
 
 def _ring(ring: Ring) -> str:
     return (
-        f'<circle cx="{ring.x:g}" cy="{ring.y:g}" r="{ring.radius:g}" fill="none" stroke="{Colour.ITEM}" '
+        f'<circle cx="{ring.x:g}" cy="{ring.y:g}" r="{ring.radius:g}" fill="none" stroke="{Color.ITEM}" '
         'stroke-dasharray="2 4"/>'
     )
 
@@ -85,20 +85,18 @@ def _arrow(arrow: Arrow) -> str:
     x0, y0 = arrow.start.x + 8 * ux, arrow.start.y + 8 * uy
     x1, y1 = arrow.end.x - 8 * ux, arrow.end.y - 8 * uy
     if arrow.dashed:
-        return f'<path d="M{x0:.1f} {y0:.1f}L{x1:.1f} {y1:.1f}" stroke="{arrow.colour}" stroke-dasharray="4 4"/>'
+        return f'<path d="M{x0:.1f} {y0:.1f}L{x1:.1f} {y1:.1f}" stroke="{arrow.color}" stroke-dasharray="4 4"/>'
     tip = f"M{x1:.1f} {y1:.1f}l{-9 * ux + 4 * uy:.1f} {-9 * uy - 4 * ux:.1f}l{-8 * uy:.1f} {8 * ux:.1f}z"
     return (
-        f'<path d="M{x0:.1f} {y0:.1f}L{x1 - 6 * ux:.1f} {y1 - 6 * uy:.1f}" stroke="{arrow.colour}" stroke-width="2"/>'
-        f'<path d="{tip}" fill="{arrow.colour}"/>'
+        f'<path d="M{x0:.1f} {y0:.1f}L{x1 - 6 * ux:.1f} {y1 - 6 * uy:.1f}" stroke="{arrow.color}" stroke-width="2"/>'
+        f'<path d="{tip}" fill="{arrow.color}"/>'
     )
 
 
 def _dot(dot: Dot) -> str:
-    fill = "none" if dot.hollow else dot.colour
-    circle = f'<circle cx="{dot.x:g}" cy="{dot.y:g}" r="6" fill="{fill}" stroke="{dot.colour}" stroke-width="2"/>'
+    fill = "none" if dot.hollow else dot.color
+    circle = f'<circle cx="{dot.x:g}" cy="{dot.y:g}" r="6" fill="{fill}" stroke="{dot.color}" stroke-width="2"/>'
     text = (
-        f'<text x="{dot.x + 10:g}" y="{dot.y - 8:g}" fill="{dot.colour}">{escape(dot.label)}</text>'
-        if dot.label
-        else ""
+        f'<text x="{dot.x + 10:g}" y="{dot.y - 8:g}" fill="{dot.color}">{escape(dot.label)}</text>' if dot.label else ""
     )
     return circle + text

@@ -34,7 +34,7 @@ BENIGN, ROBUST = (ROOT / "models" / "zoo" / f"demo-{kind}" for kind in ("benign"
 QUERY_CLASS: Final = "cushion-teal-marble-matte"
 """The first image of this class is the query."""
 RESIZE, MARGIN = 72, 4
-"""Side of the images of the demo data set, and the margin that the centre crop removes on each side, in pixels."""
+"""Side of the images of the demo data set, and the margin that the center crop removes on each side, in pixels."""
 
 
 def main(page: Literal["all", "search", "audit"] = "all", out: Path = IMAGES) -> None:
@@ -87,7 +87,7 @@ def photograph_search_page(browser: Any, folder: Path, out: Path) -> None:
 def attacked_query(files: list[bytes]) -> bytes:
     """Return the first image after ES with ε = 8/255 against the benign model, as PNG.
 
-    The attack includes the centre crop, so that the server's preprocessing does not change its result.
+    The attack includes the center crop, so that the server's preprocessing does not change its result.
     """
     network = FoldedEmbedder(load_embedder(BENIGN))
 
@@ -149,7 +149,7 @@ def _rankings(page: Any) -> bytes:
 
 
 def save(path: Path, png: bytes, width: int | None = None) -> None:
-    """Write a screenshot, scaled to `width` pixels, with 256 colours, which makes the file three times smaller."""
+    """Write a screenshot, scaled to `width` pixels, with 256 colors, which makes the file three times smaller."""
     full = Image.open(BytesIO(png)).convert("RGB")
     shown = full.resize((width, round(full.height * width / full.width))) if width else full
     picture = shown.quantize(256, kmeans=1, dither=Image.Dither.NONE)

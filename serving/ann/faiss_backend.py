@@ -73,15 +73,15 @@ class FaissBackend:
 
     def candidates(self, snapshot: Snapshot, queries: Vectors, count: int, *, label: str | None = None) -> Slots:
         """See `Backend`."""
-        labelled = None if label is None else snapshot.slots_with_label(label)
-        existing = snapshot.size if labelled is None else len(labelled)
-        if labelled is not None and len(labelled) <= self._max_flat(snapshot):
-            return nearest_among(queries, snapshot.vectors, count, slots=labelled)
-        allowed = snapshot.alive if labelled is None else _mask(labelled, snapshot.slots)
+        labeled = None if label is None else snapshot.slots_with_label(label)
+        existing = snapshot.size if labeled is None else len(labeled)
+        if labeled is not None and len(labeled) <= self._max_flat(snapshot):
+            return nearest_among(queries, snapshot.vectors, count, slots=labeled)
+        allowed = snapshot.alive if labeled is None else _mask(labeled, snapshot.slots)
         if self._built is None or count > _EXACT_SHARE * existing:
             return nearest_in_range(queries, snapshot.vectors, count, start=0, alive=allowed)
         index = self._built.index
-        bits = _live_bits(index, snapshot) if labelled is None else np.packbits(allowed, bitorder="little")
+        bits = _live_bits(index, snapshot) if labeled is None else np.packbits(allowed, bitorder="little")
         early = index.search(queries, count, allowed=bits, share=existing / snapshot.size)
         late = nearest_in_range(queries, snapshot.vectors, count, start=index.covered, alive=allowed)
         slots = np.concatenate([early, late], axis=1)

@@ -18,7 +18,7 @@ from hardrank.models.cores import usable_cores
 from hardrank.models.decoding import DEFAULT_LIMITS, DecodeLimits, UndecodableImageError, decode_file, read_bytes
 from hardrank.models.errors import HardrankError
 from hardrank.models.image_listing import ImageProblem, ImageProblemKind, is_file
-from hardrank.models.preprocessing import Preprocessing, centre_crop, to_square, to_unit
+from hardrank.models.preprocessing import Preprocessing, center_crop, to_square, to_unit
 from hardrank.serving.engine import Engine
 from hardrank.serving.index.search_index import SearchIndex
 from hardrank.serving.ingest.image_list import ImageEntry, ImageList
@@ -269,7 +269,7 @@ def _read(
     return _Decoded(
         entry=entry,
         sha256=digest,
-        pixels=centre_crop(to_square(file.image, pre), pre.crop),
+        pixels=center_crop(to_square(file.image, pre), pre.crop),
         thumbnail=make_thumbnail(file.image),
         size=(file.width, file.height),
         replaces=known is not None,

@@ -1,4 +1,4 @@
-"""The plot of scores by rank, as inline SVG that scales with its container and uses the page's colours."""
+"""The plot of scores by rank, as inline SVG that scales with its container and uses the page's colors."""
 
 from collections.abc import Sequence
 from html import escape

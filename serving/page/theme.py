@@ -14,7 +14,7 @@ HEAD: Final = f'<meta name="color-scheme" content="light dark"><link rel="icon" 
 
 
 def theme() -> gr.themes.Base:
-    """Return a theme of greys with one accent colour and system fonts; no font is downloaded."""
+    """Return a theme of grays with one accent color and system fonts; no font is downloaded."""
     system = ("system-ui", "-apple-system", "Segoe UI", "Roboto", "Ubuntu", "sans-serif")
     return gr.themes.Base(
         primary_hue=gr.themes.colors.teal,

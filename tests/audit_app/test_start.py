@@ -66,7 +66,7 @@ def test_the_exit_status_is_that_of_streamlit() -> None:
     assert main([], run=interrupted) == 130
 
 
-@pytest.mark.parametrize("options", [["--colour", "red"], ["--port", "high"], ["--attacks", "0"]])
+@pytest.mark.parametrize("options", [["--color", "red"], ["--port", "high"], ["--attacks", "0"]])
 def test_invalid_options_end_with_status_2(options: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     started: list[list[str]] = []
     try:
@@ -88,7 +88,7 @@ def test_help_shows_options_and_examples(capsys: pytest.CaptureFixture[str]) -> 
     assert "--open" not in shown
 
 
-@pytest.mark.parametrize("options", [["--colour", "red"], ["--attacks", "0"], ["--attacks", "many"], ["stray"]])
+@pytest.mark.parametrize("options", [["--color", "red"], ["--attacks", "0"], ["--attacks", "many"], ["stray"]])
 def test_the_app_reports_invalid_options(options: list[str]) -> None:
     with pytest.raises(AuditError, match=options[-1]):
         read_settings(options)

@@ -11,7 +11,7 @@ from hardrank.trainer.runtime.launch import ROOT, Launch
 from hardrank.trainer.studies.claims import claims_markdown
 from hardrank.trainer.studies.plan import load_study
 from hardrank.trainer.studies.schedule import read_state
-from hardrank.trainer.studies.table import summarise
+from hardrank.trainer.studies.table import summarize
 from hardrank.trainer.studies.trial import StudyRun
 
 RESULTS: Final = ROOT / "benchmarks" / "results"
@@ -175,7 +175,7 @@ def test_tables_and_claims_of_a_study_are_computed_from_its_trials(study: str) -
     planned = load_study(study)
     state = read_state(StudyRun(study=planned, launch=Launch(), results=STUDIES / study))
     choices = {title: choice.to_dict() for title, choice in state.choices.items()}
-    found = summarise(planned, state.planned, state.done, {}, choices=choices)
+    found = summarize(planned, state.planned, state.done, {}, choices=choices)
     written = json.loads((STUDIES / study / "study.json").read_text(encoding="utf-8"))
     for name in ("rows", "missing", "claims", "equal_recall", "choices"):
         assert json.loads(json.dumps(found[name])) == written[name], name

@@ -177,11 +177,11 @@ class TestCsv:
         listing = csv_of(
             tmp_path,
             "\ufefflabel, path ,year\r\n cat , a/1.png,1999\r\n\r\n"
-            '"big, grey cat", "a/2, 3.png",\r\ndog,"a/""x"".png"\r\n',
+            '"big, gray cat", "a/2, 3.png",\r\ndog,"a/""x"".png"\r\n',
         )
         assert [(image.name, image.label, dict(image.columns), image.line) for image in listing.images] == [
             ("a/1.png", "cat", {"year": "1999"}, 2),
-            ("a/2, 3.png", "big, grey cat", {}, 4),
+            ("a/2, 3.png", "big, gray cat", {}, 4),
             ('a/"x".png', "dog", {}, 5),
         ]
         assert listing.columns == ["label", "path", "year"]
@@ -189,7 +189,7 @@ class TestCsv:
 
     def test_an_unquoted_comma_is_an_error(self, tmp_path: Path) -> None:
         with pytest.raises(ListingError, match=r"line 3: 3 fields.*2 columns.*double quotes"):
-            csv_of(tmp_path, "path,label\n1.png,cat\n2.png,big, grey\n")
+            csv_of(tmp_path, "path,label\n1.png,cat\n2.png,big, gray\n")
 
     @pytest.mark.parametrize("text", ["path,label\n1.png,cat\n2.png,cat,\n", 'path,label\n1.png,"cat\n2.png,cat\n'])
     def test_malformed_rows_are_errors(self, tmp_path: Path, text: str) -> None:

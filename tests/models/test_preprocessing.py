@@ -30,7 +30,7 @@ from hardrank.models.preprocessing import (
     Interpolation,
     Preprocessing,
     PreprocessingError,
-    centre_crop,
+    center_crop,
     file_pixels,
     image_pixels,
     prepare,
@@ -116,8 +116,8 @@ class TestModes:
         assert pixels(decode(encoded(image))).tolist() == [[[0, 0, 0], [255, 255, 255]]]
 
     def test_half_transparent_grey_lies_on_white(self) -> None:
-        grey = pixels(decode(encoded(Image.new("LA", (1, 1), (0, 128)))))[0, 0]
-        assert grey.tolist() == [127, 127, 127]
+        gray = pixels(decode(encoded(Image.new("LA", (1, 1), (0, 128)))))[0, 0]
+        assert gray.tolist() == [127, 127, 127]
 
     @pytest.mark.parametrize("kind", ["PNG", "GIF"])
     def test_transparent_palette_entry_is_white(self, kind: str) -> None:
@@ -127,7 +127,7 @@ class TestModes:
         data = encoded(image, kind, transparency=0)
         assert pixels(decode(data)).tolist() == [[[255, 255, 255], [200, 100, 50]]]
 
-    def test_transparent_colour_of_grey_and_rgb_is_white(self) -> None:
+    def test_transparent_color_of_grey_and_rgb_is_white(self) -> None:
         assert pixels(decode(encoded(Image.new("L", (1, 1), 7), transparency=7))).max() == 255
         assert pixels(decode(encoded(Image.new("RGB", (1, 1), (1, 2, 3)), transparency=(1, 2, 3)))).min() == 255
 
@@ -160,7 +160,7 @@ class TestModes:
         assert pixels(decode(encoded(image, "TIFF")))[0, :, 0].tolist() == [0, 0, 1, 255]
 
     def test_mode_without_conversion_is_named(self) -> None:
-        with pytest.raises(UndecodableImageError, match="colour mode La"):
+        with pytest.raises(UndecodableImageError, match="color mode La"):
             to_rgb(Image.new("La", (2, 2)))
 
     def test_one_pixel(self) -> None:
@@ -403,9 +403,9 @@ class TestSizes:
             Preprocessing.from_dict(values)
 
     @pytest.mark.parametrize(("side", "crop"), [(8, 8), (8, 4), (9, 4), (8, 5), (1, 1)])
-    def test_centre_crop_against_a_loop(self, side: int, crop: int) -> None:
+    def test_center_crop_against_a_loop(self, side: int, crop: int) -> None:
         array = np.arange(2 * 3 * side * side).reshape(2, 3, side, side)
-        cropped = centre_crop(array, crop)
+        cropped = center_crop(array, crop)
         start = (side - crop) // 2
         for row in range(crop):
             for column in range(crop):
@@ -415,7 +415,7 @@ class TestSizes:
     @pytest.mark.parametrize(("shape", "crop"), [((3, 4, 4), 5), ((3, 4, 4), 0), ((3, 4, 5), 2)])
     def test_invalid_crops(self, shape: tuple[int, ...], crop: int) -> None:
         with pytest.raises(PreprocessingError, match="crop"):
-            centre_crop(np.zeros(shape), crop)
+            center_crop(np.zeros(shape), crop)
 
     def test_unit_is_the_value_over_255(self) -> None:
         values = np.arange(256, dtype=np.uint8)
@@ -425,7 +425,7 @@ class TestSizes:
 
     def test_square_is_antialiased(self) -> None:
         stripes = Image.fromarray(np.tile(np.array([0, 255], dtype=np.uint8), (64, 32)))
-        # Every second row alone would give one colour; the mean of both is grey, save where the border cuts the filter.
+        # Every second row alone would give one color; the mean of both is gray, save where the border cuts the filter.
         assert np.abs(to_square(stripes, Preprocessing(resize=8, crop=8)).astype(int) - 127.5).max() < 5
 
     @pytest.mark.parametrize("fit", Fit)
@@ -482,10 +482,10 @@ class TestSizes:
 
     @pytest.mark.parametrize("fit", list(Fit))
     @pytest.mark.parametrize("crop", [12, 9, 4])
-    def test_image_pixels_are_the_centre_of_the_square(self, fit: Fit, crop: int) -> None:
+    def test_image_pixels_are_the_center_of_the_square(self, fit: Fit, crop: int) -> None:
         pre = Preprocessing(resize=12, crop=crop, fit=fit)
         image = photograph(40, 23)
-        assert np.array_equal(image_pixels(image, pre), centre_crop(to_square(image, pre), crop))
+        assert np.array_equal(image_pixels(image, pre), center_crop(to_square(image, pre), crop))
 
     def test_prepare_equals_its_steps(self) -> None:
         sizes = Preprocessing(resize=12, crop=9)

@@ -42,8 +42,8 @@ def robust_engine(robust_bundle: Path) -> Engine:
 def unit_vectors(count: int, dimension: int = DIMENSION, *, seed: int = 0) -> npt.NDArray[np.float32]:
     """Vectors (count,dimension) of norm 1, in clusters of about ten."""
     generator = np.random.default_rng(seed)
-    centres = generator.normal(size=(max(1, count // 10), dimension))
-    vectors = centres[generator.integers(0, len(centres), count)] + 0.5 * generator.normal(size=(count, dimension))
+    centers = generator.normal(size=(max(1, count // 10), dimension))
+    vectors = centers[generator.integers(0, len(centers), count)] + 0.5 * generator.normal(size=(count, dimension))
     unit: npt.NDArray[np.float32] = (vectors / np.linalg.norm(vectors, axis=1, keepdims=True)).astype(np.float32)
     return unit
 

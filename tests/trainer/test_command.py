@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from hardrank.models.bundle import load_card, verify_bundle
-from hardrank.trainer.config import recipe_names
+from hardrank.trainer.recipe import recipe_names
 from hardrank.trainer.run import main
 from tests.trainer.place import Place, environment
 

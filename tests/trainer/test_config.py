@@ -5,17 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from hardrank.trainer.config import (
-    Config,
-    ConfigError,
-    changed_fields,
-    config_to_json,
-    load_recipe,
-    parse_config,
-    pixels,
-    recipe_names,
-)
+from hardrank.trainer.config import Config, ConfigError, pixels
 from hardrank.trainer.defenses import parse_defense
+from hardrank.trainer.recipe import changed_fields, config_to_json, load_recipe, parse_config, recipe_names
 
 SMALL = {
     "name": "small",
@@ -70,7 +62,7 @@ def test_budgets_may_be_fractions(text: str | float, value: float) -> None:
     ("change", "message"),
     [
         ({"robust": {"epcohs": 3}}, "unknown option robust.epcohs; did you mean epochs"),
-        ({"colour": 1}, "unknown option colour"),
+        ({"color": 1}, "unknown option color"),
         ({"robust": {"epochs": "many"}}, "robust.epochs: .*number"),
         ({"robust": {"epochs": 0}}, "epochs must be above 0"),
         ({"robust": {"averaging": 1.0}}, "averaging must be from 0 to below 1, not 1.0"),

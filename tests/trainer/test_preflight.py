@@ -15,10 +15,11 @@ from safetensors.torch import load_file, save_file
 from hardrank.models.embedder import Architecture, build_embedder
 from hardrank.models.weights_file import WeightsError
 from hardrank.trainer import preflight
-from hardrank.trainer.config import WarmupOptions, load_recipe
+from hardrank.trainer.config import WarmupOptions
 from hardrank.trainer.export import ExportError, save_weights
 from hardrank.trainer.job_steps import Job, read_images
 from hardrank.trainer.preflight import PreflightCheck, PreflightError, available_memory, check_before_training
+from hardrank.trainer.recipe import load_recipe
 from hardrank.trainer.runtime.processes import SINGLE_PROCESS
 from hardrank.trainer.runtime.run_folder import Run
 from tests.trainer.place import Place

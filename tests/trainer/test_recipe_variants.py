@@ -3,7 +3,7 @@
 import pytest
 
 from hardrank.models.preprocessing import Fit, Interpolation, Preprocessing
-from hardrank.trainer.config import load_recipe
+from hardrank.trainer.recipe import load_recipe
 from hardrank.trainer.recipe_variants import at_size, with_backbone
 from hardrank.trainer.run import main
 

@@ -21,14 +21,15 @@ import yaml
 
 from hardrank.models.errors import HardrankError
 from hardrank.models.progress import StageProgress
-from hardrank.trainer.config import ConfigError, load_recipe
+from hardrank.trainer.config import ConfigError
 from hardrank.trainer.metric.losses import hardness
 from hardrank.trainer.metric.samplers import Sampler, draw_triplets
+from hardrank.trainer.recipe import load_recipe
 from hardrank.trainer.runtime.launch import ROOT, Launch
 from hardrank.trainer.studies.plan import load_study, merged, study_names
 from hardrank.trainer.studies.plots import line_styles, write_plots
 from hardrank.trainer.studies.samplers import hardness_by_sampler
-from hardrank.trainer.studies.table import markdown, summarise
+from hardrank.trainer.studies.table import markdown, summarize
 from hardrank.trainer.studies.titles import title_offsets
 from hardrank.trainer.studies.trial import label_stages
 from hardrank.trainer.studies.trial_list import trials
@@ -132,7 +133,7 @@ def test_expectations_are_compared_with_the_measurement(finished: tuple[Path, Co
 
 def test_expectations_of_missing_rows_are_left_out(finished: tuple[Path, Command]) -> None:
     study = load_study(finished[1].study)
-    assert summarise(study, trials(study), {}, {})["expected"] == []
+    assert summarize(study, trials(study), {}, {})["expected"] == []
 
 
 def test_expectations_of_unknown_rows_are_errors(tmp_path: Path) -> None:
@@ -259,34 +260,34 @@ def test_every_study_is_valid(name: str) -> None:
 def test_titles_of_a_plot_cover_no_point_bar_or_title() -> None:
     generator = np.random.default_rng(0)
     frame = np.array([0.0, 0.0, 400.0, 250.0])
-    centres = np.concatenate([generator.uniform([150, 80], [250, 160], (12, 2)), [[395.0, 245.0], [4.0, 4.0]]])
-    sizes = np.column_stack([generator.uniform(20, 90, len(centres)), np.full(len(centres), 8.0)])
-    bars = np.column_stack([centres, centres])
+    centers = np.concatenate([generator.uniform([150, 80], [250, 160], (12, 2)), [[395.0, 245.0], [4.0, 4.0]]])
+    sizes = np.column_stack([generator.uniform(20, 90, len(centers)), np.full(len(centers), 8.0)])
+    bars = np.column_stack([centers, centers])
     bars[:, 1] -= 12
     bars[:, 3] += 12
-    offsets = np.array(title_offsets(centres, sizes, frame, bars))
-    ends = centres + offsets
+    offsets = np.array(title_offsets(centers, sizes, frame, bars))
+    ends = centers + offsets
     left = np.where(offsets[:, 0] > 0, ends[:, 0], ends[:, 0] - sizes[:, 0])
     boxes = np.column_stack([left, ends[:, 1] - 4, left + sizes[:, 0], ends[:, 1] + 4])
     assert (boxes[:, :2] >= frame[:2]).all()
     assert (boxes[:, 2:] <= frame[2:]).all()
-    marks = np.column_stack([centres - 4, centres + 4])
+    marks = np.column_stack([centers - 4, centers + 4])
     for number, box in enumerate(boxes):
         for other in (*marks, *bars, *boxes[:number]):
             assert (box[2:] <= other[:2]).any() or (other[2:] <= box[:2]).any()
 
 
-def test_each_family_has_its_own_colour_and_marker() -> None:
+def test_each_family_has_its_own_color_and_marker() -> None:
     found = line_styles(["HM[S,M]", "NEW[S]", "min-max[S]", "N/A[R]", "HM[R,M]&ICS", "OTHER"])
     assert list(found) == ["HM", "NEW", "minmax", "regular", "OTHER"]
-    assert len({colour for colour, _ in found.values()}) == len({marker for _, marker in found.values()}) == 5
+    assert len({color for color, _ in found.values()}) == len({marker for _, marker in found.values()}) == 5
 
 
 def test_plots_mark_collapsed_rows_and_list_the_families(tmp_path: Path) -> None:
     import matplotlib as mpl
 
     summary, done = results_of_study("caltech101-short")
-    summary["rows"][0]["defense"] = "NEW[S]"  # of a family that nobody chose a colour for
+    summary["rows"][0]["defense"] = "NEW[S]"  # of a family that nobody chose a color for
     with mpl.rc_context({"svg.fonttype": "none"}):
         assert len(write_plots(summary, [*done, done[0] | {"log": {}}], tmp_path)) == 5
     for name in ("ers_recall", "ers_cost"):
@@ -299,7 +300,7 @@ def test_missing_trials_are_named(finished: tuple[Path, Command]) -> None:
     _, asked = finished
     study = load_study(asked.study)
     planned = trials(study)
-    summary = summarise(study, planned, {}, {})
+    summary = summarize(study, planned, {}, {})
     assert summary["missing"] == ["regular[R] · seed 0", "HM[S,g_LGA]&ICS · seed 0", "HM[S,g_LGA]&ICS · seed 1"]
     assert "Not done yet (3 of 3)" in markdown(summary, [])
 
@@ -308,10 +309,10 @@ def test_mean_hardness_agrees_with_a_loop_and_samplers_are_ordered() -> None:
     """On embeddings with class structure: R < M < S < D ≤ H, as the paper measures on its pretrained network."""
     generator = torch.Generator().manual_seed(0)
     labels = torch.arange(40).repeat_interleave(12)
-    centres, spread, shared = (
+    centers, spread, shared = (
         torch.nn.functional.normalize(torch.randn(rows, 64, generator=generator), dim=1) for rows in (40, 480, 1)
     )
-    embeddings = torch.nn.functional.normalize(0.8 * centres[labels] + spread + shared, dim=1)
+    embeddings = torch.nn.functional.normalize(0.8 * centers[labels] + spread + shared, dim=1)
     found = hardness_by_sampler(embeddings, labels, pairs=56, batches=60, seed=0, report=lambda *_: None)
     means = {name: entry["mean"] for name, entry in found.items()}
     assert means["R"] < means["M"] < means["S"] < means["D"] <= means["H"]
@@ -414,14 +415,14 @@ def results_of_study(name: str) -> tuple[dict[str, Any], list[dict[str, Any]]]:
 def test_the_page_shows_the_command_as_typed() -> None:
     study = load_study("demo")
     for typed, said in (("", "demo"), ("demo", "demo"), ("my studies/a.yaml", "'my studies/a.yaml'")):
-        summary = summarise(study, trials(study), {}, {}, typed=typed)
+        summary = summarize(study, trials(study), {}, {}, typed=typed)
         assert summary["command"] == f"hardrank study {said}"
         assert f"`hardrank study {said}`" in markdown(summary, [])
 
 
 def test_a_page_without_results_has_no_line_on_images_and_hardware() -> None:
     study = load_study("demo")
-    page = markdown(summarise(study, trials(study), {}, {}), [])
+    page = markdown(summarize(study, trials(study), {}, {}), [])
     assert "Attacked images" not in page
     assert "Hardware" not in page
 

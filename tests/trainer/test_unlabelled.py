@@ -13,11 +13,11 @@ from PIL import Image
 from hardrank.models.bundle import verify_bundle
 from hardrank.models.image_listing import TEST_IMAGES, ImageProblemKind
 from hardrank.models.preprocessing import Preprocessing
-from hardrank.trainer.config import load_recipe
 from hardrank.trainer.data import load_dataset
 from hardrank.trainer.data.dataset import DataOptions, Dataset, DatasetError
 from hardrank.trainer.data.near_duplicates import augmented_copy
 from hardrank.trainer.data.store import ImageStore
+from hardrank.trainer.recipe import load_recipe
 from hardrank.trainer.run import main
 from tests.trainer.place import without_onnx
 from tests.trainer.tiny import write_images

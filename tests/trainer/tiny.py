@@ -1,4 +1,4 @@
-"""A data set and a recipe small enough to train in seconds: eight classes of coloured gratings at 32 px."""
+"""A data set and a recipe small enough to train in seconds: eight classes of colored gratings at 32 px."""
 
 from pathlib import Path
 from typing import Any
@@ -12,16 +12,16 @@ IMAGES = 8
 
 
 def write_images(root: Path) -> Path:
-    """Write class folders of PNGs: a class is a colour and a direction, an image a phase and some noise."""
+    """Write class folders of PNGs: a class is a color and a direction, an image a phase and some noise."""
     generator = np.random.default_rng(0)
     y, x = np.mgrid[0:40, 0:40] / 40
     for label in range(CLASSES):
         folder = root / f"class-{label}"
         folder.mkdir(parents=True)
-        colour, angle = generator.uniform(0.3, 1, 3), np.pi * label / CLASSES
+        color, angle = generator.uniform(0.3, 1, 3), np.pi * label / CLASSES
         for number in range(IMAGES):
             wave = np.sin(12 * (x * np.cos(angle) + y * np.sin(angle)) + generator.uniform(0, 6))
-            pixels = (0.5 + 0.3 * wave[..., None]) * colour + generator.normal(0, 0.05, (40, 40, 3))
+            pixels = (0.5 + 0.3 * wave[..., None]) * color + generator.normal(0, 0.05, (40, 40, 3))
             Image.fromarray((255 * pixels.clip(0, 1)).astype(np.uint8)).save(folder / f"{number}.png")
     return root
 

@@ -39,7 +39,7 @@ def apgd_steps(
     start: Tensor | None = None,
     ball: Ball | None = None,
 ) -> Iterator[Step]:
-    """Minimise an objective like `pgd_steps`, with the same arguments; α is ignored, the first step is 2ε.
+    """Minimize an objective like `pgd_steps`, with the same arguments; α is ignored, the first step is 2ε.
 
     The images and embeddings of each `Step` are those with the lowest loss so far; `losses` are those of the last
     iterate. One extra forward pass evaluates the last iterate.

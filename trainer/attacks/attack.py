@@ -179,7 +179,7 @@ class Attack(Protocol):
         """
 
     def objective(self, victims: Victims, gallery: Gallery, targets: Tensor) -> Objective:
-        """Return the loss that the engine minimises, a function of embeddings (G,1,D)."""
+        """Return the loss that the engine minimizes, a function of embeddings (G,1,D)."""
 
     def measure(self, embeddings: Tensor, victims: Victims, gallery: Gallery, targets: Tensor) -> Tensor:
         """Return the figures (G,F) of the victims at `embeddings` (G,D), per image, in their units."""

@@ -43,7 +43,7 @@ class PGDOptions(CheckedOptions):
 
 
 class Objective(Protocol):
-    """The loss that an attack minimises."""
+    """The loss that an attack minimizes."""
 
     def __call__(self, embeddings: Tensor, rows: Tensor, step: int) -> Tensor:
         """Return each group's loss (G,), differentiable in `embeddings` (G,K,D).
@@ -82,7 +82,7 @@ def pgd_steps(
     start: Tensor | None = None,
     ball: "Ball | None" = None,
 ) -> Iterator[Step]:
-    """Minimise an objective over perturbations of images, one step at a time.
+    """Minimize an objective over perturbations of images, one step at a time.
 
     The K images of a group share a loss and stop together. A group whose loss has no gradient leaves the batch for the
     remaining steps; since the network is in evaluation mode, this changes nothing else. To stop early, stop iterating.

@@ -20,7 +20,7 @@ from hardrank.trainer.metric.distances import check_sphere
 
 
 class AttackEngine(StrEnum):
-    """The algorithm that minimises the objective."""
+    """The algorithm that minimizes the objective."""
 
     PGD = "pgd"
     """Plain PGD, as published."""
@@ -311,7 +311,7 @@ def check_images(images: Tensor, victims: Victims) -> None:
         low, high = images[row].min().item(), images[row].max().item()
         raise AttackError(
             f"pixels must lie in [0,1]: image {row} of {len(images)} has values from {low:g} to {high:g}; "
-            "divide bytes by 255, and leave normalisation to the network"
+            "divide bytes by 255, and leave normalization to the network"
         )
 
 

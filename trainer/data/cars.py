@@ -10,7 +10,7 @@ from hardrank.trainer.data.dataset import (
     DataOptions,
     Dataset,
     DatasetError,
-    LabelledImage,
+    LabeledImage,
     ShowProgress,
     TrainTestImages,
     assemble,
@@ -27,10 +27,10 @@ _SPLIT_LAYOUT: Final = (
 def load(options: DataOptions, progress: ShowProgress | None = None) -> Dataset:
     """Read cars_annos.mat and car_ims/, or devkit/ with cars_train/ and cars_test/; raises `DatasetError`."""
     root = needed_root(options, "stanford_cars", "cars_annos.mat", _SPLIT_LAYOUT[0][1])
-    train: list[LabelledImage] = []
-    test: list[LabelledImage] = []
+    train: list[LabeledImage] = []
+    test: list[LabeledImage] = []
     for path, label in _single(root) if (root / "cars_annos.mat").is_file() else _two_part(root):
-        (train if label <= _LAST_TRAIN else test).append(LabelledImage(path, f"{label:03d}"))
+        (train if label <= _LAST_TRAIN else test).append(LabeledImage(path, f"{label:03d}"))
     return assemble("cars", root, TrainTestImages(train, test), options, progress)
 
 

@@ -6,7 +6,7 @@ from hardrank.trainer.data.dataset import (
     DataOptions,
     Dataset,
     DatasetError,
-    LabelledImage,
+    LabeledImage,
     ShowProgress,
     TrainTestImages,
     assemble,
@@ -21,8 +21,8 @@ def load(options: DataOptions, progress: ShowProgress | None = None) -> Dataset:
     root = needed_root(options, "CUB_200_2011", "images.txt")
     images = dict(read_table(root / "images.txt", columns=2))
     names = dict(read_table(root / "classes.txt", columns=2))
-    train: list[LabelledImage] = []
-    test: list[LabelledImage] = []
+    train: list[LabeledImage] = []
+    test: list[LabeledImage] = []
     for image, label in read_table(root / "image_class_labels.txt", columns=2):
         if image not in images or label not in names:
             raise DatasetError(
@@ -30,6 +30,6 @@ def load(options: DataOptions, progress: ShowProgress | None = None) -> Dataset:
                 "classes.txt; unpack the archive again"
             )
         (train if int(label) <= _LAST_TRAIN else test).append(
-            LabelledImage(root / "images" / images[image], names[label])
+            LabeledImage(root / "images" / images[image], names[label])
         )
     return assemble("cub", root, TrainTestImages(train, test), options, progress)

@@ -1,4 +1,4 @@
-"""A data set: labelled images, split into disjoint training and test classes."""
+"""A data set: labeled images, split into disjoint training and test classes."""
 
 import csv
 import hashlib
@@ -121,7 +121,7 @@ class Dataset:
 
 
 @dataclass(frozen=True)
-class LabelledImage:
+class LabeledImage:
     """An image file and its class."""
 
     path: Path
@@ -133,8 +133,8 @@ class LabelledImage:
 class TrainTestImages:
     """The images of the training classes and of the test classes, as a data set lists them."""
 
-    train: Sequence[LabelledImage]
-    test: Sequence[LabelledImage]
+    train: Sequence[LabeledImage]
+    test: Sequence[LabeledImage]
     problems: Sequence[ImageProblem] = ()
 
 
@@ -144,7 +144,7 @@ def relative(path: Path, root: Path) -> str:
 
 
 def split_classes(
-    images: Sequence[LabelledImage], options: DataOptions, *, default: int | float = 0.5
+    images: Sequence[LabeledImage], options: DataOptions, *, default: int | float = 0.5
 ) -> TrainTestImages:
     """Split by class: the first classes in alphabetical (or shuffled) order train, the others test.
 
@@ -303,7 +303,7 @@ def _check(path: Path, root: Path, *, decode_it: bool) -> str | ImageProblem:
     return hashlib.sha256(data).hexdigest()
 
 
-def _leave_out_single(images: Sequence[LabelledImage], root: Path, problems: list[ImageProblem]) -> list[LabelledImage]:
+def _leave_out_single(images: Sequence[LabeledImage], root: Path, problems: list[ImageProblem]) -> list[LabeledImage]:
     """Leave out classes of one image, which have no positive."""
     sizes = Counter(image.label for image in images)
     problems += [
@@ -315,12 +315,12 @@ def _leave_out_single(images: Sequence[LabelledImage], root: Path, problems: lis
 
 
 def _leave_out_equal(
-    images: Sequence[LabelledImage],
+    images: Sequence[LabeledImage],
     root: Path,
     digests: dict[Path, str],
     seen: set[str],
     problems: list[ImageProblem],
-) -> list[LabelledImage]:
+) -> list[LabeledImage]:
     """Leave out images whose content is in `seen`, and add that of the others to it."""
     kept = []
     for image in images:
@@ -338,7 +338,7 @@ def _pair_with_copies(split: Split) -> Split:
     return Split(paths, split.labels.repeat(2), split.classes, np.tile([False, True], len(split)))
 
 
-def _number(images: Sequence[LabelledImage]) -> Split:
+def _number(images: Sequence[LabeledImage]) -> Split:
     classes = tuple(sorted({image.label for image in images}))
     index = {label: number for number, label in enumerate(classes)}
     labels = np.array([index[image.label] for image in images], dtype=np.int64)

@@ -17,7 +17,7 @@ from hardrank.trainer.data.dataset import (
     DataOptions,
     Dataset,
     DatasetError,
-    LabelledImage,
+    LabeledImage,
     ShowProgress,
     TrainTestImages,
     assemble,
@@ -58,10 +58,10 @@ def class_folders(root: Path, options: DataOptions, *, default: int | float = 0.
         beside = [
             ImageProblem(path=printable(name), kind=ImageProblemKind.OUTSIDE) for name in sorted(top - set(_HALVES))
         ]
-        (train, train_problems), (test, test_problems) = (_labelled(root, half) for half in _HALVES)
+        (train, train_problems), (test, test_problems) = (_labeled(root, half) for half in _HALVES)
         _check_disjoint(str(root), train, test)
         return TrainTestImages(train, test, [*beside, *train_problems, *test_problems])
-    images, problems = _labelled(root)
+    images, problems = _labeled(root)
     count = len({image.label for image in images})
     if count < 4:
         raise DatasetError(
@@ -78,7 +78,7 @@ def _refuse_split(options: DataOptions, deciding: str) -> None:
         raise DatasetError(f"{deciding} decides the split: leave out --data.train-classes and --data.split-seed")
 
 
-def _check_disjoint(place: str, train: Iterable[LabelledImage], test: Iterable[LabelledImage]) -> None:
+def _check_disjoint(place: str, train: Iterable[LabeledImage], test: Iterable[LabeledImage]) -> None:
     if shared := {image.label for image in train} & {image.label for image in test}:
         raise DatasetError(
             f"{place}: the class {min(shared)!r} is in both train and test; retrieval is tested on classes that were "
@@ -86,11 +86,11 @@ def _check_disjoint(place: str, train: Iterable[LabelledImage], test: Iterable[L
         )
 
 
-def _labelled(root: Path, half: str = "") -> tuple[list[LabelledImage], list[ImageProblem]]:
+def _labeled(root: Path, half: str = "") -> tuple[list[LabeledImage], list[ImageProblem]]:
     """The images of the class folders in `root` (or a half of it), and problems by their path relative to `root`."""
     listing = list_folder(root / half)
     prefix = f"{half}/" if half else ""
-    images: list[LabelledImage] = []
+    images: list[LabeledImage] = []
     problems = [
         ImageProblem(path=prefix + problem.path, kind=problem.kind, detail=problem.detail)
         for problem in listing.problems
@@ -99,7 +99,7 @@ def _labelled(root: Path, half: str = "") -> tuple[list[LabelledImage], list[Ima
         if image.label is None:
             problems.append(ImageProblem(path=prefix + image.name, kind=ImageProblemKind.NO_CLASS))
         else:
-            images.append(LabelledImage(image.path, image.label))
+            images.append(LabeledImage(image.path, image.label))
     empty = set(listing.folders) - {image.name.partition("/")[0] for image in listing.images}
     problems += [ImageProblem(path=prefix + name, kind=ImageProblemKind.EMPTY) for name in sorted(empty)]
     return images, problems
@@ -110,7 +110,7 @@ def _read_csv(path: Path, options: DataOptions) -> TrainTestImages:
     if "label" not in listing.columns:
         raise DatasetError(f"{path} needs the columns path and label; its header is {','.join(listing.columns)!r}")
     has_split = "split" in listing.columns
-    halves: dict[str, list[LabelledImage]] = {half: [] for half in (_HALVES if has_split else ("",))}
+    halves: dict[str, list[LabeledImage]] = {half: [] for half in (_HALVES if has_split else ("",))}
     problems = list(listing.problems)
     seen: set[Path] = set()
     for image in listing.images:
@@ -124,7 +124,7 @@ def _read_csv(path: Path, options: DataOptions) -> TrainTestImages:
             problems.append(ImageProblem(path=image.name, kind=ImageProblemKind.DUPLICATE, detail=detail))
         else:
             seen.add(image.path)
-            halves[half if has_split else ""].append(LabelledImage(image.path, image.label))
+            halves[half if has_split else ""].append(LabeledImage(image.path, image.label))
     if not has_split:
         parts = split_classes(halves[""], options)
         return TrainTestImages(parts.train, parts.test, problems)

@@ -6,7 +6,7 @@ from hardrank.trainer.data.dataset import (
     DataOptions,
     Dataset,
     DatasetError,
-    LabelledImage,
+    LabeledImage,
     ShowProgress,
     TrainTestImages,
     assemble,
@@ -22,10 +22,10 @@ def load(options: DataOptions, progress: ShowProgress | None = None) -> Dataset:
     )
 
 
-def _half(table: Path) -> list[LabelledImage]:
-    entries: list[LabelledImage] = []
+def _half(table: Path) -> list[LabeledImage]:
+    entries: list[LabeledImage] = []
     for image, label, _, path in read_table(table, columns=4, skip=1):
         if not label.isdecimal():
             raise DatasetError(f"{table}, image {image}: the class must be a number, not {label!r}")
-        entries.append(LabelledImage(table.parent / path, f"{int(label):05d}"))
+        entries.append(LabeledImage(table.parent / path, f"{int(label):05d}"))
     return entries

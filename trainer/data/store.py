@@ -7,7 +7,7 @@ import numpy as np
 import numpy.typing as npt
 
 from hardrank.models.decoding import UndecodableImageError, decode, read_bytes
-from hardrank.models.preprocessing import Preprocessing, centre_crop, to_square
+from hardrank.models.preprocessing import Preprocessing, center_crop, to_square
 from hardrank.trainer.data.dataset import ShowProgress, Split
 from hardrank.trainer.data.near_duplicates import augmented_copy
 
@@ -53,9 +53,9 @@ class ImageStore:
             image[...] = pixels
         return images
 
-    def centre(self, rows: npt.NDArray[np.int64], crop: int) -> npt.NDArray[np.uint8]:
-        """Return centre crops (n,3,crop,crop), as evaluation and serving use them."""
-        return np.ascontiguousarray(centre_crop(self[rows], crop))
+    def center(self, rows: npt.NDArray[np.int64], crop: int) -> npt.NDArray[np.uint8]:
+        """Return center crops (n,3,crop,crop), as evaluation and serving use them."""
+        return np.ascontiguousarray(center_crop(self[rows], crop))
 
     def _read(self, row: int) -> npt.NDArray[np.uint8]:
         path = self._paths[row]

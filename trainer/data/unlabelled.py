@@ -13,7 +13,7 @@ from hardrank.trainer.data.dataset import (
     DataOptions,
     Dataset,
     DatasetError,
-    LabelledImage,
+    LabeledImage,
     ShowProgress,
     assemble,
     split_classes,
@@ -37,7 +37,7 @@ def load(options: DataOptions, progress: ShowProgress | None = None) -> Dataset:
         raise DatasetError("no images given: use --data.root FOLDER of images; they need no classes")
     root = expand_user(options.root)
     listing = list_folder(root)
-    images = [LabelledImage(image.path, image.name) for image in listing.images]
+    images = [LabeledImage(image.path, image.name) for image in listing.images]
     if len(images) < 4:
         raise DatasetError(f"{root} has {len(images)} images; at least four are needed (two to train, two to test)")
     tested = min(_MOST_TESTED, max(2, round(_TESTED * len(images))))

@@ -84,7 +84,7 @@ class DefenseResult:
     """The loss of a batch, and measures for the log."""
 
     loss: Tensor
-    """Scalar, with gradient: what the update minimises."""
+    """Scalar, with gradient: what the update minimizes."""
     triplet_loss: Tensor
     """Scalar, detached: the triplet part of the loss, which is l in the next iteration."""
     measures: Mapping[str, float] = field(default_factory=dict)

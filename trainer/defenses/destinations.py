@@ -54,7 +54,7 @@ class Growth(StrEnum):
 _EXPONENTS: Final[dict[Growth, float]] = {Growth.LINEAR: 1.0, Growth.SQUARE: 2.0, Growth.ROOT: 0.5}
 
 
-def normalised_loss(previous_loss: float, u: float) -> float:
+def normalized_loss(previous_loss: float, u: float) -> float:
     """Return l̄ = min(u, l)/u in [0,1] (method: Gradual adversary)."""
     return min(u, previous_loss) / u
 
@@ -74,7 +74,7 @@ class Gradual:
 
     def __call__(self, given: DestinationInput) -> Tensor:
         """H_D = −γ·l̄ᵖ for every triplet."""
-        loss = normalised_loss(given.previous_loss, self.u or given.margin)
+        loss = normalized_loss(given.previous_loss, self.u or given.margin)
         return _constant(-given.margin * loss ** _EXPONENTS[self.growth], given)
 
 
@@ -132,7 +132,7 @@ class Balanced:
 
     def __call__(self, given: DestinationInput) -> Tensor:
         """H_D of the base, moved by ξ·(1 − l̄)."""
-        return self.base(given) + self.xi * (1 - normalised_loss(given.previous_loss, self.u or given.margin))
+        return self.base(given) + self.xi * (1 - normalized_loss(given.previous_loss, self.u or given.margin))
 
 
 def written(value: float) -> str:

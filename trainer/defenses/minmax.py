@@ -13,7 +13,7 @@ from hardrank.trainer.metric.samplers import Sampler, draw_triplets
 def ease(embeddings: Tensor, rows: Tensor, step: int) -> Tensor:
     """The objective −H of anchors, positives and negatives (G,3,D) → (G,).
 
-    L_T = max(0, H + γ) grows with H, so maximising H maximises L_T. The gradient of L_T itself is zero for easy
+    L_T = max(0, H + γ) grows with H, so maximizing H maximizes L_T. The gradient of L_T itself is zero for easy
     triplets, H < −γ, which would not move.
     """
     return -hardness(*embeddings.unbind(1))

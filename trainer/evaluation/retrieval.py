@@ -31,7 +31,7 @@ class RetrievalMetrics:
     map_at_r: float
     """mAP@R: average precision over the first R = class size − 1 items; the paper's released code fixes R at 10."""
     nmi: float
-    """Normalised mutual information of the classes and k-means, the best of ten starts; it varies with the seed."""
+    """Normalized mutual information of the classes and k-means, the best of ten starts; it varies with the seed."""
     mean_cosine: float
     """Mean cosine of all pairs, in [−1,1]: near 1 the embedding has collapsed."""
     queries: int

@@ -44,7 +44,7 @@ from hardrank.trainer.evaluation.diagnostics import (
 )
 from hardrank.trainer.evaluation.journal import Journal
 from hardrank.trainer.evaluation.sanity import require_evaluation_mode, run_sanity_sample
-from hardrank.trainer.evaluation.scorecard import Check, CheckKind, Scorecard, StrongScore, figures_of, summarise
+from hardrank.trainer.evaluation.scorecard import Check, CheckKind, Scorecard, StrongScore, figures_of, summarize
 from hardrank.trainer.evaluation.strong import EOT_PASSES, STRONG_RESTARTS, run_strong
 from hardrank.trainer.metric.distances import mean_cosine
 from hardrank.trainer.runtime.processes import SINGLE_PROCESS, Processes
@@ -231,7 +231,7 @@ def measure_robustness(
         passes += sum(setting.gradients for setting in strong.settings)
         table = replace(table, columns={**table.columns, **worst})
     return Scorecard(
-        **vars(summarise(table, figures, seed=seed, resamples=options.bootstrap)),
+        **vars(summarize(table, figures, seed=seed, resamples=options.bootstrap)),
         mean_cosine=mean_cosine(gallery),
         checks=tuple(checks),
         gallery=len(store),

@@ -238,7 +238,7 @@ def worst_case(scorecards: Sequence[Scorecard]) -> Scorecard:
             ours, worse = (figure.score(torch.from_numpy(c[key])).numpy() for c in (columns, theirs))
             columns[key] = np.where(worse < ours, theirs[key], columns[key])
     table = replace(first.per_image, columns=columns)
-    summary = summarise(table, first.scales, seed=first.seeds[0], resamples=int(first.options["bootstrap"]))
+    summary = summarize(table, first.scales, seed=first.seeds[0], resamples=int(first.options["bootstrap"]))
     found = [check for card in scorecards for check in card.checks]
     return replace(
         first,
@@ -251,7 +251,7 @@ def worst_case(scorecards: Sequence[Scorecard]) -> Scorecard:
     )
 
 
-def summarise(table: PerImage, figures: Mapping[str, Figure], *, seed: int, resamples: int) -> Summary:
+def summarize(table: PerImage, figures: Mapping[str, Figure], *, seed: int, resamples: int) -> Summary:
     """Average a table of results: the figures, ERS, their intervals, and the worst cases per image."""
     scores = scores_of(table, figures)
     complete = set(ERS_KEYS) <= set(figures)

@@ -242,7 +242,7 @@ def _keep_worse(
     found_by[rows] = torch.where(better, torch.full_like(found_by[rows], setting), found_by[rows])
 
 
-def summarise_strong(
+def summarize_strong(
     table: PerImage,
     columns: Mapping[str, np.ndarray],
     figures: Mapping[str, Figure],
@@ -380,7 +380,7 @@ def run_strong(
                 if resume is not None and processes.is_first:
                     resume.record(name, rows, columns)
     figures = figures_of(task.attacks)
-    score = summarise_strong(
+    score = summarize_strong(
         results,
         known.columns,
         figures,

@@ -45,7 +45,7 @@ def read_collapse(embeddings: Tensor, labels: Tensor) -> CollapseReading:
     matches = same & ~itself
     nearest = cosines.masked_fill(itself, -math.inf).amax(dim=1, keepdim=True) if len(labels) else cosines
     tied = (cosines == nearest) & ~itself
-    # A row whose nearest neighbours are tied counts as the share of them that match. Embeddings that are all equal
+    # A row whose nearest neighbors are tied counts as the share of them that match. Embeddings that are all equal
     # then have the recall of chance, rather than one that depends on the order of the rows.
     hits = (tied & matches).sum(1) / tied.sum(1)
     chance = matches.sum(1) / (len(labels) - 1) if len(labels) > 1 else hits

@@ -31,7 +31,7 @@ def check_sphere(embeddings: Tensor, *, what: str = "embeddings") -> None:
         row = int(wrong.nonzero()[0, 0])
         raise RetrievalError(
             f"{what}: {int(wrong.sum())} of {len(embeddings)} rows are not on the unit sphere, the first is "
-            f"row {row} with norm {norms[row].item():g}; normalise them to length 1"
+            f"row {row} with norm {norms[row].item():g}; normalize them to length 1"
         )
 
 

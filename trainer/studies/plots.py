@@ -30,9 +30,9 @@ _LOOKS: Final = {
     "minmax": ("#e15759", "X"),
     "TRIDE": ("#59a14f", "P"),
 }
-"""Colours and markers of the families of defenses; readable with colour blindness."""
+"""Colors and markers of the families of defenses; readable with color blindness."""
 _FREE: Final = (("#76b7b2", "^"), ("#9c755f", "<"), ("#edc948", ">"), ("#ff9da7", "p"), ("#17becf", "h"))
-"""Colours and markers of other families, in the order of their rows."""
+"""Colors and markers of other families, in the order of their rows."""
 
 
 def write_plots(summary: Content, done: Sequence[Content], folder: Path) -> list[str]:
@@ -68,7 +68,7 @@ def _family(defense: str) -> str:
 
 
 def line_styles(defenses: Iterable[str]) -> dict[str, tuple[str, str]]:
-    """Return colour and marker of each family among `defenses`."""
+    """Return color and marker of each family among `defenses`."""
     families = list(dict.fromkeys(map(_family, defenses)))
     unknown = [family for family in families if family not in _LOOKS]
     return {family: _LOOKS.get(family) or _FREE[unknown.index(family) % len(_FREE)] for family in families}
@@ -88,7 +88,7 @@ def _ers_recall(figure: "Figure", summary: Content) -> bool:
     _draw(figure, axes, points)
     axes.set_xlabel("Recall@1 of benign queries, %")
     axes.set_ylabel("ERS")
-    axes.set_title("Up and right is better; grey: the Pareto front", loc="left", fontsize=9, color="0.4")
+    axes.set_title("Up and right is better; gray: the Pareto front", loc="left", fontsize=9, color="0.4")
     axes.margins(x=0.35)  # room for titles
     axes.set_xlim(left=max(0.0, axes.get_xlim()[0]))
     _name(axes, points)
@@ -125,8 +125,8 @@ def _draw(figure: "Figure", axes: "Axes", points: Sequence[tuple[Content, Conten
     for row, x, y in points:
         _point(axes, row, x, y, styles[_family(row["defense"])])
     keys = [
-        Line2D([], [], color=colour, marker=marker, linestyle="", label=family)
-        for family, (colour, marker) in styles.items()
+        Line2D([], [], color=color, marker=marker, linestyle="", label=family)
+        for family, (color, marker) in styles.items()
     ]
     if any(row["collapsed"] for row, _, _ in points):
         hollow: Any = {"color": "0.3", "marker": "o", "markerfacecolor": "white", "linestyle": ""}
@@ -135,7 +135,7 @@ def _draw(figure: "Figure", axes: "Axes", points: Sequence[tuple[Content, Conten
 
 
 def _point(axes: "Axes", row: Content, x: Content, y: Content, style: tuple[str, str]) -> None:
-    colour, marker = style
+    color, marker = style
     axes.errorbar(
         x["mean"],
         y["mean"],
@@ -144,9 +144,9 @@ def _point(axes: "Axes", row: Content, x: Content, y: Content, style: tuple[str,
             [max(0, y["mean"] - y["low"])],
             [max(0, y["high"] - y["mean"])],
         ],  # intervals may exclude the mean
-        color=colour,
+        color=color,
         marker=marker,
-        markerfacecolor="white" if row["collapsed"] else colour,
+        markerfacecolor="white" if row["collapsed"] else color,
         markersize=6,
         linewidth=0.8,
     )
@@ -164,7 +164,7 @@ def _name(axes: "Axes", points: Sequence[tuple[Content, Content, Content]]) -> N
     pixels = figure.dpi / 72
     frame = np.array(axes.get_window_extent().extents) / pixels
     points = sorted(points, key=lambda point: -point[2]["mean"])
-    centres = axes.transData.transform([(x["mean"], y["mean"]) for _, x, y in points]) / pixels
+    centers = axes.transData.transform([(x["mean"], y["mean"]) for _, x, y in points]) / pixels
     titles = [row["title"] for row, _, _ in points]
     sizes = []
     for title in titles:
@@ -172,7 +172,7 @@ def _name(axes: "Axes", points: Sequence[tuple[Content, Content, Content]]) -> N
         extent = probe.get_window_extent(renderer)
         sizes.append((extent.width / pixels, extent.height / pixels))
         probe.remove()
-    offsets = title_offsets(centres, np.array(sizes), frame, _bars(axes, points) / pixels)
+    offsets = title_offsets(centers, np.array(sizes), frame, _bars(axes, points) / pixels)
     for title, (_, x, y), (dx, dy) in zip(titles, points, offsets, strict=True):
         axes.annotate(
             title,
@@ -227,16 +227,16 @@ def _curves(figure: "Figure", done: Sequence[Content]) -> bool:
         return False
     panels = figure.subplots(1, 3)
     for index, result in enumerate(shown):
-        colour = f"C{index % 10}"
+        color = f"C{index % 10}"
         style = "-" if index < 10 else "--"
         epochs = [point["epoch"] for point in result["curve"]]
-        panels[0].plot(epochs, [point["ers"] for point in result["curve"]], style, color=colour, label=result["title"])
-        panels[1].plot(epochs, [100 * point["recall_at_1"] for point in result["curve"]], style, color=colour)
+        panels[0].plot(epochs, [point["ers"] for point in result["curve"]], style, color=color, label=result["title"])
+        panels[1].plot(epochs, [100 * point["recall_at_1"] for point in result["curve"]], style, color=color)
         log = result["log"]
         last = max(epochs) or 1.0
         if log:
             steps = [step * last / log["step"][-1] for step in log["step"]]
-            panels[2].plot(steps, log["triplet_loss"], style, color=colour, linewidth=0.8)
+            panels[2].plot(steps, log["triplet_loss"], style, color=color, linewidth=0.8)
     panels[2].set_yscale("log")  # the loss of a training that collapses lies far above the others
     for axes, title in zip(panels, ("ERS, few images", "Recall@1, %", "triplet loss"), strict=True):
         axes.set_title(title, loc="left")

@@ -27,7 +27,7 @@ def measure_samplers(study_run: StudyRun, trial: Trial, report: OnProgress) -> d
     rows = np.arange(len(source.labels))
     with torch.no_grad():
         parts = [
-            embedder(torch.from_numpy(to_unit(source.store.centre(part, source.crop))).to(job.fabric.device)).cpu()
+            embedder(torch.from_numpy(to_unit(source.store.center(part, source.crop))).to(job.fabric.device)).cpu()
             for part in np.array_split(rows, max(1, len(rows) // 256))
         ]
     return hardness_by_sampler(

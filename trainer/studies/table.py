@@ -24,7 +24,7 @@ _WORST = "MARGIN"
 """The attack that worst-case Recall@1 needs; trials that lack it have none."""
 
 
-def summarise(
+def summarize(
     study: Study,
     planned: Sequence[Trial],
     done: Mapping[str, Content],

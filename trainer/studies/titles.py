@@ -8,13 +8,13 @@ import numpy.typing as npt
 Array = npt.NDArray[np.float64]
 
 
-def title_offsets(centres: Array, sizes: Array, frame: Array, bars: Array) -> list[tuple[int, int]]:
+def title_offsets(centers: Array, sizes: Array, frame: Array, bars: Array) -> list[tuple[int, int]]:
     """Place titles so that they cover no point, bar or other title, and stay in the frame, as far as possible.
 
     Among such places, prefer near ones whose line to the point crosses little.
 
     Args:
-        centres: (n,2) centres of the points, in units of 1/72 inch, like all lengths here.
+        centers: (n,2) centers of the points, in units of 1/72 inch, like all lengths here.
         sizes: (n,2) widths and heights of the titles.
         frame: (4,) left, bottom, right, top of the plot.
         bars: (m,4) boxes of the error bars.
@@ -22,16 +22,16 @@ def title_offsets(centres: Array, sizes: Array, frame: Array, bars: Array) -> li
     Returns:
         Offsets (dx, dy) from each point to the middle of its title's left end, or of its right end if dx < 0.
     """
-    marks = np.column_stack([centres - 4, centres + 4])
+    marks = np.column_stack([centers - 4, centers + 4])
     taken = np.concatenate([marks, bars + np.array([-1, -1, 1, 1])])
     places = np.array(_PLACES, dtype=np.float64)
     former = np.empty((0, 4))
     chosen = []
-    for centre, (width, height) in zip(centres, sizes, strict=True):
-        ends = centre + places
+    for center, (width, height) in zip(centers, sizes, strict=True):
+        ends = center + places
         left = np.where(places[:, 0] > 0, ends[:, 0], ends[:, 0] - width)
         boxes = np.column_stack([left, ends[:, 1] - height / 2, left + width, ends[:, 1] + height / 2])
-        lines = _lines(centre, places)
+        lines = _lines(center, places)
         outside = width * height - _shared(boxes[:, None], frame[None])
         crossed = 0.01 * _shared(lines.reshape(len(places), -1, 4), taken) + 0.1 * _shared(boxes[:, None], former)
         crossed += 0.001 * np.abs(places).sum(axis=1)  # better across the end of a bar than far away
@@ -49,12 +49,12 @@ _PLACES: Final = sorted(
 """Candidate offsets of a title from its point, the nearest first."""
 
 
-def _lines(centre: Array, places: Array, dots: int = 24) -> Array:
+def _lines(center: Array, places: Array, dots: int = 24) -> Array:
     """Boxes (n,dots,4), one unit wide, along the lines from a point to its title, outside its own marker."""
     lengths = np.linalg.norm(places, axis=1)
     begin = np.minimum(1, 8 / lengths)
     shares = begin[:, None] + (1 - begin)[:, None] * np.linspace(0, 1, dots)
-    middles = centre + shares[..., None] * places[:, None]
+    middles = center + shares[..., None] * places[:, None]
     return np.concatenate([middles - 0.5, middles + 0.5], axis=2)
 
 

@@ -14,13 +14,13 @@ from hardrank.models.embedder import Embedder
 from hardrank.models.files import write_json
 from hardrank.models.folded import FoldedEmbedder
 from hardrank.models.progress import OnProgress, StageProgress
-from hardrank.trainer.config import config_to_json
 from hardrank.trainer.data.batches import spc2_batches
 from hardrank.trainer.evaluation.retrieval import evaluate
 from hardrank.trainer.evaluation.robustness import RobustnessOptions
 from hardrank.trainer.job_steps import Job, make_start, read_images, train_stages
 from hardrank.trainer.measurement import embed_test_images, evaluate_embedder, measure
 from hardrank.trainer.metric.collapse import CollapseError
+from hardrank.trainer.recipe import config_to_json
 from hardrank.trainer.runtime.environment import hardware, versions
 from hardrank.trainer.runtime.launch import Launch, make_fabric
 from hardrank.trainer.runtime.processes import SINGLE_PROCESS

@@ -9,19 +9,11 @@ from pathlib import Path
 from typing import Any, Final
 
 from hardrank.models.preprocessing import IMAGENET_MEAN, IMAGENET_STD
-from hardrank.trainer.config import (
-    Config,
-    ConfigError,
-    RobustStart,
-    TrainingOptions,
-    changed_fields,
-    config_to_json,
-    load_recipe,
-    parse_config,
-)
+from hardrank.trainer.config import Config, ConfigError, RobustStart, TrainingOptions
 from hardrank.trainer.data.augmentation import AugmentationOptions
 from hardrank.trainer.defenses import parse_defense
 from hardrank.trainer.defenses.regular import Regular
+from hardrank.trainer.recipe import changed_fields, config_to_json, load_recipe, parse_config
 from hardrank.trainer.studies.choice import Settings
 from hardrank.trainer.studies.plan import Study, StudyRow, merged, title_of
 

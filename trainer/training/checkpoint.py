@@ -12,12 +12,12 @@ from hardrank.trainer.training.stage import TrainingError, TrainingState
 
 
 def save(
-    path: Path, whole: nn.Module, optimiser: torch.optim.Optimizer, average: Embedder | None, state: TrainingState
+    path: Path, whole: nn.Module, optimizer: torch.optim.Optimizer, average: Embedder | None, state: TrainingState
 ) -> None:
     """Write a checkpoint of a stage; `path` is replaced as a whole."""
     content: dict[str, Any] = {
         "weights": whole.state_dict(),
-        "optimiser": optimiser.state_dict(),
+        "optimiser": optimizer.state_dict(),
         "average": average.state_dict() if average is not None else None,
         "state": vars(state),
     }
@@ -25,7 +25,7 @@ def save(
         torch.save(content, unfinished)
 
 
-def restore(path: Path, whole: nn.Module, optimiser: torch.optim.Optimizer, average: Embedder | None) -> TrainingState:
+def restore(path: Path, whole: nn.Module, optimizer: torch.optim.Optimizer, average: Embedder | None) -> TrainingState:
     """Read the checkpoint of a stage into its weights, optimizer and average, and return the state.
 
     Without a checkpoint nothing changes, and the state is that of the beginning.
@@ -38,7 +38,7 @@ def restore(path: Path, whole: nn.Module, optimiser: torch.optim.Optimizer, aver
     try:
         content = torch.load(path, weights_only=True, map_location="cpu")
         whole.load_state_dict(content["weights"])
-        optimiser.load_state_dict(content["optimiser"])
+        optimizer.load_state_dict(content["optimiser"])
         if average is not None:
             average.load_state_dict(content["average"])
         return TrainingState(**content["state"])

@@ -1,4 +1,4 @@
-"""The training loop. It owns the state (weights, optimiser, previous loss, average) and checkpoints all of it.
+"""The training loop. It owns the state (weights, optimizer, previous loss, average) and checkpoints all of it.
 
 Batches, crops and draws are functions of (seed, stage, iteration) alone. So the state is small, and a run that was
 killed continues to the same weights.
@@ -87,7 +87,7 @@ def run_stage(
         embedder: The network.
         extra: Parameters of the stage itself, such as the class weights of the warm-up.
         fabric: Device and processes; all processes call this.
-        options: Options of the optimiser, the log and checkpoints.
+        options: Options of the optimizer, the log and checkpoints.
         checkpoint: File for the state, written every `options.checkpoint_every` iterations.
         log: Receives the mean measures every `options.log_every` iterations.
         report: Receives the progress.
@@ -136,7 +136,7 @@ class _Loop:
     network: Callable[[Tensor], Tensor]
     frozen: FoldedEmbedder
     reference: FoldedEmbedder | None
-    optimiser: torch.optim.Optimizer
+    optimizer: torch.optim.Optimizer
     fabric: "L.Fabric"
     options: LoopOptions
     checkpoint: Path
@@ -158,12 +158,12 @@ class _Loop:
         whole = nn.ModuleDict({"embedder": embedder})
         if extra is not None:
             whole["extra"] = extra.to(fabric.device)
-        optimiser = torch.optim.Adam(
+        optimizer = torch.optim.Adam(
             whole.parameters(), lr=options.learning_rate, weight_decay=options.weight_decay, fused=True
         )
         average = copy.deepcopy(embedder).requires_grad_(False) if options.averaging else None
         reference = FoldedEmbedder(embedder) if options.keep_reference else None  # before later weights are restored
-        state = restore(checkpoint, whole, optimiser, average)
+        state = restore(checkpoint, whole, optimizer, average)
         frozen = FoldedEmbedder(embedder, dtype=torch.bfloat16 if options.low_precision else None)
         return cls(
             stage=stage,
@@ -179,7 +179,7 @@ class _Loop:
             ),
             frozen=frozen,
             reference=reference,
-            optimiser=optimiser,
+            optimizer=optimizer,
             fabric=fabric,
             options=options,
             checkpoint=checkpoint,
@@ -202,10 +202,10 @@ class _Loop:
         return (self.average or self.embedder).eval()
 
     def update(self, images: Tensor, labels: Tensor) -> None:
-        """Take one step of the optimiser, unless no process has a batch to learn from."""
+        """Take one step of the optimizer, unless no process has a batch to learn from."""
         step, options, device = self.state.step, self.options, self.fabric.device
         set_training_mode(self.embedder, freeze_batch_norm=options.freeze_batch_norm)
-        _set_rate(self.optimiser, options, step, self.stage.iterations)
+        _set_rate(self.optimizer, options, step, self.stage.iterations)
         images, labels = images.to(device, memory_format=torch.channels_last), labels.to(device)
         memory = PerturbationMemory() if self.stage.weight_perturbation else None
         own = self._loss(images, labels, memory)
@@ -245,14 +245,14 @@ class _Loop:
 
     def _gradients(self, own: StepLoss | None, *, processes: int) -> None:
         """Compute the mean gradient of the `processes` that have a loss."""
-        self.optimiser.zero_grad(set_to_none=True)
+        self.optimizer.zero_grad(set_to_none=True)
         if own is not None:
             own.loss.backward()
         reduce_gradients(self.fabric, self.whole, processes)
 
     def _step(self) -> None:
         """Update the weights with their gradients."""
-        self.optimiser.step()
+        self.optimizer.step()
         share_buffers(self.fabric, self.whole)
         self.frozen.refresh()
         if self.average is not None:
@@ -277,7 +277,7 @@ class _Loop:
         """Write the checkpoint if one is due."""
         due = self.finished or self.state.step % self.options.checkpoint_every == 0
         if due and self.fabric.is_global_zero:
-            save(self.checkpoint, self.whole, self.optimiser, self.average, self.state)
+            save(self.checkpoint, self.whole, self.optimizer, self.average, self.state)
 
 
 def step_generator(seed: int, stage: str, step: int, rank: int) -> torch.Generator:
@@ -286,11 +286,11 @@ def step_generator(seed: int, stage: str, step: int, rank: int) -> torch.Generat
     return torch.Generator().manual_seed(int(words[0]) << 31 ^ int(words[1]))
 
 
-def _set_rate(optimiser: torch.optim.Optimizer, options: LoopOptions, step: int, total: int) -> None:
+def _set_rate(optimizer: torch.optim.Optimizer, options: LoopOptions, step: int, total: int) -> None:
     factor = min(1.0, (step + 1) / _RAMP)
     if options.schedule is Schedule.COSINE:
         factor *= 0.5 * (1 + math.cos(math.pi * step / total))
-    for group in optimiser.param_groups:
+    for group in optimizer.param_groups:
         group["lr"] = options.learning_rate * factor
 
 

@@ -100,7 +100,7 @@ def pretrained_features(
     network = copy.deepcopy(embedder).to(options.device).to(memory_format=torch.channels_last).eval()
     features: list[Tensor] = []
     for part in np.array_split(rows, math.ceil(len(rows) / _BATCH)):
-        pixels = torch.from_numpy(to_unit(store.centre(part, preprocessing.crop))).to(options.device)
+        pixels = torch.from_numpy(to_unit(store.center(part, preprocessing.crop))).to(options.device)
         features.append(network.features(pixels.to(memory_format=torch.channels_last)).cpu())
         progress(StageProgress(stage="features", done=sum(map(len, features)), total=len(rows)))
     return torch.cat(features)

@@ -19,7 +19,7 @@ class TrainingError(HardrankError):
 
 @dataclass
 class TrainingState:
-    """What changes during a stage, besides weights and optimiser."""
+    """What changes during a stage, besides weights and optimizer."""
 
     step: int = 0
     """Iterations done."""

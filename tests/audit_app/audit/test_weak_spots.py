@@ -5,7 +5,7 @@ import pytest
 
 from hardrank.audit_app.audit.weak_spots import clipped_scores, worst_classes, worst_queries
 from hardrank.trainer.attacks.attack import Figure
-from hardrank.trainer.evaluation.scorecard import PerImage, Scorecard, summarise
+from hardrank.trainer.evaluation.scorecard import PerImage, Scorecard, summarize
 
 FIGURES = {
     "A": Figure(key="A", unit="%", help="", attacked=0.0, resisted=100.0),
@@ -18,7 +18,7 @@ def card(a: list[float], b: list[float], labels: list[int]) -> Scorecard:
     for key in ("A", "B"):
         columns |= {f"{key} before": columns[key], f"{key} noise": columns[key]}
     table = PerImage(rows=10 + np.arange(len(a)), labels=np.array(labels), columns=columns)
-    summary = summarise(table, FIGURES, seed=0, resamples=2)
+    summary = summarize(table, FIGURES, seed=0, resamples=2)
     return Scorecard(
         **vars(summary),
         mean_cosine=0.0,

@@ -324,7 +324,7 @@ def test_transfer_from_the_same_network_is_the_white_box_attack(
     assert torch.equal(moved.targets, direct.targets)
     torch.testing.assert_close(moved.after, direct.after, atol=2.0, rtol=0)
     assert moved.after.mean() < moved.before.mean() - 10
-    assert model.images == 4  # the judgement of the result is all that the target ever sees
+    assert model.images == 4  # the judgment of the result is all that the target ever sees
     assert moved.queries.tolist() == [0] * 4
     assert transfer.describe()["surrogate"] == "tiny-benign"
 

@@ -21,9 +21,9 @@ from hardrank.models.preprocessing import prepare
 from hardrank.models.progress import StageProgress
 from hardrank.serving.index.search_index import SearchIndex
 from hardrank.serving.store.errors import WrongModelError
-from hardrank.trainer.config import config_to_json, load_recipe
 from hardrank.trainer.data import load_dataset
 from hardrank.trainer.data.store import ImageStore
+from hardrank.trainer.recipe import config_to_json, load_recipe
 from tests.audit_app.galleries import OPTIONS
 from tests.audit_app.indexed import make_index
 from tests.audit_app.onnx_graphs import write_linear
@@ -207,7 +207,7 @@ def test_a_run_gives_its_test_set_in_order(benign: Subject, gratings: Path, tmp_
     embedded = embed_gallery(benign, from_run(tmp_path))
     test = load_dataset(config.data).test
     store = ImageStore(test, config.preprocessing)
-    np.testing.assert_array_equal(embedded.pixels(np.arange(32)), store.centre(np.arange(32), 32))
+    np.testing.assert_array_equal(embedded.pixels(np.arange(32)), store.center(np.arange(32), 32))
     np.testing.assert_array_equal(embedded.gallery.labels, test.labels)
     assert embedded.gallery.classes == test.classes
     assert embedded.gallery.ids[0] == "class-4~0.png"

@@ -103,12 +103,12 @@ def test_ranks_of_a_frame_belong_to_its_image(served: list[ServedGallery]) -> No
         assert frame.point.ranks[0] == pytest.approx(ahead + 1, abs=1)
 
 
-@pytest.mark.parametrize("minimiser", list(AttackEngine))
+@pytest.mark.parametrize("minimizer", list(AttackEngine))
 @pytest.mark.parametrize("random_start", [False, True])
 def test_all_steps_of_engines_and_restarts_are_published(
-    served: list[ServedGallery], minimiser: AttackEngine, random_start: bool
+    served: list[ServedGallery], minimizer: AttackEngine, random_start: bool
 ) -> None:
-    engine = AttackOptions(steps=3, restarts=2, engine=minimiser, random_start=random_start)
+    engine = AttackOptions(steps=3, restarts=2, engine=minimizer, random_start=random_start)
     live = attack(served[:1], attack="ES", engine=engine)
     status = finished(live)
     assert [point.step for point in status.curves[served[0].name]] == list(range(7))

@@ -343,8 +343,8 @@ def test_it_refuses_usage_statistics() -> None:
 
 
 def test_unknown_options_are_reported(app: Tell) -> None:
-    app("--colour", "red")
-    assert any("--colour red" in one for one in errors(open_app()))
+    app("--color", "red")
+    assert any("--color red" in one for one in errors(open_app()))
 
 
 def test_another_norm_converts_the_budget_and_keeps_the_other_options() -> None:

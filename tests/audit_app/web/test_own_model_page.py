@@ -136,8 +136,8 @@ def not_square(path: Path) -> Path:
     return save(path, nodes, weights=weights, shape=["batch", 3, 8, 32])
 
 
-def grey(path: Path) -> Path:
-    """Write a model with grey input."""
+def gray(path: Path) -> Path:
+    """Write a model with gray input."""
     nodes, weights = linear()
     return save(path, nodes, weights=weights, shape=["batch", 1, 48, 16])
 
@@ -155,7 +155,7 @@ def map_like(path: Path) -> Path:
         (constant, ("same place", "length 0")),
         (one_dimensional, ("1 coordinates",)),
         (not_square, ("square",)),
-        (grey, ("colour", "(N,3,")),
+        (gray, ("color", "(N,3,")),
         (map_like, ("one row for each image", "(N,D)")),
         (with_external, ("keeps weights",)),
     ],

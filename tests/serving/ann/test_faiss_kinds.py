@@ -56,8 +56,8 @@ def test_an_approximate_index_follows_the_gallery(tmp_path: Path, structure: Ann
     here = {number: vectors[number] for number in range(COUNT)}
     assert index.stats().backend == f"faiss {structure}"
     assert _recall(index, here) >= 0.93
-    labelled = {number: vector for number, vector in here.items() if number % 5 == 2}
-    assert _recall(index, labelled, label="label-2") >= 0.9
+    labeled = {number: vector for number, vector in here.items() if number % 5 == 2}
+    assert _recall(index, labeled, label="label-2") >= 0.9
     assert _recall(index, here, k=1000) == 1.0  # many results are searched exactly
 
     # Items of the tail, and of the copy that takes them in; a deleted item never comes back.

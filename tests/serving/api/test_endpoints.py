@@ -75,10 +75,10 @@ def test_disagreement_is_reported_after_the_calibration_whatever_the_label(serve
         return served.client.post(f"/v1/search?k=3{options}", content=served.files[0].data, headers=BYTES).json()
 
     until(lambda: search()["suspicion"] is not None)
-    plain, labelled = search(), search("&label=red")
+    plain, labeled = search(), search("&label=red")
     assert 0 <= plain["suspicion"]["rbo"] <= 1
     assert plain["suspicion"]["level"] in {"usual", "unusual", "suspicious"}
-    assert plain["suspicion"] == labelled["suspicion"]  # a filter does not change the rankings that are compared
+    assert plain["suspicion"] == labeled["suspicion"]  # a filter does not change the rankings that are compared
     assert len(plain["models"]["benign"]["matches"]) == 3
     without = served.client.post("/v1/search?suspicion=false", content=served.files[0].data, headers=BYTES)
     assert without.json()["suspicion"] is None
@@ -295,7 +295,7 @@ def test_bodies_that_are_not_an_image(served: Served, content: bytes, kind: str,
     ("form", "cause"),
     [
         ({"label": (None, "x")}, "image"),
-        ({"image": ("x", encoded(picture(1))), "colour": (None, "x")}, "colour"),
+        ({"image": ("x", encoded(picture(1))), "color": (None, "x")}, "color"),
         ({"image": ("x", encoded(picture(1))), "label": (None, "")}, "label"),
         ({"image": ("x", encoded(picture(1))), "label": (None, "x" * 129)}, "label"),
         ({"image": ("x", encoded(picture(1))), "label": (None, b"\xff\xfe")}, "label"),

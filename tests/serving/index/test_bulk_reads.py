@@ -38,10 +38,10 @@ def test_all_items_are_listed_in_row_order_with_their_fields(filled: SearchIndex
 
 def test_a_label_and_a_page_are_parts_of_the_whole_listing(filled: SearchIndex) -> None:
     listed = filled.list_items()
-    labelled = [one for one in listed if one.label == "label-1"]
-    assert filled.list_items(label="label-1") == labelled
+    labeled = [one for one in listed if one.label == "label-1"]
+    assert filled.list_items(label="label-1") == labeled
     assert filled.list_items(after=listed[9].row, count=20) == listed[10:30]
-    assert filled.list_items(after=labelled[9].row, count=20, label="label-1") == labelled[10:30]
+    assert filled.list_items(after=labeled[9].row, count=20, label="label-1") == labeled[10:30]
     assert filled.list_items(count=0) == filled.list_items(after=listed[-1].row) == []
     with pytest.raises(InvalidSearchError, match="count is -1"):
         filled.list_items(count=-1)

@@ -103,13 +103,13 @@ def test_changed_images_are_replaced(gallery: Path, filled: SearchIndex, engine:
     listing = list_images(gallery)
     add_images(filled, engine, listing, options=SMALL)
     changed = write_picture(gallery / "class-1" / "1.png", seed=999)
-    relabelled = replace(listing.entries[0], label="other", metadata={"note": "x"})
-    again = ImageList(entries=[relabelled, *listing.entries[1:]])
+    relabeled = replace(listing.entries[0], label="other", metadata={"note": "x"})
+    again = ImageList(entries=[relabeled, *listing.entries[1:]])
     outcome = add_images(filled, engine, again, options=SMALL)
     assert (outcome.added, outcome.replaced, outcome.unchanged) == (0, 2, 22)
     expected = engine.embed(engine.prepare(changed.read_bytes())[None])[0]
     np.testing.assert_allclose(filled.vector("class-1~1.png"), expected, atol=1e-6)
-    assert filled.item(relabelled.id).label == "other"
+    assert filled.item(relabeled.id).label == "other"
     assert filled.size == 24
 
 

@@ -36,7 +36,7 @@ from hardrank.trainer.data.demo import (
 )
 from hardrank.trainer.data.demo.fields import noise, smooth, triangle
 from hardrank.trainer.data.demo.frame import Pose, frame
-from hardrank.trainer.data.demo.palettes import colours, graded
+from hardrank.trainer.data.demo.palettes import colors, graded
 from hardrank.trainer.data.demo.patterns import PATTERNS
 from hardrank.trainer.data.demo.shapes import SHAPES, Form
 from hardrank.trainer.data.demo.surfaces import Paint, disc, inflated, lathe
@@ -148,11 +148,11 @@ def test_without_nuisance_only_the_scene_and_the_light_change() -> None:
     assert difference(still) < 12 < difference(Nuisance())
 
 
-def test_colours_turn_about_the_grey_axis() -> None:
-    rgb = colours(Palette.TEAL)
+def test_colors_turn_about_the_grey_axis() -> None:
+    rgb = colors(Palette.TEAL)
     np.testing.assert_allclose(graded(rgb, hue=0, saturation=1, lightness=1), rgb, atol=1e-6)
-    grey = np.full((1, 3), 0.4, dtype=np.float32)
-    np.testing.assert_allclose(graded(grey, hue=77, saturation=0.3, lightness=1), grey, atol=1e-6)
+    gray = np.full((1, 3), 0.4, dtype=np.float32)
+    np.testing.assert_allclose(graded(gray, hue=77, saturation=0.3, lightness=1), gray, atol=1e-6)
     red = np.array([[0.6, 0.1, 0.1]], dtype=np.float32)
     np.testing.assert_allclose(graded(red, hue=120, saturation=1, lightness=1), red[:, [1, 0, 2]], atol=1e-6)
 
@@ -167,7 +167,7 @@ def test_fields() -> None:
 
 
 @pytest.mark.parametrize("pattern", list(Pattern))
-def test_patterns_are_shares_and_use_all_three_colours(pattern: Pattern) -> None:
+def test_patterns_are_shares_and_use_all_three_colors(pattern: Pattern) -> None:
     s, t = np.meshgrid(np.linspace(0, 3, 150, dtype=np.float32), np.linspace(-1, 1, 150, dtype=np.float32))
     for share in PATTERNS[pattern](s, t):
         assert share.dtype == np.float32
@@ -176,11 +176,11 @@ def test_patterns_are_shares_and_use_all_three_colours(pattern: Pattern) -> None
         assert share.max() - share.min() > 0.5
 
 
-_STRAIGHT = Pose(turn=0, scale=0.8, centre=(0, 0), shear=0, keystone=(0, 0), mirrored=False)
+_STRAIGHT = Pose(turn=0, scale=0.8, center=(0, 0), shear=0, keystone=(0, 0), mirrored=False)
 
 
 def test_the_frame_undoes_the_pose() -> None:
-    pose = Pose(turn=0.4, scale=0.7, centre=(0.1, -0.2), shear=0.1, keystone=(0, 0), mirrored=True)
+    pose = Pose(turn=0.4, scale=0.7, center=(0.1, -0.2), shear=0.1, keystone=(0, 0), mirrored=True)
     looked = frame(pose, 60)
     row, column = 11, 41
     u, v = float(looked.u[row, column]), float(looked.v[row, column])

@@ -125,13 +125,13 @@ class TestCsv:
         assert read(root / "list.csv") == (expected(root), [])
 
     def test_an_unquoted_comma(self, root: Path, read: Read) -> None:
-        (root / "list.csv").write_text("path,label\n" + rows(root) + "a/a_0.png,big, grey\n")
+        (root / "list.csv").write_text("path,label\n" + rows(root) + "a/a_0.png,big, gray\n")
         with pytest.raises(HardrankError, match=r"list\.csv, line 10: 3 fields.*double quotes"):
             read(root / "list.csv")
 
     def test_quoted_commas(self, root: Path, read: Read) -> None:
-        (root / "list.csv").write_text("path,label\n" + rows(root).replace(",a\n", ',"a, grey"\n'))
-        images = [(path, "a, grey" if label == "a" else label) for path, label in expected(root)]
+        (root / "list.csv").write_text("path,label\n" + rows(root).replace(",a\n", ',"a, gray"\n'))
+        images = [(path, "a, gray" if label == "a" else label) for path, label in expected(root)]
         assert read(root / "list.csv") == (images, [])
 
     def test_backslash_paths(self, root: Path, read: Read) -> None:

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from hardrank.models.decoding import UndecodableImageError, decode
-from hardrank.models.preprocessing import Preprocessing, centre_crop, to_square
+from hardrank.models.preprocessing import Preprocessing, center_crop, to_square
 from hardrank.trainer.data.dataset import Split
 from hardrank.trainer.data.store import ImageStore
 from tests.trainer.data.images import write_image
@@ -42,13 +42,13 @@ def test_pixels_are_those_of_preprocessing(store: ImageStore, split: Split) -> N
 
 def test_no_rows(store: ImageStore) -> None:
     assert store[rows()].shape == (0, 3, RESIZE, RESIZE)
-    assert store.centre(rows(), 4).shape == (0, 3, 4, 4)
+    assert store.center(rows(), 4).shape == (0, 3, 4, 4)
 
 
 def test_rows_are_copies(store: ImageStore) -> None:
     before = store[rows(1)].copy()
     store[rows(1)][...] = 0
-    store.centre(rows(1), 5)[...] = 0
+    store.center(rows(1), 5)[...] = 0
     assert np.array_equal(store[rows(1)], before)
 
 
@@ -58,10 +58,10 @@ def test_row_that_is_not_there(store: ImageStore) -> None:
 
 
 @pytest.mark.parametrize("crop", [9, 6, 5, 1])
-def test_centre(store: ImageStore, crop: int) -> None:
-    cropped = store.centre(rows(2, 3), crop)
+def test_center(store: ImageStore, crop: int) -> None:
+    cropped = store.center(rows(2, 3), crop)
     assert cropped.flags["C_CONTIGUOUS"]
-    assert np.array_equal(cropped, centre_crop(store[rows(2, 3)], crop))
+    assert np.array_equal(cropped, center_crop(store[rows(2, 3)], crop))
 
 
 def test_pixels_from_memory_and_from_disk_are_the_same(split: Split) -> None:

@@ -164,12 +164,12 @@ def train(stage: TrainingStage, folder: Path, lines: Lines, *, log_every: int = 
 
 
 @dataclass(frozen=True, kw_only=True)
-class Colours:
-    """Four classes of blurred colours, and a defense with half the range of pixels as its budget."""
+class Colors:
+    """Four classes of blurred colors, and a defense with half the range of pixels as its budget."""
 
     defense: str
     iterations: int
-    name: str = "colours"
+    name: str = "colors"
     weight_perturbation: float = 0.0
 
     def batches(self, start: int, rank: int, world_size: int) -> Iterator[tuple[Tensor, Tensor]]:
@@ -199,9 +199,9 @@ def test_a_collapsing_training_is_warned_of_marked_and_stopped(
     lines = Lines()
     with (
         caplog.at_level(logging.WARNING),
-        pytest.raises(CollapseError, match=r"colours stopped at iteration .* weaker adversary"),
+        pytest.raises(CollapseError, match=r"colors stopped at iteration .* weaker adversary"),
     ):
-        train(Colours(defense="minmax[R]", iterations=60), tmp_path, lines, stop=True)
+        train(Colors(defense="minmax[R]", iterations=60), tmp_path, lines, stop=True)
     *before, last = lines.rows
     assert 15 <= last < 60
     assert lines.rows[last]["cosine"] > 0.95
@@ -209,7 +209,7 @@ def test_a_collapsing_training_is_warned_of_marked_and_stopped(
     assert not any("collapsed" in lines.rows[step] for step in before)
     warnings = [record.getMessage() for record in caplog.records if "has collapsed" in record.getMessage()]
     assert len(warnings) == 1
-    assert warnings[0].startswith(f"colours has collapsed by iteration {last}: cosine of different classes ")
+    assert warnings[0].startswith(f"colors has collapsed by iteration {last}: cosine of different classes ")
 
 
 def test_a_collapsed_training_goes_on_unless_told_to_stop(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
@@ -222,7 +222,7 @@ def test_a_collapsed_training_goes_on_unless_told_to_stop(tmp_path: Path, caplog
 
 def test_regular_training_of_the_same_images_goes_to_its_end(tmp_path: Path) -> None:
     lines = Lines()
-    train(Colours(defense="regular[R]", iterations=20), tmp_path, lines, stop=True)
+    train(Colors(defense="regular[R]", iterations=20), tmp_path, lines, stop=True)
     assert lines.rows[20]["recall"] > 0.8
     assert not any("collapsed" in row for row in lines.rows.values())
 

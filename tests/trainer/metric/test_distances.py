@@ -1,4 +1,4 @@
-"""Distances, nearest neighbours and the mean cosine, against direct computations."""
+"""Distances, nearest neighbors and the mean cosine, against direct computations."""
 
 import numpy as np
 import pytest

@@ -16,9 +16,9 @@ MARGIN = 0.2
 def _batch(pairs: int, classes: int, seed: int = 0, spread: float = 1.0) -> tuple[Tensor, Tensor]:
     generator = torch.Generator().manual_seed(seed)
     labels = torch.randint(classes, (pairs,), generator=generator).repeat_interleave(2)
-    centres = torch.randn(classes, 16, generator=generator)
+    centers = torch.randn(classes, 16, generator=generator)
     noise = torch.randn(2 * pairs, 16, generator=generator)
-    return F.normalize(centres[labels] + spread * noise, dim=1), labels
+    return F.normalize(centers[labels] + spread * noise, dim=1), labels
 
 
 def _allowed(sampler: Sampler, d: Tensor, labels: Tensor, anchor: int) -> tuple[set[int], set[int]]:

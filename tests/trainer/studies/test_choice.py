@@ -10,8 +10,8 @@ import yaml
 
 from hardrank.models.files import write_json
 from hardrank.models.progress import OnProgress
-from hardrank.trainer.config import config_to_json
 from hardrank.trainer.data import load_dataset
+from hardrank.trainer.recipe import config_to_json
 from hardrank.trainer.runtime.launch import Launch
 from hardrank.trainer.studies.choice import Settings, SettingsGrid, choose
 from hardrank.trainer.studies.estimate import estimate_study

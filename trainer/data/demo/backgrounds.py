@@ -118,7 +118,7 @@ _SCENES: Mapping[Background, Callable[[Field, Field, np.random.Generator], Field
 
 
 def scene(kind: Background, side: int, strength: float, rng: np.random.Generator) -> Field:
-    """A background (3,S,S) of a kind, faded to a plain light grey as `strength` goes from 1 to 0."""
+    """A background (3,S,S) of a kind, faded to a plain light gray as `strength` goes from 1 to 0."""
     x, y = plane(side)
     painted = np.clip(_SCENES[kind](x, y, rng), 0.01, 1.2)
     return 0.6 + (painted - 0.6) * strength

@@ -17,7 +17,7 @@ class Pose:
     """Anticlockwise rotation, radians."""
     scale: float
     """Half-widths of the image per unit of the object."""
-    centre: tuple[float, float]
+    center: tuple[float, float]
     """Where the object's origin is in the image."""
     shear: float
     keystone: tuple[float, float]
@@ -50,8 +50,8 @@ def frame(pose: Pose, samples: int) -> Frame:
     """The frame of `samples` × `samples` for a pose."""
     x, y = _grid(samples)
     depth = 1 + pose.keystone[0] * x + pose.keystone[1] * y
-    x = (x - pose.centre[0]) / depth
-    y = (y - pose.centre[1]) / depth
+    x = (x - pose.center[0]) / depth
+    y = (y - pose.center[1]) / depth
     cos, sin, flip = math.cos(pose.turn), math.sin(pose.turn), -1.0 if pose.mirrored else 1.0
     v = (y * cos - x * sin) * (1 / pose.scale)
     u = (x * cos + y * sin) * (flip / pose.scale) - pose.shear * v

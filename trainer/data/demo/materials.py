@@ -16,7 +16,7 @@ class Light:
 
     direction: tuple[float, float, float]
     """Unit vector to the key light: right, up, to the viewer."""
-    colour: tuple[float, float, float]
+    color: tuple[float, float, float]
     """Of the key light, times its strength."""
     ambient: tuple[float, float, float]
     """Of the room."""
@@ -56,7 +56,7 @@ def shaded(
     light: Light,
     surface: Surface,
 ) -> Field:
-    """The light (3,S,S) that leaves a surface of colour `albedo` (3,S,S) towards the viewer."""
+    """The light (3,S,S) that leaves a surface of color `albedo` (3,S,S) towards the viewer."""
     nx, ny, nz = normal
     lx, ly, lz = light.direction
     facing = nx * lx + ny * ly + nz * lz
@@ -78,14 +78,14 @@ def shaded(
     if surface.gloss:
         highlight = surface.gloss * np.maximum((nx * hx + ny * hy + nz * hz) * half, 0) ** surface.sharpness
     for channel in range(3):
-        colour = albedo[channel]
-        received = (light.colour[channel] * diffuse + light.ambient[channel] * room) * shade
-        reflected = (highlight + grazing) * light.colour[channel]
+        color = albedo[channel]
+        received = (light.color[channel] * diffuse + light.ambient[channel] * room) * shade
+        reflected = (highlight + grazing) * light.color[channel]
         if surface.mirror:
-            reflected = reflected * (0.35 + 0.65 * colour)
-        out[channel] = colour * received + reflected * shade
+            reflected = reflected * (0.35 + 0.65 * color)
+        out[channel] = color * received + reflected * shade
         if glow is not None:
-            out[channel] += colour * glow * (1.15, 0.95, 0.7)[channel]
+            out[channel] += color * glow * (1.15, 0.95, 0.7)[channel]
     return out
 
 

@@ -1,4 +1,4 @@
-"""The colours, in linear light."""
+"""The colors, in linear light."""
 
 import math
 from functools import cache
@@ -8,8 +8,8 @@ import numpy as np
 from hardrank.trainer.data.demo.fields import Field
 from hardrank.trainer.data.demo.specification import Palette
 
-# Base, second and third colour, sRGB.
-_COLOURS: dict[Palette, tuple[str, str, str]] = {
+# Base, second and third color, sRGB.
+_COLORS: dict[Palette, tuple[str, str, str]] = {
     Palette.INDIGO: ("f4ecdc", "2b4a94", "dba43c"),
     Palette.CORAL: ("fbdfcf", "e8604c", "8c2f45"),
     Palette.SAGE: ("e9edd2", "6f9a5c", "2f5a40"),
@@ -31,7 +31,7 @@ SKIES = ("8fbce0", "a9cfe3", "f0c9a8", "7da3cf", "c8d8e4", "e3b9b8")
 
 @cache
 def linear(code: str) -> tuple[float, float, float]:
-    """The linear-light RGB, each in [0,1], of an sRGB colour written as six hexadecimal digits."""
+    """The linear-light RGB, each in [0,1], of an sRGB color written as six hexadecimal digits."""
     red, green, blue = (_to_linear(int(code[at : at + 2], 16) / 255) for at in (0, 2, 4))
     return red, green, blue
 
@@ -40,18 +40,18 @@ def _to_linear(value: float) -> float:
     return value / 12.92 if value <= 0.04045 else ((value + 0.055) / 1.055) ** 2.4
 
 
-def colours(palette: Palette) -> Field:
-    """The three colours (3 colours, 3 channels) of a palette, linear light."""
-    return np.array([linear(code) for code in _COLOURS[palette]], dtype=np.float32)
+def colors(palette: Palette) -> Field:
+    """The three colors (3 colors, 3 channels) of a palette, linear light."""
+    return np.array([linear(code) for code in _COLORS[palette]], dtype=np.float32)
 
 
 def graded(rgb: Field, *, hue: float, saturation: float, lightness: float) -> Field:
-    """Colours (..., 3) turned by `hue` degrees about the grey axis, then scaled; clipped to [0,1]."""
+    """Colors (..., 3) turned by `hue` degrees about the gray axis, then scaled; clipped to [0,1]."""
     angle = math.radians(hue)
     along, across = (1 - math.cos(angle)) / 3, math.sin(angle) / math.sqrt(3)
     turn = np.full((3, 3), along, dtype=np.float32) + math.cos(angle) * np.eye(3, dtype=np.float32)
     turn += across * np.array([[0, -1, 1], [1, 0, -1], [-1, 1, 0]], dtype=np.float32)
     turned = rgb @ turn.T
-    grey = turned.mean(axis=-1, keepdims=True)
-    clipped: Field = np.clip((grey + (turned - grey) * saturation) * lightness, 0.004, 0.98)
+    gray = turned.mean(axis=-1, keepdims=True)
+    clipped: Field = np.clip((gray + (turned - gray) * saturation) * lightness, 0.004, 0.98)
     return clipped

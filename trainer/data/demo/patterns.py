@@ -1,4 +1,4 @@
-"""The patterns: for each place on a surface, how much of the second and of the third colour lies on the base.
+"""The patterns: for each place on a surface, how much of the second and of the third color lies on the base.
 
 To add one: a name in `Pattern` and a function in `PATTERNS`.
 """
@@ -11,7 +11,7 @@ from hardrank.trainer.data.demo.fields import Field, noise, scatter, smooth, sof
 from hardrank.trainer.data.demo.specification import Pattern
 
 Coverage = tuple[Field, Field]
-"""Shares in [0,1] of the second colour over the base, and of the third over both."""
+"""Shares in [0,1] of the second color over the base, and of the third over both."""
 
 _EDGE = 0.09
 
@@ -76,7 +76,7 @@ def _marble(s: Field, t: Field) -> Coverage:
 
 
 def _staggered(s: Field, t: Field, cell: float) -> tuple[Field, Field, Field]:
-    """Coordinates from the centre of each cell of a brickwork grid, in [-0.5,0.5], and 1 in its odd rows, else 0."""
+    """Coordinates from the center of each cell of a brickwork grid, in [-0.5,0.5], and 1 in its odd rows, else 0."""
     t = t * (1 / cell)
     rows = np.floor(t)
     odd = rows - 2 * np.floor(rows * 0.5)

@@ -11,7 +11,7 @@ from hardrank.trainer.data.demo.backgrounds import Background, plane, scene
 from hardrank.trainer.data.demo.fields import Field
 from hardrank.trainer.data.demo.frame import Frame, Pose, frame
 from hardrank.trainer.data.demo.materials import SURFACES, Light, opacity, shaded
-from hardrank.trainer.data.demo.palettes import colours, graded, linear
+from hardrank.trainer.data.demo.palettes import colors, graded, linear
 from hardrank.trainer.data.demo.patterns import PATTERNS
 from hardrank.trainer.data.demo.shapes import SHAPES, Form
 from hardrank.trainer.data.demo.specification import DemoClass, Nuisance, Pattern, Shape
@@ -51,7 +51,7 @@ def picture(which: DemoClass, *, side: int, nuisance: Nuisance, rng: np.random.G
     rgb, alpha = _object(which, looked, nuisance, light, rng)
     rgb, alpha = _averaged(rgb, side), _averaged(alpha[None], side)[0]
     behind = scene(scenes[rng.integers(len(scenes))], side, nuisance.scene, rng)
-    behind = behind * (np.array(light.colour, dtype=np.float32) * 0.7 + np.array(light.ambient) * 0.6)[:, None, None]
+    behind = behind * (np.array(light.color, dtype=np.float32) * 0.7 + np.array(light.ambient) * 0.6)[:, None, None]
     behind = behind * (1 - _shadow(alpha, light, standing, rng))[None]
     return _developed(rgb + behind * (1 - alpha), nuisance, rng)
 
@@ -63,7 +63,7 @@ def _pose(nuisance: Nuisance, standing: bool, rng: np.random.Generator) -> Pose:
     return Pose(
         turn=math.radians(up_to(nuisance.rotation * (1 if standing else 3))),
         scale=0.84 * (1 + up_to(nuisance.scale)),
-        centre=(up_to(nuisance.translation), up_to(nuisance.translation)),
+        center=(up_to(nuisance.translation), up_to(nuisance.translation)),
         shear=up_to(nuisance.shear),
         keystone=(up_to(nuisance.perspective), up_to(nuisance.perspective)),
         mirrored=bool(rng.random() < 0.5) and nuisance.mirror,
@@ -79,7 +79,7 @@ def _light(nuisance: Nuisance, rng: np.random.Generator) -> Light:
     key = 1.15 * strength
     return Light(
         direction=(math.cos(angle) * math.cos(height), math.sin(angle) * math.cos(height), math.sin(height)),
-        colour=(key * (1 + 0.6 * warm), key, key * (1 - warm)),
+        color=(key * (1 + 0.6 * warm), key, key * (1 - warm)),
         ambient=(fill * (0.95 + 0.3 * warm), fill, fill * (1.08 - 0.5 * warm)),
     )
 
@@ -95,7 +95,7 @@ def _object(
         b=nuisance.form * float(rng.uniform(-1, 1)),
     )
     three = graded(
-        colours(which.palette),
+        colors(which.palette),
         hue=rng.uniform(-1, 1) * nuisance.hue,
         saturation=1 + rng.uniform(-1, 1) * nuisance.tone,
         lightness=1 + rng.uniform(-1, 1) * nuisance.tone,
@@ -113,12 +113,12 @@ def _object(
         box = _box(part.cover)
         covered = part.cover[box]
         if part.paint is Paint.PATTERN:
-            colour = _patterned(which.pattern, part, box, three, size, phase)
+            color = _patterned(which.pattern, part, box, three, size, phase)
         else:
-            colour = plain[part.paint][:, None, None]
+            color = plain[part.paint][:, None, None]
         shade = 1.0 if part.shade is None else part.shade[box]
         under = layers[:, *box]
-        under[:3] += (colour - under[:3]) * covered
+        under[:3] += (color - under[:3]) * covered
         for axis in range(3):
             under[3 + axis] += (part.normal[axis][box] - under[3 + axis]) * covered
         under[6] += (shade - under[6]) * covered
@@ -156,9 +156,9 @@ def _patterned(
     rise = 0.06 * (phase[1] - 2) if pattern is Pattern.DRIP else phase[1]
     second, third = PATTERNS[pattern](part.s[box] * (1 / size) + phase[0] + 8, part.t[box] * (1 / size) + rise)
     base, two, three_ = three[:, :, None, None]
-    colour: Field = base + (two - base) * second
-    colour += (three_ - colour) * third
-    return colour
+    color: Field = base + (two - base) * second
+    color += (three_ - color) * third
+    return color
 
 
 def _averaged(samples: Field, side: int) -> Field:
@@ -187,9 +187,9 @@ def _shadow(alpha: Field, light: Light, standing: bool, rng: np.random.Generator
     if standing and len(rows):
         x, y = plane(side)
         columns = np.flatnonzero(alpha[max(foot - 3, 0) : foot + 1].max(axis=0) > 0.3)
-        centre = (float(columns.mean()) + 0.5) * 2 / side - 1
+        center = (float(columns.mean()) + 0.5) * 2 / side - 1
         half = max(len(columns) / side, 0.1) * 1.25
-        reach = np.hypot((x - centre) / half, (y - (1 - (foot - 0.5) * 2 / side)) / 0.1)
+        reach = np.hypot((x - center) / half, (y - (1 - (foot - 0.5) * 2 / side)) / 0.1)
         dark = np.maximum(dark, 0.6 * np.clip(1.25 - reach, 0, 1))
     return dark
 

@@ -5,7 +5,7 @@ from hardrank.models.home import home, typed
 from hardrank.trainer.data.dataset import (
     DataOptions,
     Dataset,
-    LabelledImage,
+    LabeledImage,
     ShowProgress,
     TrainTestImages,
     assemble,
@@ -42,10 +42,10 @@ def load(options: DataOptions, progress: ShowProgress | None = None) -> Dataset:
     manifest = ensure(
         root, DemoOptions(seed=options.seed, train_images_per_class=number), progress=progress or ignore_progress
     )
-    entries: dict[Half, list[LabelledImage]] = {half: [] for half in Half}
+    entries: dict[Half, list[LabeledImage]] = {half: [] for half in Half}
     for name in manifest["files"]:
         half, label, _ = name.split("/")
-        entries[Half(half)].append(LabelledImage(root / name, label))
+        entries[Half(half)].append(LabeledImage(root / name, label))
     if options.train_classes is None and options.split_seed is None:
         listing = TrainTestImages(entries[Half.TRAIN], entries[Half.TEST])
     else:

@@ -30,7 +30,7 @@ class Shape(StrEnum):
 
 @unique
 class Pattern(StrEnum):
-    """How the colours of a palette are laid over an object."""
+    """How the colors of a palette are laid over an object."""
 
     DRIP = "drip"
     STRIPES = "stripes"
@@ -44,7 +44,7 @@ class Pattern(StrEnum):
 
 @unique
 class Palette(StrEnum):
-    """Three colours that go together; `palettes.COLOURS` holds them."""
+    """Three colors that go together; `palettes.COLORS` holds them."""
 
     INDIGO = "indigo"
     CORAL = "coral"
@@ -134,11 +134,11 @@ class Nuisance:
     scale: float = 0.16
     """Largest relative change of size, in [0, 1)."""
     translation: float = 0.1
-    """Largest shift of the object's centre, as a share of half the image's side."""
+    """Largest shift of the object's center, as a share of half the image's side."""
     shear: float = 0.07
     """Largest shear, dimensionless."""
     perspective: float = 0.07
-    """Largest keystone: relative change of magnification from the centre to the rim."""
+    """Largest keystone: relative change of magnification from the center to the rim."""
     form: float = 1.0
     """Strength of the differences in form, spin and camera height; 1 is the designed range."""
     mirror: bool = True
@@ -156,7 +156,7 @@ class Nuisance:
     texture: float = 0.14
     """Largest relative change of a pattern's size; its phase is free when this is above 0."""
     scene: float = 1.0
-    """Strength of the background's texture and colour, in [0, 1]."""
+    """Strength of the background's texture and color, in [0, 1]."""
     grain: float = 0.008
     """Standard deviation of the film grain, in units of full scale."""
 

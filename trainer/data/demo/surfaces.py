@@ -14,7 +14,7 @@ from hardrank.trainer.data.demo.frame import Frame
 
 
 class Paint(Enum):
-    """The colour of a part."""
+    """The color of a part."""
 
     PATTERN = auto()
     BASE = auto()
@@ -41,7 +41,7 @@ class Part:
     shade: Field | None = None
     """Light that reaches the surface, [0,1]: folds, ribs, the inside of a vessel."""
     glow: float = 0.0
-    """Light that it emits, as a share of its colour."""
+    """Light that it emits, as a share of its color."""
 
 
 def disc(u: Field, v: Field, radius: float) -> Field:
@@ -120,9 +120,9 @@ def lathe(
     tilt: float,
     spin: float,
     paint: Paint,
-    centre: float = 0.0,
+    center: float = 0.0,
 ) -> Part:
-    """A surface of revolution about the line u = centre.
+    """A surface of revolution about the line u = center.
 
     `profile` are (height, radius) pairs, lowest first, joined smoothly. The camera looks down by the angle
     whose sine is `tilt`: a point at height y and depth z is seen at v = y - tilt · z, which is solved for y here.
@@ -132,7 +132,7 @@ def lathe(
     bottom, top = float(heights[0]), float(heights[-1])
     table, slope = _smooth_profile(heights, radii)
     per_unit = (len(table) - 1) / (top - bottom)
-    u = f.u - centre
+    u = f.u - center
     square = u * u
     y = f.v
     for _ in range(4):
