@@ -12,7 +12,7 @@ from benchmarks.serving_options import ServingOptions
 from benchmarks.serving_processes import Server, plain, served
 from benchmarks.serving_scene import Scene
 
-_PAUSE_S: Final = 0.02
+_PAUSE_S: Final = 0.1
 """Between turns, so that one's threads have stopped spinning when the next begins."""
 
 

@@ -139,7 +139,7 @@ def load_model(source: str, *, threads: int = 0, device: Device = Device.AUTO, w
     match = _SOURCE.fullmatch(source)
     if match is None:
         raise SettingsError(f"--model is {source!r}; use BUNDLE=INDEX, such as models/zoo/photos-robust=indexes/photos")
-    engine = Engine(Path(match["bundle"]), threads=threads, device=device)
+    engine = Engine(Path(match["bundle"]), threads=threads, device=device, side_by_side=True)
     index = SearchIndex.open(Path(match["index"]), model_sha256=engine.model_sha256, writable=writable)
     return Model(key=match["key"] or _key_of(engine.card.name), engine=engine, index=index)
 

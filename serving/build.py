@@ -180,7 +180,7 @@ def _run(command: IndexCommand, console: Console, typed_command: str) -> None:
 
         if command.model is not None:
             listing = list_images(command.images) if command.images else list_run(command.from_run or Path())
-            engine = Engine(command.model, threads=threads, device=command.device)
+            engine = Engine(command.model, threads=threads, device=command.device, side_by_side=True)
             index = _open(command, engine, typed_command)
         else:
             index = SearchIndex.open(command.out, writable=True, maintenance=False)

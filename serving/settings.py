@@ -83,8 +83,7 @@ class Batching:
     batch: int = 32
     """Largest batch, images."""
     chunk: int = 0
-    """Images of a batch that pass the network at once; 0: on a CPU 8 or the whole batch, whichever the first full
-    batches show to be faster, and the whole batch on a GPU."""
+    """Images of a batch that are passed to a network at once; 0: all of them."""
     wait_ms: float = 2.0
     """Milliseconds that an idle network waits for images that are being decoded. A lone query never waits."""
     pending: int = 256

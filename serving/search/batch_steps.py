@@ -12,9 +12,7 @@ from hardrank.models.errors import HardrankError
 from hardrank.models.preprocessing import Preprocessing, to_unit
 from hardrank.serving.agreement.calibration import Disagreement
 from hardrank.serving.agreement.monitor import AgreementMonitor, Comparison
-from hardrank.serving.engine import Device
 from hardrank.serving.index.search_index import SearchIndex
-from hardrank.serving.search.chunk_choice import ChunkChoice
 from hardrank.serving.search.models import Model
 from hardrank.serving.store.items import Match
 
@@ -45,19 +43,10 @@ class EmbedResult:
 class EmbedStep:
     """Runs a batch through the networks, one network after the other so that they do not compete for cores."""
 
-    def __init__(self, models: Mapping[str, Model], *, batch: int = 32, chunk: int = 0) -> None:
-        """Take the models.
-
-        Args:
-            models: By key.
-            batch: Images of a full batch.
-            chunk: Images that pass a network at once; 0: see `hardrank.serving.settings.Batching`.
-        """
+    def __init__(self, models: Mapping[str, Model], *, chunk: int = 0) -> None:
+        """Take the models; `chunk` images are passed to a network at once (0: the whole batch)."""
         self._models = models
         self._chunk = chunk
-        self._choices = {
-            key: ChunkChoice(batch) for key, model in models.items() if model.engine.device is Device.CPU and not chunk
-        }
         self._inputs: dict[str, Vector] = {}
 
     def __call__(self, jobs: Sequence[EmbedJob]) -> list[EmbedResult | Exception]:
@@ -69,16 +58,13 @@ class EmbedStep:
             if not requested:
                 continue
             began = perf_counter()
-            choice = self._choices.get(key)
-            chunk = choice.size(len(requested)) if choice else self._chunk or len(requested)
+            chunk = self._chunk or len(requested)
             for start in range(0, len(requested), chunk):
                 numbers = requested[start : start + chunk]
                 pixels = self._input(key, [jobs[number].pixels[model.engine.preprocessing] for number in numbers])
                 for number, vector in zip(numbers, model.engine.embed(pixels), strict=True):
                     vectors[number][key] = vector
             seconds[key] = perf_counter() - began
-            if choice:
-                choice.record(len(requested), chunk, seconds[key])
         return [EmbedResult(vectors=own, seconds=seconds) for own in vectors]
 
     def _input(self, key: str, images: Sequence[Pixels]) -> Vector:

@@ -32,7 +32,6 @@ from hardrank.serving.search.batch_steps import (
     Vector,
 )
 from hardrank.serving.search.batching import BatchedResult, Batcher, ThreadPool
-from hardrank.serving.search.chunk_choice import SMALL_CHUNK
 from hardrank.serving.search.decoded_image import DecodedImage, decode_image
 from hardrank.serving.search.decoding_process import DecodingProcess
 from hardrank.serving.search.models import Model
@@ -40,6 +39,8 @@ from hardrank.serving.search.types import ImageQuery, ModelAnswer, Query, Resolv
 from hardrank.serving.settings import Settings
 
 _NICENESS: Final = 19
+_SHARE_ON_CPU: Final = 8
+"""Most images of one caller in a batch while others search too, so that they wait a quarter of a full batch at most."""
 _MAX_LIGHT_PIXELS: Final = 2_000_000
 """Images with more pixels to decode take longer than the network, so the network goes first."""
 _MAX_THREAD_PIXELS: Final = 16_000_000
@@ -73,10 +74,10 @@ class Pipeline:
         self._process = DecodingProcess()
         on_cpu = all(model.engine.device is Device.CPU for model in models.values())
         self._embedding = Batcher[EmbedJob, EmbedResult](
-            EmbedStep(models, batch=settings.batching.batch, chunk=settings.batching.chunk),
+            EmbedStep(models, chunk=settings.batching.chunk),
             name="embed",
             batch=settings.batching.batch,
-            most_of_caller=settings.batching.chunk or (SMALL_CHUNK if on_cpu else None),
+            most_of_caller=settings.batching.chunk or (_SHARE_ON_CPU if on_cpu else None),
             wait_s=settings.batching.wait_ms / 1000,
             observe=lambda size, _: metrics.batch(size),
         )

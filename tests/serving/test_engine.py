@@ -39,6 +39,15 @@ def test_embed_is_thread_safe(engine: Engine) -> None:
     np.testing.assert_allclose(np.stack(together), np.tile(alone, (4, 1)), atol=1e-5)
 
 
+@pytest.mark.parametrize("threads", [1, 3])
+def test_threads_side_by_side_compute_the_same(engine: Engine, benign_bundle: Path, threads: int) -> None:
+    pixels = np.random.default_rng(0).random((29, *engine.input_shape), dtype=np.float32)
+    alone = engine.embed(pixels)
+    parallel = Engine(benign_bundle, threads=threads, side_by_side=True)
+    for count in (1, 2 * threads - 1, 2 * threads, 2 * threads + 1, 29):
+        np.testing.assert_allclose(parallel.embed(pixels[:count]), alone[:count], atol=1e-5)
+
+
 def test_prepare_decodes_and_crops(engine: Engine, tmp_path: Path) -> None:
     pixels = engine.prepare(write_picture(tmp_path / "a.jpg", seed=0).read_bytes())
     assert pixels.shape == engine.input_shape
