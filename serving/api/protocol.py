@@ -13,6 +13,7 @@ from collections import Counter
 from collections.abc import Iterable
 from typing import Any, Final
 
+from httptools import HttpParserError, HttpParserUpgrade
 from uvicorn.protocols.http.flow_control import FlowControl
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
@@ -22,10 +23,16 @@ from hardrank.serving.settings import Limits
 
 HEAD_BYTES: Final = 2**16
 """Largest request head, bytes."""
+_MOST_PIPELINED: Final = 32
+"""Requests that one connection may send ahead while an earlier one is answered."""
+_CHUNK_COST: Final = 32
+"""Bytes that a chunk of a body, or a header after it, counts as overhead: each takes time of the event loop."""
 _GRACE_S: Final = 1.0
 """Seconds that the endpoints have to report a slow body before the connection is closed."""
 _SMALL_BODY: Final = 2**20
 """Bytes of a body that are read without delay."""
+_LEAST_TAKEN: Final = 2**18
+"""Bytes of a response that a client must take in the time of a body, or all of it."""
 _BODY_RATE: Final = 64 * 2**20
 """Further bytes per second that are read from one address."""
 
@@ -124,10 +131,14 @@ class LimitedProtocol(HttpToolsProtocol):
     _open: bool = True
     """Whether a head is being received or expected."""
     _received: int = 0
-    """Bytes of it."""
+    """Bytes of it, and of the body after it."""
+    _ended: bool = False
+    """Whether a request ended in the data that is being parsed."""
     flow: PacedFlow
     _body_bytes: int = 0
     """Of the current request."""
+    _overhead: int = 0
+    """Bytes that its chunks and the headers after them count."""
     _timer: TimerHandle | None = None
     """Of the request."""
     _write_timer: TimerHandle | None = None
@@ -166,12 +177,24 @@ class LimitedProtocol(HttpToolsProtocol):
         super().resume_writing()
 
     def data_received(self, data: bytes) -> None:
-        """Parse data; then check the size of the head if it is still incomplete."""
-        super().data_received(data)
-        if not self._open:
+        """Parse data, without logging what is invalid; then check the size of the head, or of what is not body."""
+        self._unset_keepalive_if_required()
+        self._ended = False
+        try:
+            self.parser.feed_data(data)
+        except HttpParserUpgrade:
+            pass  # There is no other protocol; the request is answered as any other.
+        except HttpParserError:
+            self._reject(
+                "400 Bad Request",
+                "Invalid HTTP request",
+                "The request is not valid HTTP/1.1, its chunks are too small, or too many requests came before it.",
+            )
             return
-        self._received += len(data)
-        if self._received > HEAD_BYTES and not self.transport.is_closing():
+        # Data with the end of a request does not count for the next one.
+        self._received = 0 if self._ended else self._received + len(data)
+        most = HEAD_BYTES if self._open else HEAD_BYTES + self._body_bytes + self._most_overhead
+        if self._received > most and not self.transport.is_closing():
             self._reject(
                 "431 Request Header Fields Too Large",
                 "Request headers too large",
@@ -180,10 +203,23 @@ class LimitedProtocol(HttpToolsProtocol):
 
     def on_message_begin(self) -> None:
         """Start the timer of the next head."""
+        if len(self.pipeline) >= _MOST_PIPELINED:
+            raise HttpParserError("too many requests sent ahead")
         super().on_message_begin()
-        self._body_bytes = 0
+        self._body_bytes = self._overhead = 0
         if not self._open:
             self._begin()
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        """Take a header of the head; those after a body are dropped."""
+        if self._open:
+            super().on_header(name, value)
+        else:
+            self._count_overhead(_CHUNK_COST + len(name) + len(value))
+
+    def on_chunk_header(self) -> None:
+        """Refuse a body in tiny chunks."""
+        self._count_overhead(_CHUNK_COST)
 
     def on_headers_complete(self) -> None:
         """Start the timer of the body: the head is complete."""
@@ -203,11 +239,21 @@ class LimitedProtocol(HttpToolsProtocol):
     def on_message_complete(self) -> None:
         """Stop the timer: the body is complete."""
         self._end()
+        self._ended = True
         super().on_message_complete()
 
     @property
     def _address(self) -> str:
         return self.client[0] if self.client else ""
+
+    @property
+    def _most_overhead(self) -> int:
+        return HEAD_BYTES + self._body_bytes // 4
+
+    def _count_overhead(self, count: int) -> None:
+        self._overhead += count
+        if self._overhead > self._most_overhead:
+            raise HttpParserError("the body is mostly overhead")
 
     def _begin(self) -> None:
         self._open, self._received = True, 0
@@ -227,9 +273,9 @@ class LimitedProtocol(HttpToolsProtocol):
         self._write_timer = self.loop.call_later(self.body_seconds, self._check_write, unsent)
 
     def _check_write(self, unsent: int) -> None:
-        """Close the connection if the client took nothing since the timer started."""
+        """Close the connection if the client took little since the timer started."""
         left = self.transport.get_write_buffer_size()
-        if left >= unsent:
+        if left > unsent - _LEAST_TAKEN:
             self.transport.abort()
         else:
             self._begin_write(left)
@@ -240,6 +286,11 @@ class LimitedProtocol(HttpToolsProtocol):
             self._write_timer = None
 
     def _reject(self, status: str, title: str, detail: str) -> None:
+        """Answer the request that is being received, unless an earlier one is not answered yet, and close."""
+        cycle = self.cycle
+        if cycle is not None and not (cycle.response_complete or (cycle.more_body and not cycle.response_started)):
+            self.transport.close()
+            return
         problem = {
             "type": "about:blank",
             "title": title,

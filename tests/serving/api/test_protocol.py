@@ -1,6 +1,7 @@
 """Request heads are limited in size and time, on new and on reused connections; and the time of slow readers."""
 
 import asyncio
+import logging
 import socket
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -83,9 +84,9 @@ class ManualLoop:
 
     @property
     def progress(self) -> bool:
-        """Whether the client has taken some of the response since the timer started."""
+        """Whether the client has taken enough of the response since the timer started."""
         now = self._transport.get_write_buffer_size()
-        return any(now < unsent and not handle.cancelled() for handle, _, unsent in list(self._started))
+        return any(now <= unsent - 2**18 and not handle.cancelled() for handle, _, unsent in list(self._started))
 
     def run_timers(self) -> None:
         """Let the time of the timers be over."""
@@ -205,6 +206,65 @@ def test_a_large_body_does_not_count_as_head(patient: socket.socket) -> None:
     with _connect(patient) as connection:
         connection.sendall(b"POST / HTTP/1.1\r\nHost: localhost\r\nContent-Length: %d\r\n\r\n" % size + b"x" * size)
         assert _answer(connection) == b"%d" % size
+
+
+class LongProtocol(PatientProtocol):
+    """Waits for a body longer than a test for the end of its connection."""
+
+    body_seconds = 10 * PATIENCE_S
+
+
+def test_requests_far_ahead_of_the_answers_are_refused(listener: socket.socket) -> None:
+    with _serving(listener, LongProtocol), _connect(listener) as connection:
+        with suppress(BrokenPipeError, ConnectionResetError):
+            connection.sendall(GET * 20_000)
+        assert _read(connection).count(b"HTTP/1.1 200") < 20_000
+
+
+@pytest.mark.parametrize(
+    "rest",
+    [
+        b"1\r\na\r\n" * 2**16,
+        b"1;" + b"a" * 2**20,
+        b"0\r\n" + b"a: b\r\n" * 2**16,
+        b"0\r\na: " + b"b" * 2**20,
+    ],
+    ids=["tiny chunks", "long chunk head", "many trailers", "long trailer"],
+)
+@pytest.mark.parametrize("path", [b"/", b"/unread"])
+def test_bodies_that_are_mostly_overhead_are_refused(listener: socket.socket, path: bytes, rest: bytes) -> None:
+    with _serving(listener, LongProtocol), _connect(listener) as connection:
+        with suppress(BrokenPipeError, ConnectionResetError):
+            connection.sendall(
+                b"POST %b HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n\r\n" % path + rest
+            )
+        _read(connection)  # ends in time
+
+
+def test_usual_chunks_are_accepted(patient: socket.socket) -> None:
+    rest = b"1\r\na\r\n" * 500 + (b"400\r\n" + b"a" * 1024 + b"\r\n") * 1024 + b"0\r\na: b\r\n\r\n"
+    with _connect(patient) as connection:
+        connection.sendall(b"POST / HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n\r\n" + rest)
+        assert _answer(connection) == b"%d" % (500 + 2**20)
+
+
+def test_the_next_head_may_follow_a_large_body_at_once(patient: socket.socket) -> None:
+    size = 3 * HEAD_BYTES
+    with _connect(patient) as connection:
+        head = b"POST / HTTP/1.1\r\nHost: localhost\r\nContent-Length: %d\r\n\r\n" % size
+        connection.sendall(head + b"x" * size + GET[:-2])
+        assert _answer(connection) == b"%d" % size
+        connection.sendall(GET[-2:])
+        assert _answer(connection) == b"0"
+
+
+def test_invalid_requests_and_upgrades_log_nothing(patient: socket.socket, caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.WARNING), _connect(patient) as junk, _connect(patient) as upgrade:
+        junk.sendall(b"\x00\xff\r\n\r\n")
+        assert _read(junk).startswith(b"HTTP/1.1 400")
+        upgrade.sendall(GET[:-2] + b"Connection: Upgrade\r\nUpgrade: websocket\r\n\r\n")
+        assert _answer(upgrade) == b"0"
+    assert not caplog.records
 
 
 @pytest.mark.parametrize("path", [b"/", b"/unread"])
