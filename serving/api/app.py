@@ -19,7 +19,7 @@ from starlette.types import Receive, Scope, Send
 
 from hardrank.serving.api.access import AccessControl
 from hardrank.serving.api.auth import Keyring, KeyRole
-from hardrank.serving.api.bodies import BodyReader
+from hardrank.serving.api.bodies import BodyReader, HeldBytes
 from hardrank.serving.api.endpoints import Endpoints, health_router, metrics_router, v1_router
 from hardrank.serving.api.middleware import DOCS, MiddlewareOptions, RequestMiddleware
 from hardrank.serving.api.openapi_parts import SCHEMES
@@ -44,6 +44,7 @@ def create_api(service: SearchService, settings: Settings, keyring: Keyring | No
         metrics=service.metrics,
         keyring=ring,
         rate=rate,
+        responses=HeldBytes(settings.limits, "downloads"),
         hosts=_hosts(settings),
     )
 
@@ -141,18 +142,17 @@ def _docs(app: FastAPI, access: AccessControl) -> APIRouter:
 
 
 def _middleware(settings: Settings, options: MiddlewareOptions) -> list[Middleware]:
-    middleware = [Middleware(RequestMiddleware, options=options)]
-    if settings.access.cors_origins:
-        middleware.append(
-            Middleware(
-                CORSMiddleware,
-                allow_origins=list(settings.access.cors_origins),
-                allow_methods=["GET", "POST", "PUT", "DELETE"],
-                allow_headers=["Authorization", "X-API-Key", "Content-Type", "X-Request-ID"],
-                expose_headers=["X-Request-ID", "Server-Timing", "Retry-After", "Content-Location"],
-            )
-        )
-    return middleware
+    return [
+        Middleware(RequestMiddleware, options=options),
+        # Without origins too: else Gradio lets any site read the page, with the login of a visitor.
+        Middleware(
+            CORSMiddleware,
+            allow_origins=list(settings.access.cors_origins),
+            allow_methods=["GET", "POST", "PUT", "DELETE"],
+            allow_headers=["Authorization", "X-API-Key", "Content-Type", "X-Request-ID"],
+            expose_headers=["X-Request-ID", "Server-Timing", "Retry-After", "Content-Location"],
+        ),
+    ]
 
 
 def _hosts(settings: Settings) -> tuple[str, ...]:

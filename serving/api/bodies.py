@@ -11,8 +11,6 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Any, Final, TypeVar
 
-from python_multipart import MultipartParser
-from python_multipart.exceptions import FormParserError
 from python_multipart.multipart import parse_options_header
 from starlette.requests import ClientDisconnect, Request
 
@@ -24,10 +22,14 @@ from hardrank.serving.settings import Limits
 FORM: Final = "multipart/form-data"
 BYTES: Final = "application/octet-stream"
 _SHARES: Final = 4
-"""One address may have this part of all bodies in memory."""
+"""One address may have this part of all bytes in memory."""
 _INLINE_BYTES: Final = 2**18
 """Larger bodies are joined and parsed in a thread, so that they do not block the event loop."""
 _LARGEST_NAME: Final = 4096
+_LARGEST_HEAD: Final = 2**15
+"""Of a part of a form, bytes."""
+_LONGEST_BOUNDARY: Final = 256
+_FIND_BYTES: Final = 2**20
 
 Result = TypeVar("Result")
 
@@ -67,15 +69,41 @@ class FormField:
             raise FormError(f"The form field {self.name!r} is not UTF-8 text; send it as UTF-8.") from error
 
 
+class HeldBytes:
+    """Counts the bytes of bodies in memory, in all and by address, and limits both."""
+
+    def __init__(self, limits: Limits, what: str) -> None:
+        """Apply the limits to `what`, a plural that the error has."""
+        self._limit = limits.held_bytes
+        self._share = max(limits.held_bytes // _SHARES, limits.body_bytes)
+        self._what = what
+        self._by_address: Counter[str] = Counter()
+        self.total = 0
+
+    def add(self, size: int, address: str) -> None:
+        """Count bytes; negative: no more."""
+        self.total += size
+        self._by_address[address] += size
+        if not self._by_address[address]:
+            del self._by_address[address]
+
+    def check(self, address: str) -> None:
+        """Raise `OverloadedError` beyond a limit."""
+        if self.total > self._limit or (address and self._by_address[address] > self._share):
+            raise OverloadedError(f"Too many large {self._what} are in progress; try again in a second.")
+
+
 class BodyReader:
     """Reads request bodies and limits how much of them is in memory at once."""
 
     def __init__(self, limits: Limits) -> None:
         self._limits = limits
-        self._share = max(limits.held_bytes // _SHARES, limits.body_bytes)
-        self._held_by: Counter[str] = Counter()
-        self.held = 0
+        self._held = HeldBytes(limits, "uploads")
+
+    @property
+    def held(self) -> int:
         """Bytes of request bodies in memory."""
+        return self._held.total
 
     @asynccontextmanager
     async def read(self, request: Request) -> AsyncIterator[bytes]:
@@ -90,13 +118,7 @@ class BodyReader:
         try:
             yield body
         finally:
-            self._hold(-len(body), caller)
-
-    def _hold(self, size: int, caller: str) -> None:
-        self.held += size
-        self._held_by[caller] += size
-        if not self._held_by[caller]:
-            del self._held_by[caller]
+            self._held.add(-len(body), caller)
 
     async def _receive(self, request: Request, caller: str) -> bytes:
         chunks: list[bytes] = []
@@ -106,11 +128,11 @@ class BodyReader:
                 async for chunk in request.stream():
                     chunks.append(chunk)
                     received += len(chunk)
-                    self._hold(len(chunk), caller)
+                    self._held.add(len(chunk), caller)
                     self._check_size(received, caller)
             return await _joined(chunks, received)
         except BaseException as error:
-            self._hold(-received, caller)
+            self._held.add(-received, caller)
             if isinstance(error, ClientDisconnect):
                 raise ClientGoneError("The client closed the connection before the whole body arrived.") from error
             if isinstance(error, TimeoutError):
@@ -130,8 +152,7 @@ class BodyReader:
     def _check_size(self, received: int, caller: str) -> None:
         if received > self._limits.body_bytes:
             raise self._too_large()
-        if self.held > self._limits.held_bytes or (caller and self._held_by[caller] > self._share):
-            raise OverloadedError("Too many large uploads are in progress; try again in a second.")
+        self._held.check(caller)
 
     def _too_large(self) -> BodyTooLargeError:
         return BodyTooLargeError(f"The request body exceeds {self._limits.body_bytes} bytes; send a smaller one.")
@@ -209,73 +230,55 @@ async def _disconnected(request: Request) -> None:
         pass
 
 
-class _FormCallbacks:
-    """Collects the fields of a form as the parser reports them."""
-
-    def __init__(self, most: int) -> None:
-        self.fields: list[FormField] = []
-        self.ended = False
-        self._most = most
-        self._header = bytearray()
-        self._value = bytearray()
-        self._disposition = b""
-        self._content = bytearray()
-
-    def on_part_begin(self) -> None:
-        if len(self.fields) == self._most:
-            raise FormError(f"The form has more than {self._most} fields; send fewer.")
-        self._disposition = b""
-        self._content = bytearray()
-
-    def on_header_field(self, data: bytes, start: int, end: int) -> None:
-        self._header += data[start:end]
-
-    def on_header_value(self, data: bytes, start: int, end: int) -> None:
-        self._value += data[start:end]
-
-    def on_header_end(self) -> None:
-        if bytes(self._header).lower() == b"content-disposition":
-            self._disposition = bytes(self._value[:_LARGEST_NAME])
-        self._header.clear()
-        self._value.clear()
-
-    def on_part_data(self, data: bytes, start: int, end: int) -> None:
-        self._content += data[start:end]
-
-    def on_part_end(self) -> None:
-        _, options = parse_options_header(self._disposition)
-        name = options.get(b"name")
-        if name is None:
-            raise FormError("A form field has no name; name every field.")
-        self.fields.append(FormField(name=name.decode("utf-8", "replace"), content=bytes(self._content)))
-
-    def on_end(self) -> None:
-        self.ended = True
-
-
 def _parse(body: bytes, content_type: str, most: int) -> list[FormField]:
+    """Split a form at its boundaries. Parsing byte by byte would occupy the interpreter for seconds."""
     _, options = parse_options_header(content_type)
-    boundary = options.get(b"boundary")
-    if not boundary:
+    boundary = options.get(b"boundary", b"")
+    if not 0 < len(boundary) <= _LONGEST_BOUNDARY:
         raise FormError("The form has no boundary; send Content-Type: multipart/form-data; boundary=…")
-    callbacks = _FormCallbacks(most)
-    try:
-        parser = MultipartParser(
-            boundary,
-            {
-                "on_part_begin": callbacks.on_part_begin,
-                "on_part_data": callbacks.on_part_data,
-                "on_part_end": callbacks.on_part_end,
-                "on_header_field": callbacks.on_header_field,
-                "on_header_value": callbacks.on_header_value,
-                "on_header_end": callbacks.on_header_end,
-                "on_end": callbacks.on_end,
-            },
-        )
-        parser.write(body)
-        parser.finalize()
-    except FormParserError as error:
-        raise FormError("The form is not valid multipart/form-data; check how it is encoded.") from error
-    if not callbacks.ended:
-        raise FormError("The form is incomplete: the closing boundary is missing.")
-    return callbacks.fields
+    delimiter = b"\r\n--" + boundary
+    position = len(delimiter) if body.startswith(delimiter) else len(delimiter) - 2
+    if not body.startswith((delimiter, delimiter[2:])):
+        raise _malformed()
+    fields: list[FormField] = []
+    while body[position : position + 2] != b"--":
+        if len(fields) == most:
+            raise FormError(f"The form has more than {most} fields; send fewer.")
+        end = body.find(b"\r\n\r\n", position, position + _LARGEST_HEAD)
+        if end < 0 or body[position : position + 2] != b"\r\n":
+            raise _malformed()
+        name = _field_name(body[position + 2 : end])
+        position = _find_delimiter(body, delimiter, end + 4)
+        fields.append(FormField(name=name, content=body[end + 4 : position - len(delimiter)]))
+    return fields
+
+
+def _find_delimiter(body: bytes, delimiter: bytes, start: int) -> int:
+    """Return where the next delimiter ends; raises `FormError` if there is none."""
+    while start < len(body):
+        # In steps, because other threads wait during each.
+        found = body.find(delimiter, start, start + _FIND_BYTES + len(delimiter))
+        if found < 0:
+            start += _FIND_BYTES
+        elif body[found + len(delimiter) : found + len(delimiter) + 2] in {b"\r\n", b"--"}:
+            return found + len(delimiter)
+        else:
+            start = found + 2
+    raise FormError("The form is incomplete: the closing boundary is missing.")
+
+
+def _field_name(head: bytes) -> str:
+    """Return the name in the head of a part."""
+    for line in head.split(b"\r\n"):
+        name, found, value = line.partition(b":")
+        if line and not found:
+            raise _malformed()
+        if name.lower() == b"content-disposition":
+            field = parse_options_header(value.strip()[:_LARGEST_NAME])[1].get(b"name")
+            if field is not None:
+                return field.decode("utf-8", "replace")
+    raise FormError("A form field has no name; name every field.")
+
+
+def _malformed() -> FormError:
+    return FormError("The form is not valid multipart/form-data; check how it is encoded.")

@@ -37,7 +37,7 @@ from hardrank.serving.api.parameters import ItemSearchParameters, SearchParamete
 from hardrank.serving.api.problems import problem_of
 from hardrank.serving.search.item_images import ImageFile
 from hardrank.serving.search.service import SearchService
-from hardrank.serving.search.types import IdQuery, ImageQuery
+from hardrank.serving.search.types import IdQuery, ImageQuery, SearchAnswer
 from hardrank.serving.search.types import Query as SearchQuery
 from hardrank.serving.settings import Settings
 from hardrank.serving.store.items import MAX_METADATA_BYTES, MAX_TEXT, InvalidItemError, Scalar
@@ -95,17 +95,8 @@ class Endpoints:
             answers = await cancel_on_disconnect(
                 request, self._service.search_many(queries, options, caller=_caller(request))
             )
-        request_id = request.state.id
-        return _json(
-            {
-                "answers": [
-                    {"answer": None, "problem": problem_of(answer, request_id).model_dump(exclude_none=True)}
-                    if isinstance(answer, HardrankError)
-                    else {"answer": schemas.search_json(answer), "problem": None}
-                    for answer in answers
-                ]
-            }
-        )
+        # In a thread: many answers of many results take longer than others may wait for the event loop.
+        return _json({"answers": await asyncio.to_thread(_batch_answers, answers, request.state.id)})
 
     # ------------------------------------------------------------------ items
 
@@ -341,6 +332,20 @@ def _caller(request: Request) -> str:
 
 def _query_of(field: FormField) -> SearchQuery:
     return IdQuery(id=field.text()) if field.name == "ids" else ImageQuery(data=field.content)
+
+
+def _batch_answers(answers: Sequence[SearchAnswer | HardrankError], request_id: str) -> list[orjson.Fragment]:
+    """Return the answers to a batch as JSON, one by one, so that other threads run in between."""
+    return [
+        orjson.Fragment(
+            orjson.dumps(
+                {"answer": None, "problem": problem_of(answer, request_id).model_dump(exclude_none=True)}
+                if isinstance(answer, HardrankError)
+                else {"answer": schemas.search_json(answer), "problem": None}
+            )
+        )
+        for answer in answers
+    ]
 
 
 def _metadata(field: FormField | None) -> Mapping[str, Scalar]:

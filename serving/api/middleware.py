@@ -11,14 +11,19 @@ from starlette.datastructures import MutableHeaders
 from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from hardrank.serving.api.auth import Keyring
+from hardrank.serving.api.auth import Keyring, network_of
+from hardrank.serving.api.bodies import HeldBytes
 from hardrank.serving.api.problems import MisdirectedError, problem_type_of, response_to
 from hardrank.serving.api.rate_limit import RateLimit
 from hardrank.serving.metrics import Metrics
+from hardrank.serving.search.admission import OverloadedError
 
 API: Final = "/v1/"
 DOCS: Final = "/docs"
 _DATA_ROUTES: Final = ("/healthz", "/readyz", "/metrics", "/openapi.json")
+_LARGE: Final = 2**20
+"""Bytes from which on a response is counted until the client has taken it."""
+_PIECE: Final = 2**18
 _REQUEST_ID: Final = re.compile(r"[A-Za-z0-9._\-]{1,64}")
 _SECURITY_HEADERS: Final = (
     ("X-Content-Type-Options", "nosniff"),
@@ -43,12 +48,14 @@ class MiddlewareOptions:
     metrics: Metrics
     keyring: Keyring
     rate: RateLimit
+    responses: HeldBytes
+    """Large responses that clients have not taken yet."""
     hosts: Sequence[str] = ()
     """Host names that the server accepts; none: any."""
 
 
 class RequestMiddleware:
-    """ASGI middleware: request id, host check, page rate limit, security headers, metrics, answers to errors."""
+    """ASGI middleware: request id, host check, page rate limit, response limit, security headers, metrics, errors."""
 
     def __init__(self, app: ASGIApp, options: MiddlewareOptions) -> None:
         self._app = app
@@ -64,7 +71,7 @@ class RequestMiddleware:
         headers = dict(scope["headers"])
         request_id = _request_id(headers.get(b"x-request-id", b""))
         scope.setdefault("state", {})["id"] = request_id
-        sender = _HeaderSender(send, route_path(scope), request_id)
+        sender = _ResponseSender(send, scope, request_id, self._options.responses)
         try:
             self._check_host(headers.get(b"host", b""))
             self._check_rate(scope)
@@ -72,7 +79,9 @@ class RequestMiddleware:
         except Exception as error:
             if sender.status:  # part of the response is sent; only closing the connection reports the error
                 raise
-            await self._error_response(error, request_id)(scope, receive, sender)
+            await self._error_response(sender.refusal or error, request_id)(scope, receive, sender)
+        finally:
+            sender.end()
         self._count(scope, sender.status, perf_counter() - began)
 
     def _error_response(self, error: Exception, request_id: str) -> Response:
@@ -95,9 +104,11 @@ class RequestMiddleware:
             )
 
     def _check_rate(self, scope: Scope) -> None:
-        """Limit what is posted to the page; the API limits by key."""
-        if scope["method"] == "POST" and not route_path(scope).startswith(API):
-            self._options.rate.take(self._options.keyring.caller(None, address_of(scope)).name)
+        """Limit what is posted to the page, and notice changed keys on any request to it; the API does both itself."""
+        if not route_path(scope).startswith(API):
+            caller = self._options.keyring.caller(None, address_of(scope))
+            if scope["method"] == "POST":
+                self._options.rate.take(caller.name)
 
     def _count(self, scope: Scope, status: int, seconds: float) -> None:
         route = getattr(scope.get("route"), "path", None) or "other"
@@ -108,19 +119,27 @@ class RequestMiddleware:
         self._options.metrics.request(method=_method(scope), route=route, status=status, seconds=seconds)
 
 
-class _HeaderSender:
-    """Adds headers to the response and records its status."""
+class _ResponseSender:
+    """Adds headers to the response, records its status, and refuses it if too many large ones are not taken yet."""
 
-    def __init__(self, send: Callable[[Message], Awaitable[None]], path: str, request_id: str) -> None:
+    def __init__(
+        self, send: Callable[[Message], Awaitable[None]], scope: Scope, request_id: str, responses: HeldBytes
+    ) -> None:
         self._send = send
-        self._path = path
+        self._path = route_path(scope)
+        self._address = network_of(address_of(scope))
         self._id = request_id
+        self._responses = responses
+        self._held = 0
         self.status = 0
+        self.refusal: OverloadedError | None = None
+        """Why the response was not sent; what the app makes of it is another error."""
 
     async def __call__(self, message: Message) -> None:
         if message["type"] == "http.response.start":
-            self.status = message["status"]
             headers = MutableHeaders(scope=message)
+            self._hold(int(headers.get("content-length", 0)))
+            self.status = message["status"]
             headers["X-Request-ID"] = self._id
             for name, value in _SECURITY_HEADERS:
                 headers.setdefault(name, value)
@@ -128,7 +147,35 @@ class _HeaderSender:
             if self._path.startswith(API):
                 headers.setdefault("Cache-Control", "no-store")
                 headers.setdefault("Cross-Origin-Resource-Policy", "same-origin")
+        elif len(message.get("body", b"")) > _PIECE:
+            message = await self._send_all_but_last_piece(message)
         await self._send(message)
+
+    def end(self) -> None:
+        """Count the response no more."""
+        self._responses.add(-self._held, self._address)
+        self._held = 0
+
+    def _hold(self, size: int) -> None:
+        if size <= _LARGE:
+            return
+        self._held = size
+        self._responses.add(size, self._address)
+        try:
+            self._responses.check(self._address)
+        except OverloadedError as error:
+            self.end()
+            self.refusal = error
+            raise
+
+    async def _send_all_but_last_piece(self, message: Message) -> Message:
+        """Send a large body as the client takes it, and return its last piece."""
+        body = memoryview(message["body"])
+        last = (len(body) - 1) // _PIECE * _PIECE
+        for start in range(0, last, _PIECE):
+            piece = bytes(body[start : start + _PIECE])
+            await self._send({"type": "http.response.body", "body": piece, "more_body": True})
+        return {**message, "body": bytes(body[last:])}
 
 
 def route_path(scope: Scope) -> str:

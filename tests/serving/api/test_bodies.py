@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import Iterable
 from contextlib import suppress
+from time import process_time
 
 import pytest
 from hypothesis import given
@@ -157,6 +158,20 @@ def test_large_forms_are_parsed_too() -> None:
     content = bytes(range(256)) * 4096
     found = asyncio.run(read_form(_form([("image", content)]), TYPE, most=1))
     assert found[0].content == content
+
+
+def test_what_looks_like_a_boundary_is_content() -> None:
+    content = b"\r\n--frontie\r\n--frontierX\r\n--frontier-\r\n\r\r\n" + b"\r\n--fron" * 300_000
+    found = asyncio.run(read_form(_form([("image", content), ("ids", b"")]), TYPE, most=2))
+    assert [field.content == expected for field, expected in zip(found, (content, b""), strict=True)] == [True, True]
+
+
+def test_bytes_like_the_beginning_of_a_boundary_occupy_no_thread() -> None:
+    """Eight million of them took a parser in Python seconds, during which other threads waited."""
+    body = _form([("image", b"\r" * 2**23)])
+    began = process_time()
+    asyncio.run(read_form(body, TYPE, most=1))
+    assert process_time() - began < 1
 
 
 @given(st.binary(max_size=300))

@@ -1,0 +1,100 @@
+"""Large responses that clients do not take are counted, and refused beyond the limit."""
+
+import asyncio
+from typing import Any
+
+import pytest
+from starlette.responses import Response
+from starlette.types import Message
+
+from hardrank.serving.api.auth import Keyring
+from hardrank.serving.api.bodies import HeldBytes
+from hardrank.serving.api.middleware import MiddlewareOptions, RequestMiddleware
+from hardrank.serving.api.rate_limit import RateLimit
+from hardrank.serving.metrics import Metrics
+from hardrank.serving.settings import Limits
+
+MIB = 2**20
+BODY = bytes(range(256)) * (12 * MIB // 256)
+
+
+class Client:
+    """A client that takes its response when it is told to."""
+
+    def __init__(self) -> None:
+        self.reads = asyncio.Event()
+        self.messages: list[Message] = []
+
+    async def send(self, message: Message) -> None:
+        self.messages.append(message)
+        if message["type"] == "http.response.body":
+            await self.reads.wait()
+
+    @property
+    def status(self) -> int:
+        return int(self.messages[0]["status"])
+
+    @property
+    def body(self) -> bytes:
+        return b"".join(message["body"] for message in self.messages[1:])
+
+
+@pytest.fixture
+def responses() -> HeldBytes:
+    return HeldBytes(Limits(body_bytes=16 * MIB, held_bytes=30 * MIB), "downloads")
+
+
+@pytest.fixture
+def middleware(responses: HeldBytes) -> RequestMiddleware:
+    options = MiddlewareOptions(
+        metrics=Metrics(), keyring=Keyring(), rate=RateLimit(rate=0, burst=1), responses=responses
+    )
+    return RequestMiddleware(Response(BODY), options)
+
+
+async def _nothing() -> Message:
+    return {"type": "http.request", "body": b"", "more_body": False}
+
+
+async def _request(middleware: RequestMiddleware, client: Client, address: str) -> None:
+    scope: dict[str, Any] = {"type": "http", "method": "GET", "path": "/a", "headers": [], "client": (address, 1)}
+    await middleware(scope, _nothing, client.send)
+
+
+def test_responses_that_are_not_taken_are_limited_by_address_and_in_all(
+    middleware: RequestMiddleware, responses: HeldBytes
+) -> None:
+    async def scenario() -> None:
+        slow = {address: Client() for address in ("192.0.2.1", "192.0.2.2")}
+        tasks = [asyncio.create_task(_request(middleware, client, address)) for address, client in slow.items()]
+        await asyncio.sleep(0)
+        for address in ("192.0.2.1", "192.0.2.3"):  # beyond the share of the first; beyond the total
+            refused = Client()
+            refused.reads.set()
+            await _request(middleware, refused, address)
+            assert refused.status == 429
+        slow["192.0.2.1"].reads.set()
+        await tasks[0]
+        again = Client()
+        again.reads.set()
+        await _request(middleware, again, "192.0.2.3")
+        assert [again.status, again.body == BODY] == [200, True]
+        assert [slow["192.0.2.1"].status, slow["192.0.2.1"].body == BODY] == [200, True]
+        slow["192.0.2.2"].reads.set()
+        await tasks[1]
+
+    asyncio.run(scenario())
+    assert responses.total == 0
+
+
+def test_a_client_that_disconnects_leaves_nothing_counted(middleware: RequestMiddleware, responses: HeldBytes) -> None:
+    async def scenario() -> None:
+        task = asyncio.create_task(_request(middleware, Client(), "192.0.2.1"))
+        await asyncio.sleep(0)
+        assert responses.total == len(BODY)
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+
+    asyncio.run(scenario())
+    assert responses.total == 0
