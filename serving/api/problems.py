@@ -218,6 +218,7 @@ def _framework_error(status: int, request_id: str) -> ProblemDetails:
 
 _FRAMEWORK: Final[Mapping[int, tuple[str, str]]] = {
     401: ("Login required", "The page requires a login; reload it and enter your API key."),
+    403: ("Forbidden", "Other sites may not use the page; open it in a tab of its own."),
     404: ("Not found", "There is no such address; see /docs for the API."),
     405: (
         "Method not allowed",

@@ -5,6 +5,7 @@ them on disk when they are aborted. So uploads do not reach Gradio, nor do calls
 request that is not listed here is answered 404.
 """
 
+import asyncio
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Final
@@ -26,8 +27,8 @@ from hardrank.serving.page.item_images import ItemImages
 from hardrank.serving.page.sessions import PendingCalls
 from hardrank.serving.page.uploads import UploadStore
 
-_MAX_CALL_BYTES: Final = 2**20
-"""Of a call of one of the page's functions, or a login."""
+_MAX_CALL_BYTES: Final = 2**16
+"""Of a call of one of the page's functions, or a login. The event loop parses it."""
 _MAX_FILES: Final = 8
 
 _FILE: Final = "/gradio_api/file="
@@ -55,6 +56,8 @@ _READ: Final = frozenset(
         "/theme.css",
     }
 )
+_RENDERED: Final = frozenset({"/", "/config"})
+"""Addresses whose responses Gradio makes on the event loop, in ten milliseconds."""
 _READ_PREFIXES: Final = ("/assets/", "/static/", "/svelte/")
 
 
@@ -90,6 +93,7 @@ class AllowListMiddleware:
         self._calls = calls
         self._images = images
         self._image_bytes = image_bytes
+        self._rendering = asyncio.Lock()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Pass a request on, answer it, or refuse it."""
@@ -120,6 +124,8 @@ class AllowListMiddleware:
         """Return the response, or None if the app has responded; raises errors for `response_to`."""
         if scope["type"] != "http":
             raise HTTPException(404)
+        if _is_from_other_site(scope):
+            raise HTTPException(403)
         path = scope["path"].removeprefix(scope.get("root_path", ""))
         if scope["method"] in {"GET", "HEAD"}:
             return await self._read(path, scope, receive, send)
@@ -159,8 +165,18 @@ class AllowListMiddleware:
             return HTMLResponse(_LOGIN_PAGE, headers={"Cache-Control": "no-store"})
         if path not in _READ and not path.startswith(_READ_PREFIXES):
             raise HTTPException(404)
+        if path in _RENDERED:
+            return await self._rendered(scope)
         await self._app(scope, receive, send)
         return None
+
+    async def _rendered(self, scope: Scope) -> Response:
+        """Return Gradio's response. One at a time, so that many visitors do not keep the event loop from others."""
+        async with self._rendering:
+            start, body = await _response_of(self._app, scope)
+        response = Response(body, status_code=start["status"])
+        response.raw_headers = start["headers"]
+        return response
 
     async def _store(self, request: Request) -> Response:
         """Store uploads and return their names."""
@@ -185,19 +201,30 @@ class AllowListMiddleware:
 
     async def _is_logged_in(self, scope: Scope) -> bool:
         """Return whether the visitor is logged in, or the page needs no login; Gradio decides it."""
-        status = 0
-
-        async def receive() -> Message:
-            return {"type": "http.request", "body": b"", "more_body": False}
-
-        async def send(message: Message) -> None:
-            nonlocal status
-            status = message.get("status", status)
-
         path = scope.get("root_path", "") + _LOGIN_CHECK
         changes = {"method": "GET", "path": path, "raw_path": path.encode(), "query_string": b"", "state": {}}
-        await self._app({**scope, **changes}, receive, send)
-        return status == 200
+        start, _ = await _response_of(self._app, {**scope, **changes})
+        return start["status"] == 200
+
+
+async def _response_of(app: ASGIApp, scope: Scope) -> tuple[Message, bytes]:
+    """Return the start and the body of a response to a request without a body."""
+    messages: list[Message] = []
+    requests: asyncio.Queue[Message] = asyncio.Queue()
+    requests.put_nowait({"type": "http.request", "body": b"", "more_body": False})
+
+    async def send(message: Message) -> None:
+        messages.append(message)
+
+    await app(scope, requests.get, send)
+    return messages[0], b"".join(message.get("body", b"") for message in messages[1:])
+
+
+def _is_from_other_site(scope: Scope) -> bool:
+    """Return whether a browser sends the request for a page of another site, other than to follow a link."""
+    headers = dict(scope["headers"])
+    follows_link = scope["method"] == "GET" and headers.get(b"sec-fetch-mode") == b"navigate"
+    return headers.get(b"sec-fetch-site") in {b"cross-site", b"same-site"} and not follows_link
 
 
 def _owner(scope: Scope) -> str:

@@ -70,7 +70,9 @@ def mount_page(
         What makes all visitors log in again.
     """
     limits = settings.limits
-    uploads = UploadStore(_upload_folder(), limit=limits.held_bytes, largest=limits.image_bytes, keep_s=_KEEP_UPLOADS_S)
+    folder = _upload_folder()
+    space = min(limits.held_bytes, shutil.disk_usage(folder).free // 2)
+    uploads = UploadStore(folder, limit=space, largest=limits.image_bytes, keep_s=_KEEP_UPLOADS_S)
     blocks = create_page(service, settings, uploads, may_scan=may_scan)
     gr.mount_gradio_app(
         app,

@@ -3,6 +3,8 @@
 import asyncio
 import re
 import secrets
+from asyncio import TimerHandle
+from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -26,6 +28,8 @@ class UploadQuotaError(OverloadedError):
 class _Upload:
     owner: str
     size: int
+    """Bytes that it counts."""
+    expiry: TimerHandle
 
 
 def is_upload_name(text: object) -> bool:
@@ -40,7 +44,7 @@ class UploadStore:
     bytes does; a newcomer is refused only if that would leave somebody with less than the newcomer has.
     """
 
-    def __init__(self, folder: Path, *, limit: int, largest: int, keep_s: float) -> None:
+    def __init__(self, folder: Path, *, limit: int, largest: int, keep_s: float, least: int = 2**16) -> None:
         """Store uploads in `folder`.
 
         Args:
@@ -48,38 +52,45 @@ class UploadStore:
             limit: Limit of all uploads together, bytes.
             largest: Size of the largest upload, bytes. A visitor's share has space for it.
             keep_s: Seconds after which an upload is deleted.
+            least: Bytes that a smaller upload counts, so that the number of files is limited too.
         """
         self._folder = folder
         self._limit = limit
         self._share = min(limit, max(limit // _SHARES, largest))
         self._keep_s = keep_s
+        self._least = least
         self._uploads: dict[str, _Upload] = {}  # oldest first
+        self._sizes: Counter[str] = Counter()
 
     @property
     def size(self) -> int:
-        """Bytes of all uploads."""
-        return sum(upload.size for upload in self._uploads.values())
+        """Bytes that all uploads count."""
+        return self._sizes.total()
 
     async def add(self, data: bytes, *, owner: str) -> str:
         """Store an upload of the visitor `owner` and return its name; raises `UploadQuotaError`."""
-        size = len(data)
+        size = max(len(data), self._least)
         if size > self._share:
             raise UploadQuotaError(f"The upload exceeds a visitor's share of {self._share} bytes; send a smaller one.")
-        while self._size_of(owner) + size > self._share:
+        while self._sizes[owner] + size > self._share:
             self._delete_oldest(owner)
         while self.size + size > self._limit:
-            largest = max({upload.owner for upload in self._uploads.values()}, key=self._size_of)
-            if largest != owner and self._size_of(largest) <= self._size_of(owner) + size:
+            largest, most = self._sizes.most_common(1)[0]
+            if largest != owner and most <= self._sizes[owner] + size:
                 raise UploadQuotaError("The server's space for uploads is full. Try again in a few minutes.")
             self._delete_oldest(largest)
         name = secrets.token_urlsafe(16)
-        self._uploads[name] = _Upload(owner=owner, size=size)
+        expiry = asyncio.get_running_loop().call_later(self._keep_s, self._delete, name)
+        self._uploads[name] = _Upload(owner=owner, size=size, expiry=expiry)
+        self._sizes[owner] += size
         try:
             await asyncio.to_thread(_write, self._folder / name, data)
+        except OSError as error:
+            self._delete(name)
+            raise UploadQuotaError("The upload cannot be stored. Try again in a few minutes.") from error
         except BaseException:
             self._delete(name)
             raise
-        asyncio.get_running_loop().call_later(self._keep_s, self._delete, name)
         return name
 
     async def read(self, name: str) -> bytes | None:
@@ -91,14 +102,16 @@ class UploadStore:
         except FileNotFoundError:  # deleted meanwhile
             return None
 
-    def _size_of(self, owner: str) -> int:
-        return sum(upload.size for upload in self._uploads.values() if upload.owner == owner)
-
     def _delete_oldest(self, owner: str) -> None:
         self._delete(next(name for name, upload in self._uploads.items() if upload.owner == owner))
 
     def _delete(self, name: str) -> None:
-        if self._uploads.pop(name, None) is not None:
+        upload = self._uploads.pop(name, None)
+        if upload is not None:
+            upload.expiry.cancel()
+            self._sizes[upload.owner] -= upload.size
+            if not self._sizes[upload.owner]:
+                del self._sizes[upload.owner]
             (self._folder / name).unlink(missing_ok=True)
 
 

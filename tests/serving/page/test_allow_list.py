@@ -15,7 +15,7 @@ from hardrank.serving.engine import Engine
 from hardrank.serving.page.mount import create_page
 from hardrank.serving.page.uploads import UploadStore
 from hardrank.serving.search.models import Model
-from hardrank.serving.settings import Limits, Settings
+from hardrank.serving.settings import Access, Limits, Settings
 from tests.serving.page_server import PageServer, page_server
 from tests.serving.served import build_index, encoded, paint, picture
 from tests.waiting import patient_client
@@ -129,7 +129,7 @@ def test_large_requests_are_refused(server: PageServer) -> None:
     head = {"Content-Type": "multipart/form-data; boundary=x"}
     # Without a Content-Length.
     assert server.client.post(f"{server.url}/gradio_api/upload", content=chunks, headers=head).status_code == 413
-    assert server.client.post(f"{server.url}/gradio_api/queue/join", content=b" " * (2**20 + 1)).status_code == 413
+    assert server.client.post(f"{server.url}/gradio_api/queue/join", content=b" " * (2**16 + 1)).status_code == 413
 
 
 def test_uploads_beyond_the_total_limit_are_refused(model: Model) -> None:
@@ -158,6 +158,29 @@ def test_the_content_security_policy_allows_only_this_server(server: PageServer)
         assert not any(source.startswith(("http", "*", "//")) for source in sources.split())
     assert answer.headers["referrer-policy"] == "no-referrer"
     assert "fonts.googleapis" not in answer.text + server.client.get(f"{server.url}/theme.css").text
+
+
+def test_other_sites_can_neither_read_nor_use_the_page(model: Model, tmp_path: Path) -> None:
+    """With the login of a visitor, on a server with a name: Gradio allows any origin there."""
+    path = tmp_path / "keys.json"
+    write_keys(path, [key_entry("anna", KeyRole.READ, KEY)])
+    keyring = Keyring(file=path, anonymous=KeyRole.NOTHING)
+    settings = Settings(access=Access(allowed_hosts=("search.example", "127.0.0.1")))
+    with page_server([model], settings, keyring) as server, patient_client(server.url) as client:
+        assert client.post("/login", data={"username": "anna", "password": KEY}).status_code == 200
+        head = {"Host": "search.example", "Origin": "https://evil.example"}
+        answers = [
+            client.get("/config", headers=head),
+            client.post("/gradio_api/queue/join", headers=head, json={}),
+            client.options("/gradio_api/upload", headers={**head, "Access-Control-Request-Method": "POST"}),
+        ]
+        assert not any("access-control-allow-origin" in answer.headers for answer in answers)
+        sent = {"Sec-Fetch-Site": "cross-site", "Sec-Fetch-Mode": "cors"}
+        assert client.post("/gradio_api/upload", headers=sent, files={"files": b"x"}).status_code == 403
+        assert client.get("/item/item-1", headers=sent).status_code == 403
+        assert client.get("/item/item-1", headers={**sent, "Sec-Fetch-Mode": "navigate"}).status_code == 200
+        own = {"Sec-Fetch-Site": "same-origin", "Sec-Fetch-Mode": "cors"}
+        assert client.post("/gradio_api/upload", headers=own, files={"files": b"x"}).status_code == 200
 
 
 def test_the_configuration_reveals_no_path_of_the_server(server: PageServer) -> None:
@@ -196,6 +219,6 @@ def test_the_page_requires_a_key_if_there_are_keys(model: Model, tmp_path: Path)
         assert client.post("/login", data={"username": "anna", "password": KEY}).status_code == 200
         assert client.get("/config").status_code == 200
         write_keys(path, [])
-        assert client.post("/gradio_api/upload", files={"files": b"x"}).status_code == 401
         assert client.get("/config").status_code == 401
+        assert client.post("/gradio_api/upload", files={"files": b"x"}).status_code == 401
         assert client.post("/login", data={"username": "anna", "password": KEY}).status_code == 400

@@ -10,8 +10,8 @@ import pytest
 from hardrank.serving.page.uploads import UploadQuotaError, UploadStore, is_upload_name
 
 
-def store(folder: Path, *, limit: int = 100, largest: int = 20, keep_s: float = 600) -> UploadStore:
-    return UploadStore(folder, limit=limit, largest=largest, keep_s=keep_s)
+def store(folder: Path, *, limit: int = 100, largest: int = 20, keep_s: float = 600, least: int = 1) -> UploadStore:
+    return UploadStore(folder, limit=limit, largest=largest, keep_s=keep_s, least=least)
 
 
 def run(scenario: Coroutine[Any, Any, None]) -> None:
@@ -66,6 +66,17 @@ def test_an_upload_above_the_share_is_refused(tmp_path: Path) -> None:
     run(scenario())
 
 
+def test_the_number_of_small_uploads_is_limited(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        uploads = store(tmp_path, least=5)
+        for size in (0, 1, 2) * 20:
+            await uploads.add(bytes(size), owner="a")
+        assert len(list(tmp_path.iterdir())) == 5
+        assert uploads.size == 25
+
+    run(scenario())
+
+
 def test_uploads_are_deleted_after_their_time(tmp_path: Path) -> None:
     async def scenario() -> None:
         uploads = store(tmp_path, keep_s=1)
@@ -82,7 +93,7 @@ def test_uploads_are_deleted_after_their_time(tmp_path: Path) -> None:
 def test_an_upload_that_cannot_be_written_takes_no_space(tmp_path: Path) -> None:
     async def scenario() -> None:
         uploads = store(tmp_path / "missing")
-        with pytest.raises(FileNotFoundError):
+        with pytest.raises(UploadQuotaError):
             await uploads.add(bytes(20), owner="a")
         assert uploads.size == 0
 
