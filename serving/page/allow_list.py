@@ -204,7 +204,7 @@ class AllowListMiddleware:
         path = scope.get("root_path", "") + _LOGIN_CHECK
         changes = {"method": "GET", "path": path, "raw_path": path.encode(), "query_string": b"", "state": {}}
         start, _ = await _response_of(self._app, {**scope, **changes})
-        return start["status"] == 200
+        return bool(start["status"] == 200)
 
 
 async def _response_of(app: ASGIApp, scope: Scope) -> tuple[Message, bytes]:

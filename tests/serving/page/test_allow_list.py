@@ -1,17 +1,21 @@
 """Only the parts of Gradio that the page needs are reachable: no fetching, no arbitrary calls, no file reading."""
 
+import asyncio
 import json
 import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import httpx
 import pytest
+from starlette.responses import Response
+from starlette.types import Message, Receive, Scope, Send
 
 from hardrank.serving.api.auth import Keyring, KeyRole, key_entry, write_keys
 from hardrank.serving.engine import Engine
+from hardrank.serving.page.allow_list import AllowListMiddleware
 from hardrank.serving.page.mount import create_page
 from hardrank.serving.page.uploads import UploadStore
 from hardrank.serving.search.models import Model
@@ -158,6 +162,43 @@ def test_the_content_security_policy_allows_only_this_server(server: PageServer)
         assert not any(source.startswith(("http", "*", "//")) for source in sources.split())
     assert answer.headers["referrer-policy"] == "no-referrer"
     assert "fonts.googleapis" not in answer.text + server.client.get(f"{server.url}/theme.css").text
+
+
+def test_the_page_is_rendered_for_one_visitor_at_a_time_and_none_can_hold_it_up() -> None:
+    rendering: list[int] = []
+
+    async def gradio(scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["path"] == "/":
+            rendering.append(1)
+            await asyncio.sleep(0)
+            assert len(rendering) == 1
+            rendering.pop()
+        await Response(b"page")(scope, receive, send)
+
+    unused = cast(Any, None)
+    page = AllowListMiddleware(
+        gradio, blocks=unused, bodies=unused, uploads=unused, calls=unused, images=unused, image_bytes=1
+    )
+
+    async def scenario() -> None:
+        stuck, taken = asyncio.Event(), []
+
+        async def never(_: Message) -> None:
+            await stuck.wait()
+
+        async def take(message: Message) -> None:
+            taken.append(message.get("body"))
+
+        async def get(send: Send) -> None:
+            await page({"type": "http", "method": "GET", "path": "/", "headers": []}, unused, send)
+
+        slow = [asyncio.create_task(get(never)) for _ in range(3)]
+        await asyncio.gather(*(get(take) for _ in range(3)))
+        assert taken.count(b"page") == 3
+        stuck.set()
+        await asyncio.gather(*slow)
+
+    asyncio.run(scenario())
 
 
 def test_other_sites_can_neither_read_nor_use_the_page(model: Model, tmp_path: Path) -> None:
