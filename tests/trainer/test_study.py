@@ -399,6 +399,19 @@ def test_invalid_options_are_errors_before_anything_is_written(
     assert not (tmp_path / "runs").exists()
 
 
+def test_the_plan_includes_rows_that_do_not_train(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    rows = [{"defense": "regular[R]"}, {"defense": "regular[S]", "changes": {"robust": {"updates": 0}}}]
+    study = write_study(tmp_path, rows=rows)
+    assert (
+        main([str(study), "--plan", "--results", str(tmp_path / "results"), "--device", "cpu", "--threads", "1"]) == 0
+    )
+    planned = [re.split(r" {2,}", line) for line in capsys.readouterr().out.splitlines() if line.startswith("regular[")]
+    assert [(row[0], row[2] == "0", row[3]) for row in planned] == [
+        ("regular[R]", False, planned[0][3]),
+        ("regular[S]", True, "0.00*"),
+    ]
+
+
 def test_the_published_results_are_not_written_by_default() -> None:
     command = Command()
     assert command.study == "demo"

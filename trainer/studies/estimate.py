@@ -135,7 +135,9 @@ def _updates(options: TrainingOptions, job: Job) -> int:
 
 
 def _update_seconds(options: TrainingOptions, job: Job, embedder: Embedder) -> float:
-    """Time an update on a whole batch, with all steps of all triplets."""
+    """Time an update on a whole batch, with all steps of all triplets; 0 for a row that does not train."""
+    if not _updates(options, job):
+        return 0.0
     defense = parse_defense(options.defense, margin=options.margin)
     names = [options.defense]
     if isinstance(defense, HardnessManipulation):
