@@ -161,13 +161,13 @@ def _serve(command: Command, console: Console, errors: Console) -> None:
     logging.basicConfig(level=command.log_level.upper(), format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     settings = command.settings()
     keyring = keyring_of(settings)
-    models = [
-        load_model(source, threads=command.threads, device=command.device, writable=not command.read_only)
-        for source in command.model
-    ]
-    service = SearchService(models, settings)
-    app = create_app(service, settings, keyring)
-    with _listen(settings.network) as listener:
+    with _listen(settings.network) as listener:  # first, since models take seconds to load
+        models = [
+            load_model(source, threads=command.threads, device=command.device, writable=not command.read_only)
+            for source in command.model
+        ]
+        service = SearchService(models, settings)
+        app = create_app(service, settings, keyring)
         _announce(console, service, settings, listener)
         _warn(errors, settings, keyring)
         _run(_server(app, settings, command.log_level), listener)

@@ -215,12 +215,12 @@ def test_invalid_arguments_are_named_without_a_traceback(
     assert "Traceback" not in captured.err
 
 
-def test_a_port_in_use_is_named(sources: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_port_in_use_is_named_before_models_load(capsys: pytest.CaptureFixture[str]) -> None:
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
         port = taken.getsockname()[1]
-        assert app.main(["--model", sources[0], "--no-page", "--port", str(port)]) == 2
+        assert app.main(["--model", "missing=missing", "--no-page", "--port", str(port)]) == 2
     assert str(port) in capsys.readouterr().err
 
 
