@@ -331,6 +331,8 @@ def _caller(request: Request) -> str:
 
 
 def _query_of(field: FormField) -> SearchQuery:
+    if field.name == "ids" and len(field.content) > 4 * MAX_TEXT:  # UTF-8 has up to 4 bytes per character
+        raise FormError(f"A field `ids` has {len(field.content)} bytes; an id has at most {MAX_TEXT} characters.")
     return IdQuery(id=field.text()) if field.name == "ids" else ImageQuery(data=field.content)
 
 

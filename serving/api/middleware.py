@@ -13,7 +13,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from hardrank.serving.api.auth import Keyring, network_of
 from hardrank.serving.api.bodies import HeldBytes
-from hardrank.serving.api.problems import MisdirectedError, problem_type_of, response_to
+from hardrank.serving.api.problems import MisdirectedError, ProblemType, problem_type_of, response_to
 from hardrank.serving.api.rate_limit import RateLimit
 from hardrank.serving.metrics import Metrics
 from hardrank.serving.search.admission import OverloadedError
@@ -112,10 +112,9 @@ class RequestMiddleware:
 
     def _count(self, scope: Scope, status: int, seconds: float) -> None:
         route = getattr(scope.get("route"), "path", None) or "other"
-        if (error := scope["state"].get("error")) is not None and (
-            reason := problem_type_of(error).rejection
-        ) is not None:
-            self._options.metrics.rejected(reason)
+        problem_type: ProblemType | None = scope["state"].get("problem_type")
+        if problem_type is not None and problem_type.rejection is not None:
+            self._options.metrics.rejected(problem_type.rejection)
         self._options.metrics.request(method=_method(scope), route=route, status=status, seconds=seconds)
 
 
@@ -165,7 +164,8 @@ class _ResponseSender:
             self._responses.check(self._address)
         except OverloadedError as error:
             self.end()
-            self.refusal = error
+            # Another error, because the traceback of this one has the response.
+            self.refusal = OverloadedError(str(error))
             raise
 
     async def _send_all_but_last_piece(self, message: Message) -> Message:

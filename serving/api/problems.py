@@ -143,7 +143,9 @@ def problem_of(error: BaseException, request_id: str) -> ProblemDetails:
     """Describe `error` for a caller. An internal error is logged."""
     problem_type = problem_type_of(error)
     if problem_type is _INTERNAL:
-        _LOG.error("request %s failed", request_id, exc_info=error)
+        # The errors of this package name their cause, such as a full disk; many of them must not fill the log.
+        trace = None if isinstance(error, HardrankError) else error
+        _LOG.error("request %s failed: %s", request_id, error, exc_info=trace)
     detail = str(error) if problem_type.detail is None else problem_type.detail
     return ProblemDetails(
         type=f"urn:hardrank:problem:{problem_type.name}",
@@ -174,7 +176,8 @@ def install_handlers(app: FastAPI) -> None:
     """Report every error of `app` as a problem, including those that the framework raises itself."""
 
     async def on_error(request: Request, error: Exception) -> Response:
-        request.state.error = error
+        # Not the error: its traceback would keep the body of the request until the garbage collector runs.
+        request.state.problem_type = problem_type_of(error)
         return response_to(error, request.state.id)
 
     async def on_invalid_request(request: Request, error: Exception) -> Response:

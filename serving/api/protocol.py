@@ -135,6 +135,8 @@ class LimitedProtocol(HttpToolsProtocol):
     _ended: bool = False
     """Whether a request ended in the data that is being parsed."""
     flow: PacedFlow
+    _answered: Any = None
+    """The request that is being answered; uvicorn knows only the one that came last."""
     _body_bytes: int = 0
     """Of the current request."""
     _overhead: int = 0
@@ -160,6 +162,11 @@ class LimitedProtocol(HttpToolsProtocol):
         """Stop the timers."""
         self._end()
         self._end_write()
+        self.pipeline.clear()
+        if self._answered is not None and not self._answered.response_complete:
+            # Else it is answered on the closed connection, which is logged.
+            self._answered.disconnected = True
+            self._answered.message_event.set()
         if self._counted and self.connection_count is not None:
             self._counted = False
             self.connection_count.close(self._address)
@@ -209,6 +216,10 @@ class LimitedProtocol(HttpToolsProtocol):
         self._body_bytes = self._overhead = 0
         if not self._open:
             self._begin()
+
+    def _start_asgi_task(self, cycle: Any, app: Any) -> None:
+        self._answered = cycle
+        super()._start_asgi_task(cycle, app)
 
     def on_header(self, name: bytes, value: bytes) -> None:
         """Take a header of the head; those after a body are dropped."""

@@ -21,7 +21,7 @@ from hardrank.models.decoding import ImageTooLargeError
 from hardrank.serving.api.auth import network_of
 from hardrank.serving.api.bodies import BodyReader, BodyTooLargeError, read_fields
 from hardrank.serving.api.middleware import address_of
-from hardrank.serving.api.problems import http_error_response, response_to
+from hardrank.serving.api.problems import http_error_response, problem_type_of, response_to
 from hardrank.serving.page.calls import check_call
 from hardrank.serving.page.item_images import ItemImages
 from hardrank.serving.page.sessions import PendingCalls
@@ -59,6 +59,8 @@ _READ: Final = frozenset(
 _RENDERED: Final = frozenset({"/", "/config"})
 """Addresses whose responses Gradio makes on the event loop, in ten milliseconds."""
 _READ_PREFIXES: Final = ("/assets/", "/static/", "/svelte/")
+_LONGEST_PATH: Final = 255
+"""Bytes. The system refuses longer names of files, which Gradio logs."""
 
 
 class AllowListMiddleware:
@@ -115,7 +117,7 @@ class AllowListMiddleware:
         except Exception as error:
             if started:
                 raise
-            scope.setdefault("state", {})["error"] = error
+            scope.setdefault("state", {})["problem_type"] = problem_type_of(error)
             response = response_to(error, request_id)
         if response is not None:
             await response(scope, receive, send)
@@ -163,7 +165,7 @@ class AllowListMiddleware:
             return None
         if path == "/" and not await self._is_logged_in(scope):
             return HTMLResponse(_LOGIN_PAGE, headers={"Cache-Control": "no-store"})
-        if path not in _READ and not path.startswith(_READ_PREFIXES):
+        if path not in _READ and not (path.startswith(_READ_PREFIXES) and len(path.encode()) <= _LONGEST_PATH):
             raise HTTPException(404)
         if path in _RENDERED:
             return await self._rendered(scope)

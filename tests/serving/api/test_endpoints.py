@@ -347,6 +347,9 @@ def test_wrong_media_types_and_form_fields(served: Served) -> None:
     _check_problem(served.client.put("/v1/items/new", files=two), 422)
     many = [("ids", (None, "item-1"))] * 65
     _check_problem(served.client.post("/v1/search/batch", files=many), 422)
+    long = served.client.post("/v1/search/batch", files=[("ids", (None, "x" * 100_000))])
+    _check_problem(long, 422)
+    assert len(long.content) < 1000
     compressed = {"Content-Type": "image/png", "Content-Encoding": "gzip"}
     _check_problem(served.client.post("/v1/search", content=b"x", headers=compressed), 415)
 

@@ -1,15 +1,21 @@
 """Large responses that clients do not take are counted, and refused beyond the limit."""
 
 import asyncio
+import gc
+import weakref
 from typing import Any
 
 import pytest
+from fastapi import FastAPI
+from starlette.requests import Request
 from starlette.responses import Response
+from starlette.routing import Route
 from starlette.types import Message
 
 from hardrank.serving.api.auth import Keyring
-from hardrank.serving.api.bodies import HeldBytes
+from hardrank.serving.api.bodies import FormError, HeldBytes
 from hardrank.serving.api.middleware import MiddlewareOptions, RequestMiddleware
+from hardrank.serving.api.problems import install_handlers
 from hardrank.serving.api.rate_limit import RateLimit
 from hardrank.serving.metrics import Metrics
 from hardrank.serving.settings import Limits
@@ -56,8 +62,8 @@ async def _nothing() -> Message:
     return {"type": "http.request", "body": b"", "more_body": False}
 
 
-async def _request(middleware: RequestMiddleware, client: Client, address: str) -> None:
-    scope: dict[str, Any] = {"type": "http", "method": "GET", "path": "/a", "headers": [], "client": (address, 1)}
+async def _request(middleware: RequestMiddleware, client: Client, address: str, path: str = "/a") -> None:
+    scope: dict[str, Any] = {"type": "http", "method": "GET", "path": path, "headers": [], "client": (address, 1)}
     await middleware(scope, _nothing, client.send)
 
 
@@ -85,6 +91,38 @@ def test_responses_that_are_not_taken_are_limited_by_address_and_in_all(
 
     asyncio.run(scenario())
     assert responses.total == 0
+
+
+def test_a_refused_body_is_freed_at_once() -> None:
+    """Not only when the garbage collector runs: a large body hardly counts there."""
+    refused: list[weakref.ref[Any]] = []
+
+    class Body(bytearray):
+        """Bytes that can be referenced weakly."""
+
+    async def fail(request: Request) -> Response:
+        body = Body(1)
+        refused.append(weakref.ref(body))
+        raise FormError("no")
+
+    app = FastAPI(routes=[Route("/v1/a", fail)])
+    install_handlers(app)
+    options = MiddlewareOptions(
+        metrics=Metrics(),
+        keyring=Keyring(),
+        rate=RateLimit(rate=0, burst=1),
+        responses=HeldBytes(Limits(), "downloads"),
+    )
+    gc.collect()
+    gc.disable()
+    try:
+        client = Client()
+        client.reads.set()
+        asyncio.run(_request(RequestMiddleware(app, options), client, "192.0.2.1", path="/v1/a"))
+        assert client.status == 422
+        assert refused[0]() is None
+    finally:
+        gc.enable()
 
 
 def test_a_client_that_disconnects_leaves_nothing_counted(middleware: RequestMiddleware, responses: HeldBytes) -> None:

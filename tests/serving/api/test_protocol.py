@@ -9,7 +9,7 @@ from functools import partial
 from queue import Queue
 from threading import Event, Thread
 from time import monotonic, sleep
-from typing import Any, ClassVar, cast
+from typing import Any, ClassVar, Final, cast
 
 import pytest
 import uvicorn
@@ -27,8 +27,14 @@ LARGE = 32 * 2**20
 """Bytes of the response to GET /large: more than the buffers of the system hold."""
 
 
+SLOW: Final = Event()
+"""Set: GET /slow is answered."""
+
+
 async def _app(scope: Scope, receive: Receive, send: Send) -> None:
     """Respond with the length of the body; to /unread, without reading it."""
+    while scope["path"] == "/slow" and not SLOW.is_set():
+        await asyncio.sleep(0.01)
     length, more = 0, scope["path"] != "/unread"
     while more:
         message = await receive()
@@ -212,6 +218,21 @@ class LongProtocol(PatientProtocol):
     """Waits for a body longer than a test for the end of its connection."""
 
     body_seconds = 10 * PATIENCE_S
+
+
+def test_closing_a_connection_whose_first_request_is_not_answered_logs_nothing(
+    listener: socket.socket, caplog: pytest.LogCaptureFixture
+) -> None:
+    with caplog.at_level(logging.WARNING), _serving(listener, ManualProtocol):
+        with _connect(listener) as connection:
+            connection.sendall(GET.replace(b"/", b"/slow", 1) + GET * 100)  # more than may wait
+            served = ManualProtocol.made.get(timeout=PATIENCE_S)
+            assert served.closed.wait(PATIENCE_S)
+        SLOW.set()
+        with _connect(listener) as connection:
+            connection.sendall(GET)
+            assert _answer(connection) == b"0"
+    assert not caplog.records
 
 
 def test_requests_far_ahead_of_the_answers_are_refused(listener: socket.socket) -> None:

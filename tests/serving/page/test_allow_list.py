@@ -66,6 +66,8 @@ def call(server: PageServer, data: Any, *, function: int = 0) -> httpx.Response:
         "/monitoring",
         "/monitoring/summary",
         "/nothing/at/all",
+        "/assets/" + "a" * 300,
+        "/static/" + "%C3%A4" * 200,
     ],
 )
 def test_other_routes_of_gradio_are_not_found(server: PageServer, path: str) -> None:
