@@ -232,6 +232,7 @@ def test_closing_a_connection_whose_first_request_is_not_answered_logs_nothing(
         with _connect(listener) as connection:
             connection.sendall(GET)
             assert _answer(connection) == b"0"
+        ManualProtocol.made.get(timeout=PATIENCE_S)
     assert not caplog.records
 
 
