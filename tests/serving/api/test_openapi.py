@@ -46,7 +46,7 @@ def test_generated_requests(case: schemathesis.Case[Any], url: str, key: str) ->
     Requests that fit the schema need not succeed: any bytes fit the schema of an image, and ids may be unknown.
     Forms that do not fit it need not fail: every value is text in a form, and `false` is an id.
     """
-    excluded = [positive_data_acceptance]
+    excluded: list[Any] = [positive_data_acceptance]
     if case.media_type == "multipart/form-data":
         excluded.append(negative_data_rejection)
     case.call_and_validate(
