@@ -65,7 +65,7 @@ class WarmupOptions:
     epochs: float = 40.0
     """Passes over the training images."""
     updates: int | None = None
-    """Number of updates, in place of `epochs`."""
+    """Number of updates, in place of `epochs`; an option `epochs` clears that of a recipe."""
     batch_size: int = 128
     """Images per batch."""
     image_size: int | None = None
@@ -114,13 +114,15 @@ class TrainingOptions:
     """ε of the single-step perturbation in the warm-up of this model, in units of pixels in [0,1]; 0 for benign images.
     Models with the same value share a warm-up."""
     warmup_epochs: float | None = None
-    """Passes of the warm-up of this model over the training images, 0 for no warm-up; default: `warmup.epochs`."""
+    """Passes of the warm-up of this model over the training images, 0 for no warm-up; default: the length of
+    `warmup`. An option that sets that length clears those of a recipe that are not 0."""
     defense: str = "regular[S]"
     """The defense, in the paper's notation: regular[S], ACT[R], HM[S,g_LGA]&ICS, HM[S,-gamma/2], …"""
     epochs: float = 10.0
     """Passes over the training images; in each, every image is an anchor once."""
     updates: int | None = None
-    """Number of updates, in place of `epochs`; 0 leaves the network as it is."""
+    """Number of updates, in place of `epochs`; 0 leaves the network as it is. An option `epochs` clears that of a
+    recipe."""
     pairs: int = 56
     """Pairs of images of the same class in an SPC-2 batch (twice as many images), summed over all processes."""
     learning_rate: float = 1e-3

@@ -39,7 +39,24 @@ def load_recipe(recipe: str | Path) -> Config:
         content = yaml.safe_load(path.read_text(encoding="utf-8"))
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path} is not YAML: {error}") from error
+    check_lengths(content, source=str(path))
     return parse_config(content, source=str(path))
+
+
+def check_lengths(content: object, *, source: str) -> None:
+    """Raise `ConfigError` where a file sets both `epochs` and `updates` of a stage, of which one would have no effect.
+
+    Configurations that the program wrote have both.
+    """
+    if isinstance(content, Mapping):
+        if content.get("epochs") is not None and content.get("updates") is not None:
+            raise ConfigError(
+                f"{source} sets epochs: {content['epochs']} and updates: {content['updates']} of the same stage; "
+                "remove one"
+            )
+        content = list(content.values())
+    for part in content if isinstance(content, list) else ():
+        check_lengths(part, source=source)
 
 
 @cache

@@ -1,9 +1,13 @@
-"""A recipe at another image size, or with another pretrained network."""
+"""A recipe at another image size, with another pretrained network, or with stages of another length."""
 
+from collections.abc import Set as AbstractSet
 from dataclasses import replace
+from typing import TypeVar
 
 from hardrank.models.network_input import network_input
-from hardrank.trainer.config import Config, ConfigError
+from hardrank.trainer.config import Config, ConfigError, RobustStart, TrainingOptions, WarmupOptions
+
+_Options = TypeVar("_Options", WarmupOptions, TrainingOptions)
 
 
 def at_size(config: Config, size: int) -> Config:
@@ -56,3 +60,52 @@ def with_backbone(config: Config, backbone: str) -> Config:
         preprocessing=own if config.is_pretrained else config.preprocessing,
         architecture=replace(config.architecture, backbone=backbone),
     )
+
+
+def with_lengths(config: Config, given: AbstractSet[str]) -> Config:
+    """Return `config` without what would override lengths that options give explicitly.
+
+    `epochs` clears the `updates` of the recipe. A length of the warm-up clears the `warmup_epochs` of the models that
+    have a warm-up, unless they are given too.
+
+    Args:
+        config: The configuration.
+        given: The names of the given options, such as `--warmup.epochs`.
+
+    Raises:
+        ConfigError: `epochs` and `updates` of the same stage are both given.
+    """
+
+    def freed(options: _Options, stage: str) -> _Options:
+        epochs, updates = f"--{stage}.epochs" in given, f"--{stage}.updates" in given
+        if epochs and updates:
+            raise ConfigError(f"--{stage}.epochs and --{stage}.updates both set the length of {stage}; give one")
+        return replace(options, updates=None) if epochs else options
+
+    def of_model(options: TrainingOptions, kind: str) -> TrainingOptions:
+        own = f"--{kind}.warmup-epochs" in given or not options.warmup_epochs
+        return freed(options if own or not is_warmup_given else replace(options, warmup_epochs=None), kind)
+
+    is_warmup_given = not given.isdisjoint({"--warmup.epochs", "--warmup.updates"})
+    return replace(
+        config,
+        warmup=freed(config.warmup, "warmup"),
+        benign=of_model(config.benign, "benign"),
+        robust=of_model(config.robust, "robust"),
+        robust_stages=tuple(
+            freed(options, f"robust-stages.{number}") for number, options in enumerate(config.robust_stages)
+        ),
+    )
+
+
+def refuse_unused(config: Config, given: AbstractSet[str]) -> None:
+    """Raise `ConfigError` for a given option of the warm-up if no model has one."""
+    models = (config.benign, config.robust) if config.robust_start is RobustStart.INITIAL else (config.benign,)
+    if any(map(config.warms_up, models)):
+        return
+    unused = sorted(name for name in given if name.startswith("--warmup.") or name.endswith(".warmup-epsilon"))
+    if unused:
+        raise ConfigError(
+            f"{unused[0]} has no effect: no model has a warm-up. Remove it, or use --initialisation warmup or "
+            "imagenet-warmup, without --benign.warmup-epochs 0 and --robust.warmup-epochs 0"
+        )

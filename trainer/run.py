@@ -27,7 +27,7 @@ from hardrank.trainer.config import Config
 from hardrank.trainer.evaluation.scorecard import ERS_KEYS, CheckKind
 from hardrank.trainer.main_job import MainJobResult, run_main_job
 from hardrank.trainer.recipe import load_recipe, recipe_names
-from hardrank.trainer.recipe_variants import at_size, with_backbone
+from hardrank.trainer.recipe_variants import at_size, refuse_unused, with_backbone, with_lengths
 from hardrank.trainer.runtime.launch import MainLaunch
 from hardrank.trainer.runtime.run_folder import LOGS
 
@@ -67,6 +67,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             default=Command(config),
             config=(tyro.conf.EnumChoicesFromValues,),
         )
+        refuse_unused(command.config, _given(options))
         console = Console()
         with ConsoleProgress(console) as report:
             result = run_main_job(command.config, command.launch, recipe=recipe, report=report)
@@ -88,7 +89,7 @@ def _split(arguments: Sequence[str]) -> tuple[str, Sequence[str]]:
 
 
 def _variant(config: Config, options: Sequence[str]) -> Config:
-    """Return the recipe at the size and with the network of `options`, which change the defaults of other options.
+    """Return the recipe at the size, with the network and of the lengths of `options`, which change other options.
 
     What cannot be read here is an error of the command itself.
     """
@@ -97,13 +98,18 @@ def _variant(config: Config, options: Sequence[str]) -> Config:
     parser.add_argument("--size", default="")
     found = parser.parse_known_args(options)[0]
     config = at_size(config, int(found.size)) if found.size.isdecimal() else config
-    return with_backbone(config, found.backbone)
+    return with_lengths(with_backbone(config, found.backbone), _given(options))
+
+
+def _given(options: Sequence[str]) -> set[str]:
+    """Return the names of the given options, such as `--warmup.batch-size`."""
+    return {option.partition("=")[0].replace("_", "-") for option in options if option.startswith("--")}
 
 
 def _description(recipe: str) -> str:
     program = typed("train")
     examples = {
-        program: "the demo data set; about 12 minutes on two cores",
+        program: "the demo data set; prints how long it will take before it starts",
         f"{program} folder --data.root ~/photos": "your own images, in a folder for each class",
         f"{program} unlabelled --data.root ~/photos": "images without classes",
         f"{program} folder --size 96 --data.root ~/photos": "smaller images, in little more than half of the time",

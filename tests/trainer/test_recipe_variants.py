@@ -1,10 +1,15 @@
-"""Recipes at other image sizes, and with other networks."""
+"""Recipes at other image sizes, with other networks, and of other lengths."""
+
+from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
 from hardrank.models.preprocessing import Fit, Interpolation, Preprocessing
+from hardrank.trainer.config import Config, ConfigError
+from hardrank.trainer.main_job import MainJobResult
 from hardrank.trainer.recipe import load_recipe
-from hardrank.trainer.recipe_variants import at_size, with_backbone
+from hardrank.trainer.recipe_variants import at_size, refuse_unused, with_backbone, with_lengths
 from hardrank.trainer.run import main
 
 
@@ -56,6 +61,54 @@ def test_a_size_must_be_a_number_of_pixels(size: str, message: str, capsys: pyte
     assert status == 2
     captured = capsys.readouterr()
     assert message in " ".join((captured.out + captured.err).replace("│", " ").split())
+
+
+def test_given_epochs_clear_the_updates_of_the_recipe() -> None:
+    config = load_recipe("folder")
+    assert (config.warmup.updates, config.robust.updates) == (1800, 57)
+    given = with_lengths(config, {"--warmup.epochs", "--robust.epochs"})
+    assert (given.warmup.updates, given.robust.updates) == (None, None)
+    assert with_lengths(config, {"--robust.updates", "--warmup.updates"}) == config
+    staged = replace(config, robust_stages=(config.robust, config.robust))
+    assert [one.updates for one in with_lengths(staged, {"--robust-stages.1.epochs"}).robust_stages] == [57, None]
+
+
+def test_a_given_length_of_the_warm_up_clears_that_of_a_model_unless_it_has_none() -> None:
+    config = load_recipe("demo")
+    given = with_lengths(config, {"--warmup.updates"})
+    assert (config.benign.warmup_epochs, given.benign.warmup_epochs) == (8, None)
+    assert with_lengths(config, {"--warmup.epochs", "--benign.warmup-epochs"}).benign.warmup_epochs == 8
+    assert with_lengths(load_recipe("folder"), {"--warmup.epochs"}).benign.warmup_epochs == 0
+
+
+def test_epochs_on_the_command_line_reach_the_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    configs = []
+
+    def run(config: object, *_: object, **__: object) -> MainJobResult:
+        configs.append(config)
+        return MainJobResult(Path())
+
+    monkeypatch.setattr("hardrank.trainer.run.run_main_job", run)
+    assert main(["folder", "--warmup.epochs=2", "--robust.epochs", "1"]) == 0
+    (config,) = configs
+    assert isinstance(config, Config)
+    assert (config.warmup.epochs, config.warmup.updates) == (2, None)
+    assert (config.robust.epochs, config.robust.updates) == (1, None)
+
+
+def test_a_length_that_is_set_twice_is_an_error(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["folder", "--robust.epochs", "1", "--robust.updates", "5"]) == 2
+    assert "--robust.epochs and --robust.updates" in " ".join(capsys.readouterr().err.split())
+    (tmp_path / "mine.yaml").write_text("robust_stages: [{epochs: 2, updates: 5}]", encoding="utf-8")
+    with pytest.raises(ConfigError, match=r"mine\.yaml sets epochs: 2 and updates: 5"):
+        load_recipe(tmp_path / "mine.yaml")
+
+
+def test_options_of_a_warm_up_that_no_model_has_are_an_error() -> None:
+    for option in ("--warmup.epochs", "--robust.warmup-epsilon"):
+        with pytest.raises(ConfigError, match=f"{option} has no effect"):
+            refuse_unused(load_recipe("cub"), {option})
+        refuse_unused(load_recipe("folder"), {option})
 
 
 def _status(*arguments: str) -> object:

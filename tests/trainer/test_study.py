@@ -328,6 +328,13 @@ def test_nested_changes_are_merged() -> None:
     assert merged({"a": {"b": 1, "c": 2}}, {"a": {"c": 3}}, {"d": 4}) == {"a": {"b": 1, "c": 3}, "d": 4}
 
 
+def test_epochs_of_a_row_clear_the_updates_of_the_recipe() -> None:
+    recipe = {"robust": {"epochs": 10.0, "updates": 57}}
+    assert merged(recipe, {"robust": {"epochs": 2}}) == {"robust": {"epochs": 2, "updates": None}}
+    assert merged(recipe, {"robust": {"updates": 3}})["robust"]["updates"] == 3
+    assert merged(recipe, {"robust": {"epochs": 2}}, {"robust": {"updates": 3}})["robust"]["updates"] == 3
+
+
 @pytest.mark.parametrize(
     ("changes", "says"),
     [

@@ -11,6 +11,7 @@ from pydantic import ConfigDict, TypeAdapter, ValidationError
 
 from hardrank.trainer.config import ConfigError
 from hardrank.trainer.defenses import parse_defense
+from hardrank.trainer.recipe import check_lengths
 from hardrank.trainer.studies.choice import SettingsGrid
 from hardrank.trainer.studies.claims import Claim
 
@@ -173,6 +174,7 @@ def load_study(study: str | Path) -> Study:
     if not isinstance(content, Mapping):
         found = "nothing" if content is None else type(content).__name__
         raise ConfigError(f"{path} must contain the fields of a study (see docs/training.md), not {found}")
+    check_lengths(content, source=str(path))
     try:
         return TypeAdapter(Study).validate_python(dict(content))
     except ValidationError as error:
@@ -190,9 +192,11 @@ def _problem(where: tuple[int | str, ...], kind: str, message: str) -> str:
 
 
 def merged(*layers: Mapping[str, Any]) -> dict[str, Any]:
-    """Return nested mappings merged, the later ones taking precedence."""
+    """Return nested mappings merged, the later ones taking precedence; `epochs` clears `updates` of an earlier one."""
     result: dict[str, Any] = {}
     for layer in layers:
+        if layer.get("epochs") is not None and result.get("updates") is not None:
+            result["updates"] = None
         for name, value in layer.items():
             below = result.get(name)
             nested = isinstance(value, Mapping) and isinstance(below, Mapping)
