@@ -177,9 +177,10 @@ def _torchvision(name: str, image_size: int) -> nn.Module:
 
     known = torchvision.models.list_models(module=torchvision.models)
     if name not in known:
+        near = difflib.get_close_matches(name, [*known, *OWN], n=1)
         raise BackboneError(
-            f"unknown backbone {name!r}: choose one of {', '.join(OWN)}, timm/NAME, or a torchvision name "
-            f"({', '.join(known[:3])}, …)"
+            f"unknown backbone {name!r}; {f'did you mean {near[0]}? Otherwise ' if near else ''}choose one of "
+            f"{', '.join(OWN)}, timm/NAME, or a torchvision name ({', '.join(known[:3])}, …)"
         )
 
     sized = next((size(image_size) for prefix, size in _SIZED.items() if name.startswith(prefix)), {})

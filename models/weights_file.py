@@ -2,6 +2,7 @@
 
 import hashlib
 import io
+import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -64,12 +65,21 @@ def _parse(data: bytes, path: Path) -> object:
         return load(data)
     except Exception as error:  # damaged files raise errors of every kind, in both formats
         cause = str(error).partition("\n")[0] or type(error).__name__
+        if _is_incomplete(data, cause):
+            raise WeightsError(f"{path} is incomplete or damaged; copy or download it again") from error
         if is_pytorch and "weights only" in cause.lower():
             raise WeightsError(
-                f"{path} was not loaded: it is damaged, or holds Python objects, which can execute code. Use a "
-                "safetensors file, or a state dict of tensors."
+                f"{path} was not loaded: it holds Python objects, which can execute code, or is damaged. Save only the "
+                "tensors, where the network is defined: torch.save(model.state_dict(), FILE)"
             ) from error
         raise WeightsError(f"{path} is neither a safetensors file nor a state dict of PyTorch: {cause}") from error
+
+
+def _is_incomplete(data: bytes, cause: str) -> bool:
+    """Return whether a file that could not be read has lost its end."""
+    if data[:4] == b"PK\x03\x04":  # of PyTorch since 1.6: a zip file, with its directory at the end
+        return not zipfile.is_zipfile(io.BytesIO(data))
+    return any(sign in cause for sign in ("not fully covered", "IncompleteBuffer", "InvalidHeaderLength", "EOF"))
 
 
 def _state_in(content: object, path: Path) -> dict[str, Tensor]:

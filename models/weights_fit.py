@@ -31,7 +31,10 @@ def fit_state(state: State, backbone: nn.Module, name: str, *, image_size: int, 
         whole = build_classifier(name, image_size=image_size).state_dict()
         fitted = _by_order(state, whole, wanted) or _by_name(_converted(state, name, image_size), wanted)
     if fitted is None:
-        raise WeightsError(f"the weights {source} do not fit {name}: {_difference(state, wanted)}")
+        raise WeightsError(
+            f"the weights {source} do not fit {name}: {_difference(state, wanted)}. If they are of another network, "
+            "name it (in training: --architecture.backbone NAME)"
+        )
     return fitted
 
 

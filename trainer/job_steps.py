@@ -2,17 +2,18 @@
 
 import copy
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 import torch
 from torch import Tensor, nn
 
 from hardrank.models.bundle import load_embedder
 from hardrank.models.embedder import Embedder, build_embedder
+from hardrank.models.image_listing import ImageProblemKind
 from hardrank.models.preprocessing import IMAGENET_MEAN, IMAGENET_STD, to_unit
 from hardrank.models.progress import OnProgress, StageProgress
 from hardrank.trainer.config import Config, RobustStart, Schedule, TrainingOptions
@@ -102,9 +103,17 @@ def _warn_of_problems(dataset: Dataset, most: int = 10) -> None:
     """Log the first images that were left out, before training starts; the card lists all of them."""
     for problem in dataset.problems[:most]:
         detail = f" ({problem.detail})" if problem.detail else ""
-        _logger.warning("left out: %s: %s%s", problem.path, problem.kind, detail)
+        _logger.warning("left out: %s: %s", problem.path, _REMEDIES.get(problem.kind, f"{problem.kind}{detail}"))
     if len(dataset.problems) > most:
         _logger.warning("… and %d more; the card will list all of them", len(dataset.problems) - most)
+
+
+_REMEDIES: Final[Mapping[ImageProblemKind, str]] = {
+    ImageProblemKind.EMPTY: "the folder has no images; add at least two, or remove it",
+    ImageProblemKind.SINGLE: "the only image of its class; add another one, which it can be compared with",
+    ImageProblemKind.NO_CLASS: "the image is in no class folder; move it into the folder of its class",
+    ImageProblemKind.OUTSIDE: "the folder is beside train and test; move it into one of them, or remove it",
+}
 
 
 def warmup_stage(
@@ -198,12 +207,13 @@ def _set_pretrained_head(job: Job, embedder: Embedder) -> Tensor | None:
 def start_options(job: Job) -> StartOptions:
     """Return what the start of a pretrained network is computed from."""
     config = job.config
+    is_anchored = config.warmup.anchor > 0 and any(map(config.warms_up, (config.benign, config.robust)))
     return StartOptions(
         split=job.images.dataset.train,
         preprocessing=config.preprocessing,
         dimension=config.architecture.dimension,
-        keep_targets=config.warmup.anchor > 0,
-        target_size=config.warmup.anchor_size if config.warmup.anchor else None,
+        keep_targets=is_anchored,
+        target_size=config.warmup.anchor_size if is_anchored else None,
         seed=config.seed,
         device=job.fabric.device,
     )

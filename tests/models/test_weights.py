@@ -200,7 +200,7 @@ class Malicious:
 def test_code_in_a_file_is_not_executed(write: Callable[[object, Path], object], tmp_path: Path) -> None:
     trace, path = tmp_path / "executed", tmp_path / "weights.pth"
     write({"conv1.weight": torch.zeros(1), "other": Malicious(trace)}, path)
-    with pytest.raises(WeightsError, match="execute code"):
+    with pytest.raises(WeightsError, match=r"execute code.*torch\.save\(model\.state_dict\(\)"):
         read_weights(path)
     assert not trace.exists()
 
@@ -212,8 +212,10 @@ def test_damaged_files_are_refused(tmp_path: Path) -> None:
         whole = (tmp_path / name).read_bytes()
         for length in (0, 1, 7, 9, 100, len(whole) // 2, len(whole) - 1):
             (tmp_path / name).write_bytes(whole[:length])
-            with pytest.raises(WeightsError, match=name):
+            with pytest.raises(WeightsError, match=name) as error:
                 read_weights(tmp_path / name)
+            assert "incomplete or damaged; copy" in str(error.value) or length < 100
+            assert "\n" not in str(error.value)
     with pytest.raises(WeightsError, match="cannot read"):
         read_weights(tmp_path / "absent.pth")
 
@@ -248,13 +250,15 @@ def test_weights_that_do_not_fit_are_refused(name: str, change: str, tmp_path: P
     edit, message = CHANGES[change]
     edit(state)
     save_file(state, path)
-    with pytest.raises(WeightsError, match=f"resnet.safetensors do not fit {name}: .*{message}"):
+    with pytest.raises(
+        WeightsError, match=f"resnet.safetensors do not fit {name}: .*{message}.*--architecture.backbone"
+    ):
         build_pretrained(name, image_size=64, file=path)
 
 
 def test_an_unknown_name_is_refused(tmp_path: Path) -> None:
-    for name in ("resnet81", "timm/resnet10x"):
-        with pytest.raises(BackboneError, match="resnet"):
+    for name, near in (("resnet81", r"did you mean resnet18\?"), ("timm/resnet10x", "similar: .*resnet")):
+        with pytest.raises(BackboneError, match=near):
             network_input(name)
 
 

@@ -39,7 +39,10 @@ class Notation:
         """Return the argument at `index`; raises `DefenseError` unless there are exactly `of`."""
         if len(self.arguments) != of:
             needed = f"{of} argument{'s' if of > 1 else ''}"
-            raise DefenseError(f"{self.text!r}: {self.family} takes {needed} in brackets, not {len(self.arguments)}")
+            example = f"{self.family}[S,g_LGA]" if of > 1 else f"{self.family}[S]"
+            raise DefenseError(
+                f"{self.text!r}: {self.family} takes {needed} in brackets, not {len(self.arguments)}; write {example}"
+            )
         return self.arguments[index]
 
     def no_arguments(self) -> None:

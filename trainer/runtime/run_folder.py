@@ -1,6 +1,7 @@
 """The folder of a run: its identity and configuration, checkpoints, logs and durations."""
 
 import json
+import logging
 import shlex
 import shutil
 import sys
@@ -18,6 +19,8 @@ from filelock import FileLock, Timeout
 from hardrank.models.errors import HardrankError
 from hardrank.models.files import write_json
 from hardrank.models.image_listing import TEST_IMAGES
+
+_logger = logging.getLogger(__name__)
 
 CHECKPOINTS: Final = "checkpoints"
 LOGS: Final = "logs"
@@ -105,6 +108,8 @@ def open_run(
     started = manifest.exists() and any((folder / CHECKPOINTS).glob("*"))  # a command that failed early leaves none
     if started and resume:
         return read_run(folder, find_changes)
+    if resume:
+        _logger.warning("nothing to resume: %s has no checkpoint, so the run starts from the beginning", folder)
     if started and not overwrite:
         raise RunError(
             f"{folder} already holds a run: use --resume to continue it, --overwrite to start again, or another --name"

@@ -77,7 +77,7 @@ def test_every_defense_of_the_published_tables_parses_and_prints() -> None:
     [
         ("HM[S", "cannot read the defense"),
         ("PGD[S]", "unknown defense 'PGD'"),
-        ("HM[S]", "takes 2 arguments"),
+        ("HM[S]", "takes 2 arguments in brackets, not 1; write HM[S,g_LGA]"),
         ("HM[X,0]", "unknown sampler 'X'"),
         ("HM[S,hard]", "unknown destination 'hard'"),
         ("HM[S,nan]", "unknown destination 'nan'"),
@@ -90,7 +90,7 @@ def test_every_defense_of_the_published_tables_parses_and_prints() -> None:
         ("HM[S,g_LGA](u=0)", "u of HM must be above 0, not 0"),
         ("HM[S,g_LGA](u=2,u=3)", "repeats an option"),
         ("HM[S,,M]", "an empty argument"),
-        ("EST[S,R]", "EST takes 1 argument in brackets, not 2"),
+        ("EST[S,R]", "EST takes 1 argument in brackets, not 2; write EST[S]"),
         ("est[R]", "did you mean EST?"),
         ("HM[S,g_B(M;xi=..)]", "cannot read the option"),
         ("HM[S,g_B(M;u=1)]", "cannot read 'u=1'"),
