@@ -8,11 +8,24 @@ from types import TracebackType
 from typing import Final, Self
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    ProgressColumn,
+    Task,
+    TaskID,
+    TextColumn,
+    TimeElapsedColumn,
+)
+from rich.table import Column
+from rich.text import Text
 
 _PLAIN_EVERY_S: Final = 10.0
 _RECENT: Final = 200
 """Number of reports over which the rate is averaged."""
+_WIDE: Final = 100
+"""Columns of a terminal from which rate and elapsed time are shown, beside the name, the bar and the time left."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -24,6 +37,10 @@ class StageProgress:
     total: int
     measures: Mapping[str, float] = field(default_factory=dict)
     """Current values to show beside the progress, such as the loss."""
+    later_seconds: float | None = None
+    """Estimated seconds of the stages after this one; None if unknown."""
+    note: str = ""
+    """A line to print."""
 
 
 OnProgress = Callable[[StageProgress], None]
@@ -33,19 +50,22 @@ OnProgress = Callable[[StageProgress], None]
 class ConsoleProgress:
     """Display of one or more stages, each with its rate, time left and measures.
 
-    On a terminal every stage has a bar. Elsewhere, a plain line is printed at a stage's first report, every ten seconds
-    and at its end. Use as a context manager and call with `StageProgress`.
+    On a terminal every stage has a bar; what does not fit into its width is cut from the measures. Elsewhere, a plain
+    line is printed at a stage's first report, every ten seconds and at its end. Use as a context manager and call with
+    `StageProgress`.
     """
 
     def __init__(self, console: Console, *, clock: Callable[[], float] = time.monotonic) -> None:
         self._console, self._clock = console, clock
+        self._is_wide = not console.is_terminal or console.width >= _WIDE
+        whole = Column(no_wrap=True)
         self._bars = Progress(
             TextColumn("{task.description:<22}", markup=False),  # stage names may contain brackets
             BarColumn(bar_width=24),
-            MofNCompleteColumn(),
-            TimeElapsedColumn(),
+            MofNCompleteColumn(table_column=whole),
+            *([TimeElapsedColumn(table_column=whole)] if self._is_wide else []),
             TextColumn("{task.fields[pace]}"),
-            TextColumn("{task.fields[measures]}", style="dim", markup=False),
+            _MeasuresColumn(),
             console=console,
             disable=not console.is_terminal,
         )
@@ -65,13 +85,18 @@ class ConsoleProgress:
         """Show the progress of a stage."""
         now = self._clock()
         pace = self._paces.setdefault(progress.stage, _Pace(now, progress.done))
-        told = pace.describe(now, progress.done, progress.total)
+        told = pace.describe(now, progress.done, progress.total, later=progress.later_seconds, rate=self._is_wide)
         measures = "  ".join(f"{name} {value:.3g}" for name, value in progress.measures.items())
         if self._console.is_terminal:
             self._update_bar(progress, told, measures)
         elif pace.line_due(now, finished=progress.done >= progress.total):
             line = f"{progress.stage:<22} {progress.done}/{progress.total}  {told}  {measures}".rstrip()
-            self._console.print(line, markup=False, emoji=False, highlight=False, soft_wrap=True)
+            self._print(line)
+        if progress.note:
+            self._print(progress.note)
+
+    def _print(self, line: str) -> None:
+        self._console.print(line, markup=False, emoji=False, highlight=False, soft_wrap=True)
 
     def _update_bar(self, progress: StageProgress, pace: str, measures: str) -> None:
         if progress.stage not in self._tasks:
@@ -90,6 +115,14 @@ class ConsoleProgress:
             self._tasks = {stage: other for stage, other in self._tasks.items() if other != task}
 
 
+class _MeasuresColumn(ProgressColumn):
+    """The measures on one line, which is cut where the terminal is too narrow."""
+
+    def render(self, task: Task) -> Text:
+        """Return the measures of a task."""
+        return Text(task.fields["measures"], style="dim", no_wrap=True, overflow="ellipsis")
+
+
 class _Pace:
     """Rate of a stage since its first report; work that was already done by then does not count."""
 
@@ -99,17 +132,19 @@ class _Pace:
         self._last_line: float | None = None
         self._finished = False
 
-    def describe(self, now: float, done: int, total: int) -> str:
-        """Return the rate and the time left, or the duration once finished."""
+    def describe(self, now: float, done: int, total: int, *, later: float | None, rate: bool) -> str:
+        """Return the rate, unless `rate` is False, and the time left of stage and run; the duration once finished."""
         if now - self._reports[-1][0] > 0.1:
             self._reports.append((now, done))
         if done >= total:
-            return f"done in {_duration(now - self._began)}"
+            return f"done in {duration_text(now - self._began)}"
         since, first = self._reports[0]
         if done <= first or now <= since:
             return ""
-        rate = (done - first) / (now - since)
-        return f"{rate:.3g}/s  {_duration((total - done) / rate)} left"
+        pace = (done - first) / (now - since)
+        left = (total - done) / pace
+        run = f", run {duration_text(left + later)}" if later else ""
+        return f"{pace:.3g}/s  " * rate + f"{duration_text(left)} left{run}"
 
     def line_due(self, now: float, *, finished: bool) -> bool:
         """Return whether to print a plain line now."""
@@ -120,8 +155,9 @@ class _Pace:
         return True
 
 
-def _duration(seconds: float) -> str:
+def duration_text(seconds: float) -> str:
+    """Return a duration in words, such as `80 s`, `97 min` or `6 h 50 min`."""
     if seconds < 100:
         return f"{seconds:.0f} s"
-    minutes = seconds / 60
-    return f"{minutes:.0f} min" if minutes < 100 else f"{minutes / 60:.1f} h"
+    minutes = round(seconds / 60)
+    return f"{minutes} min" if minutes < 100 else f"{minutes // 60} h {minutes % 60} min"

@@ -1,9 +1,13 @@
 """The main job: images → a benign and a robust embedder → measured → exported as bundles."""
 
-from contextlib import nullcontext
-from dataclasses import asdict, dataclass, field
+import json
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext, suppress
+from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
@@ -12,6 +16,7 @@ import torch
 from hardrank.models.bundle import check_replaceable, is_made_by, save_bundle
 from hardrank.models.card import ArchitectureEntry, Card, FileEntry, InitialWeightsEntry, PreprocessingEntry
 from hardrank.models.embedder import Embedder
+from hardrank.models.errors import HardrankError
 from hardrank.models.image_listing import TEST_IMAGES
 from hardrank.models.progress import OnProgress, StageProgress
 from hardrank.trainer.config import Config, TrainingOptions
@@ -26,7 +31,8 @@ from hardrank.trainer.runtime.environment import hardware, versions
 from hardrank.trainer.runtime.launch import MainLaunch, make_fabric
 from hardrank.trainer.runtime.metrics_log import MetricsLog
 from hardrank.trainer.runtime.processes import Processes
-from hardrank.trainer.runtime.run_folder import CHECKPOINTS, LOGS, exclusive, open_run, read_run
+from hardrank.trainer.runtime.run_folder import CHECKPOINTS, LOGS, PREFLIGHT, exclusive, open_run, read_run
+from hardrank.trainer.runtime.time_left import TimeLeft
 
 if TYPE_CHECKING:
     import lightning as L
@@ -77,12 +83,50 @@ def run_main_job(config: Config, launch: MainLaunch, *, recipe: str, report: OnP
     fabric = make_fabric(launch, world=launch.world)
     processes = Processes.of(fabric)
     exported = _Export(recipe=recipe, zoo=launch.zoo, overwrite=launch.overwrite)
-    with exclusive(launch.runs / config.name) if processes.is_first else nullcontext():
+    with _run_folder(launch.runs / config.name) if processes.is_first else nullcontext():
         job = _open_job(config, launch, exported, fabric, processes, report if processes.is_first else _no_report)
         if launch.preflight and not any((job.run.folder / CHECKPOINTS).glob("*")):
             with job.timed("checks"):
                 check_before_training(job, launch.zoo)
+        estimated = job.run.folder / PREFLIGHT  # also that of a run that is resumed
+        if processes.is_first and estimated.is_file():
+            seconds = json.loads(estimated.read_text(encoding="utf-8"))["seconds_by_stage"]
+            job = replace(job, report=TimeLeft(seconds, report))
         return _run(job, exported)
+
+
+def plan_main_job(config: Config, launch: MainLaunch, *, report: OnProgress) -> None:
+    """Check a run and report how long it will take, without leaving files.
+
+    Args:
+        config: What to compute.
+        launch: How to run.
+        report: Called with the progress, at last with the estimate.
+
+    Raises:
+        HardrankError: as `run_main_job`.
+    """
+    with TemporaryDirectory() as folder:
+        elsewhere = replace(launch, runs=Path(folder), resume=False)
+        exported = _Export(recipe="", zoo=Path(folder) / "zoo", overwrite=False)
+        fabric = make_fabric(launch)
+        job = _open_job(config, elsewhere, exported, fabric, Processes.of(fabric), report)
+        check_before_training(job, launch.zoo)
+
+
+@contextmanager
+def _run_folder(folder: Path) -> Iterator[None]:
+    """Lock a run's folder; remove it after an error before the first checkpoint, if it did not exist before."""
+    existed = folder.exists()
+    try:
+        with exclusive(folder):
+            yield
+    except HardrankError:
+        if not existed and not any((folder / CHECKPOINTS).glob("*")):
+            shutil.rmtree(folder, ignore_errors=True)
+            with suppress(OSError):  # holds other runs
+                folder.parent.rmdir()
+        raise
 
 
 def _open_job(

@@ -23,7 +23,8 @@ from hardrank.models.embedder import Embedder
 from hardrank.models.errors import HardrankError
 from hardrank.models.files import write_json
 from hardrank.models.folded import FoldedEmbedder
-from hardrank.models.progress import StageProgress
+from hardrank.models.progress import StageProgress, duration_text
+from hardrank.trainer.config import RobustStart
 from hardrank.trainer.evaluation.scorecard import ERS_KEYS
 from hardrank.trainer.export import export
 from hardrank.trainer.job_steps import (
@@ -43,6 +44,10 @@ from hardrank.trainer.training.stage import StepContext, TrainingStage, Training
 
 _IMAGES: Final = 8
 """Images of a try; a whole batch takes as much longer as it is larger."""
+_TIMED: Final = 5
+"""Tries that are timed, of which the shortest counts: other programs only make them longer."""
+_TIMED_S: Final = 10.0
+"""Seconds after which no further try begins."""
 _EXPORTED: Final = 16
 _FOLDING_LIMIT: Final = 1e-3
 _COPIES_IN_CHECKPOINT: Final = 4
@@ -89,6 +94,11 @@ class Preflight:
         """Estimated seconds of the whole run."""
         return sum(self.seconds_by_stage.values())
 
+    def describe(self) -> str:
+        """Return the estimate in words."""
+        stages = ", ".join(f"{name} {duration_text(seconds)}" for name, seconds in self.seconds_by_stage.items())
+        return f"The run will take about {duration_text(self.total_seconds)} ({stages})."
+
 
 @dataclass(frozen=True)
 class StageTry:
@@ -133,41 +143,42 @@ def _check(job: Job, zoo: Path) -> Preflight:
     torch.manual_seed(job.config.seed)
     embedder = build_start(job.config)
     _check_folding(embedder, job)
-    stages = [(name, stage, options) for name, stage, options in _stages(job) if stage.iterations]
-    tries = {name: try_stage(stage, options, embedder, job) for name, stage, options in stages}
-    iterations = {name: stage.iterations for name, stage, _ in stages}
-    seconds = {name: iterations[name] * one.seconds for name, one in tries.items()}
-    if job.config.warmup.anchor:
+    seconds, tries = dict[str, float](), list[StageTry]()  # in the order of the run
+    if start_options(job).keep_targets:
         seconds["features"] = _feature_seconds(embedder, job)
     for kind in ("benign", "robust"):
+        for name, stage, options in _stages(job, kind):
+            if stage.iterations and name not in seconds:
+                tries.append(try_stage(stage, options, embedder, job))
+                seconds[name] = stage.iterations * tries[-1].seconds
         seconds[f"attacks on {kind}"] = attack_seconds(embedder, job)
     exported = _check_export(embedder, job)
     weights = sum(p.numel() * p.element_size() for p in embedder.parameters())
     result = Preflight(
         seconds_by_stage={name: round(value, 1) for name, value in seconds.items()},
         disk_bytes=len(tries) * _COPIES_IN_CHECKPOINT * weights + 2 * exported,
-        memory_bytes=int(_OVERHEAD * max(one.saved_bytes for one in tries.values())) + _COPIES_IN_MEMORY * weights,
+        memory_bytes=int(_OVERHEAD * max((one.saved_bytes for one in tries), default=0)) + _COPIES_IN_MEMORY * weights,
         seconds=round(time.monotonic() - began, 1),
     )
     _check_disk(result.disk_bytes, (job.run.folder, zoo))
     _check_memory(result.memory_bytes, job)
     content = {**asdict(result), "total_seconds": round(result.total_seconds, 1)}
     write_json(job.run.folder / PREFLIGHT, content)
-    told = {"estimated minutes": result.total_seconds / 60}
-    job.report(StageProgress(stage="checks", done=1, total=1, measures=told))
+    job.report(StageProgress(stage="checks", done=1, total=1, note=result.describe()))
     return result
 
 
-def _stages(job: Job) -> list[tuple[str, TrainingStage, LoopOptions]]:
-    """All stages of the run with their options."""
+def _stages(job: Job, kind: str) -> list[tuple[str, TrainingStage, LoopOptions]]:
+    """Return the stages that train the benign or the robust model, with their options."""
     config, found = job.config, list[tuple[str, TrainingStage, LoopOptions]]()
-    for model in (config.benign, config.robust):
-        if config.warms_up(model):
-            warmup = warmup_stage(config, job.images, model)
-            found.append((warmup.name, warmup, warmup_loop_options(job)))
-    named = [("benign", config.benign)]
-    named += [(f"robust-{number}", options) for number, options in enumerate(config.robust_stages, start=1)]
-    for name, options in [*named, ("robust", config.robust)]:
+    model = config.benign if kind == "benign" else config.robust
+    starts_anew = kind == "benign" or config.robust_start is RobustStart.INITIAL
+    if starts_anew and config.warms_up(model):
+        warmup = warmup_stage(config, job.images, model)
+        found.append((warmup.name, warmup, warmup_loop_options(job)))
+    before = config.robust_stages if kind == "robust" else ()
+    named = [(f"{kind}-{number}", options) for number, options in enumerate(before, start=1)]
+    for name, options in [*named, (kind, model)]:
         stage = triplet_stage(job.images, name, options)
         found.append((name, stage, loop_options(job, stage, options)))
     return found
@@ -189,7 +200,7 @@ def _check_folding(embedder: Embedder, job: Job) -> None:
 def try_stage(
     stage: TrainingStage, options: LoopOptions, embedder: Embedder, job: Job, *, images: int = _IMAGES
 ) -> StageTry:
-    """Take an update of a stage on a few images, twice, and measure the second.
+    """Take an update of a stage on a few images several times, and measure the shortest after the first.
 
     Args:
         stage: The stage.
@@ -213,7 +224,8 @@ def try_stage(
             saved[tensor.data_ptr()] = tensor.numel() * tensor.element_size()
             return tensor
 
-        for _ in range(2):
+        times: list[float] = []
+        while len(times) < 2 or (len(times) <= _TIMED and sum(times) < _TIMED_S):
             began = time.perf_counter()
             set_training_mode(network, freeze_batch_norm=options.freeze_batch_norm)
             context = StepContext(
@@ -235,10 +247,10 @@ def try_stage(
                 break
             result.loss.backward()
             _check_finite(stage.name, result.loss, network)
-            seconds = time.perf_counter() - began
+            times.append(time.perf_counter() - began)
         else:
             scale = len(whole) / len(part)
-            return StageTry(seconds * scale, int(sum(saved.values()) * scale))
+            return StageTry(min(times[1:]) * scale, int(sum(saved.values()) * scale))
     raise PreflightError(
         PreflightCheck.TRAINING,
         f"the first batch of {stage.name} holds no triplet; use more classes, or more pairs (--{stage.name}.pairs)",
@@ -271,7 +283,7 @@ def attack_seconds(embedder: Embedder, job: Job) -> float:
     frozen = FoldedEmbedder(copy.deepcopy(embedder).to(device))
     pixels = job.images.test(np.arange(min(_IMAGES, len(job.images.dataset.test)))).to(device)
     seconds = math.inf
-    for _ in range(2):
+    for _ in range(1 + _TIMED):
         began = time.perf_counter()
         x = pixels.clone().requires_grad_(True)
         torch.autograd.grad(frozen(x).square().sum() + frozen(x)[:, 0].sum(), x)

@@ -103,7 +103,8 @@ def refuse_unused(config: Config, given: AbstractSet[str]) -> None:
     models = (config.benign, config.robust) if config.robust_start is RobustStart.INITIAL else (config.benign,)
     if any(map(config.warms_up, models)):
         return
-    unused = sorted(name for name in given if name.startswith("--warmup.") or name.endswith(".warmup-epsilon"))
+    of_warmup = {name for name in given if name.startswith("--warmup.") or name.endswith(".warmup-epsilon")}
+    unused = sorted(of_warmup - {"--warmup.anchor"})  # of which 0 may be needed, and other values are errors already
     if unused:
         raise ConfigError(
             f"{unused[0]} has no effect: no model has a warm-up. Remove it, or use --initialisation warmup or "

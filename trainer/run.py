@@ -4,6 +4,7 @@ The first argument is a recipe: one that comes with hardrank (default: demo), or
 field of it. The bundles are written to models/zoo/NAME-benign and models/zoo/NAME-robust.
 """
 
+import shlex
 import sys
 from argparse import ArgumentParser
 from collections.abc import Mapping, Sequence
@@ -25,7 +26,7 @@ from hardrank.trainer.attacks.gtm import Unmatched
 from hardrank.trainer.attacks.registry import known_figures
 from hardrank.trainer.config import Config
 from hardrank.trainer.evaluation.scorecard import ERS_KEYS, CheckKind
-from hardrank.trainer.main_job import MainJobResult, run_main_job
+from hardrank.trainer.main_job import MainJobResult, plan_main_job, run_main_job
 from hardrank.trainer.recipe import load_recipe, recipe_names
 from hardrank.trainer.recipe_variants import at_size, refuse_unused, with_backbone, with_lengths
 from hardrank.trainer.runtime.launch import MainLaunch
@@ -70,6 +71,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         refuse_unused(command.config, _given(options))
         console = Console()
         with ConsoleProgress(console) as report:
+            if command.launch.plan:
+                plan_main_job(command.config, command.launch, report=report)
+                return 0
             result = run_main_job(command.config, command.launch, recipe=recipe, report=report)
         _print_results(console, result)
     except HardrankError as error:
@@ -113,6 +117,7 @@ def _description(recipe: str) -> str:
         f"{program} folder --data.root ~/photos": "your own images, in a folder for each class",
         f"{program} unlabelled --data.root ~/photos": "images without classes",
         f"{program} folder --size 96 --data.root ~/photos": "smaller images, in little more than half of the time",
+        f"{program} folder --data.root ~/photos --plan": "how long that would take; trains nothing",
         f"{program} cub --help": "the options, with the defaults of a recipe",
         f'{program} --robust.defense "ACT[R]"': "another defense",
         f"{program} --resume": "continue after an interruption",
@@ -135,16 +140,31 @@ def _print_results(console: Console, result: MainJobResult) -> None:
         if checks := (card.robustness or {}).get("checks"):
             caution = _caution(kind, checks)
             console.print(f"[yellow]caution[/]: {escape(caution)}", highlight=False, soft_wrap=True)
-    benign, robust = (_shown(folder) for folder in result.bundles.values())
-    logs = _shown(result.folder / LOGS)
-    console.print("Bundles:", benign, robust, sep="\n  ", highlight=False, markup=False, soft_wrap=True)
-    console.print(f"Log:  tensorboard --logdir {logs}", highlight=False, markup=False, soft_wrap=True)
-    console.print(
-        f"Load: import hardrank, pathlib; hardrank.load_embedder(pathlib.Path({robust!r}))",
-        highlight=False,
-        markup=False,
-        soft_wrap=True,
-    )
+    bundles = [_shown(folder) for folder in result.bundles.values()]
+    lines = [
+        "Bundles:",
+        *(f"  {bundle}" for bundle in bundles),
+        f"Log:  tensorboard --logdir {_shown(result.folder / LOGS)}",
+        f"Load: import hardrank, pathlib; hardrank.load_embedder(pathlib.Path({bundles[-1]!r}))",
+        "Next: index the test images, serve both models, audit them",
+        *(f"  {command}" for command in _next_commands(result, bundles)),
+    ]
+    for line in lines:
+        console.print(line, highlight=False, markup=False, soft_wrap=True)
+
+
+def _next_commands(result: MainJobResult, bundles: Sequence[str]) -> list[str]:
+    """Return the commands that use the bundles; the index of each has its name."""
+    run, name = _shown(result.folder), result.folder.name
+    indexes = [f"indexes/{Path(bundle).name}" for bundle in bundles]
+    pairs = list(zip(bundles, indexes, strict=True))
+    commands = [
+        *([typed("index"), "--model", bundle, "--from-run", run, "--out", index] for bundle, index in pairs),
+        [typed("serve"), *(word for bundle, index in pairs for word in ("--model", f"{bundle}={index}"))],
+        [typed("audit"), "--models", *bundles, "--run", run, "--out", f"audits/{name}"],
+        [typed("app"), "--zoo", str(Path(bundles[-1]).parent), "--gallery", run],
+    ]
+    return [f"{program} {shlex.join(words)}" for program, *words in commands]
 
 
 def _table(cards: dict[str, Card]) -> Table:

@@ -5,7 +5,7 @@ import io
 import pytest
 from rich.console import Console
 
-from hardrank.models.progress import ConsoleProgress, StageProgress
+from hardrank.models.progress import ConsoleProgress, StageProgress, duration_text
 
 ODD = "tricky [/b] row [bold]x :smile:"
 
@@ -65,3 +65,41 @@ def test_brackets_and_emoji_codes_are_shown_literally(terminal: bool) -> None:
             show(StageProgress(stage=f"{ODD} · {number}", done=1, total=1, measures={"[/b]": 1}))
     assert f"{ODD} · 19" in out.getvalue()
     assert "[/b] 1" in out.getvalue()
+
+
+@pytest.mark.parametrize("width", [80, 120, 200])
+def test_name_and_time_left_stay_whole_where_measures_do_not_fit(width: int) -> None:
+    """The name is the longest of training."""
+    clock, out = Clock(), io.StringIO()
+    name = "attacks with another seed on benign"
+    measures = {f"measure {number}": 0.5 for number in range(12)}
+    console = Console(file=out, force_terminal=True, color_system=None, width=width, height=30)
+    with ConsoleProgress(console, clock=clock) as show:
+        show(StageProgress(stage=name, done=0, total=1800, measures=measures))
+        clock.now += 600
+        show(StageProgress(stage=name, done=600, total=1800, measures=measures, later_seconds=24000.0))
+        show(StageProgress(stage="warmup-8", done=7, total=7, measures=measures))
+        out.seek(0)
+        out.truncate()
+    first, second, *rest = out.getvalue().rpartition("\x1b[2K")[2].splitlines()
+    assert first.startswith(f"{name} ")
+    assert "600/1800 " in first
+    assert "20 min left, run 7 h 0 min " in first
+    assert second.startswith("warmup-8 ")
+    assert "done in 0 s " in second
+    assert max(len(first), len(second)) <= width
+    assert rest in ([], ["\x1b[?25h"]), "each stage is one line"
+
+
+def test_a_note_has_a_line_of_its_own_at_any_width() -> None:
+    out, note = io.StringIO(), "about 6 h 50 min " * 20
+    with ConsoleProgress(Console(file=out, force_terminal=True, width=80)) as show:
+        show(StageProgress(stage="checks", done=1, total=1, note=note))
+    assert note in out.getvalue()
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"), [(4.4, "4 s"), (35, "35 s"), (5820, "97 min"), (24600, "6 h 50 min"), (7199, "2 h 0 min")]
+)
+def test_durations_are_in_words(seconds: float, text: str) -> None:
+    assert duration_text(seconds) == text

@@ -128,4 +128,11 @@ def test_images_that_are_left_out_are_named_before_training(tmp_path: Path, capl
     (tmp_path / "images" / "notes").mkdir()
     place.run("--initialisation", "no/bundle", expect=2)
     assert "broken.png: unreadable image" in caplog.text
-    assert "notes: empty class" in caplog.text
+    assert "notes: the folder has no images; add" in caplog.text
+    assert not place.runs.exists(), "a run that fails before training leaves no folder"
+
+
+def test_resuming_without_a_run_says_that_it_starts_anew(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    Place(tmp_path).run("--resume", "--name", "absent", "--initialisation", "no/bundle", expect=2)
+    assert "nothing to resume" in caplog.text
+    assert "absent" in caplog.text

@@ -72,10 +72,26 @@ def test_a_run_begins_with_checks_that_estimate_it(tmp_path: Path) -> None:
     assert set(stages) == {"warmup", "benign", "robust", "attacks on benign", "attacks on robust"}
     assert content["total_seconds"] == pytest.approx(sum(stages.values()), abs=0.1)
     assert min(content["disk_bytes"], content["memory_bytes"]) > 1e6
-    (line,) = (
-        line for line in printed.splitlines() if line.startswith("checks 1") or ("checks  " in line and "1/1" in line)
+    assert "The run will take about" in printed
+    assert "run " in printed.partition("warmup  ")[2], "later stages have a time too"
+
+
+def test_a_plan_prints_the_estimate_and_leaves_nothing(tmp_path: Path) -> None:
+    place = Place(tmp_path)
+    before = sorted(tmp_path.rglob("*"))
+    printed = place.run("--preflight", "--plan")
+    assert "The run will take about" in printed
+    assert sorted(tmp_path.rglob("*")) == before
+    assert "--no-preflight" in place.run("--plan", expect=2)
+
+
+@pytest.mark.usefixtures("no_export")
+def test_a_run_without_updates_has_an_estimate_of_its_attacks(job: Job) -> None:
+    still = replace(job.config.robust, updates=0)
+    found = check_before_training(
+        replace(job, config=replace(job.config, benign=still, robust=still, robust_stages=())), job.run.folder
     )
-    assert "estimated minutes" in line
+    assert set(found.seconds_by_stage) == {"attacks on benign", "attacks on robust"}
 
 
 @pytest.mark.usefixtures("no_export")
@@ -91,11 +107,11 @@ def test_an_anchored_warm_up_is_in_the_estimate(job: Job) -> None:
     )
     found = check_before_training(replace(job, config=config), job.run.folder)
     assert list(found.seconds_by_stage) == [
-        "warmup-4",
-        "benign",
-        "robust",
         "features",
+        "benign",
         "attacks on benign",
+        "warmup-4",
+        "robust",
         "attacks on robust",
     ]
     assert min(found.seconds_by_stage.values()) > 0

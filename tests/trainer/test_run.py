@@ -67,6 +67,11 @@ def test_a_run_ends_with_a_table_and_the_next_commands(finished: tuple[Place, st
         assert expected in printed
     card = load_card(place.zoo / "tiny-robust")
     assert f"{card.metrics['recall_at_1']:.3f}" in printed
+    assert "build.py --model zoo/tiny-benign --from-run runs/tiny --out indexes/tiny-benign" in printed
+    both = "--model zoo/tiny-benign=indexes/tiny-benign --model zoo/tiny-robust=indexes/tiny-robust"
+    assert f"app.py {both}" in printed
+    assert "--models zoo/tiny-benign zoo/tiny-robust --run runs/tiny --out audits/tiny" in printed
+    assert "--zoo zoo --gallery runs/tiny" in printed
 
 
 def test_every_stage_shows_its_progress(finished: tuple[Place, str]) -> None:

@@ -56,12 +56,16 @@ class MainLaunch(Launch):
     """Folder for the bundles."""
     preflight: bool = True
     """Check weights, network, export, disk and memory before training, and estimate its time."""
+    plan: bool = False
+    """Only check and print the estimate; nothing is written, except the images of the demo data set."""
     processes: int = 1
     """Processes that train together, each on a GPU of its own or on the CPU. torchrun sets this itself."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
         _at_least_one(self, "processes")
+        if self.plan and (not self.preflight or self.world > 1):
+            raise LaunchError("--plan checks in one process: leave out --no-preflight and --processes")
 
     @property
     def world(self) -> int:
