@@ -12,8 +12,8 @@ Examples:
   A quick look: 50 images, 8 steps, three attacks:
     {command} --models models/zoo/demo-robust --run runs/demo --out audits/look --attacks ES QA+ TMA \\
         --attacked 50 --steps 8
-  Your own images (a folder for each class), with budget curves:
-    {command} --models models/zoo/photos-robust --images photos --out audits/photos \\
+  Your own images, of classes that the model was not trained on (a folder for each class), with budget curves:
+    {command} --models models/zoo/photos-robust --images new-photos --out audits/photos \\
         --curve epsilon 1/255 2/255 4/255 8/255 16/255 --curve steps 4 8 16 32 64
   A checkpoint of a timm network:
     {command} --models timm/resnet18 --weights resnet18.safetensors --images photos --out audits/mine
@@ -29,7 +29,7 @@ Examples:
   Also universal perturbations, patches, and images that poison a gallery:
     {command} --models models/zoo/demo-robust --run runs/demo --out audits/threats --threats universal patch hub
   In at most ten minutes, with as many images as fit:
-    {command} --models models/zoo/photos-robust --images photos --out audits/short --time-budget 10m
+    {command} --models models/zoo/photos-robust --run runs/photos --out audits/short --time-budget 10m
   An entry of a leaderboard (hardrank leaderboard DIR); about.json says who made the model:
     {command} --models models/zoo/demo-robust --run runs/demo --out audits/demo --entry about.json
   Continuous integration: exit status 1 if a model scores below a limit, or loses points:
@@ -46,10 +46,10 @@ from pathlib import Path
 
 from rich.console import Console
 
-from hardrank.audit_app.audit.chance import chance_warning
 from hardrank.audit_app.audit.estimate import LONG_S
 from hardrank.audit_app.audit.identity import settings_of
 from hardrank.audit_app.audit.options import AuditOptions
+from hardrank.audit_app.audit.runner import gallery_warnings
 from hardrank.audit_app.audit.sequence import PreparedAudit, prepare_audit
 from hardrank.audit_app.audit.time_budget import describe_reduction
 from hardrank.audit_app.blackbox.choice import method_name
@@ -133,7 +133,7 @@ def _plan(audit: PreparedAudit) -> list[str]:
     """Say what the audit does, how long it takes, and what a time budget left out."""
     request, estimate = audit.request, audit.estimate
     assert estimate is not None
-    lines = [f"caution: {warning}" for warning in map(chance_warning, audit.galleries) if warning]
+    lines = [f"caution: {warning}" for warning in gallery_warnings(audit.galleries)]
     lines += estimate.lines()
     if request.full_options is not None and request.time_budget is not None:
         lines += describe_reduction(

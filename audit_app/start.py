@@ -5,11 +5,13 @@ attacks and read paths of this machine, so by default it listens on 127.0.0.1, w
 another --host only in a container whose port is published on the loopback of its host.
 """
 
+import atexit
+import os
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Final
+from typing import Annotated, Final, NoReturn
 
 import tyro
 from streamlit.web import cli
@@ -65,14 +67,31 @@ def main(arguments: Sequence[str] | None = None, *, run: Callable[[list[str]], o
         sys.stderr.write(
             f"warning: everyone who reaches {command.host} can run attacks and read paths of this machine\n"
         )
+    status = _serve(command, settings, open=not loopback, run=run)
+    return _leave(status) if run is cli.main else status
+
+
+def _serve(command: _Command, settings: AppSettings, *, open: bool, run: Callable[[list[str]], object]) -> int:
+    """Run Streamlit until it is stopped; return the exit status."""
     server = ["--server.address", command.host, "--server.port", str(command.port)]
     try:
-        run(["run", str(APP), *server, "--", *_arguments(settings, open=not loopback)])
+        run(["run", str(APP), *server, "--", *_arguments(settings, open=open)])
     except KeyboardInterrupt:
         return 130
     except SystemExit as error:
         return error.code if isinstance(error.code, int) else int(error.code is not None)
     return 0
+
+
+def _leave(status: int) -> NoReturn:
+    """End the process without tearing down the interpreter.
+
+    Threads of Streamlit still hold objects of libraries, some of which report that as leaks, as if it were a crash.
+    """
+    atexit._run_exitfuncs()  # deletes temporary folders
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(status)
 
 
 def _arguments(settings: AppSettings, *, open: bool) -> list[str]:

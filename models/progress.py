@@ -33,6 +33,8 @@ class StageProgress:
     """How far a stage of long work has got."""
 
     stage: str
+    whole: str = ""
+    """Share and time left of all stages together, in words, to show instead of the stage's own pace and measures."""
     done: int
     total: int
     measures: Mapping[str, float] = field(default_factory=dict)
@@ -87,6 +89,8 @@ class ConsoleProgress:
         pace = self._paces.setdefault(progress.stage, _Pace(now, progress.done))
         told = pace.describe(now, progress.done, progress.total, later=progress.later_seconds, rate=self._is_wide)
         measures = "  ".join(f"{name} {value:.3g}" for name, value in progress.measures.items())
+        if progress.whole:
+            told, measures = told if progress.done >= progress.total else progress.whole, ""
         if self._console.is_terminal:
             self._update_bar(progress, told, measures)
         elif pace.line_due(now, finished=progress.done >= progress.total):

@@ -141,7 +141,7 @@ def build_pretrained(
     else:
         raise WeightsError(
             f"the ImageNet weights of {name} are not in the cache, and nothing is downloaded here; fetch them once "
-            f"with {_fetching(name)}, or use random weights"
+            f"with {_fetching(name)}, or use random weights (--weights random) or a file of your own (--weights FILE)"
         )
     backbone.load_state_dict(fit_state(read.state, backbone, name, image_size=image_size, source=source.name))
     carried = next((one.input for one in CARRIED.values() if one.sha256 == source.sha256), None)

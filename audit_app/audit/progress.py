@@ -2,10 +2,10 @@
 
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Final
 
-from hardrank.audit_app.audit.estimate import AuditEstimate, AuditPart
+from hardrank.audit_app.audit.estimate import AuditEstimate, AuditPart, describe_duration
 from hardrank.models.progress import OnProgress, StageProgress
 
 SHARE: Final = "% of audit"
@@ -49,8 +49,9 @@ class AuditProgress:
             share: How much of the part is done, 0 to 1; by default `done` of `total`.
         """
         within = (done / total if total else 1.0) if share is None else share
+        measures = self._measures(model, part, within)
         self._on_progress(
-            StageProgress(stage=stage, done=done, total=total, measures=self._measures(model, part, within))
+            StageProgress(stage=stage, done=done, total=total, measures=measures, whole=_describe(measures))
         )
 
     def _measures(self, model: str, part: AuditPart, within: float) -> dict[str, float]:
@@ -71,3 +72,11 @@ class AuditProgress:
         if share > first and now > began:
             measures[MINUTES_LEFT] = (now - began) * (1 - share) / (share - first) / 60
         return measures
+
+
+def _describe(measures: Mapping[str, float]) -> str:
+    """Return the share of the audit that is done and the time left in words; empty if they are unknown."""
+    if SHARE not in measures:
+        return ""
+    left = f", about {describe_duration(60 * measures[MINUTES_LEFT])} left" if MINUTES_LEFT in measures else ""
+    return f"audit {measures[SHARE]:.0f} %{left}"

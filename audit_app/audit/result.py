@@ -93,7 +93,7 @@ class AuditResult:
     seconds: float
     """Duration of this run."""
     cautions: tuple[str, ...] = ()
-    """Sentences for the report: what a time budget left out, and models that retrieve no better than chance."""
+    """Sentences for the report: what a time budget left out, and `gallery_warnings`."""
 
 
 def overall_score(card: Scorecard, *, seed: int, resamples: int) -> tuple[float, float, float]:

@@ -19,6 +19,7 @@ from hardrank.audit_app.audit.options import AuditOptions
 from hardrank.audit_app.audit.progress import AuditProgress
 from hardrank.audit_app.audit.request import AuditRequest
 from hardrank.audit_app.audit.result import AuditResult, ModelResult
+from hardrank.audit_app.audit.seen_classes import seen_warning
 from hardrank.audit_app.audit.threats import measure_model_threats
 from hardrank.audit_app.audit.time_budget import describe_reduction
 from hardrank.audit_app.audit.transform_survival import TransformSurvival, measure_survival
@@ -97,8 +98,14 @@ def run_audit(
         surrogate=surrogate,
         models=tuple(models),
         seconds=time.monotonic() - began,
-        cautions=(*_reductions(request, gallery), *filter(None, map(chance_warning, galleries))),
+        cautions=(*_reductions(request, gallery), *gallery_warnings(galleries)),
     )
+
+
+def gallery_warnings(galleries: Sequence[EmbeddedGallery]) -> list[str]:
+    """Return what makes the scores on a gallery less telling, known before the attacks."""
+    found = [warning(one) for one in galleries for warning in (seen_warning, chance_warning)]
+    return [text for text in found if text is not None]
 
 
 def _reductions(request: AuditRequest | None, gallery: ImageGallery) -> tuple[str, ...]:

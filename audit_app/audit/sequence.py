@@ -96,6 +96,7 @@ def prepare_audit(request: AuditRequest, *, on_progress: OnProgress = ignore_pro
     """
     on_progress(StageProgress(stage="models", done=0, total=len(request.models)))
     subjects = load_subjects(request.models, request.loading)
+    on_progress(StageProgress(stage="models", done=len(subjects), total=len(subjects)))
     surrogate = None if request.surrogate is None else load_subject(request.surrogate, request.loading)
     galleries = embed_galleries(subjects, request.gallery.open(), on_progress=on_progress)
     return PreparedAudit(request=request, galleries=tuple(galleries), surrogate=surrogate)

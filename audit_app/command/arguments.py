@@ -30,7 +30,7 @@ _SEARCH_OPTIONS: Final = "; ".join(
 _THREAT_OPTIONS: Final = "; ".join(
     f"{name}: {', '.join(option.name for option in kind.options)}" for name, kind in THREATS.items()
 )
-_PLACE = tyro.conf.create_mutex_group(required=True, title="gallery")
+_PLACE = tyro.conf.create_mutex_group(required=False, title="gallery")
 
 if TYPE_CHECKING:
     BudgetArguments = RobustnessOptions

@@ -135,6 +135,11 @@ def _gallery(given: GalleryArguments) -> GallerySource:
         return GallerySource(kind=SourceKind.RUN, paths=(given.run,), data_root=given.data_root)
     if given.images is not None:
         return GallerySource(kind=SourceKind.IMAGES, paths=(given.images,))
+    if given.index is None:
+        raise AuditError(
+            "no images are given; use --run RUN (the test images of a run or bundle), --images FOLDER, --index INDEX "
+            "or --gallery with any of these"
+        )
     if not given.index:
         raise AuditError("--index needs the folder of an index")
     return GallerySource(kind=SourceKind.INDEX, paths=given.index)

@@ -23,7 +23,7 @@ from hardrank.serving.store.items import id_of_path
 from hardrank.serving.store.manifest import IndexManifest
 from hardrank.trainer.config import Config
 from hardrank.trainer.data import load_dataset
-from hardrank.trainer.data.dataset import relative
+from hardrank.trainer.data.dataset import DataOptions, relative
 from hardrank.trainer.recipe import parse_config
 
 UNLABELLED: Final = ""
@@ -65,6 +65,8 @@ class ImageGallery:
     """What was left out, and why."""
     indexes: tuple[SourceIndex, ...] = ()
     """The indexes it was read from."""
+    data: DataOptions | None = None
+    """The data set whose test images they are, if they are those of a run."""
 
     def __post_init__(self) -> None:
         if not self.ids:
@@ -159,7 +161,8 @@ def from_run(place: Path, *, data_root: Path | None = None) -> ImageGallery:
         DatasetError: The images do not exist.
     """
     config = config_of(place)
-    dataset = load_dataset(config.data if data_root is None else replace(config.data, root=data_root))
+    data = config.data if data_root is None else replace(config.data, root=data_root)
+    dataset = load_dataset(data)
     test = dataset.test
     return ImageGallery(
         name=f"test set of {config.name}",
@@ -168,6 +171,7 @@ def from_run(place: Path, *, data_root: Path | None = None) -> ImageGallery:
         classes=tuple(test.classes),
         read=lambda row: read_bytes(test.paths[row]),
         problems=tuple(f"{p.path}: {p.kind}" for p in dataset.problems),
+        data=data,
     )
 
 

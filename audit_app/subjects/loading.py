@@ -36,6 +36,8 @@ Serve = Callable[[FloatArray], FloatArray]
 _logger = logging.getLogger(__name__)
 
 SUFFIX: Final = ".onnx"
+CHECKPOINTS: Final = (".safetensors", ".pt", ".pth", ".bin")
+"""Endings of files with the weights of a network."""
 _LABEL: Final = re.compile(r"(?P<label>[\w.\-+ ]{1,64})=(?P<rest>.+)", re.DOTALL)
 
 
@@ -264,6 +266,11 @@ def _kind_of(text: str) -> SubjectKind:
         return SubjectKind.BACKBONE
     if path.is_dir() or path.name == CARD:
         return SubjectKind.BUNDLE
+    if path.is_file() and path.suffix.lower() in CHECKPOINTS:
+        raise SubjectError(
+            f"{text} is a file of weights (PyTorch or safetensors), which needs the name of its network: write "
+            f"NAME@FILE, such as resnet18@{text} or timm/resnet18@{text}"
+        )
     if path.suffix == SUFFIX or path.is_file():
         return SubjectKind.ONNX
     if "/" in text or "\\" in text or text.startswith((".", "~")):

@@ -61,10 +61,10 @@ class PastAudit:
 
 
 class AuditJobs:
-    """Runs audits into subfolders of `root`. Thread-safe."""
+    """Runs audits into subfolders of `root`, and finds them in those of `others` too. Thread-safe."""
 
-    def __init__(self, root: Path) -> None:
-        self.root = root
+    def __init__(self, root: Path, *others: Path) -> None:
+        self.root, self._others = root, others
         self._lock = threading.Lock()
         self._job: AuditJob | None = None
         self._cancel = threading.Event()
@@ -96,8 +96,9 @@ class AuditJobs:
         self._cancel.set()
 
     def finished_audits(self) -> list[PastAudit]:
-        """List the audits in `root`, the newest first."""
-        found = [_past_audit(path) for path in self.root.glob("*") if path.is_dir() and _is_audit(path)]
+        """List the audits in `root` and `others`, the newest first."""
+        paths = [path for root in (self.root, *self._others) for path in root.glob("*")]
+        found = [_past_audit(path) for path in paths if path.is_dir() and _is_audit(path)]
         return sorted(found, key=lambda one: one.when, reverse=True)
 
     def _run(self, request: AuditRequest, folder: Path, cancel: threading.Event) -> None:

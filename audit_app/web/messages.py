@@ -1,6 +1,7 @@
 """Show errors on the page as sentences, never as stack traces."""
 
 import logging
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -27,4 +28,5 @@ def errors_shown() -> Iterator[None]:
 
 def show_error(message: str) -> None:
     """Show an error message."""
-    st.error(escape_markdown(message[:1].upper() + message[1:]), icon=":material/error:")
+    sentence = re.match("[a-z]+ ", message) is not None  # else it may begin with the name of a file
+    st.error(escape_markdown(message[:1].upper() + message[1:] if sentence else message), icon=":material/error:")

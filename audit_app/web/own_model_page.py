@@ -86,6 +86,12 @@ def _model() -> str:
     )
     if not uploaded:
         return name
+    if not name and len(uploaded) == 1 and Path(uploaded[0].name).suffix.lower().lstrip(".") in _CHECKPOINTS:
+        st.info(
+            f"{escape_markdown(uploaded[0].name)} holds weights: type the name of their network on the left, such as "
+            "resnet18 or timm/resnet18."
+        )
+        return ""
     files = {safe_name(one.name): one.getvalue() for one in uploaded}
     return _uploaded_model(name, session().keep_files(files), list(files))
 
@@ -100,7 +106,7 @@ def _uploaded_model(name: str, folder: Path, files: list[str]) -> str:
     if len(files) > 1:
         raise AuditError(f"{len(files)} checkpoints were uploaded; give one")
     if not name:
-        raise AuditError(f"{files[0]} is a checkpoint; type the name of its network, such as timm/resnet18")
+        raise AuditError(f"type the name of the network that {files[0]} belongs to, such as timm/resnet18")
     return f"{name}@{folder / files[0]}"
 
 
@@ -184,9 +190,9 @@ def _duration(loaded: LoadedGallery) -> str:
     seconds: float = st.session_state[key]
     unit, count = ("gradient step", 100) if subject.white_box else ("query", 1000)
     many = "steps" if subject.white_box else "queries"
-    shown = f"{1000 * seconds:.0f}" if seconds >= 0.01 else f"{1000 * seconds:.2g}"
+    shown = f"{seconds:.1f} s" if seconds >= 1 else f"{1000 * seconds:.{0 if seconds >= 0.01 else 1}f} ms"
     return (
-        f"One {unit} takes about {shown} ms on this machine: {count} {many} take about "
+        f"One {unit} takes about {shown} on this machine: {count} {many} take about "
         f"{describe_duration(count * seconds)}."
     )
 

@@ -145,10 +145,10 @@ def _warm_up() -> None:
 
 
 @st.cache_resource(show_spinner=False)
-def _audit_jobs(root: Path) -> AuditJobs:
-    return AuditJobs(root)
+def _audit_jobs(folders: tuple[Path, ...]) -> AuditJobs:
+    return AuditJobs(*folders)
 
 
 def audit_jobs() -> AuditJobs:
     """Return the audits that run in the background, for all visitors."""
-    return _audit_jobs(settings().audits)
+    return _audit_jobs(settings().audit_folders)

@@ -37,15 +37,17 @@ def show_result(live: LiveAttack, status: AttackStatus, selection: GallerySelect
     result = status.result
     assert result is not None
     context = _context(live)
-    st.header("Rankings before and after" + (" (stopped early)" if result.stopped else ""), anchor=False)
-    with st.container(horizontal=True, vertical_alignment="center", key="verdict-row"):
-        panel(verdict_line(result, context), key="verdict")
-        _stronger_button(live, result)
-    standard = session().standard
-    before = None if standard is None else standard.status().result
-    if before is not None:
-        panel(stronger_table(before, result, context), key="stronger-table")
+    above = st.container()  # filled last: its heading would stand alone while the rankings are drawn
     _rankings(live, result, context)
+    with above:
+        st.header("Rankings before and after" + (" (stopped early)" if result.stopped else ""), anchor=False)
+        with st.container(horizontal=True, vertical_alignment="center", key="verdict-row"):
+            panel(verdict_line(result, context), key="verdict")
+            _stronger_button(live, result)
+        standard = session().standard
+        before = None if standard is None else standard.status().result
+        if before is not None:
+            panel(stronger_table(before, result, context), key="stronger-table")
     _downloads(live, result, selection)
     steps, numbers, files, others = st.tabs(["Steps", "Numbers", "After JPEG and resizing", "On the other models"])
     with steps:

@@ -30,6 +30,7 @@ from hardrank.audit_app.web.panel import panel
 from hardrank.audit_app.web.resources import audit_jobs, estimate_duration
 from hardrank.audit_app.web.selected import GallerySelection
 from hardrank.audit_app.web.selection_fields import catalog
+from hardrank.audit_app.web.settings import settings
 from hardrank.trainer.attacks.pgd import Norm
 from hardrank.trainer.attacks.registry import ATTACKS, SCORECARD, offered_attacks
 from hardrank.trainer.evaluation.robustness import RobustnessOptions
@@ -63,14 +64,18 @@ def scorecard_page() -> None:
 
 
 def _show(jobs: AuditJobs) -> None:
-    past = {one.folder.name: one for one in jobs.finished_audits()}
+    past = {str(one.folder): one for one in jobs.finished_audits()}
     names = [_CARDS, *past]
     # An audit that has just finished is shown first.
     finished = st.session_state.pop(_FINISHED, None)
     if finished in names:
         st.session_state["audit.shown"] = finished
     chosen = st.selectbox(
-        "Results", names, key="audit.shown", format_func=lambda name: past[name].title if name in past else name
+        "Results",
+        names,
+        key="audit.shown",
+        format_func=lambda name: past[name].title if name in past else name,
+        help=f"measured after training, or by an audit in {' or '.join(map(str, settings().audit_folders))}",
     )
     if chosen == _CARDS:
         _cards()
@@ -269,14 +274,14 @@ def _background(jobs: AuditJobs) -> None:
     if job is None:
         return
     if not job.done:
-        st.session_state[_WATCHED] = job.folder.name
+        st.session_state[_WATCHED] = str(job.folder)
         st.fragment(_watch, run_every=_REDRAW_EVERY_S)(jobs)
     elif job.stopped:
         st.info("The audit was stopped. Finished work is kept: choose it under *Results* to resume it.")
     elif job.error:
         show_error(job.error)
-    elif st.session_state.pop(_WATCHED, None) == job.folder.name:
-        st.session_state[_FINISHED] = job.folder.name
+    elif st.session_state.pop(_WATCHED, None) == str(job.folder):
+        st.session_state[_FINISHED] = str(job.folder)
         st.rerun()
 
 

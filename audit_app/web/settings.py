@@ -20,6 +20,9 @@ ALLOW_REMOTE: Final = "--open"
 """Option that `hardrank app --host` passes to the app; it is not for users."""
 
 
+AUDITS: Final = HOME / "runs" / "audits"
+
+
 @dataclass(frozen=True, kw_only=True)
 class AppSettings:
     """Where the app looks for models and images, and how much it does at once."""
@@ -29,12 +32,17 @@ class AppSettings:
     gallery: Annotated[tuple[str, ...], tyro.conf.arg(help_behavior_hint="(default: none)")] = ()
     """Gallery to start with: an index (or one per model), a run, a folder of images or a CSV. Without it: the test
     images of the first model's run."""
-    audits: Path = HOME / "runs" / "audits"
-    """Folder of audits. New audits are written to it."""
+    audits: Path = AUDITS
+    """Folder of audits. New audits are written to it. Without it, those in audits are shown as well."""
     attacks: int = 2
     """Number of live attacks that run at once. Others wait in a queue."""
     open: Annotated[bool, tyro.conf.Suppress] = False
     """Whether the server may listen on other addresses than the loopback."""
+
+    @property
+    def audit_folders(self) -> tuple[Path, ...]:
+        """Folders whose audits are shown: `audits`; by default also where examples of the command write."""
+        return (self.audits, Path("audits")) if self.audits == AUDITS else (self.audits,)
 
 
 def settings() -> AppSettings:

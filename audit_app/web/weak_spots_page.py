@@ -54,11 +54,11 @@ class _View:
 def weak_spots_page() -> None:
     """Draw the page."""
     with errors_shown():
-        past = {one.folder.name: one for one in audit_jobs().finished_audits() if one.report is not None}
+        past = {str(one.folder): one for one in audit_jobs().finished_audits() if one.report is not None}
         if not past:
             st.info(
-                "This page shows the results of an audit, and there is none yet. Run one on the **Scorecard** page, or "
-                f"with `hardrank audit --out {settings().audits}/NAME`."
+                f"There is no audit in {' or '.join(map(str, settings().audit_folders))} yet. Run one on the page "
+                f"**Scorecard**, or with `hardrank audit --out {settings().audit_folders[-1]}/NAME`."
             )
             return
         left, middle, right = st.columns([3, 2, 2], gap="medium")

@@ -123,10 +123,12 @@ class Disagreement:
     """From the percentile and the false-alarm rates of the options."""
     text: str
     """A sentence for people."""
+    telling: bool = True
+    """False if the overlap is usual, but so low that the two models agree little on any image."""
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the fields by name, ready for JSON."""
-        return asdict(self)
+        """Return the fields by name but `telling`, ready for JSON."""
+        return {name: value for name, value in asdict(self).items() if name != "telling"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -151,8 +153,12 @@ class Calibration:
         share = (as_little + 1) / (len(self.overlaps) + 1)
         level = self._level(share)
         count = len(self.overlaps)
-        text = _SENTENCES[level].format(rbo=rbo, less=_share(count - as_little, count), more=_share(as_little, count))
-        return Disagreement(rbo=rbo, percentile=100 * share, level=level, text=text)
+        usual = round(float(np.median(self.overlaps)), 2)
+        telling = level is not DisagreementLevel.USUAL or max(rbo, usual) >= _LITTLE
+        text = (_SENTENCES[level] if telling else _UNTELLING).format(
+            rbo=rbo, less=_share(count - as_little, count), more=_share(as_little, count), usual=usual
+        )
+        return Disagreement(rbo=rbo, percentile=100 * share, level=level, text=text, telling=telling)
 
     def _level(self, share: float) -> DisagreementLevel:
         thresholds = (
@@ -162,6 +168,12 @@ class Calibration:
         return next((level for rate, level in thresholds if share <= rate), DisagreementLevel.USUAL)
 
 
+_LITTLE: Final = 0.5
+"""Median overlap below which two models agree little on all images."""
+_UNTELLING: Final = (
+    "These two models agree little on any image (overlap {rbo:.2f} on this one, median {usual:.2f} on the gallery’s "
+    "own images), so this check tells little."
+)
 _SENTENCES: Final[Mapping[DisagreementLevel, str]] = {
     DisagreementLevel.USUAL: (
         "Nothing unusual: the two models agree on this image about as much as on the gallery’s own images "

@@ -196,16 +196,18 @@ def _query(found: SearchResults) -> str:
 
 
 def _agreement(agreement: Disagreement) -> str:
-    level = agreement.level
+    level, heading = agreement.level.value, _HEADINGS[agreement.level]
+    if not agreement.telling:
+        level, heading = "unusual", "Tells little"  # in that color
     percentile = min(max(agreement.percentile, 0.0), 100.0)
     return (
-        f'<section class="hr-agreement hr-{level.value}" aria-label="Model agreement">'
-        f'<div class="hr-agreement-head"><h3>Model agreement</h3><span class="hr-pill">{_HEADINGS[level]}</span></div>'
+        f'<section class="hr-agreement hr-{level}" aria-label="Model agreement">'
+        f'<div class="hr-agreement-head"><h3>Model agreement</h3><span class="hr-pill">{heading}</span></div>'
         f"<p>{escape(agreement.text)}</p>"
         f'<div class="hr-meter" role="img" aria-label="Percentile {percentile:.1f} of the gallery’s own images">'
         f'<i style="left:{percentile:.2f}%"></i></div>'
-        '<div class="hr-meter-ends" aria-hidden="true"><span>models disagree</span>'
-        "<span>models agree</span></div>"
+        '<div class="hr-meter-ends" aria-hidden="true"><span>less than usual</span>'
+        "<span>more than usual</span></div>"
         "<details><summary>How this is measured</summary>"
         f"<p>The rank-biased overlap of the two rankings is {agreement.rbo:.3f} (1: same order, 0: nothing in common). "
         f"That is percentile {percentile:.1f} of the values for the gallery’s own images. It is an indication, not a "

@@ -103,3 +103,20 @@ def test_the_first_moment_of_a_page_imports_no_slow_library() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert done.stderr.strip().splitlines()[-1:] in ([], [""]), done.stderr
+
+
+def test_the_process_ends_without_tearing_down_what_threads_still_hold() -> None:
+    """Libraries report such objects as leaks, which looks like a crash after Ctrl-C."""
+    code = (
+        "import atexit, sys\n"
+        "from hardrank.audit_app import start\n"
+        "class Held:\n"
+        "    def __del__(self): print('torn down')\n"
+        "held = Held()\n"
+        "atexit.register(print, 'cleaned up')\n"
+        "def interrupted(arguments): raise KeyboardInterrupt\n"
+        "start.cli.main = interrupted\n"
+        "sys.exit(start.main([], run=start.cli.main))\n"
+    )
+    ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert (ended.returncode, ended.stdout) == (130, "cleaned up\n"), ended.stderr

@@ -103,3 +103,15 @@ def test_a_note_has_a_line_of_its_own_at_any_width() -> None:
 )
 def test_durations_are_in_words(seconds: float, text: str) -> None:
     assert duration_text(seconds) == text
+
+
+@pytest.mark.parametrize("width", [80, 100, 120])
+def test_the_pace_of_all_stages_replaces_that_of_one_and_is_not_cut(width: int) -> None:
+    out = io.StringIO()
+    stage, whole = "attacks with another seed on demo-robust", "audit 16 %, about 4 min left"
+    with ConsoleProgress(Console(file=out, force_terminal=True, width=width, color_system=None)) as show:
+        show(StageProgress(stage=stage, done=1280, total=3200, measures={"loss": 0.123}, whole=whole))
+    shown = out.getvalue()
+    assert stage in shown
+    assert whole in shown
+    assert "0.123" not in shown

@@ -77,7 +77,7 @@ def _still_falling(table: PerImage, name: str, steps: int) -> list[Check]:
     spent = f"{int(queries.max())} queries" if queries is not None and searched else f"{steps} steps"
     message = (
         f"{100 * (late - end) / (first - end):.0f} % of the decrease of the loss came in the last quarter of the "
-        f"{spent}: more {'queries' if searched else 'steps'} would find worse images"
+        f"{spent}: more {'queries' if searched else 'steps'} would lower the score further"
     )
     return [Check(CheckKind.STILL_FALLING, name, message)]
 

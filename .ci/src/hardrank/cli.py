@@ -45,10 +45,11 @@ Train image search that withstands adversarial attacks, serve it, and measure ho
      hardrank index --model models/zoo/photos-robust --images photos --out indexes/robust
      hardrank serve --model models/zoo/photos-robust=indexes/robust
 
-3. Audit. Attack the models and read audits/photos/report.html, or watch attacks live at http://127.0.0.1:8501.
+3. Audit. Attack the models on the test images, whose classes training has not seen, and read audits/photos/report.html;
+   or watch attacks live at http://127.0.0.1:8501.
 
-     hardrank audit --models models/zoo/photos-benign models/zoo/photos-robust --gallery photos --out audits/photos
-     hardrank app --gallery photos
+     hardrank audit --models models/zoo/photos-benign models/zoo/photos-robust --run runs/photos --out audits/photos
+     hardrank app
 
 Commands (`hardrank COMMAND --help` explains each):
 {commands}

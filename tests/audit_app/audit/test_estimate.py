@@ -5,10 +5,18 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import torch
 from torch import Tensor
 
 from hardrank.audit_app.audit.arguments import read_duration
-from hardrank.audit_app.audit.estimate import AuditEstimate, AuditPart, ModelPace, describe_duration, estimate_audit
+from hardrank.audit_app.audit.estimate import (
+    AuditEstimate,
+    AuditPart,
+    ModelPace,
+    describe_duration,
+    estimate_audit,
+    pass_duration,
+)
 from hardrank.audit_app.audit.options import AuditOptions, CertificateOptions, Curve, CurveParameter
 from hardrank.audit_app.audit.progress import MINUTES_LEFT, SHARE, AuditProgress
 from hardrank.audit_app.audit.request import AuditRequest
@@ -219,13 +227,21 @@ def test_the_share_and_the_time_left_follow_the_estimate() -> None:
     progress = AuditProgress(seen.append, estimated(WHITE, BLACK), clock=lambda: now)
     progress.report("white", AuditPart.ATTACKS, "attacks on white", 0, 500)
     assert seen[-1].measures == {SHARE: 0}
+    assert seen[-1].whole == "audit 0 %"
     now = 60.0
     progress.report("black", AuditPart.ATTACKS, "attacks on black", 250, 500)
     expected = (10 + 500) / 1010
     assert seen[-1].measures[SHARE] == int(100 * expected)
     assert seen[-1].measures[MINUTES_LEFT] == pytest.approx((1 - expected) / expected)
+    assert seen[-1].whole == "audit 50 %, about 59 s left"
     AuditProgress(seen.append, None).report("white", AuditPart.ATTACKS, "attacks", 1, 2)
     assert seen[-1].measures == {}
+
+
+def test_the_fastest_of_several_steps_counts(galleries: list[EmbeddedGallery]) -> None:
+    times = iter([0.0, 9.0, 10.0, 139.0, 140.0, 142.0, 150.0, 153.0])  # the first prepares; one is delayed by others
+    subject, images = galleries[0].subject, galleries[0].images(torch.tensor([0]))
+    assert pass_duration(subject, images, clock=lambda: next(times)) == 2.0
 
 
 def test_progress_covers_the_whole_audit(tiny_zoo: list[Path], source: GallerySource, tmp_path: Path) -> None:
@@ -237,6 +253,7 @@ def test_progress_covers_the_whole_audit(tiny_zoo: list[Path], source: GallerySo
     audit = prepare_audit(request, on_progress=seen.append).planned()
     audit.run(tmp_path, on_progress=seen.append)
     stages = list(dict.fromkeys(progress.stage for progress in seen))
+    assert [(one.done, one.total) for one in seen if one.stage == "models"] == [(0, 1), (1, 1)]
     name = "tiny-robust"
     assert stages[:3] == ["models", "images", f"embeddings {name}"]
     attacking = [f"attacks on {name}", f"sanity runs on {name}", f"attacks with another seed on {name}"]

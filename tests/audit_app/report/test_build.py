@@ -18,7 +18,8 @@ from hardrank.audit_app.gallery.embedded import embed_galleries
 from hardrank.audit_app.gallery.image_gallery import ImageGallery, from_images
 from hardrank.audit_app.report.build import make_report
 from hardrank.audit_app.report.files import write_report
-from hardrank.audit_app.results.schema import AuditReport, ReportError, read_report
+from hardrank.audit_app.report.page import render_page
+from hardrank.audit_app.results.schema import AuditReport, CheckEntry, ReportError, read_report
 from hardrank.audit_app.subjects.loading import SubjectOptions, load_subjects
 from hardrank.serving.engine import Device
 from hardrank.trainer.evaluation.robustness import RobustnessOptions
@@ -180,6 +181,17 @@ def test_the_page_shows_every_figure(audited: tuple[AuditResult, AuditReport, Pa
     # Bars of the whole and of the parts, and a curve, for the bundle and for the upper bounds; a radar of the bundle.
     assert page.tags["svg"] == 2 * 3 + 1
     assert page.tags["img"] > 2 * 3 * (3 + 2 * 8)
+
+
+def test_failed_checks_of_a_kind_take_one_line(audited: tuple[AuditResult, AuditReport, Path]) -> None:
+    result, report, _ = audited
+    falling = [CheckEntry(kind="loss still falling", where=key, message=f"18 % of {key}") for key in ("CA+", "ES")]
+    checks = [falling[0], CheckEntry(kind="collapse", where="cosine", message="all alike"), falling[1]]
+    models = [one.model_copy(update={"checks": found}) for one, found in zip(report.models, (checks, []), strict=True)]
+    shown = render_page(report.model_copy(update={"models": models}), result)
+    assert shown.count("<b>loss still falling</b>") == 1
+    assert "<b>loss still falling</b> (CA+, ES): CA+: 18 % of CA+." in shown
+    assert "<b>collapse</b> (cosine): all alike." in shown
 
 
 def test_upper_bounds_are_marked_and_shown_apart(audited: tuple[AuditResult, AuditReport, Path]) -> None:

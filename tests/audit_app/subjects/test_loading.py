@@ -3,6 +3,7 @@
 import dataclasses
 import hashlib
 import os
+import re
 import shutil
 from pathlib import Path
 
@@ -14,6 +15,7 @@ from torch.nn import functional as F
 from hardrank.audit_app.errors import SubjectError
 from hardrank.audit_app.subjects.library_models import LibraryWeights, load_library_model
 from hardrank.audit_app.subjects.loading import (
+    CHECKPOINTS,
     Subject,
     SubjectKind,
     SubjectOptions,
@@ -223,6 +225,20 @@ def test_checkpoints_with_code_or_of_other_networks_are_refused(checkpoint: Path
         load_subject(f"resnet18@{checkpoint}", OPTIONS)
     with pytest.raises(WeightsError, match="cannot read"):
         load_subject(f"resnet18@{tmp_path / 'none.pt'}", OPTIONS)
+
+
+@pytest.mark.parametrize("ending", CHECKPOINTS)
+def test_a_file_of_weights_needs_the_name_of_its_network(ending: str, tmp_path: Path) -> None:
+    path = tmp_path / f"my_resnet18{ending}"
+    path.write_bytes(b"weights")
+    with pytest.raises(SubjectError, match=f"resnet18@{re.escape(str(path))}"):
+        load_subject(str(path), OPTIONS)
+
+
+def test_weights_that_are_not_in_the_cache_name_the_options(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
+    with pytest.raises(WeightsError, match=r"--weights random.*--weights FILE"):
+        load_subject("resnet18", OPTIONS)
 
 
 def test_one_file_of_weights_belongs_to_one_network(tiny_zoo: list[Path]) -> None:

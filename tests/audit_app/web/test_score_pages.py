@@ -25,6 +25,8 @@ from hardrank.audit_app.results.schema import read_report
 from hardrank.audit_app.run import main
 from hardrank.audit_app.subjects.loading import load_subjects
 from hardrank.audit_app.web import scorecard_page, weak_spots_page
+from hardrank.audit_app.web.audit_jobs import AuditJobs
+from hardrank.audit_app.web.settings import AUDITS, AppSettings
 from hardrank.models.preprocessing import Preprocessing, file_pixels
 from hardrank.trainer.evaluation.robustness import RobustnessOptions
 from tests.audit_app.apptest import errors, markup, open_app, plain, until, words
@@ -77,7 +79,7 @@ def test_unmeasured_models_are_reported() -> None:
 
 def test_a_past_audit_is_shown_completely(past: Path) -> None:
     at = open_app("scorecard")
-    at.selectbox(key="audit.shown").set_value(past.name).run()
+    at.selectbox(key="audit.shown").set_value(str(past)).run()
     assert not errors(at)
     drawn, report = markup(at), read_report(past)
     for model in report.models:
@@ -96,6 +98,18 @@ def test_a_past_audit_is_shown_completely(past: Path) -> None:
     assert files == {"report.html", "report.json", "tiny-benign.csv", "tiny-robust.csv"}
 
 
+def test_audits_of_the_command_are_shown_with_those_of_the_app(
+    done: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    shutil.copytree(done, tmp_path / "audits")
+    own = AppSettings().audit_folders
+    assert own == (AUDITS, Path("audits"))
+    found = AuditJobs(tmp_path / "none", *own[1:]).finished_audits()
+    assert [one.folder.name for one in found] == [path.name for path in done.iterdir()]
+    assert AppSettings(audits=tmp_path).audit_folders == (tmp_path,), "a folder that is given is the only one"
+
+
 def test_an_audit_runs_in_the_background_and_is_listed_afterwards(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
@@ -107,7 +121,7 @@ def test_an_audit_runs_in_the_background_and_is_listed_afterwards(
     at.number_input(key="audit.bootstrap").set_value(100).run()
     at.button(key="audit.run").click().run()
     assert not errors(at)
-    until(at, lambda page: str(page.selectbox(key="audit.shown").value).startswith("tiny-benign"))
+    until(at, lambda page: Path(str(page.selectbox(key="audit.shown").value)).name.startswith("tiny-benign"))
     assert not errors(at)
     (folder,) = (tmp_path / "audits").iterdir()
     report = read_report(folder)
@@ -150,7 +164,7 @@ def test_a_stopped_audit_is_resumed(past: Path) -> None:
     (past / "report.json").unlink()
     past = past.rename(past.with_name("renamed"))
     at = open_app("scorecard")
-    at.selectbox(key="audit.shown").set_value(past.name).run()
+    at.selectbox(key="audit.shown").set_value(str(past)).run()
     assert "is not finished" in words(at)
     at.button(key="audit.resume").click().run()
     until(at, lambda page: (past / "report.json").exists())
@@ -191,7 +205,7 @@ def test_a_damaged_report_is_reported_and_the_rest_works(past: Path) -> None:
     (past / "report.json").write_text("{", encoding="utf-8")
     at = open_app("scorecard")
     assert any("damaged" in one for one in at.selectbox(key="audit.shown").options)
-    at.selectbox(key="audit.shown").set_value(past.name).run()
+    at.selectbox(key="audit.shown").set_value(str(past)).run()
     assert any("is damaged" in one for one in errors(at))
 
 

@@ -167,6 +167,19 @@ def test_levels_begin_at_their_false_alarm_rates(rbo: float, percentile: float, 
     assert found.to_dict()["level"] == level.value
 
 
+def test_models_that_agree_little_on_every_image_are_told_apart_from_a_usual_image() -> None:
+    little = Calibration(overlaps=np.linspace(0, 0.6, 999), depth=50, options=CalibrationOptions())
+    found = little.rate(0.26)
+    assert found.level is DisagreementLevel.USUAL
+    assert not found.telling
+    assert "agree little on any image" in found.text
+    assert "0.30" in found.text
+    assert set(found.to_dict()) == {"rbo", "percentile", "level", "text"}
+    assert little.rate(0.0).telling
+    assert little.rate(0.55).telling
+    assert uniform_calibration().rate(0.6).telling
+
+
 def test_a_sample_too_small_for_a_rate_never_reaches_its_level() -> None:
     small = Calibration(overlaps=np.linspace(0.2, 1, 50), depth=10, options=CalibrationOptions())
     assert small.rate(0.0).level is DisagreementLevel.UNUSUAL

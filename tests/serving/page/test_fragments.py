@@ -133,6 +133,16 @@ def test_the_agreement_shows_level_text_overlap_and_percentile(level: Disagreeme
     assert 'left:4.56%"' in shown
 
 
+def test_an_agreement_that_tells_little_is_not_called_usual() -> None:
+    level = DisagreementLevel.USUAL
+    agreement = Disagreement(rbo=0.26, percentile=40, level=level, text="Some words.", telling=False)
+    shown = results(found([[match(1)], [match(1)]], agreement=agreement))
+    assert "hr-usual" not in shown
+    texts = Outline(shown).texts
+    assert "Usual" not in texts
+    assert {"Tells little", "less than usual", "more than usual"} <= set(texts)
+
+
 def test_no_results_and_an_empty_gallery_have_a_message() -> None:
     assert "No results" in results(found([[]]))
     assert "empty" in examples([], {})
