@@ -40,7 +40,7 @@ class Limits:
     """Largest total of request bodies in memory, bytes, and of the page's uploads on disk; beyond it, requests get a
     429. One address gets a quarter, or the space for one request."""
     body_seconds: float = 30.0
-    """Seconds in which a request body must arrive, and in which a client must take some of the response."""
+    """Seconds in which a request body must arrive, and in which a client must take each 256 KiB of a response."""
     connections: int = 1024
     """Most open connections; fewer if the process may not open so many files. Beyond it, a connection gets a 503."""
     connections_per_address: int = 256
