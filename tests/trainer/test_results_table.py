@@ -69,7 +69,8 @@ def test_square_brackets_in_names_are_printed_literally(
     print_results(folder, monkeypatch, {"benign": [], "robust": []}, defense="hm[s]&[/x]")
     printed = capsys.readouterr().out
     assert "hm[s]&[/x]" in printed
-    assert printed.count("new [old] x[/]") == 4, "two bundles, the log, and how to load one"
+    lines = [line for line in printed.splitlines() if "new [old] x[/]" in line]
+    assert len(lines) == 9, "two bundles, the log, how to load one, two indexes, a server, an audit, the app"
 
 
 def test_bundles_outside_the_working_directory_are_printed_with_absolute_paths(

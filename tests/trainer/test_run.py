@@ -195,13 +195,16 @@ def _pretrained(folder: Path, **changes: object) -> Place:
     torch.manual_seed(3)
     folder.mkdir(exist_ok=True)
     save_weights(build_embedder(Architecture(dimension=8, image_size=32)), folder / "start.safetensors")
-    start = {"defense": "FARE", "epochs": 2, "pairs": 8, "steps": 1, "random_start": True, "epsilon_ramp": 0.5}
+    stage = {"pairs": 8, "steps": 1, "random_start": True, "epsilon_ramp": 0.5}
     return Place(
         folder,
         initialisation="imagenet",
         weights=str(folder / "start.safetensors"),
         benign={"defense": "regular[S]", "updates": 3, "pairs": 8, "learning_rate": 1e-4, "averaging": 0.9},
-        robust_stages=[{**start, "averaging": 0.5}, {**start, "defense": "minmax[S]", "updates": 2}],
+        robust_stages=[
+            {**stage, "defense": "FARE", "epochs": 2, "averaging": 0.5},
+            {**stage, "defense": "minmax[S]", "updates": 2},
+        ],
         robust={"defense": "HM[S,g_LGA]&ICS", "epochs": 1, "pairs": 8, "steps": 2},
         evaluation=QUICK,
         **changes,
