@@ -30,17 +30,35 @@ def load_recipe(recipe: str | Path) -> Config:
     Raises:
         ConfigError: the file does not exist, is not YAML, or has unknown fields or invalid values.
     """
-    path = RECIPES / f"{recipe}.yaml" if str(recipe) in recipe_names() else Path(recipe)
-    if path.suffix in {".yaml", ".yml"} and not path.is_file():
-        raise ConfigError(f"{path} does not exist; the recipes by name are {', '.join(recipe_names())}")
-    if path.suffix not in {".yaml", ".yml"}:
-        raise ConfigError(f"unknown recipe {str(recipe)!r}; choose one of {', '.join(recipe_names())}, or a .yaml file")
-    try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path} is not YAML: {error}") from error
+    path, content = read_named(recipe, RECIPES, kind="recipe")
     check_lengths(content, source=str(path))
     return parse_config(content, source=str(path))
+
+
+def read_named(name: str | Path, folder: Path, *, kind: str) -> tuple[Path, object]:
+    """Read a YAML file: one of `folder` by its name, or any by its path.
+
+    Args:
+        name: See above.
+        folder: The files that come with hardrank.
+        kind: What they are, such as `recipe`, for errors.
+
+    Returns:
+        The path of the file, and its content.
+
+    Raises:
+        ConfigError: the file does not exist or is not YAML.
+    """
+    names = sorted(path.stem for path in folder.glob("*.yaml"))
+    path = folder / f"{name}.yaml" if str(name) in names else Path(name)
+    if path.suffix not in {".yaml", ".yml"}:
+        raise ConfigError(f"unknown {kind} {str(name)!r}; choose one of {', '.join(names)}, or a .yaml file")
+    if not path.is_file():
+        raise ConfigError(f"{path} does not exist; choose one of {', '.join(names)}, or correct the path")
+    try:
+        return path, yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path} is not YAML: {error}") from error
 
 
 def check_lengths(content: object, *, source: str) -> None:

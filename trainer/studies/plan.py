@@ -6,12 +6,11 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, Final, Literal
 
-import yaml
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 
 from hardrank.trainer.config import ConfigError
 from hardrank.trainer.defenses import parse_defense
-from hardrank.trainer.recipe import check_lengths
+from hardrank.trainer.recipe import check_lengths, read_named
 from hardrank.trainer.studies.choice import SettingsGrid
 from hardrank.trainer.studies.claims import Claim
 
@@ -162,15 +161,7 @@ def load_study(study: str | Path) -> Study:
     Raises:
         ConfigError: the file does not exist, is not YAML, or has unknown fields or invalid values.
     """
-    path = STUDIES / f"{study}.yaml" if str(study) in study_names() else Path(study)
-    if not path.is_file() and path.suffix in {".yaml", ".yml"}:
-        raise ConfigError(f"{path} does not exist; the studies by name are {', '.join(study_names())}")
-    if not path.is_file():
-        raise ConfigError(f"unknown study {str(study)!r}; choose one of {', '.join(study_names())}, or a YAML file")
-    try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path} is not YAML: {error}") from error
+    path, content = read_named(study, STUDIES, kind="study")
     if not isinstance(content, Mapping):
         found = "nothing" if content is None else type(content).__name__
         raise ConfigError(f"{path} must contain the fields of a study (see docs/training.md), not {found}")
