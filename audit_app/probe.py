@@ -47,7 +47,8 @@ from hardrank.audit_app.rank_only.http_system import HttpSystem, JsonApi, hardra
 from hardrank.audit_app.rank_only.result import RankOnlyResult
 from hardrank.audit_app.rank_only.runner import RankOnlyOptions, run_rank_only
 from hardrank.audit_app.rank_only.systems import LocalSystem, SearchSystem
-from hardrank.audit_app.subjects.loading import SubjectOptions, load_subjects
+from hardrank.audit_app.subjects.loading import load_subjects
+from hardrank.audit_app.subjects.subject import SubjectOptions
 from hardrank.models.cores import usable_cores
 from hardrank.models.errors import HardrankError
 from hardrank.models.home import typed

@@ -62,7 +62,7 @@ from hardrank.audit_app.gallery.image_gallery import ImageGallery
 from hardrank.audit_app.report.files import write_report
 from hardrank.audit_app.results.gate import LimitResult, check_comparable, check_limits, check_models, judge
 from hardrank.audit_app.results.schema import AuditReport, read_report
-from hardrank.audit_app.subjects.loading import Subject
+from hardrank.audit_app.subjects.subject import Subject
 from hardrank.models.errors import HardrankError
 from hardrank.models.files import write_text
 from hardrank.models.home import typed

@@ -21,7 +21,8 @@ from hardrank.audit_app.audit.certified_recall import MULTIPLES, measure_certifi
 from hardrank.audit_app.audit.options import CertificateOptions
 from hardrank.audit_app.gallery.embedded import embed_gallery
 from hardrank.audit_app.gallery.image_gallery import from_run
-from hardrank.audit_app.subjects.loading import SubjectOptions, load_subject
+from hardrank.audit_app.subjects.loading import load_subject
+from hardrank.audit_app.subjects.subject import SubjectOptions
 from hardrank.serving.engine import Device
 from hardrank.trainer.evaluation.journal import Journal
 from hardrank.trainer.evaluation.robustness import sample_queries

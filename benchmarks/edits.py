@@ -22,7 +22,8 @@ from hardrank.audit_app.audit.edit_stability import MAX_RECALL_LOSS, MIN_OVERLAP
 from hardrank.audit_app.gallery.embedded import embed_gallery
 from hardrank.audit_app.gallery.image_gallery import from_run
 from hardrank.audit_app.images.edits import EDITS
-from hardrank.audit_app.subjects.loading import SubjectOptions, load_subject
+from hardrank.audit_app.subjects.loading import load_subject
+from hardrank.audit_app.subjects.subject import SubjectOptions
 from hardrank.serving.engine import Device
 from hardrank.trainer.evaluation.journal import Journal
 from hardrank.trainer.evaluation.robustness import sample_queries

@@ -37,7 +37,8 @@ from hardrank.audit_app.rank_only.http_system import HttpSystem, hardrank_api
 from hardrank.audit_app.rank_only.result import RankOnlyResult
 from hardrank.audit_app.rank_only.runner import RankOnlyOptions, run_rank_only
 from hardrank.audit_app.rank_only.systems import LocalSystem, SearchSystem
-from hardrank.audit_app.subjects.loading import SubjectOptions, load_subjects
+from hardrank.audit_app.subjects.loading import load_subjects
+from hardrank.audit_app.subjects.subject import SubjectOptions
 from hardrank.models.bundle import load_card, preprocessing_of
 from hardrank.models.progress import ConsoleProgress
 from hardrank.trainer.runtime.environment import hardware, versions

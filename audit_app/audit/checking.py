@@ -8,7 +8,7 @@ from hardrank.audit_app.audit.options import AuditOptions
 from hardrank.audit_app.blackbox.choice import SearchMethod
 from hardrank.audit_app.errors import AuditError, GalleryError
 from hardrank.audit_app.gallery.embedded import EmbeddedGallery
-from hardrank.audit_app.subjects.loading import Subject, check_names_differ
+from hardrank.audit_app.subjects.subject import Subject, check_names_differ
 from hardrank.trainer.attacks.attack import Attack, victims_in
 from hardrank.trainer.attacks.options import AttackError
 from hardrank.trainer.evaluation.robustness import sample_queries

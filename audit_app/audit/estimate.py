@@ -16,7 +16,7 @@ from hardrank.audit_app.blackbox.transfer import resize_images
 from hardrank.audit_app.gallery.embedded import EmbeddedGallery
 from hardrank.audit_app.images.edits import EDIT_COUNT
 from hardrank.audit_app.results.schema import WHITE_BOX
-from hardrank.audit_app.subjects.loading import Subject
+from hardrank.audit_app.subjects.subject import Subject
 from hardrank.trainer.attacks.attack import victims_in
 from hardrank.trainer.attacks.runner import AttackProgress, run_attack
 from hardrank.trainer.evaluation.robustness import sample_queries

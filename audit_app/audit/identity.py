@@ -22,7 +22,7 @@ from hardrank.audit_app.results.schema import (
     ReportError,
     read_report,
 )
-from hardrank.audit_app.subjects.loading import Subject
+from hardrank.audit_app.subjects.subject import Subject
 from hardrank.models.files import write_json
 from hardrank.models.preprocessing import Preprocessing
 from hardrank.trainer.attacks.options import plain_options

@@ -11,7 +11,8 @@ from pydantic import TypeAdapter, ValidationError
 from hardrank.audit_app.audit.options import AuditOptions
 from hardrank.audit_app.errors import AuditError
 from hardrank.audit_app.gallery.source import GallerySource
-from hardrank.audit_app.subjects.loading import SubjectOptions, absolute_model
+from hardrank.audit_app.subjects.model_names import absolute_model
+from hardrank.audit_app.subjects.subject import SubjectOptions
 from hardrank.models.files import write_json
 
 REQUEST: Final = "request.json"

@@ -14,7 +14,7 @@ from hardrank.audit_app.audit.worst_cases import WorstCase
 from hardrank.audit_app.gallery.embedded import EmbeddedGallery
 from hardrank.audit_app.gallery.image_gallery import ImageGallery
 from hardrank.audit_app.results.schema import WHITE_BOX
-from hardrank.audit_app.subjects.loading import Subject
+from hardrank.audit_app.subjects.subject import Subject
 from hardrank.trainer.evaluation.retrieval import RetrievalMetrics
 from hardrank.trainer.evaluation.scorecard import Scorecard, bootstrap_interval
 from hardrank.trainer.evaluation.threats import ThreatResult

@@ -30,7 +30,7 @@ from hardrank.audit_app.blackbox.transfer import Transfer, transfer_from
 from hardrank.audit_app.gallery.embedded import EmbeddedGallery, ignore_progress
 from hardrank.audit_app.gallery.image_gallery import ImageGallery
 from hardrank.audit_app.results.schema import WHITE_BOX
-from hardrank.audit_app.subjects.loading import Subject
+from hardrank.audit_app.subjects.subject import Subject
 from hardrank.models.progress import OnProgress
 from hardrank.trainer.attacks.runner import Method, never_cancel
 from hardrank.trainer.evaluation.blocks import CancelledError

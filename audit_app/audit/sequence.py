@@ -13,7 +13,8 @@ from hardrank.audit_app.audit.time_budget import BLACK_BOX_BUDGET_S, fit_to_budg
 from hardrank.audit_app.errors import AuditError
 from hardrank.audit_app.gallery.embedded import EmbeddedGallery, embed_galleries, ignore_progress
 from hardrank.audit_app.gallery.image_gallery import ImageGallery
-from hardrank.audit_app.subjects.loading import Subject, load_subject, load_subjects
+from hardrank.audit_app.subjects.loading import load_subject, load_subjects
+from hardrank.audit_app.subjects.subject import Subject
 from hardrank.models.progress import OnProgress, StageProgress
 from hardrank.trainer.attacks.runner import never_cancel
 

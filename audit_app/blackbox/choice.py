@@ -6,7 +6,7 @@ from typing import Any, Final
 
 from hardrank.audit_app.blackbox import SEARCHES, make_search
 from hardrank.audit_app.blackbox.transfer import Transfer
-from hardrank.audit_app.subjects.loading import Subject
+from hardrank.audit_app.subjects.subject import Subject
 from hardrank.trainer.attacks.pgd import Norm
 from hardrank.trainer.attacks.runner import Method
 

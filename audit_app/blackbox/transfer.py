@@ -10,7 +10,7 @@ from torch.nn import functional as F
 
 from hardrank.audit_app.blackbox.method import BlackBoxResult
 from hardrank.audit_app.gallery.embedded import EmbeddedGallery, ignore_progress
-from hardrank.audit_app.subjects.loading import Subject
+from hardrank.audit_app.subjects.subject import Subject
 from hardrank.models.embedder import Embed
 from hardrank.models.progress import OnProgress, StageProgress
 from hardrank.trainer.attacks.attack import Attack, Gallery, Victims, check_targets

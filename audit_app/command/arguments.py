@@ -12,8 +12,9 @@ from hardrank.audit_app.blackbox import SEARCHES
 from hardrank.audit_app.blackbox.choice import SearchMethod
 from hardrank.audit_app.results.gate import MEASURES
 from hardrank.audit_app.subjects.library_models import LibraryWeights
-from hardrank.audit_app.subjects.loading import SubjectOptions, with_weights
+from hardrank.audit_app.subjects.model_names import with_weights
 from hardrank.audit_app.subjects.onnx_file import PixelScale
+from hardrank.audit_app.subjects.subject import SubjectOptions
 from hardrank.models.cores import usable_cores
 from hardrank.serving.engine import Device
 from hardrank.trainer.attacks.registry import SCORECARD, offered_attacks

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from hardrank.audit_app.errors import GalleryError
 from hardrank.audit_app.gallery.image_gallery import ImageGallery, SourceIndex
-from hardrank.audit_app.subjects.loading import Subject
+from hardrank.audit_app.subjects.subject import Subject
 from hardrank.models.cores import usable_cores
 from hardrank.models.decoding import UndecodableImageError
 from hardrank.models.preprocessing import Preprocessing, file_pixels, to_unit

@@ -15,7 +15,7 @@ from hardrank.audit_app.live.status import AttackPhase, AttackStatus, TraceFrame
 from hardrank.audit_app.live.trace import AttackTrace
 from hardrank.audit_app.live.victim import Victim
 from hardrank.audit_app.live.worker import ModelAttack, UnjudgedResult, budget_of, method_of
-from hardrank.audit_app.subjects.loading import check_names_differ
+from hardrank.audit_app.subjects.subject import check_names_differ
 from hardrank.models.errors import HardrankError
 
 _logger = logging.getLogger(__name__)

@@ -20,7 +20,7 @@ from hardrank.audit_app.live.options import LiveOptions
 from hardrank.audit_app.live.outcome import RankingOutcome
 from hardrank.audit_app.live.result import LiveResult, SubjectResult
 from hardrank.audit_app.live.victim import Victim
-from hardrank.audit_app.subjects.loading import Subject, SubjectOptions
+from hardrank.audit_app.subjects.subject import Subject, SubjectOptions
 from hardrank.models.errors import HardrankError
 from hardrank.trainer.attacks.runner import AttackOptions
 from hardrank.trainer.runtime.environment import versions

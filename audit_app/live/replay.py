@@ -11,7 +11,8 @@ from hardrank.audit_app.live.attack import LiveAttack
 from hardrank.audit_app.live.record import LiveRecord, ModelRecord, ReplayError, result_record
 from hardrank.audit_app.live.result import LiveResult
 from hardrank.audit_app.live.status import AttackPhase
-from hardrank.audit_app.subjects.loading import Subject, load_subject
+from hardrank.audit_app.subjects.loading import load_subject
+from hardrank.audit_app.subjects.subject import Subject
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

@@ -6,7 +6,7 @@ from typing import Final
 from hardrank.audit_app.audit.options import AuditOptions
 from hardrank.audit_app.results.schema import AuditSettings, ModelEntry, StrongEntry
 from hardrank.audit_app.results.verdict import cost_text, verdict_text
-from hardrank.audit_app.subjects.loading import Subject
+from hardrank.audit_app.subjects.subject import Subject
 from hardrank.trainer.attacks.attack import AttackedRole
 from hardrank.trainer.attacks.gtm import gtm_text
 from hardrank.trainer.attacks.options import plain_options

@@ -1,183 +1,29 @@
-"""Models under audit: bundles, networks of timm and torchvision, and plain ONNX files, with one interface."""
+"""Loads models under audit: bundles, networks of timm and torchvision, and plain ONNX files."""
 
 import logging
-import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from enum import StrEnum
-from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
-import numpy as np
-import numpy.typing as npt
 import torch
 from torch import Tensor
 
 from hardrank.audit_app.errors import SubjectError
-from hardrank.audit_app.subjects.library_models import LibraryWeights, load_library_model
-from hardrank.audit_app.subjects.onnx_file import OnnxFile, PixelScale, check_gradient
+from hardrank.audit_app.subjects.library_models import load_library_model
+from hardrank.audit_app.subjects.model_names import kind_of, split_label, split_weights
+from hardrank.audit_app.subjects.onnx_file import OnnxFile
 from hardrank.audit_app.subjects.onnx_operators import ConversionError
-from hardrank.audit_app.subjects.onnx_reading import LARGEST_FILE, first_line
-from hardrank.models.backbones import TIMM
+from hardrank.audit_app.subjects.onnx_reading import first_line
+from hardrank.audit_app.subjects.subject import FloatArray, Subject, SubjectKind, SubjectOptions, check_names_differ
 from hardrank.models.bundle import CARD, load_embedder
-from hardrank.models.card import Card
 from hardrank.models.cores import usable_cores
-from hardrank.models.embedder import Embed, Embedder
+from hardrank.models.embedder import Embedder
 from hardrank.models.files import expand_user
 from hardrank.models.folded import FoldedEmbedder
 from hardrank.models.preprocessing import Preprocessing
 from hardrank.serving.engine import Device, Engine
-from hardrank.trainer.runtime.environment import Precision
-
-FloatArray = npt.NDArray[np.float32]
-Serve = Callable[[FloatArray], FloatArray]
-"""(N,3,S,S) in [0,1] → (N,D) of norm 1."""
 
 _logger = logging.getLogger(__name__)
-
-SUFFIX: Final = ".onnx"
-CHECKPOINTS: Final = (".safetensors", ".pt", ".pth", ".bin")
-"""Endings of files with the weights of a network."""
-_LABEL: Final = re.compile(r"(?P<label>[\w.\-+ ]{1,64})=(?P<rest>.+)", re.DOTALL)
-
-
-class SubjectKind(StrEnum):
-    """Kind of a model."""
-
-    BUNDLE = "bundle"
-    BACKBONE = "backbone"
-    """A network of timm or torchvision."""
-    ONNX = "onnx"
-    """A plain ONNX file; its gradients, if it has any, are those of the graph converted to PyTorch."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class SubjectOptions:
-    """How models are loaded."""
-
-    device: Device = Device.AUTO
-    """auto (a GPU if there is one), cpu or cuda."""
-    precision: Precision = Precision.AUTO
-    """Of the passes that give gradients. Final images are always judged in float32."""
-    threads: int = 0
-    """Threads of ONNX Runtime; 0: one for each usable core."""
-    size: int | None = None
-    """Side of the input in pixels, for timm, torchvision and ONNX files without a fixed one; None: their own."""
-    resize: int | None = None
-    """Side of the square that images are resized to before the center crop; None: 8/7 of the input for ONNX files,
-    else the model's own."""
-    weights: LibraryWeights = LibraryWeights.IMAGENET
-    """Of timm and torchvision networks."""
-    scale: PixelScale = PixelScale.UNIT
-    """Pixel values that an ONNX file expects."""
-    output: str | None = None
-    """Output of an ONNX file that is the embedding; None: the only one."""
-    largest_onnx: int = LARGEST_FILE
-    """Largest size of an ONNX file, bytes."""
-
-    def __post_init__(self) -> None:
-        if self.threads < 0:
-            raise SubjectError(f"threads is {self.threads}; give 0 or more")
-        if min(self.size or 1, self.resize or 1, self.largest_onnx) < 1:
-            raise SubjectError(f"input size {self.size}, resize {self.resize}: give 1 pixel or more")
-
-
-@dataclass(frozen=True, kw_only=True, eq=False)
-class Subject:
-    """A model under audit. All of its functions are thread-safe."""
-
-    name: str
-    """Its name in reports."""
-    kind: SubjectKind
-    source: str
-    """As requested: a path or a library's name."""
-    sha256: str
-    """Of model.onnx, of the ONNX file, or over a library network's weights; hexadecimal."""
-    preprocessing: Preprocessing
-    dimension: int
-    """D, coordinates of an embedding."""
-    device: torch.device
-    """Where `embed` and `judge` run."""
-    embed: Embed | None
-    """Differentiable, in the requested precision; None: no gradients, so only black-box attacks."""
-    no_gradients: str = ""
-    """Why there are no gradients; empty otherwise."""
-    judge: Embed
-    """The same function in float32: (N,3,S,S) in [0,1] on `device` → (N,D) of norm 1; without gradients for ONNX."""
-    serve: Serve
-    """The model as a server runs it; `runtime` names the library."""
-    runtime: str
-    """Library and device of `serve`, such as `ONNX Runtime (cpu)`."""
-    precision: str
-    """Of the passes that give gradients: `float32`, `bf16 backbone, float32 head`, or `none`."""
-    card: Card | None = None
-    """Card of a bundle."""
-    notes: tuple[str, ...] = ()
-    """Assumptions and corrections made at loading, for reports."""
-
-    @property
-    def white_box(self) -> bool:
-        """Whether attacks can use gradients."""
-        return self.embed is not None
-
-    @property
-    def gradients(self) -> Embed:
-        """`embed`; raises `SubjectError` if there is none."""
-        if self.embed is None:
-            raise SubjectError(
-                f"{self.name} has no gradients ({self.no_gradients}); use a black-box attack, or its bundle"
-            )
-        return self.embed
-
-    def without_gradients(self, reason: str) -> "Subject":
-        """Return the model for black-box attacks alone."""
-        note = f"attacked with queries alone, since its gradients cannot be used: {reason}"
-        return replace(self, embed=None, no_gradients=reason, precision="none", notes=(*self.notes, note))
-
-    def with_checked_gradients(self, images: Tensor, embeddings: Tensor) -> "Subject":
-        """Check the gradients of a converted ONNX file on images; other models are returned as they are.
-
-        Args:
-            images: (n,3,S,S) in [0,1] on `device`.
-            embeddings: (n,D), what `judge` gives for them.
-
-        Returns:
-            The model with the largest difference of embeddings in its notes, or without gradients if the converted
-            network does not compute the same embeddings.
-        """
-        if self.kind is not SubjectKind.ONNX or self.embed is None or not len(images):
-            return self
-        try:
-            difference = check_gradient(self.embed, images, embeddings)
-        except ConversionError as error:
-            return self.without_gradients(str(error))
-        note = (
-            f"the gradients are those of the graph converted to PyTorch; on {len(images)} images of the gallery its "
-            f"embeddings differ by at most {difference:.1e} from ONNX Runtime's, which judges the results"
-        )
-        return replace(self, notes=(*self.notes, note))
-
-    @property
-    def size(self) -> int:
-        """S, side of the input, pixels."""
-        return self.preprocessing.crop
-
-    def describe(self) -> dict[str, Any]:
-        """Describe the model for a report, ready for JSON."""
-        return {
-            "name": self.name,
-            "kind": str(self.kind),
-            "source": self.source,
-            "sha256": self.sha256,
-            "dimension": self.dimension,
-            "preprocessing": self.preprocessing.to_dict(),
-            "runtime": self.runtime,
-            "precision": self.precision,
-            "defense": self.card.defense if self.card else None,
-            "recipe": self.card.recipe if self.card else None,
-            "run_id": self.card.run_id if self.card else None,
-            "notes": list(self.notes),
-        }
 
 
 def load_subject(text: str, options: SubjectOptions | None = None) -> Subject:
@@ -194,8 +40,8 @@ def load_subject(text: str, options: SubjectOptions | None = None) -> Subject:
         BackboneError: An unknown name.
     """
     options = options or SubjectOptions()
-    label, place = _split_label(text)
-    subject = _LOADERS[_kind_of(place)](place, options)
+    label, place = split_label(text)
+    subject = _LOADERS[kind_of(place)](place, options)
     return replace(subject, name=label or subject.name)
 
 
@@ -204,80 +50,6 @@ def load_subjects(texts: Sequence[str], options: SubjectOptions | None = None) -
     subjects = [load_subject(text, options) for text in texts]
     check_names_differ(subjects)
     return subjects
-
-
-def absolute_model(text: str) -> str:
-    """Return the same model with an absolute path, valid in any working directory; library names stay as they are."""
-    label, place = _split_label(text)
-    if _kind_of(place) is SubjectKind.BACKBONE:
-        name, file = _split_weights(place)
-        path = name if file is None else f"{name}@{file.absolute()}"
-    else:
-        path = str(expand_user(place).absolute())
-    return path if label is None else f"{label}={path}"
-
-
-def with_weights(models: Sequence[str], file: Path) -> tuple[str, ...]:
-    """Return `models` with the weights of `file` for the library network among them.
-
-    Raises:
-        SubjectError: Not exactly one of them is a library network without a file of weights.
-    """
-    fitting = [text for text in models if _takes_weights(text)]
-    if len(fitting) != 1:
-        raise SubjectError(
-            f"the weights {file} are for one network of timm or torchvision, and {len(fitting)} are given; write "
-            "NAME@FILE for each"
-        )
-    return tuple(f"{text}@{file}" if text == fitting[0] else text for text in models)
-
-
-def _takes_weights(text: str) -> bool:
-    _, place = _split_label(text)
-    return _kind_of(place) is SubjectKind.BACKBONE and _split_weights(place)[1] is None
-
-
-def _split_weights(text: str) -> tuple[str, Path | None]:
-    """Split NAME@FILE; names of networks contain no `@`."""
-    name, at, file = text.partition("@")
-    return name, expand_user(file) if at else None
-
-
-def check_names_differ(subjects: Sequence[Subject]) -> None:
-    """Raise `SubjectError` unless there are models and their names differ."""
-    if not subjects:
-        raise SubjectError("there is no model to audit; name at least one")
-    names = [subject.name for subject in subjects]
-    if twice := sorted({name for name in names if names.count(name) > 1}):
-        raise SubjectError(f"two models are called {twice[0]!r}; rename one: LABEL={subjects[0].source}")
-
-
-def _split_label(text: str) -> tuple[str | None, str]:
-    match = _LABEL.fullmatch(text)
-    if match is None or expand_user(text).exists():
-        return None, text
-    return match["label"], match["rest"]
-
-
-def _kind_of(text: str) -> SubjectKind:
-    path = expand_user(text)
-    name, at, _ = text.partition("@")
-    if not path.exists() and (text.startswith(TIMM) or (at and "/" not in name and "\\" not in name)):
-        return SubjectKind.BACKBONE
-    if path.is_dir() or path.name == CARD:
-        return SubjectKind.BUNDLE
-    if path.is_file() and path.suffix.lower() in CHECKPOINTS:
-        raise SubjectError(
-            f"{text} is a file of weights (PyTorch or safetensors), which needs the name of its network: write "
-            f"NAME@FILE, such as resnet18@{text} or timm/resnet18@{text}"
-        )
-    if path.suffix == SUFFIX or path.is_file():
-        return SubjectKind.ONNX
-    if "/" in text or "\\" in text or text.startswith((".", "~")):
-        raise SubjectError(
-            f"{text} does not exist; give the folder of a bundle, an ONNX file, timm/NAME or a torchvision name"
-        )
-    return SubjectKind.BACKBONE
 
 
 def _bundle(text: str, options: SubjectOptions) -> Subject:
@@ -305,7 +77,7 @@ def _bundle(text: str, options: SubjectOptions) -> Subject:
 
 
 def _backbone(text: str, options: SubjectOptions) -> Subject:
-    name, file = _split_weights(text)
+    name, file = split_weights(text)
     loaded = load_library_model(name, weights=options.weights, file=file, size=options.size)
     device = _device(options)
     networks = _folded_pair(loaded.embedder, device, options)

@@ -12,9 +12,9 @@ from hardrank.audit_app.blackbox.choice import SEARCH_METHODS, SearchMethod
 from hardrank.audit_app.blackbox.transfer import Transfer
 from hardrank.audit_app.errors import AuditError
 from hardrank.audit_app.subjects.library_models import LibraryWeights
-from hardrank.audit_app.subjects.loading import Subject, SubjectKind, SubjectOptions
 from hardrank.audit_app.subjects.onnx_file import PixelScale
 from hardrank.audit_app.subjects.onnx_reading import LARGEST_FILE
+from hardrank.audit_app.subjects.subject import Subject, SubjectKind, SubjectOptions
 from hardrank.audit_app.web.attack_view import attack_areas, attack_view
 from hardrank.audit_app.web.gallery_selection import read_gallery, wait_for, wait_for_gallery
 from hardrank.audit_app.web.markdown import escape_markdown

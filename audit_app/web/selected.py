@@ -3,7 +3,7 @@
 from dataclasses import dataclass, field
 
 from hardrank.audit_app.gallery.source import GallerySource
-from hardrank.audit_app.subjects.loading import SubjectOptions
+from hardrank.audit_app.subjects.subject import SubjectOptions
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -8,7 +8,8 @@ import numpy as np
 from hardrank.audit_app.gallery.embedded import embed_galleries
 from hardrank.audit_app.gallery.image_gallery import from_images
 from hardrank.audit_app.gallery.served import ServedGallery, serve_gallery
-from hardrank.audit_app.subjects.loading import SubjectOptions, load_subjects
+from hardrank.audit_app.subjects.loading import load_subjects
+from hardrank.audit_app.subjects.subject import SubjectOptions
 from hardrank.serving.engine import Device
 from tests.serving.bundles import write_bundle
 from tests.trainer.tiny import write_images

@@ -9,7 +9,7 @@ from hardrank.audit_app.audit.request import AuditRequest, read_request
 from hardrank.audit_app.blackbox.choice import SearchMethod
 from hardrank.audit_app.gallery.source import GallerySource, SourceKind
 from hardrank.audit_app.subjects.library_models import LibraryWeights
-from hardrank.audit_app.subjects.loading import SubjectOptions
+from hardrank.audit_app.subjects.subject import SubjectOptions
 from hardrank.trainer.evaluation.robustness import RobustnessOptions
 
 

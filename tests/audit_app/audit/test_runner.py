@@ -16,7 +16,8 @@ from hardrank.audit_app.blackbox.choice import SearchMethod
 from hardrank.audit_app.errors import AuditError, GalleryError
 from hardrank.audit_app.gallery.embedded import EmbeddedGallery, embed_galleries, embed_gallery
 from hardrank.audit_app.gallery.image_gallery import from_images
-from hardrank.audit_app.subjects.loading import Subject, SubjectOptions, load_subjects
+from hardrank.audit_app.subjects.loading import load_subjects
+from hardrank.audit_app.subjects.subject import Subject, SubjectOptions
 from hardrank.models.progress import StageProgress
 from hardrank.serving.engine import Device
 from hardrank.trainer.attacks.options import AttackError

@@ -10,7 +10,8 @@ from hardrank.audit_app.audit.runner import gallery_warnings
 from hardrank.audit_app.audit.seen_classes import seen_warning
 from hardrank.audit_app.gallery.embedded import EmbeddedGallery, embed_gallery
 from hardrank.audit_app.gallery.image_gallery import from_images
-from hardrank.audit_app.subjects.loading import Subject, load_subject
+from hardrank.audit_app.subjects.loading import load_subject
+from hardrank.audit_app.subjects.subject import Subject
 from hardrank.trainer.data.dataset import DataOptions
 from tests.audit_app.galleries import OPTIONS
 

@@ -17,7 +17,8 @@ from hardrank.audit_app.blackbox.transfer import transfer_from
 from hardrank.audit_app.errors import SubjectError
 from hardrank.audit_app.gallery.embedded import EmbeddedGallery, embed_galleries
 from hardrank.audit_app.gallery.image_gallery import from_images
-from hardrank.audit_app.subjects.loading import SubjectOptions, load_subjects
+from hardrank.audit_app.subjects.loading import load_subjects
+from hardrank.audit_app.subjects.subject import SubjectOptions
 from hardrank.models.embedder import Embed
 from hardrank.serving.engine import Device
 from hardrank.trainer.attacks.attack import Victims, victims_in

@@ -14,7 +14,8 @@ import torch
 from hardrank.audit_app.errors import GalleryError
 from hardrank.audit_app.gallery.embedded import embed_galleries, embed_gallery
 from hardrank.audit_app.gallery.image_gallery import from_images, from_index, from_run, number_labels
-from hardrank.audit_app.subjects.loading import Subject, load_subject, load_subjects
+from hardrank.audit_app.subjects.loading import load_subject, load_subjects
+from hardrank.audit_app.subjects.subject import Subject
 from hardrank.models.bundle import BundleError
 from hardrank.models.image_listing import ListingError
 from hardrank.models.preprocessing import prepare

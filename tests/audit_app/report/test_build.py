@@ -20,7 +20,8 @@ from hardrank.audit_app.report.build import make_report
 from hardrank.audit_app.report.files import write_report
 from hardrank.audit_app.report.page import render_page
 from hardrank.audit_app.results.schema import AuditReport, CheckEntry, ReportError, read_report
-from hardrank.audit_app.subjects.loading import SubjectOptions, load_subjects
+from hardrank.audit_app.subjects.loading import load_subjects
+from hardrank.audit_app.subjects.subject import SubjectOptions
 from hardrank.serving.engine import Device
 from hardrank.trainer.evaluation.robustness import RobustnessOptions
 from tests.audit_app.onnx_graphs import without_gradients

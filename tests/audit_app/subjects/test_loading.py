@@ -14,16 +14,9 @@ from torch.nn import functional as F
 
 from hardrank.audit_app.errors import SubjectError
 from hardrank.audit_app.subjects.library_models import LibraryWeights, load_library_model
-from hardrank.audit_app.subjects.loading import (
-    CHECKPOINTS,
-    Subject,
-    SubjectKind,
-    SubjectOptions,
-    absolute_model,
-    load_subject,
-    load_subjects,
-    with_weights,
-)
+from hardrank.audit_app.subjects.loading import load_subject, load_subjects
+from hardrank.audit_app.subjects.model_names import CHECKPOINTS, absolute_model, with_weights
+from hardrank.audit_app.subjects.subject import Subject, SubjectKind, SubjectOptions
 from hardrank.models.backbones import BackboneError, build_backbone
 from hardrank.models.bundle import BundleError, load_embedder
 from hardrank.models.network_input import network_input

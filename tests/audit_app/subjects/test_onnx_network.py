@@ -19,10 +19,11 @@ from torch.nn import functional as F
 from hardrank.audit_app.errors import SubjectError
 from hardrank.audit_app.gallery.embedded import embed_gallery
 from hardrank.audit_app.gallery.image_gallery import from_images
-from hardrank.audit_app.subjects.loading import SubjectOptions, load_subject
+from hardrank.audit_app.subjects.loading import load_subject
 from hardrank.audit_app.subjects.onnx_file import PixelScale
 from hardrank.audit_app.subjects.onnx_network import OnnxNetwork
 from hardrank.audit_app.subjects.onnx_operators import ConversionError
+from hardrank.audit_app.subjects.subject import SubjectOptions
 from hardrank.models.backbones import build_backbone
 from tests.audit_app.galleries import OPTIONS
 from tests.audit_app.onnx_graphs import Shape, linear, save, write_linear, write_quantized
