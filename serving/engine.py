@@ -15,7 +15,7 @@ from hardrank.models.card import Card
 from hardrank.models.cores import usable_cores
 from hardrank.models.decoding import DEFAULT_LIMITS, DecodeLimits
 from hardrank.models.errors import HardrankError
-from hardrank.models.preprocessing import Preprocessing, prepare
+from hardrank.models.preprocessing import Preprocessing, prepare, to_unit
 
 _ERRORS_ONLY: Final = 3
 _CPU: Final = ["CPUExecutionProvider"]
@@ -111,11 +111,11 @@ class Engine:
         """
         return prepare(data, self.preprocessing, limits=limits)
 
-    def embed(self, pixels: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+    def embed(self, pixels: npt.NDArray[np.float32] | npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
         """Embed a batch of preprocessed images.
 
         Args:
-            pixels: Float32 (N,3,H,W) in [0,1], N ≥ 1.
+            pixels: (N,3,H,W), N ≥ 1: float32 in [0,1], or uint8 in 0 … 255.
 
         Returns:
             Float32 (N,D), each row of norm 1.
@@ -135,7 +135,9 @@ class Engine:
             parts = [*self._threads.map(partial(self._run, self._single), chunks), *parts]
         return np.concatenate(parts)
 
-    def _run(self, session: Any, pixels: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+    def _run(self, session: Any, pixels: npt.NDArray[Any]) -> npt.NDArray[np.float32]:
+        if pixels.dtype == np.uint8:
+            pixels = to_unit(pixels)
         inputs = {self._input: np.ascontiguousarray(pixels, dtype=np.float32)}
         return np.asarray(session.run([self._output], inputs)[0], dtype=np.float32)
 

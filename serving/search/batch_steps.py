@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from hardrank.models.errors import HardrankError
-from hardrank.models.preprocessing import Preprocessing, to_unit
+from hardrank.models.preprocessing import Preprocessing
 from hardrank.serving.agreement.calibration import Disagreement
 from hardrank.serving.agreement.monitor import AgreementMonitor, Comparison
 from hardrank.serving.index.search_index import SearchIndex
@@ -47,7 +47,6 @@ class EmbedStep:
         """Take the models; `chunk` images are passed to a network at once (0: the whole batch)."""
         self._models = models
         self._chunk = chunk
-        self._inputs: dict[str, Vector] = {}
 
     def __call__(self, jobs: Sequence[EmbedJob]) -> list[EmbedResult | Exception]:
         """Embed the images of `jobs`."""
@@ -61,20 +60,11 @@ class EmbedStep:
             chunk = self._chunk or len(requested)
             for start in range(0, len(requested), chunk):
                 numbers = requested[start : start + chunk]
-                pixels = self._input(key, [jobs[number].pixels[model.engine.preprocessing] for number in numbers])
+                pixels = np.stack([jobs[number].pixels[model.engine.preprocessing] for number in numbers])
                 for number, vector in zip(numbers, model.engine.embed(pixels), strict=True):
                     vectors[number][key] = vector
             seconds[key] = perf_counter() - began
         return [EmbedResult(vectors=own, seconds=seconds) for own in vectors]
-
-    def _input(self, key: str, images: Sequence[Pixels]) -> Vector:
-        """Return the input (N,3,H,W) of a network in memory that is used again by the next call."""
-        held = self._inputs.get(key)
-        if held is None or len(held) < len(images):
-            held = self._inputs[key] = np.empty((len(images), *images[0].shape), dtype=np.float32)
-        for image, pixels in zip(images, held, strict=False):
-            to_unit(image, out=pixels)
-        return held[: len(images)]
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

@@ -14,6 +14,7 @@ import torch
 from hardrank.models.bundle import BundleError, load_embedder
 from hardrank.models.cores import THREADS_VARIABLE
 from hardrank.models.decoding import UndecodableImageError
+from hardrank.models.preprocessing import to_unit
 from hardrank.serving.engine import Device, Engine, EngineError
 from tests.serving.bundles import DIMENSION
 from tests.serving.pictures import write_picture
@@ -29,6 +30,13 @@ def test_embeddings_equal_those_of_the_network(engine: Engine, benign_bundle: Pa
     np.testing.assert_allclose(np.linalg.norm(found, axis=1), 1, atol=1e-5)
     np.testing.assert_allclose(engine.embed(pixels[:1]), found[:1], atol=1e-5)
     assert (engine.dimension, engine.name, engine.device) == (DIMENSION, "tiny-benign", Device.CPU)
+
+
+@pytest.mark.parametrize("side_by_side", [False, True])
+def test_bytes_are_pixels_too(benign_bundle: Path, side_by_side: bool) -> None:
+    engine = Engine(benign_bundle, threads=2, side_by_side=side_by_side)
+    pixels = np.random.default_rng(0).integers(0, 256, (9, *engine.input_shape), dtype=np.uint8)
+    np.testing.assert_array_equal(engine.embed(pixels), engine.embed(to_unit(pixels)))
 
 
 def test_embed_is_thread_safe(engine: Engine) -> None:
