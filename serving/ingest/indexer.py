@@ -1,4 +1,4 @@
-"""Add images to an index: threads decode ahead while the network embeds and a thread writes.
+"""Add images to an index: threads decode ahead, others pass batches to the network, and one writes.
 
 What is committed is kept; the same call again skips it and continues.
 """
@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TypeVar
+from typing import Final, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -18,7 +18,7 @@ from hardrank.models.cores import usable_cores
 from hardrank.models.decoding import DEFAULT_LIMITS, DecodeLimits, UndecodableImageError, decode_file, read_bytes
 from hardrank.models.errors import HardrankError
 from hardrank.models.image_listing import ImageProblem, ImageProblemKind, is_file
-from hardrank.models.preprocessing import Preprocessing, center_crop, to_square, to_unit
+from hardrank.models.preprocessing import Preprocessing, image_pixels
 from hardrank.serving.engine import Engine
 from hardrank.serving.index.search_index import SearchIndex
 from hardrank.serving.ingest.image_list import ImageEntry, ImageList
@@ -28,6 +28,9 @@ from hardrank.serving.store.thumbnails import make_thumbnail
 
 Given = TypeVar("Given")
 Made = TypeVar("Made")
+
+_BATCHES: Final = 2
+"""Batches that are passed to the network at once: while the last images of one pass through it, cores would be idle."""
 
 
 class IngestError(HardrankError):
@@ -143,9 +146,11 @@ class _Ingest:
         self._options = options
         self._problems = problems
         self._decoders = ThreadPoolExecutor(options.decoders or usable_cores(), thread_name_prefix="decode")
+        self._embedders = ThreadPoolExecutor(_BATCHES, thread_name_prefix="batch")
         self._writer = ThreadPoolExecutor(1, thread_name_prefix="write")
         self._written: Future[None] | None = None
         self._waiting: list[_Decoded] = []
+        self._embedding: deque[Future[list[tuple[NewItem, bool]]]] = deque()
         self._embedded: list[tuple[NewItem, bool]] = []
         self._moved: dict[str, Path] = {}
         self._added = self._replaced = self._unchanged = self._moved_count = 0
@@ -155,6 +160,7 @@ class _Ingest:
 
     def __exit__(self, *_: object) -> None:
         self._decoders.shutdown(cancel_futures=True)
+        self._embedders.shutdown(cancel_futures=True)
         self._writer.shutdown()
 
     def decoded(self, entries: Sequence[ImageEntry]) -> Iterator[_Decoded | ImageProblem | _Unchanged]:
@@ -167,7 +173,7 @@ class _Ingest:
         return _prefetch(self._decoders, read, self._looked_up(entries), 4 * self._options.batch)
 
     def take(self, one: _Decoded | ImageProblem | _Unchanged) -> None:
-        """Take one image; embed a full batch, and commit when there are enough."""
+        """Take one image; start to embed a full batch, and commit when there are enough."""
         if isinstance(one, ImageProblem):
             self._problems.append(one)
         elif isinstance(one, _Unchanged):
@@ -180,12 +186,12 @@ class _Ingest:
             self._waiting.append(one)
             if len(self._waiting) >= self._options.batch:
                 self._embed()
-            if len(self._embedded) >= self._options.commit:
-                self._write()
+                self._collect(_BATCHES)
 
     def finish(self) -> None:
         """Embed and commit the rest."""
         self._embed()
+        self._collect(0)
         self._write()
         self._wait()
         self._update_paths()
@@ -210,13 +216,17 @@ class _Ingest:
             yield from ((entry, known.get(entry.id)) for entry in part)
 
     def _embed(self) -> None:
-        if not self._waiting:
-            return
-        vectors = self._engine.embed(to_unit(np.stack([one.pixels for one in self._waiting])))
-        self._embedded += [
-            (_item(one, vector), one.replaces) for one, vector in zip(self._waiting, vectors, strict=True)
-        ]
-        self._waiting = []
+        """Pass the waiting images to the network."""
+        if self._waiting:
+            self._embedding.append(self._embedders.submit(_embedded, self._engine, self._waiting))
+            self._waiting = []
+
+    def _collect(self, most: int) -> None:
+        """Take embedded batches until at most `most` are in progress; commit when there are enough images."""
+        while len(self._embedding) > most:
+            self._embedded += self._embedding.popleft().result()
+            if len(self._embedded) >= self._options.commit:
+                self._write()
 
     def _write(self) -> None:
         """Pass the embedded images to the writing thread; one commit is in progress at a time."""
@@ -269,7 +279,7 @@ def _read(
     return _Decoded(
         entry=entry,
         sha256=digest,
-        pixels=center_crop(to_square(file.image, pre), pre.crop),
+        pixels=image_pixels(file.image, pre),
         thumbnail=make_thumbnail(file.image),
         size=(file.width, file.height),
         replaces=known is not None,
@@ -278,6 +288,12 @@ def _read(
 
 def _is_same(known: Fingerprint, sha256: str, entry: ImageEntry) -> bool:
     return (known.sha256, known.label) == (sha256, entry.label) and same_metadata(known.metadata, entry.metadata)
+
+
+def _embedded(engine: Engine, images: Sequence[_Decoded]) -> list[tuple[NewItem, bool]]:
+    """Return the items of a batch, and whether each replaces another."""
+    vectors = engine.embed(np.stack([one.pixels for one in images]))
+    return [(_item(one, vector), one.replaces) for one, vector in zip(images, vectors, strict=True)]
 
 
 def _item(one: _Decoded, vector: npt.NDArray[np.float32]) -> NewItem:
