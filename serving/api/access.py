@@ -21,9 +21,13 @@ class AccessControl:
         """Return the dependency for routes that require `role`; the rate limit counts the allowed requests too."""
 
         async def check(request: Request) -> None:
-            request.state.caller = self._check(request, role, counted=counted)
+            self.check(request, role, counted=counted)
 
         return Depends(check)
+
+    def check(self, request: Request, role: KeyRole, *, counted: bool = True) -> None:
+        """Check a request that requires `role`, and note its caller; raises as `Keyring.caller` and `require`."""
+        request.state.caller = self._caller(request, role, counted=counted)
 
     def take_batch(self, request: Request, queries: int) -> None:
         """Count the queries of an allowed request, which counts as one already.
@@ -35,7 +39,7 @@ class AccessControl:
         if queries > 1:
             self._rate.take(caller.name, queries - 1)
 
-    def _check(self, request: Request, role: KeyRole, *, counted: bool) -> Caller:
+    def _caller(self, request: Request, role: KeyRole, *, counted: bool) -> Caller:
         address = address_of(request.scope)
         try:
             caller = self._keyring.caller(_key_of(request), address)

@@ -20,7 +20,7 @@ from starlette.types import Receive, Scope, Send
 from hardrank.serving.api.access import AccessControl
 from hardrank.serving.api.auth import Keyring, KeyRole
 from hardrank.serving.api.bodies import BodyReader, HeldBytes
-from hardrank.serving.api.endpoints import Endpoints, health_router, metrics_router, v1_router
+from hardrank.serving.api.endpoints import DirectRoute, Endpoints, health_router, metrics_router, v1_router
 from hardrank.serving.api.middleware import DOCS, MiddlewareOptions, RequestMiddleware
 from hardrank.serving.api.openapi_parts import SCHEMES
 from hardrank.serving.api.problems import install_handlers
@@ -71,6 +71,7 @@ def create_api(service: SearchService, settings: Settings, keyring: Keyring | No
     app.state.bodies = BodyReader(settings.limits)
     endpoints = Endpoints(service, settings, access, app.state.bodies, version=_version())
     v1 = v1_router(endpoints, access)
+    app.router.routes.append(DirectRoute("/v1/search", endpoints.search_image, access, "POST"))  # before the described
     app.include_router(v1)
     app.include_router(health_router(endpoints))
     if settings.metrics:

@@ -13,6 +13,7 @@ import secrets
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from enum import IntEnum
+from functools import lru_cache
 from pathlib import Path
 from typing import Final, Literal
 
@@ -224,6 +225,7 @@ def address_caller(address: str) -> str:
     return f"address {network_of(address)}"
 
 
+@lru_cache(maxsize=4096)
 def network_of(address: str) -> str:
     """Return the address; for IPv6 its /64 network, because one host can choose among 2⁶⁴ addresses."""
     try:

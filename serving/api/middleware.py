@@ -2,12 +2,11 @@
 
 import re
 import secrets
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from time import perf_counter
 from typing import Final
 
-from starlette.datastructures import MutableHeaders
 from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -25,12 +24,6 @@ _LARGE: Final = 2**20
 """Bytes from which on a response is counted until the client has taken it."""
 _PIECE: Final = 2**18
 _REQUEST_ID: Final = re.compile(r"[A-Za-z0-9._\-]{1,64}")
-_SECURITY_HEADERS: Final = (
-    ("X-Content-Type-Options", "nosniff"),
-    ("Referrer-Policy", "no-referrer"),
-    ("Cross-Origin-Opener-Policy", "same-origin"),
-    ("X-Frame-Options", "SAMEORIGIN"),
-)
 _DATA_POLICY: Final = "default-src 'none'; frame-ancestors 'none'; sandbox"
 """For data: a browser that displays it neither runs nor loads anything."""
 _PAGE_POLICY: Final = (
@@ -39,6 +32,25 @@ _PAGE_POLICY: Final = (
     "worker-src 'self' blob:; object-src 'none'; base-uri 'self'; form-action 'self'; frame-ancestors 'self'"
 )
 """For pages: they load nothing from other hosts. Gradio needs inline scripts."""
+
+
+def _headers(policy: str, **more: str) -> Mapping[bytes, bytes]:
+    security = {
+        "x-content-type-options": "nosniff",
+        "referrer-policy": "no-referrer",
+        "cross-origin-opener-policy": "same-origin",
+        "x-frame-options": "SAMEORIGIN",
+        "content-security-policy": policy,
+        **more,
+    }
+    return {name.encode(): value.encode() for name, value in security.items()}
+
+
+_PAGE_HEADERS: Final = _headers(_PAGE_POLICY)
+_DATA_HEADERS: Final = _headers(_DATA_POLICY)
+_API_HEADERS: Final = _headers(
+    _DATA_POLICY, **{"cache-control": "no-store", "cross-origin-resource-policy": "same-origin"}
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -136,16 +148,12 @@ class _ResponseSender:
 
     async def __call__(self, message: Message) -> None:
         if message["type"] == "http.response.start":
-            headers = MutableHeaders(scope=message)
-            self._hold(int(headers.get("content-length", 0)))
+            given = dict(message["headers"])
+            self._hold(int(given.get(b"content-length", 0)))
             self.status = message["status"]
-            headers["X-Request-ID"] = self._id
-            for name, value in _SECURITY_HEADERS:
-                headers.setdefault(name, value)
-            headers.setdefault("Content-Security-Policy", _policy(self._path))
-            if self._path.startswith(API):
-                headers.setdefault("Cache-Control", "no-store")
-                headers.setdefault("Cross-Origin-Resource-Policy", "same-origin")
+            added = {b"x-request-id": self._id.encode(), **_added_headers(self._path)}
+            more = [(name, value) for name, value in added.items() if name not in given]
+            message = {**message, "headers": [*message["headers"], *more]}
         elif len(message.get("body", b"")) > _PIECE:
             message = await self._send_all_but_last_piece(message)
         await self._send(message)
@@ -193,8 +201,11 @@ def address_of(scope: Scope) -> str:
     return str(client[0]) if client else "unknown"
 
 
-def _policy(path: str) -> str:
-    return _DATA_POLICY if path.startswith(API) or path in _DATA_ROUTES else _PAGE_POLICY
+def _added_headers(path: str) -> Mapping[bytes, bytes]:
+    """Return the headers of a response that does not have them itself."""
+    if path.startswith(API):
+        return _API_HEADERS
+    return _DATA_HEADERS if path in _DATA_ROUTES else _PAGE_HEADERS
 
 
 def _request_id(header: bytes) -> str:
