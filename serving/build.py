@@ -86,7 +86,10 @@ class IndexCommand:
     delete: Annotated[tuple[str, ...], tyro.conf.arg(help_behavior_hint="(default: none)")] = ()
     """Ids of items to delete."""
     prune: bool = False
-    """Delete the items whose image files no longer exist; those that were uploaded stay."""
+    """Delete the items whose image files no longer exist; those that were uploaded stay. Nothing is deleted if no file
+    is left of a folder, as if its disk were not mounted."""
+    gone_for_good: Annotated[tuple[Path, ...], tyro.conf.arg(help_behavior_hint="(default: none)")] = ()
+    """With --prune: folders of which no file need be left."""
     compact: bool = False
     """Free the space of deleted items, and rebuild what searches use."""
     info: bool = False
@@ -189,7 +192,8 @@ def _run(command: IndexCommand, console: Console, typed_command: str) -> None:
             if command.model is not None:
                 _add(index, engine, listing, command, progress, console)
             if command.prune:
-                console.print(f"{prune(index)} deleted, whose files no longer exist", highlight=False)
+                deleted = prune(index, gone_for_good=command.gone_for_good)
+                console.print(f"{deleted} deleted, whose files no longer exist", highlight=False)
             if command.compact:
                 index.compact(threads=threads, progress=progress)
             else:
@@ -205,6 +209,8 @@ def _check(command: IndexCommand) -> None:
         raise IndexCommandError("give --images or --from-run, not both")
     if bool(sources) != (command.model is not None):
         raise IndexCommandError("to index images give both --model BUNDLE and --images DIR|CSV (or --from-run RUN)")
+    if command.gone_for_good and not command.prune:
+        raise IndexCommandError("--gone-for-good says which folders --prune may empty; give --prune, too")
     if not (sources or command.delete or command.prune or command.compact or command.info):
         raise IndexCommandError(
             "nothing to do: give --model BUNDLE and --images DIR|CSV to index images, or --delete, --prune, --compact, "

@@ -5,7 +5,7 @@ and an ANN index may be missing. So when a process is killed, at whatever moment
 acknowledged when it is opened again.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
@@ -22,7 +22,14 @@ from hardrank.serving.index.reader import IndexReader
 from hardrank.serving.index.state import IndexState, IndexView, OpenOptions
 from hardrank.serving.store.database import LOCK_TIMEOUT_S
 from hardrank.serving.store.errors import IndexExistsError
-from hardrank.serving.store.items import DuplicateItemError, InvalidItemError, NewItem, UnknownItemError, check_vectors
+from hardrank.serving.store.items import (
+    DuplicateItemError,
+    InvalidItemError,
+    ListedItem,
+    NewItem,
+    UnknownItemError,
+    check_vectors,
+)
 from hardrank.serving.store.manifest import IndexManifest, read_manifest
 
 
@@ -172,10 +179,20 @@ class SearchIndex(IndexReader):
             rows = self._table.rows(ids)
             if missing := [id for id in ids if id not in rows]:
                 raise UnknownItemError(f"no item has the id {missing[0]!r}; nothing was deleted")
-            numbers = sorted(rows.values())
-            self._table.delete(numbers)
-            self._state.refresh()
-            current.backend.on_delete(np.array(numbers, dtype=np.int64))
+            self._delete_rows(current, rows.values())
+
+    def delete_listed(self, items: Sequence[ListedItem]) -> int:
+        """Delete items that `list_items` returned, all or none, and return their number; raises as `add`.
+
+        Those that were deleted or replaced since are left alone.
+        """
+        if not items:
+            return 0
+        with self._writing() as current:
+            latest = self._table.rows([item.id for item in items])
+            rows = [item.row for item in items if latest.get(item.id) == item.row]
+            self._delete_rows(current, rows)
+            return len(rows)
 
     def update_sources(self, sources: Mapping[str, Path]) -> None:
         """Set where the image files of items are now, given id → path; ids that are not indexed are ignored.
@@ -200,6 +217,13 @@ class SearchIndex(IndexReader):
     def compact(self, *, threads: int = 0, progress: ShowProgress | None = None) -> None:
         """Free the space of deleted items and rebuild the ANN index; see `optimize`. Raises as `add`."""
         self._maintenance.compact(threads=threads, progress=progress)
+
+    def _delete_rows(self, current: IndexView, rows: Collection[int]) -> None:
+        if rows:
+            ordered = sorted(rows)
+            self._table.delete(ordered)
+            self._state.refresh()
+            current.backend.on_delete(np.array(ordered, dtype=np.int64))
 
     @contextmanager
     def _writing(self) -> Iterator[IndexView]:

@@ -82,6 +82,7 @@ def test_errors_are_one_line_and_exit_with_status_2(
     wrong = {
         "nothing to do": out,
         "give both --model": [*model, *out],
+        "give --prune, too": [*out, "--info", "--gone-for-good", str(tmp_path)],
         "not both": [*model, *images, "--from-run", "runs/x", *out],
         "is not a bundle": ["--model", str(tmp_path), *images, *out],
         "new [old] x[/] does not exist": ["--model", str(tmp_path / "new [old] x[/]"), *images, *out],

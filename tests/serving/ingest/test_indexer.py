@@ -1,5 +1,9 @@
 """Each image becomes one item with the network's embedding, across interruptions and changes."""
 
+import errno
+import os
+import re
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -140,6 +144,83 @@ def test_prune_deletes_items_whose_files_are_gone(gallery: Path, filled: SearchI
     with pytest.raises(PruneError, match="mounted"):
         prune(filled)
     assert filled.size == 23
+
+
+@pytest.mark.parametrize("mount_point_stays", [True, False])
+def test_prune_keeps_the_items_of_a_folder_of_which_nothing_is_left(
+    gallery: Path, filled: SearchIndex, engine: Engine, tmp_path: Path, mount_point_stays: bool
+) -> None:
+    """A disk that is not mounted leaves an empty folder or none, while the galleries on other disks are there."""
+    disk = tmp_path / "disk"
+    add_images(filled, engine, list_images(gallery), options=SMALL)
+    write_gallery(disk / "photos", labels=2, each=3)
+    second = list_images(disk).entries
+    named = [replace(entry, id=f"product-{number}") for number, entry in enumerate(second[:3])]
+    add_images(filled, engine, ImageList(entries=[*named, *second[3:]]), options=SMALL)
+    assert filled.size == 30
+    (gallery / "class-0" / "0.jpg").unlink()
+    disk.rename(tmp_path / "elsewhere")
+    if mount_point_stays:
+        disk.mkdir()
+    with pytest.raises(PruneError, match=re.escape(f"left in {disk}")):
+        prune(filled)
+    assert filled.size == 30
+    assert prune(filled, gone_for_good=[disk]) == 7
+    assert filled.size == 23
+
+
+def test_prune_deletes_a_class_folder_but_keeps_an_emptied_one_and_a_moved_gallery(
+    gallery: Path, filled: SearchIndex, engine: Engine, tmp_path: Path
+) -> None:
+    """The moved gallery lies beside another one, so that a folder above both still has files."""
+    write_gallery(tmp_path / "beside", labels=1, each=2)
+    listing = tmp_path / "list.csv"
+    listing.write_text("path,id\nbeside/class-0/0.jpg,one\nbeside/class-0/1.png,two\n")
+    add_images(filled, engine, list_images(gallery), options=SMALL)
+    add_images(filled, engine, list_images(listing), options=SMALL)
+    shutil.rmtree(gallery / "class-1")
+    assert prune(filled) == 6
+    for moved in (gallery, tmp_path / "beside"):
+        moved.rename(tmp_path / "moved")
+        with pytest.raises(PruneError, match=re.escape(str(moved))):
+            prune(filled)
+        (tmp_path / "moved").rename(moved)
+    for path in (gallery / "class-2").iterdir():
+        path.unlink()
+    with pytest.raises(PruneError, match="class-2"):
+        prune(filled)
+    assert filled.size == 20
+
+
+def test_prune_deletes_nothing_if_a_file_cannot_be_looked_at(
+    gallery: Path, filled: SearchIndex, engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    add_images(filled, engine, list_images(gallery), options=SMALL)
+    (gallery / "class-0" / "0.jpg").unlink()
+    failing = gallery / "class-3" / "1.png"
+    stat = Path.stat
+
+    def fail(path: Path, **options: bool) -> os.stat_result:
+        if path == failing:
+            raise OSError(errno.EIO, "Input/output error")
+        return stat(path, **options)
+
+    monkeypatch.setattr(Path, "stat", fail)
+    with pytest.raises(PruneError, match=r"1\.png cannot be looked at"):
+        prune(filled)
+    assert filled.size == 24
+
+
+def test_prune_leaves_what_changed_meanwhile(gallery: Path, filled: SearchIndex, engine: Engine) -> None:
+    """A server that uses the index deletes one of the listed items, and takes an upload in place of another."""
+    add_images(filled, engine, list_images(gallery), options=SMALL)
+    listed = filled.list_items(count=3)
+    vector = filled.vector(listed[0].id)
+    filled.delete([listed[0].id, listed[1].id])
+    filled.add([NewItem(id=listed[1].id, vector=vector, source_sha256="0" * 64)])
+    assert filled.delete_listed(listed) == 1
+    assert listed[1].id in filled.ids()
+    assert filled.size == 22
 
 
 def test_bad_files_are_named_and_left_out(gallery: Path, filled: SearchIndex, engine: Engine) -> None:
