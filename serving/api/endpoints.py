@@ -49,6 +49,9 @@ _Id = Annotated[str, Path(max_length=MAX_TEXT, description="1 to 128 printable c
 _MAX_METADATA_FIELD_BYTES = 6 * MAX_METADATA_BYTES
 """JSON may write any character as six ASCII ones."""
 
+_INLINE_BYTES = 2**18
+"""Smaller answers are written at once."""
+
 
 class Endpoints:
     """The endpoints of one server. Their docstrings are the descriptions in OpenAPI."""
@@ -72,7 +75,7 @@ class Endpoints:
             answer = await cancel_on_disconnect(
                 request, self._service.search(ImageQuery(data=data), options, caller=_caller(request))
             )
-        return _json(schemas.search_json(answer), headers=schemas.server_timing(answer))
+        return await _search_response(answer)
 
     async def search_id(self, request: Request) -> Response:
         """Find the items most similar to an indexed item."""
@@ -81,7 +84,7 @@ class Endpoints:
         answer = await cancel_on_disconnect(
             request, self._service.search(query, parameters.options(), caller=_caller(request))
         )
-        return _json(schemas.search_json(answer), headers=schemas.server_timing(answer))
+        return await _search_response(answer)
 
     async def search_batch(self, request: Request) -> Response:
         """Find the items most similar to several images and items: a form with the fields `images` and `ids`.
@@ -357,6 +360,14 @@ def _query_of(field: FormField) -> SearchQuery:
     if field.name == "ids" and len(field.content) > 4 * MAX_TEXT:  # UTF-8 has up to 4 bytes per character
         raise FormError(f"A field `ids` has {len(field.content)} bytes; an id has at most {MAX_TEXT} characters.")
     return IdQuery(id=field.text()) if field.name == "ids" else ImageQuery(data=field.content)
+
+
+async def _search_response(answer: SearchAnswer) -> Response:
+    def respond() -> Response:
+        return _json(schemas.search_json(answer), headers=schemas.server_timing(answer))
+
+    # A large answer in a thread: several in a row would keep others waiting for the event loop.
+    return respond() if answer.size <= _INLINE_BYTES else await asyncio.to_thread(respond)
 
 
 def _batch_answers(answers: Sequence[SearchAnswer | HardrankError], request_id: str) -> list[orjson.Fragment]:

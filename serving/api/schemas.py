@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import asdict
 from typing import Any, Literal
 
+import orjson
 from pydantic import BaseModel, Field
 
 from hardrank.serving.api.problems import ProblemDetails
@@ -159,11 +160,11 @@ class HealthOut(BaseModel):
 
 
 def item_json(item: Item) -> dict[str, Any]:
-    """Return an item as JSON values."""
+    """Return an item as values for orjson."""
     return {
         "id": item.id,
         "label": item.label,
-        "metadata": dict(item.metadata),
+        "metadata": orjson.Fragment(item.metadata_json),
         "width": item.width,
         "height": item.height,
     }

@@ -17,7 +17,10 @@ _FORMULA: Final = ("=", "+", "-", "@", "\t", "\r")
 def json_url(query: str, by_model: Mapping[str, Sequence[Match]]) -> str:
     """Return the results as the data URL of a JSON file."""
     models = {
-        key: [{**item_json(match.item), "rank": match.rank, "score": match.score} for match in matches]
+        key: [
+            {**item_json(match.item), "metadata": match.item.metadata, "rank": match.rank, "score": match.score}
+            for match in matches
+        ]
         for key, matches in by_model.items()
     }
     text = json.dumps({"query": query, "models": models}, ensure_ascii=False, indent=1)
@@ -35,7 +38,7 @@ def csv_url(by_model: Mapping[str, Sequence[Match]]) -> str:
     for key, matches in by_model.items():
         for match in matches:
             item = match.item
-            metadata = json.dumps(dict(item.metadata), ensure_ascii=False) if item.metadata else ""
+            metadata = item.metadata_json.decode() if item.metadata else ""
             texts = (_plain(text) for text in (item.id, item.label or ""))
             writer.writerow(
                 [_plain(key), match.rank, f"{match.score:.6f}", *texts, item.width or "", item.height or "", metadata]

@@ -1,8 +1,9 @@
 """The stages of a query: decode, embed, search. None of them blocks the event loop.
 
 Images are decoded in several threads, in turn by caller: larger ones in threads of low priority, and expensive ones in
-a process of their own. The networks share one thread and the indexes another; both process the queries of all callers
-in batches, in turn by caller. All stages of a lone query run in the thread that decodes it.
+a process of their own. The networks share one thread, the indexes another, and searches for many results a third; each
+processes the queries of all callers in batches, in turn by caller. All stages of a lone query run in the thread that
+decodes it, except for a search for many results.
 """
 
 import asyncio
@@ -53,6 +54,10 @@ _SHARE_ON_CPU: Final = 8
 """Most images of one caller in a batch while others search too, so that they wait a quarter of a full batch at most."""
 _MAX_LIGHT_PIXELS: Final = 2_000_000
 """Images with more pixels to decode take longer than the network, so the network goes first."""
+_MAX_LIGHT_RESULTS: Final = 256
+"""Searches for more results, of all models together, take longer, above all with large metadata."""
+_LARGE_SEARCHES: Final = 4
+"""Most of them at a time."""
 _MAX_THREAD_PIXELS: Final = 16_000_000
 """Images with more pixels to decode are expensive, as are those of decoders that make other threads wait."""
 
@@ -91,14 +96,15 @@ class Pipeline:
             wait_s=settings.batching.wait_ms / 1000,
             observe=lambda size, _: metrics.batch(size),
         )
-        self._searching = Batcher[SearchJob, SearchResult](
-            SearchStep(models, monitor), name="search", batch=settings.batching.batch
-        )
+        search = SearchStep(models, monitor)
+        self._searching = Batcher[SearchJob, SearchResult](search, name="search", batch=settings.batching.batch)
+        self._large_searching = Batcher[SearchJob, SearchResult](search, name="search-large", batch=_LARGE_SEARCHES)
 
     def start(self) -> None:
         """Start the threads. Call once, from the event loop."""
         self._embedding.start()
         self._searching.start()
+        self._large_searching.start()
 
     async def close(self) -> None:
         """Finish the accepted queries, stage by stage, and end the threads."""
@@ -108,6 +114,7 @@ class Pipeline:
         self._process.close()
         await self._embedding.close()
         await self._searching.close()
+        await self._large_searching.close()
 
     @property
     def waiting(self) -> int:
@@ -123,6 +130,8 @@ class Pipeline:
             label=options.label,
             compare_models=options.compare_models,
         )
+        light = options.k * len(options.models) <= _MAX_LIGHT_RESULTS
+        batcher = self._searching if light else self._large_searching
 
         def with_vectors(image: EmbeddedImage) -> SearchJob:
             return replace(job, vectors=image.embedded.result.vectors)
@@ -133,10 +142,10 @@ class Pipeline:
                 query.data,
                 options.models,
                 caller=caller,
-                then=lambda image: self._searching.run_alone(with_vectors(image)),
+                then=lambda image: batcher.run_alone(with_vectors(image)) if light else None,
             )
             job = with_vectors(image)
-        done = done or await self._searching.submit(job, caller=caller)
+        done = done or await batcher.submit(job, caller=caller)
         found, search_s = done.result, done.queued_s + done.ran_s
         self._observe(image, search_s)
         return SearchAnswer(

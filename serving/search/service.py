@@ -27,6 +27,8 @@ from hardrank.serving.store.thumbnails import THUMBNAIL_SIDE
 
 _LOG: Final = logging.getLogger(__name__)
 _DEFAULT_RESULTS: Final = 10
+_MOST_ANSWER_BYTES: Final = 64 * 2**20
+"""Of the results that one request gets: of all its queries, with their metadata."""
 _REFRESH_S: Final = 1.0
 """Seconds between checks for changes that other processes committed."""
 
@@ -94,7 +96,10 @@ class SearchService:
         """
         resolved = self._resolve(options)
         with self.admission.enter(caller=caller):
-            return await self._pipeline.answer(query, resolved, caller=caller)
+            answer = await self._pipeline.answer(query, resolved, caller=caller)
+        if answer.size > _MOST_ANSWER_BYTES:
+            raise _too_large()
+        return answer
 
     async def search_many(
         self, queries: Sequence[Query], options: SearchOptions, *, caller: str = ""
@@ -105,10 +110,17 @@ class SearchService:
             raise InvalidSearchError(
                 f"the batch has {len(queries)} queries; send 1 to {self.settings.limits.batch_queries}"
             )
+        size = 0
+
+        async def search(query: Query) -> SearchAnswer | HardrankError:
+            nonlocal size
+            answer = await self._pipeline.answer(query, resolved, caller=caller)
+            size += answer.size
+            # Returned, not raised: the traceback of an error would keep the answer in memory.
+            return answer if size <= _MOST_ANSWER_BYTES else _too_large()
+
         with self.admission.enter(len(queries), caller=caller):
-            answers = await asyncio.gather(
-                *(self._pipeline.answer(query, resolved, caller=caller) for query in queries), return_exceptions=True
-            )
+            answers = await asyncio.gather(*map(search, queries), return_exceptions=True)
         for answer in answers:
             if isinstance(answer, BaseException) and not isinstance(answer, HardrankError):
                 raise answer
@@ -252,3 +264,10 @@ class SearchService:
         )
         for key, model in self.models.items():
             self.metrics.add_item_gauge(key, lambda index=model.index: index.size)  # type: ignore[misc]
+
+
+def _too_large() -> InvalidSearchError:
+    return InvalidSearchError(
+        f"the results have more than {_MOST_ANSWER_BYTES >> 20} MiB with their metadata; use a smaller k, or fewer "
+        "queries in a batch"
+    )

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Final
 
 from hardrank.serving.agreement.calibration import Disagreement
 from hardrank.serving.store.items import Match
@@ -23,6 +24,9 @@ class IdQuery:
 
 
 Query = ImageQuery | IdQuery
+
+_FIELDS_BYTES: Final = 128
+"""Of a match besides id, label and metadata."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -82,6 +86,12 @@ class SearchAnswer:
     disagreement: Disagreement | None = None
     """How much the two compared models disagree about the query. None if that was not requested, if only one of them
     was searched, or while the usual agreement is unknown."""
+
+    @property
+    def size(self) -> int:
+        """Bytes of the answer as JSON, about."""
+        items = [match.item for answer in self.by_model.values() for match in answer.matches]
+        return sum(len(item.metadata_json) + len(item.id) + len(item.label or "") + _FIELDS_BYTES for item in items)
 
 
 @dataclass(frozen=True)

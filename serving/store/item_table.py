@@ -41,7 +41,7 @@ CREATE TABLE state(
     volume INTEGER NOT NULL, base_slots INTEGER NOT NULL, base_row INTEGER NOT NULL, structure INTEGER NOT NULL) STRICT;
 INSERT INTO state VALUES (1, 0, 0, 1, 0, 0, 0);
 """
-_ITEM: Final = "row, id, label, metadata, width, height"
+_ITEM: Final = "row, id, label, CAST(metadata AS BLOB), width, height"
 _STATE_COLUMNS: Final[Mapping[str, str]] = {
     "generation": "generation",
     "next_row": "next_row",
@@ -302,7 +302,7 @@ def _fields(item: NewItem) -> tuple[Any, ...]:
 
 def _item(found: Sequence[Any]) -> Item:
     row, id, label, metadata, width, height = found
-    return Item(row=row, id=id, label=label, metadata=_read_metadata(metadata), width=width, height=height)
+    return Item(row=row, id=id, label=label, metadata_json=metadata, width=width, height=height)
 
 
 def _source(path: str | None, digest: str | None) -> ImageSource | None:

@@ -99,11 +99,17 @@ class Item:
     """Position in the order of addition; constant for the life of the item, and never reused."""
     id: str
     label: str | None
-    metadata: Mapping[str, Scalar]
+    metadata_json: bytes
+    """The metadata as JSON; most answers contain them unread."""
     width: int
     """Pixels of the original; 0: unknown."""
     height: int
     """Pixels of the original; 0: unknown."""
+
+    @property
+    def metadata(self) -> Mapping[str, Scalar]:
+        """Further fields, with plain values."""
+        return dict(json.loads(self.metadata_json))
 
 
 @dataclass(frozen=True, kw_only=True)

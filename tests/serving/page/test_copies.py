@@ -17,7 +17,9 @@ from tests.serving.served import encoded, picture
 def matches(*ids: str) -> list[Match]:
     return [
         Match(
-            item=Item(row=rank, id=id, label=None, metadata={"n": rank}, width=4, height=3), score=1 / rank, rank=rank
+            item=Item(row=rank, id=id, label=None, metadata_json=b'{"n": %d}' % rank, width=4, height=3),
+            score=1 / rank,
+            rank=rank,
         )
         for rank, id in enumerate(ids, start=1)
     ]

@@ -1,6 +1,7 @@
 """The HTML fragments, without a browser: every text is escaped and every figure is correct."""
 
 import base64
+import json
 import math
 import re
 from collections.abc import Sequence
@@ -52,7 +53,8 @@ class Outline(HTMLParser):
 
 
 def match(rank: int, *, text: str = "", label: str | None = None, score: float = 0.5) -> Match:
-    item = Item(row=rank, id=f"{text}{rank}", label=label, metadata={text or "field": text or 1}, width=1, height=1)
+    metadata = json.dumps({text or "field": text or 1}).encode()
+    item = Item(row=rank, id=f"{text}{rank}", label=label, metadata_json=metadata, width=1, height=1)
     return Match(item=item, score=score, rank=rank)
 
 

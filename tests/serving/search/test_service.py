@@ -14,17 +14,19 @@ import pytest
 from hardrank.models.cores import THREADS_VARIABLE
 from hardrank.models.decoding import UndecodableImageError
 from hardrank.serving.engine import Engine
+from hardrank.serving.search import pipeline
+from hardrank.serving.search import service as service_module
 from hardrank.serving.search.admission import NotReadyError, ShuttingDownError
 from hardrank.serving.search.models import ServiceError, UnknownModelError
 from hardrank.serving.search.service import SearchService
 from hardrank.serving.search.types import IdQuery, ImageQuery, SearchAnswer, SearchOptions
 from hardrank.serving.settings import Batching, Limits, Settings
 from hardrank.serving.store.errors import InvalidSearchError
-from hardrank.serving.store.items import InvalidItemError, UnknownItemError, UnknownLabelError
+from hardrank.serving.store.items import InvalidItemError, NewItem, UnknownItemError, UnknownLabelError
 from tests.serving.process import running
 from tests.serving.raw_clients import read_status, search_counts, send_search, slow_image
 from tests.serving.served import build_index, encoded, make_service, paint, picture
-from tests.waiting import until
+from tests.waiting import PATIENCE_S, until
 
 Scenario = Callable[[SearchService], Coroutine[Any, Any, None]]
 
@@ -266,5 +268,55 @@ def test_images_that_are_slow_to_decode_do_not_hold_up_other_callers(tmp_path: P
         await service.search(ImageQuery(data=files[0].data), SearchOptions(), caller="b")
         assert not held[-1].done()  # first come, first served would answer all of them before
         await asyncio.gather(*held)
+
+    _run(service, scenario)
+
+
+def test_searches_for_many_results_do_not_hold_up_others(
+    tmp_path: Path, engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    files = paint(6)
+    service = make_service(tmp_path, (engine,), files)
+    monkeypatch.setattr(pipeline, "_MAX_LIGHT_RESULTS", 4)
+    index = service.models["benign"].index
+    search, go_on = index.search, threading.Event()
+
+    def wait_if_large(queries: Any, k: int, **options: Any) -> Any:
+        assert k < 5 or go_on.wait(PATIENCE_S)
+        return search(queries, k, **options)
+
+    async def scenario(service: SearchService) -> None:
+        monkeypatch.setattr(index, "search", wait_if_large)  # after the warm-up, which searches, too
+        large = asyncio.create_task(service.search(IdQuery(id="item-0"), SearchOptions(k=5), caller="a"))
+        await asyncio.sleep(0)
+        small = await service.search(IdQuery(id="item-0"), SearchOptions(k=4), caller="b")
+        assert not large.done()
+        go_on.set()
+        found = await large
+        assert found.by_model["benign"].matches[:4] == small.by_model["benign"].matches
+
+    _run(service, scenario)
+
+
+def test_the_results_of_one_request_are_limited_in_bytes(
+    tmp_path: Path, engine: Engine, robust_engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    files = paint(8)
+    service = make_service(tmp_path, (engine, robust_engine), files)
+    for model in service.models.values():
+        vector = model.index.vector("item-0")
+        model.index.add([NewItem(id="large", vector=vector, label="new", metadata={"text": "é" * 8000})])
+    monkeypatch.setattr(service_module, "_MOST_ANSWER_BYTES", 70_000)
+
+    async def scenario(service: SearchService) -> None:
+        query, two = IdQuery(id="item-0"), SearchOptions(k=2)
+        size = (await service.search(query, two)).size
+        assert 32_000 < size < 35_000
+        answers = await service.search_many([query] * 5, two)
+        assert [type(answer) for answer in answers] == 2 * [SearchAnswer] + 3 * [InvalidSearchError]
+        monkeypatch.setattr(service_module, "_MOST_ANSWER_BYTES", 30_000)
+        with pytest.raises(InvalidSearchError, match="smaller k"):
+            await service.search(query, two)
+        assert await service.search(query, SearchOptions(k=2, models=("benign",)))
 
     _run(service, scenario)
