@@ -14,6 +14,7 @@ from hardrank.models.cores import usable_cores
 from hardrank.models.files import atomic_path
 from hardrank.serving.ann.backend import Slots, Vectors
 from hardrank.serving.ann.faiss_kinds import FAISS_KINDS, SearchEffort
+from hardrank.serving.store.errors import IndexWriteError
 from hardrank.serving.store.manifest import AnnKind
 
 _BLOCK: Final = 16_384
@@ -71,9 +72,14 @@ class FaissIndex:
         return replace(self, index=index, covered=len(alive))
 
     def save(self, path: Path) -> None:
-        """Write the FAISS index, whole or not at all."""
-        with atomic_path(path) as unfinished:
-            faiss.write_index(self.index, str(unfinished))
+        """Write the FAISS index, whole or not at all; raises `IndexWriteError`."""
+        try:
+            with atomic_path(path) as unfinished:
+                faiss.write_index(self.index, str(unfinished))
+        except (OSError, RuntimeError) as error:  # FAISS raises the latter
+            raise IndexWriteError(
+                f"{path} cannot be written ({error}); check the disk space and permissions"
+            ) from error
 
 
 def build(

@@ -31,7 +31,7 @@ from hardrank.serving.metrics import Rejection
 from hardrank.serving.search.admission import NotReadyError, OverloadedError, ShuttingDownError
 from hardrank.serving.search.item_images import NoImageError
 from hardrank.serving.search.models import UnknownModelError
-from hardrank.serving.store.errors import IndexBusyError, InvalidSearchError, ReadOnlyIndexError
+from hardrank.serving.store.errors import IndexBusyError, IndexWriteError, InvalidSearchError, ReadOnlyIndexError
 from hardrank.serving.store.items import DuplicateItemError, InvalidItemError, UnknownItemError, UnknownLabelError
 
 MEDIA_TYPE: Final = "application/problem+json"
@@ -62,6 +62,8 @@ class ProblemType:
     """Seconds, unless the exception has its own."""
     rejection: Rejection | None = None
     """How it is counted in the metrics."""
+    logged: bool = False
+    """Whether the operator has to know of it."""
 
 
 class InvalidField(BaseModel):
@@ -112,6 +114,11 @@ PROBLEM_TYPES: Final[Mapping[type[HardrankError], ProblemType]] = {
         status=503, name="index-busy", title="Index is busy", retry_after_s=30,
         detail="Another process is writing to the index; send the request again in 30 s.",
     ),
+    IndexWriteError: ProblemType(
+        status=503, name="index-write", title="Index cannot be written", retry_after_s=60, logged=True,
+        detail="The server cannot write to its index now, for example because its disk is full. Try again later, or "
+        "ask its operator: the server log has the cause under this request id.",
+    ),
     OverloadedError: ProblemType(
         status=429, name="overloaded", title="Server overloaded", retry_after_s=1, rejection=Rejection.OVERLOAD
     ),
@@ -131,6 +138,7 @@ _INTERNAL: Final = ProblemType(
     name="internal",
     title="Internal error",
     detail="Internal error; the server log has the cause under this request id. Try again, or ask the operator.",
+    logged=True,
 )
 
 
@@ -140,10 +148,9 @@ def problem_type_of(error: BaseException) -> ProblemType:
 
 
 def problem_of(error: BaseException, request_id: str) -> ProblemDetails:
-    """Describe `error` for a caller. An internal error is logged."""
+    """Describe `error` for a caller. What the operator has to know is logged."""
     problem_type = problem_type_of(error)
-    if problem_type is _INTERNAL:
-        # The errors of this package name their cause, such as a full disk; many of them must not fill the log.
+    if problem_type.logged:
         trace = None if isinstance(error, HardrankError) else error
         _LOG.error("request %s failed: %s", request_id, error, exc_info=trace)
     detail = str(error) if problem_type.detail is None else problem_type.detail

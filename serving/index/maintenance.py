@@ -12,7 +12,7 @@ from filelock import FileLock, Timeout
 from hardrank.serving.ann.backend import OptimizeOptions, ShowProgress
 from hardrank.serving.ann.faiss_record import remove_other_indexes
 from hardrank.serving.index.state import IndexState, IndexView
-from hardrank.serving.store.errors import IndexBusyError
+from hardrank.serving.store.errors import IndexBusyError, trace_of
 from hardrank.serving.store.snapshot import Snapshot
 from hardrank.serving.store.vector_file import VectorFile, remove_other_volumes, write_volume
 
@@ -72,11 +72,11 @@ class Maintenance:
     def _run(self) -> None:
         try:
             self.optimize(threads=1)
-        except Exception:
+        except Exception as error:
             if self._stopped:
                 return
             # Searches still work, exactly or with the former ANN index; whoever runs the server must know why.
-            _LOG.exception("the maintenance of %s failed", self._state.folder)
+            _LOG.error("the maintenance of %s failed: %s", self._state.folder, error, exc_info=trace_of(error))
 
     def _save(self) -> None:
         """Save the ANN index if it has changed enough, and put it in use."""

@@ -19,7 +19,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from hardrank.models.files import sync, write_json
 from hardrank.serving.index.search_index import SearchIndex
 from hardrank.serving.store.database import LOCK_TIMEOUT_S
-from hardrank.serving.store.errors import IndexBusyError, IndexDamagedError, IndexWriteError
+from hardrank.serving.store.errors import IndexBusyError, IndexDamagedError, IndexWriteError, trace_of
 from hardrank.serving.store.items import DuplicateItemError, NewItem, UnknownItemError, same_metadata
 
 _LOG: Final = logging.getLogger(__name__)
@@ -187,8 +187,12 @@ class ItemWriter:
     def _undo(self, path: Path) -> None:
         try:
             self._settle_record(path)
-        except Exception:
-            _LOG.exception("an addition cannot be undone now; it will be before the next change")
+        except Exception as error:
+            _LOG.error(
+                "an addition cannot be undone now, but will be before the next change: %s",
+                error,
+                exc_info=trace_of(error),
+            )
 
     def _settle(self, folder: Path) -> None:
         for path in sorted(folder.glob(_RECORDS)):

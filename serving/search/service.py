@@ -21,7 +21,7 @@ from hardrank.serving.search.models import Model, ModelStats, first_with_item, m
 from hardrank.serving.search.pipeline import Pipeline
 from hardrank.serving.search.types import IdPage, Query, ResolvedOptions, SearchAnswer, SearchOptions
 from hardrank.serving.settings import Settings
-from hardrank.serving.store.errors import InvalidSearchError
+from hardrank.serving.store.errors import InvalidSearchError, trace_of
 from hardrank.serving.store.items import Item, NewItem, Scalar
 from hardrank.serving.store.thumbnails import THUMBNAIL_SIDE
 
@@ -244,14 +244,18 @@ class SearchService:
 
     async def _refresh_forever(self) -> None:
         """Load what other processes commit to the indexes; once ready, keep the usual agreement up to date."""
+        said = ""
         while True:
             try:
                 for model in self.models.values():
                     await asyncio.to_thread(model.index.refresh)
                 if self.ready and self.monitor is not None and self.monitor.stale:
                     await asyncio.to_thread(self.monitor.calibrate)
-            except Exception:
-                _LOG.exception("the indexes cannot be refreshed; trying again in %g s", _REFRESH_S)
+                said = ""
+            except Exception as error:
+                if str(error) != said:  # the same error every second would fill the log
+                    _LOG.error("the indexes cannot be refreshed now: %s", error, exc_info=trace_of(error))
+                said = str(error)
             await asyncio.sleep(_REFRESH_S)
 
     def _add_gauges(self) -> None:

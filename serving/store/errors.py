@@ -3,6 +3,11 @@
 from hardrank.models.errors import HardrankError
 
 
+def trace_of(error: Exception) -> Exception | None:
+    """Return an error whose traceback belongs in the log; None if its text names the cause, such as a full disk."""
+    return None if isinstance(error, HardrankError | OSError) else error
+
+
 class IndexingError(HardrankError):
     """Base class of the errors of an index."""
 

@@ -101,14 +101,22 @@ def write_volume(
     rows: npt.NDArray[np.int64],
     progress: Callable[[int, int], None],
 ) -> None:
-    """Write a volume of the vectors at `slots` (n,), which belong to `rows` (n,); `progress` gets (done, total)."""
-    with atomic_path(_rows_path(folder, volume)) as unfinished:
-        rows.astype(_ROW).tofile(unfinished)
-    with atomic_file(vectors_path(folder, volume)) as stream:
-        for start in range(0, len(slots), _BLOCK):
-            part = slots[start : start + _BLOCK]
-            vectors[part].astype(_FLOAT, copy=False).tofile(stream)
-            progress(start + len(part), len(slots))
+    """Write a volume of the vectors at `slots` (n,), which belong to `rows` (n,); `progress` gets (done, total).
+
+    Raises `IndexWriteError`.
+    """
+    try:
+        with atomic_path(_rows_path(folder, volume)) as unfinished:
+            unfinished.write_bytes(rows.astype(_ROW).tobytes())
+        with atomic_file(vectors_path(folder, volume)) as stream:
+            for start in range(0, len(slots), _BLOCK):
+                part = slots[start : start + _BLOCK]
+                stream.write(vectors[part].astype(_FLOAT, copy=False).tobytes())
+                progress(start + len(part), len(slots))
+    except OSError as error:
+        raise IndexWriteError(
+            f"{vectors_path(folder, volume)} cannot be written ({error.strerror}); check the disk space and permissions"
+        ) from error
 
 
 def remove_other_volumes(folder: Path, volume: int) -> None:

@@ -14,7 +14,7 @@ from hardrank.serving.api.problems import PROBLEM_TYPES, problem_of, problem_typ
 from hardrank.serving.api.rate_limit import RateLimitedError
 from hardrank.serving.engine import Engine, EngineError
 from hardrank.serving.search.admission import OverloadedError
-from hardrank.serving.store.errors import IndexBusyError, IndexDamagedError, ReadOnlyIndexError
+from hardrank.serving.store.errors import IndexBusyError, IndexDamagedError, IndexWriteError, ReadOnlyIndexError
 from tests.serving.served import Served, serve
 
 SECRET = "/srv/private/index/items.sqlite"
@@ -36,6 +36,7 @@ def served(tmp_path_factory: pytest.TempPathFactory, engine: Engine) -> Iterator
         (HardrankError(SECRET), 500),
         (ReadOnlyIndexError(f"the index {SECRET} was opened for reading"), 403),
         (IndexBusyError(f"another process writes to {SECRET}"), 503),
+        (IndexWriteError(f"{SECRET} cannot be written"), 503),
     ],
 )
 def test_internal_errors_are_logged_and_their_text_is_hidden(
@@ -55,7 +56,8 @@ def test_internal_errors_are_logged_and_their_text_is_hidden(
     assert answer.headers["content-type"] == "application/problem+json"
     assert "srv" not in answer.text
     assert answer.json()["request_id"] == "mine-7"
-    assert ("mine-7" in caplog.text and SECRET in caplog.text) is (status == 500)
+    logged = status == 500 or isinstance(error, IndexWriteError)
+    assert ("mine-7" in caplog.text and SECRET in caplog.text) is logged
 
 
 def test_internal_errors_in_a_batch_are_hidden_too(served: Served, monkeypatch: pytest.MonkeyPatch) -> None:

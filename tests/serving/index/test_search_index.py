@@ -31,6 +31,7 @@ from hardrank.serving.store.items import (
     UnknownItemError,
     UnknownLabelError,
 )
+from hardrank.serving.store.manifest import AnnKind, BackendOptions
 from tests.serving.bundles import DIMENSION
 from tests.serving.conftest import make_manifest, new_items, unit_vectors
 
@@ -293,6 +294,35 @@ def test_a_write_that_fails_changes_nothing(index: SearchIndex) -> None:
     index.add(new_items(vectors[10:40], start=10))
     with SearchIndex.open(index.folder) as reader:
         assert np.array_equal(reader.vectors([f"item-{number}" for number in range(40)]), vectors[:40])
+
+
+def test_a_compaction_that_fails_names_its_file_and_changes_nothing(index: SearchIndex) -> None:
+    vectors = unit_vectors(4000)
+    index.add(new_items(vectors))
+    index.delete([f"item-{number}" for number in range(10)])
+    for limit, name in ((10_000, "vectors-0002"), (100_000, "vectors-0002")):  # at the rows, and at the vectors
+        with _file_size_limit(limit), pytest.raises(IndexWriteError, match=rf"{name}\.f32 cannot be written"):
+            index.compact()
+    assert (index.size, index.stats().deleted) == (3990, 10)
+    index.compact()
+    assert np.array_equal(index.vectors([f"item-{number}" for number in range(10, 4000)]), vectors[10:])
+
+
+def test_an_ann_index_that_cannot_be_saved_is_used_all_the_same(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    manifest = make_manifest(backend=BackendOptions(structure=AnnKind.IVF_SQ8))
+    vectors = unit_vectors(3000)
+    with SearchIndex.create(tmp_path / "ann", manifest=manifest, maintenance=False) as index:
+        index.add(new_items(vectors))
+        with _file_size_limit(30_000), pytest.raises(IndexWriteError, match=r"0001\.faiss cannot be written"):
+            index.optimize()
+        assert index.stats().backend != "faiss flat"
+        assert not list((index.folder / "ann").glob("*"))
+        with _file_size_limit(30_000):
+            index._maintenance._run()
+    assert "0001.faiss cannot be written" in caplog.text
+    assert "Traceback" not in caplog.text
 
 
 def test_a_locked_table_is_an_error_after_the_time_out(index: SearchIndex) -> None:

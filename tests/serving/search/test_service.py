@@ -21,7 +21,7 @@ from hardrank.serving.search.models import ServiceError, UnknownModelError
 from hardrank.serving.search.service import SearchService
 from hardrank.serving.search.types import IdQuery, ImageQuery, SearchAnswer, SearchOptions
 from hardrank.serving.settings import Batching, Limits, Settings
-from hardrank.serving.store.errors import InvalidSearchError
+from hardrank.serving.store.errors import IndexWriteError, InvalidSearchError
 from hardrank.serving.store.items import InvalidItemError, NewItem, UnknownItemError, UnknownLabelError
 from tests.serving.process import running
 from tests.serving.raw_clients import read_status, search_counts, send_search, slow_image
@@ -320,3 +320,25 @@ def test_the_results_of_one_request_are_limited_in_bytes(
         assert await service.search(query, SearchOptions(k=2, models=("benign",)))
 
     _run(service, scenario)
+
+
+def test_indexes_that_cannot_be_refreshed_are_logged_once(
+    tmp_path: Path, engine: Engine, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    service = make_service(tmp_path, (engine,), paint(3))
+    monkeypatch.setattr(service_module, "_REFRESH_S", 0.001)
+    tries = 0
+
+    def fail() -> bool:
+        nonlocal tries
+        tries += 1
+        raise IndexWriteError("items.sqlite cannot be written (disk is full)")
+
+    async def scenario(service: SearchService) -> None:
+        while tries < 5:
+            await asyncio.sleep(0.001)
+
+    monkeypatch.setattr(service.models["benign"].index, "refresh", fail)
+    _run(service, scenario)
+    assert caplog.text.count("cannot be refreshed now: items.sqlite") == 1
+    assert "Traceback" not in caplog.text
