@@ -71,19 +71,28 @@ def attacks(side: int) -> Mapping[str, Callable[[], bytes]]:
         "TIFF, one large tile": lambda: hostile.tiff_of_one_large_tile(16_000),
         "TIFF, 3 million strips": hostile.tiff_of_many_strips,
         "TIFF, unknown tags": hostile.tiff_of_unknown_tags,
+        "TIFF, strips of one byte": hostile.tiff_of_small_strips,
         "TIFF, floats": lambda: hostile.deflated_tiff(side, side, bits=32, sample_format=3),
         "JPEG, scans": lambda: hostile.jpeg_of_scans(side, scans),
+        "JPEG, bytes between segments": lambda: hostile.jpeg_with(b"\xff" * 32_000_000),
+        "JPEG, tables": hostile.jpeg_of_tables,
         "PNG": lambda: hostile.encoded(plain, "PNG"),
         "PNG, noise": lambda: hostile.encoded(noise, "PNG", compress_level=1),
         "PNG, large text": lambda: hostile.png_with(
             hostile.png_chunk(b"zTXt", bytes(20_000_000)), noise.crop((0, 0, 9, 9))
         ),
         "PNG, empty frames": lambda: hostile.empty_frames(side // 6, 30),
+        "PNG, a frame in small chunks": lambda: hostile.frame_in_chunks(49_000, 640),
+        "PNG, many chunks": lambda: hostile.png_with(
+            hostile.png_chunk(b"IDAT", b"") * 49_000, noise.crop((0, 0, 9, 9))
+        ),
         "PNG, a million chunks": lambda: hostile.png_with(hostile.png_chunk(b"IDAT", b"") * 1_000_000, plain),
         "WebP": lambda: hostile.encoded(plain, "WEBP", lossless=True, method=0),
         "WebP, noise": lambda: hostile.encoded(noise, "WEBP", lossless=True, method=0, quality=0),
         "WebP, canvas": lambda: hostile.webp_canvas(16_000, 16_000),
         "GIF": lambda: hostile.encoded(plain.convert("P"), "GIF"),
+        "GIF, large frames": lambda: hostile.gif_frames(hostile.empty_gif_frame(side), count=60),
+        "GIF, bytes between frames": lambda: hostile.gif_frames(b"\1", count=32_000_000),
         "GIF, canvas": lambda: hostile.gif_canvas(12_000, 12_000),
         "AVIF": lambda: hostile.encoded(small, "AVIF", speed=10),
         "JPEG 2000": lambda: hostile.encoded(small, "JPEG2000", quality_mode="rates", quality_layers=[20]),

@@ -4,6 +4,7 @@ A frame is complete by itself only while those before it are empty, that is whol
 later frames are looked for.
 """
 
+import re
 import struct
 import zlib
 from collections.abc import Iterator
@@ -11,11 +12,12 @@ from dataclasses import dataclass
 from itertools import islice
 from typing import Final
 
-from hardrank.models.stripped_file import StructureLimitError
+from hardrank.models.stripped_file import StructureLimitError, search
 
 MAX_FRAMES: Final = 64
 """How many frames of an animation may be empty."""
 _MAX_BLOCKS: Final = 100_000
+_GIF_BLOCK: Final = re.compile(rb"[\x21\x2c\x3b]")
 _PNG: Final = b"\x89PNG\r\n\x1a\n"
 
 
@@ -58,7 +60,8 @@ def _gif_frames(data: bytes) -> Iterator[Frame]:
         elif kind == 0x3B:
             return
         else:
-            position += 1
+            found = search(_GIF_BLOCK, data, position)
+            position = found.start() if found else len(data)
             continue
         while position < len(data) and data[position]:
             position += data[position] + 1
@@ -74,23 +77,27 @@ def _gif_frames(data: bytes) -> Iterator[Frame]:
 
 
 def _webp_frames(data: bytes) -> Iterator[Frame]:
-    head, position = b"", 12
+    head, position = [], 12
     while position + 8 <= len(data):
         kind, length = struct.unpack_from("<4sI", data, position)
         end = position + 8 + length + length % 2
         if kind in {b"VP8X", b"ANIM"}:
             chunk = data[position:end]
             # Without the flags of metadata, which are left out.
-            head += chunk[:8] + bytes([chunk[8] & 0x12]) + chunk[9:] if kind == b"VP8X" and len(chunk) > 9 else chunk
+            plain = kind != b"VP8X" or len(chunk) < 10
+            head.append(chunk if plain else chunk[:8] + bytes([chunk[8] & 0x12]) + chunk[9:])
         elif kind == b"ANMF":
-            body = b"WEBP" + head + data[position:end]
+            body = b"".join([b"WEBP", *head, data[position:end]])
             yield Frame(data=b"RIFF" + struct.pack("<I", len(body)) + body)
         position = end
 
 
 def _png_frames(data: bytes) -> Iterator[Frame]:
     """Yield the frames that have pixels of their own (fdAT); the first one may be that of the file itself."""
-    header, palette, control, pixels = b"", b"", b"", b""
+    header, control = b"", b""
+    # Parts of bytes are joined once: adding them one by one would copy all before, for minutes.
+    palette: list[bytes] = []
+    pixels: list[bytes] = []
     position, chunks = len(_PNG), 0
     while position + 12 <= len(data):
         length, kind = struct.unpack_from(">I4s", data, position)
@@ -102,20 +109,22 @@ def _png_frames(data: bytes) -> Iterator[Frame]:
         if kind == b"IHDR":
             header = body
         elif kind in {b"PLTE", b"tRNS"}:
-            palette += _chunk(kind, body)
+            palette.append(_chunk(kind, body))
         elif kind in {b"fcTL", b"IEND"}:
             if pixels and len(control) >= 20 and len(header) == 13:
-                yield _png_frame(header, palette, control, pixels)
-            control, pixels = body, b""
+                yield _png_frame(header, control, [*palette, *pixels])
+            control, pixels = body, []
+            if kind == b"IEND":
+                return
         elif kind == b"fdAT":
-            pixels += _chunk(b"IDAT", body[4:])
+            pixels.append(_chunk(b"IDAT", body[4:]))
 
 
-def _png_frame(header: bytes, palette: bytes, control: bytes, pixels: bytes) -> Frame:
+def _png_frame(header: bytes, control: bytes, chunks: list[bytes]) -> Frame:
     _, width, height, left, top = struct.unpack_from(">5I", control)
     size = struct.pack(">II", width, height)
     return Frame(
-        data=_PNG + _chunk(b"IHDR", size + header[8:]) + palette + pixels + _chunk(b"IEND", b""),
+        data=b"".join([_PNG, _chunk(b"IHDR", size + header[8:]), *chunks, _chunk(b"IEND", b"")]),
         canvas=struct.unpack_from(">II", header),
         place=(left, top),
     )

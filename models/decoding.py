@@ -217,6 +217,8 @@ def _decode(data: bytes, limits: DecodeLimits, max_work: int | None) -> DecodedF
     if file.size is not None:
         _check_size(file.size, limits, file.max_pixels)
     _check_cost(file, limits)
+    if max_work is not None and file.slow:  # before its decoder reads anything
+        raise CostlyImageError("decoding this image is expensive")
     with _open(file.data, file.decoder) as image:
         full = image.size
         halved = file.sequential and full[0] * full[1] > limits.max_pixels
@@ -226,7 +228,7 @@ def _decode(data: bytes, limits: DecodeLimits, max_work: int | None) -> DecodedF
             _check_side(full, limits)
         _check_size(image.size, limits, file.max_pixels)
         _check_scans(file.scans, image.size, limits)
-        if max_work is not None and (file.slow or _work(file, full) > max_work):
+        if max_work is not None and _work(file, full) > max_work:
             raise CostlyImageError("decoding this image is expensive")
         _load(image, file)
         # Pillow itself rotates TIFF files and leaves no EXIF.
@@ -290,33 +292,34 @@ def _first_visible(image: Image.Image, data: bytes, limits: DecodeLimits, max_wo
     """Return the first frame of an animation that is not empty; the loaded first one if all are."""
     if not _is_empty(image):
         return image
-    left = limits.max_pixels
+    work = 0
     for frame in later_frames(data):
-        # Empty frames cost as much as others: all together have the pixels of the largest image.
-        left -= image.width * image.height
-        if left < 0:
-            break
-        if max_work is not None and limits.max_pixels - left > max_work:
-            raise CostlyImageError("decoding this animation is expensive")
-        found = _load_frame(frame, limits)
+        with _open(frame.data, "") as opened:
+            _check_size(opened.size, limits)
+            # Empty frames cost as much as others: all together have the pixels of the largest image. A frame of a PNG
+            # may be smaller than the canvas, one of a GIF larger than those before.
+            work += max(image.width * image.height, opened.width * opened.height)
+            if work > limits.max_pixels:
+                break
+            if max_work is not None and work > max_work:
+                raise CostlyImageError("decoding this animation is expensive")
+            found = _load_frame(opened, frame)
         if found is not None and not _is_empty(found):
             return found
     return image
 
 
-def _load_frame(frame: Frame, limits: DecodeLimits) -> Image.Image | None:
-    """Load a frame on its transparent canvas; None if it is damaged, or not within the canvas."""
-    with _open(frame.data, "") as image:
-        _check_size(image.size, limits)
-        if frame.canvas is None:
-            image.load()
-            return image.copy()
-        (left, top), (width, height) = frame.place, frame.canvas
-        if left + image.width > width or top + image.height > height:
-            return None
-        canvas = Image.new("RGBA", frame.canvas)
-        canvas.paste(image.convert("RGBA"), frame.place)
-        return canvas
+def _load_frame(image: Image.Image, frame: Frame) -> Image.Image | None:
+    """Load a frame on its transparent canvas; None if it is not within the canvas."""
+    if frame.canvas is None:
+        image.load()
+        return image.copy()
+    (left, top), (width, height) = frame.place, frame.canvas
+    if left + image.width > width or top + image.height > height:
+        return None
+    canvas = Image.new("RGBA", frame.canvas)
+    canvas.paste(image.convert("RGBA"), frame.place)
+    return canvas
 
 
 def _is_empty(image: Image.Image) -> bool:

@@ -15,14 +15,18 @@ from dataclasses import dataclass
 
 from hardrank.models.color_profiles import MAX_PROFILE_BYTES
 from hardrank.models.image_boxes import check_jpeg2000, is_jpeg2000, media_decoder, strip_media_file
-from hardrank.models.stripped_file import StrippedFile, StructureLimitError
+from hardrank.models.stripped_file import StrippedFile, StructureLimitError, search
 
+_FEW_PARTS = 5000
+"""Chunks, blocks or strips, each of which Pillow reads in Python; more of them take as long as an expensive image."""
 _MAX_SEGMENTS = 10_000
 _EXIF_PREFIX = b"Exif\x00\x00"
 
 # A JPEG marker other than a stuffed byte, a restart marker or fill.
 _JPEG_MARKER = re.compile(rb"\xff[^\x00\x01\xd0-\xd7\xff]")
 _JPEG_END, _JPEG_SCAN, _JPEG_APP1, _JPEG_APP2 = 0xD9, 0xDA, 0xE1, 0xE2
+_MAX_JPEG_HEADER = 2**16
+"""Bytes of tables before the first scan, which Pillow reads in Python; files have a few hundred."""
 _JPEG_BASELINE = {0xC0, 0xC1}
 _ICC_PREFIX = b"ICC_PROFILE\x00"
 # APP0 (JFIF) and APP14 (Adobe) say how colors are stored; the other application segments and comments do not.
@@ -120,11 +124,12 @@ def orientation(exif: bytes) -> int:
 
 
 def _strip_jpeg(data: bytes) -> StrippedFile:
-    kept: list[bytes] = []
-    exif, scans, segments, kept_from, position = b"", 0, 0, 0, 2
+    # Pillow reads everything before the first scan byte by byte: only whole segments are kept of it.
+    kept = [data[:2]]
+    exif, scans, segments, header, kept_from, position = b"", 0, 0, 0, len(data), 2
     profile: dict[int, bytes] = {}
     baseline = False
-    while match := _JPEG_MARKER.search(data, position):
+    while match := search(_JPEG_MARKER, data, position):
         marker = data[match.start() + 1]
         if marker == _JPEG_END and scans:
             break
@@ -137,9 +142,15 @@ def _strip_jpeg(data: bytes) -> StrippedFile:
         position = match.end()
         if marker not in _JPEG_BARE:
             position += max(2, int.from_bytes(data[match.end() : body], "big"))
+        if scans == 1 and marker == _JPEG_SCAN:
+            kept_from = match.start()
+        elif not scans and marker not in _JPEG_METADATA:
+            kept.append(data[match.start() : position])
+            header += position - match.start()
         if marker in _JPEG_METADATA:
-            kept.append(data[kept_from : match.start()])
-            kept_from = position
+            if scans:
+                kept.append(data[kept_from : match.start()])
+                kept_from = position
             if marker == _JPEG_APP1 and not exif and data.startswith(_EXIF_PREFIX, body):
                 exif = data[body:position]
             elif marker == _JPEG_APP2 and data.startswith(_ICC_PREFIX, body):
@@ -147,11 +158,19 @@ def _strip_jpeg(data: bytes) -> StrippedFile:
                 profile.setdefault(part[0] if part else 0, part[2:])
     kept.append(data[kept_from:])
     icc = b"".join(profile[number] for number in sorted(profile))
-    return StrippedFile(data=b"".join(kept), exif=exif, icc=icc, scans=scans, sequential=baseline and scans == 1)
+    return StrippedFile(
+        data=b"".join(kept),
+        exif=exif,
+        icc=icc,
+        scans=scans,
+        sequential=baseline and scans == 1,
+        slow=header > _MAX_JPEG_HEADER,
+    )
 
 
 def _strip_png(data: bytes) -> StrippedFile:
-    kept, exif, icc, position, chunks = [_PNG_SIGNATURE], b"", b"", len(_PNG_SIGNATURE), 0
+    kept, exif, position, chunks = [_PNG_SIGNATURE], b"", len(_PNG_SIGNATURE), 0
+    icc: bytes | None = None
     while position + 8 <= len(data):
         length, kind = struct.unpack_from(">I4s", data, position)
         end = position + 12 + length
@@ -163,11 +182,12 @@ def _strip_png(data: bytes) -> StrippedFile:
         elif kind == b"eXIf":
             exif = data[position + 8 : end - 4]
         elif kind == b"iCCP":
-            icc = icc or _png_profile(data[position + 8 : end - 4])
+            # The first one, even if it is damaged: decompressing each could take minutes.
+            icc = _png_profile(data[position + 8 : end - 4]) if icc is None else icc
         if kind == b"IEND":
             break
         position = end
-    return StrippedFile(data=b"".join(kept), exif=exif, icc=icc)
+    return StrippedFile(data=b"".join(kept), exif=exif, icc=icc or b"", slow=chunks > _FEW_PARTS)
 
 
 def _png_profile(chunk: bytes) -> bytes:
@@ -184,7 +204,7 @@ def _strip_gif(data: bytes) -> StrippedFile:
     position = 13 + (3 << ((flags & 7) + 1) if flags & 0x80 else 0)
     kept = [data[:position]]
     blocks = 0
-    while (match := _GIF_BLOCK.search(data, position)) and match[0][0] == _GIF_EXTENSION:
+    while (match := search(_GIF_BLOCK, data, position)) and match[0][0] == _GIF_EXTENSION:
         start = match.start()
         position = start + 2
         while position < len(data) and data[position]:
@@ -201,7 +221,8 @@ def _strip_gif(data: bytes) -> StrippedFile:
     if match[0][0] == _GIF_IMAGE and len(data) >= match.start() + 9:
         left, top, right, bottom = struct.unpack_from("<4H", data, match.start() + 1)
         width, height = max(width, left + right), max(height, top + bottom)
-    return StrippedFile(data=b"".join([*kept, data[match.start() :]]), size=(width, height))
+    slow = blocks > _FEW_PARTS
+    return StrippedFile(data=b"".join([*kept, data[match.start() :]]), size=(width, height), slow=slow)
 
 
 def _strip_webp(data: bytes) -> StrippedFile:
@@ -282,6 +303,7 @@ def _strip_tiff(data: bytes) -> StrippedFile:
         icc=icc,
         scans=layout.scans(),
         buffer_bytes=layout.buffer_bytes,
+        slow=layout.slow,
     )
 
 
@@ -347,6 +369,12 @@ class _TiffLayout:
         self._check_count(whole=piece == self.size and not planar)
 
     buffer_bytes = 0
+    _pieces = 0
+
+    @property
+    def slow(self) -> bool:
+        """Whether Pillow decodes many strips or tiles one by one, in Python."""
+        return self._compression in _TIFF_UNCOMPRESSED and self._pieces > _FEW_PARTS
 
     def scans(self) -> int:
         """Return the largest number of JPEG scans in a strip or tile."""

@@ -1,10 +1,22 @@
 """What is known of an image file before it is decoded."""
 
+import re
 from dataclasses import dataclass
+from typing import Final
+
+_STEP: Final = 2**18
 
 
 class StructureLimitError(ValueError):
     """The structure of a file would make decoding it too expensive."""
+
+
+def search(pattern: re.Pattern[bytes], data: bytes, start: int) -> re.Match[bytes] | None:
+    """Find a pattern of one or two bytes, in steps: during a search other threads wait for the interpreter."""
+    for begin in range(start, len(data), _STEP):
+        if found := pattern.search(data, begin, begin + _STEP + 1):
+            return found
+    return None
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -78,6 +78,28 @@ def jpeg_of_scans(side: int, scans: int) -> bytes:
     return data[:start] + data[start:-2] * scans + data[-2:]
 
 
+def jpeg_segment(marker: int, body: bytes) -> bytes:
+    return struct.pack(">BBH", 0xFF, marker, len(body) + 2) + body
+
+
+def jpeg_with(before: bytes, image: Image.Image | None = None) -> bytes:
+    """Make a JPEG with bytes between its start and its first segment."""
+    data = encoded(image or Image.new("RGB", (16, 16)), "JPEG")
+    return data[:2] + before + data[2:]
+
+
+def jpeg_of_tables(segments: int = 480) -> bytes:
+    """Make a JPEG with a thousand quantization tables in each segment, which Pillow reads in Python."""
+    return jpeg_with(jpeg_segment(0xDB, (b"\0" + bytes([1]) * 64) * 1008) * segments)
+
+
+def tiff_of_small_strips(height: int = 16_384, planes: int = 4) -> bytes:
+    """Make an uncompressed TIFF of strips of one byte, which Pillow decodes one by one."""
+    count = height * planes
+    tags = {WIDTH: 1, HEIGHT: height, BITS: 8, COMPRESSION: 1, PHOTOMETRIC: 2, SAMPLES: planes, ROWS_PER_STRIP: 1}
+    return tiff({**tags, PLANAR: 2, STRIP_OFFSETS: [8] * count, STRIP_SIZES: [1] * count}, bytes(16))
+
+
 def png_chunk(kind: bytes, body: bytes) -> bytes:
     return struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
 
@@ -93,6 +115,48 @@ def empty_frames(side: int, count: int) -> bytes:
     return encoded(frames[0], "PNG", save_all=True, append_images=frames[1:])
 
 
+def frame_in_chunks(count: int, size: int) -> bytes:
+    """Make an animated PNG whose first frame is empty, and whose second is in `count` chunks of `size` bytes."""
+
+    def control(number: int) -> bytes:
+        return png_chunk(b"fcTL", struct.pack(">5I2H2B", number, 1, 1, 0, 0, 1, 1, 0, 0))
+
+    chunks = [
+        png_chunk(b"IHDR", struct.pack(">2I5B", 1, 1, 8, 6, 0, 0, 0)),
+        png_chunk(b"acTL", struct.pack(">2I", 2, 0)),
+    ]
+    chunks += [control(0), png_chunk(b"IDAT", zlib.compress(bytes(5))), control(1)]
+    chunks += [png_chunk(b"fdAT", bytes(size))] * count
+    return b"\x89PNG\r\n\x1a\n" + b"".join([*chunks, png_chunk(b"IEND", b"")])
+
+
+def gif_frames(later: bytes, *, count: int = 1) -> bytes:
+    """Make a GIF with an empty frame of one pixel, then `count` times other bytes."""
+    return (
+        b"GIF89a" + struct.pack("<HHBBB", 1, 1, 0x80, 0, 0) + bytes(6) + _TRANSPARENT + _gif_image(1, 1)
+        + later * count + b";"
+    )  # fmt: skip
+
+
+def empty_gif_frame(side: int) -> bytes:
+    """Make a transparent frame for `gif_frames`."""
+    data = encoded(Image.new("P", (side, side)), "GIF")
+    return _TRANSPARENT + data[data.index(b"\x2c" + struct.pack("<4H", 0, 0, side, side)) : -1]
+
+
+def gif_of_controls(count: int = 49_000) -> bytes:
+    data = encoded(Image.new("P", (16, 16)), "GIF")
+    start = data.index(b"\x2c")
+    return data[:start] + _TRANSPARENT * count + data[start:]
+
+
+_TRANSPARENT = b"\x21\xf9\x04\x01" + bytes(4)
+
+
+def _gif_image(width: int, height: int) -> bytes:
+    return b"\x2c" + struct.pack("<4HB", 0, 0, width, height, 0) + b"\x02\x02\x44\x01\x00"
+
+
 def webp_canvas(width: int, height: int) -> bytes:
     """Make a WebP with a canvas of the given size and one small frame."""
     frame = encoded(Image.new("RGB", (16, 16)), "WEBP", lossless=True)[12:]
@@ -105,8 +169,7 @@ def webp_canvas(width: int, height: int) -> bytes:
 def gif_canvas(width: int, height: int, *, frame: tuple[int, int] | None = None) -> bytes:
     frame = frame or (width, height)
     control = b"\x21\xf9\x04" + bytes([0b1000]) + bytes(4)
-    image = b"\x2c" + struct.pack("<4HB", 0, 0, *frame, 0) + b"\x02\x02\x44\x01\x00"
-    return b"GIF89a" + struct.pack("<HHBBB", width, height, 0x80, 0, 0) + bytes(6) + control + image + b";"
+    return b"GIF89a" + struct.pack("<HHBBB", width, height, 0x80, 0, 0) + bytes(6) + control + _gif_image(*frame) + b";"
 
 
 def rle_bmp(width: int, height: int, pixels: bytes) -> bytes:

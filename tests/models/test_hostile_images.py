@@ -1,8 +1,10 @@
 """Image files built to exhaust memory, CPU or the log: refused from their headers, or decoded at little cost."""
 
 import io
+import re
 import subprocess
 import sys
+import time
 import zlib
 from collections.abc import Callable
 from typing import Any
@@ -11,9 +13,19 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from hardrank.models.decoding import DecodeLimits, ImageTooLargeError, UndecodableImageError, decode, to_rgb
+from hardrank.models import decoding
+from hardrank.models.animation import Frame, later_frames
+from hardrank.models.decoding import (
+    CostlyImageError,
+    DecodeLimits,
+    ImageTooLargeError,
+    UndecodableImageError,
+    decode,
+    decode_file,
+    to_rgb,
+)
 from hardrank.models.image_files import strip_metadata
-from hardrank.models.stripped_file import StrippedFile
+from hardrank.models.stripped_file import StrippedFile, search
 from tests.models import hostile_images as hostile
 
 GRADIENT = Image.fromarray(np.arange(40 * 24 * 3, dtype=np.uint32).reshape(24, 40, 3).astype(np.uint8))
@@ -82,6 +94,90 @@ class TestRefusedFromTheHeaders:
         data = hostile.tiff({**tags, hostile.STRIP_OFFSETS: 8, hostile.STRIP_SIZES: len(jpeg)}, jpeg)
         with pytest.raises(ImageTooLargeError, match="scans, above the limit of 100"):
             decode(data)
+
+
+@pytest.mark.usefixtures("no_decoding")
+@pytest.mark.parametrize(
+    "make",
+    [
+        hostile.jpeg_of_tables,
+        lambda: hostile.png_with(hostile.png_chunk(b"IDAT", b"") * 6000, GRADIENT),
+        lambda: hostile.frame_in_chunks(6000, 9),
+        hostile.gif_of_controls,
+        hostile.tiff_of_small_strips,
+        lambda: hostile.encoded(GRADIENT, "AVIF"),
+        lambda: hostile.encoded(GRADIENT, "JPEG2000"),
+    ],
+)
+def test_what_keeps_the_interpreter_busy_is_expensive_whatever_its_pixels(make: Callable[[], bytes]) -> None:
+    """Their headers are not even read where other threads would wait, or a crash would end the server."""
+    with pytest.raises(CostlyImageError):
+        decode_file(make(), max_work=10**9)
+
+
+def test_later_frames_of_a_gif_count_with_their_own_size(monkeypatch: pytest.MonkeyPatch) -> None:
+    data = hostile.gif_frames(hostile.empty_gif_frame(1000), count=60)
+    loaded = 0
+
+    def load(image: Image.Image, frame: Frame) -> Image.Image | None:
+        nonlocal loaded
+        loaded += 1
+        return load_frame(image, frame)
+
+    load_frame = decoding._load_frame
+    monkeypatch.setattr(decoding, "_load_frame", load)
+    with pytest.raises(CostlyImageError):
+        decode_file(data, max_work=2_999_999)
+    assert loaded == 2
+    assert decode_file(data, limits=DecodeLimits(max_pixels=5_000_000)).width == 1
+    assert loaded == 2 + 5
+
+
+@pytest.mark.parametrize(
+    ("make", "few", "many"),
+    [
+        (lambda count: hostile.frame_in_chunks(count, 700), 2000, 40_000),
+        (lambda count: hostile.gif_frames(b"\1" * 100, count=count), 10_000, 200_000),
+    ],
+)
+def test_the_time_to_find_later_frames_is_linear(make: Callable[[int], bytes], few: int, many: int) -> None:
+    def seconds(data: bytes) -> float:
+        taken = []
+        for _ in range(3):
+            began = time.thread_time()
+            for _ in later_frames(data):
+                pass
+            taken.append(time.thread_time() - began)
+        return min(taken)
+
+    assert seconds(make(many)) < 5 * many / few * max(seconds(make(few)), 1e-3)
+
+
+def test_only_the_first_profile_of_a_png_is_decompressed() -> None:
+    damaged = hostile.png_chunk(b"iCCP", b"x\0\0" + zlib.compress(bytes(1000))[:-4] + b"\xff" * 4)
+    valid = hostile.png_chunk(b"iCCP", b"x\0\0" + zlib.compress(b"profile"))
+    assert strip_metadata(hostile.png_with(valid, GRADIENT)).icc == b"profile"
+    assert strip_metadata(hostile.png_with(damaged * 9 + valid, GRADIENT)).icc == b""
+
+
+@pytest.mark.parametrize("fill", [b"\xff", b"\xff\0", b"\0", b"\xff\xd0", b"junk"])
+def test_bytes_between_the_segments_of_a_jpeg_do_not_reach_pillow(fill: bytes) -> None:
+    """Pillow would read them one by one."""
+    image = Image.effect_noise((24, 16), 60).convert("RGB")
+    plain = hostile.encoded(image, "JPEG")
+    data = hostile.jpeg_with(fill * 100_000, image)
+    assert strip_metadata(data).data == strip_metadata(plain).data
+    assert decode(data).tobytes() == decode(plain).tobytes()
+
+
+def test_a_search_in_steps_finds_what_a_whole_one_does() -> None:
+    pattern = re.compile(rb"\xff[^\x00\xff]")
+    for place in (0, 1, 2**18 - 2, 2**18 - 1, 2**18, 2**19 + 5):
+        data = bytes(place) + b"\xff\xd8" + bytes(2**18)
+        found = search(pattern, data, 0)
+        assert found is not None
+        assert found.span() == (place, place + 2)
+        assert search(pattern, data, place + 1) is None
 
 
 def test_scans_times_pixels_are_limited() -> None:
