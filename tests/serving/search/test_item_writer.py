@@ -177,9 +177,13 @@ def _interrupted(indexes: dict[str, SearchIndex]) -> None:
             ItemWriter(indexes).add(_items("a"))
 
 
-def test_an_addition_that_cannot_be_undone_is_undone_before_the_next_change(indexes: dict[str, SearchIndex]) -> None:
+def test_an_addition_that_cannot_be_undone_is_undone_before_the_next_change(
+    indexes: dict[str, SearchIndex], caplog: pytest.LogCaptureFixture
+) -> None:
     _interrupted(indexes)
     assert _ids(indexes) == [("a",), ("a",), ()]
+    assert "cannot be undone now, but will be before the next change: busy" in caplog.text
+    assert "Traceback" not in caplog.text
     ItemWriter(indexes).add(_items("b"))
     assert set(_ids(indexes)) == {("b",)}
 
