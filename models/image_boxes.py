@@ -27,6 +27,13 @@ _CODESTREAM: Final = b"\xff\x4f\xff\x51"
 _MAX_JPEG2000_PIXELS: Final = 25_000_000
 """Its decoder needs about a second for four million pixels."""
 _MAX_JPEG2000_TILES: Final = 4096
+_MAX_JPEG2000_SEGMENTS: Final = 50_000
+_TILE: Final = 0xFF90
+_TILE_DATA: Final = 0xFF93
+_CODING: Final = {0xFF52: (0, 6), 0xFF53: (1, 3)}
+"""Segments that say how pixels are coded: where they tell whether there are precincts, and the size of code-blocks."""
+_MIN_CODE_BLOCK: Final = 256
+"""Files have 1024 or more; code-blocks of 16 pixels take thirty times as long."""
 _MAX_COMPONENTS: Final = 4
 _MAX_BITS: Final = 16
 
@@ -108,6 +115,8 @@ def check_jpeg2000(data: bytes) -> StrippedFile:
     depths = data[start + 42 : start + 42 + 3 * components : 3]
     if any((depth & 0x7F) + 1 > _MAX_BITS for depth in depths):
         raise StructureLimitError(f"The JPEG 2000 file has more than {_MAX_BITS} bits per component")
+    if min(_code_blocks(data, start + 2), default=_MIN_CODE_BLOCK) < _MIN_CODE_BLOCK:
+        raise StructureLimitError(f"The JPEG 2000 file has code-blocks of less than {_MIN_CODE_BLOCK} pixels")
     return StrippedFile(
         data=data,
         size=(right - left, bottom - top),
@@ -116,6 +125,32 @@ def check_jpeg2000(data: bytes) -> StrippedFile:
         slow=True,
         max_pixels=_MAX_JPEG2000_PIXELS,
     )
+
+
+def _code_blocks(data: bytes, position: int) -> Iterator[int]:
+    """Yield the pixels of a code-block, for each main or tile header that says so, and each resolution in it."""
+    end_of_tile = 0
+    for _ in range(_MAX_JPEG2000_SEGMENTS):
+        if position + 12 > len(data):
+            return
+        marker, length, _, size = struct.unpack_from(">HHHI", data, position)
+        if marker == _TILE_DATA:
+            if end_of_tile <= position:  # the last one
+                return
+            position = end_of_tile
+            continue
+        if marker == _TILE:
+            end_of_tile = position + size
+        elif marker in _CODING:
+            style, blocks = (position + 4 + place for place in _CODING[marker])
+            width, height = (exponent + 2 for exponent in data[blocks : blocks + 2])
+            # Precincts divide code-blocks, except at the lowest resolution into four each.
+            sizes = data[blocks + 4 : position + 2 + length] if data[style] & 1 else b"\xff"
+            yield from (
+                1 << max(0, min(width, (both & 15) - 1)) + max(0, min(height, (both >> 4) - 1)) for both in sizes
+            )
+        position += 2 + max(2, length)
+    raise StructureLimitError(f"The JPEG 2000 file has more than {_MAX_JPEG2000_SEGMENTS} header segments")
 
 
 def _boxes(data: bytes, start: int, end: int) -> Iterator[_Box]:

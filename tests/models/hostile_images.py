@@ -157,6 +157,21 @@ def _gif_image(width: int, height: int) -> bytes:
     return b"\x2c" + struct.pack("<4HB", 0, 0, width, height, 0) + b"\x02\x02\x44\x01\x00"
 
 
+def jpeg2000_with(coding: bytes, *, in_tile: bool = False, **options: Any) -> bytes:
+    """Make a JPEG 2000 file with another segment in its main header, or in that of its first tile."""
+    data = encoded(Image.new("L", (200, 200)), "JPEG2000", no_jp2=True, **options)
+    tile = data.index(b"\xff\x90")
+    if not in_tile:
+        return data[:tile] + coding + data[tile:]
+    length = int.from_bytes(data[tile + 6 : tile + 10], "big") + len(coding)
+    head = data[tile : tile + 6] + length.to_bytes(4, "big") + data[tile + 10 : tile + 12]
+    return data[:tile] + head + coding + data[tile + 12 :]
+
+
+SMALL_PRECINCTS = struct.pack(">HH", 0xFF52, 18) + b"\1\0\0\1\0\5\4\4\0\1" + bytes([0x77] * 5 + [0x44])
+SMALL_PRECINCTS_OF_COMPONENT = struct.pack(">HH", 0xFF53, 15) + b"\0\1\5\4\4\0\1" + bytes([0x77] * 5 + [0x44])
+
+
 def webp_canvas(width: int, height: int) -> bytes:
     """Make a WebP with a canvas of the given size and one small frame."""
     frame = encoded(Image.new("RGB", (16, 16)), "WEBP", lossless=True)[12:]

@@ -2,6 +2,7 @@
 
 import io
 import re
+import struct
 import subprocess
 import sys
 import time
@@ -58,6 +59,11 @@ class TestRefusedFromTheHeaders:
             (lambda: hostile.gif_canvas(8, 8, frame=(60_000, 2)), "60000×8.*limit of 16384"),
             (lambda: hostile.rle_bmp(3000, 3000, b"\xff\0" * 40_000), "run-length encoded.*4000000"),
             (lambda: hostile.rle_bmp(16, 16, b"\0\0" * 5_000_000), "run-length encoded.*4000000"),
+            (lambda: hostile.jpeg2000_with(b"", codeblock_size=(4, 4)), "code-blocks of less than 256"),
+            (lambda: hostile.jpeg2000_with(hostile.SMALL_PRECINCTS), "code-blocks of less than 256"),
+            (lambda: hostile.jpeg2000_with(hostile.SMALL_PRECINCTS, in_tile=True), "code-blocks of less than 256"),
+            (lambda: hostile.jpeg2000_with(hostile.SMALL_PRECINCTS_OF_COMPONENT), "code-blocks of less than 256"),
+            (lambda: hostile.jpeg2000_with(struct.pack(">HH", 0xFF64, 2) * 60_000), "50000 header segments"),
         ],
     )
     def test_cause_and_limit_are_named(self, make: Callable[[], bytes], message: str) -> None:
@@ -113,6 +119,13 @@ def test_what_keeps_the_interpreter_busy_is_expensive_whatever_its_pixels(make: 
     """Their headers are not even read where other threads would wait, or a crash would end the server."""
     with pytest.raises(CostlyImageError):
         decode_file(make(), max_work=10**9)
+
+
+@pytest.mark.parametrize("options", [{}, {"tile_size": (16, 16)}, {"codeblock_size": (16, 16)}, {"num_resolutions": 1}])
+def test_ordinary_code_blocks_of_a_jpeg_2000_file(options: dict[str, Any]) -> None:
+    image = Image.effect_noise((70, 50), 60)
+    data = hostile.encoded(image, "JPEG2000", irreversible=False, **options)
+    assert decode(data).tobytes() == image.convert("RGB").tobytes()
 
 
 def test_later_frames_of_a_gif_count_with_their_own_size(monkeypatch: pytest.MonkeyPatch) -> None:
