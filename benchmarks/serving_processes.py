@@ -29,9 +29,9 @@ class Server:
     port: int
     said: str
 
-    def connect(self) -> HTTPConnection:
-        """Open a connection."""
-        return HTTPConnection("127.0.0.1", self.port, timeout=60)
+    def connect(self, address: str = "127.0.0.1") -> HTTPConnection:
+        """Open a connection from an address of this machine."""
+        return HTTPConnection("127.0.0.1", self.port, timeout=60, source_address=(address, 0))
 
     @property
     def memory(self) -> int:

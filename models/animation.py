@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from itertools import islice
 from typing import Final
 
-from hardrank.models.stripped_file import StructureLimitError, search
+from hardrank.models.stripped_file import StructureLimitError, search_near
 
 MAX_FRAMES: Final = 64
 """How many frames of an animation may be empty."""
@@ -60,7 +60,7 @@ def _gif_frames(data: bytes) -> Iterator[Frame]:
         elif kind == 0x3B:
             return
         else:
-            found = search(_GIF_BLOCK, data, position)
+            found = search_near(_GIF_BLOCK, data, position)
             position = found.start() if found else len(data)
             continue
         while position < len(data) and data[position]:

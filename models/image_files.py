@@ -15,7 +15,7 @@ from dataclasses import dataclass
 
 from hardrank.models.color_profiles import MAX_PROFILE_BYTES
 from hardrank.models.image_boxes import check_jpeg2000, is_jpeg2000, media_decoder, strip_media_file
-from hardrank.models.stripped_file import StrippedFile, StructureLimitError, search
+from hardrank.models.stripped_file import MAX_GAP, StrippedFile, StructureLimitError, search_near
 
 _FEW_PARTS = 5000
 """Chunks, blocks or strips, each of which Pillow reads in Python; more of them take as long as an expensive image."""
@@ -36,7 +36,7 @@ _JPEG_BARE = {0xC8, 0xD8, 0xD9, *range(0xF0, 0xFE)}
 
 _PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
 _PNG_KEPT = {b"IHDR", b"PLTE", b"tRNS", b"IDAT", b"IEND"}
-_MAX_PNG_CHUNKS = 50_000
+_MAX_PNG_CHUNKS = 10_000
 
 _GIF_EXTENSION, _GIF_CONTROL, _GIF_IMAGE, _GIF_END = 0x21, 0xF9, 0x2C, 0x3B
 _GIF_BLOCK = re.compile(rb"[\x21\x2c\x3b]")
@@ -129,7 +129,9 @@ def _strip_jpeg(data: bytes) -> StrippedFile:
     exif, scans, segments, header, kept_from, position = b"", 0, 0, 0, len(data), 2
     profile: dict[int, bytes] = {}
     baseline = False
-    while match := search(_JPEG_MARKER, data, position):
+    if data.count(b"\xff") > max(MAX_GAP, len(data) // 8):
+        raise StructureLimitError("The JPEG consists of fill bytes for the most part")
+    while match := _JPEG_MARKER.search(data, position) if scans else search_near(_JPEG_MARKER, data, position):
         marker = data[match.start() + 1]
         if marker == _JPEG_END and scans:
             break
@@ -204,7 +206,7 @@ def _strip_gif(data: bytes) -> StrippedFile:
     position = 13 + (3 << ((flags & 7) + 1) if flags & 0x80 else 0)
     kept = [data[:position]]
     blocks = 0
-    while (match := search(_GIF_BLOCK, data, position)) and match[0][0] == _GIF_EXTENSION:
+    while (match := search_near(_GIF_BLOCK, data, position)) and match[0][0] == _GIF_EXTENSION:
         start = match.start()
         position = start + 2
         while position < len(data) and data[position]:

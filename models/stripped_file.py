@@ -4,19 +4,20 @@ import re
 from dataclasses import dataclass
 from typing import Final
 
-_STEP: Final = 2**18
+MAX_GAP: Final = 2**16
+"""Most bytes without meaning between two parts of a file."""
 
 
 class StructureLimitError(ValueError):
     """The structure of a file would make decoding it too expensive."""
 
 
-def search(pattern: re.Pattern[bytes], data: bytes, start: int) -> re.Match[bytes] | None:
-    """Find a pattern of one or two bytes, in steps: during a search other threads wait for the interpreter."""
-    for begin in range(start, len(data), _STEP):
-        if found := pattern.search(data, begin, begin + _STEP + 1):
-            return found
-    return None
+def search_near(pattern: re.Pattern[bytes], data: bytes, start: int) -> re.Match[bytes] | None:
+    """Find where the next part begins; raises `StructureLimitError` if it is far: other threads wait for the search."""
+    found = pattern.search(data, start, start + MAX_GAP)
+    if found is None and start + MAX_GAP < len(data):
+        raise StructureLimitError(f"The file has more than {MAX_GAP} bytes between two of its parts")
+    return found
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -130,10 +130,10 @@ def frame_in_chunks(count: int, size: int) -> bytes:
     return b"\x89PNG\r\n\x1a\n" + b"".join([*chunks, png_chunk(b"IEND", b"")])
 
 
-def gif_frames(later: bytes, *, count: int = 1) -> bytes:
+def gif_frames(later: bytes, *, count: int = 1, start: bytes = b"") -> bytes:
     """Make a GIF with an empty frame of one pixel, then `count` times other bytes."""
     return (
-        b"GIF89a" + struct.pack("<HHBBB", 1, 1, 0x80, 0, 0) + bytes(6) + _TRANSPARENT + _gif_image(1, 1)
+        b"GIF89a" + struct.pack("<HHBBB", 1, 1, 0x80, 0, 0) + bytes(6) + start + _TRANSPARENT + _gif_image(1, 1)
         + later * count + b";"
     )  # fmt: skip
 
