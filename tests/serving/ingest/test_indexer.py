@@ -4,10 +4,12 @@ import errno
 import os
 import re
 import shutil
+import threading
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
 import pytest
 from PIL import Image
 
@@ -23,6 +25,7 @@ from hardrank.serving.store.items import NewItem
 from hardrank.serving.store.manifest import IndexManifest
 from tests.models.profiles import ADOBE_CURVE, ADOBE_RGB, P3, SRGB_CURVE, rgb_profile, with_profile
 from tests.serving.pictures import write_gallery, write_picture
+from tests.waiting import PATIENCE_S
 
 SMALL = IngestOptions(batch=4, commit=5, decoders=2)
 
@@ -50,6 +53,19 @@ def test_items_have_the_embeddings_of_their_images(gallery: Path, filled: Search
         np.testing.assert_allclose(filled.vector(entry.id), expected, atol=1e-6)
         assert filled.original(entry.id) == data
         assert decode(filled.thumbnail(entry.id)).size == (48, 40)
+
+
+def test_two_batches_are_embedded_at_once(
+    gallery: Path, filled: SearchIndex, engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    two, embed = threading.Barrier(2, timeout=PATIENCE_S), engine.embed
+
+    def together(pixels: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
+        two.wait()
+        return embed(pixels)
+
+    monkeypatch.setattr(engine, "embed", together)
+    assert add_images(filled, engine, list_images(gallery), options=SMALL).added == 24
 
 
 def test_size_of_a_jpeg_that_is_decoded_at_half_size_is_that_of_the_original(
