@@ -84,7 +84,9 @@ def attacks(side: int) -> Mapping[str, Callable[[], bytes]]:
         ),
         "PNG, empty frames": lambda: hostile.empty_frames(side // 6, 30),
         "PNG, a frame in small chunks": lambda: hostile.frame_in_chunks(9900, 3200),
-        "PNG, many chunks": lambda: hostile.png_with(hostile.png_chunk(b"IDAT", b"") * 9900, noise.crop((0, 0, 9, 9))),
+        "PNG, many chunks": lambda: hostile.png_with(
+            hostile.png_chunk(b"IDAT", b"") * 9900 + hostile.png_chunk(b"tEXt", bytes(9_200_000)), plain
+        ),
         "PNG, a million chunks": lambda: hostile.png_with(hostile.png_chunk(b"IDAT", b"") * 1_000_000, plain),
         "WebP": lambda: hostile.encoded(plain, "WEBP", lossless=True, method=0),
         "WebP, noise": lambda: hostile.encoded(noise, "WEBP", lossless=True, method=0, quality=0),

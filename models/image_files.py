@@ -36,7 +36,6 @@ _JPEG_BARE = {0xC8, 0xD8, 0xD9, *range(0xF0, 0xFE)}
 
 _PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
 _PNG_KEPT = {b"IHDR", b"PLTE", b"tRNS", b"IDAT", b"IEND"}
-_MAX_PNG_CHUNKS = 10_000
 
 _GIF_EXTENSION, _GIF_CONTROL, _GIF_IMAGE, _GIF_END = 0x21, 0xF9, 0x2C, 0x3B
 _GIF_BLOCK = re.compile(rb"[\x21\x2c\x3b]")
@@ -46,7 +45,11 @@ _WEBP_KEPT = {b"VP8X", b"ANIM", b"ALPH", b"VP8 ", b"VP8L"}
 _WEBP_IMAGE = {b"ANMF", b"VP8 ", b"VP8L"}
 _WEBP_METADATA_FLAGS = 0x20 | 0x08 | 0x04
 """ICC profile, EXIF, XMP."""
-_MAX_WEBP_CHUNKS = 10_000
+
+_MAX_CHUNKS = 10_000
+"""Of a PNG or WebP. The headers of all are read in Python, while other threads wait."""
+_FREE_CHUNKS = 1000
+"""Further ones need a KiB of the file each, so that a small upload cannot take as long as a large one."""
 
 _MAX_RLE_STEPS = 4_000_000
 """Pillow decodes run-length encoded BMP files in Python, in one step per pixel or pair of bytes at most."""
@@ -173,12 +176,13 @@ def _strip_jpeg(data: bytes) -> StrippedFile:
 def _strip_png(data: bytes) -> StrippedFile:
     kept, exif, position, chunks = [_PNG_SIGNATURE], b"", len(_PNG_SIGNATURE), 0
     icc: bytes | None = None
+    most = _most_chunks(data)
     while position + 8 <= len(data):
         length, kind = struct.unpack_from(">I4s", data, position)
         end = position + 12 + length
         chunks += 1
-        if chunks > _MAX_PNG_CHUNKS:
-            raise StructureLimitError(f"The PNG has more than {_MAX_PNG_CHUNKS} chunks")
+        if chunks > most:
+            raise StructureLimitError(f"The PNG has more than {most} chunks")
         if kind in _PNG_KEPT:
             kept.append(data[position:end])
         elif kind == b"eXIf":
@@ -190,6 +194,10 @@ def _strip_png(data: bytes) -> StrippedFile:
             break
         position = end
     return StrippedFile(data=b"".join(kept), exif=exif, icc=icc or b"", slow=chunks > _FEW_PARTS)
+
+
+def _most_chunks(data: bytes) -> int:
+    return min(_MAX_CHUNKS, _FREE_CHUNKS + len(data) // 1024)
 
 
 def _png_profile(chunk: bytes) -> bytes:
@@ -230,7 +238,8 @@ def _strip_gif(data: bytes) -> StrippedFile:
 def _strip_webp(data: bytes) -> StrippedFile:
     kept: list[bytes] = []
     exif, icc, size, position, complete = b"", b"", None, 12, False
-    for _ in range(_MAX_WEBP_CHUNKS):
+    most = _most_chunks(data)
+    for _ in range(most):
         if position + 8 > len(data):
             break
         kind, length = struct.unpack_from("<4sI", data, position)
@@ -248,7 +257,7 @@ def _strip_webp(data: bytes) -> StrippedFile:
         complete = complete or kind in _WEBP_IMAGE
         position = end
     else:
-        raise StructureLimitError(f"The WebP has more than {_MAX_WEBP_CHUNKS} chunks")
+        raise StructureLimitError(f"The WebP has more than {most} chunks")
     body = b"WEBP" + b"".join(kept)
     return StrippedFile(data=b"RIFF" + struct.pack("<I", len(body)) + body, exif=exif, icc=icc, size=size)
 
