@@ -158,7 +158,6 @@ def test_published_figures_are_those_of_the_paper() -> None:
         ("demo", "HM[S,g_LGA]&ICS", "demo-paper"),
         ("demo-levers", "as the recipe demo", "demo"),
         ("caltech101-short", "HM[S,g_LGA]&ICS", "caltech101-paper"),
-        ("caltech101-short", "HM[S,g_LGA]&ICS, adversarial start", "caltech101-scratch"),
     ],
 )
 def test_rows_of_studies_are_recipes(name: str, title: str, recipe: str) -> None:
