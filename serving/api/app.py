@@ -20,7 +20,8 @@ from starlette.types import Receive, Scope, Send
 from hardrank.serving.api.access import AccessControl
 from hardrank.serving.api.auth import Keyring, KeyRole
 from hardrank.serving.api.bodies import BodyReader, HeldBytes
-from hardrank.serving.api.endpoints import DirectRoute, Endpoints, health_router, metrics_router, v1_router
+from hardrank.serving.api.direct_route import DirectRoute
+from hardrank.serving.api.endpoints import Endpoints, health_router, metrics_router, v1_router
 from hardrank.serving.api.middleware import DOCS, MiddlewareOptions, RequestMiddleware
 from hardrank.serving.api.openapi_parts import SCHEMES
 from hardrank.serving.api.problems import install_handlers

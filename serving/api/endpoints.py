@@ -2,14 +2,12 @@
 
 import asyncio
 import json
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Annotated, Any
 from urllib.parse import quote
 
 import orjson
 from fastapi import APIRouter, Path, Query, Request, Response
-from starlette.routing import Match, Route
-from starlette.types import Scope
 
 from hardrank.models.errors import HardrankError
 from hardrank.serving.api import schemas
@@ -219,27 +217,6 @@ def metrics_router(endpoints: Endpoints, access: AccessControl) -> APIRouter:
         summary="Prometheus metrics",
     )
     return router
-
-
-class DirectRoute(Route):
-    """A route without FastAPI, for an endpoint with no parameters but the request; its role is READ.
-
-    The solving of parameters that are not there takes as long as the rest of a request. OpenAPI does not have it.
-    """
-
-    def __init__(
-        self, path: str, endpoint: Callable[[Request], Awaitable[Response]], access: AccessControl, method: str
-    ) -> None:
-        async def answer(request: Request) -> Response:
-            access.check(request, KeyRole.READ)
-            return await endpoint(request)
-
-        super().__init__(path, answer, methods=[method], include_in_schema=False)
-
-    def matches(self, scope: Scope) -> tuple[Match, Scope]:
-        """As every route, and tell the metrics which one it is."""
-        match, more = super().matches(scope)
-        return match, {**more, "route": self}
 
 
 def v1_router(endpoints: Endpoints, access: AccessControl) -> APIRouter:
