@@ -15,12 +15,13 @@ from pathlib import Path
 
 from PIL import Image, ImageFile, UnidentifiedImageError, features
 
-from hardrank.models.animation import Frame, later_frames
 from hardrank.models.color_profiles import to_srgb
 from hardrank.models.deep_pixels import bands, gray_to_eight_bits, is_dark, join_bytes, lower_byte_tiles
 from hardrank.models.errors import HardrankError
-from hardrank.models.image_files import orientation, strip_metadata
-from hardrank.models.stripped_file import StrippedFile, StructureLimitError
+from hardrank.models.image_files.animation import Frame, later_frames
+from hardrank.models.image_files.exif import orientation
+from hardrank.models.image_files.strip import strip_metadata
+from hardrank.models.image_files.stripped_file import StrippedFile, StructureLimitError
 
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "AVIF", "JPEG2000")
 """The enabled decoders, by Pillow's names; besides these, HEIC if pillow-heif is installed."""

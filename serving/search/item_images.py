@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from hardrank.models.errors import HardrankError
-from hardrank.models.image_boxes import media_decoder
+from hardrank.models.image_files.media import media_decoder
 from hardrank.serving.index.search_index import SearchIndex
 
 _IMAGE_TYPES: Final[Mapping[bytes, str]] = {

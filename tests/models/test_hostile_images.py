@@ -14,7 +14,6 @@ import pytest
 from PIL import Image
 
 from hardrank.models import decoding
-from hardrank.models.animation import Frame, later_frames
 from hardrank.models.decoding import (
     CostlyImageError,
     DecodeLimits,
@@ -24,8 +23,9 @@ from hardrank.models.decoding import (
     decode_file,
     to_rgb,
 )
-from hardrank.models.image_files import strip_metadata
-from hardrank.models.stripped_file import StrippedFile
+from hardrank.models.image_files.animation import Frame, later_frames
+from hardrank.models.image_files.strip import strip_metadata
+from hardrank.models.image_files.stripped_file import StrippedFile
 from tests.models import hostile_images as hostile
 
 GRADIENT = Image.fromarray(np.arange(40 * 24 * 3, dtype=np.uint32).reshape(24, 40, 3).astype(np.uint8))

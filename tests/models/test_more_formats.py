@@ -19,7 +19,7 @@ from hardrank.models.decoding import (
     decode,
     decode_file,
 )
-from hardrank.models.image_files import strip_metadata
+from hardrank.models.image_files.strip import strip_metadata
 from tests.models.hostile_images import png_chunk, tiff
 from tests.models.profiles import P3, SRGB_CURVE, rgb_profile, with_profile
 

@@ -24,7 +24,8 @@ from hardrank.models.decoding import (
     to_rgb,
 )
 from hardrank.models.errors import HardrankError
-from hardrank.models.image_files import orientation, strip_metadata
+from hardrank.models.image_files.exif import orientation
+from hardrank.models.image_files.strip import strip_metadata
 from hardrank.models.preprocessing import (
     Fit,
     Interpolation,

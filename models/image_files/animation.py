@@ -4,7 +4,6 @@ A frame is complete by itself only while those before it are empty, that is whol
 later frames are looked for.
 """
 
-import re
 import struct
 import zlib
 from collections.abc import Iterator
@@ -12,13 +11,12 @@ from dataclasses import dataclass
 from itertools import islice
 from typing import Final
 
-from hardrank.models.stripped_file import StructureLimitError, search_near
+from hardrank.models.image_files.gif import GIF_BLOCK, MAX_GIF_BLOCKS
+from hardrank.models.image_files.png import PNG_SIGNATURE
+from hardrank.models.image_files.stripped_file import StructureLimitError, search_near
 
 MAX_FRAMES: Final = 64
 """How many frames of an animation may be empty."""
-_MAX_BLOCKS: Final = 100_000
-_GIF_BLOCK: Final = re.compile(rb"[\x21\x2c\x3b]")
-_PNG: Final = b"\x89PNG\r\n\x1a\n"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,7 +37,7 @@ def later_frames(data: bytes) -> Iterator[Frame]:
         frames = islice(_gif_frames(data), 1, None)
     elif data.startswith(b"RIFF"):
         frames = islice(_webp_frames(data), 1, None)
-    elif data.startswith(_PNG):
+    elif data.startswith(PNG_SIGNATURE):
         frames = _png_frames(data)
     else:
         return
@@ -60,14 +58,14 @@ def _gif_frames(data: bytes) -> Iterator[Frame]:
         elif kind == 0x3B:
             return
         else:
-            found = search_near(_GIF_BLOCK, data, position)
+            found = search_near(GIF_BLOCK, data, position)
             position = found.start() if found else len(data)
             continue
         while position < len(data) and data[position]:
             position += data[position] + 1
             blocks += 1
-            if blocks > _MAX_BLOCKS:
-                raise StructureLimitError(f"The GIF has more than {_MAX_BLOCKS} blocks in its empty frames")
+            if blocks > MAX_GIF_BLOCKS:
+                raise StructureLimitError(f"The GIF has more than {MAX_GIF_BLOCKS} blocks in its empty frames")
         position += 1
         if kind == 0x2C:
             yield Frame(data=head + control + data[begin:position] + b";")
@@ -98,14 +96,14 @@ def _png_frames(data: bytes) -> Iterator[Frame]:
     # Parts of bytes are joined once: adding them one by one would copy all before, for minutes.
     palette: list[bytes] = []
     pixels: list[bytes] = []
-    position, chunks = len(_PNG), 0
+    position, chunks = len(PNG_SIGNATURE), 0
     while position + 12 <= len(data):
         length, kind = struct.unpack_from(">I4s", data, position)
         body = data[position + 8 : position + 8 + length]
         position += 12 + length
         chunks += 1
-        if chunks > _MAX_BLOCKS:
-            raise StructureLimitError(f"The PNG has more than {_MAX_BLOCKS} chunks in its empty frames")
+        if chunks > MAX_GIF_BLOCKS:
+            raise StructureLimitError(f"The PNG has more than {MAX_GIF_BLOCKS} chunks in its empty frames")
         if kind == b"IHDR":
             header = body
         elif kind in {b"PLTE", b"tRNS"}:
@@ -124,7 +122,7 @@ def _png_frame(header: bytes, control: bytes, chunks: list[bytes]) -> Frame:
     _, width, height, left, top = struct.unpack_from(">5I", control)
     size = struct.pack(">II", width, height)
     return Frame(
-        data=b"".join([_PNG, _chunk(b"IHDR", size + header[8:]), *chunks, _chunk(b"IEND", b"")]),
+        data=b"".join([PNG_SIGNATURE, _chunk(b"IHDR", size + header[8:]), *chunks, _chunk(b"IEND", b"")]),
         canvas=struct.unpack_from(">II", header),
         place=(left, top),
     )
