@@ -1,8 +1,8 @@
 """Work handed from the event loop to threads: batches of many callers' jobs in one thread, or single calls in several.
 
-An idle `Batcher` runs a job immediately, so a lone request never waits; a thread that has made the job runs it itself,
-since waking another takes a while. Jobs that arrive while a batch runs form the next ones, in turn by caller. Only if
-more jobs are announced and the batch is not full does it wait for them, a few milliseconds at most.
+An idle `Batcher` runs a job immediately, so a lone request never waits. Jobs that arrive while a batch runs form the
+next ones, in turn by caller. Only if more jobs are announced and the batch is not full does it wait for them, a few
+milliseconds at most.
 """
 
 import asyncio
@@ -12,10 +12,9 @@ import sys
 import threading
 from collections import Counter, OrderedDict, deque
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from functools import partial
 from time import perf_counter
 from typing import Any, Final, Generic, TypeVar
 
@@ -49,8 +48,7 @@ class Batcher(Generic[Job, Result]):
     """Runs jobs in batches in its own thread. Submit jobs from the event loop in which `start` was called.
 
     `run` takes up to `batch` jobs and returns one result or one exception per job, in order. If it raises, all jobs of
-    the batch fail with that exception. One batch runs at a time. `observe` is called after each, in any thread, with
-    its size and its seconds.
+    the batch fail with that exception. `observe` is called after each batch with its size and its seconds.
     """
 
     def __init__(
@@ -89,7 +87,6 @@ class Batcher(Generic[Job, Result]):
         self._waiting: OrderedDict[str, deque[_QueuedJob[Job, Result]]] = OrderedDict()
         self._count = 0
         self._expected = 0
-        self._busy = False
         self._closing = False
         self._loop: asyncio.AbstractEventLoop | None = None
         self._thread = threading.Thread(target=self._work, name=name, daemon=True)
@@ -113,42 +110,16 @@ class Batcher(Generic[Job, Result]):
         return self._count
 
     @contextmanager
-    def expecting(self) -> Iterator[Callable[[], None]]:
-        """Announce a job until it is ready or has failed: until the given function is called, or the block ends."""
-        announced = True
-
-        def end() -> None:
-            nonlocal announced
+    def expecting(self) -> Iterator[None]:
+        """Announce a job for the duration of the block, which ends when the job is ready or has failed."""
+        self._expected += 1
+        try:
+            yield
+        finally:
             with self._changed:
-                self._expected -= announced
-                announced = False
+                self._expected -= 1
                 if not self._expected and self._count:
                     self._changed.notify()
-
-        with self._changed:
-            self._expected += 1
-        try:
-            yield end
-        finally:
-            end()
-
-    def run_alone(self, job: Job) -> BatchedResult[Result] | None:
-        """Run `job` in the calling thread, if there is no other; else return None. Raises the job's exception."""
-        with self._changed:
-            if self._busy or self._count or self._expected or self._closing:
-                return None
-            self._busy = True
-        try:
-            began = perf_counter()
-            (result,) = self._results([job])
-            ran = perf_counter() - began
-        finally:
-            self._end()
-        if self._observe is not None:
-            self._observe(1, ran)
-        if isinstance(result, Exception):
-            raise result
-        return BatchedResult(result=result, queued_s=0.0, ran_s=ran)
 
     async def submit(self, job: Job, *, caller: str = "") -> BatchedResult[Result]:
         """Run `job` in the next batch with room, in turn by caller.
@@ -173,17 +144,16 @@ class Batcher(Generic[Job, Result]):
 
     def _work(self) -> None:
         while (queued := self._next()) is not None:
-            self._run_batch(queued)
-            self._end()
+            if queued:
+                self._run_batch(queued)
 
     def _next(self) -> list[_QueuedJob[Job, Result]] | None:
         """Wait for the next batch; None after `close`. Cancelled jobs are left out, so a batch may be empty."""
         with self._changed:
-            while self._busy or not self._count:
-                if self._closing and not self._count:
+            while not self._count:
+                if self._closing:
                     return None
                 self._changed.wait()
-            self._busy = True
             deadline = min(jobs[0].since for jobs in self._waiting.values()) + self._wait_s
             while self._count < self._batch and self._expected and not self._closing:
                 left = deadline - perf_counter()
@@ -203,12 +173,6 @@ class Batcher(Generic[Job, Result]):
                     taken.append(entry)
             return taken
 
-    def _end(self) -> None:
-        """Let the next batch run."""
-        with self._changed:
-            self._busy = False
-            self._changed.notify()
-
     def _take(self) -> _QueuedJob[Job, Result]:
         """Take the oldest job of the caller whose turn it is, who then comes last."""
         caller, jobs = next(iter(self._waiting.items()))
@@ -220,13 +184,9 @@ class Batcher(Generic[Job, Result]):
         return entry
 
     def _run_batch(self, queued: list[_QueuedJob[Job, Result]]) -> None:
-        if not queued:
-            return
         began = perf_counter()
         results = self._results([entry.job for entry in queued])
         ran = perf_counter() - began
-        if self._observe is not None:
-            self._observe(len(queued), ran)
         assert self._loop is not None
         try:
             self._loop.call_soon_threadsafe(self._deliver, queued, results, began, ran)
@@ -251,6 +211,8 @@ class Batcher(Generic[Job, Result]):
         began: float,
         ran: float,
     ) -> None:
+        if self._observe is not None:
+            self._observe(len(queued), ran)
         for entry, result in zip(queued, results, strict=True):
             if entry.future.done():  # cancelled by its caller
                 continue
@@ -308,15 +270,15 @@ class ThreadPool:
                 continue
             self._free -= 1
             self._running[caller] += 1
-            finish = partial(future.get_loop().call_soon_threadsafe, partial(self._finish, caller, future))
-            self._executor.submit(call).add_done_callback(finish)
+            done = asyncio.get_running_loop().run_in_executor(self._executor, call)
+            done.add_done_callback(lambda done, caller=caller, future=future: self._finish(caller, future, done))  # type: ignore[misc]
         if not self._waiting and not self._running:
             self._idle.set()
 
     def _next_caller(self) -> str | None:
         return next((caller for caller in self._waiting if self._running[caller] < self._share), None)
 
-    def _finish(self, caller: str, future: asyncio.Future[Any], done: Future[Any]) -> None:
+    def _finish(self, caller: str, future: asyncio.Future[Any], done: asyncio.Future[Any]) -> None:
         self._free += 1
         self._running[caller] -= 1
         if not self._running[caller]:

@@ -2,17 +2,16 @@
 
 Images are decoded in several threads, in turn by caller: larger ones in threads of low priority, and expensive ones in
 a process of their own. The networks share one thread, the indexes another, and searches for many results a third; each
-processes the queries of all callers in batches, in turn by caller. All stages of a lone query run in the thread that
-decodes it, except for a search for many results.
+processes the queries of all callers in batches, in turn by caller.
 """
 
 import asyncio
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from time import perf_counter
-from typing import Final, TypeVar
+from typing import Final
 
 import numpy as np
 
@@ -36,18 +35,8 @@ from hardrank.serving.search.batching import BatchedResult, Batcher, ThreadPool
 from hardrank.serving.search.decoded_image import DecodedImage, decode_image
 from hardrank.serving.search.decoding_process import DecodingProcess
 from hardrank.serving.search.models import Model
-from hardrank.serving.search.types import (
-    IdQuery,
-    ImageQuery,
-    ModelAnswer,
-    Query,
-    ResolvedOptions,
-    SearchAnswer,
-    Timings,
-)
+from hardrank.serving.search.types import ImageQuery, ModelAnswer, Query, ResolvedOptions, SearchAnswer, Timings
 from hardrank.serving.settings import Settings
-
-Result = TypeVar("Result")
 
 _NICENESS: Final = 19
 _SHARE_ON_CPU: Final = 8
@@ -123,30 +112,23 @@ class Pipeline:
 
     async def answer(self, query: Query, options: ResolvedOptions, *, caller: str = "") -> SearchAnswer:
         """Answer a query; raises as `SearchService.search`."""
+        if isinstance(query, ImageQuery):
+            image = await self.embed(query.data, options.models, caller=caller)
+            vectors, id = image.embedded.result.vectors, None
+        else:
+            image, vectors, id = None, None, query.id
         job = SearchJob(
             models=options.models,
-            id=query.id if isinstance(query, IdQuery) else None,
+            vectors=vectors,
+            id=id,
             k=options.k,
             label=options.label,
             compare_models=options.compare_models,
         )
-        light = options.k * len(options.models) <= _MAX_LIGHT_RESULTS
-        batcher = self._searching if light else self._large_searching
-
-        def with_vectors(image: EmbeddedImage) -> SearchJob:
-            return replace(job, vectors=image.embedded.result.vectors)
-
-        image, done = None, None
-        if isinstance(query, ImageQuery):
-            image, done = await self._embed(
-                query.data,
-                options.models,
-                caller=caller,
-                then=lambda image: batcher.run_alone(with_vectors(image)) if light else None,
-            )
-            job = with_vectors(image)
-        done = done or await batcher.submit(job, caller=caller)
-        found, search_s = done.result, done.queued_s + done.ran_s
+        batcher = self._searching if options.k * len(options.models) <= _MAX_LIGHT_RESULTS else self._large_searching
+        began = perf_counter()
+        found = (await batcher.submit(job, caller=caller)).result
+        search_s = perf_counter() - began
         self._observe(image, search_s)
         return SearchAnswer(
             by_model={
@@ -161,64 +143,29 @@ class Pipeline:
 
         `thumbnail` is the side of the thumbnail to make, pixels; 0: none.
         """
-        return (await self._embed(data, keys, thumbnail=thumbnail, caller=caller, then=lambda _: None))[0]
-
-    async def _embed(
-        self,
-        data: bytes,
-        keys: tuple[str, ...],
-        *,
-        thumbnail: int = 0,
-        caller: str,
-        then: Callable[[EmbeddedImage], Result | None],
-    ) -> tuple[EmbeddedImage, Result | None]:
-        """As `embed`. If nothing else is to do, the thread that decodes also embeds and calls `then`."""
         sizes = tuple({self._models[key].engine.preprocessing for key in keys})
         began = perf_counter()
-        with self._embedding.expecting() as ready:
-
-            def go_on(image: DecodedImage) -> tuple[EmbeddedImage, Result | None] | None:
-                decode_s = perf_counter() - began
-                ready()
-                embedded = self._embedding.run_alone(EmbedJob(models=keys, pixels=image.pixels))
-                if embedded is None:
-                    return None
-                whole = EmbeddedImage(image=image, decode_s=decode_s, embedded=embedded)
-                return whole, then(whole)
-
-            image, done = await self._decode(data, sizes, thumbnail=thumbnail, caller=caller, then=go_on)
+        with self._embedding.expecting():
+            image = await self._decode(data, sizes, thumbnail=thumbnail, caller=caller)
             decode_s = perf_counter() - began
-        if done is not None:
-            return done
         embedded = await self._embedding.submit(EmbedJob(models=keys, pixels=image.pixels), caller=caller)
-        return EmbeddedImage(image=image, decode_s=decode_s, embedded=embedded), None
+        return EmbeddedImage(image=image, decode_s=decode_s, embedded=embedded)
 
     async def _decode(
-        self,
-        data: bytes,
-        sizes: Sequence[Preprocessing],
-        *,
-        thumbnail: int,
-        caller: str,
-        then: Callable[[DecodedImage], Result | None],
-    ) -> tuple[DecodedImage, Result | None]:
-        """Decode an image, and call `then` with it in the same thread unless that has a low priority."""
-        decode = partial(decode_image, data, sizes, self._limits, thumbnail=thumbnail)
-
-        def light() -> tuple[DecodedImage, Result | None]:
-            image = decode(max_work=_MAX_LIGHT_PIXELS)
-            return image, then(image)
-
-        with suppress(CostlyImageError):
-            return await self._decoders.run(light, caller=caller)
-        with suppress(CostlyImageError):
-            return await self._slow_decoders.run(partial(decode, max_work=_MAX_THREAD_PIXELS), caller=caller), None
-        isolated = partial(self._process.decode, data, sizes, self._limits, thumbnail=thumbnail)
-        return await self._costly.run(isolated, caller=caller), None
+        self, data: bytes, sizes: Sequence[Preprocessing], *, thumbnail: int, caller: str
+    ) -> DecodedImage:
+        limits = self._limits
+        for pool, most in ((self._decoders, _MAX_LIGHT_PIXELS), (self._slow_decoders, _MAX_THREAD_PIXELS)):
+            decode = partial(decode_image, data, sizes, limits, thumbnail=thumbnail, max_work=most)
+            with suppress(CostlyImageError):
+                return await pool.run(decode, caller=caller)
+        return await self._costly.run(
+            lambda: self._process.decode(data, sizes, limits, thumbnail=thumbnail), caller=caller
+        )
 
     async def preview(self, data: bytes, side: int, *, caller: str) -> bytes:
         """Return an image as a PNG of at most `side` pixels a side; raises `UndecodableImageError`."""
-        return (await self._decode(data, (), thumbnail=side, caller=caller, then=lambda _: None))[0].thumbnail
+        return (await self._decode(data, (), thumbnail=side, caller=caller)).thumbnail
 
     async def warm_up(self) -> None:
         """Run the smallest and the largest batch once, because the first run of a shape is slow."""

@@ -175,34 +175,6 @@ def test_waits_no_longer_than_wait_s() -> None:
     assert asyncio.run(scenario()) >= 0.05
 
 
-def test_a_thread_runs_its_job_itself_only_if_there_is_no_other() -> None:
-    squares = Squares(held=True)
-
-    async def scenario() -> None:
-        batcher = Batcher[int, int](squares, name="squares", batch=4)
-        batcher.start()
-        with batcher.expecting() as ready:
-            assert batcher.run_alone(1) is None  # an announced job would wait
-            ready()
-            alone = asyncio.create_task(asyncio.to_thread(batcher.run_alone, 2))
-            await _until(lambda: squares.batches == [[2]])
-            assert batcher.run_alone(3) is None  # one runs
-            other = asyncio.create_task(batcher.submit(4))
-            await _until(lambda: batcher.waiting == 1)
-        await asyncio.sleep(0.05)
-        assert squares.batches == [[2]]
-        squares.release()
-        assert [done.result for done in (await alone, await other) if done is not None] == [4, 16]
-        with pytest.raises(ValueError, match="13"):
-            await asyncio.to_thread(batcher.run_alone, 13)
-        assert (await batcher.submit(5)).result == 25
-        await batcher.close()
-        assert batcher.run_alone(6) is None
-
-    asyncio.run(scenario())
-    assert squares.batches == [[2], [4], [13], [5]]
-
-
 def test_an_error_fails_only_its_own_job() -> None:
     async def scenario() -> None:
         batcher = Batcher[int, int](Squares(0.02), name="squares", batch=4)
