@@ -76,6 +76,8 @@ class Engine:
         twice = side_by_side and providers == _CPU and (bundle / ONNX).stat().st_size <= _MAX_BYTES_TWICE
         self._session = _open(bundle / ONNX, self.threads, providers, spin_us=None if twice else _SPIN_US)
         self._input, self._output = self._names(bundle)
+        self.side_by_side: bool = twice
+        """Whether the network is held a second time, for `embed_in_one_thread`."""
         self._single: Any = None
         if twice:
             self._single = _open(bundle / ONNX, 1, providers)
@@ -123,9 +125,7 @@ class Engine:
         Raises:
             EngineError: `pixels` has another shape.
         """
-        if pixels.ndim != 4 or pixels.shape[1:] != self.input_shape or not len(pixels):
-            expected = ",".join(map(str, self.input_shape))
-            raise EngineError(f"pixels has the shape {pixels.shape}; {self.name} needs (N,{expected}) with N ≥ 1")
+        self._check(pixels)
         together = len(pixels) % self.threads if self._single and len(pixels) >= 2 * self.threads else len(pixels)
         alone = len(pixels) - together
         parts = [self._run(self._session, pixels[alone:])] if together else []
@@ -134,6 +134,18 @@ class Engine:
             chunks = [pixels[start : min(start + size, alone)] for start in range(0, alone, size)]
             parts = [*self._threads.map(partial(self._run, self._single), chunks), *parts]
         return np.concatenate(parts)
+
+    def embed_in_one_thread(self, pixels: npt.NDArray[np.float32] | npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
+        """As `embed`, in the calling thread alone. Raises `EngineError` if the engine is not `side_by_side`."""
+        if self._single is None:
+            raise EngineError(f"{self.name} is not held a second time; use embed")
+        self._check(pixels)
+        return self._run(self._single, pixels)
+
+    def _check(self, pixels: npt.NDArray[Any]) -> None:
+        if pixels.ndim != 4 or pixels.shape[1:] != self.input_shape or not len(pixels):
+            expected = ",".join(map(str, self.input_shape))
+            raise EngineError(f"pixels has the shape {pixels.shape}; {self.name} needs (N,{expected}) with N ≥ 1")
 
     def _run(self, session: Any, pixels: npt.NDArray[Any]) -> npt.NDArray[np.float32]:
         if pixels.dtype == np.uint8:

@@ -81,7 +81,7 @@ class Batching:
     """How the queries of all callers share the network. Raises `SettingsError` for values out of range."""
 
     batch: int = 32
-    """Largest batch, images."""
+    """Largest batch of a GPU, images. On a CPU, 8 at most: more would not be faster."""
     chunk: int = 0
     """Images of a batch that are passed to a network at once; 0: all of them."""
     wait_ms: float = 2.0

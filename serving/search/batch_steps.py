@@ -1,7 +1,7 @@
 """The two steps of a search that run on batches of queries from many requests: the networks, then the indexes."""
 
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from time import perf_counter
 
@@ -12,6 +12,7 @@ from hardrank.models.errors import HardrankError
 from hardrank.models.preprocessing import Preprocessing
 from hardrank.serving.agreement.calibration import Disagreement
 from hardrank.serving.agreement.monitor import AgreementMonitor, Comparison
+from hardrank.serving.engine import Engine
 from hardrank.serving.index.search_index import SearchIndex
 from hardrank.serving.search.models import Model
 from hardrank.serving.store.items import Match
@@ -41,7 +42,10 @@ class EmbedResult:
 
 
 class EmbedStep:
-    """Runs a batch through the networks, one network after the other so that they do not compete for cores."""
+    """Runs a batch through the networks, one network after the other so that they do not compete for cores.
+
+    Call it to use all threads of the networks, or `in_one_thread` from several threads.
+    """
 
     def __init__(self, models: Mapping[str, Model], *, chunk: int = 0) -> None:
         """Take the models; `chunk` images are passed to a network at once (0: the whole batch)."""
@@ -50,6 +54,15 @@ class EmbedStep:
 
     def __call__(self, jobs: Sequence[EmbedJob]) -> list[EmbedResult | Exception]:
         """Embed the images of `jobs`."""
+        return self._embed(jobs, lambda engine: engine.embed)
+
+    def in_one_thread(self, jobs: Sequence[EmbedJob]) -> list[EmbedResult | Exception]:
+        """Embed the images of `jobs` in the calling thread; the engines must be `Engine.side_by_side`."""
+        return self._embed(jobs, lambda engine: engine.embed_in_one_thread)
+
+    def _embed(
+        self, jobs: Sequence[EmbedJob], method: Callable[[Engine], Callable[[Pixels], Vector]]
+    ) -> list[EmbedResult | Exception]:
         vectors: list[dict[str, Vector]] = [{} for _ in jobs]
         seconds: dict[str, float] = {}
         for key, model in self._models.items():
@@ -57,11 +70,12 @@ class EmbedStep:
             if not requested:
                 continue
             began = perf_counter()
+            embed = method(model.engine)
             chunk = self._chunk or len(requested)
             for start in range(0, len(requested), chunk):
                 numbers = requested[start : start + chunk]
                 pixels = np.stack([jobs[number].pixels[model.engine.preprocessing] for number in numbers])
-                for number, vector in zip(numbers, model.engine.embed(pixels), strict=True):
+                for number, vector in zip(numbers, embed(pixels), strict=True):
                     vectors[number][key] = vector
             seconds[key] = perf_counter() - began
         return [EmbedResult(vectors=own, seconds=seconds) for own in vectors]

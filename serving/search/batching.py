@@ -2,7 +2,8 @@
 
 An idle `Batcher` runs a job immediately, so a lone request never waits. Jobs that arrive while a batch runs form the
 next ones, in turn by caller. Only if more jobs are announced and the batch is not full does it wait for them, a few
-milliseconds at most.
+milliseconds at most. With `OneThread`, many jobs are shared among threads, each of which takes the next few as soon as
+it is free, so that none waits for the others.
 """
 
 import asyncio
@@ -44,21 +45,35 @@ class _QueuedJob(Generic[Job, Result]):
     since: float = field(default_factory=perf_counter)
 
 
+Run = Callable[[Sequence[Job]], Sequence[Result | Exception]]
+
+
+@dataclass(frozen=True, kw_only=True)
+class OneThread(Generic[Job, Result]):
+    """How to run many jobs: a few at a time in each of several threads."""
+
+    run: Run[Job, Result]
+    """As the `run` of `Batcher`, but in one thread."""
+    threads: int
+    batch: int
+    """Most jobs of a batch of one thread."""
+
+
 class Batcher(Generic[Job, Result]):
-    """Runs jobs in batches in its own thread. Submit jobs from the event loop in which `start` was called.
+    """Runs jobs in batches in threads of its own. Submit jobs from the event loop in which `start` was called.
 
     `run` takes up to `batch` jobs and returns one result or one exception per job, in order. If it raises, all jobs of
-    the batch fail with that exception. `observe` is called after each batch with its size and its seconds.
+    the batch fail with that exception. No other batch runs meanwhile. With `one_thread`, that is for less than two jobs
+    per thread; more are shared among its threads. `observe` is called after each batch with its size and its seconds.
     """
 
     def __init__(
         self,
-        run: Callable[[Sequence[Job]], Sequence[Result | Exception]],
+        run: Run[Job, Result],
         *,
         name: str,
         batch: int,
-        most_of_caller: int | None = None,
-        shared_s: float = 30.0,
+        one_thread: OneThread[Job, Result] | None = None,
         wait_s: float = 0.0,
         observe: Callable[[int, float], None] | None = None,
     ) -> None:
@@ -66,21 +81,16 @@ class Batcher(Generic[Job, Result]):
 
         Args:
             run: See above.
-            name: Of the thread.
+            name: Of the threads.
             batch: Most jobs of a batch.
-            most_of_caller: Most jobs of one caller in a batch, since others wait as long as it takes; None for no
-                limit but `batch`. It holds while there have been other callers in the last `shared_s` seconds.
-            shared_s: See above. Jobs of the server itself have the caller "", who does not count.
+            one_thread: See above.
             wait_s: Longest wait for announced jobs, seconds.
             observe: See above.
         """
-        self._most_of_caller = batch if most_of_caller is None else most_of_caller
-        self._shared_s = shared_s
-        self._shared_until = 0.0
-        self._last_caller = ""
         self._run = run
         self._name = name
         self._batch = batch
+        self._one_thread = one_thread
         self._wait_s = wait_s
         self._observe = observe
         self._changed = threading.Condition()
@@ -88,21 +98,26 @@ class Batcher(Generic[Job, Result]):
         self._count = 0
         self._expected = 0
         self._closing = False
+        self._running = 0
+        self._whole = False
         self._loop: asyncio.AbstractEventLoop | None = None
-        self._thread = threading.Thread(target=self._work, name=name, daemon=True)
+        threads = 1 if one_thread is None else one_thread.threads
+        self._threads = [threading.Thread(target=self._work, name=name, daemon=True) for _ in range(threads)]
 
     def start(self) -> None:
-        """Start the thread. Call once, from the event loop."""
+        """Start the threads. Call once, from the event loop."""
         self._loop = asyncio.get_running_loop()
-        self._thread.start()
+        for thread in self._threads:
+            thread.start()
 
     async def close(self) -> None:
-        """Run what was submitted, then end the thread. Later calls of `submit` raise `ShuttingDownError`."""
+        """Run what was submitted, then end the threads. Later calls of `submit` raise `ShuttingDownError`."""
         with self._changed:
             self._closing = True
-            self._changed.notify()
-        if self._thread.ident is not None:
-            await asyncio.to_thread(self._thread.join)
+            self._changed.notify_all()
+        for thread in self._threads:
+            if thread.ident is not None:
+                await asyncio.to_thread(thread.join)
 
     @property
     def waiting(self) -> int:
@@ -132,46 +147,67 @@ class Batcher(Generic[Job, Result]):
         with self._changed:
             if self._closing:
                 raise ShuttingDownError
-            if caller and caller != self._last_caller:
-                self._shared_until = perf_counter() + self._shared_s if self._last_caller else 0.0
-                self._last_caller = caller
             self._waiting.setdefault(caller, deque()).append(entry)
             self._count += 1
             self._changed.notify()
         return await entry.future
 
-    # ------------------------------------------------------------------ in the thread
+    # ------------------------------------------------------------------ in the threads
 
     def _work(self) -> None:
-        while (queued := self._next()) is not None:
+        while (batch := self._next()) is not None:
+            run, queued = batch
             if queued:
-                self._run_batch(queued)
+                self._run_batch(run, queued)
+            with self._changed:
+                self._running -= 1
+                self._whole = False
+                # Those that waited for the end of this batch; this thread may wait now for more jobs.
+                self._changed.notify()
 
-    def _next(self) -> list[_QueuedJob[Job, Result]] | None:
+    def _next(self) -> tuple[Run[Job, Result], list[_QueuedJob[Job, Result]]] | None:
         """Wait for the next batch; None after `close`. Cancelled jobs are left out, so a batch may be empty."""
         with self._changed:
-            while not self._count:
-                if self._closing:
+            while True:
+                if self._closing and not self._count:
                     return None
-                self._changed.wait()
-            deadline = min(jobs[0].since for jobs in self._waiting.values()) + self._wait_s
-            while self._count < self._batch and self._expected and not self._closing:
-                left = deadline - perf_counter()
-                if left <= 0:
-                    break
-                self._changed.wait(left)
-            taken: list[_QueuedJob[Job, Result]] = []
-            # A caller with few jobs does not wait for the many of another in the same batch.
-            most = self._most_of_caller if perf_counter() < self._shared_until else self._batch
-            fewest = min(len(jobs) for jobs in self._waiting.values())
-            quota = most if len(self._waiting) == 1 else min(most, fewest)
-            for _ in range(quota * len(self._waiting)):
-                if not self._count or len(taken) == self._batch:
-                    break
-                entry = self._take()
-                if not entry.future.cancelled():
-                    taken.append(entry)
-            return taken
+                if not self._count or self._whole:
+                    self._changed.wait()
+                elif (left := self._left_to_wait()) > 0:
+                    self._changed.wait(left)
+                else:
+                    return self._start_batch()
+
+    def _left_to_wait(self) -> float:
+        """Return the seconds for which to wait for announced jobs, unless other threads are busy."""
+        if self._running or self._count >= self._batch or not self._expected or self._closing:
+            return 0.0
+        return min(jobs[0].since for jobs in self._waiting.values()) + self._wait_s - perf_counter()
+
+    def _start_batch(self) -> tuple[Run[Job, Result], list[_QueuedJob[Job, Result]]]:
+        """Take the next batch: for all threads together, or this thread's share."""
+        one = self._one_thread
+        if one is None or not (self._running or self._count >= 2 * one.threads):
+            run, most = self._run, self._batch
+            self._whole = True
+        else:
+            run, most = one.run, min(one.batch, -(-self._count // (one.threads - self._running)))
+            if self._count > most:
+                self._changed.notify()
+        self._running += 1
+        return run, self._take_batch(most)
+
+    def _take_batch(self, most: int) -> list[_QueuedJob[Job, Result]]:
+        taken: list[_QueuedJob[Job, Result]] = []
+        # A caller with few jobs does not wait for the many of another in the same batch.
+        fewest = min(len(jobs) for jobs in self._waiting.values())
+        for _ in range(fewest * len(self._waiting)):
+            if not self._count or len(taken) == most:
+                break
+            entry = self._take()
+            if not entry.future.cancelled():
+                taken.append(entry)
+        return taken
 
     def _take(self) -> _QueuedJob[Job, Result]:
         """Take the oldest job of the caller whose turn it is, who then comes last."""
@@ -183,9 +219,9 @@ class Batcher(Generic[Job, Result]):
             del self._waiting[caller]
         return entry
 
-    def _run_batch(self, queued: list[_QueuedJob[Job, Result]]) -> None:
+    def _run_batch(self, run: Run[Job, Result], queued: list[_QueuedJob[Job, Result]]) -> None:
         began = perf_counter()
-        results = self._results([entry.job for entry in queued])
+        results = self._results(run, [entry.job for entry in queued])
         ran = perf_counter() - began
         assert self._loop is not None
         try:
@@ -193,9 +229,9 @@ class Batcher(Generic[Job, Result]):
         except RuntimeError:  # the event loop is closed, so no caller is waiting
             _LOG.warning("%s: discarded %d results that finished after the event loop closed", self._name, len(queued))
 
-    def _results(self, jobs: list[Job]) -> Sequence[Result | Exception]:
+    def _results(self, run: Run[Job, Result], jobs: list[Job]) -> Sequence[Result | Exception]:
         try:
-            results = self._run(jobs)
+            results = run(jobs)
         except Exception as error:
             return [error] * len(jobs)
         if len(results) != len(jobs):

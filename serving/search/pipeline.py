@@ -31,7 +31,7 @@ from hardrank.serving.search.batch_steps import (
     SearchStep,
     Vector,
 )
-from hardrank.serving.search.batching import BatchedResult, Batcher, ThreadPool
+from hardrank.serving.search.batching import BatchedResult, Batcher, OneThread, ThreadPool
 from hardrank.serving.search.decoded_image import DecodedImage, decode_image
 from hardrank.serving.search.decoding_process import DecodingProcess
 from hardrank.serving.search.models import Model
@@ -39,8 +39,10 @@ from hardrank.serving.search.types import ImageQuery, ModelAnswer, Query, Resolv
 from hardrank.serving.settings import Settings
 
 _NICENESS: Final = 19
-_SHARE_ON_CPU: Final = 8
-"""Most images of one caller in a batch while others search too, so that they wait a quarter of a full batch at most."""
+_IMAGES_OF_THREAD: Final = 4
+"""Images that a thread embeds at a time. More would not be faster, and others would wait for longer."""
+_CPU_BATCH: Final = 8
+"""Most images that the threads of a CPU embed together; likewise."""
 _MAX_LIGHT_PIXELS: Final = 2_000_000
 """Images with more pixels to decode take longer than the network, so the network goes first."""
 _MAX_LIGHT_RESULTS: Final = 256
@@ -70,18 +72,20 @@ class Pipeline:
         self._models = models
         self._metrics = metrics
         self._limits = settings.limits.decoding
-        self._batch = settings.batching.batch
         threads = settings.batching.decoders or usable_cores()
         self._decoders = ThreadPool(threads, "decode", spare=1)
         self._slow_decoders = ThreadPool(threads, "decode-slow", spare=1, niceness=_NICENESS)
         self._costly = ThreadPool(1, "decode-costly")
         self._process = DecodingProcess()
-        on_cpu = all(model.engine.device is Device.CPU for model in models.values())
+        on_cpu = any(model.engine.device is Device.CPU for model in models.values())
+        batch = min(settings.batching.batch, _CPU_BATCH) if on_cpu else settings.batching.batch
+        embed = EmbedStep(models, chunk=settings.batching.chunk)
+        self._batch = batch
         self._embedding = Batcher[EmbedJob, EmbedResult](
-            EmbedStep(models, chunk=settings.batching.chunk),
+            embed,
             name="embed",
-            batch=settings.batching.batch,
-            most_of_caller=settings.batching.chunk or (_SHARE_ON_CPU if on_cpu else None),
+            batch=batch,
+            one_thread=_one_thread(embed, models, batch),
             wait_s=settings.batching.wait_ms / 1000,
             observe=lambda size, _: metrics.batch(size),
         )
@@ -186,6 +190,14 @@ class Pipeline:
             self._metrics.stage(QueryStage.QUEUE, image.embedded.queued_s)
             self._metrics.stage(QueryStage.EMBED, image.embedded.ran_s)
         self._metrics.stage(QueryStage.SEARCH, search_s)
+
+
+def _one_thread(embed: EmbedStep, models: Mapping[str, Model], batch: int) -> OneThread[EmbedJob, EmbedResult] | None:
+    engines = [model.engine for model in models.values()]
+    if not all(engine.side_by_side for engine in engines):
+        return None
+    threads = min(engine.threads for engine in engines)
+    return OneThread(run=embed.in_one_thread, threads=threads, batch=min(batch, _IMAGES_OF_THREAD))
 
 
 def _timings(key: str, image: EmbeddedImage | None, search_s: float) -> Timings:

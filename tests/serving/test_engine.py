@@ -54,6 +54,13 @@ def test_threads_side_by_side_compute_the_same(engine: Engine, benign_bundle: Pa
     parallel = Engine(benign_bundle, threads=threads, side_by_side=True)
     for count in (1, 2 * threads - 1, 2 * threads, 2 * threads + 1, 29):
         np.testing.assert_allclose(parallel.embed(pixels[:count]), alone[:count], atol=1e-5)
+    np.testing.assert_allclose(parallel.embed_in_one_thread(pixels), alone, atol=1e-5)
+
+
+def test_one_thread_needs_a_network_of_its_own(engine: Engine) -> None:
+    assert not engine.side_by_side
+    with pytest.raises(EngineError, match="use embed"):
+        engine.embed_in_one_thread(np.zeros((1, *engine.input_shape), dtype=np.float32))
 
 
 def test_prepare_decodes_and_crops(engine: Engine, tmp_path: Path) -> None:

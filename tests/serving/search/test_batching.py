@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 import pytest
 
 from hardrank.serving.search.admission import Admission, OverloadedError, ShuttingDownError
-from hardrank.serving.search.batching import Batcher, ThreadPool
+from hardrank.serving.search.batching import Batcher, OneThread, ThreadPool
 from hardrank.serving.store.errors import InvalidSearchError
 from tests.waiting import PATIENCE_S
 
@@ -84,6 +84,57 @@ def test_jobs_that_arrive_during_a_batch_form_the_next_ones_in_order() -> None:
     assert len(squares.threads) == 1
 
 
+def test_many_jobs_are_shared_among_threads_that_do_not_wait_for_each_other() -> None:
+    together, alone = Squares(held=True), Squares(held=True)
+
+    async def scenario() -> None:
+        one_thread = OneThread[int, int](run=alone, threads=2, batch=3)
+        batcher = Batcher[int, int](together, name="squares", batch=16, one_thread=one_thread)
+        batcher.start()
+        first = asyncio.create_task(batcher.submit(0))
+        await _until(lambda: together.batches == [[0]])
+        rest = [asyncio.create_task(batcher.submit(number)) for number in range(1, 9)]
+        await _until(lambda: batcher.waiting == len(rest))
+        together.release()
+        # Each thread has a share of its own, and the rest waits until one of them is free.
+        await _until(lambda: batcher.waiting == 2)
+        assert sorted(alone.batches) == [[1, 2, 3], [4, 5, 6]]
+        alone.release()
+        done = await asyncio.gather(first, *rest)
+        assert [one.result for one in done] == [number**2 for number in range(9)]
+        assert (await batcher.submit(9)).result == 81
+        await batcher.close()
+
+    asyncio.run(scenario())
+    assert together.batches == [[0], [9]]
+    assert sorted(alone.jobs) == list(range(1, 9))
+
+
+def test_a_thread_takes_the_next_jobs_while_another_is_still_busy() -> None:
+    slow = threading.Event()
+    done: list[int] = []
+
+    def run(jobs: Sequence[int]) -> list[int | Exception]:
+        if 1 in jobs:
+            assert slow.wait(PATIENCE_S)
+        done.extend(jobs)
+        return list(jobs)
+
+    async def scenario() -> None:
+        one_thread = OneThread[int, int](run=run, threads=2, batch=1)
+        batcher = Batcher[int, int](run, name="squares", batch=8, one_thread=one_thread)
+        batcher.start()
+        tasks = [asyncio.create_task(batcher.submit(number)) for number in range(1, 9)]
+        await asyncio.gather(*tasks[1:])
+        assert not tasks[0].done()
+        slow.set()
+        await tasks[0]
+        await batcher.close()
+
+    asyncio.run(scenario())
+    assert sorted(done[:-1]) == list(range(2, 9))
+
+
 def test_callers_have_turns_in_a_batch() -> None:
     async def scenario() -> None:
         squares = Squares(held=True)
@@ -105,7 +156,7 @@ def test_callers_have_turns_in_a_batch() -> None:
 def test_a_caller_with_few_jobs_does_not_wait_for_the_many_of_another() -> None:
     async def scenario() -> None:
         squares = Squares(held=True)
-        batcher = Batcher[int, int](squares, name="squares", batch=8, most_of_caller=3)
+        batcher = Batcher[int, int](squares, name="squares", batch=8)
         batcher.start()
         first = asyncio.create_task(batcher.submit(0))
         await _until(lambda: squares.batches == [[0]])
@@ -114,25 +165,7 @@ def test_a_caller_with_few_jobs_does_not_wait_for_the_many_of_another() -> None:
         await _until(lambda: batcher.waiting == 7)
         squares.release()
         await asyncio.gather(first, one, *many)
-        assert squares.batches == [[0], [100, 1], [101, 102, 103], [104, 105]]
-        await batcher.close()
-
-    asyncio.run(scenario())
-
-
-def test_a_caller_fills_batches_once_the_others_are_gone() -> None:
-    async def scenario() -> None:
-        squares = Squares(held=True)
-        batcher = Batcher[int, int](squares, name="squares", batch=8, most_of_caller=3, shared_s=0.01)
-        batcher.start()
-        first = asyncio.create_task(batcher.submit(0, caller="one"))
-        await _until(lambda: squares.batches == [[0]])
-        many = [asyncio.create_task(batcher.submit(number, caller="many")) for number in range(100, 109)]
-        await _until(lambda: batcher.waiting == 9)
-        await asyncio.sleep(0.05)
-        squares.release()
-        await asyncio.gather(first, *many)
-        assert squares.batches == [[0], [*range(100, 108)], [108]]
+        assert squares.batches == [[0], [100, 1], [101, 102, 103, 104, 105]]
         await batcher.close()
 
     asyncio.run(scenario())
@@ -207,8 +240,10 @@ def test_a_failed_batch_fails_all_its_jobs_and_the_next_batch_runs(run: object, 
     asyncio.run(scenario())
 
 
-def test_64_callers_get_their_own_results_while_some_cancel() -> None:
+@pytest.mark.parametrize("threads", [0, 3])
+def test_64_callers_get_their_own_results_while_some_cancel(threads: int) -> None:
     squares = Squares(0.002)
+    one_thread = OneThread[int, int](run=squares, threads=threads, batch=4) if threads else None
     generator = random.Random(0)
     answered: dict[int, int] = {}
     cancelled: set[int] = set()
@@ -229,7 +264,7 @@ def test_64_callers_get_their_own_results_while_some_cancel() -> None:
             answered[number] = done.result
 
     async def scenario() -> None:
-        batcher = Batcher[int, int](squares, name="squares", batch=16, wait_s=0.001)
+        batcher = Batcher[int, int](squares, name="squares", batch=16, one_thread=one_thread, wait_s=0.001)
         batcher.start()
         await asyncio.gather(*(caller(batcher, 40 * n) for n in range(64)))
         await batcher.close()
