@@ -40,7 +40,7 @@ def test_bytes_are_pixels_too(benign_bundle: Path, side_by_side: bool) -> None:
 
 
 def test_embed_is_thread_safe(engine: Engine) -> None:
-    pixels = np.random.default_rng(0).random((16, *engine.input_shape), dtype=np.float32)
+    pixels = np.random.default_rng(0).integers(0, 256, (16, *engine.input_shape), dtype=np.uint8)
     alone = engine.embed(pixels)
     with ThreadPoolExecutor(4) as pool:
         together = list(pool.map(lambda row: engine.embed(pixels[row : row + 1])[0], list(range(16)) * 4))
