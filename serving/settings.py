@@ -82,8 +82,6 @@ class Batching:
 
     batch: int = 32
     """Largest batch of a GPU, images. On a CPU, 8 at most: more would not be faster."""
-    chunk: int = 0
-    """Images of a batch that are passed to a network at once; 0: all of them."""
     wait_ms: float = 2.0
     """Milliseconds that an idle network waits for images that are being decoded. A lone query never waits."""
     pending: int = 256

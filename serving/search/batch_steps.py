@@ -47,10 +47,8 @@ class EmbedStep:
     Call it to use all threads of the networks, or `in_one_thread` from several threads.
     """
 
-    def __init__(self, models: Mapping[str, Model], *, chunk: int = 0) -> None:
-        """Take the models; `chunk` images are passed to a network at once (0: the whole batch)."""
+    def __init__(self, models: Mapping[str, Model]) -> None:
         self._models = models
-        self._chunk = chunk
 
     def __call__(self, jobs: Sequence[EmbedJob]) -> list[EmbedResult | Exception]:
         """Embed the images of `jobs`."""
@@ -66,17 +64,13 @@ class EmbedStep:
         vectors: list[dict[str, Vector]] = [{} for _ in jobs]
         seconds: dict[str, float] = {}
         for key, model in self._models.items():
-            requested = [number for number, job in enumerate(jobs) if key in job.models]
-            if not requested:
+            numbers = [number for number, job in enumerate(jobs) if key in job.models]
+            if not numbers:
                 continue
             began = perf_counter()
-            embed = method(model.engine)
-            chunk = self._chunk or len(requested)
-            for start in range(0, len(requested), chunk):
-                numbers = requested[start : start + chunk]
-                pixels = np.stack([jobs[number].pixels[model.engine.preprocessing] for number in numbers])
-                for number, vector in zip(numbers, embed(pixels), strict=True):
-                    vectors[number][key] = vector
+            pixels = np.stack([jobs[number].pixels[model.engine.preprocessing] for number in numbers])
+            for number, vector in zip(numbers, method(model.engine)(pixels), strict=True):
+                vectors[number][key] = vector
             seconds[key] = perf_counter() - began
         return [EmbedResult(vectors=own, seconds=seconds) for own in vectors]
 

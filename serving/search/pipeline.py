@@ -79,7 +79,7 @@ class Pipeline:
         self._process = DecodingProcess()
         on_cpu = any(model.engine.device is Device.CPU for model in models.values())
         batch = min(settings.batching.batch, _CPU_BATCH) if on_cpu else settings.batching.batch
-        embed = EmbedStep(models, chunk=settings.batching.chunk)
+        embed = EmbedStep(models)
         self._batch = batch
         self._embedding = Batcher[EmbedJob, EmbedResult](
             embed,
