@@ -1,9 +1,7 @@
 """The network of a bundle in ONNX Runtime: pixels → embeddings, without PyTorch."""
 
 import threading
-from concurrent.futures import ThreadPoolExecutor
 from enum import StrEnum
-from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
@@ -24,8 +22,8 @@ _SPIN_US: Final = 100
 """Microseconds that a thread of ONNX Runtime waits awake for the others of an operation, where it has to pass large
 batches. They come within that time unless another thread of the server has taken a core; waiting longer would take
 cores from it."""
-_PASS_IMAGES: Final = 8
-"""Most images of a pass of one thread, so that their activations fit into its core's caches."""
+_BUFFERED_IMAGES: Final = 8
+"""Pixels of so many images are converted in memory that the thread keeps."""
 _MAX_BYTES_TWICE: Final = 512 * 2**20
 """Largest ONNX file that is held twice."""
 
@@ -54,9 +52,9 @@ class Engine:
             bundle: Folder of the bundle.
             threads: Threads that work on one batch; 0: `hardrank.models.cores.usable_cores()`.
             device: Where to run the network; `Device.AUTO`: on a GPU if there is one.
-            side_by_side: On a CPU, hold the network a second time, unless it is larger than 512 MiB, and give each
-                thread images of its own where a batch has enough of them. Then no thread waits for the others after
-                each operation: more images per second, while other threads of the process use the cores too.
+            side_by_side: On a CPU, hold the network a second time for `embed_in_one_thread`, unless it is larger than
+                512 MiB. Threads with images of their own do not wait for each other after each operation: more images
+                per second, while other threads of the process use the cores too.
 
         Raises:
             BundleError: The bundle is missing or damaged (`hardrank.models.bundle.BundleError`).
@@ -83,7 +81,6 @@ class Engine:
         self._single: Any = None
         if twice:
             self._single = _open(bundle / ONNX, 1, providers)
-            self._threads = ThreadPoolExecutor(self.threads, thread_name_prefix="embed")
 
     @property
     def name(self) -> str:
@@ -128,14 +125,7 @@ class Engine:
             EngineError: `pixels` has another shape.
         """
         self._check(pixels)
-        together = len(pixels) % self.threads if self._single and len(pixels) >= 2 * self.threads else len(pixels)
-        alone = len(pixels) - together
-        parts = [self._run(self._session, pixels[alone:])] if together else []
-        if alone:
-            size = min(_PASS_IMAGES, alone // self.threads)
-            chunks = [pixels[start : min(start + size, alone)] for start in range(0, alone, size)]
-            parts = [*self._threads.map(partial(self._run, self._single), chunks), *parts]
-        return np.concatenate(parts)
+        return self._run(self._session, pixels)
 
     def embed_in_one_thread(self, pixels: npt.NDArray[np.float32] | npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
         """As `embed`, in the calling thread alone. Raises `EngineError` if the engine is not `side_by_side`."""
@@ -157,10 +147,10 @@ class Engine:
 
     def _floats(self, images: int) -> npt.NDArray[np.float32] | None:
         """Return room for so many images in a buffer of this thread: new memory takes longer than the conversion."""
-        if images > _PASS_IMAGES:
+        if images > _BUFFERED_IMAGES:
             return None
         if not hasattr(self._buffers, "floats"):
-            self._buffers.floats = np.empty((_PASS_IMAGES, *self.input_shape), dtype=np.float32)
+            self._buffers.floats = np.empty((_BUFFERED_IMAGES, *self.input_shape), dtype=np.float32)
         room: npt.NDArray[np.float32] = self._buffers.floats[:images]
         return room
 

@@ -28,9 +28,14 @@ from hardrank.serving.store.thumbnails import make_thumbnail
 
 Given = TypeVar("Given")
 Made = TypeVar("Made")
+Pixels = npt.NDArray[np.uint8]
+Vectors = npt.NDArray[np.float32]
 
 _BATCHES: Final = 2
-"""Batches that are passed to the network at once: while the last images of one pass through it, cores would be idle."""
+"""Batches in progress for each thread that embeds, so that the next one is ready when one is done; also threads that
+pass batches to a network which they share: while the last images of one pass through it, cores would be idle."""
+_IMAGES_OF_THREAD: Final = 8
+"""Most images that one thread embeds at a time: more would not be faster."""
 
 
 class IngestError(HardrankError):
@@ -42,7 +47,7 @@ class IngestOptions:
     """How images are decoded, embedded and committed. Raises `IngestError` for a number that is too small."""
 
     batch: int = 32
-    """Images per forward pass."""
+    """Images per forward pass; 8 at most if each thread of a CPU has its own (`Engine.side_by_side`)."""
     commit: int = 512
     """Images per commit; at most so many must be embedded again after an interruption."""
     decoders: int = 0
@@ -146,7 +151,12 @@ class _Ingest:
         self._options = options
         self._problems = problems
         self._decoders = ThreadPoolExecutor(options.decoders or usable_cores(), thread_name_prefix="decode")
-        self._embedders = ThreadPoolExecutor(_BATCHES, thread_name_prefix="batch")
+        alone = engine.side_by_side
+        threads = engine.threads if alone else _BATCHES
+        self._pass = engine.embed_in_one_thread if alone else engine.embed
+        self._batch = min(options.batch, _IMAGES_OF_THREAD) if alone else options.batch
+        self._in_progress = _BATCHES * threads
+        self._embedders = ThreadPoolExecutor(threads, thread_name_prefix="embed")
         self._writer = ThreadPoolExecutor(1, thread_name_prefix="write")
         self._written: Future[None] | None = None
         self._waiting: list[_Decoded] = []
@@ -184,9 +194,9 @@ class _Ingest:
                     self._update_paths()
         else:
             self._waiting.append(one)
-            if len(self._waiting) >= self._options.batch:
+            if len(self._waiting) >= self._batch:
                 self._embed()
-                self._collect(_BATCHES)
+                self._collect(self._in_progress)
 
     def finish(self) -> None:
         """Embed and commit the rest."""
@@ -218,7 +228,7 @@ class _Ingest:
     def _embed(self) -> None:
         """Pass the waiting images to the network."""
         if self._waiting:
-            self._embedding.append(self._embedders.submit(_embedded, self._engine, self._waiting))
+            self._embedding.append(self._embedders.submit(_embedded, self._pass, self._waiting))
             self._waiting = []
 
     def _collect(self, most: int) -> None:
@@ -290,9 +300,9 @@ def _is_same(known: Fingerprint, sha256: str, entry: ImageEntry) -> bool:
     return (known.sha256, known.label) == (sha256, entry.label) and same_metadata(known.metadata, entry.metadata)
 
 
-def _embedded(engine: Engine, images: Sequence[_Decoded]) -> list[tuple[NewItem, bool]]:
+def _embedded(embed: Callable[[Pixels], Vectors], images: Sequence[_Decoded]) -> list[tuple[NewItem, bool]]:
     """Return the items of a batch, and whether each replaces another."""
-    vectors = engine.embed(np.stack([one.pixels for one in images]))
+    vectors = embed(np.stack([one.pixels for one in images]))
     return [(_item(one, vector), one.replaces) for one, vector in zip(images, vectors, strict=True)]
 
 

@@ -55,16 +55,24 @@ def test_items_have_the_embeddings_of_their_images(gallery: Path, filled: Search
         assert decode(filled.thumbnail(entry.id)).size == (48, 40)
 
 
+@pytest.mark.parametrize(("side_by_side", "method"), [(False, "embed"), (True, "embed_in_one_thread")])
 def test_two_batches_are_embedded_at_once(
-    gallery: Path, filled: SearchIndex, engine: Engine, monkeypatch: pytest.MonkeyPatch
+    gallery: Path,
+    filled: SearchIndex,
+    benign_bundle: Path,
+    side_by_side: bool,
+    method: str,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    two, embed = threading.Barrier(2, timeout=PATIENCE_S), engine.embed
+    engine = Engine(benign_bundle, threads=2, side_by_side=side_by_side)
+    two, embed = threading.Barrier(2, timeout=PATIENCE_S), getattr(engine, method)
 
     def together(pixels: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
         two.wait()
-        return embed(pixels)
+        vectors: npt.NDArray[np.float32] = embed(pixels)
+        return vectors
 
-    monkeypatch.setattr(engine, "embed", together)
+    monkeypatch.setattr(engine, method, together)
     assert add_images(filled, engine, list_images(gallery), options=SMALL).added == 24
 
 
