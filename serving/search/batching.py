@@ -162,14 +162,15 @@ class Batcher(Generic[Job, Result]):
             with self._changed:
                 self._running -= 1
                 self._whole = False
-                # Those that waited for the end of this batch; this thread may wait now for more jobs.
-                self._changed.notify()
+                if self._count:  # for another thread too, which waited for the end of this batch
+                    self._changed.notify()
 
     def _next(self) -> tuple[Run[Job, Result], list[_QueuedJob[Job, Result]]] | None:
         """Wait for the next batch; None after `close`. Cancelled jobs are left out, so a batch may be empty."""
         with self._changed:
             while True:
                 if self._closing and not self._count:
+                    self._changed.notify_all()  # those that waited for the last batch
                     return None
                 if not self._count or self._whole:
                     self._changed.wait()

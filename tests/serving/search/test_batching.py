@@ -296,9 +296,12 @@ def test_jobs_cancelled_while_waiting_never_run() -> None:
     assert squares.batches == [[0], [4]]
 
 
-def test_close_finishes_submitted_jobs_and_rejects_new_ones() -> None:
+@pytest.mark.parametrize("threads", [0, 4])
+def test_close_finishes_submitted_jobs_and_rejects_new_ones(threads: int) -> None:
     async def scenario() -> None:
-        batcher = Batcher[int, int](Squares(0.03), name="squares", batch=2)
+        squares = Squares(0.03)
+        one_thread = OneThread[int, int](run=squares, threads=threads, batch=2) if threads else None
+        batcher = Batcher[int, int](squares, name="squares", batch=2, one_thread=one_thread)
         batcher.start()
         tasks = [asyncio.create_task(batcher.submit(number)) for number in range(7)]
         await asyncio.sleep(0)
@@ -306,6 +309,25 @@ def test_close_finishes_submitted_jobs_and_rejects_new_ones() -> None:
         assert [task.result().result for task in tasks] == [number**2 for number in range(7)]
         with pytest.raises(ShuttingDownError):
             await batcher.submit(1)
+
+    asyncio.run(scenario())
+
+
+def test_close_ends_threads_that_wait_for_a_batch_of_all_threads() -> None:
+    async def scenario() -> None:
+        squares = Squares(held=True)
+        one_thread = OneThread[int, int](run=squares, threads=4, batch=2)
+        batcher = Batcher[int, int](squares, name="squares", batch=8, one_thread=one_thread)
+        batcher.start()
+        first = asyncio.create_task(batcher.submit(0))
+        await _until(lambda: squares.batches == [[0]])
+        second = asyncio.create_task(batcher.submit(1))
+        await _until(lambda: batcher.waiting == 1)
+        closing = asyncio.create_task(batcher.close())
+        await asyncio.sleep(0.1)
+        squares.release()
+        async with asyncio.timeout(PATIENCE_S):
+            await asyncio.gather(first, second, closing)
 
     asyncio.run(scenario())
 
