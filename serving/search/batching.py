@@ -93,7 +93,10 @@ class Batcher(Generic[Job, Result]):
         self._one_thread = one_thread
         self._wait_s = wait_s
         self._observe = observe
-        self._changed = threading.Condition()
+        self._lock = threading.Lock()
+        # Lone jobs always wake the same thread, whose core has what it needs in its caches.
+        self._first = threading.Condition(self._lock)
+        self._others = threading.Condition(self._lock)
         self._waiting: OrderedDict[str, deque[_QueuedJob[Job, Result]]] = OrderedDict()
         self._count = 0
         self._expected = 0
@@ -101,8 +104,10 @@ class Batcher(Generic[Job, Result]):
         self._running = 0
         self._whole = False
         self._loop: asyncio.AbstractEventLoop | None = None
-        threads = 1 if one_thread is None else one_thread.threads
-        self._threads = [threading.Thread(target=self._work, name=name, daemon=True) for _ in range(threads)]
+        conditions = [self._first] if one_thread is None else [self._first, *[self._others] * (one_thread.threads - 1)]
+        self._threads = [
+            threading.Thread(target=self._work, args=(condition,), name=name, daemon=True) for condition in conditions
+        ]
 
     def start(self) -> None:
         """Start the threads. Call once, from the event loop."""
@@ -112,9 +117,9 @@ class Batcher(Generic[Job, Result]):
 
     async def close(self) -> None:
         """Run what was submitted, then end the threads. Later calls of `submit` raise `ShuttingDownError`."""
-        with self._changed:
+        with self._lock:
             self._closing = True
-            self._changed.notify_all()
+            self._wake_all()
         for thread in self._threads:
             if thread.ident is not None:
                 await asyncio.to_thread(thread.join)
@@ -131,10 +136,10 @@ class Batcher(Generic[Job, Result]):
         try:
             yield
         finally:
-            with self._changed:
+            with self._lock:
                 self._expected -= 1
                 if not self._expected and self._count:
-                    self._changed.notify()
+                    self._wake()
 
     async def submit(self, job: Job, *, caller: str = "") -> BatchedResult[Result]:
         """Run `job` in the next batch with room, in turn by caller.
@@ -144,38 +149,50 @@ class Batcher(Generic[Job, Result]):
         if self._loop is None:
             raise RuntimeError(f"the batcher {self._name!r} was not started; call start() first")
         entry = _QueuedJob[Job, Result](job=job, future=self._loop.create_future())
-        with self._changed:
+        with self._lock:
             if self._closing:
                 raise ShuttingDownError
             self._waiting.setdefault(caller, deque()).append(entry)
             self._count += 1
-            self._changed.notify()
+            self._wake()
         return await entry.future
+
+    def _wake(self) -> None:
+        self._first.notify()
+        if self._is_shared():
+            self._others.notify()
+
+    def _wake_all(self) -> None:
+        self._first.notify_all()
+        self._others.notify_all()
+
+    def _is_shared(self) -> bool:
+        """Whether each thread runs jobs of its own now."""
+        one = self._one_thread
+        return one is not None and (self._running > 0 or self._count >= 2 * one.threads)
 
     # ------------------------------------------------------------------ in the threads
 
-    def _work(self) -> None:
-        while (batch := self._next()) is not None:
+    def _work(self, condition: threading.Condition) -> None:
+        while (batch := self._next(condition)) is not None:
             run, queued = batch
             if queued:
                 self._run_batch(run, queued)
-            with self._changed:
+            with self._lock:
                 self._running -= 1
                 self._whole = False
-                if self._count:  # for another thread too, which waited for the end of this batch
-                    self._changed.notify()
 
-    def _next(self) -> tuple[Run[Job, Result], list[_QueuedJob[Job, Result]]] | None:
+    def _next(self, condition: threading.Condition) -> tuple[Run[Job, Result], list[_QueuedJob[Job, Result]]] | None:
         """Wait for the next batch; None after `close`. Cancelled jobs are left out, so a batch may be empty."""
-        with self._changed:
+        with self._lock:
             while True:
                 if self._closing and not self._count:
-                    self._changed.notify_all()  # those that waited for the last batch
+                    self._wake_all()  # those that waited for the last batch
                     return None
-                if not self._count or self._whole:
-                    self._changed.wait()
+                if not self._count or self._whole or not (condition is self._first or self._is_shared()):
+                    condition.wait()
                 elif (left := self._left_to_wait()) > 0:
-                    self._changed.wait(left)
+                    condition.wait(left)
                 else:
                     return self._start_batch()
 
@@ -188,15 +205,16 @@ class Batcher(Generic[Job, Result]):
     def _start_batch(self) -> tuple[Run[Job, Result], list[_QueuedJob[Job, Result]]]:
         """Take the next batch: for all threads together, or this thread's share."""
         one = self._one_thread
-        if one is None or not (self._running or self._count >= 2 * one.threads):
-            run, most = self._run, self._batch
+        if one is None or not self._is_shared():
             self._whole = True
+            run, most = self._run, self._batch
         else:
             run, most = one.run, min(one.batch, -(-self._count // (one.threads - self._running)))
-            if self._count > most:
-                self._changed.notify()
         self._running += 1
-        return run, self._take_batch(most)
+        taken = self._take_batch(most)
+        if self._count and not self._whole:
+            self._wake()
+        return run, taken
 
     def _take_batch(self, most: int) -> list[_QueuedJob[Job, Result]]:
         taken: list[_QueuedJob[Job, Result]] = []
