@@ -111,7 +111,7 @@ def table(result: dict[str, Any]) -> str:
                 f"| `{run['command']}` | {kind}, {model['defense']} "
                 f"| {_of(models, lambda one: one['metrics']['recall_at_1'], '.3f')} "
                 f"| {_of(models, lambda one: one['metrics']['mean_ap'], '.3f')} | {_ers(models)} "
-                f"| {_of(models, _strong, '.1f')}{_strong_images(model)} | {_of(models, _worst_case, '.3f')} "
+                f"| {_of(models, _strong, '.1f')}{_strong_images(models)} | {_of(models, _worst_case, '.3f')} "
                 f"| {model['attacked']} | {minutes} |"
             )
     one = next(iter(result["runs"].values()))["hardware"]
@@ -158,8 +158,10 @@ def _strong(model: dict[str, Any]) -> float | None:
     return model["strong"]["ers"] if model.get("strong") else None
 
 
-def _strong_images(model: dict[str, Any]) -> str:
-    return f" (n = {model['strong']['n']})" if model.get("strong") else ""
+def _strong_images(models: Sequence[dict[str, Any]]) -> str:
+    """The numbers of images of the strong score, which differ among seeds if they were measured so."""
+    numbers = sorted({model["strong"]["n"] for model in models if model.get("strong")})
+    return f" (n = {', '.join(map(str, numbers))})" if numbers else ""
 
 
 def _worst_case(model: dict[str, Any]) -> float | None:
