@@ -102,7 +102,7 @@ class IndexCommand:
     """Recall@10 against exact search that an ANN index should reach (new index only)."""
     milvus: MilvusAddress = field(default_factory=MilvusAddress)
     batch: int = 32
-    """Images per forward pass."""
+    """Images per forward pass of a GPU; each thread of a CPU embeds 8 at most."""
     image_pixels: int = DEFAULT_LIMITS.max_pixels
     """Largest width × height of an image, pixels; a baseline JPEG may have four times as many."""
     threads: int = field(default_factory=usable_cores)

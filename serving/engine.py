@@ -80,7 +80,7 @@ class Engine:
         """Whether the network is held a second time, for `embed_in_one_thread`."""
         self._single: Any = None
         if twice:
-            self._single = _open(bundle / ONNX, 1, providers)
+            self._single = _open(bundle / ONNX, 1, providers) if self.threads > 1 else self._session
 
     @property
     def name(self) -> str:

@@ -81,7 +81,7 @@ class Batching:
     """How the queries of all callers share the network. Raises `SettingsError` for values out of range."""
 
     batch: int = 32
-    """Largest batch of a GPU, images. On a CPU, 8 at most: more would not be faster."""
+    """Largest batch of a GPU, images, and of searches of the index. A CPU embeds few images at a time."""
     wait_ms: float = 2.0
     """Milliseconds that an idle network waits for images that are being decoded. A lone query never waits."""
     pending: int = 256

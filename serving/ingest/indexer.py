@@ -155,7 +155,7 @@ class _Ingest:
         threads = engine.threads if alone else _BATCHES
         self._pass = engine.embed_in_one_thread if alone else engine.embed
         self._batch = min(options.batch, _IMAGES_OF_THREAD) if alone else options.batch
-        self._in_progress = _BATCHES * threads
+        self._in_progress = _BATCHES * threads if alone else threads
         self._embedders = ThreadPoolExecutor(threads, thread_name_prefix="embed")
         self._writer = ThreadPoolExecutor(1, thread_name_prefix="write")
         self._written: Future[None] | None = None

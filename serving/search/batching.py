@@ -1,4 +1,4 @@
-"""Work handed from the event loop to threads: batches of many callers' jobs in one thread, or single calls in several.
+"""Work handed from the event loop to threads: many callers' jobs in batches, or single calls.
 
 An idle `Batcher` runs a job immediately, so a lone request never waits. Jobs that arrive while a batch runs form the
 next ones, in turn by caller. Only if more jobs are announced and the batch is not full does it wait for them, a few
@@ -64,7 +64,8 @@ class Batcher(Generic[Job, Result]):
 
     `run` takes up to `batch` jobs and returns one result or one exception per job, in order. If it raises, all jobs of
     the batch fail with that exception. No other batch runs meanwhile. With `one_thread`, that is for less than two jobs
-    per thread; more are shared among its threads. `observe` is called after each batch with its size and its seconds.
+    per thread; more are shared among its threads, until fewer jobs than threads are left. `observe` is called after
+    each batch with its size and its seconds.
     """
 
     def __init__(
@@ -167,9 +168,11 @@ class Batcher(Generic[Job, Result]):
         self._others.notify_all()
 
     def _is_shared(self) -> bool:
-        """Whether each thread runs jobs of its own now."""
+        """Whether each thread takes jobs of its own: from two jobs a thread on, until there are fewer than threads."""
         one = self._one_thread
-        return one is not None and (self._running > 0 or self._count >= 2 * one.threads)
+        if one is None or self._whole:
+            return False
+        return self._count + self._running >= (one.threads if self._running else 2 * one.threads)
 
     # ------------------------------------------------------------------ in the threads
 
@@ -181,6 +184,8 @@ class Batcher(Generic[Job, Result]):
             with self._lock:
                 self._running -= 1
                 self._whole = False
+                if self._count and not self._running:
+                    self._first.notify()
 
     def _next(self, condition: threading.Condition) -> tuple[Run[Job, Result], list[_QueuedJob[Job, Result]]] | None:
         """Wait for the next batch; None after `close`. Cancelled jobs are left out, so a batch may be empty."""
@@ -189,7 +194,8 @@ class Batcher(Generic[Job, Result]):
                 if self._closing and not self._count:
                     self._wake_all()  # those that waited for the last batch
                     return None
-                if not self._count or self._whole or not (condition is self._first or self._is_shared()):
+                alone = condition is self._first and not self._running
+                if not self._count or not (alone or self._is_shared()):
                     condition.wait()
                 elif (left := self._left_to_wait()) > 0:
                     condition.wait(left)

@@ -1,8 +1,8 @@
 """The stages of a query: decode, embed, search. None of them blocks the event loop.
 
 Images are decoded in several threads, in turn by caller: larger ones in threads of low priority, and expensive ones in
-a process of their own. The networks share one thread, the indexes another, and searches for many results a third; each
-processes the queries of all callers in batches, in turn by caller.
+a process of their own. The networks, the indexes, and searches for many results have threads of their own, which
+process the queries of all callers in batches, in turn by caller.
 """
 
 import asyncio
@@ -42,7 +42,7 @@ _NICENESS: Final = 19
 _IMAGES_OF_THREAD: Final = 4
 """Images that a thread embeds at a time. More would not be faster, and others would wait for longer."""
 _CPU_BATCH: Final = 8
-"""Most images that the threads of a CPU embed together; likewise."""
+"""Most images that the threads of a CPU embed together, likewise, unless it has more than four threads."""
 _MAX_LIGHT_PIXELS: Final = 2_000_000
 """Images with more pixels to decode take longer than the network, so the network goes first."""
 _MAX_LIGHT_RESULTS: Final = 256
@@ -78,14 +78,16 @@ class Pipeline:
         self._costly = ThreadPool(1, "decode-costly")
         self._process = DecodingProcess()
         on_cpu = any(model.engine.device is Device.CPU for model in models.values())
-        batch = min(settings.batching.batch, _CPU_BATCH) if on_cpu else settings.batching.batch
         embed = EmbedStep(models)
-        self._batch = batch
+        one_thread = _one_thread(embed, models, settings.batching.batch)
+        most = max(_CPU_BATCH, 2 * one_thread.threads - 1 if one_thread else 0)
+        batch = min(settings.batching.batch, most) if on_cpu else settings.batching.batch
+        self._full = one_thread.threads * one_thread.batch if one_thread else batch
         self._embedding = Batcher[EmbedJob, EmbedResult](
             embed,
             name="embed",
             batch=batch,
-            one_thread=_one_thread(embed, models, batch),
+            one_thread=one_thread,
             wait_s=settings.batching.wait_ms / 1000,
             observe=lambda size, _: metrics.batch(size),
         )
@@ -172,9 +174,9 @@ class Pipeline:
         return (await self._decode(data, (), thumbnail=side, caller=caller)).thumbnail
 
     async def warm_up(self) -> None:
-        """Run the smallest and the largest batch once, because the first run of a shape is slow."""
+        """Run one image, and as many as there is room for at once, because the first run of a shape is slow."""
         keys = tuple(self._models)
-        for size in (1, self._batch):
+        for size in (1, self._full):
             jobs = [EmbedJob(models=keys, pixels=_grey(self._models)) for _ in range(size)]
             done = await asyncio.gather(*(self._embedding.submit(job) for job in jobs))
             await self._warm_up_search(done[0].result.vectors)

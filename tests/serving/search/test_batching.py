@@ -135,6 +135,33 @@ def test_a_thread_takes_the_next_jobs_while_another_is_still_busy() -> None:
     assert sorted(done[:-1]) == list(range(2, 9))
 
 
+def test_few_jobs_run_in_all_threads_again_after_a_burst() -> None:
+    slow = threading.Event()
+    together, alone = Squares(), Squares()
+
+    def run(jobs: Sequence[int]) -> list[int | Exception]:
+        if 0 in jobs:
+            assert slow.wait(PATIENCE_S)
+        return alone(jobs)
+
+    async def scenario() -> None:
+        one_thread = OneThread[int, int](run=run, threads=4, batch=2)
+        batcher = Batcher[int, int](together, name="squares", batch=8, one_thread=one_thread)
+        batcher.start()
+        burst = [asyncio.create_task(batcher.submit(number)) for number in range(8)]
+        await asyncio.gather(*burst[2:])
+        late = asyncio.create_task(batcher.submit(100))
+        await asyncio.sleep(0.05)
+        assert batcher.waiting == 1  # not in one thread beside the last of the burst
+        slow.set()
+        await asyncio.gather(late, *burst[:2])
+        await batcher.close()
+
+    asyncio.run(scenario())
+    assert together.batches == [[100]]
+    assert sorted(alone.jobs) == list(range(8))
+
+
 def test_callers_have_turns_in_a_batch() -> None:
     async def scenario() -> None:
         squares = Squares(held=True)
