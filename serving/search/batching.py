@@ -16,6 +16,7 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from time import perf_counter
 from typing import Any, Final, Generic, TypeVar
 
@@ -332,7 +333,7 @@ class ThreadPool:
             self._free -= 1
             self._running[caller] += 1
             done = asyncio.get_running_loop().run_in_executor(self._executor, call)
-            done.add_done_callback(lambda done, caller=caller, future=future: self._finish(caller, future, done))  # type: ignore[misc]
+            done.add_done_callback(partial(self._finish, caller, future))
         if not self._waiting and not self._running:
             self._idle.set()
 
