@@ -1,17 +1,18 @@
-"""AVIF and HEIC: sizes and numbers of parts are read from their boxes.
+"""AVIF and HEIC: sizes and numbers of parts are read from their boxes, those of AVIF also from their data.
 
 Metadata and movies are hidden from the decoder by changing their type.
 """
 
 import struct
+from collections.abc import Set
 from typing import Final
 
 from hardrank.models.color_profiles import MAX_PROFILE_BYTES
+from hardrank.models.image_files.av1 import largest_frame
 from hardrank.models.image_files.boxes import Box, read_boxes
-from hardrank.models.image_files.stripped_file import StrippedFile, StructureLimitError
+from hardrank.models.image_files.media_items import read_item_data, read_items
+from hardrank.models.image_files.stripped_file import StrippedFile
 
-_MAX_ITEMS: Final = 1000
-"""Tiles, thumbnails and metadata of an image; a photograph of a telephone has a few hundred."""
 _AVIF_BRANDS: Final = {b"avif", b"avis"}
 _HEIC_BRANDS: Final = {b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"hevm", b"hevs"}
 _CONTAINER_BRANDS: Final = {b"mif1", b"msf1", b"mif2"}
@@ -35,8 +36,9 @@ def strip_media_file(data: bytes) -> StrippedFile:
 
     Its orientation is a property of the image, not of its EXIF.
     """
+    decoder = media_decoder(data) or ""
     changed = bytearray(data)
-    size: tuple[int, int] | None = None
+    sizes: list[tuple[int, int]] = []
     icc = b""
     for box in read_boxes(data, 0, len(data)):
         if box.type == b"ftyp":
@@ -48,10 +50,20 @@ def strip_media_file(data: bytes) -> StrippedFile:
             changed[box.start + 4 : box.start + 8] = _HIDDEN
         elif box.type == b"meta":
             sizes, icc = _read_properties(data, box)
-            size = max(sizes, key=lambda size: size[0] * size[1], default=None)
-            for place in _hidden_items(data, box):
-                changed[place : place + 4] = _HIDDEN
-    return StrippedFile(data=bytes(changed), size=size, icc=icc, decoder=media_decoder(data) or "", slow=True)
+            items = read_items(data, box)
+            for item in items:
+                if item.type in _HIDDEN_ITEMS:
+                    changed[item.place : item.place + 4] = _HIDDEN
+            if decoder == "AVIF":  # libheif compares the sizes itself
+                sizes += _frame_sizes(data, box, {item.id for item in items if item.type == b"av01"})
+    size = max(sizes, key=lambda size: size[0] * size[1], default=None)
+    return StrippedFile(data=bytes(changed), size=size, icc=icc, decoder=decoder, slow=True)
+
+
+def _frame_sizes(data: bytes, meta: Box, images: Set[int]) -> list[tuple[int, int]]:
+    """Return the sizes of the frames that AV1 decodes, which may be larger than those that the boxes tell."""
+    found = [largest_frame(part) for id, part in read_item_data(data, meta).items() if id in images]
+    return [size for size in found if size is not None]
 
 
 def _read_properties(data: bytes, meta: Box) -> tuple[list[tuple[int, int]], bytes]:
@@ -70,21 +82,3 @@ def _read_properties(data: bytes, meta: Box) -> tuple[list[tuple[int, int]], byt
                 elif part.type == b"colr" and not icc and data[part.body : part.body + 4] in {b"prof", b"rICC"}:
                     icc = data[part.body + 4 : min(part.end, part.body + 5 + MAX_PROFILE_BYTES)]
     return sizes, icc
-
-
-def _hidden_items(data: bytes, meta: Box) -> list[int]:
-    """Return where the types of metadata items are."""
-    places: list[int] = []
-    items = 0
-    for box in read_boxes(data, meta.body + 4, meta.end):
-        if box.type != b"iinf" or box.end < box.body + 8:
-            continue
-        # A version above 0 counts items with four bytes instead of two.
-        for entry in read_boxes(data, box.body + (8 if data[box.body] else 6), box.end):
-            items += 1
-            if items > _MAX_ITEMS:
-                raise StructureLimitError(f"The image has more than {_MAX_ITEMS} parts")
-            place = entry.body + 4 + (4 if data[entry.body : entry.body + 1] == b"\x03" else 2) + 2
-            if place + 4 <= entry.end and data[place : place + 4] in _HIDDEN_ITEMS:
-                places.append(place)
-    return places

@@ -196,3 +196,19 @@ def rle_bmp(width: int, height: int, pixels: bytes) -> bytes:
 
 def _riff(kind: bytes, body: bytes) -> bytes:
     return kind + struct.pack("<I", len(body)) + body + bytes(len(body) % 2)
+
+
+def avif_that_tells(width: int, height: int, data: bytes) -> bytes:
+    """Change the size that the boxes of an AVIF tell of its image."""
+    place = data.index(b"ispe") + 8
+    return data[:place] + struct.pack(">II", width, height) + data[place + 8 :]
+
+
+def avif_of_frames(count: int) -> bytes:
+    """Make an AVIF whose image is followed by further frames, which are empty."""
+    data = bytearray(encoded(Image.new("RGB", (16, 16)), "AVIF"))
+    # The only extent of the only item, and the box that ends the file.
+    for place in (data.index(b"iloc") + 22, data.index(b"mdat") - 4):
+        (length,) = struct.unpack_from(">I", data, place)
+        struct.pack_into(">I", data, place, length + 2 * count)
+    return bytes(data) + bytes((6 << 3 | 2, 0)) * count

@@ -4,6 +4,7 @@ import io
 import struct
 import sys
 import zlib
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -19,8 +20,11 @@ from hardrank.models.decoding import (
     decode,
     decode_file,
 )
+from hardrank.models.image_files.boxes import read_boxes
+from hardrank.models.image_files.media_items import read_item_data
 from hardrank.models.image_files.strip import strip_metadata
-from tests.models.hostile_images import png_chunk, tiff
+from hardrank.models.image_files.stripped_file import StructureLimitError
+from tests.models.hostile_images import avif_of_frames, avif_that_tells, png_chunk, tiff
 from tests.models.profiles import P3, SRGB_CURVE, rgb_profile, with_profile
 
 needs_avif = pytest.mark.skipif(not features.check("avif"), reason="this Pillow has no AVIF")
@@ -121,6 +125,42 @@ class TestModernFormats:
         frames = [Image.new("RGB", (64, 64), color) for color in ("red", "blue", "green")]
         data = encoded(frames[0], "AVIF", save_all=True, append_images=frames[1:])
         assert difference(decode(data), frames[0]) < 4
+
+    @needs_avif
+    @pytest.mark.parametrize("quality", [50, 100])
+    @pytest.mark.parametrize("animated", [False, True])
+    def test_the_size_in_the_data_of_an_avif_counts(self, quality: int, animated: bool) -> None:
+        images = [photograph(96 + 2 * animated, 64)] * (2 if animated else 1)
+        options: dict[str, Any] = {"save_all": True, "append_images": images[1:]} if animated else {}
+        data = encoded(images[0], "AVIF", quality=quality, **options)
+        assert strip_metadata(avif_that_tells(16, 16, data)).size == images[0].size
+        with pytest.raises(ImageTooLargeError, match="64 pixels, above the limit of 5000"):
+            decode(avif_that_tells(16, 16, data), limits=DecodeLimits(max_pixels=5000))
+
+    @needs_avif
+    def test_too_many_frames_of_an_avif(self) -> None:
+        assert decode(avif_of_frames(0)).size == (16, 16)
+        with pytest.raises(ImageTooLargeError, match="21 frames in one part"):
+            decode(avif_of_frames(20))
+
+    @pytest.mark.parametrize(("version", "wide"), [(0, 2), (1, 2), (2, 4)])
+    def test_data_of_items(self, version: int, wide: int) -> None:
+        def meta(*extents: tuple[int, int]) -> bytes:
+            number = f">{'I' if wide == 4 else 'H'}"
+            body = struct.pack(">BBHBB", version, 0, 0, 0x44, 0) + struct.pack(number, 1) + struct.pack(number, 7)
+            body += struct.pack(">H", 0) * (2 if version else 1) + struct.pack(">H", len(extents))
+            body += b"".join(struct.pack(">II", *extent) for extent in extents)
+            return struct.pack(">I4sII4s", 20 + len(body), b"meta", 0, 8 + len(body), b"iloc") + body
+
+        def read(data: bytes) -> Mapping[int, bytes]:
+            return read_item_data(data, next(read_boxes(data, 0, len(data))))
+
+        data = meta((0, 4), (4, 4))
+        assert read(data) == {7: data[:8]}
+        with pytest.raises(StructureLimitError, match="overlap"):
+            read(meta((0, 50), (0, 50)))
+        with pytest.raises(ValueError, match="ends too early"):
+            read(data[: 25 + wide] + b"\xff" + data[26 + wide :])  # 255 items
 
     def test_a_missing_package_is_named(self, monkeypatch: pytest.MonkeyPatch) -> None:
         from hardrank.models import decoding
