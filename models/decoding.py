@@ -8,7 +8,7 @@ import ctypes
 import io
 import warnings
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from functools import cache
 from importlib import import_module
 from pathlib import Path
@@ -16,6 +16,18 @@ from pathlib import Path
 from PIL import Image, ImageFile, UnidentifiedImageError, features
 
 from hardrank.models.color_profiles import to_srgb
+from hardrank.models.decode_limits import (
+    DEFAULT_LIMITS,
+    CostlyImageError,
+    DecodeLimits,
+    ImageTooLargeError,
+    MissingDecoderError,
+    UndecodableImageError,
+    check_cost,
+    check_scans,
+    check_side,
+    check_size,
+)
 from hardrank.models.deep_pixels import bands, gray_to_eight_bits, is_dark, join_bytes, lower_byte_tiles
 from hardrank.models.errors import HardrankError
 from hardrank.models.image_files.animation import Frame, later_frames
@@ -45,61 +57,6 @@ _SWAPPING = {
 }
 """Those that swap width and height."""
 _WHITE = (255, 255, 255, 255)
-
-
-class DecodeLimitsError(HardrankError):
-    """A limit that is not a positive whole number."""
-
-
-class UndecodableImageError(HardrankError):
-    """The bytes cannot be decoded as an image within the limits."""
-
-
-class ImageTooLargeError(UndecodableImageError):
-    """The image exceeds one of the `DecodeLimits`."""
-
-
-class CostlyImageError(HardrankError):
-    """Decoding the image would cost more than the `max_work` of the call; it may be fine all the same."""
-
-
-class MissingDecoderError(UndecodableImageError):
-    """The format of the image needs a package that is not installed."""
-
-
-def is_positive_integer(value: object) -> bool:
-    """Return whether a value is a whole number of at least 1, and no boolean."""
-    return isinstance(value, int) and not isinstance(value, bool) and value >= 1
-
-
-@dataclass(frozen=True, kw_only=True)
-class DecodeLimits:
-    """Limits on one image, all checked before any pixel is decoded. Pillow's own limit (179 Mpx) stays on."""
-
-    max_bytes: int = 32 * 2**20
-    """Bytes of the file."""
-    max_pixels: int = 50_000_000
-    """Width × height, pixels. A baseline JPEG may have four times as many: it is decoded at a half of its size."""
-    max_side: int = 16_384
-    """The longer side, pixels."""
-    max_scans: int = 100
-    """Scans of a progressive JPEG (cameras and editors write about ten; each costs a pass over the whole image)."""
-
-    max_buffer: int = 512 * 2**20
-    """Bytes of the largest strip or tile of a TIFF, which the decoder holds besides the image."""
-
-    def __post_init__(self) -> None:
-        for name, value in asdict(self).items():
-            if not is_positive_integer(value):
-                raise DecodeLimitsError(f"{name} is {value!r}; give a positive whole number.")
-
-    @property
-    def max_scanned_pixels(self) -> int:
-        """Scans × pixels of a progressive JPEG: twenty scans of the largest image."""
-        return 20 * self.max_pixels
-
-
-DEFAULT_LIMITS = DecodeLimits()
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -216,8 +173,8 @@ def to_rgb(image: Image.Image) -> Image.Image:
 def _decode(data: bytes, limits: DecodeLimits, max_work: int | None) -> DecodedFile:
     file = strip_metadata(data)
     if file.size is not None:
-        _check_size(file.size, limits, file.max_pixels)
-    _check_cost(file, limits)
+        check_size(file.size, limits, file.max_pixels)
+    check_cost(file, limits)
     if max_work is not None and file.slow:  # before its decoder reads anything
         raise CostlyImageError("decoding this image is expensive")
     with _open(file.data, file.decoder) as image:
@@ -226,9 +183,9 @@ def _decode(data: bytes, limits: DecodeLimits, max_work: int | None) -> DecodedF
         if halved:
             # Only above the limit, because it changes the pixels.
             image.draft(image.mode, (max(1, full[0] // 2), max(1, full[1] // 2)))
-            _check_side(full, limits)
-        _check_size(image.size, limits, file.max_pixels)
-        _check_scans(file.scans, image.size, limits)
+            check_side(full, limits)
+        check_size(image.size, limits, file.max_pixels)
+        check_scans(file.scans, image.size, limits)
         if max_work is not None and _work(file, full) > max_work:
             raise CostlyImageError("decoding this image is expensive")
         _load(image, file)
@@ -296,7 +253,7 @@ def _first_visible(image: Image.Image, data: bytes, limits: DecodeLimits, max_wo
     work = 0
     for frame in later_frames(data):
         with _open(frame.data, "") as opened:
-            _check_size(opened.size, limits)
+            check_size(opened.size, limits)
             # Empty frames cost as much as others: all together have the pixels of the largest image. A frame of a PNG
             # may be smaller than the canvas, one of a GIF larger than those before.
             work += max(image.width * image.height, opened.width * opened.height)
@@ -332,45 +289,6 @@ def _is_empty(image: Image.Image) -> bool:
         if alpha.getextrema()[1] > 0:  # type: ignore[operator]
             return False
     return True
-
-
-def _check_cost(file: StrippedFile, limits: DecodeLimits) -> None:
-    if file.scans > limits.max_scans:
-        raise ImageTooLargeError(
-            f"The JPEG has {file.scans} scans, above the limit of {limits.max_scans}; save it as a baseline JPEG."
-        )
-    if file.buffer_bytes > limits.max_buffer:
-        raise ImageTooLargeError(
-            f"A strip or tile of the TIFF has {file.buffer_bytes} bytes, above the limit of {limits.max_buffer}; save "
-            "it with smaller ones."
-        )
-
-
-def _check_scans(scans: int, size: tuple[int, int], limits: DecodeLimits) -> None:
-    if scans * size[0] * size[1] > limits.max_scanned_pixels:
-        raise ImageTooLargeError(
-            f"The JPEG has {scans} scans of {size[0]}×{size[1]} pixels, above the limit of {limits.max_scanned_pixels} "
-            "pixels in all scans; save it as a baseline JPEG."
-        )
-
-
-def _check_size(size: tuple[int, int], limits: DecodeLimits, max_pixels: int | None = None) -> None:
-    width, height = size
-    most = limits.max_pixels if max_pixels is None else min(max_pixels, limits.max_pixels)
-    if width < 1 or height < 1:
-        raise UndecodableImageError(f"The image has {width}×{height} pixels; use one with at least 1×1.")
-    _check_side(size, limits)
-    if width * height > most:
-        raise ImageTooLargeError(
-            f"The image has {width}×{height} pixels, above the limit of {most} in all; use a smaller one."
-        )
-
-
-def _check_side(size: tuple[int, int], limits: DecodeLimits) -> None:
-    if max(size) > limits.max_side:
-        raise ImageTooLargeError(
-            f"The image has {size[0]}×{size[1]} pixels, above the limit of {limits.max_side} a side; use a smaller one."
-        )
 
 
 def _on_white(image: Image.Image) -> Image.Image:

@@ -14,7 +14,8 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from hardrank.models.decoding import DEFAULT_LIMITS, DecodeLimits, decode, is_positive_integer, to_rgb
+from hardrank.models.decode_limits import DEFAULT_LIMITS, DecodeLimits, is_positive_integer
+from hardrank.models.decoding import decode, to_rgb
 from hardrank.models.errors import HardrankError
 
 MAX_RESIZE = 4096

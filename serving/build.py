@@ -22,7 +22,7 @@ from rich.console import Console
 from rich.markup import escape
 
 from hardrank.models.cores import usable_cores
-from hardrank.models.decoding import DEFAULT_LIMITS, DecodeLimits
+from hardrank.models.decode_limits import DEFAULT_LIMITS, DecodeLimits
 from hardrank.models.errors import HardrankError
 from hardrank.models.files import write_json
 from hardrank.models.home import typed

@@ -12,7 +12,7 @@ import onnxruntime
 from hardrank.models.bundle import ONNX, preprocessing_of, verify_bundle
 from hardrank.models.card import Card
 from hardrank.models.cores import usable_cores
-from hardrank.models.decoding import DEFAULT_LIMITS, DecodeLimits
+from hardrank.models.decode_limits import DEFAULT_LIMITS, DecodeLimits
 from hardrank.models.errors import HardrankError
 from hardrank.models.preprocessing import Preprocessing, prepare, to_unit
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
 
-from hardrank.models.decoding import DecodeLimits
+from hardrank.models.decode_limits import DecodeLimits
 from hardrank.models.errors import HardrankError
 
 _MIB = 2**20

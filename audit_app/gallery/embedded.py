@@ -15,7 +15,7 @@ from hardrank.audit_app.errors import GalleryError
 from hardrank.audit_app.gallery.image_gallery import ImageGallery, SourceIndex
 from hardrank.audit_app.subjects.subject import Subject
 from hardrank.models.cores import usable_cores
-from hardrank.models.decoding import UndecodableImageError
+from hardrank.models.decode_limits import UndecodableImageError
 from hardrank.models.preprocessing import Preprocessing, file_pixels, to_unit
 from hardrank.models.progress import OnProgress, StageProgress
 from hardrank.serving.store.errors import WrongModelError

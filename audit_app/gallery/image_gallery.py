@@ -15,7 +15,8 @@ import numpy.typing as npt
 
 from hardrank.audit_app.errors import GalleryError
 from hardrank.models.bundle import CARD, load_card
-from hardrank.models.decoding import UndecodableImageError, read_bytes
+from hardrank.models.decode_limits import UndecodableImageError
+from hardrank.models.decoding import read_bytes
 from hardrank.models.files import expand_user
 from hardrank.serving.index.search_index import SearchIndex
 from hardrank.serving.ingest.image_list import RUN, list_images

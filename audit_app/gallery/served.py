@@ -10,7 +10,7 @@ from hardrank.audit_app.gallery.image_gallery import ImageGallery
 from hardrank.audit_app.images.exact_png import Uint8Image, canvas_around, canvas_of, pixels_hash
 from hardrank.audit_app.ranking.views import Matrix, Vector
 from hardrank.audit_app.subjects.subject import Subject
-from hardrank.models.decoding import UndecodableImageError
+from hardrank.models.decode_limits import UndecodableImageError
 from hardrank.models.preprocessing import file_pixels, to_unit
 from hardrank.models.progress import OnProgress, StageProgress
 

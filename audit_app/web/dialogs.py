@@ -19,7 +19,7 @@ from hardrank.audit_app.web.gallery_picker import PickerOptions, gallery_picker
 from hardrank.audit_app.web.messages import errors_shown
 from hardrank.audit_app.web.pictures import upload_uri
 from hardrank.audit_app.web.resources import LoadedGallery, session
-from hardrank.models.decoding import DEFAULT_LIMITS
+from hardrank.models.decode_limits import DEFAULT_LIMITS
 from hardrank.models.image_listing import SUFFIXES
 
 _KEY: Final = "dialog"

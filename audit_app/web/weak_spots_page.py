@@ -22,7 +22,7 @@ from hardrank.audit_app.web.pictures import thumbnails
 from hardrank.audit_app.web.resources import GallerySelection, audit_jobs
 from hardrank.audit_app.web.selection_fields import MOST_MODELS
 from hardrank.audit_app.web.settings import settings
-from hardrank.models.decoding import UndecodableImageError
+from hardrank.models.decode_limits import UndecodableImageError
 from hardrank.models.errors import HardrankError
 from hardrank.models.preprocessing import Preprocessing, file_pixels
 from hardrank.trainer.attacks.pgd import Norm

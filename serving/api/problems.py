@@ -16,7 +16,7 @@ from pydantic import BaseModel, Field
 from starlette.exceptions import HTTPException
 from starlette.responses import Response
 
-from hardrank.models.decoding import ImageTooLargeError, UndecodableImageError
+from hardrank.models.decode_limits import ImageTooLargeError, UndecodableImageError
 from hardrank.models.errors import HardrankError
 from hardrank.serving.api.auth import ForbiddenError, UnauthenticatedError
 from hardrank.serving.api.bodies import (

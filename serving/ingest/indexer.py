@@ -15,7 +15,8 @@ import numpy as np
 import numpy.typing as npt
 
 from hardrank.models.cores import usable_cores
-from hardrank.models.decoding import DEFAULT_LIMITS, DecodeLimits, UndecodableImageError, decode_file, read_bytes
+from hardrank.models.decode_limits import DEFAULT_LIMITS, DecodeLimits, UndecodableImageError
+from hardrank.models.decoding import decode_file, read_bytes
 from hardrank.models.errors import HardrankError
 from hardrank.models.image_listing import ImageProblem, ImageProblemKind, is_file
 from hardrank.models.preprocessing import Preprocessing, image_pixels

@@ -17,7 +17,7 @@ from starlette.requests import Request
 from starlette.responses import HTMLResponse, JSONResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from hardrank.models.decoding import ImageTooLargeError
+from hardrank.models.decode_limits import ImageTooLargeError
 from hardrank.serving.api.auth import network_of
 from hardrank.serving.api.bodies import BodyReader, BodyTooLargeError, read_fields
 from hardrank.serving.api.middleware import address_of

@@ -9,7 +9,7 @@ from uuid import uuid4
 
 import gradio as gr
 
-from hardrank.models.decoding import UndecodableImageError
+from hardrank.models.decode_limits import UndecodableImageError
 from hardrank.models.errors import HardrankError
 from hardrank.serving.api.auth import address_caller
 from hardrank.serving.api.problems import problem_of

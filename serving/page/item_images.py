@@ -5,7 +5,7 @@ from urllib.parse import quote
 
 from starlette.responses import Response
 
-from hardrank.models.decoding import UndecodableImageError
+from hardrank.models.decode_limits import UndecodableImageError
 from hardrank.serving.api.auth import address_caller
 from hardrank.serving.search.item_images import media_type_of
 from hardrank.serving.search.service import SearchService

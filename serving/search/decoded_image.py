@@ -6,7 +6,8 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from hardrank.models.decoding import DecodeLimits, decode_file
+from hardrank.models.decode_limits import DecodeLimits
+from hardrank.models.decoding import decode_file
 from hardrank.models.preprocessing import Preprocessing, image_pixels
 from hardrank.serving.store.thumbnails import make_thumbnail
 

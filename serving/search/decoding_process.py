@@ -20,7 +20,7 @@ from typing import IO, Any, Final
 
 import numpy as np
 
-from hardrank.models.decoding import DecodeLimits, ImageTooLargeError, MissingDecoderError, UndecodableImageError
+from hardrank.models.decode_limits import DecodeLimits, ImageTooLargeError, MissingDecoderError, UndecodableImageError
 from hardrank.models.preprocessing import Preprocessing
 from hardrank.serving.search.decoded_image import DecodedImage, decode_image
 

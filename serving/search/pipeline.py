@@ -16,7 +16,7 @@ from typing import Final
 import numpy as np
 
 from hardrank.models.cores import usable_cores
-from hardrank.models.decoding import CostlyImageError
+from hardrank.models.decode_limits import CostlyImageError
 from hardrank.models.preprocessing import Preprocessing
 from hardrank.serving.agreement.monitor import AgreementMonitor
 from hardrank.serving.engine import Device

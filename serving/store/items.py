@@ -12,7 +12,8 @@ from typing import Final
 import numpy as np
 import numpy.typing as npt
 
-from hardrank.models.decoding import UndecodableImageError, read_bytes
+from hardrank.models.decode_limits import UndecodableImageError
+from hardrank.models.decoding import read_bytes
 from hardrank.models.errors import HardrankError
 
 Scalar = str | int | float | bool | None

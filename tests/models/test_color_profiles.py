@@ -12,7 +12,8 @@ import pytest
 from PIL import Image, ImageCms
 
 from hardrank.models.color_profiles import MAX_PROFILE_BYTES, to_srgb
-from hardrank.models.decoding import DecodeLimits, ImageTooLargeError, decode
+from hardrank.models.decode_limits import DecodeLimits, ImageTooLargeError
+from hardrank.models.decoding import decode
 from tests.models.profiles import ADOBE_CURVE, ADOBE_RGB, P3, SRGB, SRGB_CURVE, ink_profile, rgb_profile, with_profile
 
 PROFILES = {"Display P3": rgb_profile(P3, SRGB_CURVE), "Adobe RGB": rgb_profile(ADOBE_RGB, ADOBE_CURVE)}

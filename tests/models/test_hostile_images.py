@@ -14,15 +14,8 @@ import pytest
 from PIL import Image
 
 from hardrank.models import decoding
-from hardrank.models.decoding import (
-    CostlyImageError,
-    DecodeLimits,
-    ImageTooLargeError,
-    UndecodableImageError,
-    decode,
-    decode_file,
-    to_rgb,
-)
+from hardrank.models.decode_limits import CostlyImageError, DecodeLimits, ImageTooLargeError, UndecodableImageError
+from hardrank.models.decoding import decode, decode_file, to_rgb
 from hardrank.models.image_files.animation import Frame, later_frames
 from hardrank.models.image_files.strip import strip_metadata
 from hardrank.models.image_files.stripped_file import StrippedFile
@@ -322,7 +315,8 @@ def test_decoders_write_nothing(make: Callable[[], bytes]) -> None:
 
 MEMORY = """
 import resource, sys
-from hardrank.models.decoding import DecodeLimits, UndecodableImageError, decode
+from hardrank.models.decode_limits import DecodeLimits, UndecodableImageError
+from hardrank.models.decoding import decode
 data = sys.stdin.buffer.read()
 before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 try:

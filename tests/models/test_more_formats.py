@@ -12,14 +12,8 @@ import numpy.typing as npt
 import pytest
 from PIL import Image, features
 
-from hardrank.models.decoding import (
-    DecodeLimits,
-    ImageTooLargeError,
-    MissingDecoderError,
-    UndecodableImageError,
-    decode,
-    decode_file,
-)
+from hardrank.models.decode_limits import DecodeLimits, ImageTooLargeError, MissingDecoderError, UndecodableImageError
+from hardrank.models.decoding import decode, decode_file
 from hardrank.models.image_files.boxes import read_boxes
 from hardrank.models.image_files.media_items import read_item_data
 from hardrank.models.image_files.strip import strip_metadata

@@ -13,16 +13,8 @@ import numpy.typing as npt
 import pytest
 from PIL import Image, ImageDraw, ImageOps
 
-from hardrank.models.decoding import (
-    FORMATS,
-    DecodeLimits,
-    DecodeLimitsError,
-    ImageTooLargeError,
-    UndecodableImageError,
-    decode,
-    read_bytes,
-    to_rgb,
-)
+from hardrank.models.decode_limits import DecodeLimits, DecodeLimitsError, ImageTooLargeError, UndecodableImageError
+from hardrank.models.decoding import FORMATS, decode, read_bytes, to_rgb
 from hardrank.models.errors import HardrankError
 from hardrank.models.image_files.exif import orientation
 from hardrank.models.image_files.strip import strip_metadata

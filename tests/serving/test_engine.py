@@ -13,7 +13,7 @@ import torch
 
 from hardrank.models.bundle import BundleError, load_embedder
 from hardrank.models.cores import THREADS_VARIABLE
-from hardrank.models.decoding import UndecodableImageError
+from hardrank.models.decode_limits import UndecodableImageError
 from hardrank.models.preprocessing import to_unit
 from hardrank.serving.engine import Device, Engine, EngineError
 from tests.serving.bundles import DIMENSION

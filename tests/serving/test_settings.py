@@ -4,7 +4,7 @@ import math
 
 import pytest
 
-from hardrank.models.decoding import DecodeLimits
+from hardrank.models.decode_limits import DecodeLimits
 from hardrank.serving.settings import Access, Batching, Limits, Network, Settings, SettingsError
 
 

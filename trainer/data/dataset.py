@@ -12,7 +12,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from hardrank.models.decoding import UndecodableImageError, decode, read_bytes
+from hardrank.models.decode_limits import UndecodableImageError
+from hardrank.models.decoding import decode, read_bytes
 from hardrank.models.errors import HardrankError
 from hardrank.models.files import atomic_path
 from hardrank.models.image_listing import ImageProblem, ImageProblemKind, is_file

@@ -6,7 +6,8 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 import numpy.typing as npt
 
-from hardrank.models.decoding import UndecodableImageError, decode, read_bytes
+from hardrank.models.decode_limits import UndecodableImageError
+from hardrank.models.decoding import decode, read_bytes
 from hardrank.models.preprocessing import Preprocessing, center_crop, to_square
 from hardrank.trainer.data.dataset import ShowProgress, Split
 from hardrank.trainer.data.near_duplicates import augmented_copy

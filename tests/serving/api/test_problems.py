@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from hardrank.models.decoding import ImageTooLargeError, UndecodableImageError
+from hardrank.models.decode_limits import ImageTooLargeError, UndecodableImageError
 from hardrank.models.errors import HardrankError
 from hardrank.serving.api.auth import UnauthenticatedError
 from hardrank.serving.api.bodies import FormError

@@ -13,7 +13,8 @@ import numpy.typing as npt
 import pytest
 from PIL import Image
 
-from hardrank.models.decoding import DecodeLimits, decode
+from hardrank.models.decode_limits import DecodeLimits
+from hardrank.models.decoding import decode
 from hardrank.models.image_listing import ImageProblemKind
 from hardrank.serving.engine import Engine
 from hardrank.serving.index.search_index import SearchIndex

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from hardrank.models.decoding import (
+from hardrank.models.decode_limits import (
     DEFAULT_LIMITS,
     CostlyImageError,
     DecodeLimits,

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from hardrank.models.cores import THREADS_VARIABLE
-from hardrank.models.decoding import UndecodableImageError
+from hardrank.models.decode_limits import UndecodableImageError
 from hardrank.serving.engine import Engine
 from hardrank.serving.search import pipeline
 from hardrank.serving.search import service as service_module

@@ -6,7 +6,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from hardrank.models.decoding import UndecodableImageError, decode
+from hardrank.models.decode_limits import UndecodableImageError
+from hardrank.models.decoding import decode
 from hardrank.models.preprocessing import Preprocessing, center_crop, to_square
 from hardrank.trainer.data.dataset import Split
 from hardrank.trainer.data.store import ImageStore
