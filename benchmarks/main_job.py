@@ -117,18 +117,26 @@ def table(result: dict[str, Any]) -> str:
     one = next(iter(result["runs"].values()))["hardware"]
     lines += [
         "",
-        f"Unseen classes; {_seeds(result)}; {one['processor']}, {one['cores']} cores, {one['precision']}. ERS is the "
-        "Empirical Robustness Score of the paper, 0 … 100, over the ten results of nine white-box attacks with ε = "
+        f"On unseen classes; {_seeds(result)}; {one['processor']}, {one['cores']} cores, {one['precision']}. ERS is "
+        "the Empirical Robustness Score of the paper, 0 … 100, over the ten results of nine white-box attacks with ε = "
         "8/255 and 32 steps. The strong ERS is the worst of many attacks for each image, on a sample (n). The "
         "worst-case Recall@1 counts a query only if its benign and all its attacked images find its class. "
-        "Intervals are of 95 %, over attacked images. A dash marks what was not measured. The figures lie in "
-        "[main_job.json](benchmarks/results/main_job.json).",
+        f"{_explained(lines)}The figures are in [main_job.json](benchmarks/results/main_job.json).",
     ]
     return "\n".join(lines)
 
 
+def _explained(rows: Sequence[str]) -> str:
+    """Explain what a table contains beside figures."""
+    text = "\n".join(rows)
+    interval = "Intervals are of 95 %, over attacked images. " if " (" in text.replace(" (n =", "") else ""
+    return interval + ("A dash marks what was not measured. " if "–" in text else "")
+
+
 def _seeds(result: dict[str, Any]) -> str:
     counts = {name: 1 + len(run.get("other_seeds", ())) for name, run in result["runs"].items()}
+    if len(set(counts.values())) == 1 and max(counts.values()) > 1:
+        return f"mean ± standard deviation of {max(counts.values())} seeds"
     several = [f"{name} with {count} seeds (mean ± standard deviation)" for name, count in counts.items() if count > 1]
     return "; ".join(["seed 0", *several])
 

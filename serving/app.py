@@ -9,7 +9,6 @@ With the models `benign` and `robust`, or any two models, the answers also tell 
 import logging
 import os
 import re
-import resource
 import signal
 import socket
 import sys
@@ -127,7 +126,7 @@ def create_app(service: SearchService, settings: Settings, keyring: Keyring) -> 
         os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
         from hardrank.serving.page.mount import mount_page
 
-        # Who may only search could try out on this list whether a planted item would be noticed.
+        # Anonymous visitors could try out on this list whether a planted item would be noticed.
         may_scan = keyring.anonymous is not KeyRole.READ
         forget_logins = mount_page(app, service, settings, app.state.bodies, auth=_login(keyring), may_scan=may_scan)
         keyring.on_change(forget_logins)
@@ -197,6 +196,8 @@ def _spare_descriptors(needed: int) -> int | None:
     """Return how many connections the process can open, after raising its own limit; None if that is unknown."""
     if sys.platform == "win32":
         return None
+    import resource  # Unix only
+
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     wanted = needed + _RESERVED_DESCRIPTORS
     if soft < wanted and soft != resource.RLIM_INFINITY:

@@ -71,8 +71,8 @@ class AttackArguments:
     """Number of attacked images, a seeded sample; 0 for all."""
     time_budget: Annotated[str | None, tyro.conf.arg(metavar="10m")] = None
     """Attack fewer images, then with fewer queries, so that the attacks take at most this long (90s, 10m, 2h). The
-    report states what was reduced. By default 10m if a model is attacked by queries and neither --attacked nor
-    --search queries=N is given."""
+    report states what was reduced. By default 10m if a model is attacked by queries and none of --attacked,
+    --search queries=N and --baseline is given."""
     seed: int = 0
     """Seed of the sample, the targets and the random starts."""
     batch: int = 128

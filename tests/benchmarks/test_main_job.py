@@ -17,4 +17,4 @@ def test_several_seeds_become_a_mean_and_a_standard_deviation() -> None:
     first = run["models"]["robust"]["ers"]["ers"]
     rows = table({"runs": {"demo": {**run, "other_seeds": [other]}}}).splitlines()
     assert f"| {first + 1:.1f} ± {2**0.5:.1f} |" in rows[3]
-    assert "demo with 2 seeds" in rows[-1]
+    assert "mean ± standard deviation of 2 seeds" in rows[-1]

@@ -27,6 +27,8 @@ TOOLS: Final = frozenset(
         "git",
         "hf",
         "lint-imports",
+        "cp",
+        "mkdir",
         "mkdocs",
         "mypy",
         "pip",
@@ -35,6 +37,7 @@ TOOLS: Final = frozenset(
         "ruff",
         "source",
         "streamlit",
+        "sudo",
     }
 )
 """Programs of others that shell blocks may use."""

@@ -40,7 +40,7 @@ Train image search that withstands adversarial attacks, serve it, and measure ho
 
      hardrank train folder --data.root photos --name photos
 
-2. Search. Index your images with both models, then open http://127.0.0.1:7860.
+2. Search. Index your images, then open http://127.0.0.1:7860.
 
      hardrank index --model models/zoo/photos-robust --images photos --out indexes/robust
      hardrank serve --model models/zoo/photos-robust=indexes/robust
