@@ -301,7 +301,7 @@ def test_missing_trials_are_named(finished: tuple[Path, Command]) -> None:
     planned = trials(study)
     summary = summarize(study, planned, {}, {})
     assert summary["missing"] == ["regular[R] · seed 0", "HM[S,g_LGA]&ICS · seed 0", "HM[S,g_LGA]&ICS · seed 1"]
-    assert "Not done yet (3 of 3)" in markdown(summary, [])
+    assert "Not done yet (3 of 3 trials): regular[R] (seed 0); HM[S,g_LGA]&ICS (seeds 0, 1)." in markdown(summary, [])
 
 
 def test_mean_hardness_agrees_with_a_loop_and_samplers_are_ordered() -> None:

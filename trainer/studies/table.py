@@ -198,7 +198,12 @@ def markdown(summary: Content, plots: Sequence[str]) -> str:
 def _missing(summary: Content) -> list[str]:
     if not summary["missing"]:
         return []
-    return [f"Not done yet ({len(summary['missing'])} of {summary['planned']}): {'; '.join(summary['missing'])}.", ""]
+    seeds: dict[str, list[str]] = {}
+    for name in summary["missing"]:
+        title, _, seed = name.rpartition(" · seed ")
+        seeds.setdefault(title, []).append(seed)
+    rows = "; ".join(f"{title} (seed{'s' * (len(own) > 1)} {', '.join(own)})" for title, own in seeds.items())
+    return [f"Not done yet ({len(summary['missing'])} of {summary['planned']} trials): {rows}.", ""]
 
 
 def _markdown_table(rows: Sequence[Content]) -> list[str]:
