@@ -94,9 +94,16 @@ def attacks(side: int) -> Mapping[str, Callable[[], bytes]]:
         "GIF": lambda: hostile.encoded(plain.convert("P"), "GIF"),
         "GIF, large frames": lambda: hostile.gif_frames(hostile.empty_gif_frame(side), count=60),
         "GIF, bytes between frames": lambda: hostile.gif_frames(bytes(60_000) + hostile.empty_gif_frame(1), count=500),
+        "GIF, small blocks": hostile.gif_of_blocks,
         "GIF, canvas": lambda: hostile.gif_canvas(12_000, 12_000),
         "AVIF": lambda: hostile.encoded(small, "AVIF", speed=10),
         "JPEG 2000": lambda: hostile.encoded(small, "JPEG2000", quality_mode="rates", quality_layers=[20]),
+        "AVIF, larger than it tells": lambda: hostile.avif_that_tells(
+            16, 16, hostile.encoded(Image.new("RGB", (8000, 8000)), "AVIF", speed=10)
+        ),
+        "HEIC, boxes": hostile.heic_of_boxes,
+        "JPEG 2000, boxes": hostile.jpeg2000_of_boxes,
+        "JPEG 2000, precincts": hostile.jpeg2000_of_precincts,
         "BMP, run-length encoded": lambda: hostile.rle_bmp(1900, 1900, b"\1\2" * 190_000),
     }
 

@@ -24,7 +24,7 @@ def strip_gif(data: bytes) -> StrippedFile:
     while (match := search_near(GIF_BLOCK, data, position)) and match[0][0] == _EXTENSION:
         start = match.start()
         position = start + 2
-        while position < len(data) and data[position]:
+        while position < len(data) and data[position] and blocks < MAX_GIF_BLOCKS:
             position += data[position] + 1
             blocks += 1
         position += 1

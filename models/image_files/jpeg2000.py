@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from typing import Final
 
 from hardrank.models.color_profiles import MAX_PROFILE_BYTES
-from hardrank.models.image_files.boxes import Box, read_boxes
+from hardrank.models.image_files.boxes import Box, BoxReader
 from hardrank.models.image_files.stripped_file import StrippedFile, StructureLimitError
 
 _SIGNATURE: Final = b"\x00\x00\x00\x0cjP  \r\n\x87\n"
@@ -14,12 +14,16 @@ _MAX_PIXELS: Final = 25_000_000
 """Its decoder needs about a second for four million pixels."""
 _MAX_TILES: Final = 4096
 _MAX_SEGMENTS: Final = 50_000
+_MAX_CODING_SEGMENTS: Final = 1000
+"""Files have one, or one for each component."""
 _TILE: Final = 0xFF90
 _TILE_DATA: Final = 0xFF93
 _CODING: Final = {0xFF52: (0, 6), 0xFF53: (1, 3)}
 """Segments that say how pixels are coded: where they tell whether there are precincts, and the size of code-blocks."""
 _MIN_CODE_BLOCK: Final = 256
 """Files have 1024 or more; code-blocks of 16 pixels take thirty times as long."""
+_MAX_RESOLUTIONS: Final = 33
+"""As the format has at most."""
 _MAX_COMPONENTS: Final = 4
 _MAX_BITS: Final = 16
 
@@ -34,9 +38,10 @@ def check_jpeg2000(data: bytes) -> StrippedFile:
     start, icc = 0, b""
     if data.startswith(_SIGNATURE):
         start = -1
-        for box in read_boxes(data, 0, len(data)):
+        boxes = BoxReader(data)
+        for box in boxes.read(0, len(data)):
             if box.type == b"jp2h":
-                parts = read_boxes(data, box.body, box.end)
+                parts = boxes.read(box.body, box.end)
                 icc = next(filter(None, (_profile(data, part) for part in parts)), b"")
             elif box.type == b"jp2c":
                 start = box.body
@@ -72,7 +77,7 @@ def check_jpeg2000(data: bytes) -> StrippedFile:
 
 def _code_blocks(data: bytes, position: int) -> Iterator[int]:
     """Yield the pixels of a code-block, for each main or tile header that says so, and each resolution in it."""
-    end_of_tile = 0
+    end_of_tile = coding_segments = 0
     for _ in range(_MAX_SEGMENTS):
         if position + 12 > len(data):
             return
@@ -85,10 +90,16 @@ def _code_blocks(data: bytes, position: int) -> Iterator[int]:
         if marker == _TILE:
             end_of_tile = position + size
         elif marker in _CODING:
+            coding_segments += 1
+            if coding_segments > _MAX_CODING_SEGMENTS:
+                raise StructureLimitError(
+                    f"The JPEG 2000 file has more than {_MAX_CODING_SEGMENTS} descriptions of its coding"
+                )
             style, blocks = (position + 4 + place for place in _CODING[marker])
             width, height = (exponent + 2 for exponent in data[blocks : blocks + 2])
             # Precincts divide code-blocks, except at the lowest resolution into four each.
-            sizes = data[blocks + 4 : position + 2 + length] if data[style] & 1 else b"\xff"
+            last = min(position + 2 + length, blocks + 4 + _MAX_RESOLUTIONS)
+            sizes = data[blocks + 4 : last] if data[style] & 1 else b"\xff"
             yield from (
                 1 << max(0, min(width, (both & 15) - 1)) + max(0, min(height, (both >> 4) - 1)) for both in sizes
             )

@@ -1,14 +1,17 @@
 """The items of AVIF and HEIC files, which are images, tiles and metadata: their types, and where their data are."""
 
+from collections import defaultdict
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Final
 
-from hardrank.models.image_files.boxes import Box, read_boxes
+from hardrank.models.image_files.boxes import Box, BoxReader
 from hardrank.models.image_files.stripped_file import StructureLimitError
 
 _MAX_ITEMS: Final = 1000
 """Tiles, thumbnails and metadata of an image; a photograph of a telephone has a few hundred."""
+_MAX_EXTENTS: Final = 10_000
+"""Parts of the data of all items."""
 _IN_FILE, _IN_META = 0, 1
 
 
@@ -22,12 +25,12 @@ class Item:
     """Of the type in the file."""
 
 
-def read_items(data: bytes, meta: Box) -> list[Item]:
+def read_items(boxes: BoxReader, meta: Box) -> list[Item]:
     """Return the items of a `meta` box; raises `StructureLimitError` for too many."""
-    items: list[Item] = []
-    for box in _parts(data, meta, b"iinf"):
+    data, items = boxes.data, list[Item]()
+    for box in _parts(boxes, meta, b"iinf"):
         # A version above 0 counts items with four bytes instead of two.
-        for entry in read_boxes(data, box.body + (8 if data[box.body] else 6), box.end):
+        for entry in boxes.read(box.body + (8 if data[box.body] else 6), box.end):
             if len(items) == _MAX_ITEMS:
                 raise StructureLimitError(f"The image has more than {_MAX_ITEMS} parts")
             wide = 4 if data[entry.body : entry.body + 1] == b"\x03" else 2
@@ -38,28 +41,31 @@ def read_items(data: bytes, meta: Box) -> list[Item]:
     return items
 
 
-def read_item_data(data: bytes, meta: Box) -> Mapping[int, bytes]:
+def read_item_data(boxes: BoxReader, meta: Box) -> Mapping[int, bytes]:
     """Return the data of the items of a `meta` box by id.
 
-    Raises `StructureLimitError` for data that overlap, so that they are larger than the file; `ValueError` for those
-    outside of it.
+    Raises `StructureLimitError` for data that overlap, so that they are larger than the file, or have too many parts;
+    `ValueError` for a list that ends too early.
     """
-    inner = next((box.body for box in _parts(data, meta, b"idat")), len(data))
-    found: dict[int, bytes] = {}
-    left = len(data)
-    for box in _parts(data, meta, b"iloc"):
+    data = boxes.data
+    inner = next((box.body for box in _parts(boxes, meta, b"idat")), len(data))
+    found = defaultdict[int, list[bytes]](list)
+    left, extents = len(data), 0
+    for box in _parts(boxes, meta, b"iloc"):
         for id, method, offset, length in _extents(data, box):
             start = offset + (inner if method == _IN_META else 0)
             part = data[start : start + length] if length else data[start:]
-            left -= len(part)
+            left, extents = left - len(part), extents + 1
             if left < 0:
                 raise StructureLimitError("The parts of the image overlap")
-            found[id] = found.get(id, b"") + part
-    return found
+            if extents > _MAX_EXTENTS:
+                raise StructureLimitError(f"The data of the image are in more than {_MAX_EXTENTS} parts")
+            found[id].append(part)
+    return {id: b"".join(parts) for id, parts in found.items()}
 
 
-def _parts(data: bytes, meta: Box, kind: bytes) -> Iterator[Box]:
-    return (box for box in read_boxes(data, meta.body + 4, meta.end) if box.type == kind and box.end >= box.body + 8)
+def _parts(boxes: BoxReader, meta: Box, kind: bytes) -> Iterator[Box]:
+    return (box for box in boxes.read(meta.body + 4, meta.end) if box.type == kind and box.end >= box.body + 8)
 
 
 class _Numbers:

@@ -212,3 +212,34 @@ def avif_of_frames(count: int) -> bytes:
         (length,) = struct.unpack_from(">I", data, place)
         struct.pack_into(">I", data, place, length + 2 * count)
     return bytes(data) + bytes((6 << 3 | 2, 0)) * count
+
+
+def gif_of_blocks(count: int = 15_000_000) -> bytes:
+    """Make a GIF whose first comment is in `count` blocks of one byte."""
+    data = encoded(Image.new("P", (16, 16)), "GIF")
+    start = data.index(b"\x2c")
+    return data[:start] + b"\x21\xfe" + b"\1a" * count + b"\0" + data[start:]
+
+
+def heic_of_boxes(groups: int = 1900, parts: int = 2000) -> bytes:
+    """Make a HEIC of empty boxes in boxes."""
+    empty = struct.pack(">I4s", 8, b"free") * parts
+    group = struct.pack(">I4sI4s", 16 + len(empty), b"iprp", 8 + len(empty), b"ipco") + empty
+    return struct.pack(">I4s4sI", 16, b"ftyp", b"heic", 0) + struct.pack(
+        ">I4sI", 12 + groups * len(group), b"meta", 0
+    ) + groups * group  # fmt: skip
+
+
+def jpeg2000_of_boxes(groups: int = 1250, parts: int = 3000) -> bytes:
+    """Make a JPEG 2000 file of empty boxes in boxes."""
+    data = encoded(Image.new("L", (128, 128)), "JPEG2000")
+    group = struct.pack(">I4s", 8 + 8 * parts, b"jp2h") + struct.pack(">I4s", 8, b"free") * parts
+    return data[:12] + groups * group + data[12:]
+
+
+def jpeg2000_of_precincts(segments: int = 480, precincts: int = 65_523) -> bytes:
+    """Make a JPEG 2000 file that tells the sizes of many precincts, again and again."""
+    data = encoded(Image.new("L", (128, 128)), "JPEG2000", no_jp2=True)
+    place = data.index(b"\xff\x52")
+    coding = struct.pack(">HHB", 0xFF52, 12 + precincts, 1) + data[place + 5 : place + 14] + b"\x77" * precincts
+    return data[:place] + segments * coding + data[place:]

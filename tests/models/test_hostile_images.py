@@ -46,6 +46,8 @@ class TestRefusedFromTheHeaders:
             (lambda: hostile.jpeg_of_scans(64, 200), "scans, above the limit of 100"),
             (lambda: hostile.png_with(hostile.png_chunk(b"IDAT", b"") * 1500, GRADIENT), "more than 1017 chunks"),
             (lambda: hostile.frame_in_chunks(20_000, 1500), "more than 10000 chunks"),
+            (lambda: hostile.gif_of_blocks(200_000), "more than 100000 blocks before its first frame"),
+            (lambda: hostile.heic_of_boxes(200, 100), "more than 10000 boxes"),
             (lambda: hostile.jpeg_with(b"\xff" * 1_000_000), "fill bytes"),
             (lambda: hostile.jpeg_with(b"\xff\0" * 1_000_000), "fill bytes"),
             (lambda: hostile.jpeg_with(bytes(1_000_000)), "65536 bytes between two of its parts"),

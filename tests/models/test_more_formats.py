@@ -14,11 +14,19 @@ from PIL import Image, features
 
 from hardrank.models.decode_limits import DecodeLimits, ImageTooLargeError, MissingDecoderError, UndecodableImageError
 from hardrank.models.decoding import decode, decode_file
-from hardrank.models.image_files.boxes import read_boxes
+from hardrank.models.image_files.boxes import BoxReader
+from hardrank.models.image_files.jpeg2000 import _code_blocks
 from hardrank.models.image_files.media_items import read_item_data
 from hardrank.models.image_files.strip import strip_metadata
 from hardrank.models.image_files.stripped_file import StructureLimitError
-from tests.models.hostile_images import avif_of_frames, avif_that_tells, png_chunk, tiff
+from tests.models.hostile_images import (
+    avif_of_frames,
+    avif_that_tells,
+    jpeg2000_of_boxes,
+    jpeg2000_of_precincts,
+    png_chunk,
+    tiff,
+)
 from tests.models.profiles import P3, SRGB_CURVE, rgb_profile, with_profile
 
 needs_avif = pytest.mark.skipif(not features.check("avif"), reason="this Pillow has no AVIF")
@@ -137,6 +145,15 @@ class TestModernFormats:
         with pytest.raises(ImageTooLargeError, match="21 frames in one part"):
             decode(avif_of_frames(20))
 
+    @pytest.mark.parametrize("kind", [b"avif", b"heic"])
+    def test_boxes_that_would_take_long_to_read(self, kind: bytes) -> None:
+        start = struct.pack(">I4s4sI", 16, b"ftyp", kind, 0)
+        meta = struct.pack(">I4sI", 12, b"meta", 0)
+        with pytest.raises(ImageTooLargeError, match="more than one description"):
+            decode(start + 2 * meta)
+        with pytest.raises(ImageTooLargeError, match="too many formats"):
+            decode(struct.pack(">I4s4sI", 8_000_000, b"ftyp", kind, 0) + bytes(7_999_984))
+
     @pytest.mark.parametrize(("version", "wide"), [(0, 2), (1, 2), (2, 4)])
     def test_data_of_items(self, version: int, wide: int) -> None:
         def meta(*extents: tuple[int, int]) -> bytes:
@@ -147,12 +164,15 @@ class TestModernFormats:
             return struct.pack(">I4sII4s", 20 + len(body), b"meta", 0, 8 + len(body), b"iloc") + body
 
         def read(data: bytes) -> Mapping[int, bytes]:
-            return read_item_data(data, next(read_boxes(data, 0, len(data))))
+            boxes = BoxReader(data)
+            return read_item_data(boxes, next(boxes.read(0, len(data))))
 
         data = meta((0, 4), (4, 4))
         assert read(data) == {7: data[:8]}
         with pytest.raises(StructureLimitError, match="overlap"):
             read(meta((0, 50), (0, 50)))
+        with pytest.raises(StructureLimitError, match="more than 10000 parts"):
+            read(meta(*[(0, 1)] * 10_001) + bytes(20_000))
         with pytest.raises(ValueError, match="ends too early"):
             read(data[: 25 + wide] + b"\xff" + data[26 + wide :])  # 255 items
 
@@ -170,6 +190,14 @@ class TestModernFormats:
         meta = struct.pack(">I4sI", 12 + len(listed), b"meta", 0) + listed
         with pytest.raises(ImageTooLargeError, match="1000 parts"):
             decode(struct.pack(">I4s4sI", 16, b"ftyp", b"heic", 0) + meta)
+
+    @needs_jpeg2000
+    def test_structures_of_jpeg2000_that_would_take_long_to_read(self) -> None:
+        with pytest.raises(ImageTooLargeError, match="more than 10000 boxes"):
+            decode(jpeg2000_of_boxes(200, 100))
+        with pytest.raises(ImageTooLargeError, match="1000 descriptions of its coding"):
+            decode(jpeg2000_of_precincts(1100, 100))
+        assert len(list(_code_blocks(jpeg2000_of_precincts(10, 60_000), 2))) == 10 * 33 + 1
 
     @pytest.mark.parametrize(
         ("field", "value", "message"),
