@@ -30,6 +30,8 @@ _LARGEST_HEAD: Final = 2**15
 """Of a part of a form, bytes."""
 _LONGEST_BOUNDARY: Final = 256
 _FIND_BYTES: Final = 2**20
+_MAX_LONGER_DELIMITERS: Final = 1000
+"""Boundaries in the content of a part that go on as no boundary does; clients choose one that does not occur there."""
 
 Result = TypeVar("Result")
 
@@ -255,7 +257,8 @@ def _parse(body: bytes, content_type: str, most: int) -> list[FormField]:
 
 def _find_delimiter(body: bytes, delimiter: bytes, start: int) -> int:
     """Return where the next delimiter ends; raises `FormError` if there is none."""
-    while start < len(body):
+    others = 0
+    while start < len(body) and others <= _MAX_LONGER_DELIMITERS:
         # In steps, because other threads wait during each.
         found = body.find(delimiter, start, start + _FIND_BYTES + len(delimiter))
         if found < 0:
@@ -263,7 +266,7 @@ def _find_delimiter(body: bytes, delimiter: bytes, start: int) -> int:
         elif body[found + len(delimiter) : found + len(delimiter) + 2] in {b"\r\n", b"--"}:
             return found + len(delimiter)
         else:
-            start = found + 2
+            start, others = found + 2, others + 1
     raise FormError("The form is incomplete: the closing boundary is missing.")
 
 

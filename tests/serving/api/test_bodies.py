@@ -166,6 +166,12 @@ def test_what_looks_like_a_boundary_is_content() -> None:
     assert [field.content == expected for field, expected in zip(found, (content, b""), strict=True)] == [True, True]
 
 
+def test_content_of_boundaries_is_refused() -> None:
+    content = b"\r\n--frontier of" * 2000
+    with pytest.raises(FormError, match="closing boundary"):
+        asyncio.run(read_form(_form([("a", content)]), TYPE, most=3))
+
+
 def test_bytes_like_the_beginning_of_a_boundary_occupy_no_thread() -> None:
     """Eight million of them took a parser in Python seconds, during which other threads waited."""
     body = _form([("image", b"\r" * 2**23)])
