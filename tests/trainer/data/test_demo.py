@@ -26,7 +26,6 @@ from hardrank.trainer.data.demo import (
     Pattern,
     Shape,
     classes,
-    contact_sheet,
     ensure,
     generate,
     load,
@@ -385,18 +384,6 @@ def test_what_is_not_ours_is_left_alone(tmp_path: Path) -> None:
         with pytest.raises(DemoFolderError, match="photos"):
             make(tmp_path / "photos", SMALL)
     assert (tmp_path / "photos" / "mine.png").read_bytes() == b"precious"
-
-
-def test_contact_sheet(small: Path, tmp_path: Path) -> None:
-    sheet = contact_sheet(small, half=Half.TEST, classes=5, images=9, zoom=2, gap=3)
-    assert sheet.mode == "RGB"
-    assert sheet.size == (2 * 51 + 3, 5 * 51 + 3)
-    first = next(one for one in read_manifest(small)["classes"] if one["half"] == "test")["name"]
-    with Image.open(small / "test" / first / "00.png") as image:
-        np.testing.assert_array_equal(np.asarray(sheet)[3:51:2, 3:51:2], np.asarray(image))
-    assert contact_sheet(small, images=1).size == (28, 64 * 26 + 2)
-    with pytest.raises(DemoDamagedError):
-        contact_sheet(tmp_path)
 
 
 # The set as training sees it.

@@ -7,7 +7,6 @@ Pillow only.
 from hardrank.trainer.data.demo.errors import DemoDamagedError, DemoFolderError, DemoOptionError
 from hardrank.trainer.data.demo.picture import picture
 from hardrank.trainer.data.demo.reader import load
-from hardrank.trainer.data.demo.sheet import contact_sheet
 from hardrank.trainer.data.demo.specification import (
     DemoClass,
     DemoOptions,
@@ -35,7 +34,6 @@ __all__ = [
     "Pattern",
     "Shape",
     "classes",
-    "contact_sheet",
     "ensure",
     "generate",
     "load",
