@@ -2,7 +2,7 @@
 
 import csv
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
 from enum import StrEnum
 from pathlib import Path
@@ -12,7 +12,6 @@ import numpy as np
 import torch
 
 from hardrank.trainer.attacks.attack import Attack, Figure
-from hardrank.trainer.attacks.options import AttackError
 from hardrank.trainer.attacks.registry import known_figures
 
 ERS_KEYS: Final = ("CA+", "CA-", "QA+", "QA-", "TMA", "ES:D", "ES:R", "LTM", "GTM", "GTT")
@@ -212,43 +211,6 @@ def ers(values: Mapping[str, float], figures: Mapping[str, Figure] | None = None
     known = figures or known_figures()
     parts = [float(known[key].score(torch.tensor(values[key], dtype=torch.float64))) for key in ERS_KEYS]
     return sum(parts) / len(parts)
-
-
-def worst_case(scorecards: Sequence[Scorecard]) -> Scorecard:
-    """Combine several evaluations into one in which each figure of each image is the worst of them.
-
-    Args:
-        scorecards: evaluations of the same queries with the same targets, for example with different engines.
-
-    Raises:
-        AttackError: if queries, targets or figures differ.
-    """
-    first = scorecards[0]
-    columns = dict(first.per_image.columns)
-    for other in scorecards[1:]:
-        theirs = other.per_image.columns
-        same = other.scales == first.scales and np.array_equal(other.per_image.rows, first.per_image.rows)
-        targets = [name for name in columns if name.endswith(" targets")]
-        if not same or any(not np.array_equal(columns[name], theirs[name]) for name in targets):
-            raise AttackError(
-                "a worst case needs evaluations of the same queries, targets and figures; use one seed and one set of "
-                "attacks for all of them"
-            )
-        for key, figure in first.scales.items():
-            ours, worse = (figure.score(torch.from_numpy(c[key])).numpy() for c in (columns, theirs))
-            columns[key] = np.where(worse < ours, theirs[key], columns[key])
-    table = replace(first.per_image, columns=columns)
-    summary = summarize(table, first.scales, seed=first.seeds[0], resamples=int(first.options["bootstrap"]))
-    found = [check for card in scorecards for check in card.checks]
-    return replace(
-        first,
-        **vars(summary),
-        per_image=table,
-        checks=tuple(dict.fromkeys(found)),
-        passes=sum(card.passes for card in scorecards),
-        strong=None,
-        options={**first.options, "worst of": [dict(card.options) for card in scorecards]},
-    )
 
 
 def summarize(table: PerImage, figures: Mapping[str, Figure], *, seed: int, resamples: int) -> Summary:

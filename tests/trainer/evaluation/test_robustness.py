@@ -18,7 +18,7 @@ from hardrank.trainer.attacks.es import EmbeddingShift
 from hardrank.trainer.attacks.gtm import Unmatched
 from hardrank.trainer.attacks.options import AttackError, option
 from hardrank.trainer.attacks.registry import make_attack
-from hardrank.trainer.attacks.runner import AttackEngine, AttackResult, run_attack
+from hardrank.trainer.attacks.runner import AttackResult, run_attack
 from hardrank.trainer.evaluation.blocks import CancelledError, EvaluationProgress
 from hardrank.trainer.evaluation.diagnostics import compare_seeds
 from hardrank.trainer.evaluation.journal import Journal, JournalError
@@ -30,7 +30,6 @@ from hardrank.trainer.evaluation.scorecard import (
     Scorecard,
     bootstrap_interval,
     ers,
-    worst_case,
 )
 from tests.trainer.conftest import Small
 from tests.trainer.evaluation import measuring
@@ -237,19 +236,6 @@ def test_interval_covers_the_mean_of_a_known_distribution() -> None:
         low, high = bootstrap_interval(sample, seed=seed, resamples=300)
         hits += int(low[0] < 0 < high[0])
     assert 88 <= hits <= 99
-
-
-def test_worst_case_is_the_worst_image_by_image(small: Small) -> None:
-    cards = [measure(small, options=RobustnessOptions(**{**vars(QUICK), "engine": engine})) for engine in AttackEngine]
-    worst = worst_case(cards)
-    for key, figure in worst.scales.items():
-        scores = [figure.score(torch.from_numpy(card.per_image.columns[key])) for card in (*cards, worst)]
-        torch.testing.assert_close(scores[2], torch.minimum(scores[0], scores[1]))
-        assert worst.figures[key].score <= min(card.figures[key].score for card in cards) + 1e-9
-    with pytest.raises(AttackError, match="one seed"):
-        worst_case([cards[0], measure(small, seed=1)])
-    with pytest.raises(AttackError, match="same queries"):
-        worst_case([cards[0], measure(small, queries=torch.arange(40))])
 
 
 def test_an_honest_evaluation_passes_every_check(small: Small) -> None:
