@@ -1,6 +1,7 @@
 """Backbones by name: images (N,3,H,W) → features (N,F)."""
 
 import difflib
+import itertools
 import warnings
 from collections.abc import Callable
 from typing import Any, Final
@@ -36,25 +37,20 @@ class ResidualBlock(nn.Module):
 
 
 class SmallResNet(nn.Module):
-    """A residual network for images of 32 to 96 px: a stride-2 stem and four stages of basic blocks.
+    """A residual network for images of 32 to 96 px: a stride-2 stem and four basic blocks.
 
     The widths keep most of the work in convolutions of ≥ 64 channels, where CPUs and GPUs run at their peak.
     """
 
     WIDTHS: Final = (32, 64, 128, 256)
 
-    def __init__(self, blocks: tuple[int, int, int, int] = (1, 1, 1, 1)) -> None:
+    def __init__(self) -> None:
         super().__init__()
         width = self.WIDTHS[0]
         self.conv1 = nn.Conv2d(3, width, 3, 2, 1, bias=False)
         self.bn1 = nn.BatchNorm2d(width)
-        stages: list[nn.Module] = []
-        for stage, (outputs, count) in enumerate(zip(self.WIDTHS, blocks, strict=True)):
-            for block in range(count):
-                stride = 2 if stage > 0 and block == 0 else 1
-                stages.append(ResidualBlock(width, outputs, stride))
-                width = outputs
-        self.blocks = nn.Sequential(*stages)
+        pairs = itertools.pairwise((width, *self.WIDTHS))
+        self.blocks = nn.Sequential(*(ResidualBlock(*pair, stride=2 if i else 1) for i, pair in enumerate(pairs)))
         for module in self.modules():
             if isinstance(module, nn.Conv2d):
                 nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")

@@ -24,6 +24,8 @@ INPUT: Final = "images"
 OUTPUT: Final = "embeddings"
 LARGEST_DIFFERENCE: Final = 1e-4
 SAME_TOP10: Final = 0.999
+_BATCH: Final = 64
+"""Images that are embedded at a time, to compare."""
 _TIED: Final = 2e-6
 """Difference of cosines below which items are tied within the rounding of float32; either order is right."""
 
@@ -105,9 +107,7 @@ def save_weights(embedder: Embedder, path: Path) -> None:
     save_file({name: value.detach().cpu().contiguous() for name, value in embedder.state_dict().items()}, path)
 
 
-def measure_parity(
-    embedder: Embedder, path: Path, images: Callable[[slice], Tensor], labels: Tensor, *, batch: int = 64
-) -> Parity:
+def measure_parity(embedder: Embedder, path: Path, images: Callable[[slice], Tensor], labels: Tensor) -> Parity:
     """Embed images with PyTorch and with ONNX Runtime, on the CPU, and compare the results.
 
     Args:
@@ -115,15 +115,14 @@ def measure_parity(
         path: The exported file.
         images: Returns a slice of the N ≥ 2 images, (n,3,H,W) floats in [0,1].
         labels: (N,) classes.
-        batch: Images per batch.
     """
     session = _session(path)
     embedder = embedder.cpu().float().eval()
     by_torch: list[Tensor] = []
     by_onnx: list[Tensor] = []
     largest = 0.0
-    for start in range(0, len(labels), batch):
-        chunk = images(slice(start, start + batch))
+    for start in range(0, len(labels), _BATCH):
+        chunk = images(slice(start, start + _BATCH))
         with torch.no_grad():
             by_torch.append(embedder(chunk))
         by_onnx.append(_embed(session, chunk))

@@ -34,6 +34,8 @@ if TYPE_CHECKING:
     import lightning as L
 
 _logger = logging.getLogger(__name__)
+_WARNINGS: Final = 10
+"""Images left out that are logged, at most."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -99,13 +101,13 @@ def read_images(config: Config, processes: Processes, report: OnProgress) -> Job
     )
 
 
-def _warn_of_problems(dataset: Dataset, most: int = 10) -> None:
+def _warn_of_problems(dataset: Dataset) -> None:
     """Log the first images that were left out, before training starts; the card lists all of them."""
-    for problem in dataset.problems[:most]:
+    for problem in dataset.problems[:_WARNINGS]:
         detail = f" ({problem.detail})" if problem.detail else ""
         _logger.warning("left out: %s: %s", problem.path, _REMEDIES.get(problem.kind, f"{problem.kind}{detail}"))
-    if len(dataset.problems) > most:
-        _logger.warning("… and %d more; the card will list all of them", len(dataset.problems) - most)
+    if len(dataset.problems) > _WARNINGS:
+        _logger.warning("… and %d more; the card will list all of them", len(dataset.problems) - _WARNINGS)
 
 
 _REMEDIES: Final[Mapping[ImageProblemKind, str]] = {
@@ -240,14 +242,13 @@ def train(
     return _run(job, stage, start, None, loop_options(job, stage, options), periodic)
 
 
-def train_robust(job: Job, benign: Embedder | None, kind: str, *, periodic: PeriodicCallback | None = None) -> Embedder:
+def train_robust(job: Job, benign: Embedder | None, kind: str) -> Embedder:
     """Train the robust model: `robust_stages` one after the other, then `robust`.
 
     Args:
         job: The job.
         benign: The benign model, from which training starts with `robust_start: benign`; it is not changed.
         kind: The name of the last stage; those before it are called KIND-1, KIND-2, …
-        periodic: Called during the last stage.
     """
     config = job.config
     if config.robust_start is RobustStart.BENIGN:
@@ -255,11 +256,14 @@ def train_robust(job: Job, benign: Embedder | None, kind: str, *, periodic: Peri
         embedder = copy.deepcopy(benign)
     else:
         embedder = make_start(job, config.robust)
-    return train_stages(job, embedder, kind, periodic=periodic)
+    return train_stages(job, embedder, kind)
 
 
 def train_stages(job: Job, embedder: Embedder, kind: str, *, periodic: PeriodicCallback | None = None) -> Embedder:
-    """Train `embedder` through `robust_stages` and `robust`; see `train_robust`."""
+    """Train `embedder` through `robust_stages` and `robust`; see `train_robust`.
+
+    `periodic` is called during the last stage.
+    """
     for number, options in enumerate(job.config.robust_stages, start=1):
         embedder = train(job, embedder, f"{kind}-{number}", options)
     return train(job, embedder, kind, job.config.robust, periodic=periodic)

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Final
 
 import numpy as np
 import torch
@@ -18,6 +19,9 @@ from hardrank.trainer.evaluation.robustness import SEED_CHECK, RobustnessOptions
 from hardrank.trainer.evaluation.scorecard import Scorecard
 from hardrank.trainer.job_steps import Job
 from hardrank.trainer.runtime.run_folder import EVALUATION
+
+_BATCH: Final = 256
+"""Images that one process embeds at a time."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -117,10 +121,10 @@ def evaluate_embedder(
 
 
 @torch.no_grad()
-def embed_test_images(job: Job, embed: Embed, batch: int = 256) -> Tensor:
+def embed_test_images(job: Job, embed: Embed) -> Tensor:
     """Return the embeddings (N,D) of all test images; each process embeds every n-th batch."""
     rows = np.arange(len(job.images.dataset.test))
-    batches = [rows[begin : begin + batch] for begin in range(0, len(rows), batch)]
+    batches = [rows[begin : begin + _BATCH] for begin in range(0, len(rows), _BATCH)]
     embedded: list[Tensor] = []
     for begin in range(0, len(batches), job.processes.size):
         own = batches[begin:][job.processes.rank : job.processes.rank + 1]

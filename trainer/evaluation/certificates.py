@@ -15,7 +15,6 @@ embeds it. Two smoothed systems are certified from the same samples:
 Both hold with confidence 1 − α for each image.
 """
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final
 
@@ -75,7 +74,6 @@ def certify_image(
     *,
     seed: int,
     batch: int = 128,
-    on_batch: Callable[[], None] = lambda: None,
 ) -> CertifiedRadii:
     """Certify Recall@1 of one image of the gallery, whose own copy is left out.
 
@@ -87,7 +85,6 @@ def certify_image(
         options: σ, number of samples, confidence.
         seed: Of the noise, which depends on `seed` and `row` alone.
         batch: Noisy copies embedded at a time; it changes results only by rounding.
-        on_batch: Called after each batch.
     """
     rng = np.random.default_rng([seed, row])
     parts, left = [], options.selection + options.samples
@@ -96,7 +93,6 @@ def certify_image(
         noise = torch.from_numpy(rng.standard_normal((count, *image.shape), dtype=np.float32)).to(image.device)
         parts.append(embed(image + options.sigma * noise))
         left -= count
-        on_batch()
     return certify_samples(torch.cat(parts), gallery, row, options)
 
 

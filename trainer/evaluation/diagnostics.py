@@ -29,6 +29,8 @@ CHANCE_QUERIES: Final = 1000
 """Images of which Recall@1 is compared with chance, at most."""
 _DEVIATIONS: Final = 3.0
 """Standard deviations of the mean of random retrieval above which a model is better than chance."""
+COLLAPSED_COSINE: Final = 0.5
+"""A gallery whose pairs have a larger mean cosine has collapsed."""
 GRADIENT_FACTOR: Final = 10.0
 """By which factor the change of a loss may differ from the change that its gradient predicts."""
 
@@ -206,10 +208,10 @@ def sanity_figures(runs: SanityRuns) -> dict[str, float]:
     }
 
 
-def check_collapse(gallery: Gallery, limit: float = 0.5) -> list[Check]:
-    """Return a check if the embeddings have collapsed: the mean cosine of all pairs is above `limit`."""
+def check_collapse(gallery: Gallery) -> list[Check]:
+    """Return a check if the embeddings have collapsed: the mean cosine of all pairs is above `COLLAPSED_COSINE`."""
     cosine = mean_cosine(gallery.embeddings)
-    if not cosine > limit:
+    if not cosine > COLLAPSED_COSINE:
         return []
     message = (
         f"pairs have a mean cosine of {cosine:.2f}: a collapsed model scores well because no embedding can move far"

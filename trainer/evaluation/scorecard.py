@@ -201,14 +201,9 @@ class Scorecard(Summary):
         return found
 
 
-def ers(values: Mapping[str, float], figures: Mapping[str, Figure] | None = None) -> float:
-    """Return the Empirical Robustness Score of ten results.
-
-    Args:
-        values: the results by `ERS_KEYS`, in the units of the paper's tables.
-        figures: how each result scores; by default as in the paper.
-    """
-    known = figures or known_figures()
+def ers(values: Mapping[str, float]) -> float:
+    """Return the Empirical Robustness Score of ten results by `ERS_KEYS`, in the units of the paper's tables."""
+    known = known_figures()
     parts = [float(known[key].score(torch.tensor(values[key], dtype=torch.float64))) for key in ERS_KEYS]
     return sum(parts) / len(parts)
 

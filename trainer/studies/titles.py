@@ -49,11 +49,11 @@ _PLACES: Final = sorted(
 """Candidate offsets of a title from its point, the nearest first."""
 
 
-def _lines(center: Array, places: Array, dots: int = 24) -> Array:
-    """Boxes (n,dots,4), one unit wide, along the lines from a point to its title, outside its own marker."""
+def _lines(center: Array, places: Array) -> Array:
+    """Boxes (n,24,4), one unit wide, along the lines from a point to its title, outside its own marker."""
     lengths = np.linalg.norm(places, axis=1)
     begin = np.minimum(1, 8 / lengths)
-    shares = begin[:, None] + (1 - begin)[:, None] * np.linspace(0, 1, dots)
+    shares = begin[:, None] + (1 - begin)[:, None] * np.linspace(0, 1, 24)
     middles = center + shares[..., None] * places[:, None]
     return np.concatenate([middles - 0.5, middles + 0.5], axis=2)
 
