@@ -151,6 +151,6 @@ def _budgets(parameter: CurveParameter, values: Sequence[float]) -> list[str]:
     return [f"{255 * value:.3g}" if parameter is CurveParameter.EPSILON else f"{value:g}" for value in values]
 
 
-def _short(name: str, most: int = 12) -> str:
+def _short(name: str) -> str:
     """Shorten a name from the left: names of models usually differ at the end."""
-    return name if len(name) <= most else "…" + name[1 - most :]
+    return name if len(name) <= 12 else "…" + name[-11:]

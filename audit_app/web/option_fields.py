@@ -84,9 +84,9 @@ def option_field(
     return float(st.number_input(label, low, high, float(start), step=_step(start), help=tooltip, key=key, format="%g"))
 
 
-def option_fields(options: Sequence[Option], *, key: str, norm: Norm = Norm.LINF) -> dict[str, Any]:
+def option_fields(options: Sequence[Option], *, key: str) -> dict[str, Any]:
     """Draw the fields of several options and return their values by name."""
-    return {option.name: option_field(option, key=f"{key}.{option.name}", norm=norm) for option in options}
+    return {option.name: option_field(option, key=f"{key}.{option.name}") for option in options}
 
 
 def in_pixels(option: Option) -> bool:

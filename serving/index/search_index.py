@@ -48,7 +48,6 @@ class SearchIndex(IndexReader):
         *,
         manifest: IndexManifest,
         maintenance: bool = True,
-        lock_timeout_s: float = LOCK_TIMEOUT_S,
         open_backend: OpenBackend = open_backend,
     ) -> Self:
         """Create an empty index in a new folder and open it for writing.
@@ -57,7 +56,6 @@ class SearchIndex(IndexReader):
             folder: A folder that does not exist or is empty.
             manifest: The model and options of the index; `IndexManifest.of(engine)` makes one.
             maintenance: See `open`.
-            lock_timeout_s: See `open`.
             open_backend: See `open`.
 
         Raises:
@@ -69,9 +67,7 @@ class SearchIndex(IndexReader):
         with atomic_folder(folder) as unfinished:
             IndexState.create(unfinished)
             manifest.write(unfinished)
-        options = OpenOptions(
-            writable=True, maintenance=maintenance, lock_timeout_s=lock_timeout_s, open_backend=open_backend
-        )
+        options = OpenOptions(writable=True, maintenance=maintenance, open_backend=open_backend)
         return cls(folder, manifest, options)
 
     @classmethod

@@ -37,6 +37,8 @@ _BATCHES: Final = 2
 pass batches to a network which they share: while the last images of one pass through it, cores would be idle."""
 _IMAGES_OF_THREAD: Final = 8
 """Most images that one thread embeds at a time: more would not be faster."""
+_LOOKED_UP: Final = 1024
+"""Images that are looked up in the index at a time."""
 
 
 class IngestError(HardrankError):
@@ -217,12 +219,10 @@ class _Ingest:
             problems=tuple(self._problems),
         )
 
-    def _looked_up(
-        self, entries: Sequence[ImageEntry], count: int = 1024
-    ) -> Iterator[tuple[ImageEntry, Fingerprint | None]]:
+    def _looked_up(self, entries: Sequence[ImageEntry]) -> Iterator[tuple[ImageEntry, Fingerprint | None]]:
         """Look up the images in the index, some at a time."""
-        for start in range(0, len(entries), count):
-            part = entries[start : start + count]
+        for start in range(0, len(entries), _LOOKED_UP):
+            part = entries[start : start + _LOOKED_UP]
             known = self._index.fingerprints([entry.id for entry in part])
             yield from ((entry, known.get(entry.id)) for entry in part)
 

@@ -53,18 +53,16 @@ def mount_page(
     *,
     auth: Callable[[str, str], bool] | None = None,
     may_scan: bool = False,
-    path: str = "/",
 ) -> Callable[[], None]:
     """Add the page to `app`.
 
     Args:
-        app: The app of the HTTP API. It must have all its own routes already: at "/" the page takes the rest.
+        app: The app of the HTTP API. It must have all its own routes already: the page takes the rest.
         service: Answers the searches.
         settings: Limits and network settings of the server.
         bodies: Reads the bodies of requests, within the limits that the page shares with the API.
         auth: Whether a user name and an API key may open the page. None: the page is public.
         may_scan: Whether visitors may list suspicious items.
-        path: Where to mount the page.
 
     Returns:
         What makes all visitors log in again.
@@ -77,7 +75,7 @@ def mount_page(
     gr.mount_gradio_app(
         app,
         blocks,
-        path=path,
+        path="/",
         server_name=settings.network.host,
         server_port=settings.network.port,
         root_path=settings.network.root_path or None,

@@ -16,9 +16,8 @@ _OPTIONS: Final = ScanOptions(queries=5000)
 class ScanRunner:
     """Scans the last index, compared with the first one if there are two. Used from one event loop."""
 
-    def __init__(self, indexes: Sequence[SearchIndex], *, max_items: int = MAX_ITEMS) -> None:
+    def __init__(self, indexes: Sequence[SearchIndex]) -> None:
         self._indexes = indexes
-        self._max_items = max_items
         self._lock = asyncio.Lock()
         self._done: tuple[tuple[int, ...], ScanResult] | None = None
 
@@ -26,9 +25,9 @@ class ScanRunner:
         """Return the result for the gallery as it is now; raises `ScanError` for one that is too small or too large."""
         async with self._lock:
             index = self._indexes[-1]
-            if index.size > self._max_items:
+            if index.size > MAX_ITEMS:
                 raise ScanError(
-                    f"The gallery has {index.size} items, above the limit of {self._max_items} of the page; use "
+                    f"The gallery has {index.size} items, above the limit of {MAX_ITEMS} of the page; use "
                     f"{typed('scan')} --index INDEX."
                 )
             state = tuple(one.generation for one in self._indexes)

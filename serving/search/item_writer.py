@@ -55,22 +55,14 @@ class _Record(BaseModel):
 class ItemWriter:
     """Changes the indexes of several models together. One call at a time."""
 
-    def __init__(
-        self,
-        indexes: Mapping[str, SearchIndex],
-        *,
-        lock_timeout_s: float = LOCK_TIMEOUT_S,
-        reached: Callable[[str], None] | None = None,
-    ) -> None:
+    def __init__(self, indexes: Mapping[str, SearchIndex], *, reached: Callable[[str], None] | None = None) -> None:
         """Take the indexes by model key.
 
         Args:
             indexes: The indexes; the folder of the first one holds the records.
-            lock_timeout_s: Seconds to wait for another process that changes the same indexes.
             reached: Called between the steps of a change with the name of the step, for tests that kill the process.
         """
         self._indexes = indexes
-        self._lock_timeout_s = lock_timeout_s
         self._reached = reached or (lambda _: None)
 
     def repair(self) -> None:
@@ -173,10 +165,10 @@ class ItemWriter:
         """Keep other processes from changing several indexes, so that a record here is of a process that ended."""
         lock = FileLock(folder / _LOCK)
         try:
-            lock.acquire(timeout=self._lock_timeout_s)
+            lock.acquire(timeout=LOCK_TIMEOUT_S)
         except Timeout:
             raise IndexBusyError(
-                f"another process has been changing {folder} and other indexes for {self._lock_timeout_s:g} s; try "
+                f"another process has been changing {folder} and other indexes for {LOCK_TIMEOUT_S:g} s; try "
                 "again later"
             ) from None
         try:

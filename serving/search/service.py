@@ -36,14 +36,14 @@ _REFRESH_S: Final = 1.0
 class SearchService:
     """The served models. One per process; used from one event loop, between `start` and `close`."""
 
-    def __init__(self, models: Sequence[Model], settings: Settings, metrics: Metrics | None = None) -> None:
+    def __init__(self, models: Sequence[Model], settings: Settings) -> None:
         """Take the models in the order in which callers see them, and repair what a killed process left.
 
         Raises `ServiceError` if two share a key, and the errors of an index if it cannot be repaired.
         """
         self.models: Mapping[str, Model] = models_by_key(models)
         self.settings = settings
-        self.metrics = metrics or Metrics()
+        self.metrics = Metrics()
         indexes = {key: model.index for key, model in self.models.items()}
         self.monitor = monitor_for(indexes)
         """Usual agreement of two models; None if there are not two to compare."""
