@@ -128,7 +128,9 @@ def create_app(service: SearchService, settings: Settings, keyring: Keyring) -> 
 
         # Anonymous visitors could try out on this list whether a planted item would be noticed.
         may_scan = keyring.anonymous is not KeyRole.READ
-        forget_logins = mount_page(app, service, settings, app.state.bodies, auth=_login(keyring), may_scan=may_scan)
+        # The login takes any user name, and an API key as the password.
+        auth = (lambda _, key: keyring.find(key) is not None) if keyring.anonymous is KeyRole.NOTHING else None
+        forget_logins = mount_page(app, service, settings, app.state.bodies, auth=auth, may_scan=may_scan)
         keyring.on_change(forget_logins)
     return app
 
@@ -271,20 +273,6 @@ def _warn(errors: Console, settings: Settings, keyring: Keyring) -> None:
 def _key_of(name: str) -> str:
     ending = name.rpartition("-")[2]
     return ending if ending in {"benign", "robust"} else name
-
-
-class _Login:
-    """Login of the page: any user name, and an API key as the password."""
-
-    def __init__(self, keyring: Keyring) -> None:
-        self._keyring = keyring
-
-    def __call__(self, name: str, key: str) -> bool:
-        return self._keyring.find(key) is not None
-
-
-def _login(keyring: Keyring) -> _Login | None:
-    return _Login(keyring) if keyring.anonymous is KeyRole.NOTHING else None
 
 
 if __name__ == "__main__":

@@ -77,7 +77,7 @@ class FaissBackend:
         existing = snapshot.size if labeled is None else len(labeled)
         if labeled is not None and len(labeled) <= self._max_flat(snapshot):
             return nearest_among(queries, snapshot.vectors, count, slots=labeled)
-        allowed = snapshot.alive if labeled is None else _mask(labeled, snapshot.slots)
+        allowed = snapshot.alive if labeled is None else snapshot.mask_of(labeled)
         if self._built is None or count > _EXACT_SHARE * existing:
             return nearest_in_range(queries, snapshot.vectors, count, start=0, alive=allowed)
         index = self._built.index
@@ -212,9 +212,3 @@ class FaissBackend:
 def _live_bits(index: FaissIndex, snapshot: Snapshot) -> npt.NDArray[np.uint8] | None:
     """Return the bit mask of live slots; None if nothing in the index was deleted."""
     return None if np.count_nonzero(snapshot.alive[: index.covered]) == index.size else snapshot.alive_bits
-
-
-def _mask(slots: Slots, count: int) -> npt.NDArray[np.bool_]:
-    mask = np.zeros(count, dtype=np.bool_)
-    mask[slots] = True
-    return mask

@@ -81,7 +81,7 @@ class MilvusBackend:
 
     def candidates(self, snapshot: Snapshot, queries: Vectors, count: int, *, label: str | None = None) -> Slots:
         """See `Backend`."""
-        alive = snapshot.alive if label is None else _mask(snapshot, snapshot.slots_with_label(label))
+        alive = snapshot.alive if label is None else snapshot.mask_of(snapshot.slots_with_label(label))
         existing = snapshot.size if label is None else int(np.count_nonzero(alive))
         if label is not None and existing * snapshot.vectors.shape[1] * 4 <= self._options.flat_bytes:
             # As FAISS does. Filters cost a graph its recall, and reading these vectors here is faster.
@@ -252,9 +252,3 @@ def _label_code(label: str | None) -> int:
     if label is None:
         return 0
     return int.from_bytes(hashlib.sha256(label.encode()).digest()[:8], "big", signed=True)
-
-
-def _mask(snapshot: Snapshot, slots: Slots) -> Any:
-    mask = np.zeros(snapshot.slots, dtype=np.bool_)
-    mask[slots] = True
-    return mask

@@ -217,13 +217,9 @@ def _invalid_request(errors: Sequence[Any], request_id: str) -> ProblemDetails:
 
 def http_error_response(status: int, request_id: str, headers: Mapping[str, str] | None = None) -> Response:
     """Return the response to a request that the framework, or the page, refuses with `status`."""
-    return _response(_framework_error(status, request_id), headers or {})
-
-
-def _framework_error(status: int, request_id: str) -> ProblemDetails:
-    """Describe an error that the framework raised."""
     title, detail = _FRAMEWORK.get(status, ("Request failed", "The request cannot be handled; see /docs for the API."))
-    return ProblemDetails(type="about:blank", title=title, status=status, detail=detail, request_id=request_id)
+    problem = ProblemDetails(type="about:blank", title=title, status=status, detail=detail, request_id=request_id)
+    return _response(problem, headers or {})
 
 
 _FRAMEWORK: Final[Mapping[int, tuple[str, str]]] = {

@@ -197,15 +197,7 @@ def stats_json(models: Mapping[str, ModelStats], service: SearchService, version
         "version": version,
         "models": {key: asdict(stats) for key, stats in models.items()},
         "pending": service.admission.pending,
-        "limits": {
-            "body_bytes": limits.body_bytes,
-            "image_bytes": limits.image_bytes,
-            "image_pixels": limits.image_pixels,
-            "image_side": limits.image_side,
-            "results": limits.results,
-            "batch_queries": limits.batch_queries,
-            "page_items": limits.page_items,
-        },
+        "limits": {name: getattr(limits, name) for name in LimitsOut.model_fields},
     }
 
 

@@ -151,7 +151,7 @@ class PageEvents:
         most = fragments.MAX_SUSPECTS
         ids = [hub.id for hub in found.hubs[:most]] + [one.id for one in found.disagreements[:most]]
         indexes = [model.index for model in self._service.models.values()]
-        return fragments.scan_section(found, await asyncio.to_thread(pictures.thumbnails_of_ids, indexes, ids))
+        return fragments.scan_section(found, await asyncio.to_thread(pictures.thumbnails, indexes, ids))
 
     async def _search(
         self,
@@ -222,7 +222,7 @@ class PageEvents:
 
     async def _thumbnails(self, items: list[Item]) -> dict[str, bytes]:
         indexes = [model.index for model in self._service.models.values()]
-        return await asyncio.to_thread(pictures.thumbnails, indexes, items)
+        return await asyncio.to_thread(pictures.thumbnails, indexes, [item.id for item in items])
 
     def _most_results(self) -> int:
         """Return the largest number of results that the gallery has for the page."""

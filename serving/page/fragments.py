@@ -82,7 +82,7 @@ def results(found: SearchResults) -> str:
     parts.append(f'<div class="hr-columns hr-of-{len(columns)}">{"".join(sections)}</div>')
     parts.append(_scores(columns))
     parts.append(_downloads(found))
-    address = _attribute(found.address)
+    address = escape(found.address)
     return f'<div class="hr-results" data-address="{address}">{"".join(parts)}</div>'
 
 
@@ -126,8 +126,8 @@ def examples(items: Sequence[Item], thumbnails: Mapping[str, bytes]) -> str:
     if not items:
         return '<p class="hr-note">The gallery is empty.</p>'
     buttons = (
-        f'<button type="button" class="hr-example" data-id="{_attribute(item.id)}" '
-        f'aria-label="Search with {_attribute(_name(item))}" title="{_attribute(_name(item))}">'
+        f'<button type="button" class="hr-example" data-id="{escape(item.id)}" '
+        f'aria-label="Search with {escape(_name(item))}" title="{escape(_name(item))}">'
         f"{_image(thumbnails.get(item.id, b''), '')}</button>"
         for item in items
     )
@@ -174,11 +174,11 @@ def _disagreements(found: ScanResult, thumbnails: Mapping[str, bytes]) -> str:
 
 
 def _suspect(id: str, label: str | None, text: str, thumbnails: Mapping[str, bytes]) -> str:
-    address = _attribute(f"?{urlencode({'id': id})}")
+    address = escape(f"?{urlencode({'id': id})}")
     return (
         f'<li><a class="hr-card" href="{address}"><span class="hr-picture">{_image(thumbnails.get(id, b""), "")}</span>'
         f'<span class="hr-caption"><span class="hr-label">{escape(label or "no label")}</span>'
-        f'<span class="hr-id" title="{_attribute(id)}">{escape(id)}</span>'
+        f'<span class="hr-id" title="{escape(id)}">{escape(id)}</span>'
         f'<span class="hr-meta">{escape(text)}</span></span></a></li>'
     )
 
@@ -191,7 +191,7 @@ def _query(found: SearchResults) -> str:
     heading = {0: "No results", 1: "Most similar image"}.get(count, f"{count} most similar images")
     return (
         f'<header class="hr-query">{thumbnail}<div><div role="status"><h2>{heading}{restricted}</h2></div>'
-        f'<p class="hr-clamp" title="{_attribute(found.query)}">Query: {escape(found.query)}</p></div></header>'
+        f'<p class="hr-clamp" title="{escape(found.query)}">Query: {escape(found.query)}</p></div></header>'
     )
 
 
@@ -222,7 +222,7 @@ def _column(
     cards = "".join(_card(column, match, found, others) for match in column.matches)
     body = f'<ol class="hr-cards">{cards}</ol>' if cards else '<p class="hr-note">No results.</p>'
     return (
-        f'<section class="hr-column" aria-label="{_attribute(column.title)}"><div class="hr-column-head">'
+        f'<section class="hr-column" aria-label="{escape(column.title)}"><div class="hr-column-head">'
         f'<h3><i class="hr-dot hr-dot-{number}" aria-hidden="true"></i>{escape(column.title)}</h3>'
         f'<p class="hr-note">{escape(column.note)}</p>{_timings(column.timings)}</div>{body}</section>'
     )
@@ -234,15 +234,15 @@ def _card(
     item = match.item
     same = found.query_label is not None and item.label == found.query_label
     label = escape(item.label) if item.label is not None else '<span class="hr-none">no label</span>'
-    title = _attribute(item.label or "")
+    title = escape(item.label or "")
     return (
-        f'<li data-item="{_attribute(item.id)}">'
-        f'<button type="button" class="hr-card{" hr-same" if same else ""}" data-id="{_attribute(item.id)}">'
+        f'<li data-item="{escape(item.id)}">'
+        f'<button type="button" class="hr-card{" hr-same" if same else ""}" data-id="{escape(item.id)}">'
         f'<span class="hr-picture">{_image(found.thumbnails.get(item.id, b""), "")}'
         f'<span class="hr-badge hr-rank">{match.rank}</span>'
         f'<span class="hr-badge hr-score">{match.score:.3f}</span></span>'
         f'<span class="hr-caption"><span class="hr-label" title="{title}">{label}</span>'
-        f'<span class="hr-id" title="{_attribute(item.id)}">{escape(item.id)}</span>{_metadata(item.metadata)}'
+        f'<span class="hr-id" title="{escape(item.id)}">{escape(item.id)}</span>{_metadata(item.metadata)}'
         f"{_elsewhere(column.key, item.id, others)}"
         '<span class="hr-go">Search with this</span></span></button>'
         f"{_actions(item.id)}{_copies(column.copies.get(item.id, ()))}</li>"
@@ -259,7 +259,7 @@ def _elsewhere(key: str, id: str, others: Sequence[tuple[str, Mapping[str, int]]
 
 def _actions(id: str) -> str:
     """Return what can be done with the original. Its address is relative, so that it works below any path."""
-    address, name = _attribute(item_path(id)), _attribute(id)
+    address, name = escape(item_path(id)), escape(id)
     return (
         f'<div class="hr-actions" role="group" aria-label="Original of {name}">'
         f'<a href="{address}" target="_blank" rel="noopener">Open</a>'
@@ -278,7 +278,7 @@ def _copies(copies: Sequence[Match]) -> str:
         return ""
     title = "1 similar copy" if len(copies) == 1 else f"{len(copies)} similar copies"
     buttons = "".join(
-        f'<button type="button" data-id="{_attribute(copy.item.id)}" title="{_attribute(copy.item.id)}">'
+        f'<button type="button" data-id="{escape(copy.item.id)}" title="{escape(copy.item.id)}">'
         f"#{copy.rank} {escape(copy.item.id)}</button>"
         for copy in copies
     )
@@ -333,9 +333,9 @@ def _text(value: Scalar) -> str:
 def _image(png: bytes, alternative: str) -> str:
     """Embed a PNG unchanged in the page: it is not re-encoded, and no URL serves it to others."""
     if not png:
-        return f'<span class="hr-blank" role="img" aria-label="{_attribute(alternative or "no image")}"></span>'
+        return f'<span class="hr-blank" role="img" aria-label="{escape(alternative or "no image")}"></span>'
     data = base64.b64encode(png).decode("ascii")
-    return f'<img src="data:image/png;base64,{data}" alt="{_attribute(alternative)}">'
+    return f'<img src="data:image/png;base64,{data}" alt="{escape(alternative)}">'
 
 
 def _name(item: Item) -> str:
@@ -348,7 +348,3 @@ def _milliseconds(value: float) -> str:
 
 def _short(text: str) -> str:
     return text if len(text) <= _MAX_FIELD_LENGTH else text[: _MAX_FIELD_LENGTH - 1] + "…"
-
-
-def _attribute(text: str) -> str:
-    return escape(text, quote=True)

@@ -19,13 +19,8 @@ def examples(index: SearchIndex) -> list[Item]:
     return [item for id in ids if (item := _unless_deleted(index.item, id)) is not None]
 
 
-def thumbnails(indexes: Iterable[SearchIndex], items: Iterable[Item]) -> dict[str, bytes]:
+def thumbnails(indexes: Iterable[SearchIndex], ids: Iterable[str]) -> dict[str, bytes]:
     """Return the thumbnails by item id, each from the first index that has one. Items without one are omitted."""
-    return thumbnails_of_ids(indexes, [item.id for item in items])
-
-
-def thumbnails_of_ids(indexes: Iterable[SearchIndex], ids: Iterable[str]) -> dict[str, bytes]:
-    """Return the thumbnails of items; see `thumbnails`."""
     sources = list(indexes)
     found = {id: _thumbnail(sources, id) for id in set(ids)}
     return {id: thumbnail for id, thumbnail in found.items() if thumbnail}

@@ -111,6 +111,12 @@ class Snapshot:
             return np.empty(0, dtype=np.int64)
         return np.flatnonzero((self.labels == code) & self.alive)
 
+    def mask_of(self, slots: npt.NDArray[np.int64]) -> npt.NDArray[np.bool_]:
+        """Return (S,): whether a slot is one of `slots` (n,)."""
+        mask = np.zeros(self.slots, dtype=np.bool_)
+        mask[slots] = True
+        return mask
+
     @cached_property
     def alive_bits(self) -> npt.NDArray[np.uint8]:
         """`alive` as a bit mask, lowest bit first, as FAISS takes it."""
