@@ -6,7 +6,7 @@ that carries them, the library's hub.
 
 import importlib.metadata
 import importlib.util
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
@@ -191,24 +191,20 @@ def _in_torch_cache(url: str) -> Path | None:
 def _download(name: str) -> None:
     """Let the library download the weights into its cache."""
     try:
-        _downloader(name)()
+        if name.startswith(TIMM):
+            import timm
+
+            timm.create_model(name.removeprefix(TIMM), pretrained=True)
+        else:
+            import torchvision
+
+            torchvision.models.get_model_weights(name).DEFAULT.get_state_dict(progress=False, check_hash=True)
     except Exception as error:  # each library has its own errors for "no network" and "no such weights"
         raise WeightsError(
             f"the ImageNet weights of {name} are not available ({type(error).__name__}: {error}). Download them once "
             "with a network connection (the library caches them), give a file (`--weights FILE`), or start from a "
             "bundle (`initialisation: models/zoo/NAME`) or from scratch (`initialisation: warmup`)."
         ) from error
-
-
-def _downloader(name: str) -> Callable[[], object]:
-    if name.startswith(TIMM):
-        import timm
-
-        return lambda: timm.create_model(name.removeprefix(TIMM), pretrained=True)
-    import torchvision
-
-    weights = torchvision.models.get_model_weights(name).DEFAULT
-    return lambda: weights.get_state_dict(progress=False, check_hash=True)
 
 
 def _fetching(name: str) -> str:

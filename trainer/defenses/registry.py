@@ -18,14 +18,14 @@ from hardrank.trainer.defenses.tride import TripletDecoupling
 from hardrank.trainer.metric.losses import MARGIN
 
 
-def _regular(notation: Notation, margin: float) -> Defense:
-    notation.allow()
-    return Regular(sampler=parse_sampler(notation.argument(0, of=1)))
+def _of_sampler(kind: type[Regular | AntiCollapseTriplet | MinMax]) -> Callable[[Notation, float], Defense]:
+    """Return the constructor of a defense that has a sampler and no options."""
 
+    def build(notation: Notation, margin: float) -> Defense:
+        notation.allow()
+        return kind(sampler=parse_sampler(notation.argument(0, of=1)))
 
-def _act(notation: Notation, margin: float) -> Defense:
-    notation.allow()
-    return AntiCollapseTriplet(sampler=parse_sampler(notation.argument(0, of=1)))
+    return build
 
 
 def _est(notation: Notation, margin: float) -> Defense:
@@ -46,11 +46,6 @@ def _margin(notation: Notation, margin: float) -> Defense:
     return MarginDefense(
         attack_margin=notation.option("margin", 0.2, least=0), benign_weight=notation.option("lambda", 0.0, least=0)
     )
-
-
-def _minmax(notation: Notation, margin: float) -> Defense:
-    notation.allow()
-    return MinMax(sampler=parse_sampler(notation.argument(0, of=1)))
 
 
 def _tride(notation: Notation, margin: float) -> Defense:
@@ -82,14 +77,14 @@ def _hm(notation: Notation, margin: float) -> Defense:
 
 
 DEFENSES: Final[dict[str, Callable[[Notation, float], Defense]]] = {
-    "regular": _regular,
-    "N/A": _regular,
-    "ACT": _act,
+    "regular": _of_sampler(Regular),
+    "N/A": _of_sampler(Regular),
+    "ACT": _of_sampler(AntiCollapseTriplet),
     "HM": _hm,
     "EST": _est,
     "EST-released": _est,
-    "minmax": _minmax,
-    "min-max": _minmax,
+    "minmax": _of_sampler(MinMax),
+    "min-max": _of_sampler(MinMax),
     "TRIDE": _tride,
     "FARE": _fare,
     "MARGIN": _margin,

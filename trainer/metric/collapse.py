@@ -9,11 +9,21 @@ chance. Both are measured on the benign batch, which a defense embeds anyway.
 import math
 from dataclasses import dataclass
 from enum import StrEnum
+from typing import Final
 
 import torch
 from torch import Tensor
 
 from hardrank.models.errors import HardrankError
+
+ALIKE: Final = 0.95
+"""Mean cosine of different classes above which a reading is suspicious."""
+_RECOVERED: Final = 0.9
+"""Mean cosine below which a collapsed model counts as recovering; lower than `ALIKE`, for hysteresis."""
+_NOISE: Final = 2.0
+"""Standard errors by which recall must exceed chance not to be suspicious."""
+_PATIENCE: Final = 3
+"""Consecutive readings that change the verdict."""
 
 
 class CollapseError(HardrankError):
@@ -60,23 +70,6 @@ class Symptom(StrEnum):
     BLIND = "the nearest image of a batch is of the right class no more often than by chance"
 
 
-@dataclass(frozen=True, kw_only=True)
-class CollapseOptions:
-    """When measures count as a collapse."""
-
-    alike: float = 0.95
-    """Mean cosine of different classes above which a reading is suspicious."""
-    recovered: float = 0.9
-    """Mean cosine below which a collapsed model counts as recovering; lower than `alike`, for hysteresis."""
-    noise: float = 2.0
-    """Standard errors by which recall must exceed chance not to be suspicious."""
-    patience: int = 3
-    """Consecutive readings that change the verdict."""
-
-
-DEFAULTS = CollapseOptions()
-
-
 @dataclass(frozen=True)
 class CollapseState:
     """The verdict so far: what must be kept from one reading to the next."""
@@ -86,9 +79,7 @@ class CollapseState:
     """Number of the latest consecutive readings that contradict `collapsed`."""
 
 
-def collapse_signs(
-    reading: CollapseReading, *, queries: int, options: CollapseOptions = DEFAULTS
-) -> frozenset[Symptom]:
+def collapse_signs(reading: CollapseReading, *, queries: int) -> frozenset[Symptom]:
     """Return the symptoms in a reading that was measured on `queries` rows.
 
     Recall is a share of `queries` draws, so by chance c it has the standard error √(c(1 − c)/queries). NaN (a batch of
@@ -96,19 +87,17 @@ def collapse_signs(
     """
     error = math.sqrt(max(0.0, reading.chance * (1 - reading.chance)) / max(1, queries))
     found = {
-        Symptom.ALIKE: reading.cosine > options.alike,
+        Symptom.ALIKE: reading.cosine > ALIKE,
         # A batch of one class, where chance is 1, is not informative.
-        Symptom.BLIND: reading.chance < 1 and reading.recall <= reading.chance + options.noise * error,
+        Symptom.BLIND: reading.chance < 1 and reading.recall <= reading.chance + _NOISE * error,
     }
     return frozenset(symptom for symptom, present in found.items() if present)
 
 
-def observe(
-    watch: CollapseState, reading: CollapseReading, *, queries: int, options: CollapseOptions = DEFAULTS
-) -> CollapseState:
-    """Return the verdict after a reading: it changes when `patience` consecutive readings contradict it."""
-    suspicious = collapse_signs(reading, queries=queries, options=options)
-    healthy = not suspicious and not reading.cosine >= options.recovered
+def observe(watch: CollapseState, reading: CollapseReading, *, queries: int) -> CollapseState:
+    """Return the verdict after a reading: it changes when a few consecutive readings contradict it."""
+    suspicious = collapse_signs(reading, queries=queries)
+    healthy = not suspicious and not reading.cosine >= _RECOVERED
     contradicted = healthy if watch.collapsed else bool(suspicious)
     streak = watch.streak + 1 if contradicted else 0
-    return CollapseState(not watch.collapsed) if streak >= options.patience else CollapseState(watch.collapsed, streak)
+    return CollapseState(not watch.collapsed) if streak >= _PATIENCE else CollapseState(watch.collapsed, streak)

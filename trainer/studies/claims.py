@@ -8,7 +8,7 @@ from typing import Any
 from pydantic import ConfigDict
 
 from hardrank.trainer.config import ConfigError
-from hardrank.trainer.metric.collapse import DEFAULTS
+from hardrank.trainer.metric.collapse import ALIKE
 from hardrank.trainer.studies.curves import Difference, compare
 
 Content = Mapping[str, Any]
@@ -108,7 +108,7 @@ def _collapse(claim: Claim, rows: Mapping[str, Content]) -> dict[str, Any]:
 
 def _collapsed(row: Content) -> int:
     """Count the trainings that collapsed: a mean cosine of test images above the limit of the log, or an error."""
-    alike = [bool(one["collapsed"] or one["mean_cosine"] > DEFAULTS.alike) for one in row["by_seed"]]
+    alike = [bool(one["collapsed"] or one["mean_cosine"] > ALIKE) for one in row["by_seed"]]
     return len(row["failures"]) + sum(alike)
 
 
@@ -128,7 +128,7 @@ def claims_markdown(claims: Sequence[Content]) -> list[str]:
         "A row is above a curve if the 95 % interval of the difference in ERS, at the row's Recall@1, is above 0: the "
         "wider one of Student's t over seeds and the bootstrap over attacked images. With fewer than two seeds, or "
         "beyond the end of a curve in the direction in which the end is no bound, nothing is decided. A model has "
-        f"collapsed if its mean cosine is above {DEFAULTS.alike:g} or its log says so.",
+        f"collapsed if its mean cosine is above {ALIKE:g} or its log says so.",
         "",
     ]
 
