@@ -10,7 +10,7 @@ from torch import Tensor
 
 from hardrank.audit_app.blackbox.oracle import Oracle
 from hardrank.models.embedder import Embed
-from hardrank.trainer.attacks.attack import Attack, Gallery, Victims, check_targets
+from hardrank.trainer.attacks.attack import Attack, Gallery, Victims, draw_or_check
 from hardrank.trainer.attacks.options import CheckedOptions, option
 from hardrank.trainer.attacks.pgd import ball_around
 from hardrank.trainer.attacks.runner import AttackOptions, AttackProgress, AttackResult, check_images, never_cancel
@@ -117,16 +117,12 @@ class Search(CheckedOptions, ABC):
             AttackError: Pixels outside [0,1], or targets that are not in the gallery.
         """
         check_images(images, victims)
-        if targets is None:
-            targets = attack.draw(victims, gallery, seed=seed)
-        else:
-            targets = check_targets(targets, victims, gallery, attack.target_count)
-        chosen = targets
+        targets = draw_or_check(attack, targets, victims, gallery, seed=seed)
 
         def measure(embeddings: Tensor) -> Tensor:
-            return attack.measure(embeddings, victims, gallery, chosen)
+            return attack.measure(embeddings, victims, gallery, targets)
 
-        oracle = self.oracle(attack, embed, victims, gallery, chosen)
+        oracle = self.oracle(attack, embed, victims, gallery, targets)
         task = SearchTask(oracle=oracle, images=images, ids=victims.ids, budget=options, seed=seed)
         history = _History(self.queries)
         steps, best, stopped = self.steps(task), images, False

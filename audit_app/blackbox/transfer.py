@@ -13,7 +13,7 @@ from hardrank.audit_app.gallery.embedded import EmbeddedGallery, ignore_progress
 from hardrank.audit_app.subjects.subject import Subject
 from hardrank.models.embedder import Embed
 from hardrank.models.progress import OnProgress, StageProgress
-from hardrank.trainer.attacks.attack import Attack, Gallery, Victims, check_targets
+from hardrank.trainer.attacks.attack import Attack, Gallery, Victims, draw_or_check
 from hardrank.trainer.attacks.runner import AttackOptions, AttackProgress, never_cancel, run_attack
 
 _BATCH: Final = 256
@@ -58,10 +58,7 @@ class Transfer:
 
         Losses and progress are the surrogate's; figures before and after are those of the model under audit.
         """
-        if targets is None:
-            targets = attack.draw(victims, gallery, seed=seed)
-        else:
-            targets = check_targets(targets, victims, gallery, attack.target_count)
+        targets = draw_or_check(attack, targets, victims, gallery, seed=seed)
         with torch.no_grad():
             seen = replace(victims, embeddings=self.judge(images))
         result = run_attack(

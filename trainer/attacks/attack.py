@@ -15,6 +15,7 @@ from torch import Tensor
 from hardrank.trainer.attacks.options import AttackError
 from hardrank.trainer.attacks.pgd import Objective
 from hardrank.trainer.metric.distances import (
+    ABSENT,
     check_sphere,
     distance_chunks,
     leave_out,
@@ -262,9 +263,31 @@ def check_targets(targets: Tensor, victims: Victims, gallery: Gallery, count: in
     return shaped.to(gallery.labels.device, torch.long)
 
 
+def draw_or_check(attack: Attack, targets: Tensor | None, victims: Victims, gallery: Gallery, *, seed: int) -> Tensor:
+    """Return the caller's `targets`, checked (see `check_targets`), or draw them from `seed` if there are none."""
+    if targets is None:
+        return attack.draw(victims, gallery, seed=seed)
+    return check_targets(targets, victims, gallery, attack.target_count)
+
+
 def no_targets(victims: Victims) -> Tensor:
     """Return the targets of an attack that needs none, (G,0)."""
     return victims.own.new_empty((len(victims), 0))
+
+
+def items_of_class(victims: Victims, gallery: Gallery, attack: str, *, with_own: bool) -> Tensor:
+    """Return which items have the class of each victim, (G,N) bool; `with_own` says whether its own copy counts.
+
+    Raises `AttackError` for a victim whose class the gallery lacks.
+    """
+    found = gallery.labels == victims.labels[:, None]
+    if not bool(found.any(1).all()):
+        missing = victims.labels[found.any(1).logical_not()][0]
+        raise AttackError(f"{attack}: the gallery has no item of the query's class {int(missing)}")
+    if not with_own:
+        present = victims.own.ne(ABSENT).nonzero().squeeze(1)
+        found[present, victims.own[present]] = False
+    return found
 
 
 def recall_figure(key: str) -> Figure:

@@ -13,14 +13,15 @@ from hardrank.trainer.attacks.attack import (
     Figure,
     Gallery,
     Victims,
+    items_of_class,
     measure_recall,
     no_targets,
     recall_figure,
     require_two_classes,
 )
 from hardrank.trainer.attacks.declaration import AttackKind
-from hardrank.trainer.attacks.options import AttackError, CheckedOptions, option
-from hardrank.trainer.metric.distances import ABSENT, row_distances
+from hardrank.trainer.attacks.options import CheckedOptions, option
+from hardrank.trainer.metric.distances import row_distances
 
 
 class OwnCopy(StrEnum):
@@ -95,13 +96,7 @@ class LearningToMisrank(CheckedOptions):
 
     def objective(self, victims: Victims, gallery: Gallery, targets: Tensor) -> _MisrankObjective:
         """See `_MisrankObjective`; raises `AttackError` for a query whose class the gallery lacks."""
-        matched = gallery.labels == victims.labels[:, None]
-        if not bool(matched.any(1).all()):
-            missing = victims.labels[matched.any(1).logical_not()][0]
-            raise AttackError(f"LTM: the gallery has no item of the query's class {int(missing)}")
-        if self.own_copy is OwnCopy.EXCLUDED:
-            present = victims.own.ne(ABSENT).nonzero().squeeze(1)
-            matched[present, victims.own[present]] = False
+        matched = items_of_class(victims, gallery, "LTM", with_own=self.own_copy is OwnCopy.MATCHED)
         return _MisrankObjective(gallery, matched)
 
     def measure(self, embeddings: Tensor, victims: Victims, gallery: Gallery, targets: Tensor) -> Tensor:

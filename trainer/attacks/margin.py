@@ -12,14 +12,15 @@ from hardrank.trainer.attacks.attack import (
     Figure,
     Gallery,
     Victims,
+    items_of_class,
     measure_recall,
     nearest_unmatched,
     recall_figure,
     require_two_classes,
 )
 from hardrank.trainer.attacks.declaration import AttackKind
-from hardrank.trainer.attacks.options import AttackError, CheckedOptions, option
-from hardrank.trainer.metric.distances import ABSENT, row_distances
+from hardrank.trainer.attacks.options import CheckedOptions, option
+from hardrank.trainer.metric.distances import row_distances
 
 _BEYOND: Final = 4.0
 """More than any distance on the unit sphere."""
@@ -105,12 +106,7 @@ class MarginAttack(CheckedOptions):
 
     def objective(self, victims: Victims, gallery: Gallery, targets: Tensor) -> _MarginObjective:
         """The loss for whichever target is nearest; raises `AttackError` for a query whose class the gallery lacks."""
-        positives = gallery.labels == victims.labels[:, None]
-        if not bool(positives.any(1).all()):
-            missing = victims.labels[positives.any(1).logical_not()][0]
-            raise AttackError(f"MARGIN: the gallery has no item of the query's class {int(missing)}")
-        present = victims.own.ne(ABSENT).nonzero().squeeze(1)
-        positives[present, victims.own[present]] = False
+        positives = items_of_class(victims, gallery, "MARGIN", with_own=False)
         return _MarginObjective(gallery, positives, targets, self.margin)
 
     def objectives(self, victims: Victims, gallery: Gallery, targets: Tensor) -> Sequence[_MarginObjective]:

@@ -263,10 +263,6 @@ class _Sphere:
     origin: Tensor
     epsilon: float
 
-    @classmethod
-    def around(cls, origin: Tensor, epsilon: float) -> "_Sphere":
-        return cls(origin, epsilon)
-
     def take(self, rows: Tensor) -> "_Sphere":
         return _Sphere(self.origin[rows], self.epsilon)
 
@@ -280,7 +276,7 @@ class _Sphere:
 
 _BALLS: Final[Mapping[Norm, Callable[[Tensor, float], Ball]]] = {
     Norm.LINF: _Box.around,
-    Norm.L2: _Sphere.around,
+    Norm.L2: _Sphere,
 }
 
 

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from hardrank.models.embedder import Embed
 from hardrank.trainer.attacks.apgd import apgd_steps
-from hardrank.trainer.attacks.attack import Attack, Gallery, TriesTargets, Victims, check_targets
+from hardrank.trainer.attacks.attack import Attack, Gallery, TriesTargets, Victims, draw_or_check
 from hardrank.trainer.attacks.loss_trace import LossTrace
 from hardrank.trainer.attacks.options import AttackError, option
 from hardrank.trainer.attacks.pgd import Ball, Objective, PGDOptions, Step, pgd_steps
@@ -218,10 +218,7 @@ def run_attack(
         RetrievalError: for embeddings off the unit sphere or not finite.
     """
     check_images(images, victims)
-    if targets is None:
-        targets = attack.draw(victims, gallery, seed=seed)
-    else:
-        targets = check_targets(targets, victims, gallery, attack.target_count)
+    targets = draw_or_check(attack, targets, victims, gallery, seed=seed)
     if isinstance(attack, TriesTargets):
         objectives = attack.objectives(victims, gallery, targets)
     else:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from hardrank.models.embedder import Embed
-from hardrank.trainer.attacks.attack import Attack, Gallery, Victims, check_targets
+from hardrank.trainer.attacks.attack import Attack, Gallery, Victims, draw_or_check
 from hardrank.trainer.attacks.options import CheckedOptions, option
 from hardrank.trainer.attacks.pgd import PGDOptions, ball_around, gradient_pass
 from hardrank.trainer.attacks.runner import AttackOptions, AttackProgress, AttackResult, check_images, never_cancel
@@ -135,10 +135,7 @@ class UniversalMethod:
     ) -> AttackResult:
         """Judge `images` (G,3,H,W), which should be others than those learnt on; see `run_attack`."""
         check_images(images, victims)
-        if targets is None:
-            targets = attack.draw(share_targets(victims), gallery, seed=seed)
-        else:
-            targets = check_targets(targets, victims, gallery, attack.target_count)
+        targets = draw_or_check(attack, targets, share_targets(victims), gallery, seed=seed)
         rows = torch.arange(len(victims), device=victims.own.device)
         objective = attack.objective(victims, gallery, targets)
         perturbed = self.apply(attack.name, images)
