@@ -156,10 +156,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         )
         with ConsoleProgress(console) as progress:
             result = _probe(command, f"{typed('probe')} {shlex.join(arguments)}", progress)
-    except HardrankError as error:
-        errors.print(f"[bold red]error[/]: {escape(str(error))}", highlight=False, soft_wrap=True)
-        return 2
-    except OSError as error:
+    except (HardrankError, OSError) as error:
         errors.print(f"[bold red]error[/]: {escape(str(error))}", highlight=False, soft_wrap=True)
         return 2
     except KeyboardInterrupt:

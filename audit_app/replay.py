@@ -59,10 +59,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             args=arguments,
         )
         replayed = _replay(command)
-    except HardrankError as error:
-        errors.print(f"[bold red]error[/]: {escape(str(error))}", highlight=False, soft_wrap=True)
-        return 2
-    except OSError as error:
+    except (HardrankError, OSError) as error:
         errors.print(f"[bold red]error[/]: {escape(str(error))}", highlight=False, soft_wrap=True)
         return 2
     except KeyboardInterrupt:

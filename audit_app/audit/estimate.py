@@ -172,11 +172,7 @@ def describe_duration(seconds: float) -> str:
 
 
 def estimate_audit(
-    galleries: Sequence[EmbeddedGallery],
-    options: AuditOptions,
-    *,
-    surrogate: Subject | None = None,
-    clock: Callable[[], float] = time.monotonic,
+    galleries: Sequence[EmbeddedGallery], options: AuditOptions, *, surrogate: Subject | None = None
 ) -> AuditEstimate:
     """Estimate the duration of an audit from a few steps of its attacks on a few images, which takes about a second.
 
@@ -184,10 +180,9 @@ def estimate_audit(
         galleries: The gallery, embedded by each model.
         options: Options of the audit.
         surrogate: The model that transfer attacks use.
-        clock: Returns the time in seconds.
     """
     rows = sample_queries(len(galleries[0]), options.attacked, seed=options.seed)
-    models = tuple(_pace(embedded, options, surrogate, rows, clock) for embedded in galleries)
+    models = tuple(_pace(embedded, options, surrogate, rows) for embedded in galleries)
     return AuditEstimate(options=options, attacked=len(rows), models=models)
 
 
@@ -213,41 +208,30 @@ def pass_duration(subject: Subject, images: torch.Tensor, *, clock: Callable[[],
     return min(times[1:]) / len(images)  # the first one prepares buffers and kernels
 
 
-def _pace(
-    embedded: EmbeddedGallery,
-    options: AuditOptions,
-    surrogate: Subject | None,
-    rows: torch.Tensor,
-    clock: Callable[[], float],
-) -> ModelPace:
+def _pace(embedded: EmbeddedGallery, options: AuditOptions, surrogate: Subject | None, rows: torch.Tensor) -> ModelPace:
     subject = embedded.subject
     method = method_name(subject, options.method, options.robustness.norm)
     cuda = subject.device.type == "cuda"
     some = rows[: options.batch if cuda else _BATCH]
     if method == SearchMethod.TRANSFER and surrogate is not None:
         images = resize_images(embedded.images(some), surrogate.size).to(surrogate.device)
-        seconds = dict.fromkeys(options.attacks, pass_duration(surrogate, images, clock=clock))
+        seconds = dict.fromkeys(options.attacks, pass_duration(surrogate, images))
         return ModelPace(name=subject.name, method=method, search=None, seconds=seconds)
     search = None if method == WHITE_BOX else make_search(method, **options.search)
     seconds = {}
-    began = clock()
+    began = time.monotonic()
     for name in options.attacks:
-        if seconds and clock() - began > _ENOUGH_S:
+        if seconds and time.monotonic() - began > _ENOUGH_S:
             seconds[name] = sum(seconds.values()) / len(seconds)
             continue
         if not seconds:  # the first pass prepares buffers and kernels
-            _attack_duration(embedded, options, search, name, some[:1], clock)
-        seconds[name] = _attack_duration(embedded, options, search, name, some, clock)
+            _attack_duration(embedded, options, search, name, some[:1])
+        seconds[name] = _attack_duration(embedded, options, search, name, some)
     return ModelPace(name=subject.name, method=method, search=search, seconds=seconds)
 
 
 def _attack_duration(
-    embedded: EmbeddedGallery,
-    options: AuditOptions,
-    search: Search | None,
-    name: str,
-    rows: torch.Tensor,
-    clock: Callable[[], float],
+    embedded: EmbeddedGallery, options: AuditOptions, search: Search | None, name: str, rows: torch.Tensor
 ) -> float:
     """Attack a few images for a few steps or queries; return the seconds of one of them for one image."""
     subject = embedded.subject
@@ -259,12 +243,12 @@ def _attack_duration(
         if subject.device.type == "cuda":
             torch.cuda.synchronize(subject.device)
         asked = progress.queries
-        last.update(at=clock(), units=float(progress.step * len(rows) if asked is None else asked.sum()))
+        last.update(at=time.monotonic(), units=float(progress.step * len(rows) if asked is None else asked.sum()))
 
     few: Any = run_attack
     if search is not None:
         few = replace(search, queries=min(search.queries, 2 * search.least_queries))
-    began = clock()
+    began = time.monotonic()
     few(
         options.robustness.attacks([name])[name],
         subject.judge if search is not None else subject.gradients,
@@ -277,5 +261,5 @@ def _attack_duration(
         on_step=on_step,
     )
     if not last.get("units"):  # nothing to do for these images
-        return (clock() - began) / len(rows)
+        return (time.monotonic() - began) / len(rows)
     return (last["at"] - began) / last["units"]
