@@ -2,7 +2,10 @@
 
 import base64
 from html import escape
+from pathlib import Path
 from typing import Self
+
+import jinja2
 
 
 class Markup(str):
@@ -42,6 +45,17 @@ def svg(width: float, height: float, *content: Markup, label: str) -> Markup:
 def png_uri(data: bytes) -> str:
     """Return the exact bytes of a PNG as a `data:` URI, so that nothing re-encodes them."""
     return "data:image/png;base64," + base64.b64encode(data).decode("ascii")
+
+
+def page_templates(folder: Path) -> jinja2.Environment:
+    """Return the templates in `folder`: they escape what they insert, and a name that they do not get is an error."""
+    return jinja2.Environment(
+        loader=jinja2.FileSystemLoader(folder),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
 
 
 def _text(value: str | float) -> str:

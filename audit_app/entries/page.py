@@ -5,8 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-import jinja2
-
+from hardrank.audit_app.drawing.markup import page_templates
 from hardrank.audit_app.entries.admission import ACROSS, RULES, comparable_key, refusal, repeated
 from hardrank.audit_app.entries.entry import SUFFIX, EntryError, LeaderboardEntry, read_entry
 from hardrank.trainer.attacks.gtm import gtm_text
@@ -81,13 +80,7 @@ def comparable_entries(entries: Sequence[LeaderboardEntry]) -> list[ComparableEn
 
 def render_leaderboard(board: Leaderboard) -> str:
     """Render the page; all text of the entries is escaped."""
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(_TEMPLATES),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
+    environment = page_templates(_TEMPLATES)
     environment.filters["fixed"] = lambda value, digits=1: f"{value:.{digits}f}"
     return environment.get_template("leaderboard.html").render(
         groups=comparable_entries(list(board.admitted.values())),

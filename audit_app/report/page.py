@@ -5,7 +5,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-import jinja2
 import markupsafe
 import numpy as np
 
@@ -13,7 +12,7 @@ from hardrank.audit_app.audit.result import AuditResult, ModelResult
 from hardrank.audit_app.audit.worst_cases import WorstCase
 from hardrank.audit_app.drawing.edit_curves import edit_curves
 from hardrank.audit_app.drawing.formatting import format_plural, format_score
-from hardrank.audit_app.drawing.markup import Markup
+from hardrank.audit_app.drawing.markup import Markup, page_templates
 from hardrank.audit_app.drawing.perturbation import amplify
 from hardrank.audit_app.drawing.score_figures import SERIES, goal_of, overall_bars, part_bars, score_curves, score_radar
 from hardrank.audit_app.drawing.thumbnail import thumbnail_uri
@@ -74,13 +73,7 @@ class ClassCase:
 
 def render_page(report: AuditReport, result: AuditResult) -> str:
     """Render a page without scripts or external links; all text is escaped."""
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(_TEMPLATES),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
+    environment = page_templates(_TEMPLATES)
     environment.filters["in_255"] = in_255
     environment.filters["verdict"] = _verdict
     environment.filters["verdict_text"] = _verdict_text
