@@ -6,9 +6,10 @@ from pathlib import Path
 from typing import Any, Final, Literal
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import ValidationError
 
 from hardrank.audit_app.errors import AuditError
+from hardrank.audit_app.results.strict import StrictModel
 from hardrank.models.files import write_json
 from hardrank.trainer.evaluation.scorecard import bootstrap_interval
 
@@ -16,11 +17,7 @@ SCHEMA: Final = "hardrank.rank-only/1"
 _RESAMPLES: Final = 1000
 
 
-class _Strict(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-
-class ImageEntry(_Strict):
+class ImageEntry(StrictModel):
     """One attacked image."""
 
     id: str
@@ -41,7 +38,7 @@ class ImageEntry(_Strict):
     """Loss by number of queries."""
 
 
-class SummaryEntry(_Strict):
+class SummaryEntry(StrictModel):
     """All images together."""
 
     images: int
@@ -58,7 +55,7 @@ class SummaryEntry(_Strict):
     most_queries: int
 
 
-class RankOnlyResult(_Strict):
+class RankOnlyResult(StrictModel):
     """The file."""
 
     schema_version: Literal["hardrank.rank-only/1"] = SCHEMA
