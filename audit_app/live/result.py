@@ -56,8 +56,6 @@ class SubjectResult:
     """(3,S,S): the attacked image."""
     png: bytes
     """The attacked image with the border of the benign one; preprocessing returns exactly `pixels`."""
-    benign_png: bytes
-    """The benign image, encoded the same way."""
     prepared_sha256: str
     """SHA-256 of `pixels`, the input of the network."""
     change: float
@@ -112,7 +110,6 @@ def judge_result(
         benign=prepared.pixels,
         pixels=pixels,
         png=png,
-        benign_png=benign_png,
         prepared_sha256=pixels_hash(pixels),
         change=perturbation_norm(pixels, prepared.pixels, norm=engine.norm),
         passes=result.passes,
