@@ -10,7 +10,7 @@ benchmarks/results/certificates.json, by bundle and σ; other bundles, and other
 
 import json
 import tempfile
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -81,9 +81,10 @@ def measure(options: Options) -> dict[str, Any]:
                 "images": one.n,
                 "samples": one.samples,
                 "alpha": one.alpha,
-                "recall_at_1": asdict(one.recall_at_1),
+                "recall_at_1": one.recall_at_1.model_dump(),
                 "points": {
-                    f"{multiple:g} sigma": asdict(point) for multiple, point in zip(MULTIPLES, one.points, strict=True)
+                    f"{multiple:g} sigma": point.model_dump()
+                    for multiple, point in zip(MULTIPLES, one.points, strict=True)
                 },
             }
             for one in found

@@ -11,7 +11,7 @@ and the distance moved, with 95 % bootstrap intervals. The result goes to benchm
 import json
 import tempfile
 import time
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -21,7 +21,6 @@ from benchmarks.command import RESULTS, ROOT, BenchmarkOptions, parse_options
 from hardrank.audit_app.audit.edit_stability import MAX_RECALL_LOSS, MIN_OVERLAP, measure_edits
 from hardrank.audit_app.gallery.embedded import embed_gallery
 from hardrank.audit_app.gallery.image_gallery import from_run
-from hardrank.audit_app.images.edits import EDITS
 from hardrank.audit_app.subjects.loading import load_subject
 from hardrank.audit_app.subjects.subject import SubjectOptions
 from hardrank.serving.engine import Device
@@ -69,15 +68,13 @@ def measure(options: Options) -> dict[str, Any]:
         "gallery_sha256": embedded.gallery.digest(),
         "model_sha256": subject.sha256,
         "k": found.k,
-        "recall_at_1": None if found.recall_at_1 is None else asdict(found.recall_at_1),
+        "recall_at_1": None if found.recall_at_1 is None else found.recall_at_1.model_dump(),
         "edits": {
-            curve.key: {
-                "title": EDITS[curve.key].title,
-                "unit": EDITS[curve.key].unit,
-                "withstood": curve.withstood,
-                "points": {f"{point.strength:g}": asdict(point) for point in curve.points},
+            key: {
+                **edit.model_dump(exclude={"points"}),
+                "points": {f"{point.strength:g}": point.model_dump() for point in edit.points},
             }
-            for curve in found.curves
+            for key, edit in found.edits.items()
         },
         "seconds": round(time.perf_counter() - began, 1),
     }

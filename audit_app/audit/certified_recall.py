@@ -5,16 +5,16 @@ the model as it is served. See `hardrank.trainer.evaluation.certificates`.
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from functools import partial
 from typing import Final
 
 import numpy as np
 import torch
 
-from hardrank.audit_app.audit.intervals import Interval, mean_intervals
+from hardrank.audit_app.audit.intervals import mean_intervals
 from hardrank.audit_app.audit.options import CertificateOptions
 from hardrank.audit_app.gallery.embedded import EmbeddedGallery
+from hardrank.audit_app.results.certificate_entries import CertificateEntry, CertifiedPointEntry
 from hardrank.trainer.evaluation.blocks import cancelled
 from hardrank.trainer.evaluation.certificates import certify_image
 from hardrank.trainer.evaluation.journal import Columns, Journal
@@ -23,30 +23,6 @@ from hardrank.trainer.metric.distances import recall_at_1
 MULTIPLES: Final = (0.0, 0.25, 0.5, 0.75, 1.0, 1.5, 2.0)
 """Radii that are reported, in σ."""
 _PROBED: Final = 16
-
-
-@dataclass(frozen=True, kw_only=True)
-class CertifiedPoint:
-    """Certified Recall@1 at one radius, 0 to 1."""
-
-    radius: float
-    """L2, for pixels in [0,1]; the certificate holds for every smaller perturbation."""
-    vote: Interval
-    embedding: Interval
-
-
-@dataclass(frozen=True, kw_only=True)
-class CertifiedRecall:
-    """Certified Recall@1 with one σ."""
-
-    sigma: float
-    samples: int
-    alpha: float
-    n: int
-    """Number of images: those that share their class with another one."""
-    recall_at_1: Interval
-    """Of the same images without noise, as the model is served."""
-    points: tuple[CertifiedPoint, ...]
 
 
 def measure_certificates(
@@ -60,7 +36,7 @@ def measure_certificates(
     journal: Callable[[str], Journal],
     report: Callable[[int], None],
     cancel: Callable[[], bool],
-) -> tuple[CertifiedRecall, ...]:
+) -> tuple[CertificateEntry, ...]:
     """Certify Recall@1 of some of the gallery's images with each σ.
 
     Args:
@@ -149,7 +125,7 @@ def _summarize(
     *,
     seed: int,
     resamples: int,
-) -> CertifiedRecall:
+) -> CertificateEntry:
     own = rows.to(embedded.embeddings.device)
     clean = recall_at_1(embedded.embeddings[own], embedded.embeddings, embedded.labels, own, embedded.labels[own])
     [recall] = mean_intervals(clean.double().cpu().numpy()[:, None], seed=seed, resamples=resamples)
@@ -158,12 +134,12 @@ def _summarize(
         # A radius of 0 asks for certified images, whose radius is positive; beyond it perturbations must be smaller.
         reached = (radii >= multiple * sigma) & (radii > 0)
         vote, embedding = mean_intervals(reached.astype(np.float64), seed=seed, resamples=resamples)
-        points.append(CertifiedPoint(radius=multiple * sigma, vote=vote, embedding=embedding))
-    return CertifiedRecall(
+        points.append(CertifiedPointEntry(radius=multiple * sigma, vote=vote, embedding=embedding))
+    return CertificateEntry(
         sigma=sigma,
         samples=options.samples,
         alpha=options.alpha,
         n=len(rows),
         recall_at_1=recall,
-        points=tuple(points),
+        points=points,
     )

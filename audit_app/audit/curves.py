@@ -7,28 +7,29 @@ import torch
 from hardrank.audit_app.audit.estimate import AuditPart
 from hardrank.audit_app.audit.model_audit import ModelAudit
 from hardrank.audit_app.audit.options import AuditOptions, Curve, CurveParameter
-from hardrank.audit_app.audit.result import CurvePoint, CurveResult, overall_score
+from hardrank.audit_app.audit.result import overall_score
 from hardrank.audit_app.blackbox.method import Search
+from hardrank.audit_app.results.schema import CurveEntry, CurvePointEntry
 from hardrank.trainer.attacks.runner import Method
 from hardrank.trainer.evaluation.robustness import RobustnessOptions, sample_queries
 from hardrank.trainer.evaluation.scorecard import Scorecard
 
 
-def measure_curves(part: ModelAudit, rows: torch.Tensor) -> tuple[CurveResult, ...]:
+def measure_curves(part: ModelAudit, rows: torch.Tensor) -> tuple[CurveEntry, ...]:
     """Measure the requested curves that apply to the method."""
     curves = [curve for curve in part.options.curves if _applies(curve, part.method)]
     total = sum(len(curve.values) for curve in curves)
-    found: list[CurveResult] = []
+    found: list[CurveEntry] = []
     for curve in curves:
         found.append(_curve(part, rows, curve, (sum(len(one.points) for one in found), total)))
     return tuple(found)
 
 
-def _curve(part: ModelAudit, rows: torch.Tensor, curve: Curve, place: tuple[int, int]) -> CurveResult:
+def _curve(part: ModelAudit, rows: torch.Tensor, curve: Curve, place: tuple[int, int]) -> CurveEntry:
     """Measure a sample at each budget; `place` is the number of its first point among the points of all curves."""
     options = part.options
     sample = rows[sample_queries(len(rows), options.curve_attacked, seed=options.seed)]
-    points: list[CurvePoint] = []
+    points: list[CurvePointEntry] = []
     for value in curve.values:
         robustness, method = _at(curve.parameter, value, options.robustness, part.method)
         shown = f"{255 * value:g}/255" if curve.parameter is CurveParameter.EPSILON else f"{value:g}"
@@ -43,7 +44,7 @@ def _curve(part: ModelAudit, rows: torch.Tensor, curve: Curve, place: tuple[int,
             place=(place[0] + len(points), place[1]),
         )
         points.append(_point(value, card, options))
-    return CurveResult(parameter=curve.parameter, attacked=len(sample), points=tuple(points))
+    return CurveEntry(parameter=str(curve.parameter), attacked=len(sample), points=points)
 
 
 def _at(
@@ -66,6 +67,6 @@ def _applies(curve: Curve, method: Method | None) -> bool:
     return curve.parameter is CurveParameter.EPSILON or isinstance(method, Search)
 
 
-def _point(at: float, card: Scorecard, options: AuditOptions) -> CurvePoint:
+def _point(at: float, card: Scorecard, options: AuditOptions) -> CurvePointEntry:
     score, low, high = overall_score(card, seed=options.seed, resamples=options.robustness.bootstrap)
-    return CurvePoint(at=at, score=score, low=low, high=high)
+    return CurvePointEntry(at=at, score=score, low=low, high=high)

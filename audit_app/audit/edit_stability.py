@@ -5,16 +5,16 @@ query against the unchanged gallery; its original is left out of the ranking, so
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from typing import Any, Final
 
 import numpy as np
 import numpy.typing as npt
 import torch
 
-from hardrank.audit_app.audit.intervals import Interval, mean_intervals
+from hardrank.audit_app.audit.intervals import mean_intervals
 from hardrank.audit_app.gallery.embedded import EmbeddedGallery
 from hardrank.audit_app.images.edits import EDITS
+from hardrank.audit_app.results.transform_entries import EditEntry, EditPointEntry, EditsEntry, IntervalEntry
 from hardrank.models.decoding import decode, to_rgb
 from hardrank.models.preprocessing import image_pixels, to_unit
 from hardrank.trainer.evaluation.blocks import cancelled
@@ -31,46 +31,6 @@ _NAME: Final = "edits"
 _PROBED: Final = 16
 
 
-@dataclass(frozen=True, kw_only=True)
-class EditPoint:
-    """Retrieval after an edit of one strength."""
-
-    strength: float
-    recall_at_1: Interval | None
-    """0 to 1; None if no image shares its class with another one."""
-    overlap: Interval
-    """Share of the first items that stay among them, 0 to 1."""
-    moved: Interval
-    """Distance of the edited image's embedding from that of the original, 0 to 2."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class EditCurve:
-    """Retrieval against the strength of one edit."""
-
-    key: str
-    """In `EDITS`."""
-    points: tuple[EditPoint, ...]
-    """From the mildest edit."""
-    withstood: float | None
-    """The strongest edit up to which all are withstood; None if the mildest is not."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class EditStability:
-    """How rankings stay under edits."""
-
-    n: int
-    """Number of edited images."""
-    with_match: int
-    """How many of them share their class with another image; Recall@1 counts only these."""
-    k: int
-    """How many of the first items are compared: `OVERLAP_AT`, or all others of a smaller gallery."""
-    recall_at_1: Interval | None
-    """Of the originals."""
-    curves: tuple[EditCurve, ...]
-
-
 def measure_edits(
     embedded: EmbeddedGallery,
     rows: torch.Tensor,
@@ -80,7 +40,7 @@ def measure_edits(
     journal: Journal,
     report: Callable[[int], None],
     cancel: Callable[[], bool],
-) -> EditStability:
+) -> EditsEntry:
     """Edit some of the gallery's images with each edit and strength, and compare the rankings.
 
     Args:
@@ -134,27 +94,33 @@ def _compared(embedded: EmbeddedGallery) -> int:
 
 def _summarize(
     embedded: EmbeddedGallery, rows: torch.Tensor, table: dict[str, npt.NDArray[Any]], *, seed: int, resamples: int
-) -> EditStability:
+) -> EditsEntry:
     sizes = np.bincount(embedded.gallery.labels)
     matched = sizes[embedded.gallery.labels[rows.cpu().numpy()]] > 1
     overlap, moved = (mean_intervals(table[key], seed=seed, resamples=resamples) for key in ("overlap", "moved"))
-    recall: Sequence[Interval | None] = [None] * len(overlap)
+    recall: Sequence[IntervalEntry | None] = [None] * len(overlap)
     if matched.any():
         recall = mean_intervals(table["recall"][matched], seed=seed, resamples=resamples)
-    curves, place = [], 1
+    edits, place = {}, 1
     for key, edit in EDITS.items():
-        points = tuple(
-            EditPoint(strength=strength, recall_at_1=recall[i], overlap=overlap[i], moved=moved[i])
+        points = [
+            EditPointEntry(strength=strength, recall_at_1=recall[i], overlap=overlap[i], moved=moved[i])
             for i, strength in enumerate(edit.strengths, start=place)
-        )
+        ]
         place += len(points)
-        curves.append(EditCurve(key=key, points=points, withstood=withstood(points, recall[0])))
-    return EditStability(
-        n=len(rows), with_match=int(matched.sum()), k=_compared(embedded), recall_at_1=recall[0], curves=tuple(curves)
+        edits[key] = EditEntry(title=edit.title, unit=edit.unit, points=points, withstood=withstood(points, recall[0]))
+    return EditsEntry(
+        n=len(rows),
+        with_match=int(matched.sum()),
+        k=_compared(embedded),
+        recall_at_1=recall[0],
+        min_overlap=MIN_OVERLAP,
+        max_recall_loss=MAX_RECALL_LOSS,
+        edits=edits,
     )
 
 
-def withstood(points: Sequence[EditPoint], before: Interval | None) -> float | None:
+def withstood(points: Sequence[EditPointEntry], before: IntervalEntry | None) -> float | None:
     """Return the last strength before the first that is not withstood."""
     last = None
     for point in points:

@@ -5,40 +5,18 @@ from typing import Any
 
 import numpy as np
 
-from hardrank.audit_app.audit.certified_recall import CertifiedRecall
-from hardrank.audit_app.audit.edit_stability import EditStability
-from hardrank.audit_app.audit.options import AuditOptions, CurveParameter
-from hardrank.audit_app.audit.transform_survival import TransformSurvival
+from hardrank.audit_app.audit.options import AuditOptions
 from hardrank.audit_app.audit.weak_spots import WeakClass, WeakQuery, clipped_scores
 from hardrank.audit_app.audit.worst_cases import WorstCase
 from hardrank.audit_app.gallery.embedded import EmbeddedGallery
 from hardrank.audit_app.gallery.image_gallery import ImageGallery
-from hardrank.audit_app.results.schema import WHITE_BOX
+from hardrank.audit_app.results.certificate_entries import CertificateEntry
+from hardrank.audit_app.results.schema import WHITE_BOX, CurveEntry
+from hardrank.audit_app.results.transform_entries import EditsEntry, SurvivalEntry
 from hardrank.audit_app.subjects.subject import Subject
 from hardrank.trainer.evaluation.retrieval import RetrievalMetrics
 from hardrank.trainer.evaluation.scorecard import Scorecard, bootstrap_interval
 from hardrank.trainer.evaluation.threats import ThreatResult
-
-
-@dataclass(frozen=True, kw_only=True)
-class CurvePoint:
-    """The score at one budget."""
-
-    at: float
-    score: float
-    """ERS; the mean score of the measured figures if not all ten results were measured."""
-    low: float
-    high: float
-    """Ends of the 95 % bootstrap interval."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class CurveResult:
-    """The score as a function of a budget."""
-
-    parameter: CurveParameter
-    attacked: int
-    points: tuple[CurvePoint, ...]
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -51,15 +29,15 @@ class ModelResult:
     """None if no class has two images."""
     method: dict[str, Any]
     """How it was attacked."""
-    curves: tuple[CurveResult, ...]
+    curves: tuple[CurveEntry, ...]
     worst_queries: tuple[WeakQuery, ...]
     worst_classes: tuple[WeakClass, ...]
     cases: tuple[WorstCase, ...]
     """The worst queries with their images and rankings."""
-    edits: EditStability | None = None
-    survival: TransformSurvival | None = None
+    edits: EditsEntry | None = None
+    survival: SurvivalEntry | None = None
     """None unless the options request `transform_images`."""
-    certificates: tuple[CertifiedRecall, ...] = ()
+    certificates: tuple[CertificateEntry, ...] = ()
     threats: tuple[ThreatResult, ...] = ()
     """What other threat models achieve; empty unless they were requested and the model gives gradients."""
 

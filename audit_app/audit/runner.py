@@ -6,11 +6,11 @@ from pathlib import Path
 
 import torch
 
-from hardrank.audit_app.audit.certified_recall import CertifiedRecall, measure_certificates
+from hardrank.audit_app.audit.certified_recall import measure_certificates
 from hardrank.audit_app.audit.chance import chance_warning
 from hardrank.audit_app.audit.checking import check_audit
 from hardrank.audit_app.audit.curves import measure_curves
-from hardrank.audit_app.audit.edit_stability import EditStability, measure_edits
+from hardrank.audit_app.audit.edit_stability import measure_edits
 from hardrank.audit_app.audit.estimate import AuditEstimate, AuditPart
 from hardrank.audit_app.audit.folder import journal_name, lock_folder
 from hardrank.audit_app.audit.identity import JOURNAL, claim_folder, identity_of, settings_of
@@ -22,14 +22,16 @@ from hardrank.audit_app.audit.result import AuditResult, ModelResult
 from hardrank.audit_app.audit.seen_classes import seen_warning
 from hardrank.audit_app.audit.threats import measure_model_threats
 from hardrank.audit_app.audit.time_budget import describe_reduction
-from hardrank.audit_app.audit.transform_survival import TransformSurvival, measure_survival
+from hardrank.audit_app.audit.transform_survival import measure_survival
 from hardrank.audit_app.audit.weak_spots import worst_classes, worst_queries
 from hardrank.audit_app.audit.worst_cases import worst_case
 from hardrank.audit_app.blackbox.choice import choose_method
 from hardrank.audit_app.blackbox.transfer import Transfer, transfer_from
 from hardrank.audit_app.gallery.embedded import EmbeddedGallery, ignore_progress
 from hardrank.audit_app.gallery.image_gallery import ImageGallery
+from hardrank.audit_app.results.certificate_entries import CertificateEntry
 from hardrank.audit_app.results.schema import WHITE_BOX
+from hardrank.audit_app.results.transform_entries import EditsEntry, SurvivalEntry
 from hardrank.audit_app.subjects.subject import Subject
 from hardrank.models.progress import OnProgress
 from hardrank.trainer.attacks.runner import Method, never_cancel
@@ -153,7 +155,7 @@ def _measure(part: ModelAudit, rows: torch.Tensor) -> ModelResult:
 
 def _transforms(
     part: ModelAudit, rows: torch.Tensor, card: Scorecard
-) -> tuple[EditStability | None, TransformSurvival | None]:
+) -> tuple[EditsEntry | None, SurvivalEntry | None]:
     """Measure edits, and the survival of attacks through transforms, on a sample of the attacked images."""
     options, embedded = part.options, part.embedded
     if not options.transform_images:
@@ -183,7 +185,7 @@ def _transforms(
     return edits, survival
 
 
-def _certificates(part: ModelAudit, rows: torch.Tensor) -> tuple[CertifiedRecall, ...]:
+def _certificates(part: ModelAudit, rows: torch.Tensor) -> tuple[CertificateEntry, ...]:
     """Certify Recall@1 on a sample of the attacked images."""
     options, name = part.options, part.embedded.subject.name
     if options.certificates is None:

@@ -1,19 +1,19 @@
 """Whether attacks survive what files go through: each attack's results after PNG, JPEG and resizing."""
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable
 from typing import Final
 
 import numpy as np
 import torch
 
-from hardrank.audit_app.audit.intervals import Interval, mean_intervals
+from hardrank.audit_app.audit.intervals import mean_intervals
 from hardrank.audit_app.audit.options import AuditOptions
 from hardrank.audit_app.audit.repeat import repeat_attack
 from hardrank.audit_app.gallery.embedded import EmbeddedGallery
 from hardrank.audit_app.images.exact_png import canvas_of, exact_png
 from hardrank.audit_app.images.quantization import quantize
 from hardrank.audit_app.images.transforms import TransformOptions, transforms
+from hardrank.audit_app.results.transform_entries import SurvivalEntry, SurvivalFigureEntry
 from hardrank.models.preprocessing import file_pixels, to_unit
 from hardrank.trainer.attacks.attack import Attack, victims_in
 from hardrank.trainer.attacks.runner import Method
@@ -26,29 +26,6 @@ _LEAST_CHANGE: Final = 1e-6
 """A smaller change by the attack has no share that could survive."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class SurvivalFigure:
-    """One result of the scorecard before and after transforms of the attacked images."""
-
-    before: float
-    """Of the unchanged images."""
-    after: Mapping[str, Interval]
-    """By transform, `png` first: the attack as an 8-bit file."""
-    survived: Mapping[str, float | None]
-    """By transform: % of the change that the PNG made; None if it made none."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class TransformSurvival:
-    """How much of the attacks survives transforms."""
-
-    n: int
-    """Number of attacked images."""
-    titles: Mapping[str, str]
-    """The transforms by key."""
-    figures: Mapping[str, SurvivalFigure]
-
-
 def measure_survival(
     embedded: EmbeddedGallery,
     rows: torch.Tensor,
@@ -59,7 +36,7 @@ def measure_survival(
     journal: Journal,
     report: Callable[[int], None],
     cancel: Callable[[], bool],
-) -> TransformSurvival:
+) -> SurvivalEntry:
     """Repeat the attacks of a scorecard on some of its images, and measure its results on transformed files.
 
     Args:
@@ -78,7 +55,7 @@ def measure_survival(
     kinds = transforms(TransformOptions())
     journal.open({key: kind.title for key, kind in kinds.items()}, embedded.embeddings[:_PROBED].cpu().numpy())
     places = np.searchsorted(card.per_image.rows, rows.cpu().numpy())
-    figures: dict[str, SurvivalFigure] = {}
+    figures: dict[str, SurvivalFigureEntry] = {}
     for number, (name, attack) in enumerate(options.build().items()):
         done: dict[int, Columns] = {**journal.load_rows(name)}
         left = [place for place in places if int(card.per_image.rows[place]) not in done]
@@ -94,7 +71,7 @@ def measure_survival(
             report(number * len(rows) + len(done))
         table = {key: np.stack([done[int(row)][key] for row in rows]) for key in kinds}
         figures |= _figures(attack, table, card.per_image.columns, places, options)
-    return TransformSurvival(n=len(rows), titles={key: kind.title for key, kind in kinds.items()}, figures=figures)
+    return SurvivalEntry(n=len(rows), titles={key: kind.title for key, kind in kinds.items()}, figures=figures)
 
 
 def _attack_block(
@@ -127,7 +104,7 @@ def _attack_block(
 
 def _figures(
     attack: Attack, table: Columns, measured: Columns, places: np.ndarray, options: AuditOptions
-) -> dict[str, SurvivalFigure]:
+) -> dict[str, SurvivalFigureEntry]:
     """Summarize the results of one attack, `table` (n,F) by transform."""
     resamples, found = options.robustness.bootstrap, {}
     intervals = {key: mean_intervals(values, seed=options.seed, resamples=resamples) for key, values in table.items()}
@@ -139,5 +116,5 @@ def _figures(
             key: None if abs(change) < _LEAST_CHANGE else 100 * (one.value - before) / change
             for key, one in after.items()
         }
-        found[figure.key] = SurvivalFigure(before=before, after=after, survived=survived)
+        found[figure.key] = SurvivalFigureEntry(before=before, after=after, survived=survived)
     return found

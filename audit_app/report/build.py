@@ -5,21 +5,16 @@ from dataclasses import asdict
 from datetime import UTC, datetime
 from typing import Any
 
-from hardrank.audit_app.audit.edit_stability import MAX_RECALL_LOSS, MIN_OVERLAP, EditStability
 from hardrank.audit_app.audit.folder import slug
 from hardrank.audit_app.audit.identity import settings_of
 from hardrank.audit_app.audit.options import AuditOptions
-from hardrank.audit_app.audit.result import AuditResult, CurveResult, ModelResult, overall_score
+from hardrank.audit_app.audit.result import AuditResult, ModelResult, overall_score
 from hardrank.audit_app.gallery.image_gallery import UNLABELLED
-from hardrank.audit_app.images.edits import EDITS
 from hardrank.audit_app.report.wording import cautions, threat_model
-from hardrank.audit_app.results.certificate_entries import CertificateEntry
 from hardrank.audit_app.results.schema import (
     AuditReport,
     BenignEntry,
     CheckEntry,
-    CurveEntry,
-    CurvePointEntry,
     FigureEntry,
     ModelEntry,
     StrongEntry,
@@ -27,7 +22,6 @@ from hardrank.audit_app.results.schema import (
     WeakClassEntry,
     WeakQueryEntry,
 )
-from hardrank.audit_app.results.transform_entries import EditsEntry, SurvivalEntry
 from hardrank.trainer.evaluation.scorecard import Scorecard, StrongScore
 from hardrank.trainer.evaluation.threats import THREATS, ThreatResult
 from hardrank.trainer.runtime.environment import hardware, versions
@@ -77,7 +71,7 @@ def _model(result: ModelResult, options: AuditOptions, per_image: str) -> ModelE
         checks=[CheckEntry(kind=str(c.kind), where=c.where, message=c.message) for c in card.checks],
         seeds=list(card.seeds),
         queries=result.queries,
-        curves=[_curve(curve) for curve in result.curves],
+        curves=list(result.curves),
         worst_queries=[
             WeakQueryEntry(id=gallery.ids[one.row], label=gallery.label(one.row), **asdict(one))
             for one in result.worst_queries
@@ -91,9 +85,9 @@ def _model(result: ModelResult, options: AuditOptions, per_image: str) -> ModelE
             )
             for one in result.worst_classes
         ],
-        edits=None if result.edits is None else _edits(result.edits),
-        survival=None if result.survival is None else SurvivalEntry.model_validate(asdict(result.survival)),
-        certificates=[CertificateEntry.model_validate(asdict(one)) for one in result.certificates],
+        edits=result.edits,
+        survival=result.survival,
+        certificates=list(result.certificates),
         threats=[_threat(one) for one in result.threats],
         per_image=per_image,
     )
@@ -103,25 +97,6 @@ def _strong(strong: StrongScore) -> StrongEntry:
     """Return the strong score as the report holds it."""
     return StrongEntry.model_validate(
         {name: _finite(value) if isinstance(value, float) else value for name, value in asdict(strong).items()}
-    )
-
-
-def _edits(found: EditStability) -> EditsEntry:
-    return EditsEntry.model_validate(
-        {
-            **{name: value for name, value in asdict(found).items() if name != "curves"},
-            "min_overlap": MIN_OVERLAP,
-            "max_recall_loss": MAX_RECALL_LOSS,
-            "edits": {
-                curve.key: {
-                    "title": EDITS[curve.key].title,
-                    "unit": EDITS[curve.key].unit,
-                    "points": [asdict(point) for point in curve.points],
-                    "withstood": curve.withstood,
-                }
-                for curve in found.curves
-            },
-        }
     )
 
 
@@ -147,14 +122,6 @@ def _figures(card: Scorecard) -> dict[str, FigureEntry]:
         )
         for key, found in card.figures.items()
     }
-
-
-def _curve(curve: CurveResult) -> CurveEntry:
-    return CurveEntry(
-        parameter=str(curve.parameter),
-        attacked=curve.attacked,
-        points=[CurvePointEntry(**asdict(point)) for point in curve.points],
-    )
 
 
 def _finite(value: float) -> float | None:

@@ -7,8 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from hardrank.audit_app.audit.edit_stability import EditPoint, measure_edits, withstood
-from hardrank.audit_app.audit.intervals import Interval
+from hardrank.audit_app.audit.edit_stability import measure_edits, withstood
 from hardrank.audit_app.audit.options import AuditOptions
 from hardrank.audit_app.audit.result import ModelResult
 from hardrank.audit_app.audit.runner import run_audit
@@ -16,6 +15,7 @@ from hardrank.audit_app.errors import AuditError
 from hardrank.audit_app.gallery.embedded import EmbeddedGallery, embed_gallery
 from hardrank.audit_app.gallery.image_gallery import from_images
 from hardrank.audit_app.images.edits import EDITS
+from hardrank.audit_app.results.transform_entries import EditPointEntry, IntervalEntry
 from hardrank.audit_app.subjects.loading import load_subject
 from hardrank.models.decoding import decode
 from hardrank.models.preprocessing import prepare_image
@@ -46,12 +46,12 @@ def test_edits_equal_a_plain_loop(embedded: EmbeddedGallery, measured: ModelResu
     chosen = [rows[i] for i in sample_queries(5, 3, seed=0).tolist()]
     gallery = embedded.embeddings.numpy().astype(np.float64)
     labels = embedded.gallery.labels
-    for curve in found.curves:
-        for point in curve.points:
+    for key, edit in found.edits.items():
+        for point in edit.points:
             recall, overlap, moved = [], [], []
             for row in chosen:
                 original = decode(embedded.gallery.read(row))
-                edited = EDITS[curve.key].apply(original, point.strength)
+                edited = EDITS[key].apply(original, point.strength)
                 pair = [prepare_image(one, embedded.subject.preprocessing) for one in (original, edited)]
                 one, other = embedded.subject.judge(torch.from_numpy(np.stack(pair))).double().numpy()
                 orders = [np.argsort(np.linalg.norm(gallery - e, axis=1)).tolist() for e in (one, other)]
@@ -68,12 +68,12 @@ def test_edits_equal_a_plain_loop(embedded: EmbeddedGallery, measured: ModelResu
 
 
 def test_an_edit_is_withstood_up_to_the_first_that_is_not() -> None:
-    def point(strength: float, recall: float | None, overlap: float) -> EditPoint:
-        values = [None if v is None else Interval(value=v, low=v, high=v) for v in (recall, overlap)]
+    def point(strength: float, recall: float | None, overlap: float) -> EditPointEntry:
+        values = [None if v is None else IntervalEntry(value=v, low=v, high=v) for v in (recall, overlap)]
         assert values[1] is not None
-        return EditPoint(strength=strength, recall_at_1=values[0], overlap=values[1], moved=values[1])
+        return EditPointEntry(strength=strength, recall_at_1=values[0], overlap=values[1], moved=values[1])
 
-    before = Interval(value=0.8, low=0.7, high=0.9)
+    before = IntervalEntry(value=0.8, low=0.7, high=0.9)
     assert withstood([point(1, 0.8, 0.9), point(2, 0.76, 0.5), point(3, 0.7, 0.5)], before) == 2
     assert withstood([point(1, 0.8, 0.9), point(2, 0.8, 0.49), point(3, 0.8, 0.9)], before) == 1
     assert withstood([point(1, 0.74, 0.9)], before) is None
