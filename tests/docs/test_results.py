@@ -138,7 +138,7 @@ def test_published_figures_match_the_paper() -> None:
         assert (row["published Recall@1 %"], row["published ERS"]) == (published[title]["R@1"], published[title]["ERS"])
 
 
-@pytest.mark.parametrize("study", ["caltech101-short", "demo"])
+@pytest.mark.parametrize("study", ["caltech101-short", "demo", "demo-claims"])
 def test_figures_in_the_text_of_a_study_are_in_its_tables(study: str) -> None:
     """Or in the paper's. Names in backticks and ratios such as 8/255 are not figures."""
     (section,) = (
@@ -150,7 +150,13 @@ def test_figures_in_the_text_of_a_study_are_in_its_tables(study: str) -> None:
     measured |= {row["ERS"] for row in paper().values()}
     figures = re.findall(r"\d+\.\d+", text)
     assert not [figure for figure in figures if figure not in measured]
-    assert figures or study == "demo"
+    assert figures or study.startswith("demo")
+
+
+def test_the_page_shows_the_claims_of_the_study_that_decides_them() -> None:
+    written = json.loads((STUDIES / "demo-claims" / "study.json").read_text(encoding="utf-8"))
+    lines = [line for line in claims_markdown(written["claims"]) if line.startswith("|")]
+    assert "\n".join(lines) in PAGE
 
 
 def test_agreement_figures_match_their_file() -> None:
