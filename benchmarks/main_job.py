@@ -121,16 +121,17 @@ def table(result: dict[str, Any]) -> str:
         "the Empirical Robustness Score of the paper, 0 … 100, over the ten results of nine white-box attacks with ε = "
         "8/255 and 32 steps. The strong ERS is the worst of many attacks for each image, on a sample (n). The "
         "worst-case Recall@1 counts a query only if its benign and all its attacked images find its class. "
-        f"{_explained(lines)}The figures are in [main_job.json](benchmarks/results/main_job.json).",
+        f"{_explained(result, lines)}The figures are in [main_job.json](benchmarks/results/main_job.json).",
     ]
     return "\n".join(lines)
 
 
-def _explained(rows: Sequence[str]) -> str:
-    """Explain what a table contains beside figures."""
-    text = "\n".join(rows)
-    interval = "Intervals are of 95 %, over attacked images. " if " (" in text.replace(" (n =", "") else ""
-    return interval + ("A dash marks what was not measured. " if "–" in text else "")
+def _explained(result: dict[str, Any], rows: Sequence[str]) -> str:
+    """Explain what a table contains beside figures: intervals of runs with one seed, and dashes."""
+    interval = not all(run.get("other_seeds") for run in result["runs"].values())
+    return ("Intervals are of 95 %, over attacked images. " if interval else "") + (
+        "A dash marks what was not measured. " if any("| – |" in row for row in rows) else ""
+    )
 
 
 def _seeds(result: dict[str, Any]) -> str:

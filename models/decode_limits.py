@@ -43,7 +43,6 @@ class DecodeLimits:
     """The longer side, pixels."""
     max_scans: int = 100
     """Scans of a progressive JPEG (cameras and editors write about ten; each costs a pass over the whole image)."""
-
     max_buffer: int = 512 * 2**20
     """Bytes of the largest strip or tile of a TIFF, which the decoder holds besides the image."""
 

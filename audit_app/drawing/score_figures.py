@@ -151,6 +151,10 @@ def _budgets(parameter: CurveParameter, values: Sequence[float]) -> list[str]:
     return [f"{255 * value:.3g}" if parameter is CurveParameter.EPSILON else f"{value:g}" for value in values]
 
 
+_SHORT: Final = 12
+"""Characters."""
+
+
 def _short(name: str) -> str:
     """Shorten a name from the left: names of models usually differ at the end."""
-    return name if len(name) <= 12 else "…" + name[-11:]
+    return name if len(name) <= _SHORT else "…" + name[1 - _SHORT :]

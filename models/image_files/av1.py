@@ -35,7 +35,7 @@ def _units(data: bytes) -> Iterator[tuple[int, bytes]]:
         size = len(data) - place
         if header & 0b10:
             size, place = _leb128(data, place)
-        yield header >> 3 & 0b1111, data[place : place + min(size, 256)]
+        yield header >> 3 & 0b1111, data[place : place + min(size, 1024)]
         place += size
     raise StructureLimitError(f"The image has more than {_MAX_UNITS} units of AV1 data")
 
@@ -65,20 +65,36 @@ class _Bits:
 
 
 def _frame_size(body: bytes) -> tuple[int, int]:
-    """Return the largest size that a sequence header allows (5.5.1). Images have no timing information."""
+    """Return the largest size that a sequence header allows (5.5.1)."""
     bits = _Bits(body)
     bits.read(4)
     if bits.read(1):  # the short header of a still picture
         bits.read(5)
     else:
-        if bits.read(1):
-            raise StructureLimitError("The image has AV1 data with timing information")
-        delays = bits.read(1)
-        for _ in range(bits.read(5) + 1):
-            bits.read(12)
-            if bits.read(5) > 7:
-                bits.read(1)
-            if delays and bits.read(1):
-                bits.read(4)
+        _skip_operating_points(bits)
     width_bits, height_bits = bits.read(4) + 1, bits.read(4) + 1
     return bits.read(width_bits) + 1, bits.read(height_bits) + 1
+
+
+def _skip_operating_points(bits: _Bits) -> None:
+    """Skip timing (5.5.3), decoder model (5.5.4) and operating points."""
+    delay_bits = 0
+    if bits.read(1):
+        bits.read(64)
+        if bits.read(1):
+            zeros = 0
+            while not bits.read(1):
+                zeros += 1
+            bits.read(zeros)
+        if bits.read(1):
+            delay_bits = bits.read(5) + 1
+            bits.read(42)
+    delays = bits.read(1)
+    for _ in range(bits.read(5) + 1):
+        bits.read(12)
+        if bits.read(5) > 7:
+            bits.read(1)
+        if delay_bits and bits.read(1):
+            bits.read(2 * delay_bits + 1)
+        if delays and bits.read(1):
+            bits.read(4)

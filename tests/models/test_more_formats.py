@@ -14,6 +14,7 @@ from PIL import Image, features
 
 from hardrank.models.decode_limits import DecodeLimits, ImageTooLargeError, MissingDecoderError, UndecodableImageError
 from hardrank.models.decoding import decode, decode_file
+from hardrank.models.image_files.av1 import largest_frame
 from hardrank.models.image_files.boxes import BoxReader
 from hardrank.models.image_files.jpeg2000 import _code_blocks
 from hardrank.models.image_files.media_items import read_item_data
@@ -153,6 +154,16 @@ class TestModernFormats:
             decode(start + 2 * meta)
         with pytest.raises(ImageTooLargeError, match="too many formats"):
             decode(struct.pack(">I4s4sI", 8_000_000, b"ftyp", kind, 0) + bytes(7_999_984))
+
+    @pytest.mark.parametrize("timing", ["0", "1" + "0" * 63 + "11" + "00101" + "1" + "00010" + "1" * 42])
+    def test_size_in_a_sequence_header(self, timing: str) -> None:
+        """The timing has a count of 3 bits (two zeros before it), and a decoder model of delays of 3 bits."""
+        points = (
+            "1" + "00001" + ("1" * 12 + "01000" + "1" + ("1" + "1" * 7 if len(timing) > 1 else "") + "1" + "1" * 4) * 2
+        )
+        header = "000" + "00" + timing + points + f"{11:04b}{9:04b}" + f"{3000 - 1:012b}{700 - 1:010b}"
+        body = int(header.ljust(8 * -(-len(header) // 8), "0"), 2).to_bytes(-(-len(header) // 8), "big")
+        assert largest_frame(b"\x12\x00\x0a" + bytes([len(body)]) + body) == (3000, 700)
 
     @pytest.mark.parametrize(("version", "wide"), [(0, 2), (1, 2), (2, 4)])
     def test_data_of_items(self, version: int, wide: int) -> None:
