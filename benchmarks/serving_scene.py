@@ -80,8 +80,9 @@ def write_images(folder: Path) -> Path:
     return folder
 
 
-def write_index(folder: Path, bundle: Path, images: Path, size: int) -> Path:
+def write_index(folder: Path, bundle: Path, images: Path, size: int, metadata_bytes: int) -> Path:
     """`size` items around random centers, with the structure that is chosen for so many; then the images themselves."""
+    metadata = {"text": "x" * metadata_bytes} if metadata_bytes else {}
     engine = Engine(bundle)
     manifest = IndexManifest(
         model=engine.name,
@@ -101,7 +102,9 @@ def write_index(folder: Path, bundle: Path, images: Path, size: int) -> Path:
             vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
             index.add(
                 [
-                    NewItem(id=f"item-{start + row}", vector=vector, label=f"label-{(start + row) % 100}")
+                    NewItem(
+                        id=f"item-{start + row}", vector=vector, label=f"label-{(start + row) % 100}", metadata=metadata
+                    )
                     for row, vector in enumerate(vectors.astype(np.float32))
                 ]
             )
@@ -127,13 +130,13 @@ class Scene:
         return min(self.images.glob("*.jpg"))
 
 
-def prepare(folder: Path, size: int) -> Scene:
+def prepare(folder: Path, size: int, *, metadata_bytes: int = 0) -> Scene:
     """Make what is served, unless it is there from another run."""
-    bundle, images, index = folder / "resnet18", folder / "images", folder / f"index-{size}"
+    bundle, images, index = folder / "resnet18", folder / "images", folder / f"index-{size}-{metadata_bytes}"
     if not (bundle / "card.json").exists():
         write_bundle(bundle)
     write_images(images)
     if not index.exists():
         print(f"indexing {size} items …", flush=True)
-        write_index(index, bundle, images, size)
+        write_index(index, bundle, images, size, metadata_bytes)
     return Scene(bundle=bundle, images=images, index=index, size=size)

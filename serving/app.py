@@ -130,7 +130,9 @@ def create_app(service: SearchService, settings: Settings, keyring: Keyring) -> 
         may_scan = keyring.anonymous is not KeyRole.READ
         # The login takes any user name, and an API key as the password.
         auth = (lambda _, key: keyring.find(key) is not None) if keyring.anonymous is KeyRole.NOTHING else None
-        forget_logins = mount_page(app, service, settings, app.state.bodies, auth=auth, may_scan=may_scan)
+        forget_logins = mount_page(
+            app, service, settings, app.state.bodies, app.state.rate, auth=auth, may_scan=may_scan
+        )
         keyring.on_change(forget_logins)
     return app
 

@@ -37,8 +37,8 @@ class Limits:
     body_bytes: int = 34 * _MIB
     """Largest request body, bytes; checked against Content-Length and while receiving."""
     held_bytes: int = 512 * _MIB
-    """Largest total of request bodies in memory, bytes, and of the page's uploads on disk; beyond it, requests get a
-    429. One address gets a quarter, or the space for one request."""
+    """Largest total of request bodies in memory, bytes, of the page's uploads on disk, and of large responses that are
+    not taken yet; beyond it, requests get a 429. One address gets a quarter, or the space for one request."""
     body_seconds: float = 30.0
     """Seconds in which a request body must arrive, and in which a client must take each 256 KiB of a response."""
     connections: int = 1024
@@ -106,7 +106,8 @@ class Access:
     """What callers without a key may do; auto: nothing if there are keys, else everything on the loopback and read
     elsewhere."""
     rate: float = 100.0
-    """Requests per second and key, or client address without a key. Each query of a batch counts. 0: no limit."""
+    """Requests per second and key, or client address without a key. Each query of a batch counts, and each 256 KiB of
+    results or of an image. 0: no limit."""
     burst: int = 200
     """Most requests at once after a pause."""
     allowed_hosts: tuple[str, ...] = ()

@@ -39,6 +39,11 @@ class AccessControl:
         if queries > 1:
             self._rate.take(caller.name, queries - 1)
 
+    def charge(self, request: Request, size: int) -> None:
+        """Count what an allowed request is answered with, bytes."""
+        caller: Caller = request.state.caller
+        self._rate.charge(caller.name, size)
+
     def _caller(self, request: Request, role: KeyRole, *, counted: bool) -> Caller:
         address = address_of(request.scope)
         try:

@@ -69,8 +69,8 @@ def create_api(service: SearchService, settings: Settings, keyring: Keyring | No
     )
     install_handlers(app)
     access = AccessControl(ring, rate)
-    app.state.bodies = BodyReader(settings.limits)
-    endpoints = Endpoints(service, settings, access, app.state.bodies, version=_version())
+    app.state.bodies, app.state.rate = BodyReader(settings.limits), rate
+    endpoints = Endpoints(service, settings, access, app.state.bodies, options.responses, version=_version())
     v1 = v1_router(endpoints, access)
     app.router.routes.append(DirectRoute("/v1/search", endpoints.search_image, access, "POST"))  # before the described
     app.include_router(v1)

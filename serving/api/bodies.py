@@ -6,8 +6,8 @@ parsed in memory from a complete body, without temporary files.
 
 import asyncio
 from collections import Counter
-from collections.abc import AsyncIterator, Coroutine, Mapping
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Coroutine, Iterator, Mapping
+from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from typing import Any, Final, TypeVar
 
@@ -88,6 +88,16 @@ class HeldBytes:
         self._by_address[address] += size
         if not self._by_address[address]:
             del self._by_address[address]
+
+    @contextmanager
+    def holding(self, size: int, address: str) -> Iterator[None]:
+        """Count bytes during a block; raises as `check`."""
+        self.add(size, address)
+        try:
+            self.check(address)
+            yield
+        finally:
+            self.add(-size, address)
 
     def check(self, address: str) -> None:
         """Raise `OverloadedError` beyond a limit."""

@@ -2,26 +2,28 @@
 
 import asyncio
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Annotated, Any
 from urllib.parse import quote
 
 import orjson
 from fastapi import APIRouter, Path, Query, Request, Response
 
-from hardrank.models.errors import HardrankError
 from hardrank.serving.api import schemas
 from hardrank.serving.api.access import AccessControl
-from hardrank.serving.api.auth import KeyRole
+from hardrank.serving.api.answers_json import LargeJson, batch_parts, search_parts
+from hardrank.serving.api.auth import KeyRole, network_of
 from hardrank.serving.api.bodies import (
     BYTES,
     BodyReader,
     FormError,
     FormField,
+    HeldBytes,
     cancel_on_disconnect,
     read_fields,
     read_image,
 )
+from hardrank.serving.api.middleware import address_of
 from hardrank.serving.api.openapi_parts import (
     COMMON_ERRORS,
     ERRORS,
@@ -34,7 +36,6 @@ from hardrank.serving.api.openapi_parts import (
     item_body,
 )
 from hardrank.serving.api.parameters import ItemSearchParameters, SearchParameters
-from hardrank.serving.api.problems import problem_of
 from hardrank.serving.search.item_images import ImageFile
 from hardrank.serving.search.service import SearchService
 from hardrank.serving.search.types import IdQuery, ImageQuery, SearchAnswer
@@ -55,13 +56,21 @@ class Endpoints:
     """The endpoints of one server. Their docstrings are the descriptions in OpenAPI."""
 
     def __init__(
-        self, service: SearchService, settings: Settings, access: AccessControl, bodies: BodyReader, *, version: str
+        self,
+        service: SearchService,
+        settings: Settings,
+        access: AccessControl,
+        bodies: BodyReader,
+        responses: HeldBytes,
+        *,
+        version: str,
     ) -> None:
         self._service = service
         self._settings = settings
         self._access = access
         self._version = version
         self._bodies = bodies
+        self._responses = responses
 
     # ------------------------------------------------------------------ search
 
@@ -73,7 +82,7 @@ class Endpoints:
             answer = await cancel_on_disconnect(
                 request, self._service.search(ImageQuery(data=data), options, caller=_caller(request))
             )
-        return await _search_response(answer)
+        return await self._search_response(request, answer)
 
     async def search_id(self, request: Request) -> Response:
         """Find the items most similar to an indexed item."""
@@ -82,7 +91,7 @@ class Endpoints:
         answer = await cancel_on_disconnect(
             request, self._service.search(query, parameters.options(), caller=_caller(request))
         )
-        return await _search_response(answer)
+        return await self._search_response(request, answer)
 
     async def search_batch(self, request: Request) -> Response:
         """Find the items most similar to several images and items: a form with the fields `images` and `ids`.
@@ -98,8 +107,25 @@ class Endpoints:
             answers = await cancel_on_disconnect(
                 request, self._service.search_many(queries, options, caller=_caller(request))
             )
-        # In a thread: many answers of many results take longer than others may wait for the event loop.
-        return _json({"answers": await asyncio.to_thread(_batch_answers, answers, request.state.id)})
+        size = sum(answer.size for answer in answers if isinstance(answer, SearchAnswer))
+        return await self._response(request, batch_parts(answers, request.state.id), size, {})
+
+    async def _search_response(self, request: Request, answer: SearchAnswer) -> Response:
+        return await self._response(request, search_parts(answer), answer.size, schemas.server_timing(answer))
+
+    async def _response(
+        self, request: Request, parts: Iterator[bytes], size: int, headers: Mapping[str, str]
+    ) -> Response:
+        """Return results of about `size` bytes, which count for the rate limit.
+
+        Large ones are written in a thread, in turn by caller: others would wait for the event loop.
+        """
+        self._access.charge(request, size)
+        if size <= _INLINE_BYTES:
+            return Response(b"".join(parts), headers=dict(headers), media_type="application/json")
+        with self._responses.holding(size, network_of(address_of(request.scope))):
+            written = await self._service.in_turn(lambda: list(parts), caller=_caller(request))
+        return LargeJson(written, headers)
 
     # ------------------------------------------------------------------ items
 
@@ -130,6 +156,7 @@ class Endpoints:
         The Content-Location header tells which of the two it is.
         """
         file = await self._service.image(id)
+        self._access.charge(request, len(file.data))
         path = f"/v1/items/{quote(id, safe='')}/{'image' if file.original else 'thumbnail'}"
         return _file(file, {"Content-Location": request.scope.get("root_path", "") + path})
 
@@ -339,28 +366,6 @@ def _query_of(field: FormField) -> SearchQuery:
     return IdQuery(id=field.text()) if field.name == "ids" else ImageQuery(data=field.content)
 
 
-async def _search_response(answer: SearchAnswer) -> Response:
-    def respond() -> Response:
-        return _json(schemas.search_json(answer), headers=schemas.server_timing(answer))
-
-    # A large answer in a thread: several in a row would keep others waiting for the event loop.
-    return respond() if answer.size <= _INLINE_BYTES else await asyncio.to_thread(respond)
-
-
-def _batch_answers(answers: Sequence[SearchAnswer | HardrankError], request_id: str) -> list[orjson.Fragment]:
-    """Return the answers to a batch as JSON, one by one, so that other threads run in between."""
-    return [
-        orjson.Fragment(
-            orjson.dumps(
-                {"answer": None, "problem": problem_of(answer, request_id).model_dump(exclude_none=True)}
-                if isinstance(answer, HardrankError)
-                else {"answer": schemas.search_json(answer), "problem": None}
-            )
-        )
-        for answer in answers
-    ]
-
-
 def _metadata(field: FormField | None) -> Mapping[str, Scalar]:
     if field is None:
         return {}
@@ -378,10 +383,8 @@ def _metadata(field: FormField | None) -> Mapping[str, Scalar]:
     return content
 
 
-def _json(content: Mapping[str, Any], *, status: int = 200, headers: Mapping[str, str] | None = None) -> Response:
-    return Response(
-        orjson.dumps(content), status_code=status, headers=dict(headers or {}), media_type="application/json"
-    )
+def _json(content: Mapping[str, Any], *, status: int = 200) -> Response:
+    return Response(orjson.dumps(content), status_code=status, media_type="application/json")
 
 
 def _file(file: ImageFile, headers: Mapping[str, str]) -> Response:

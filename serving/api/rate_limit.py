@@ -10,6 +10,8 @@ from typing import Final
 from hardrank.models.errors import HardrankError
 from hardrank.serving.store.errors import InvalidSearchError
 
+BYTES_OF_REQUEST: Final = 2**18
+"""Bytes of a response that count as one more request."""
 _MOST_BUCKETS: Final = 100_000
 """Callers that are remembered; beyond, the least recent is forgotten."""
 
@@ -54,10 +56,7 @@ class RateLimit:
         """
         if not self.rate:
             return
-        now = self.clock()
-        bucket = self._bucket(caller, now)
-        bucket.tokens = min(self.burst, bucket.tokens + (now - bucket.updated) * self.rate)
-        bucket.updated = now
+        bucket = self._bucket(caller)
         if bucket.tokens < tokens:
             wait = int((tokens - bucket.tokens) / self.rate) + 1
             raise RateLimitedError(
@@ -65,13 +64,23 @@ class RateLimit:
             )
         bucket.tokens -= tokens
 
-    def _bucket(self, caller: str, now: float) -> _Bucket:
+    def charge(self, caller: str, size: int) -> None:
+        """Take a token for every `BYTES_OF_REQUEST` of a response, even if there are too few: later requests wait."""
+        if self.rate and size >= BYTES_OF_REQUEST:
+            self._bucket(caller).tokens -= size // BYTES_OF_REQUEST
+
+    def _bucket(self, caller: str) -> _Bucket:
+        """Return the bucket of a caller, refilled until now."""
+        now = self.clock()
         if caller in self._buckets:
             self._buckets.move_to_end(caller)
-        else:
-            self._buckets[caller] = _Bucket(tokens=self.burst, updated=now)
-            if len(self._buckets) > _MOST_BUCKETS:
-                self._buckets.popitem(last=False)
+            bucket = self._buckets[caller]
+            bucket.tokens = min(self.burst, bucket.tokens + (now - bucket.updated) * self.rate)
+            bucket.updated = now
+            return bucket
+        self._buckets[caller] = _Bucket(tokens=self.burst, updated=now)
+        if len(self._buckets) > _MOST_BUCKETS:
+            self._buckets.popitem(last=False)
         return self._buckets[caller]
 
 

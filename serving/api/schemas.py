@@ -13,7 +13,7 @@ from pydantic import BaseModel, Field
 from hardrank.serving.api.problems import ProblemDetails
 from hardrank.serving.search.models import ModelStats
 from hardrank.serving.search.service import SearchService
-from hardrank.serving.search.types import ModelAnswer, SearchAnswer
+from hardrank.serving.search.types import SearchAnswer
 from hardrank.serving.store.items import Item, Match, Scalar
 
 
@@ -170,11 +170,17 @@ def item_json(item: Item) -> dict[str, Any]:
     }
 
 
-def search_json(answer: SearchAnswer) -> dict[str, Any]:
-    """Return the results of a search as JSON values."""
+def match_json(match: Match) -> dict[str, Any]:
+    """Return a result as values for orjson."""
+    item, score, rank = match
     return {
-        "models": {key: _model_answer(own) for key, own in answer.by_model.items()},
-        "suspicion": answer.disagreement.to_dict() if answer.disagreement else None,
+        "id": item.id,
+        "label": item.label,
+        "metadata": orjson.Fragment(item.metadata_json),
+        "width": item.width,
+        "height": item.height,
+        "rank": rank,
+        "score": score,
     }
 
 
@@ -199,15 +205,3 @@ def stats_json(models: Mapping[str, ModelStats], service: SearchService, version
         "pending": service.admission.pending,
         "limits": {name: getattr(limits, name) for name in LimitsOut.model_fields},
     }
-
-
-def _model_answer(answer: ModelAnswer) -> dict[str, Any]:
-    return {"matches": [_match(match) for match in answer.matches], "timings": _timings(answer)}
-
-
-def _match(match: Match) -> dict[str, Any]:
-    return {**item_json(match.item), "rank": match.rank, "score": match.score}
-
-
-def _timings(answer: ModelAnswer) -> dict[str, float]:
-    return {name: round(value, 3) for name, value in asdict(answer.timings).items()}

@@ -77,7 +77,7 @@ class IndexReader:
         self._check_search(queries, k, label, exclude, fewer=fewer)
         for _ in range(_TRIES):
             found = self._nearest(queries, k, label, exclude)
-            rows = {int(row) for one in found for row in one.rows}
+            rows = {row for one in found for row in one.rows.tolist()}
             items = self._table.items(sorted(rows))
             if len(items) == len(rows):
                 break
@@ -218,9 +218,6 @@ class IndexReader:
 
 
 def _matches(found: ScoredRows, items: dict[int, Item]) -> list[Match]:
-    existing = [
-        (items[int(row)], float(score))
-        for row, score in zip(found.rows, found.scores, strict=True)
-        if int(row) in items
-    ]
-    return [Match(item=item, score=score, rank=rank) for rank, (item, score) in enumerate(existing, start=1)]
+    scored = zip(found.rows.tolist(), found.scores.tolist(), strict=True)
+    existing = [(items[row], score) for row, score in scored if row in items]
+    return [Match(item, score, rank) for rank, (item, score) in enumerate(existing, start=1)]

@@ -7,6 +7,7 @@ from starlette.responses import Response
 
 from hardrank.models.decode_limits import UndecodableImageError
 from hardrank.serving.api.auth import address_caller
+from hardrank.serving.api.rate_limit import RateLimit
 from hardrank.serving.search.item_images import media_type_of
 from hardrank.serving.search.service import SearchService
 
@@ -23,8 +24,9 @@ _PREVIEW_SIDE: Final = 720
 class ItemImages:
     """Serves images to the visitors of the page."""
 
-    def __init__(self, service: SearchService) -> None:
+    def __init__(self, service: SearchService, rate: RateLimit) -> None:
         self._service = service
+        self._rate = rate
 
     async def response(self, id: str, caller: str, *, download: bool) -> Response:
         """Return the original of an item, or its thumbnail if the original is gone.
@@ -38,8 +40,12 @@ class ItemImages:
         Raises:
             UnknownItemError: There is no such item.
             NoImageError: It has no image.
+            RateLimitedError: The visitor exceeded the rate limit, which counts large images more than once.
         """
+        visitor = address_caller(caller)
+        self._rate.take(visitor)
         file = await self._service.image(id)
+        self._rate.charge(visitor, len(file.data))
         data, media_type = file.data, file.media_type
         headers = {"Cache-Control": "private, no-cache", "Content-Security-Policy": "default-src 'none'; sandbox"}
         if download:

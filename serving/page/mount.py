@@ -17,6 +17,7 @@ from starlette.middleware import Middleware
 from starlette.routing import Mount
 
 from hardrank.serving.api.bodies import BodyReader
+from hardrank.serving.api.rate_limit import RateLimit
 from hardrank.serving.page.allow_list import AllowListMiddleware
 from hardrank.serving.page.events import PageEvents
 from hardrank.serving.page.item_images import ItemImages
@@ -50,6 +51,7 @@ def mount_page(
     service: SearchService,
     settings: Settings,
     bodies: BodyReader,
+    rate: RateLimit,
     *,
     auth: Callable[[str, str], bool] | None = None,
     may_scan: bool = False,
@@ -61,6 +63,7 @@ def mount_page(
         service: Answers the searches.
         settings: Limits and network settings of the server.
         bodies: Reads the bodies of requests, within the limits that the page shares with the API.
+        rate: Limits what is posted to the page, by the API's middleware, and the originals that are read.
         auth: Whether a user name and an API key may open the page. None: the page is public.
         may_scan: Whether visitors may list suspicious items.
 
@@ -92,7 +95,7 @@ def mount_page(
                     bodies=bodies,
                     uploads=uploads,
                     calls=PendingCalls(blocks),
-                    images=ItemImages(service),
+                    images=ItemImages(service, rate),
                     image_bytes=limits.image_bytes,
                 ),
             ],

@@ -4,9 +4,9 @@ import asyncio
 import gc
 import hashlib
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from typing import Final
+from typing import Final, TypeVar
 
 import numpy as np
 
@@ -24,6 +24,8 @@ from hardrank.serving.settings import Settings
 from hardrank.serving.store.errors import InvalidSearchError, trace_of
 from hardrank.serving.store.items import Item, NewItem, Scalar
 from hardrank.serving.store.thumbnails import THUMBNAIL_SIDE
+
+Result = TypeVar("Result")
 
 _LOG: Final = logging.getLogger(__name__)
 _DEFAULT_RESULTS: Final = 10
@@ -54,6 +56,7 @@ class SearchService:
         self._writer = ItemWriter(indexes)
         self._writer.repair()
         self._write_thread = ThreadPool(1, "write")
+        self._answer_thread = ThreadPool(1, "answer")
         self._tasks: list[asyncio.Task[None]] = []
         self._closing = False
         self._add_gauges()
@@ -74,6 +77,7 @@ class SearchService:
         await asyncio.gather(*self._tasks, return_exceptions=True)
         await self._pipeline.close()
         await self._write_thread.close()
+        await self._answer_thread.close()
         for model in self.models.values():
             model.index.close()
 
@@ -125,6 +129,10 @@ class SearchService:
             if isinstance(answer, BaseException) and not isinstance(answer, HardrankError):
                 raise answer
         return [answer for answer in answers if isinstance(answer, SearchAnswer | HardrankError)]
+
+    async def in_turn(self, work: Callable[[], Result], *, caller: str) -> Result:
+        """Run work on a large answer in a thread: one at a time, in turn by caller."""
+        return await self._answer_thread.run(work, caller=caller)
 
     def _resolve(self, options: SearchOptions) -> ResolvedOptions:
         """Check options against the served models and fill in the defaults."""

@@ -301,8 +301,7 @@ def _fields(item: NewItem) -> tuple[Any, ...]:
 
 
 def _item(found: Sequence[Any]) -> Item:
-    row, id, label, metadata, width, height = found
-    return Item(row=row, id=id, label=label, metadata_json=metadata, width=width, height=height)
+    return Item._make(found)
 
 
 def _source(path: str | None, digest: str | None) -> ImageSource | None:

@@ -7,7 +7,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Final
+from typing import Final, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -92,9 +92,8 @@ class NewItem:
             )
 
 
-@dataclass(frozen=True, kw_only=True)
-class Item:
-    """An indexed image, as clients may see it."""
+class Item(NamedTuple):
+    """An indexed image, as clients may see it. A tuple, because a search makes thousands of them."""
 
     row: int
     """Position in the order of addition; constant for the life of the item, and never reused."""
@@ -142,8 +141,7 @@ class ListedItem:
     """None if unknown, as for items that were uploaded."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class Match:
+class Match(NamedTuple):
     """An item that a search found."""
 
     item: Item

@@ -21,6 +21,7 @@ TINY = {
     "hub_scan": "--bundles {zoo}/demo-benign",
     "index_build": "",
     "index_million": "",
+    "large_answers": "",
     "live_attack": "--zoo {zoo}",
     "main_job": "demo --zoo {zoo}",
     "milvus_recall": "",

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 from PIL import Image
+from starlette.testclient import TestClient
 
 from hardrank.models.preprocessing import prepare
 from hardrank.serving import app
@@ -18,7 +19,7 @@ from hardrank.serving.api.openapi import document
 from hardrank.serving.engine import Engine
 from hardrank.serving.settings import Access, Batching, Limits, Settings
 from tests.serving.process import ROOT
-from tests.serving.served import Served, encoded, picture, serve
+from tests.serving.served import Painted, Served, encoded, new_item, picture, serve
 from tests.waiting import until
 
 BYTES = {"Content-Type": "application/octet-stream"}
@@ -565,6 +566,48 @@ def _check_problem(answer: Any, status: int) -> None:
     assert problem["request_id"] == answer.headers["x-request-id"]
     assert len(problem["detail"]) > 20
     assert not re.search(r"/(tmp|home|usr|root|var|opt|srv)/", problem["detail"])
+
+
+def _add_large_items(client: TestClient, headers: dict[str, str]) -> None:
+    for number in range(20):
+        files = {"image": encoded(picture(number))}
+        form = {"metadata": json.dumps({"text": "x" * 15_000})}
+        answer = client.put(f"/v1/items/large-{number}", files=files, data=form, headers=headers)
+        assert answer.status_code == 201
+
+
+def test_large_responses_count_for_the_rate_limit(tmp_path: Path, engine: Engine) -> None:
+    keys = {name: new_key() for name in ("writer", "searcher", "reader")}
+    keyring = Keyring([key_entry(name, KeyRole.WRITE, key) for name, key in keys.items()])
+    writer, searcher, reader = ({"X-API-Key": key} for key in keys.values())
+    noise = Image.effect_noise((600, 600), 99)
+    large = Painted(id="item-99", label="red", data=encoded(noise, compress_level=0), path=tmp_path / "large.png")
+    (tmp_path / "large.png").write_bytes(large.data)
+    with serve(tmp_path, (engine,), settings=Settings(access=Access(rate=0.01, burst=30)), keyring=keyring) as served:
+        client = served.client
+        served.service.models["benign"].index.add([new_item(large, engine)])
+        _add_large_items(client, writer)
+        # 300 KB each, two requests; the batch of two queries is three.
+        two = [("ids", (None, "large-1")), ("ids", (None, "no"))]
+        batch = client.post("/v1/search/batch?k=50", files=two, headers=searcher)
+        answer, unknown = batch.json()["answers"]
+        assert len(answer["answer"]["models"]["benign"]["matches"]) == 50
+        assert unknown["problem"]["status"] == 404
+        assert int(batch.headers["content-length"]) == len(batch.content) > 2**18
+        searches = [client.get("/v1/search?id=large-1&k=50", headers=searcher) for _ in range(15)]
+        assert [answer.status_code for answer in searches] == [200] * 14 + [429]
+        images = [client.get("/v1/items/item-99/image", headers=reader) for _ in range(16)]
+        assert images[0].content == large.data
+        assert [answer.status_code for answer in images] == [200] * 15 + [429]  # 360 KB each
+
+
+def test_an_answer_beyond_the_space_for_responses_gets_a_429(tmp_path: Path, engine: Engine) -> None:
+    settings = Settings(limits=Limits(body_bytes=2**17, held_bytes=2**17))
+    with serve(tmp_path, (engine,), settings=settings) as served:
+        client = served.client
+        _add_large_items(client, {})
+        assert client.get("/v1/search?id=large-1&k=5").status_code == 200
+        _check_problem(client.get("/v1/search?id=large-1&k=50"), 429)
 
 
 def test_pending_queries_are_counted_by_key(tmp_path: Path, engine: Engine) -> None:

@@ -2,7 +2,7 @@
 
 import pytest
 
-from hardrank.serving.api.rate_limit import Pace, RateLimit, RateLimitedError
+from hardrank.serving.api.rate_limit import BYTES_OF_REQUEST, Pace, RateLimit, RateLimitedError
 from hardrank.serving.store.errors import InvalidSearchError
 
 
@@ -48,10 +48,26 @@ def test_the_retry_time_is_sufficient() -> None:
         limit.take("a", tokens)
 
 
+def test_a_large_response_counts_as_many_requests_beyond_those_that_are_left() -> None:
+    clock = Clock()
+    limit = RateLimit(rate=2.0, burst=3, clock=clock)
+    limit.take("a")
+    limit.charge("a", BYTES_OF_REQUEST - 1)
+    limit.take("a")
+    limit.charge("a", 5 * BYTES_OF_REQUEST + 1)
+    with pytest.raises(RateLimitedError) as caught:
+        limit.take("a")
+    assert caught.value.retry_after_s == 3
+    limit.take("b")
+    clock.now = 3.0
+    limit.take("a")
+
+
 def test_no_limit_without_a_rate() -> None:
     limit = RateLimit(rate=0.0, burst=1)
     for _ in range(1000):
         limit.take("a", 50)
+        limit.charge("a", 2**30)
 
 
 def test_bytes_beyond_the_burst_wait_for_the_pace() -> None:
