@@ -49,6 +49,9 @@ class DataOptions:
     train_images_per_class: int | None = None
     """Images of each training class of `demo`; default: as many as of each test class, 26. The test images are the same
     with any number."""
+    extra_train_classes: int | None = None
+    """Further training classes of `demo`, a multiple of 16 up to 256; default: none, beside its 32. The test images are
+    the same with any number."""
     decode_check: bool = True
     """Decode every image once before training, to find damaged ones."""
 

@@ -87,7 +87,7 @@ _ADDED_FIELDS: Final[dict[str, dict[str, Any]]] = {
     "architecture": {"mean": list(IMAGENET_MEAN), "std": list(IMAGENET_STD)},
     "preprocessing": {"fit": "square", "interpolation": "bilinear"},
     "evaluation": {"strong_images": 32},
-    "data": {"validation_classes": 0, "train_images_per_class": None},
+    "data": {"validation_classes": 0, "train_images_per_class": None, "extra_train_classes": None},
     "warmup": {
         "benign_share": 0.5,
         "epsilon_ramp": 0.0,

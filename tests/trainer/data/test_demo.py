@@ -253,6 +253,38 @@ def test_the_test_images_do_not_depend_on_the_number_of_training_images(small: P
     assert {name.split("/")[0] for name in set(more) - set(few)} == {"train"}
 
 
+@pytest.mark.parametrize("extra", [16, 96, 256])
+def test_further_classes_train_and_leave_the_combinations_of_the_test_classes_unseen(extra: int) -> None:
+    made = classes(extra)
+    assert made[:64] == classes()
+    assert len({one.name for one in made}) == 64 + extra
+    assert {one.half for one in made[64:]} == {Half.TRAIN}
+    assert Counter(one.shape for one in made[64:]) == dict.fromkeys(Shape, extra // 16)
+    for shape in Shape:
+        train, test = ([one for one in made if one.shape is shape and one.half is half] for half in Half)
+        assert not {one.pattern for one in train} & {one.pattern for one in test}
+        assert not {one.palette for one in train} & {one.palette for one in test}
+    if extra >= 96:
+        for attribute, values in (("pattern", Pattern), ("palette", Palette), ("material", Material)):
+            counts = Counter(getattr(one, attribute) for one in made[64:])
+            assert set(counts) == set(values)
+            assert max(counts.values()) <= 2 * min(counts.values())
+
+
+def test_further_classes_change_no_image_of_the_others(small: Path, tmp_path: Path) -> None:
+    manifest = generate(tmp_path / "more", replace(SMALL, extra_train_classes=16))
+    assert (manifest["counts"]["train_classes"], manifest["counts"]["test_classes"]) == (48, 32)
+    few, more = ({n: d for n, d in _bytes(one).items() if n.endswith(".png")} for one in (small, tmp_path / "more"))
+    assert len(more) == len(few) + 32
+    assert all(more[name] == data for name, data in few.items())
+
+
+@pytest.mark.parametrize("extra", [-16, 8, 272])
+def test_a_number_of_further_classes_that_cannot_be_drawn_is_refused(extra: int) -> None:
+    with pytest.raises(DemoOptionError, match="multiple of 16"):
+        DemoOptions(extra_train_classes=extra)
+
+
 def test_the_manifest_is_complete(small: Path) -> None:
     manifest = json.loads((small / "manifest.json").read_text())
     assert manifest["seed"] == 3

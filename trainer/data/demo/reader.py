@@ -22,7 +22,8 @@ DEFAULT_ROOT = home() / "data" / "demo"
 def load(options: DataOptions, progress: ShowProgress | None = None) -> Dataset:
     """Load the demo set of `options`, and draw it first if it does not exist (about a minute for 4 000 images).
 
-    Without `train_classes` and `split_seed` the set's own halves are used, 32 classes each. Both have every shape,
+    Without `train_classes` and `split_seed` the set's own halves are used, 32 classes each, and
+    `extra_train_classes` more in the training half. Both have every shape,
     pattern, palette and material, in different combinations. A demo set of another seed or size in the root is
     replaced; the default roots differ by size.
 
@@ -31,8 +32,7 @@ def load(options: DataOptions, progress: ShowProgress | None = None) -> Dataset:
         DemoFolderError: The folder contains something else.
         DemoOptionError: The parent folder does not exist.
     """
-    number = options.train_images_per_class
-    default = DEFAULT_ROOT if number is None else DEFAULT_ROOT.with_name(f"{DEFAULT_ROOT.name}-{number}")
+    default = DEFAULT_ROOT.with_name(_folder_name(options))
     root = expand_user(options.root or default)
     if options.root is not None and not root.parent.is_dir():  # do not write two thousand files to a mistyped path
         raise DemoOptionError(
@@ -40,7 +40,13 @@ def load(options: DataOptions, progress: ShowProgress | None = None) -> Dataset:
             f"--data.root, or train on your own images: {typed('train')} folder --data.root FOLDER"
         )
     manifest = ensure(
-        root, DemoOptions(seed=options.seed, train_images_per_class=number), progress=progress or ignore_progress
+        root,
+        DemoOptions(
+            seed=options.seed,
+            train_images_per_class=options.train_images_per_class,
+            extra_train_classes=options.extra_train_classes,
+        ),
+        progress=progress or ignore_progress,
     )
     entries: dict[Half, list[LabeledImage]] = {half: [] for half in Half}
     for name in manifest["files"]:
@@ -51,3 +57,8 @@ def load(options: DataOptions, progress: ShowProgress | None = None) -> Dataset:
     else:
         listing = split_classes([*entries[Half.TRAIN], *entries[Half.TEST]], options)
     return assemble("demo", root, listing, options, progress)
+
+
+def _folder_name(options: DataOptions) -> str:
+    images, classes = options.train_images_per_class, options.extra_train_classes
+    return DEFAULT_ROOT.name + (f"-{images}" if images else "") + (f"-{classes}-classes" if classes else "")

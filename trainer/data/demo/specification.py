@@ -1,7 +1,9 @@
 """The classes of the demo set and their attributes."""
 
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from enum import StrEnum, unique
+from typing import Final
 
 from hardrank.trainer.data.demo.errors import DemoOptionError
 
@@ -74,6 +76,10 @@ class Half(StrEnum):
     TEST = "test"
 
 
+MOST_EXTRA_CLASSES: Final = 256
+"""Of the combinations that are left, 16 for each shape."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class DemoClass:
     """One class: a shape in a pattern, a palette and a material."""
@@ -90,8 +96,8 @@ class DemoClass:
         return f"{self.shape}-{self.palette}-{self.pattern}-{self.material}"
 
 
-def classes() -> tuple[DemoClass, ...]:
-    """All 64 classes, sorted by name; 32 in each half.
+def classes(extra: int = 0) -> tuple[DemoClass, ...]:
+    """The 64 classes sorted by name, 32 in each half; then `extra` further training classes.
 
     The shapes form eight related pairs. In each half, a pair makes four classes, of which
 
@@ -101,10 +107,35 @@ def classes() -> tuple[DemoClass, ...]:
 
     so that no single attribute distinguishes the classes of a half. Each half has every shape twice and every
     pattern, palette and material; for a given shape the patterns and palettes of the two halves are disjoint,
-    so that the test half has combinations that training has not seen.
+    so that the test half has combinations that training has not seen. The further classes keep to that; each shape has
+    as many of them.
     """
     made = [one for half in Half for pair in range(len(Shape) // 2) for one in _pair_classes(pair, half)]
-    return tuple(sorted(made, key=lambda one: one.name))
+    return (
+        *sorted(made, key=lambda one: one.name),
+        *(one for shape in Shape for one in _further_classes(shape, made, extra // len(Shape))),
+    )
+
+
+def _further_classes(shape: Shape, known: Sequence[DemoClass], count: int) -> list[DemoClass]:
+    """Return training classes of a shape, with patterns and palettes that its test classes do not have."""
+    own = [one for one in known if one.shape is shape]
+    unseen = [one for one in own if one.half is Half.TEST]
+    patterns = [pattern for pattern in Pattern if all(pattern is not one.pattern for one in unseen)]
+    palettes = [palette for palette in Palette if all(palette is not one.palette for one in unseen)]
+    materials, start = list(Material), list(Shape).index(shape)
+    taken = {(one.pattern, one.palette) for one in own}
+    made: list[DemoClass] = []
+    # There are 7 patterns and 6 palettes, or the reverse: as these are coprime, the diagonal reaches every combination.
+    for number in range(len(patterns) * len(palettes)):
+        if len(made) == count:
+            break
+        pattern, palette = patterns[number % len(patterns)], palettes[(number + start) % len(palettes)]
+        if (pattern, palette) not in taken:
+            taken.add((pattern, palette))
+            material = materials[(number + start) % len(materials)]
+            made.append(DemoClass(shape=shape, palette=palette, pattern=pattern, material=material, half=Half.TRAIN))
+    return made
 
 
 def _pair_classes(pair: int, half: Half) -> list[DemoClass]:
@@ -171,6 +202,8 @@ class DemoOptions:
     """Images of each class, ≥ 1."""
     train_images_per_class: int | None = None
     """Images of each class of the training half, ≥ 1; None for `images_per_class`."""
+    extra_train_classes: int | None = None
+    """Further classes of the training half, a multiple of 16 up to `MOST_EXTRA_CLASSES`; None for none."""
     side: int = 64
     """Side of the square images, pixels, ≥ 16."""
     nuisance: Nuisance = Nuisance()
@@ -186,10 +219,17 @@ class DemoOptions:
                 f"demo option train_images_per_class is {self.train_images_per_class}; give at least 1."
             )
 
+        extra = self.extra_train_classes or 0
+        if not 0 <= extra <= MOST_EXTRA_CLASSES or extra % len(Shape):
+            raise DemoOptionError(
+                f"demo option extra_train_classes is {extra}; give a multiple of {len(Shape)} up to "
+                f"{MOST_EXTRA_CLASSES}."
+            )
+
     def images_of(self, half: Half) -> int:
         """Return the number of images of each class of a half."""
         return (self.train_images_per_class if half is Half.TRAIN else None) or self.images_per_class
 
     def as_dict(self) -> dict[str, object]:
-        """Return plain values, for the manifest; those of sets without `train_images_per_class` are as before it."""
+        """Return plain values, for the manifest; options that are not given are left out."""
         return {name: value for name, value in asdict(self).items() if value is not None}

@@ -34,7 +34,7 @@ def ignore_progress(done: int, total: int) -> None:
 
 def manifest_of(options: DemoOptions, files: dict[str, str]) -> dict[str, Any]:
     """Return the manifest of a set: the options determine everything but `files`."""
-    specified = classes()
+    specified = classes(options.extra_train_classes or 0)
     half_classes = {half: sum(one.half is half for one in specified) for half in Half}
     return {
         "kind": _KIND,
@@ -147,7 +147,7 @@ def verify(root: Path) -> None:
 def _draw(folder: Path, options: DemoOptions, progress: Callable[[int, int], None]) -> dict[str, str]:
     """Draw every image of the set; returns SHA-256 by relative path."""
     files: dict[str, str] = {}
-    specified = classes()
+    specified = classes(options.extra_train_classes or 0)
     total = sum(options.images_of(one.half) for one in specified)
     for index, which in enumerate(specified):
         home = folder / which.half / which.name
