@@ -9,6 +9,7 @@ from collections import Counter
 from collections.abc import AsyncIterator, Coroutine, Iterator, Mapping
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any, Final, TypeVar
 
 from python_multipart.multipart import parse_options_header
@@ -280,6 +281,7 @@ def _find_delimiter(body: bytes, delimiter: bytes, start: int) -> int:
     raise FormError("The form is incomplete: the closing boundary is missing.")
 
 
+@lru_cache(maxsize=32)  # the heads of a batch are equal
 def _field_name(head: bytes) -> str:
     """Return the name in the head of a part."""
     for line in head.split(b"\r\n"):
