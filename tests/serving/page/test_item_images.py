@@ -10,6 +10,7 @@ from hardrank.models.decoding import decode
 from hardrank.serving.api.auth import Keyring, KeyRole, key_entry, write_keys
 from hardrank.serving.engine import Engine
 from hardrank.serving.search.models import Model
+from hardrank.serving.settings import Access, Settings
 from tests.serving.page_server import PageServer, page_server
 from tests.serving.served import Painted, build_index, encoded, paint, picture
 from tests.waiting import patient_client
@@ -72,6 +73,13 @@ def test_a_file_that_is_gone_is_shown_by_its_thumbnail(engine: Engine, tmp_path:
     alone = Model(key="benign", engine=engine, index=build_index(tmp_path / "index", engine, [gone, *paint(2)]))
     with page_server([alone]) as server:
         assert isinstance(decode(server.client.get("/item/gone-7").content), Image.Image)
+
+
+def test_large_originals_count_for_the_rate_limit(model: Model) -> None:
+    with page_server([model], settings=Settings(access=Access(rate=0.01, burst=20))) as server:
+        # The TIFF has 1.5 MB: each counts as one request and five more.
+        statuses = [server.client.get("/item/scan-9?download").status_code for _ in range(6)]
+    assert statuses == [200] * 4 + [429] * 2
 
 
 def test_originals_and_the_page_need_a_login_if_there_are_keys(model: Model, tmp_path: Path) -> None:
