@@ -151,11 +151,13 @@ class ItemTable:
 
     def items(self, rows: Sequence[int]) -> dict[int, Item]:
         """Return row → item of the rows that exist."""
-        return {item.row: item for item in map(_item, self._among(f"SELECT {_ITEM} FROM items WHERE row IN", rows))}
+        return {
+            item.row: item for item in map(Item._make, self._among(f"SELECT {_ITEM} FROM items WHERE row IN", rows))
+        }
 
     def item(self, id: str) -> Item:
         """Return the item with an id; raises `UnknownItemError`."""
-        return _item(self._one(f"SELECT {_ITEM} FROM items WHERE id = ?", id))
+        return Item._make(self._one(f"SELECT {_ITEM} FROM items WHERE id = ?", id))
 
     def rows(self, ids: Sequence[str]) -> dict[str, int]:
         """Return id → row of the ids that are indexed."""
@@ -298,10 +300,6 @@ def _fields(item: NewItem) -> tuple[Any, ...]:
     """Return the values of the columns of `items` after `row`."""
     metadata = encode_metadata(item.metadata)
     return item.id, item.label, item.source, item.source_sha256, metadata, item.width, item.height
-
-
-def _item(found: Sequence[Any]) -> Item:
-    return Item._make(found)
 
 
 def _source(path: str | None, digest: str | None) -> ImageSource | None:
