@@ -128,8 +128,7 @@ def create_app(service: SearchService, settings: Settings, keyring: Keyring) -> 
 
         # Anonymous visitors could try out on this list whether a planted item would be noticed.
         may_scan = keyring.anonymous is not KeyRole.READ
-        # The login takes any user name, and an API key as the password.
-        auth = (lambda _, key: keyring.find(key) is not None) if keyring.anonymous is KeyRole.NOTHING else None
+        auth = keyring.find if keyring.anonymous is KeyRole.NOTHING else None
         forget_logins = mount_page(
             app, service, settings, app.state.bodies, app.state.rate, auth=auth, may_scan=may_scan
         )

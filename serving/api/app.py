@@ -45,6 +45,7 @@ def create_api(service: SearchService, settings: Settings, keyring: Keyring | No
         metrics=service.metrics,
         keyring=ring,
         rate=rate,
+        reads=_reads(settings),
         responses=HeldBytes(settings.limits, "downloads"),
         hosts=_hosts(settings),
     )
@@ -155,6 +156,12 @@ def _middleware(settings: Settings, options: MiddlewareOptions) -> list[Middlewa
             expose_headers=["X-Request-ID", "Server-Timing", "Retry-After", "Content-Location"],
         ),
     ]
+
+
+def _reads(settings: Settings) -> RateLimit:
+    """Limit the reads of the page: never so low that a browser cannot open it several times at once."""
+    access = settings.access
+    return RateLimit(rate=max(4 * access.rate, 400) if access.rate else 0, burst=max(4 * access.burst, 1000))
 
 
 def _hosts(settings: Settings) -> tuple[str, ...]:

@@ -26,9 +26,10 @@ _SHARES: Final = 4
 """One address may have this part of all bytes in memory."""
 _INLINE_BYTES: Final = 2**18
 """Larger bodies are joined and parsed in a thread, so that they do not block the event loop."""
-_LARGEST_NAME: Final = 4096
-_LARGEST_HEAD: Final = 2**15
+_LARGEST_HEAD: Final = 2**10
 """Of a part of a form, bytes."""
+_MOST_PARAMETERS: Final = 64
+"""In the head of a part. Parsing takes time in proportion to their number times their length."""
 _LONGEST_BOUNDARY: Final = 256
 _FIND_BYTES: Final = 2**20
 _MAX_LONGER_DELIMITERS: Final = 1000
@@ -260,6 +261,8 @@ def _parse(body: bytes, content_type: str, most: int) -> list[FormField]:
         end = body.find(b"\r\n\r\n", position, position + _LARGEST_HEAD)
         if end < 0 or body[position : position + 2] != b"\r\n":
             raise _malformed()
+        if body.count(b";", position, end) > _MOST_PARAMETERS:
+            raise _malformed()
         name = _field_name(body[position + 2 : end])
         position = _find_delimiter(body, delimiter, end + 4)
         fields.append(FormField(name=name, content=body[end + 4 : position - len(delimiter)]))
@@ -289,7 +292,7 @@ def _field_name(head: bytes) -> str:
         if line and not found:
             raise _malformed()
         if name.lower() == b"content-disposition":
-            field = parse_options_header(value.strip()[:_LARGEST_NAME])[1].get(b"name")
+            field = parse_options_header(value.strip())[1].get(b"name")
             if field is not None:
                 return field.decode("utf-8", "replace")
     raise FormError("A form field has no name; name every field.")

@@ -116,7 +116,7 @@ class Endpoints:
     async def _response(
         self, request: Request, parts: Iterator[bytes], size: int, headers: Mapping[str, str]
     ) -> Response:
-        """Return results of about `size` bytes, which count for the rate limit.
+        """Return an answer of about `size` bytes, which count for the rate limit.
 
         Large ones are written in a thread, in turn by caller: others would wait for the event loop.
         """
@@ -187,16 +187,17 @@ class Endpoints:
             )
         return _json({"item": schemas.item_json(item), "new": new}, status=201 if new else 200)
 
-    async def delete(self, id: _Id) -> Response:
+    async def delete(self, id: _Id, request: Request) -> Response:
         """Delete an item from the indexes of all models."""
-        await self._service.delete(id)
+        await cancel_on_disconnect(request, self._service.delete(id, caller=_caller(request)))
         return Response(status_code=204)
 
     # ------------------------------------------------------------------ the server
 
-    async def labels(self) -> Response:
+    async def labels(self, request: Request) -> Response:
         """Count the items of each label."""
-        return _json({"labels": await self._service.labels()})
+        content = orjson.dumps({"labels": await self._service.labels()})
+        return await self._response(request, iter((content,)), len(content), {})
 
     async def stats(self) -> Response:
         """Return models, indexes and limits."""

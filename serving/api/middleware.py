@@ -12,7 +12,13 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from hardrank.serving.api.auth import Keyring, network_of
 from hardrank.serving.api.bodies import HeldBytes
-from hardrank.serving.api.problems import MisdirectedError, ProblemType, problem_type_of, response_to
+from hardrank.serving.api.problems import (
+    HeaderTooLargeError,
+    MisdirectedError,
+    ProblemType,
+    problem_type_of,
+    response_to,
+)
 from hardrank.serving.api.rate_limit import RateLimit
 from hardrank.serving.metrics import Metrics
 from hardrank.serving.search.admission import OverloadedError
@@ -20,6 +26,11 @@ from hardrank.serving.search.admission import OverloadedError
 API: Final = "/v1/"
 DOCS: Final = "/docs"
 _DATA_ROUTES: Final = ("/healthz", "/readyz", "/metrics", "/openapi.json")
+_UNCOUNTED: Final = frozenset({"/healthz", "/readyz", "/metrics"})
+_COSTS: Final[Mapping[str, int]] = {"/": 20, "/config": 20, "/openapi.json": 20}
+"""Of what takes milliseconds to write, in the time that a file of the page takes."""
+_LONGEST_CONTENT_TYPE: Final = 512
+"""Bytes. Parsing takes time in proportion to the square."""
 _LARGE: Final = 2**20
 """Bytes from which on a response is counted until the client has taken it."""
 _PIECE: Final = 2**18
@@ -60,6 +71,9 @@ class MiddlewareOptions:
     metrics: Metrics
     keyring: Keyring
     rate: RateLimit
+    """Of what is posted to the page, as of requests to the API."""
+    reads: RateLimit
+    """Of what is read from the page: about a hundred files at once when it is opened."""
     responses: HeldBytes
     """Large responses that clients have not taken yet."""
     hosts: Sequence[str] = ()
@@ -86,6 +100,7 @@ class RequestMiddleware:
         sender = _ResponseSender(send, scope, request_id, self._options.responses)
         try:
             self._check_host(headers.get(b"host", b""))
+            self._check_content_type(scope)
             self._check_rate(scope)
             await self._app(scope, receive, sender)
         except Exception as error:
@@ -115,12 +130,23 @@ class RequestMiddleware:
                 "--allowed-hosts."
             )
 
+    def _check_content_type(self, scope: Scope) -> None:
+        # All of them: which of several counts differs between parsers.
+        if any(name == b"content-type" and len(value) > _LONGEST_CONTENT_TYPE for name, value in scope["headers"]):
+            raise HeaderTooLargeError(
+                f"The header Content-Type exceeds {_LONGEST_CONTENT_TYPE} bytes; send a shorter one."
+            )
+
     def _check_rate(self, scope: Scope) -> None:
-        """Limit what is posted to the page, and notice changed keys on any request to it; the API does both itself."""
-        if not route_path(scope).startswith(API):
-            caller = self._options.keyring.caller(None, address_of(scope))
-            if scope["method"] == "POST":
-                self._options.rate.take(caller.name)
+        """Limit the requests to the page, and notice changed keys on any request to it; the API does both itself."""
+        path = route_path(scope)
+        if path.startswith(API):
+            return
+        caller = self._options.keyring.caller(None, address_of(scope))
+        if scope["method"] == "POST":
+            self._options.rate.take(caller.name)
+        elif path not in _UNCOUNTED:
+            self._options.reads.take(caller.name, _COSTS.get(path, 1))
 
     def _count(self, scope: Scope, status: int, seconds: float) -> None:
         route = getattr(scope.get("route"), "path", None) or "other"

@@ -44,6 +44,10 @@ class MisdirectedError(HardrankError):
     """The request is for a host name that this server does not accept."""
 
 
+class HeaderTooLargeError(HardrankError):
+    """A header of the request is over the limit."""
+
+
 class InvalidCallError(HardrankError):
     """A call of a function of the page that the page does not make."""
 
@@ -94,6 +98,7 @@ PROBLEM_TYPES: Final[Mapping[type[HardrankError], ProblemType]] = {
     BodyTooLargeError: ProblemType(
         status=413, name="body-too-large", title="Request body too large", rejection=Rejection.TOO_LARGE
     ),
+    HeaderTooLargeError: ProblemType(status=431, name="header-too-large", title="Request header too large"),
     BodyTimeoutError: ProblemType(status=408, name="body-timeout", title="Request body timeout"),
     ClientGoneError: ProblemType(status=499, name="client-gone", title="Client closed the connection"),
     UnsupportedMediaError: ProblemType(status=415, name="unsupported-media-type", title="Unsupported media type"),

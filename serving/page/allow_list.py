@@ -6,12 +6,12 @@ request that is not listed here is answered 404.
 """
 
 import asyncio
-from contextlib import ExitStack
 from pathlib import Path
 from typing import Final
 from urllib.parse import parse_qs
 
 import gradio as gr
+import httpx
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import HTMLResponse, JSONResponse, Response
@@ -19,16 +19,19 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from hardrank.models.decode_limits import ImageTooLargeError
 from hardrank.serving.api.auth import network_of
-from hardrank.serving.api.bodies import BodyReader, BodyTooLargeError, read_fields
+from hardrank.serving.api.bodies import BodyReader, BodyTooLargeError, cancel_on_disconnect, read_fields
 from hardrank.serving.api.middleware import address_of
 from hardrank.serving.api.problems import http_error_response, problem_type_of, response_to
+from hardrank.serving.page.assets import Assets
 from hardrank.serving.page.calls import check_call
 from hardrank.serving.page.item_images import ItemImages
+from hardrank.serving.page.logins import Logins
 from hardrank.serving.page.sessions import PendingCalls
 from hardrank.serving.page.uploads import UploadStore
 
 _MAX_CALL_BYTES: Final = 2**16
-"""Of a call of one of the page's functions, or a login. The event loop parses it."""
+"""Of a call of one of the page's functions. The event loop parses it."""
+_MAX_LOGIN_BYTES: Final = 2**12
 _MAX_FILES: Final = 8
 
 _FILE: Final = "/gradio_api/file="
@@ -39,7 +42,11 @@ _ANSWERS: Final = "/gradio_api/queue/data"
 _ITEM: Final = "/item/"
 _LOGIN: Final = "/login"
 _LOGIN_PAGE: Final = Path(__file__).with_name("login.html").read_text(encoding="utf-8")
-_LOGIN_CHECK: Final = "/gradio_api/login_check"
+_LOGOUT: Final = "/logout"
+_LOGOUT_PAGE: Final = (
+    '<!doctype html><html lang="en"><meta charset="utf-8"><title>hardrank · sign out</title>'
+    '<form method="post" action="logout"><button>Sign out</button></form>'
+)
 
 _READ: Final = frozenset(
     {
@@ -47,10 +54,9 @@ _READ: Final = frozenset(
         "/config",
         "/favicon.ico",
         "/gradio_api/app_id",
-        _LOGIN_CHECK,
+        "/gradio_api/login_check",
         "/gradio_api/startup-events",
         "/gradio_api/user",
-        "/logout",
         "/manifest.json",
         "/robots.txt",
         "/theme.css",
@@ -58,9 +64,9 @@ _READ: Final = frozenset(
 )
 _RENDERED: Final = frozenset({"/", "/config"})
 """Addresses whose responses Gradio makes on the event loop, in ten milliseconds."""
-_READ_PREFIXES: Final = ("/assets/", "/static/", "/svelte/")
-_LONGEST_PATH: Final = 255
-"""Bytes. The system refuses longer names of files, which Gradio logs."""
+_HOSTS: Final = frozenset({b"host", b"x-forwarded-host"})
+_PUBLIC: Final = frozenset({"/favicon.ico", "/manifest.json", "/robots.txt", "/theme.css"})
+"""What browsers also read before a login, or without its cookie."""
 
 
 class AllowListMiddleware:
@@ -75,6 +81,7 @@ class AllowListMiddleware:
         uploads: UploadStore,
         calls: PendingCalls,
         images: ItemImages,
+        logins: Logins,
         image_bytes: int,
     ) -> None:
         """Wrap `app`.
@@ -85,7 +92,8 @@ class AllowListMiddleware:
             bodies: Reads request bodies, within the limits of the server.
             uploads: Where uploads are stored, and the only files that can be read.
             calls: The calls that wait for an answer.
-            images: The originals of the gallery, and previews.
+            images: The originals of the gallery, uploads, and previews.
+            logins: Who is logged in.
             image_bytes: Limit of one uploaded file.
         """
         self._app = app
@@ -94,6 +102,8 @@ class AllowListMiddleware:
         self._uploads = uploads
         self._calls = calls
         self._images = images
+        self._logins = logins
+        self._assets = Assets()
         self._image_bytes = image_bytes
         self._rendering = asyncio.Lock()
 
@@ -131,45 +141,65 @@ class AllowListMiddleware:
         path = scope["path"].removeprefix(scope.get("root_path", ""))
         if scope["method"] in {"GET", "HEAD"}:
             return await self._read(path, scope, receive, send)
-        if scope["method"] != "POST" or path not in {_UPLOAD, _CALL, _LOGIN}:
+        if scope["method"] != "POST" or path not in {_UPLOAD, _CALL, _LOGIN, _LOGOUT}:
             raise HTTPException(404)
+        if path in {_LOGIN, _LOGOUT}:
+            return await self._change_login(path, Request(scope, receive))
+        self._check_login(scope)
         if path == _UPLOAD:
-            await self._check_login(scope)
             return await self._store(Request(scope, receive))
         async with self._bodies.read(Request(scope, receive)) as body:
             if len(body) > _MAX_CALL_BYTES:
                 raise BodyTooLargeError(f"The request body exceeds {_MAX_CALL_BYTES} bytes; send a smaller one.")
-            with ExitStack() as stack:
-                if path == _CALL:
-                    call = check_call(body, self._blocks)
-                    stack.enter_context(self._calls.joining(call.session, _owner(scope)))
-                    body, scope = call.body, _with_length(scope, len(call.body))
-                await self._app(scope, _replay(body, receive), send)
+            call = check_call(body, self._blocks)
+            with self._calls.joining(call.session, _owner(scope)):
+                await self._app(_with_length(_for_gradio(scope), len(call.body)), _replay(call.body, receive), send)
         return None
 
+    async def _change_login(self, path: str, request: Request) -> Response:
+        """Log the visitor in or out."""
+        if not self._logins.needed:
+            raise HTTPException(404)
+        if path == _LOGOUT:
+            return self._logins.log_out(request.scope)
+        async with self._bodies.read(request) as body:
+            if len(body) > _MAX_LOGIN_BYTES:
+                raise BodyTooLargeError(f"The request body exceeds {_MAX_LOGIN_BYTES} bytes; send a smaller one.")
+            return self._logins.log_in(body, secure=request.url.scheme == "https")
+
     async def _read(self, path: str, scope: Scope, receive: Receive, send: Send) -> Response | None:
-        if path.startswith(_FILE) or path == _PROGRESS:
-            await self._check_login(scope)
-            return _progress() if path == _PROGRESS else await self._file(path.removeprefix(_FILE), _owner(scope))
+        if path in self._assets:
+            return await self._assets.response(path, Request(scope).headers.get("accept-encoding", ""))
+        if path == "/" and not self._logins.admits(scope):
+            return HTMLResponse(_LOGIN_PAGE, headers={"Cache-Control": "no-store"})
+        if path == _LOGOUT and self._logins.needed:
+            return HTMLResponse(_LOGOUT_PAGE, headers={"Cache-Control": "no-store"})
+        if path == _PROGRESS:
+            self._check_login(scope)
+            return _progress()
+        if path.startswith(_FILE):
+            self._check_login(scope)
+            return await self._file(path.removeprefix(_FILE), Request(scope, receive))
         if path.startswith(_ITEM):
-            await self._check_login(scope)
+            self._check_login(scope)
             download = scope["query_string"] == b"download"
             return await self._images.response(path.removeprefix(_ITEM), _owner(scope), download=download)
         if path == _ANSWERS:
+            self._check_login(scope)
             session = parse_qs(scope["query_string"].decode("latin-1")).get("session_hash", [""])[-1]
             if session not in self._calls:
                 # All its answers were read. A browser may ask again: they overtook the response to its last call.
                 return _no_answers()
             with self._calls.reading(session):
-                await self._app(scope, receive, send)
+                await self._app(_for_gradio(scope, f"session_hash={session}"), receive, send)
             return None
-        if path == "/" and not await self._is_logged_in(scope):
-            return HTMLResponse(_LOGIN_PAGE, headers={"Cache-Control": "no-store"})
-        if path not in _READ and not (path.startswith(_READ_PREFIXES) and len(path.encode()) <= _LONGEST_PATH):
+        if path not in _READ:
             raise HTTPException(404)
+        if path not in _PUBLIC:
+            self._check_login(scope)
         if path in _RENDERED:
-            return await self._rendered(scope)
-        await self._app(scope, receive, send)
+            return await self._rendered(_for_gradio(scope))
+        await self._app(_for_gradio(scope), receive, send)
         return None
 
     async def _rendered(self, scope: Scope) -> Response:
@@ -189,24 +219,18 @@ class AllowListMiddleware:
             owner = _owner(request.scope)
             return JSONResponse([await self._uploads.add(field.content, owner=owner) for field in fields])
 
-    async def _file(self, name: str, caller: str) -> Response:
-        data = await self._uploads.read(name)
-        if data is None:
+    async def _file(self, name: str, request: Request) -> Response:
+        """Return an upload, or a preview of it."""
+        shown = await cancel_on_disconnect(request, self._images.upload(name, _owner(request.scope)))
+        if shown is None:
             raise HTTPException(404)
-        data, media_type = await self._images.displayable(data, caller)
+        data, media_type = shown
         return Response(data, media_type=media_type, headers={"Cache-Control": "private, max-age=60"})
 
-    async def _check_login(self, scope: Scope) -> None:
+    def _check_login(self, scope: Scope) -> None:
         """Raise unless the visitor is logged in, or the page needs no login."""
-        if not await self._is_logged_in(scope):
+        if not self._logins.admits(scope):
             raise HTTPException(401)
-
-    async def _is_logged_in(self, scope: Scope) -> bool:
-        """Return whether the visitor is logged in, or the page needs no login; Gradio decides it."""
-        path = scope.get("root_path", "") + _LOGIN_CHECK
-        changes = {"method": "GET", "path": path, "raw_path": path.encode(), "query_string": b"", "state": {}}
-        start, _ = await _response_of(self._app, {**scope, **changes})
-        return bool(start["status"] == 200)
 
 
 async def _response_of(app: ASGIApp, scope: Scope) -> tuple[Message, bytes]:
@@ -227,6 +251,30 @@ def _is_from_other_site(scope: Scope) -> bool:
     headers = dict(scope["headers"])
     follows_link = scope["method"] == "GET" and headers.get(b"sec-fetch-mode") == b"navigate"
     return headers.get(b"sec-fetch-site") in {b"cross-site", b"same-site"} and not follows_link
+
+
+def _for_gradio(scope: Scope, query: str = "") -> Scope:
+    """Return a request as Gradio gets it.
+
+    Without its query string, which the page's script reads itself, and without names of hosts that are none: Gradio
+    fails for some of them, and logs a traceback.
+    """
+    headers = [
+        (name, value)
+        for name, value in scope["headers"]
+        if name != b"x-gradio-server" and (name not in _HOSTS or _is_host(value))
+    ]
+    return {**scope, "query_string": query.encode(), "headers": headers}
+
+
+def _is_host(header: bytes) -> bool:
+    """Whether Gradio can make an address of a header."""
+    first = header.decode("latin-1").partition(",")[0].strip()
+    try:
+        httpx.URL(f"http://{first}")
+    except httpx.InvalidURL:
+        return False
+    return True
 
 
 def _owner(scope: Scope) -> str:

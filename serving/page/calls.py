@@ -4,7 +4,6 @@ Gradio logs a traceback for a call that does not fit its function, and fetches a
 """
 
 import json
-import math
 import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
@@ -18,6 +17,9 @@ from hardrank.serving.page.uploads import is_upload_name
 _SESSION: Final = re.compile(r"[A-Za-z0-9]{1,64}")
 _LONGEST: Final = 1000
 """Characters of a text."""
+_LARGEST: Final = 10**9
+_SURROGATE: Final = re.compile("[\ud800-\udfff]")
+"""Half a character, which JSON can have and UTF-8 cannot."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,7 +52,7 @@ def check_call(body: bytes, blocks: gr.Blocks) -> Call:
     checked = {
         "fn_index": number,
         "session_hash": session,
-        "trigger_id": trigger if type(trigger := content.get("trigger_id")) is int else None,
+        "trigger_id": trigger if type(trigger := content.get("trigger_id")) is int and _is_number(trigger) else None,
         "event_data": _event_data(content.get("event_data")),
         "data": [_checked(block, value) for block, value in zip(inputs, data, strict=True)],
     }
@@ -78,11 +80,11 @@ def _event_data(value: Any) -> dict[str, str] | None:
 
 
 def _is_text(value: Any) -> bool:
-    return isinstance(value, str) and len(value) <= _LONGEST
+    return isinstance(value, str) and len(value) <= _LONGEST and _SURROGATE.search(value) is None
 
 
 def _is_number(value: Any) -> bool:
-    return type(value) in {int, float} and math.isfinite(value)
+    return type(value) in {int, float} and abs(value) <= _LARGEST
 
 
 _CHECKS: Final[Mapping[type[Any], Callable[[Any, Any], bool]]] = {

@@ -4,6 +4,7 @@ import base64
 import csv
 import io
 import json
+import re
 from collections.abc import Mapping, Sequence
 from typing import Final
 
@@ -11,7 +12,8 @@ from hardrank.serving.api.schemas import item_json
 from hardrank.serving.store.items import Match
 
 _COLUMNS: Final = ("model", "rank", "score", "id", "label", "width", "height", "metadata")
-_FORMULA: Final = ("=", "+", "-", "@", "\t", "\r")
+_FORMULA: Final = re.compile(r'(^|[;\t])(?=[ "]*[=+\-@]|[\t\r])')
+"""Where a cell begins with a formula, also in a reader that splits at semicolons or tabs and misses our quotes."""
 
 
 def json_url(query: str, by_model: Mapping[str, Sequence[Match]]) -> str:
@@ -30,24 +32,24 @@ def json_url(query: str, by_model: Mapping[str, Sequence[Match]]) -> str:
 def csv_url(by_model: Mapping[str, Sequence[Match]]) -> str:
     """Return the results as the data URL of a CSV file.
 
-    Texts that a spreadsheet would take for a formula get an apostrophe.
+    What a spreadsheet would take for a formula gets an apostrophe before it, inside a text too if it follows a
+    semicolon or a tab, where many spreadsheets split a line.
     """
     stream = io.StringIO()
-    writer = csv.writer(stream)
+    writer = csv.writer(stream, quoting=csv.QUOTE_ALL)
     writer.writerow(_COLUMNS)
     for key, matches in by_model.items():
         for match in matches:
             item = match.item
             metadata = item.metadata_json.decode() if item.metadata else ""
-            texts = (_plain(text) for text in (item.id, item.label or ""))
-            writer.writerow(
-                [_plain(key), match.rank, f"{match.score:.6f}", *texts, item.width or "", item.height or "", metadata]
-            )
+            name, id, label, metadata = map(_plain, (key, item.id, item.label or "", metadata))
+            size = (item.width or "", item.height or "")
+            writer.writerow([name, match.rank, f"{match.score:.6f}", id, label, *size, metadata])
     return _url("text/csv", "\ufeff" + stream.getvalue())
 
 
 def _plain(text: str) -> str:
-    return f"'{text}" if text.startswith(_FORMULA) else text
+    return _FORMULA.sub(r"\1'", text)
 
 
 def _url(media_type: str, text: str) -> str:

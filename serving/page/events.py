@@ -10,9 +10,9 @@ from uuid import uuid4
 import gradio as gr
 
 from hardrank.models.decode_limits import UndecodableImageError
-from hardrank.models.errors import HardrankError
 from hardrank.serving.api.auth import address_caller
 from hardrank.serving.api.problems import problem_of
+from hardrank.serving.inspection.scan import ScanError
 from hardrank.serving.page import copies as copy_finder
 from hardrank.serving.page import fragments, pictures
 from hardrank.serving.page.scans import ScanRunner
@@ -146,12 +146,14 @@ class PageEvents:
         """List suspicious items; raises nothing."""
         try:
             found = await self._scans.run()
-        except HardrankError as error:
+            most = fragments.MAX_SUSPECTS
+            ids = [hub.id for hub in found.hubs[:most]] + [one.id for one in found.disagreements[:most]]
+            indexes = [model.index for model in self._service.models.values()]
+            return fragments.scan_section(found, await asyncio.to_thread(pictures.thumbnails, indexes, ids))
+        except ScanError as error:  # written for visitors; others may name files
             return fragments.scan_section(None, {}, problem=str(error))
-        most = fragments.MAX_SUSPECTS
-        ids = [hub.id for hub in found.hubs[:most]] + [one.id for one in found.disagreements[:most]]
-        indexes = [model.index for model in self._service.models.values()]
-        return fragments.scan_section(found, await asyncio.to_thread(pictures.thumbnails, indexes, ids))
+        except Exception as error:
+            return fragments.scan_section(None, {}, problem=problem_of(error, request_id=uuid4().hex).detail)
 
     async def _search(
         self,
@@ -172,10 +174,10 @@ class PageEvents:
             )
             if isinstance(query, _ItemQuery):
                 return await self._search_by_id(query.id, options, caller, folding)
-            data = await self._uploads.read(query.name)
-            if data is None:
-                raise UndecodableImageError("The uploaded image has expired. Upload it again.")
-            answer = await self._service.search(ImageQuery(data=data), options, caller=caller)
+            async with self._uploads.reading(query.name, reader=caller) as data:
+                if data is None:
+                    raise UndecodableImageError("The uploaded image has expired. Upload it again.")
+                answer = await self._service.search(ImageQuery(data=data), options, caller=caller)
             return await self._render(answer, options, query="your image", folding=folding)
         except Exception as error:
             problem = problem_of(error, request_id=uuid4().hex)

@@ -1,4 +1,4 @@
-"""Originals of items, and previews of images that browsers do not display."""
+"""Originals of items, uploads, and previews of images that browsers do not display."""
 
 from typing import Final
 from urllib.parse import quote
@@ -8,6 +8,8 @@ from starlette.responses import Response
 from hardrank.models.decode_limits import UndecodableImageError
 from hardrank.serving.api.auth import address_caller
 from hardrank.serving.api.rate_limit import RateLimit
+from hardrank.serving.page.shared_work import SharedWork
+from hardrank.serving.page.uploads import UploadStore
 from hardrank.serving.search.item_images import media_type_of
 from hardrank.serving.search.service import SearchService
 
@@ -24,9 +26,11 @@ _PREVIEW_SIDE: Final = 720
 class ItemImages:
     """Serves images to the visitors of the page."""
 
-    def __init__(self, service: SearchService, rate: RateLimit) -> None:
+    def __init__(self, service: SearchService, rate: RateLimit, uploads: UploadStore) -> None:
         self._service = service
         self._rate = rate
+        self._uploads = uploads
+        self._reading = SharedWork[tuple[bytes, str] | None]()
 
     async def response(self, id: str, caller: str, *, download: bool) -> Response:
         """Return the original of an item, or its thumbnail if the original is gone.
@@ -55,6 +59,26 @@ class ItemImages:
         else:
             data, media_type = await self.displayable(data, caller)
         return Response(data, media_type=media_type, headers=headers)
+
+    async def upload(self, name: str, caller: str) -> tuple[bytes, str] | None:
+        """Return an upload and its type, as `displayable`; None if it does not exist any more.
+
+        Raises `RateLimitedError`, `OverloadedError`.
+        """
+        visitor = address_caller(caller)
+        self._rate.take(visitor)
+        return await self._reading.run(name, lambda: self._read_upload(name, caller, visitor))
+
+    async def _read_upload(self, name: str, caller: str, visitor: str) -> tuple[bytes, str] | None:
+        if (png := await self._uploads.preview(name)) is not None:
+            return png, "image/png"
+        async with self._uploads.reading(name, reader=visitor) as data:
+            if data is None:
+                return None
+            shown, media_type = await self.displayable(data, caller)
+        if shown is not data:
+            await self._uploads.add_preview(name, shown)
+        return shown, media_type
 
     async def displayable(self, data: bytes, caller: str) -> tuple[bytes, str]:
         """Return an image file and its type: as it is, or as a smaller PNG if browsers do not display it."""

@@ -4,26 +4,27 @@ Uploads reach the service, and thumbnails the browser, byte for byte. Re-encodin
 would destroy adversarial perturbations.
 """
 
-import atexit
 import shutil
-import tempfile
 from collections.abc import Callable
-from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import gradio as gr
 from fastapi import FastAPI
+from gradio.brotli_middleware import BrotliMiddleware
 from starlette.middleware import Middleware
 from starlette.routing import Mount
 
-from hardrank.serving.api.bodies import BodyReader
+from hardrank.serving.api.auth import Caller
+from hardrank.serving.api.bodies import BodyReader, HeldBytes
 from hardrank.serving.api.rate_limit import RateLimit
 from hardrank.serving.page.allow_list import AllowListMiddleware
 from hardrank.serving.page.events import PageEvents
 from hardrank.serving.page.item_images import ItemImages
 from hardrank.serving.page.layout import build_layout
+from hardrank.serving.page.logins import Logins
 from hardrank.serving.page.sessions import PendingCalls, keep_no_sessions
 from hardrank.serving.page.theme import HEAD, STYLE, theme
+from hardrank.serving.page.upload_folder import make_upload_folder
 from hardrank.serving.page.uploads import UploadStore
 from hardrank.serving.search.service import SearchService
 from hardrank.serving.settings import Settings
@@ -53,7 +54,7 @@ def mount_page(
     bodies: BodyReader,
     rate: RateLimit,
     *,
-    auth: Callable[[str, str], bool] | None = None,
+    auth: Callable[[str], Caller | None] | None = None,
     may_scan: bool = False,
 ) -> Callable[[], None]:
     """Add the page to `app`.
@@ -63,18 +64,25 @@ def mount_page(
         service: Answers the searches.
         settings: Limits and network settings of the server.
         bodies: Reads the bodies of requests, within the limits that the page shares with the API.
-        rate: Limits what is posted to the page, by the API's middleware, and the originals that are read.
-        auth: Whether a user name and an API key may open the page. None: the page is public.
+        rate: Limits what is posted to the page, by the API's middleware, and the originals and uploads that are read.
+        auth: Finds the caller of an API key, who may open the page. None: the page is public.
         may_scan: Whether visitors may list suspicious items.
 
     Returns:
         What makes all visitors log in again.
     """
     limits = settings.limits
-    folder = _upload_folder()
+    folder = make_upload_folder()
     space = min(limits.held_bytes, shutil.disk_usage(folder).free // 2)
-    uploads = UploadStore(folder, limit=space, largest=limits.image_bytes, keep_s=_KEEP_UPLOADS_S)
+    uploads = UploadStore(
+        folder,
+        limit=space,
+        largest=limits.image_bytes,
+        keep_s=_KEEP_UPLOADS_S,
+        held=HeldBytes(limits, "searches and previews"),
+    )
     blocks = create_page(service, settings, uploads, may_scan=may_scan)
+    logins = Logins(auth)
     gr.mount_gradio_app(
         app,
         blocks,
@@ -95,13 +103,12 @@ def mount_page(
                     bodies=bodies,
                     uploads=uploads,
                     calls=PendingCalls(blocks),
-                    images=ItemImages(service, rate),
+                    images=ItemImages(service, rate, uploads),
+                    logins=logins,
                     image_bytes=limits.image_bytes,
                 ),
             ],
         },
-        auth=auth,
-        auth_message="Enter your API key as the password. Any user name works.",
         allowed_paths=[],
         show_error=False,
         max_file_size=settings.limits.image_bytes,
@@ -115,13 +122,8 @@ def mount_page(
     )
     mounted = app.routes[-1]
     assert isinstance(mounted, Mount)
-    keep_no_sessions(blocks, mounted.app)
-    logins: dict[str, str] = mounted.app.tokens  # type: ignore[attr-defined]
+    gradio: Any = mounted.app
+    # It compresses every response anew, on the event loop.
+    gradio.user_middleware = [one for one in gradio.user_middleware if one.cls is not BrotliMiddleware]
+    keep_no_sessions(blocks, gradio)
     return logins.clear
-
-
-def _upload_folder() -> Path:
-    """Make a folder for uploads that only this user can read, and that is deleted at the end."""
-    folder = tempfile.mkdtemp(prefix="hardrank-page-")
-    atexit.register(shutil.rmtree, folder, ignore_errors=True)
-    return Path(folder)

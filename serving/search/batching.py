@@ -146,7 +146,7 @@ class Batcher(Generic[Job, Result]):
     async def submit(self, job: Job, *, caller: str = "") -> BatchedResult[Result]:
         """Run `job` in the next batch with room, in turn by caller.
 
-        If cancelled before that, the job is dropped and never runs.
+        If cancelled before that, the job is dropped at once and never runs.
         """
         if self._loop is None:
             raise RuntimeError(f"the batcher {self._name!r} was not started; call start() first")
@@ -157,7 +157,19 @@ class Batcher(Generic[Job, Result]):
             self._waiting.setdefault(caller, deque()).append(entry)
             self._count += 1
             self._wake()
-        return await entry.future
+        try:
+            return await entry.future
+        except asyncio.CancelledError:
+            self._drop(caller, entry)
+            raise
+
+    def _drop(self, caller: str, entry: _QueuedJob[Job, Result]) -> None:
+        """Forget a cancelled job that still waits: a queue of them would hold their memory."""
+        with self._lock:
+            if _remove(self._waiting, caller, entry):
+                self._count -= 1
+                if self._closing and not self._count:
+                    self._wake_all()
 
     def _wake(self) -> None:
         self._first.notify()
@@ -305,15 +317,22 @@ class ThreadPool:
     async def run(self, call: Callable[[], Result], *, caller: str = "") -> Result:
         """Run `call` in a thread; raises what it raises, and `ShuttingDownError` after `close`.
 
-        A call that is cancelled while it waits never runs.
+        A call that is cancelled while it waits is dropped at once and never runs.
         """
         if self._closing:
             raise ShuttingDownError
         future: asyncio.Future[Result] = asyncio.get_running_loop().create_future()
-        self._waiting.setdefault(caller, deque()).append((call, future))
+        waiting = (call, future)
+        self._waiting.setdefault(caller, deque()).append(waiting)
         self._idle.clear()
         self._start()
-        return await future
+        try:
+            return await future
+        except asyncio.CancelledError:
+            # A queue of cancelled calls would hold the memory of their arguments.
+            if _remove(self._waiting, caller, waiting):
+                self._start()  # notes whether calls are left
+            raise
 
     async def close(self) -> None:
         """Finish the accepted calls and end the threads."""
@@ -352,6 +371,17 @@ class ThreadPool:
             else:
                 future.set_exception(error)
         self._start()
+
+
+def _remove(waiting: OrderedDict[str, deque[Job]], caller: str, entry: Job) -> bool:
+    """Remove an entry of a caller, who keeps the turn if others are left; returns whether it still waited."""
+    entries = waiting.get(caller)
+    if entries is None or entry not in entries:
+        return False
+    entries.remove(entry)
+    if not entries:
+        del waiting[caller]
+    return True
 
 
 def _lower_priority(niceness: int) -> None:

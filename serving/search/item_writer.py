@@ -2,8 +2,8 @@
 
 Each index commits a change atomically, but there is no transaction across indexes. So a change of several indexes is
 first recorded in a file in the folder of the first one. The file is removed, synced to disk, before the change is
-acknowledged. A record that a later process finds therefore belongs to a change that nobody was told about: an addition
-is undone, a deletion completed.
+acknowledged. A record that is found later therefore belongs to a change that nobody was told about: an addition is
+undone, a deletion completed. That comes before any other change, even of one index: it could be of the same item.
 """
 
 import logging
@@ -19,7 +19,13 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from hardrank.models.files import sync, write_json
 from hardrank.serving.index.search_index import SearchIndex
 from hardrank.serving.store.database import LOCK_TIMEOUT_S
-from hardrank.serving.store.errors import IndexBusyError, IndexDamagedError, IndexWriteError, trace_of
+from hardrank.serving.store.errors import (
+    IndexBusyError,
+    IndexDamagedError,
+    IndexWriteError,
+    ReadOnlyIndexError,
+    trace_of,
+)
 from hardrank.serving.store.items import DuplicateItemError, NewItem, UnknownItemError, same_metadata
 
 _LOG: Final = logging.getLogger(__name__)
@@ -86,26 +92,27 @@ class ItemWriter:
         An image that exists with the same bytes, label and metadata stays as it is. Raises `DuplicateItemError` if the
         id belongs to another image, and what `SearchIndex.add` raises.
         """
-        missing = [key for key, item in items.items() if not self._exists(key, item)]
-        if len(missing) < 2:
-            for key in missing:
-                self._indexes[key].add([items[key]])
-            return bool(missing)
-        first = items[missing[0]]
-        record = _Record(
-            action="add",
-            id=first.id,
-            source_sha256=first.source_sha256,
-            parts=tuple(_part(self._indexes[key]) for key in missing),
-        )
-        with self._recorded(record) as path:
-            try:
+        with self._settled() as folder:
+            missing = [key for key, item in items.items() if not self._exists(key, item)]
+            if len(missing) < 2:
                 for key in missing:
                     self._indexes[key].add([items[key]])
-                    self._reached(f"added to {key}")
-            except BaseException:
-                self._undo(path)
-                raise
+                return bool(missing)
+            first = items[missing[0]]
+            record = _Record(
+                action="add",
+                id=first.id,
+                source_sha256=first.source_sha256,
+                parts=tuple(_part(self._indexes[key]) for key in missing),
+            )
+            with self._recorded(folder, record) as path:
+                try:
+                    for key in missing:
+                        self._indexes[key].add([items[key]])
+                        self._reached(f"added to {key}")
+                except BaseException:
+                    self._undo(path)
+                    raise
         return True
 
     def delete(self, id: str) -> None:
@@ -113,20 +120,25 @@ class ItemWriter:
 
         A deletion that fails in one index is completed before the next change, or when the server starts again.
         """
-        rows = {key: found[id] for key, index in self._indexes.items() if (found := index.rows([id]))}
-        if not rows:
+        if not self._rows(id):
             raise UnknownItemError(f"no item has the id {id!r}")
-        if len(rows) < 2:
-            for key in rows:
-                self._indexes[key].delete([id])
-            return
-        parts = tuple(_part(self._indexes[key], row=row) for key, row in rows.items())
-        with self._recorded(_Record(action="delete", id=id, parts=parts)):
-            for key in rows:
-                self._indexes[key].delete([id])
-                self._reached(f"deleted from {key}")
+        with self._settled() as folder:
+            rows = self._rows(id)  # none left if this repeats a deletion that was completed just now
+            if len(rows) < 2:
+                for key in rows:
+                    self._indexes[key].delete([id])
+                return
+            parts = tuple(_part(self._indexes[key], row=row) for key, row in rows.items())
+            with self._recorded(folder, _Record(action="delete", id=id, parts=parts)):
+                for key in rows:
+                    self._indexes[key].delete([id])
+                    self._reached(f"deleted from {key}")
 
     # ------------------------------------------------------------------ parts
+
+    def _rows(self, id: str) -> dict[str, int]:
+        """Return the row of an item by model key, for the indexes that have it."""
+        return {key: found[id] for key, index in self._indexes.items() if (found := index.rows([id]))}
 
     def _exists(self, key: str, item: NewItem) -> bool:
         index = self._indexes[key]
@@ -147,18 +159,29 @@ class ItemWriter:
         return True
 
     @contextmanager
-    def _recorded(self, record: _Record) -> Iterator[Path]:
-        """Record a change until the block ends; if it raises, the record stays unless it was settled."""
+    def _settled(self) -> Iterator[Path]:
+        """Settle what is recorded, and keep others from recording more during the block; yield the records' folder.
+
+        What a change has to do may only be read inside: settling changes it.
+        """
+        for index in self._indexes.values():
+            if not index.writable:
+                raise ReadOnlyIndexError(f"the index {index.folder} was opened for reading; open it with writable=True")
         folder = next(iter(self._indexes.values())).folder.resolve()
         with self._locked(folder):
             self._settle(folder)
-            path = folder / _RECORDS.replace("*", token_hex(8))
-            self._reached("begin")
-            _write(path, record)
-            self._reached("recorded")
-            yield path
-            _remove(path)
-            self._reached("acknowledged")
+            yield folder
+
+    @contextmanager
+    def _recorded(self, folder: Path, record: _Record) -> Iterator[Path]:
+        """Record a change until the block ends; if it raises, the record stays unless it was settled."""
+        path = folder / _RECORDS.replace("*", token_hex(8))
+        self._reached("begin")
+        _write(path, record)
+        self._reached("recorded")
+        yield path
+        _remove(path)
+        self._reached("acknowledged")
 
     @contextmanager
     def _locked(self, folder: Path) -> Iterator[None]:
@@ -200,10 +223,10 @@ class ItemWriter:
             for index in served:
                 if _is_left(index, record, part):
                     index.delete([record.id])
-        if rest:
-            _write(path, record.model_copy(update={"parts": tuple(rest)}))
-        else:
+        if not rest:
             _remove(path)
+        elif len(rest) < len(record.parts):
+            _write(path, record.model_copy(update={"parts": tuple(rest)}))
 
 
 def _part(index: SearchIndex, *, row: int | None = None) -> _Part:

@@ -57,6 +57,9 @@ class SearchService:
         self._writer.repair()
         self._write_thread = ThreadPool(1, "write")
         self._answer_thread = ThreadPool(1, "answer")
+        self._counting = asyncio.Lock()
+        self._counted: tuple[int, dict[str, int]] | None = None
+        """The last answer of `labels`, after the generation of the index that it is for."""
         self._tasks: list[asyncio.Task[None]] = []
         self._closing = False
         self._add_gauges()
@@ -175,9 +178,13 @@ class SearchService:
         return await asyncio.to_thread(read)
 
     async def labels(self) -> dict[str, int]:
-        """Count the items of each label in the first model's index."""
-        first = next(iter(self.models.values()))
-        return await asyncio.to_thread(first.index.labels)
+        """Count the items of each label in the first model's index, once for each state of it."""
+        index = next(iter(self.models.values())).index
+        async with self._counting:
+            generation = index.generation  # before the labels, which may be newer but never older
+            if self._counted is None or self._counted[0] != generation:
+                self._counted = generation, await asyncio.to_thread(index.labels)
+            return self._counted[1]
 
     async def image(self, id: str) -> ImageFile:
         """Return the file of an item, or its thumbnail if the file was deleted or has changed.
@@ -225,14 +232,14 @@ class SearchService:
                 key: replace(draft, vector=vector, thumbnail=image.thumbnail, width=image.width, height=image.height)
                 for key, vector in embedded.embedded.result.vectors.items()
             }
-            new = await self._write_thread.run(lambda: self._writer.add(items))
+            new = await self._write_thread.run(lambda: self._writer.add(items), caller=caller)
         return await self.item(id), new
 
-    async def delete(self, id: str) -> None:
-        """Delete an item from the indexes of all models; raises `UnknownItemError`."""
+    async def delete(self, id: str, *, caller: str = "") -> None:
+        """Delete an item from the indexes of all models; raises `UnknownItemError`, `OverloadedError`."""
         self.check_ready()
-        with self.admission.enter():
-            await self._write_thread.run(lambda: self._writer.delete(id))
+        with self.admission.enter(caller=caller):
+            await self._write_thread.run(lambda: self._writer.delete(id), caller=caller)
 
     async def stats(self) -> dict[str, ModelStats]:
         """Return what is served, by model key."""

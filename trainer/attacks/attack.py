@@ -16,11 +16,11 @@ from hardrank.trainer.attacks.options import AttackError
 from hardrank.trainer.attacks.pgd import Objective
 from hardrank.trainer.metric.distances import (
     ABSENT,
+    Centered,
     check_sphere,
     distance_chunks,
     leave_out,
     nearest,
-    pairwise_distances,
 )
 
 ROUNDING: Final = 0.03
@@ -54,12 +54,12 @@ class Gallery:
         return len(self.embeddings)
 
     @cached_property
-    def _squares(self) -> Tensor:
-        return self.embeddings.square().sum(1)
+    def _centered(self) -> Centered:
+        return Centered.of(self.embeddings)
 
     def distances(self, points: Tensor) -> Tensor:
         """Return the distance of `points` (G,D) to every item, (G,N), differentiable."""
-        return pairwise_distances(points, self.embeddings, squares=self._squares)
+        return self._centered.distances(points)
 
     def neighbors(self, k: int) -> tuple[Tensor, Tensor]:
         """Return the distances (N,k) and rows (N,k) of the k nearest other items of each item; kept for later calls.

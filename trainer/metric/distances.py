@@ -1,6 +1,7 @@
 """Distances and rankings of embeddings on the unit sphere, as pure tensor functions."""
 
 from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import Final
 
 import torch
@@ -35,25 +36,53 @@ def check_sphere(embeddings: Tensor, *, what: str = "embeddings") -> None:
         )
 
 
-def pairwise_distances(points: Tensor, gallery: Tensor, *, squares: Tensor | None = None) -> Tensor:
-    """Return the Euclidean distances of `points` (Q,D) to `gallery` (N,D), as (Q,N), differentiable in `points`.
+@dataclass(frozen=True)
+class Centered:
+    """Items of a gallery relative to their mean.
 
-    One matrix product: d² = |q|² − 2q·x + |x|². `squares` (N,) may hold |x|², if it is known already.
-    d² has a floor, at which the gradient is zero: below it the distance is rounding error, and its gradient could be
-    longer than a unit vector.
+    A matrix product of the embeddings themselves has an error of about 1e-7 in d², which exceeds the d² of embeddings
+    that have collapsed to one direction. Relative to their mean, the error is as small as they are.
     """
-    of_gallery = gallery.square().sum(1) if squares is None else squares
-    squared = torch.addmm(of_gallery, points, gallery.T, alpha=-2) + points.square().sum(1)[:, None]
-    return _floored_root(squared)
+
+    mean: Tensor
+    """(D,)"""
+    items: Tensor
+    """(N,D)"""
+    squares: Tensor
+    """|x|² of the items (N,)."""
+
+    @classmethod
+    def of(cls, gallery: Tensor) -> "Centered":
+        """Center `gallery` (N,D)."""
+        mean = gallery.mean(0)
+        items = gallery - mean
+        return cls(mean, items, items.square().sum(1))
+
+    def distances(self, points: Tensor) -> Tensor:
+        """Return the Euclidean distances of `points` (Q,D) to the items, as (Q,N), differentiable in `points`.
+
+        One matrix product: d² = |q|² − 2q·x + |x|². d² has a floor, at which the gradient is zero: below it the
+        distance is rounding error, and its gradient could be longer than a unit vector.
+        """
+        moved = points - self.mean
+        squared = torch.addmm(self.squares, moved, self.items.T, alpha=-2) + moved.square().sum(1)[:, None]
+        eps = torch.finfo(squared.dtype).eps
+        floor = (8 * eps * self.squares.amax()).clamp_min((8 * eps) ** 2) if len(self.squares) else (8 * eps) ** 2
+        return squared.clamp_min(floor).sqrt()
+
+
+def pairwise_distances(points: Tensor, gallery: Tensor) -> Tensor:
+    """Return the Euclidean distances of `points` (Q,D) to `gallery` (N,D), as (Q,N), differentiable in `points`."""
+    return Centered.of(gallery).distances(points)
 
 
 def row_distances(points: Tensor, items: Tensor) -> Tensor:
-    """Return the Euclidean distance of each row of `points` (Q,D) to that of `items` (Q,D), with the same floor."""
-    return _floored_root((points - items).square().sum(1))
+    """Return the Euclidean distance of each row of `points` (Q,D) to that of `items` (Q,D).
 
-
-def _floored_root(squared: Tensor) -> Tensor:
-    return squared.clamp_min(8 * torch.finfo(squared.dtype).eps).sqrt()
+    The floor, at which the gradient is zero, is the rounding error of the embeddings themselves.
+    """
+    squared = (points - items).square().sum(1)
+    return squared.clamp_min((8 * torch.finfo(squared.dtype).eps) ** 2).sqrt()
 
 
 def leave_out(distances: Tensor, own: Tensor) -> Tensor:
@@ -85,9 +114,10 @@ def nearest(points: Tensor, gallery: Tensor, own: Tensor, k: int) -> Tensor:
 def distance_chunks(points: Tensor, gallery: Tensor) -> Iterator[tuple[slice, Tensor]]:
     """Yield slices of `points` (Q,D) with their distances to `gallery` (N,D), in chunks that fit in memory."""
     size = max(1, CHUNK_ELEMENTS // max(1, len(gallery)))
+    centered = Centered.of(gallery)
     for start in range(0, len(points), size):
         rows = slice(start, min(start + size, len(points)))
-        yield rows, pairwise_distances(points[rows], gallery)
+        yield rows, centered.distances(points[rows])
 
 
 def recall_at_1(points: Tensor, gallery: Tensor, labels: Tensor, own: Tensor, wanted: Tensor) -> Tensor:

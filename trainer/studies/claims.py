@@ -9,12 +9,14 @@ from pydantic import ConfigDict
 
 from hardrank.trainer.config import ConfigError
 from hardrank.trainer.metric.collapse import ALIKE
-from hardrank.trainer.studies.curves import Difference, compare
+from hardrank.trainer.studies.curves import Difference, compare, interval_text
 
 Content = Mapping[str, Any]
 
 _LEAST_SEEDS = 2
 """Seeds without which nothing is decided."""
+_KEPT_RECALL = 0.5
+"""Share of the reference's Recall@1 below which a model of alike embeddings has collapsed."""
 
 
 class Verdict(StrEnum):
@@ -45,15 +47,18 @@ class Claim:
             raise ConfigError(f"the claim {self.text!r} needs either row and above, or collapse")
 
 
-def judge(claim: Claim, curves: Mapping[str, Sequence[str]], rows: Mapping[str, Content]) -> dict[str, Any]:
+def judge(
+    claim: Claim, curves: Mapping[str, Sequence[str]], rows: Mapping[str, Content], *, reference: str = ""
+) -> dict[str, Any]:
     """Return the verdict of a claim and its numbers, as JSON values.
 
     Args:
         claim: The claim.
         curves: Titles of the rows of each curve.
         rows: The measured rows of the table by title.
+        reference: Title of the row from whose Recall@1 that of a collapsed row has fallen.
     """
-    found = _collapse(claim, rows) if claim.collapse else _above(claim, curves, rows)
+    found = _collapse(claim, rows, reference) if claim.collapse else _above(claim, curves, rows)
     return {"text": claim.text, **found}
 
 
@@ -66,7 +71,7 @@ def _above(claim: Claim, curves: Mapping[str, Sequence[str]], rows: Mapping[str,
         absent = [title for title in (claim.row, *titles) if title not in rows]
         difference = None if absent else compare(rows[claim.row], name, [rows[title] for title in titles])
         if difference is None:
-            lacking += absent or [f"a second seed of {claim.row} and {name}"]
+            lacking += absent or [f"two seeds of {claim.row} and {name}, none of which failed"]
         else:
             compared.append(difference)
     verdicts = [one.verdict for one in compared]
@@ -82,10 +87,15 @@ def _above(claim: Claim, curves: Mapping[str, Sequence[str]], rows: Mapping[str,
     }
 
 
-def _collapse(claim: Claim, rows: Mapping[str, Content]) -> dict[str, Any]:
+def _collapse(claim: Claim, rows: Mapping[str, Content], reference: str) -> dict[str, Any]:
     """Yes if each row collapsed with every seed, no if one did with none; a row needs two seeds."""
-    lacking = [title for title in claim.collapse if len(rows.get(title, {"seeds": ()})["seeds"]) < _LEAST_SEEDS]
-    counts = {title: _collapsed(rows[title]) for title in claim.collapse if title not in lacking}
+    lacking = [] if reference in rows else [reference]
+    lacking += [title for title in claim.collapse if len(rows.get(title, {"seeds": ()})["seeds"]) < _LEAST_SEEDS]
+    counts = {
+        title: _collapsed(rows[title], rows[reference])
+        for title in claim.collapse
+        if reference in rows and title not in lacking
+    }
     verdict = Verdict.UNDECIDED
     if any(count == 0 for count in counts.values()):
         verdict = Verdict.NO
@@ -106,10 +116,14 @@ def _collapse(claim: Claim, rows: Mapping[str, Content]) -> dict[str, Any]:
     }
 
 
-def _collapsed(row: Content) -> int:
-    """Count the trainings that collapsed: a mean cosine of test images above the limit of the log, or an error."""
-    alike = [bool(one["collapsed"] or one["mean_cosine"] > ALIKE) for one in row["by_seed"]]
-    return len(row["failures"]) + sum(alike)
+def _collapsed(row: Content, reference: Content) -> int:
+    """Count the trainings that failed or collapsed.
+
+    Alike embeddings are not enough: the small distances that remain can still rank the images.
+    """
+    least = _KEPT_RECALL * float(reference["metrics"]["recall_at_1"]["mean"])
+    lost = [one for one in row["by_seed"] if one["mean_cosine"] > ALIKE and one["recall_at_1"] < least]
+    return len(row["failures"]) + len(lost)
 
 
 def _spread_mean(spread: Content | None) -> float | None:
@@ -125,10 +139,12 @@ def claims_markdown(claims: Sequence[Content]) -> list[str]:
         "|---|---|---|",
         *(f"| {claim['text']} | **{claim['verdict']}** | {_numbers(claim)} |".replace("\n", " ") for claim in claims),
         "",
-        "A row is above a curve if the 95 % interval of the difference in ERS, at the row's Recall@1, is above 0: the "
-        "wider one of Student's t over seeds and the bootstrap over attacked images. With fewer than two seeds, or "
-        "beyond the end of a curve in the direction in which the end is no bound, nothing is decided. A model has "
-        f"collapsed if its mean cosine is above {ALIKE:g} or its log says so.",
+        "A row is above the curve of a defense if it has more ERS than the point of the curve with the next lower "
+        "Recall@1, below it if it has less than the point with the next higher one. The 95 % interval of the "
+        "difference has to exclude 0: the wider one of Student's t over seeds and the bootstrap over attacked images. "
+        "Otherwise, with fewer than two seeds, or after a training that failed, nothing is decided. Interpolated "
+        f"differences are estimates. A model has collapsed if its mean cosine is above {ALIKE:g} and its Recall@1 "
+        f"below {100 * _KEPT_RECALL:g} % of that of the study's reference.",
         "",
     ]
 
@@ -145,8 +161,11 @@ def _numbers(claim: Content) -> str:
 
 
 def _difference(one: Content) -> str:
-    beyond = {0: "", 1: ", beyond its highest R@1", -1: ", beyond its lowest R@1"}[one["beyond"]]
-    return (
-        f"{one['ers']:.1f} against {one['other_ers']:.1f} of {one['curve']} at R@1 {one['recall']:.1f} %{beyond} "
-        f"(difference {one['difference']:+.1f} [{one['low']:+.1f}, {one['high']:+.1f}])"
-    )
+    where = f"{one['ers']:.1f} against {one['other_ers']:.1f} of {one['curve']} at R@1 {one['recall']:.1f} %"
+    bounds = {
+        "from the next lower R@1": one["above_most"],
+        "from the next higher R@1": one["above_least"],
+    }
+    told = [f"difference {interval_text(one['difference'])}"]
+    told += [f"{name} {interval_text(value)}" for name, value in bounds.items() if value and value != one["difference"]]
+    return f"{where} ({', '.join(told)})"

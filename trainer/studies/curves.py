@@ -50,26 +50,44 @@ def pareto_front(points: Sequence[Point]) -> list[Point]:
 
 @dataclass(frozen=True, kw_only=True)
 class OnCurve:
-    """What a curve has at a Recall@1."""
+    """What a defense has at a Recall@1: an estimate, and bounds that hold if more Recall@1 never goes with more ERS."""
 
-    point: Point
-    beyond: int
-    """0 within the curve; 1 where Recall@1 is above that of all its points, −1 where it is below that of its front."""
+    estimate: Point
+    """Interpolated linearly between two points of the front; beyond its ends, the end."""
+    most: float | None
+    """ERS of the point with the next lower Recall@1, which the defense does not exceed; None below the lowest one."""
+    least: float | None
+    """ERS of the point with the next higher Recall@1, which the defense has at least; None above the highest one."""
 
 
 def at_recall(points: Sequence[Point], recall: float) -> OnCurve:
-    """Return the curve through the Pareto front of `points`, interpolated linearly at `recall`.
-
-    Beyond an end it has the value of that end. Above the highest Recall@1 that is more than the defense can be expected
-    to have there; below the lowest one of the front it is at least what the defense has.
-    """
+    """Return what the defense of `points` has at `recall`, from their Pareto front."""
     front = pareto_front(points)
     xs = [one.recall for one in front]
     values = {
         name: float(np.interp(recall, xs, [getattr(one, name) for one in front])) for name in ("ers", "error", "cosine")
     }
-    beyond = 1 if recall > xs[-1] else -1 if recall < xs[0] else 0
-    return OnCurve(point=Point(recall=recall, **values), beyond=beyond)
+    lower = [one.ers for one in front if one.recall <= recall]
+    higher = [one.ers for one in front if one.recall >= recall]
+    return OnCurve(
+        estimate=Point(recall=recall, **values),
+        most=lower[-1] if lower else None,
+        least=higher[0] if higher else None,
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Interval:
+    """A mean difference of ERS and its 95 % interval."""
+
+    mean: float
+    low: float
+    high: float
+
+
+def interval_text(interval: Content | None) -> str:
+    """Return the JSON values of an `Interval` in words; empty for None."""
+    return f"{interval['mean']:+.1f} [{interval['low']:+.1f}, {interval['high']:+.1f}]" if interval else ""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -87,22 +105,23 @@ class Difference:
     """Of the row."""
     other_ers: float
     other_cosine: float
-    difference: float
-    low: float
-    high: float
-    beyond: int
-    """As in `OnCurve`, of the seeds that are beyond an end; 0 if all are within."""
+    difference: Interval
+    """From the estimates of the curve."""
+    above_most: Interval | None
+    """From the upper bounds of the curve; None if a seed has none."""
+    above_least: Interval | None
+    """From the lower bounds of the curve; None if a seed has none."""
 
     @property
     def verdict(self) -> bool | None:
-        """True if the row is above the curve, False if it is below, None if that is not decidable.
+        """True if the row is above the upper bounds of the curve, False if it is below the lower ones, else None.
 
-        The 95 % interval of the difference has to exclude 0. Beyond an end of the curve only the direction counts in
-        which the end is a bound: a row of more Recall@1 can be above, one of less can be below.
+        The 95 % interval of the difference has to exclude 0. Interpolation does not decide: between two points a
+        defense can have more than the line through them.
         """
-        if self.low > 0 and self.beyond >= 0:
+        if self.above_most and self.above_most.low > 0:
             return True
-        if self.high < 0 and self.beyond <= 0:
+        if self.above_least and self.above_least.high < 0:
             return False
         return None
 
@@ -112,44 +131,55 @@ class Difference:
 
 
 def compare(row: Content, name: str, curve: Sequence[Content]) -> Difference | None:
-    """Compare a row with a curve at the row's Recall@1, seed by seed; None with fewer than two seeds that all have.
+    """Compare a row with a curve at the row's Recall@1, seed by seed.
 
-    The interval is the wider one of two 95 % intervals: Student's t over the differences of the seeds, and the normal
-    one of the attacked images.
+    The intervals are the wider one of two 95 % intervals: Student's t over the differences of the seeds, and the
+    normal one of the attacked images.
+
+    Returns:
+        The comparison of the seeds that all have; None with fewer than two. None, too, if a training failed: leaving
+        it out would favor its defense.
     """
     own = points_by_seed(row)
     others = [points_by_seed(one) for one in curve]
-    pairs = {
-        seed: (point, [other[seed] for other in others])
-        for seed, point in own.items()
-        if point is not None and all(seed in other for other in others)
-    }
-    found = {
-        seed: (point, at_recall(known, point.recall))
-        for seed, (point, points) in pairs.items()
-        if (known := [one for one in points if one is not None])
-    }
-    if len(found) < 2:
+    seeds = [seed for seed in own if all(seed in other for other in others)]
+    points = [own[seed] for seed in seeds]
+    curves = [[other[seed] for other in others] for seed in seeds]
+    if len(seeds) < 2 or None in points or any(None in one for one in curves):
         return None
-    differences = np.array([point.ers - other.point.ers for point, other in found.values()])
-    errors = np.array([math.hypot(point.error, other.point.error) for point, other in found.values()])
-    half = max(_student(differences), _NORMAL * float(errors.mean()) / math.sqrt(len(errors)))
-    mean = float(differences.mean())
-    beyond = sorted(other.beyond for _, other in found.values())
+    rows = [point for point in points if point is not None]
+    found = [
+        at_recall([one for one in known if one is not None], point.recall)
+        for point, known in zip(rows, curves, strict=True)
+    ]
+    errors = [math.hypot(point.error, other.estimate.error) for point, other in zip(rows, found, strict=True)]
+
+    def from_(values: Sequence[float | None]) -> Interval | None:
+        known = [point.ers - value for point, value in zip(rows, values, strict=True) if value is not None]
+        return _interval(known, errors) if len(known) == len(rows) else None
+
+    difference = from_([other.estimate.ers for other in found])
+    assert difference is not None
     return Difference(
         row=row["title"],
         curve=name,
-        seeds=tuple(found),
-        recall=_mean([point.recall for point, _ in found.values()]),
-        ers=_mean([point.ers for point, _ in found.values()]),
-        cosine=_mean([point.cosine for point, _ in found.values()]),
-        other_ers=_mean([other.point.ers for _, other in found.values()]),
-        other_cosine=_mean([other.point.cosine for _, other in found.values()]),
-        difference=mean,
-        low=mean - half,
-        high=mean + half,
-        beyond=beyond[-1] or beyond[0],
+        seeds=tuple(seeds),
+        recall=_mean([point.recall for point in rows]),
+        ers=_mean([point.ers for point in rows]),
+        cosine=_mean([point.cosine for point in rows]),
+        other_ers=_mean([other.estimate.ers for other in found]),
+        other_cosine=_mean([other.estimate.cosine for other in found]),
+        difference=difference,
+        above_most=from_([other.most for other in found]),
+        above_least=from_([other.least for other in found]),
     )
+
+
+def _interval(differences: Sequence[float], errors: Sequence[float]) -> Interval:
+    """Return the mean of `differences`, n ≥ 2, with an interval; `errors` are their standard errors over images."""
+    half = max(_student(np.array(differences)), _NORMAL * _mean(errors) / math.sqrt(len(errors)))
+    mean = _mean(differences)
+    return Interval(mean=mean, low=mean - half, high=mean + half)
 
 
 def _student(values: np.ndarray) -> float:

@@ -12,7 +12,7 @@ from hardrank.models.files import write_json, write_text
 from hardrank.trainer.evaluation.scorecard import ERS_KEYS
 from hardrank.trainer.studies.choice import choices_markdown
 from hardrank.trainer.studies.claims import claims_markdown, judge
-from hardrank.trainer.studies.curves import compare
+from hardrank.trainer.studies.curves import compare, interval_text
 from hardrank.trainer.studies.plan import Expectation, Study
 from hardrank.trainer.studies.trial_list import Trial
 
@@ -60,7 +60,10 @@ def summarize(
         "choices": dict(choices or {}),
         "curves": {name: list(titles) for name, titles in study.curves.items()},
         "equal_recall": _equal_recall(study, known),
-        "claims": [judge(claim, study.curves, {row["title"]: row for row in rows}) for claim in study.claims],
+        "claims": [
+            judge(claim, study.curves, {row["title"]: row for row in rows}, reference=study.reference)
+            for claim in study.claims
+        ],
         "samplers": samplers,
         "hardware": _distinct([trial["hardware"] for trial in done.values()]),
         "versions": _distinct([trial["versions"] for trial in done.values()]),
@@ -260,10 +263,9 @@ def _equal_recall_lines(compared: Sequence[Content]) -> list[str]:
     lines = [
         f"ERS at the Recall@1 of {compared[0]['row']}, interpolated along the curve of each defense:",
         "",
-        "| curve | seeds | R@1 % | ERS | mean cosine | difference of the row | beyond the curve |",
-        "|---|---|--:|--:|--:|--:|---|",
+        "| curve | seeds | R@1 % | ERS | mean cosine | difference | from the next lower R@1 | from the next higher |",
+        "|---|---|--:|--:|--:|--:|--:|--:|",
     ]
-    beyond = {0: "", 1: "above its highest R@1", -1: "below its lowest R@1"}
     for one in compared:
         cells = [
             one["curve"].replace("|", "\\|"),
@@ -271,8 +273,9 @@ def _equal_recall_lines(compared: Sequence[Content]) -> list[str]:
             f"{one['recall']:.1f}",
             f"{one['other_ers']:.1f}",
             f"{one['other_cosine']:.2f}",
-            f"{one['difference']:+.1f} [{one['low']:+.1f}, {one['high']:+.1f}]",
-            beyond[one["beyond"]],
+            interval_text(one["difference"]),
+            interval_text(one["above_most"]),
+            interval_text(one["above_least"]),
         ]
         lines.append(f"| {' | '.join(cells)} |")
     return [*lines, ""]

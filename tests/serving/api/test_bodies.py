@@ -180,6 +180,20 @@ def test_bytes_like_the_beginning_of_a_boundary_occupy_no_thread() -> None:
     assert process_time() - began < 1
 
 
+@pytest.mark.parametrize("head", [b"A" * 1100, b";" * 200])
+def test_heads_of_parts_that_take_long_to_parse_are_refused(head: bytes) -> None:
+    """Forty of them took the event loop a quarter of a second."""
+    part = b'--frontier\r\nContent-Disposition: form-data; name="a"; x="' + head + b'"\r\n\r\nx\r\n'
+    with pytest.raises(FormError):
+        asyncio.run(read_form(part + b"--frontier--\r\n", TYPE, most=1))
+
+
+def test_long_file_names_are_accepted() -> None:
+    head = 'Content-Disposition: form-data; name="image"; filename="' + "ä;" * 30 + "語" * 240 + '"'
+    body = b"--frontier\r\n" + head.encode() + b"\r\nContent-Type: image/png\r\n\r\nx\r\n--frontier--\r\n"
+    assert [field.name for field in asyncio.run(read_form(body, TYPE, most=1))] == ["image"]
+
+
 @given(st.binary(max_size=300))
 def test_any_bytes_are_parsed_or_rejected(body: bytes) -> None:
     for full in (body, b"--frontier\r\n" + body, _form([("image", b"x")])[:-5] + body):

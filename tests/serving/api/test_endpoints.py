@@ -1,20 +1,24 @@
 """The endpoints of the real application: responses, statuses, headers."""
 
+import asyncio
 import io
 import json
 import re
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pytest
 from PIL import Image
+from starlette.requests import Request
 from starlette.testclient import TestClient
 
 from hardrank.models.preprocessing import prepare
 from hardrank.serving import app
-from hardrank.serving.api.auth import Keyring, KeyRole, key_entry, new_key
+from hardrank.serving.api.auth import Caller, Keyring, KeyRole, key_entry, new_key
+from hardrank.serving.api.bodies import ClientGoneError
+from hardrank.serving.api.endpoints import Endpoints
 from hardrank.serving.api.openapi import document
 from hardrank.serving.engine import Engine
 from hardrank.serving.settings import Access, Batching, Limits, Settings
@@ -623,3 +627,52 @@ def test_pending_queries_are_counted_by_key(tmp_path: Path, engine: Engine) -> N
                 for key in (one, other)
             ]
     assert statuses == [429, 200]
+
+
+def test_pending_deletions_are_counted_by_key(tmp_path: Path, engine: Engine) -> None:
+    one, other = new_key(), new_key()
+    keyring = Keyring([key_entry("one", KeyRole.WRITE, one), key_entry("other", KeyRole.WRITE, other)])
+    settings = Settings(batching=Batching(pending=2))
+    with (
+        serve(tmp_path, (engine,), settings=settings, keyring=keyring) as served,
+        served.service.admission.enter(caller="key one"),
+    ):
+        statuses = [
+            served.client.delete("/v1/items/item-1", headers={"X-API-Key": key}).status_code for key in (one, other)
+        ]
+    assert statuses == [429, 204]
+
+
+def test_the_deletions_of_a_client_that_is_gone_leave_the_queue() -> None:
+    cancelled: list[str] = []
+
+    class WaitingService:
+        async def delete(self, id: str, *, caller: str) -> None:
+            try:
+                await asyncio.Event().wait()
+            except asyncio.CancelledError:
+                cancelled.append(caller)
+                raise
+
+    async def scenario() -> None:
+        async def receive() -> dict[str, Any]:
+            return {"type": "http.disconnect"}
+
+        unused: Any = None
+        endpoints = Endpoints(cast(Any, WaitingService()), unused, unused, unused, unused, version="1")
+        request = Request({"type": "http", "state": {"caller": Caller(name="key one", role=KeyRole.WRITE)}}, receive)
+        with pytest.raises(ClientGoneError):
+            await endpoints.delete("item-1", request)
+        await asyncio.sleep(0)
+
+    asyncio.run(scenario())
+    assert cancelled == ["key one"]
+
+
+def test_many_labels_count_for_the_rate_limit(tmp_path: Path, engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
+    many = {f"label-{number:0>120}": number for number in range(10_000)}
+    with serve(tmp_path, (engine,), settings=Settings(access=Access(rate=0.01, burst=12))) as served:
+        monkeypatch.setattr(served.service.models["benign"].index, "labels", lambda: many)
+        answers = [served.client.get("/v1/labels") for _ in range(4)]
+    assert [answer.status_code for answer in answers] == [200, 200, 429, 429]  # 1.3 MB each, six requests
+    assert answers[0].json() == {"labels": many}

@@ -3,6 +3,7 @@
 import asyncio
 import gc
 import weakref
+from collections.abc import Sequence
 from typing import Any
 
 import pytest
@@ -53,7 +54,11 @@ def responses() -> HeldBytes:
 @pytest.fixture
 def middleware(responses: HeldBytes) -> RequestMiddleware:
     options = MiddlewareOptions(
-        metrics=Metrics(), keyring=Keyring(), rate=RateLimit(rate=0, burst=1), responses=responses
+        metrics=Metrics(),
+        keyring=Keyring(),
+        rate=RateLimit(rate=0, burst=1),
+        reads=RateLimit(rate=0, burst=1),
+        responses=responses,
     )
     return RequestMiddleware(Response(BODY), options)
 
@@ -62,8 +67,20 @@ async def _nothing() -> Message:
     return {"type": "http.request", "body": b"", "more_body": False}
 
 
-async def _request(middleware: RequestMiddleware, client: Client, address: str, path: str = "/a") -> None:
-    scope: dict[str, Any] = {"type": "http", "method": "GET", "path": path, "headers": [], "client": (address, 1)}
+async def _request(
+    middleware: RequestMiddleware,
+    client: Client,
+    address: str,
+    path: str = "/a",
+    headers: Sequence[tuple[bytes, bytes]] = (),
+) -> None:
+    scope: dict[str, Any] = {
+        "type": "http",
+        "method": "GET",
+        "path": path,
+        "headers": list(headers),
+        "client": (address, 1),
+    }
     await middleware(scope, _nothing, client.send)
 
 
@@ -111,6 +128,7 @@ def test_a_refused_body_is_freed_at_once() -> None:
         metrics=Metrics(),
         keyring=Keyring(),
         rate=RateLimit(rate=0, burst=1),
+        reads=RateLimit(rate=0, burst=1),
         responses=HeldBytes(Limits(), "downloads"),
     )
     gc.collect()
@@ -136,3 +154,43 @@ def test_a_client_that_disconnects_leaves_nothing_counted(middleware: RequestMid
 
     asyncio.run(scenario())
     assert responses.total == 0
+
+
+def _small(reads: RateLimit) -> RequestMiddleware:
+    options = MiddlewareOptions(
+        metrics=Metrics(),
+        keyring=Keyring(),
+        rate=RateLimit(rate=0, burst=1),
+        reads=reads,
+        responses=HeldBytes(Limits(), "downloads"),
+    )
+    return RequestMiddleware(Response(b"small"), options)
+
+
+def _status(
+    middleware: RequestMiddleware, path: str, *, address: str = "192.0.2.1", headers: Sequence[tuple[bytes, bytes]] = ()
+) -> int:
+    client = Client()
+    client.reads.set()
+    asyncio.run(_request(middleware, client, address, path, headers))
+    return client.status
+
+
+@pytest.mark.parametrize("path", ["/login", "/gradio_api/upload", "/v1/search", "/nothing"])
+def test_long_content_types_are_refused_before_anything_parses_them(path: str) -> None:
+    """Which takes time in proportion to the square of their length, on the event loop."""
+    middleware = _small(RateLimit(rate=0, burst=1))
+    kind = b'multipart/form-data; boundary=x; a="'
+    assert _status(middleware, path, headers=[(b"content-type", kind + b";" * 400)]) == 200
+    long = (b"content-type", kind + b";" * 512)
+    assert _status(middleware, path, headers=[long]) == 431
+    assert _status(middleware, path, headers=[long, (b"content-type", b"image/png")]) == 431
+
+
+def test_reads_of_the_page_are_limited_by_address() -> None:
+    middleware = _small(RateLimit(rate=1, burst=45, clock=lambda: 0.0))
+    assert [_status(middleware, "/") for _ in range(3)] == [200, 200, 429]
+    assert [_status(middleware, "/assets/a.js") for _ in range(6)] == [200] * 5 + [429]
+    for path in ("/healthz", "/readyz", "/metrics", "/v1/stats"):
+        assert _status(middleware, path) == 200
+    assert _status(middleware, "/config", address="192.0.2.2") == 200

@@ -14,12 +14,14 @@ from starlette.responses import Response
 from starlette.types import Message, Receive, Scope, Send
 
 from hardrank.serving.api.auth import Keyring, KeyRole, key_entry, write_keys
+from hardrank.serving.api.bodies import HeldBytes
 from hardrank.serving.engine import Engine
 from hardrank.serving.page.allow_list import AllowListMiddleware
+from hardrank.serving.page.logins import Logins
 from hardrank.serving.page.mount import create_page
 from hardrank.serving.page.uploads import UploadStore
 from hardrank.serving.search.models import Model
-from hardrank.serving.settings import Access, Limits, Settings
+from hardrank.serving.settings import Access, Limits, Network, Settings
 from tests.serving.page_server import PageServer, page_server
 from tests.serving.served import build_index, encoded, paint, picture
 from tests.waiting import patient_client
@@ -147,7 +149,7 @@ def test_uploads_beyond_the_total_limit_are_refused(model: Model) -> None:
 
 
 def test_the_queue_is_bounded(server: PageServer, tmp_path: Path) -> None:
-    uploads = UploadStore(tmp_path, limit=1, largest=1, keep_s=1)
+    uploads = UploadStore(tmp_path, limit=1, largest=1, keep_s=1, held=HeldBytes(Limits(), "previews"))
     queue = create_page(server.service, server.service.settings, uploads)._queue
     assert queue.max_size is not None
     assert 0 < queue.max_size <= 100
@@ -179,7 +181,14 @@ def test_the_page_is_rendered_for_one_visitor_at_a_time_and_none_can_hold_it_up(
 
     unused = cast(Any, None)
     page = AllowListMiddleware(
-        gradio, blocks=unused, bodies=unused, uploads=unused, calls=unused, images=unused, image_bytes=1
+        gradio,
+        blocks=unused,
+        bodies=unused,
+        uploads=unused,
+        calls=unused,
+        images=unused,
+        logins=Logins(None),
+        image_bytes=1,
     )
 
     async def scenario() -> None:
@@ -224,6 +233,55 @@ def test_other_sites_can_neither_read_nor_use_the_page(model: Model, tmp_path: P
         assert client.get("/item/item-1", headers={**sent, "Sec-Fetch-Mode": "navigate"}).status_code == 200
         own = {"Sec-Fetch-Site": "same-origin", "Sec-Fetch-Mode": "cors"}
         assert client.post("/gradio_api/upload", headers=own, files={"files": b"x"}).status_code == 200
+
+
+@pytest.mark.parametrize(
+    ("query", "headers"),
+    [
+        ("?page=zzz", {}),
+        ("?deep_link=abc", {}),
+        ("", {"Host": "a:x"}),
+        ("", {"X-Forwarded-Host": "a:x"}),
+        ("", {"X-Gradio-Server": "http://a:x"}),
+    ],
+)
+def test_what_gradio_fails_for_does_not_reach_it(
+    server: PageServer, query: str, headers: dict[str, str], caplog: pytest.LogCaptureFixture
+) -> None:
+    if "Host" in headers:
+        with page_server([server.service.models["benign"]], Settings(network=Network(host="0.0.0.0"))) as open_server:
+            assert open_server.client.get(f"{open_server.url}/", headers=headers).status_code == 200
+    else:
+        for path in ("/", "/config"):
+            assert server.client.get(f"{server.url}{path}{query}", headers=headers).status_code == 200
+    assert not caplog.text
+
+
+def test_logging_out_ends_only_the_own_login(model: Model, tmp_path: Path) -> None:
+    path = tmp_path / "keys.json"
+    write_keys(path, [key_entry("anna", KeyRole.READ, KEY)])
+    keyring = Keyring(file=path, anonymous=KeyRole.NOTHING)
+    with (
+        page_server([model], keyring=keyring) as server,
+        patient_client(server.url) as one,
+        patient_client(server.url) as other,
+    ):
+        for client in (one, other):
+            assert client.post("/login", data={"username": "key", "password": KEY}).status_code == 200
+            assert "samesite=lax" in client.post("/login", data={"password": KEY}).headers["set-cookie"].lower()
+        link = {"Sec-Fetch-Site": "cross-site", "Sec-Fetch-Mode": "navigate"}
+        assert one.post("/logout", headers=link).status_code == 403
+        assert 'method="post"' in one.get("/logout", headers=link).text
+        assert one.get("/config").status_code == 200
+        assert one.post("/logout").status_code == 303
+        assert [client.get("/config").status_code for client in (one, other)] == [401, 200]
+
+
+@pytest.mark.parametrize("body", [b"password=" + b"k" * 5000, b"&".join(b"a=b" for _ in range(9)), b"", b"\xff=%ff"])
+def test_strange_logins_are_refused(model: Model, body: bytes) -> None:
+    with page_server([model], keyring=Keyring([key_entry("a", KeyRole.READ, KEY)], anonymous=KeyRole.NOTHING)) as own:
+        head = {"Content-Type": "application/x-www-form-urlencoded"}
+        assert own.client.post(f"{own.url}/login", content=body, headers=head).status_code in {400, 413, 422}
 
 
 def test_the_configuration_reveals_no_path_of_the_server(server: PageServer) -> None:

@@ -65,6 +65,9 @@ def test_only_what_was_checked_is_passed_on() -> None:
         {"data": [*VALUES[:2], "other", 12, None]},
         {"data": [*VALUES[:4], ["red"]]},
         {"data": [*VALUES[:4], "r" * 1001]},
+        *({"data": [*VALUES[:3], number, None]} for number in (10**400, -(10**400), 1e300)),
+        {"data": [VALUES[0], "\ud800", *VALUES[2:]]},
+        {"data": [*VALUES[:4], "red \udfff"]},
         {"data": [{}, *VALUES[1:]]},
         {"data": [NAME, *VALUES[1:]]},
         {"data": [{"path": f"/tmp/{NAME}"}, *VALUES[1:]]},
@@ -80,3 +83,8 @@ def test_other_calls_are_refused(changes: dict[str, Any]) -> None:
 def test_other_bodies_are_refused(body: bytes) -> None:
     with pytest.raises(InvalidCallError):
         check_call(body, PAGE)
+
+
+def test_what_cannot_be_sent_on_is_left_out() -> None:
+    checked = json.loads(check_call(call(event_data={"id": "\ud800"}, trigger_id=10**400), PAGE).body)
+    assert (checked["event_data"], checked["trigger_id"]) == (None, None)

@@ -1,5 +1,8 @@
 """Visitors get originals byte for byte, previews of what browsers do not display, and a page to sign in."""
 
+import asyncio
+import socket
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -13,7 +16,7 @@ from hardrank.serving.search.models import Model
 from hardrank.serving.settings import Access, Settings
 from tests.serving.page_server import PageServer, page_server
 from tests.serving.served import Painted, build_index, encoded, paint, picture
-from tests.waiting import patient_client
+from tests.waiting import patient_client, until
 
 KEY = "a key of many characters"
 
@@ -61,6 +64,53 @@ def test_an_uploaded_tiff_has_a_preview(server: PageServer) -> None:
     shown = server.client.get(f"/gradio_api/file={name}")
     assert shown.headers["content-type"] == "image/png"
     assert decode(shown.content).size == (80, 40)
+
+
+def upload_tiff(server: PageServer, seed: int) -> str:
+    data = encoded(picture(seed, width=80, height=40), "TIFF")
+    answer = server.client.post("/gradio_api/upload", files={"files": ("a.tif", data, "image/tiff")})
+    return str(answer.raise_for_status().json()[0])
+
+
+def test_many_requests_share_one_preview_which_is_kept_and_ends_if_all_leave(
+    server: PageServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    started, ended, proceed = [], [], threading.Event()
+    preview = server.service.preview
+
+    async def slow(data: bytes, side: int, *, caller: str = "") -> bytes:
+        started.append(caller)
+        try:
+            while not proceed.is_set():
+                await asyncio.sleep(0.005)
+            return await preview(data, side, caller=caller)
+        finally:
+            ended.append(caller)
+
+    monkeypatch.setattr(server.service, "preview", slow)
+    path = f"/gradio_api/file={upload_tiff(server, 5)}"
+    address = server.client.base_url
+    request = f"GET {path} HTTP/1.1\r\nHost: {address.netloc.decode()}\r\n\r\n".encode()
+    abandoned = [socket.create_connection((address.host, address.port or 80)) for _ in range(8)]
+    for connection in abandoned:
+        connection.sendall(request)
+    until(lambda: started)
+    for connection in abandoned:
+        connection.close()
+    until(lambda: ended)
+    proceed.set()
+    started.clear()
+    answers = [server.client.get(path) for _ in range(3)]
+    assert len({answer.content for answer in answers}) == 1
+    assert decode(answers[0].content).size == (80, 40)
+    assert len(started) == 1
+
+
+def test_previews_of_uploads_count_for_the_rate_limit(model: Model) -> None:
+    with page_server([model], settings=Settings(access=Access(rate=0.001, burst=4))) as server:
+        path = f"/gradio_api/file={upload_tiff(server, 6)}"  # one request
+        statuses = [server.client.get(path).status_code for _ in range(5)]
+    assert statuses == [200] * 3 + [429] * 2
 
 
 def test_an_unknown_item_is_not_found(server: PageServer) -> None:

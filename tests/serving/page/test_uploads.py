@@ -7,11 +7,28 @@ from typing import Any
 
 import pytest
 
+from hardrank.serving.api.bodies import HeldBytes
 from hardrank.serving.page.uploads import UploadQuotaError, UploadStore, is_upload_name
+from hardrank.serving.search.admission import OverloadedError
+from hardrank.serving.settings import Limits
 
 
-def store(folder: Path, *, limit: int = 100, largest: int = 20, keep_s: float = 600, least: int = 1) -> UploadStore:
-    return UploadStore(folder, limit=limit, largest=largest, keep_s=keep_s, least=least)
+def store(
+    folder: Path,
+    *,
+    limit: int = 100,
+    largest: int = 20,
+    keep_s: float = 600,
+    least: int = 1,
+    held: HeldBytes | None = None,
+) -> UploadStore:
+    held = held or HeldBytes(Limits(), "previews")
+    return UploadStore(folder, limit=limit, largest=largest, keep_s=keep_s, held=held, least=least)
+
+
+async def read(uploads: UploadStore, name: str) -> bytes | None:
+    async with uploads.reading(name, reader="reader") as data:
+        return data
 
 
 def run(scenario: Coroutine[Any, Any, None]) -> None:
@@ -24,8 +41,8 @@ def test_uploads_have_random_names_and_keep_their_bytes(tmp_path: Path) -> None:
         names = [await uploads.add(b"same bytes", owner="a") for _ in range(2)]
         assert len(set(names)) == 2
         assert all(is_upload_name(name) for name in names)
-        assert [await uploads.read(name) for name in names] == [b"same bytes"] * 2
-        assert await uploads.read("x" * 22) is None
+        assert [await read(uploads, name) for name in names] == [b"same bytes"] * 2
+        assert await read(uploads, "x" * 22) is None
 
     run(scenario())
 
@@ -36,8 +53,8 @@ def test_a_visitor_who_exceeds_the_share_loses_only_their_oldest_uploads(tmp_pat
         other = await uploads.add(bytes(20), owner="other")
         names = [await uploads.add(bytes(10), owner="greedy") for _ in range(30)]
         assert uploads.size == 20 + 20
-        assert await uploads.read(other) is not None
-        assert [await uploads.read(name) is not None for name in names] == [False] * 28 + [True] * 2
+        assert await read(uploads, other) is not None
+        assert [await read(uploads, name) is not None for name in names] == [False] * 28 + [True] * 2
 
     run(scenario())
 
@@ -50,7 +67,7 @@ def test_a_newcomer_gets_space_from_the_visitor_with_the_most(tmp_path: Path) ->
                 await uploads.add(bytes(5), owner=f"visitor {number}")
         assert uploads.size == 100
         name = await uploads.add(bytes(5), owner="newcomer")
-        assert await uploads.read(name) is not None
+        assert await read(uploads, name) is not None
         assert uploads.size == 100
         with pytest.raises(UploadQuotaError):
             await uploads.add(bytes(20), owner="newcomer")
@@ -85,7 +102,7 @@ def test_uploads_are_deleted_after_their_time(tmp_path: Path) -> None:
         while uploads.size:
             await asyncio.sleep(0.05)
         assert not list(tmp_path.iterdir())
-        assert await uploads.read(name) is None
+        assert await read(uploads, name) is None
 
     run(scenario())
 
@@ -96,5 +113,52 @@ def test_an_upload_that_cannot_be_written_takes_no_space(tmp_path: Path) -> None
         with pytest.raises(UploadQuotaError):
             await uploads.add(bytes(20), owner="a")
         assert uploads.size == 0
+
+    run(scenario())
+
+
+def test_an_upload_is_held_while_it_is_used_and_refused_unread_beyond_the_limit(tmp_path: Path) -> None:
+    held = HeldBytes(Limits(held_bytes=80, body_bytes=20), "previews")
+
+    async def scenario() -> None:
+        uploads = store(tmp_path, held=held)
+        name = await uploads.add(bytes(20), owner="a")
+        async with uploads.reading(name, reader="a"):
+            assert held.total == 20
+            (tmp_path / name).unlink()  # reading it again would find nothing
+            with pytest.raises(OverloadedError):
+                await read_as_a(uploads, name)
+            assert await read(uploads, name) is None
+        assert held.total == 0
+
+    async def read_as_a(uploads: UploadStore, name: str) -> None:
+        async with uploads.reading(name, reader="a"):
+            pass
+
+    run(scenario())
+
+
+def test_a_preview_counts_for_the_share_and_goes_with_its_upload(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        uploads = store(tmp_path, keep_s=1)
+        name = await uploads.add(bytes(10), owner="a")
+        assert await uploads.preview(name) is None
+        await uploads.add_preview(name, b"preview")
+        assert (await uploads.preview(name), uploads.size) == (b"preview", 17)
+        while uploads.size:
+            await asyncio.sleep(0.05)
+        assert await uploads.preview(name) is None
+        assert not list(tmp_path.iterdir())
+
+    run(scenario())
+
+
+def test_a_preview_without_space_is_not_stored_and_deletes_nothing(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        uploads = store(tmp_path)
+        name = await uploads.add(bytes(20), owner="a")
+        await uploads.add_preview(name, bytes(6))
+        assert (await uploads.preview(name), uploads.size) == (None, 20)
+        assert [path.name for path in tmp_path.iterdir()] == [name]
 
     run(scenario())

@@ -1,12 +1,17 @@
 """Batches of many callers' jobs: each caller gets its own result, once."""
 
 import asyncio
+import gc
 import os
 import random
 import sys
 import threading
 import time
+import weakref
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
 
 import pytest
 
@@ -43,10 +48,23 @@ class Squares:
         return [job for batch in self.batches for job in batch]
 
 
+@dataclass(frozen=True, eq=False)
+class Number:
+    """A job to which a weak reference can be made."""
+
+    value: int
+
+
 async def _until(condition: Callable[[], bool]) -> None:
     async with asyncio.timeout(PATIENCE_S):
         while not condition():
             await asyncio.sleep(0.001)
+
+
+async def _cancel(tasks: Sequence["asyncio.Task[Any]"]) -> None:
+    for task in tasks:
+        task.cancel()
+    await asyncio.wait(tasks)
 
 
 def test_a_lone_job_runs_immediately() -> None:
@@ -323,6 +341,57 @@ def test_jobs_cancelled_while_waiting_never_run() -> None:
     assert squares.batches == [[0], [4]]
 
 
+def test_cancelled_jobs_free_their_memory_while_they_wait_and_others_keep_their_turns() -> None:
+    squares = Squares(held=True)
+
+    async def scenario() -> None:
+        batcher = Batcher[Number, int](lambda jobs: squares([job.value for job in jobs]), name="squares", batch=1)
+        batcher.start()
+        first = asyncio.create_task(batcher.submit(Number(0)))
+        await _until(lambda: squares.batches == [[0]])
+        numbers = [Number(number) for number in range(1, 9)]
+        references = [weakref.ref(number) for number in numbers]
+        tasks = [asyncio.create_task(batcher.submit(numbers.pop(0), caller="ab"[number > 4])) for number in range(1, 9)]
+        await _until(lambda: batcher.waiting == len(tasks))
+        cancelled, tasks = [*tasks[:3], *tasks[5:]], tasks[3:5]
+        await _cancel(cancelled)
+        assert batcher.waiting == 2
+        del cancelled[:]
+        gc.collect()  # the errors of the tasks had their frames
+        alive = [reference() is not None for reference in references]
+        assert alive == [False] * 3 + [True] * 2 + [False] * 3
+        tasks.append(asyncio.create_task(batcher.submit(Number(9), caller="a")))
+        await _until(lambda: batcher.waiting == 3)
+        squares.release()
+        await asyncio.gather(first, *tasks, return_exceptions=True)
+        await batcher.close()
+
+    asyncio.run(scenario())
+    assert squares.jobs == [0, 4, 5, 9]
+
+
+def test_close_ends_if_the_last_job_is_cancelled() -> None:
+    squares = Squares(held=True)
+
+    async def scenario() -> None:
+        one_thread = OneThread[int, int](run=squares, threads=3, batch=1)
+        batcher = Batcher[int, int](squares, name="squares", batch=1, one_thread=one_thread)
+        batcher.start()
+        first = asyncio.create_task(batcher.submit(0))
+        await _until(lambda: squares.batches == [[0]])
+        last = asyncio.create_task(batcher.submit(1))
+        await _until(lambda: batcher.waiting == 1)
+        closing = asyncio.create_task(batcher.close())
+        await asyncio.sleep(0)
+        last.cancel()
+        await asyncio.wait([last])
+        squares.release()
+        await asyncio.gather(first, closing)
+
+    asyncio.run(scenario())
+    assert squares.jobs == [0]
+
+
 @pytest.mark.parametrize("threads", [0, 4])
 def test_close_finishes_submitted_jobs_and_rejects_new_ones(threads: int) -> None:
     async def scenario() -> None:
@@ -445,6 +514,50 @@ def test_threads_pass_on_errors_and_skip_cancelled_calls() -> None:
 
     asyncio.run(scenario())
     assert ran == [0, 2, 3]
+
+
+def test_cancelled_calls_free_their_memory_while_they_wait_and_others_keep_their_turns() -> None:
+    ran: list[int] = []
+
+    async def scenario() -> None:
+        pool = ThreadPool(1, "test")
+        release = threading.Event()
+        running = asyncio.create_task(pool.run(partial(release.wait, PATIENCE_S)))
+        await asyncio.sleep(0)
+        calls: list[Callable[[], None]] = [partial(ran.append, number) for number in range(1, 9)]
+        references = [weakref.ref(call) for call in calls]
+        tasks = [asyncio.create_task(pool.run(calls.pop(0), caller="ab"[number > 4])) for number in range(1, 9)]
+        await asyncio.sleep(0)
+        cancelled, tasks = [*tasks[:3], *tasks[5:]], tasks[3:5]
+        await _cancel(cancelled)
+        del cancelled[:]
+        gc.collect()  # the errors of the tasks had their frames
+        alive = [reference() is not None for reference in references]
+        assert alive == [False] * 3 + [True] * 2 + [False] * 3
+        tasks.append(asyncio.create_task(pool.run(partial(ran.append, 9), caller="a")))
+        await asyncio.sleep(0)
+        release.set()
+        await asyncio.gather(running, *tasks, return_exceptions=True)
+        await pool.close()
+
+    asyncio.run(scenario())
+    assert ran == [4, 5, 9]
+
+
+def test_threads_close_if_all_that_waits_is_cancelled() -> None:
+    async def scenario() -> None:
+        pool = ThreadPool(1, "test")
+        release = threading.Event()
+        running = asyncio.create_task(pool.run(partial(release.wait, PATIENCE_S)))
+        waiting = asyncio.create_task(pool.run(lambda: None))
+        await asyncio.sleep(0)
+        closing = asyncio.create_task(pool.close())
+        waiting.cancel()
+        await asyncio.wait([waiting])
+        release.set()
+        await asyncio.gather(running, closing)
+
+    asyncio.run(scenario())
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="threads have no priority of their own elsewhere")

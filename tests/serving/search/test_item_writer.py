@@ -14,7 +14,7 @@ import pytest
 
 from hardrank.serving.index.search_index import SearchIndex
 from hardrank.serving.search.item_writer import ItemWriter
-from hardrank.serving.store.errors import IndexBusyError
+from hardrank.serving.store.errors import IndexBusyError, ReadOnlyIndexError
 from hardrank.serving.store.items import DuplicateItemError, NewItem, UnknownItemError
 from tests.serving.conftest import make_manifest, unit_vectors
 
@@ -177,6 +177,18 @@ def _interrupted(indexes: dict[str, SearchIndex]) -> None:
             ItemWriter(indexes).add(_items("a"))
 
 
+def _interrupted_deletion(indexes: dict[str, SearchIndex], failing: str) -> None:
+    """Leave a deletion unfinished, as an index that cannot be written does."""
+
+    def refuse(_: object) -> None:
+        raise IndexBusyError("busy")
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(indexes[failing], "delete", refuse)
+        with pytest.raises(IndexBusyError):
+            ItemWriter(indexes).delete("a")
+
+
 def test_an_addition_that_cannot_be_undone_is_undone_before_the_next_change(
     indexes: dict[str, SearchIndex], caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -186,6 +198,39 @@ def test_an_addition_that_cannot_be_undone_is_undone_before_the_next_change(
     assert "Traceback" not in caplog.text
     ItemWriter(indexes).add(_items("b"))
     assert set(_ids(indexes)) == {("b",)}
+
+
+def test_an_addition_repeated_after_one_that_cannot_be_undone_is_kept(indexes: dict[str, SearchIndex]) -> None:
+    _interrupted(indexes)
+    assert ItemWriter(indexes).add(_items("a"))
+    assert set(_ids(indexes)) == {("a",)}
+    ItemWriter(indexes).add(_items("b"))
+    assert set(_ids(indexes)) == {("a", "b")}
+
+
+@pytest.mark.parametrize("failing", KEYS)
+def test_an_addition_after_an_interrupted_deletion_is_kept(indexes: dict[str, SearchIndex], failing: str) -> None:
+    ItemWriter(indexes).add(_items("a"))
+    _interrupted_deletion(indexes, failing)
+    assert ItemWriter(indexes).add(_items("a"))
+    ItemWriter(indexes).add(_items("b"))
+    assert set(_ids(indexes)) == {("a", "b")}
+
+
+@pytest.mark.parametrize("failing", KEYS)
+def test_repeating_an_interrupted_deletion_completes_it(indexes: dict[str, SearchIndex], failing: str) -> None:
+    ItemWriter(indexes).add(_items("a"))
+    _interrupted_deletion(indexes, failing)
+    ItemWriter(indexes).delete("a")
+    assert set(_ids(indexes)) == {()}
+    assert not list(indexes["benign"].folder.glob("pending-*.json"))
+
+
+def test_a_change_of_one_index_settles_interrupted_ones_first(indexes: dict[str, SearchIndex]) -> None:
+    indexes["benign"].add([_items("b")["benign"]])
+    _interrupted(indexes)
+    ItemWriter(indexes).delete("b")
+    assert set(_ids(indexes)) == {()}
 
 
 def test_a_repair_of_some_of_the_indexes_leaves_the_rest_for_later(indexes: dict[str, SearchIndex]) -> None:
@@ -206,6 +251,8 @@ def test_a_read_only_server_reports_an_interrupted_change(
     with caplog.at_level(logging.WARNING):
         ItemWriter(reading).repair()
     assert str(indexes["benign"].folder) in caplog.text
+    with pytest.raises(ReadOnlyIndexError, match="for reading"):
+        ItemWriter(reading).add(_items("a"))
     assert _ids(indexes) == [("a",), ("a",), ()]
     for index in reading.values():
         index.close()

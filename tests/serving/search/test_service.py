@@ -272,6 +272,59 @@ def test_images_that_are_slow_to_decode_do_not_hold_up_other_callers(tmp_path: P
     _run(service, scenario)
 
 
+def test_labels_are_counted_once_for_each_state_of_the_gallery(
+    tmp_path: Path, engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    service = make_service(tmp_path, (engine,), paint(6))
+    index = service.models["benign"].index
+    counted: list[dict[str, int]] = []
+    count = index.labels
+
+    def spy() -> dict[str, int]:
+        counted.append(count())
+        return counted[-1]
+
+    monkeypatch.setattr(index, "labels", spy)
+
+    async def scenario(service: SearchService) -> None:
+        counts = await asyncio.gather(*(service.labels() for _ in range(5)))
+        assert counts == [{"blue": 2, "green": 2, "red": 2}] * 5
+        assert len(counted) == 1
+        await service.delete("item-0")
+        assert await service.labels() == {"blue": 2, "green": 2, "red": 1}
+        await service.add("new", paint(1)[0].data, label="red")
+        assert await service.labels() == {"blue": 2, "green": 2, "red": 2}
+        assert len(counted) == 3
+
+    _run(service, scenario)
+
+
+def test_changes_are_made_in_turn_by_caller(tmp_path: Path, engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
+    service = make_service(tmp_path, (engine,), paint(8))
+    index = service.models["benign"].index
+    may_delete, deleted, delete = threading.Event(), list[str](), index.delete
+
+    def wait_and_delete(ids: list[str]) -> None:
+        may_delete.wait(PATIENCE_S)
+        delete(ids)
+        deleted.extend(ids)
+
+    monkeypatch.setattr(index, "delete", wait_and_delete)
+
+    async def scenario(service: SearchService) -> None:
+        tasks = [asyncio.create_task(service.delete(f"item-{number}", caller="a")) for number in range(6)]
+        await asyncio.sleep(0)
+        tasks.append(asyncio.create_task(service.delete("item-6", caller="b")))
+        await asyncio.sleep(0)
+        tasks[5].cancel()
+        may_delete.set()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        assert "item-6" in deleted[:3]
+        assert "item-5" not in deleted
+
+    _run(service, scenario)
+
+
 def test_searches_for_many_results_do_not_hold_up_others(
     tmp_path: Path, engine: Engine, monkeypatch: pytest.MonkeyPatch
 ) -> None:

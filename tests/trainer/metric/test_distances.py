@@ -41,6 +41,21 @@ def test_distances_in_float32_never_pull_harder_than_a_unit_vector() -> None:
     assert gradient.norm(dim=1).max() <= 1
 
 
+def test_embeddings_in_nearly_one_direction_are_ranked_in_float32_as_exactly() -> None:
+    """After a collapse the distances are far below the rounding of a product of unit vectors."""
+    generator = torch.Generator().manual_seed(0)
+    offsets = 1e-4 * torch.randn(60, 128, dtype=torch.float64, generator=generator)
+    embeddings = F.normalize(torch.ones(128, dtype=torch.float64) / 128**0.5 + offsets, dim=1).float()
+    assert mean_cosine(embeddings) > 1 - 2e-6
+    exact = torch.cdist(embeddings.double(), embeddings.double(), compute_mode="donot_use_mm_for_euclid_dist")
+    found = pairwise_distances(embeddings, embeddings)
+    apart = ~torch.eye(60, dtype=torch.bool)
+    torch.testing.assert_close(found[apart].double(), exact[apart], rtol=1e-3, atol=0)
+    points = embeddings.clone().requires_grad_()
+    (gradient,) = torch.autograd.grad(pairwise_distances(points, embeddings)[apart].sum(), points)
+    assert bool(gradient.norm(dim=1).gt(0.1).all()), "an attack on such a model has a gradient"
+
+
 def test_nearest_leaves_out_the_query_by_id_even_among_duplicates() -> None:
     point = sphere(1)
     gallery = torch.cat([point, point, -point])
