@@ -13,7 +13,7 @@ from hypothesis import settings
 settings.register_profile("patient", deadline=None)
 settings.load_profile("patient")
 
-# Two workers share the machine: a second thread in each would only wait. Set before torch is imported.
+# Several workers share the machine: a second thread in each would only wait. Set before torch is imported.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 ROOT = Path(__file__).resolve().parents[1]

@@ -4,6 +4,7 @@ import io
 import logging
 import warnings
 from contextlib import redirect_stderr, redirect_stdout
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,7 @@ from hardrank.audit_app.subjects.onnx_network import OnnxNetwork
 from hardrank.audit_app.subjects.onnx_operators import ConversionError
 from hardrank.audit_app.subjects.subject import SubjectOptions
 from hardrank.models.backbones import build_backbone
+from hardrank.trainer.runtime.environment import Precision
 from tests.audit_app.galleries import OPTIONS
 from tests.audit_app.onnx_graphs import Shape, linear, save, write_linear, write_quantized
 
@@ -117,7 +119,7 @@ def test_both_exporters_of_many_families(spec: str, dynamo: bool, tmp_path: Path
 
 
 def test_the_onnx_file_of_a_bundle_has_the_gradients_of_its_network(tiny_zoo: list[Path], gratings: Path) -> None:
-    bundle = load_subject(str(tiny_zoo[0]), OPTIONS)
+    bundle = load_subject(str(tiny_zoo[0]), replace(OPTIONS, precision=Precision.FLOAT32))
     options = SubjectOptions(device=OPTIONS.device, threads=1, resize=bundle.preprocessing.resize)
     plain = embed_gallery(load_subject(str(tiny_zoo[0] / "model.onnx"), options), from_images(gratings)).subject
     images = torch.rand(4, 3, bundle.size, bundle.size, requires_grad=True)

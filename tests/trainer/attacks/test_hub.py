@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from torch.nn.functional import normalize
 
 from hardrank.trainer.attacks.attack import Victims, victims_in
 from hardrank.trainer.attacks.options import AttackError
@@ -32,13 +33,15 @@ def test_the_queries_aimed_at_do_not_judge() -> None:
     attack = make_attack("HUB", k=3, queries=5)
     targets = torch.tensor([[1, 2, 3, 4, 5]])
     for row in (*targets[0].tolist(), 7):  # at a query that does not count, or at its own place
-        shares = attack.measure(gallery.embeddings[[row]], victims, gallery, targets)
-        distances = (gallery.embeddings - gallery.embeddings[row]).norm(dim=1)
+        # Beside the item, not at it: as its twin it would be as far from every query, and rounding would decide.
+        candidate = normalize(gallery.embeddings[[row]] + 0.01 * gallery.embeddings[[11]], dim=1)
+        shares = attack.measure(candidate, victims, gallery, targets)
+        distances = (gallery.embeddings - candidate).norm(dim=1)
         expected = 0
         for query in set(range(40)) - {1, 2, 3, 4, 5, 7}:
             others = [x for x in range(40) if x not in (query, 7)]
             nearest = sorted((gallery.embeddings[x] - gallery.embeddings[query]).norm().item() for x in others)
-            expected += distances[query].item() < nearest[2] - 1e-9
+            expected += distances[query].item() < nearest[2]
         assert shares.item() == pytest.approx(100 * expected / 34)
 
 
