@@ -22,6 +22,7 @@ import torch
 from torch import Tensor, nn
 
 from benchmarks.command import RESULTS, ROOT, BenchmarkOptions, parse_options
+from hardrank.models.depthwise import DepthwiseGradients
 from hardrank.models.embedder import Architecture, Embedder, build_embedder
 from hardrank.models.files import write_json
 from hardrank.models.folded import FoldedEmbedder
@@ -29,7 +30,6 @@ from hardrank.trainer.attacks.pgd import PGDOptions
 from hardrank.trainer.defenses import Conditions, parse_defense
 from hardrank.trainer.export import export
 from hardrank.trainer.runtime.environment import versions
-from hardrank.trainer.training.depthwise import WideDepthwise
 
 FAST = (
     "timm/lcnet_050@64",  # depthwise convolutions, batch norm that brings its activation
@@ -134,7 +134,7 @@ def check_step(embedder: Embedder, images: Tensor) -> None:
         generator=torch.Generator().manual_seed(0),
     )
     labels = torch.tensor([0, 0, 1, 1])
-    with WideDepthwise():
+    with DepthwiseGradients():
         result = parse_defense("HM[S,2]&ICS")(images, labels, conditions)
     assert result is not None
     embedder.zero_grad()

@@ -22,11 +22,11 @@ from torch import Tensor, nn
 
 from benchmarks.command import BenchmarkOptions, parse_options
 from hardrank.models.cores import usable_cores
+from hardrank.models.depthwise import DepthwiseGradients
 from hardrank.models.embedder import Architecture, Embedder, build_embedder
 from hardrank.models.folded import FoldedEmbedder
 from hardrank.trainer.runtime.environment import hardware, versions
 from hardrank.trainer.runtime.malloc import keep_freed_memory
-from hardrank.trainer.training.depthwise import WideDepthwise
 from hardrank.trainer.training.precision import MixedPrecision
 
 TRAINING: Final = "folded, channels-last, widened depthwise"
@@ -117,7 +117,7 @@ def attack(network: nn.Module, images: Tensor) -> None:
 
 def widened(step: Callable[[], None]) -> None:
     """Take a step with depthwise gradients on widened maps."""
-    with WideDepthwise():
+    with DepthwiseGradients():
         step()
 
 

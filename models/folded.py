@@ -3,6 +3,7 @@
 import copy
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -12,6 +13,7 @@ from torch.func import functional_call
 from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 
+from hardrank.models.depthwise import DepthwiseGradients
 from hardrank.models.embedder import Embedder
 
 _PROBES: Final = 2
@@ -67,7 +69,9 @@ class FoldedEmbedder(nn.Module):
     def forward(self, images: Tensor) -> Tensor:
         """Embed `images` (N,3,H,W) in [0,1] → (N,D) on the unit sphere, in the precision of the head."""
         pixels = ((images - self.mean) / self.std).to(self._dtype, memory_format=self._format)
-        return F.normalize(self.head(self.backbone(pixels).to(self.head.weight.dtype)), dim=1)
+        with DepthwiseGradients() if self._dtype is torch.bfloat16 else nullcontext():
+            features = self.backbone(pixels)
+        return F.normalize(self.head(features.to(self.head.weight.dtype)), dim=1)
 
     @property
     def folded(self) -> int:
@@ -93,10 +97,11 @@ class FoldedEmbedder(nn.Module):
         pixels = ((images - self.mean) / self.std).to(memory_format=self._format)
         _train_except_norms(self.backbone)  # dropout works as in training
         try:
-            features: Tensor = functional_call(self.backbone, self._folded_state(), (pixels,))
+            with torch.autocast(images.device.type, torch.bfloat16, enabled=self._dtype is torch.bfloat16):
+                features: Tensor = functional_call(self.backbone, self._folded_state(), (pixels,))
         finally:
             self.backbone.eval()
-        return source.project(features)
+        return source.project(features.to(source.head.weight.dtype))
 
     def _folded_state(self) -> dict[str, Tensor]:
         """Return the source's present parameters and buffers under the names of the folded backbone."""

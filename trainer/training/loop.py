@@ -16,6 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from hardrank.models.depthwise import DepthwiseGradients
 from hardrank.models.embedder import Embedder
 from hardrank.models.folded import FoldedEmbedder
 from hardrank.models.progress import OnProgress, StageProgress
@@ -23,7 +24,6 @@ from hardrank.trainer.config import Schedule
 from hardrank.trainer.defenses.defense import PerturbationMemory
 from hardrank.trainer.metric.collapse import CollapseError, CollapseReading, CollapseState, observe
 from hardrank.trainer.training.checkpoint import restore, save
-from hardrank.trainer.training.depthwise import WideDepthwise
 from hardrank.trainer.training.exchange import exchange, reduce_gradients, share_buffers
 from hardrank.trainer.training.precision import network_for_update, set_training_mode
 from hardrank.trainer.training.stage import (
@@ -240,7 +240,7 @@ class _Loop:
             generator=generator,
             memory=memory,
         )
-        with WideDepthwise():
+        with DepthwiseGradients():
             return self.stage.loss(images, labels, context)
 
     def _gradients(self, own: StepLoss | None, *, processes: int) -> None:

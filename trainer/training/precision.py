@@ -29,9 +29,9 @@ def network_for_update(
 ) -> Callable[[Tensor], Tensor]:
     """Return φ in training mode, as updates use it; `frozen` is the folded copy of it.
 
-    With frozen batch norm in float32 its folded form is used, which takes less time (`benchmarks/update_step.py`).
+    With frozen batch norm its folded form is used, which takes less time (`benchmarks/update_step.py`).
     """
-    if low_precision or not (freeze_batch_norm and frozen.folded):
+    if not (freeze_batch_norm and frozen.folded):
         return MixedPrecision(embedder, enabled=low_precision)
     return frozen.embed_for_update
 

@@ -1,12 +1,13 @@
-"""Faster and safer gradients for the weights of convolutions on the CPU.
+"""Faster and safer gradients of convolutions on the CPU, where its library (oneDNN) lacks a kernel.
 
-On processors without AVX-512, oneDNN has no depthwise kernel for the weight gradient of maps that are smaller than the
-convolution's window, such as 4×4 maps and 5×5 windows at the end of an EfficientNet. What it uses instead takes several
-times as long (`benchmarks/update_step.py`). Zeros beside the maps widen them to the window's size and change no sum.
-
-In the channels-last layout, the same library writes outside its memory when it computes the weight gradient of a
-strided 1×1 convolution of few channels, such as the branch of RepVGG that sees the image. Taking the pixels first that
-the stride leaves is the same convolution without a stride.
+- Depthwise, maps smaller than the window, such as 4×4 maps and 5×5 windows at the end of an EfficientNet: without
+  AVX-512, the weight gradient takes several times as long. Zeros beside the maps widen them to the window's size and
+  change no sum.
+- Depthwise, bf16, with a stride or a window above 3×3: gradients take up to 40 times as long as in float32. They are
+  computed in float32, also with AMX (`benchmarks/update_step.py`).
+- Strided 1×1 convolutions of few channels, such as the branch of RepVGG that sees the image: in the channels-last
+  layout, the library writes outside its memory when it computes the weight gradient. Taking the pixels first that the
+  stride leaves is the same convolution without a stride.
 """
 
 from collections.abc import Callable
@@ -18,35 +19,43 @@ from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 
 
-class WideDepthwise(TorchFunctionMode):
-    """Inside this context, weight gradients of depthwise convolutions are computed on maps widened to the window.
+class DepthwiseGradients(TorchFunctionMode):
+    """Inside this context, convolutions on the CPU get the gradients of this module.
 
-    Strided 1×1 convolutions of few channels see the pixels that the stride leaves.
-
-    The gradients are the same up to the order of the sums.
+    They are the same up to rounding.
     """
 
     def __torch_function__(
         self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
-        if func is torch.conv2d and not kwargs and len(args) == 7 and _is_small(*args):
+        if func is torch.conv2d and not kwargs and len(args) == 7:
             images, weight, bias, stride, padding, _, groups = args
-            return _Depthwise.apply(images, weight, bias, stride, padding, groups)
-        if func is torch.conv2d and not kwargs and len(args) == 7 and _is_strided_point(*args):
-            images, weight, bias, stride, *rest = args
-            return func(images[..., :: stride[0], :: stride[1]], weight, bias, (1, 1), *rest)
+            if _is_depthwise(*args) and (_lacks_bf16_kernel(*args) or _lacks_small_kernel(*args)):
+                return _Depthwise.apply(images, weight, bias, stride, padding, groups)
+            if _is_strided_point(*args):
+                return func(images[..., :: stride[0], :: stride[1]], weight, bias, (1, 1), *args[4:])
         return func(*args, **(kwargs or {}))
 
 
-def _is_small(
+def _is_depthwise(
     images: Tensor, weight: Tensor, bias: Tensor | None, stride: Any, padding: Any, dilation: Any, groups: int
 ) -> bool:
-    """Whether this is a depthwise convolution with maps smaller than its window, trained in float32 on the CPU."""
-    if not (groups == images.shape[1] == weight.shape[0] > 1 and weight.requires_grad and images.device.type == "cpu"):
+    if not (groups == images.shape[1] == weight.shape[0] > 1 and images.device.type == "cpu"):
         return False
-    if images.dtype != torch.float32 or isinstance(padding, str) or tuple(dilation) != (1, 1):
-        return False
-    return images.shape[2] < weight.shape[2] or images.shape[3] < weight.shape[3]
+    return not isinstance(padding, str) and tuple(dilation) == (1, 1)
+
+
+def _lacks_small_kernel(images: Tensor, weight: Tensor, *_: Any) -> bool:
+    """Whether the maps are smaller than the window, in float32, and the weight has a gradient."""
+    small = images.shape[2] < weight.shape[2] or images.shape[3] < weight.shape[3]
+    return small and weight.requires_grad and images.dtype == torch.float32
+
+
+def _lacks_bf16_kernel(images: Tensor, weight: Tensor, bias: Tensor | None, stride: Any, *_: Any) -> bool:
+    """Whether the convolution runs in bf16, with a stride or a window above 3×3, and anything has a gradient."""
+    cast = torch.is_autocast_enabled("cpu") and torch.get_autocast_dtype("cpu") == torch.bfloat16
+    low = images.dtype == torch.bfloat16 or (cast and images.dtype == torch.float32)
+    return low and (max(stride) > 1 or max(weight.shape[2:]) > 3) and (images.requires_grad or weight.requires_grad)
 
 
 def _is_strided_point(
@@ -75,13 +84,16 @@ class _Depthwise(torch.autograd.Function):
         stride, padding, groups = ctx.options
         for_images, for_weight, for_bias = ctx.needs_input_grad[:3]
 
+        dtype, weight_dtype = images.dtype, weight.dtype
+        gradient, images, weight = gradient.float(), images.float(), weight.float()
+
         def derive(of: Tensor, at: Tensor, needed: tuple[bool, bool, bool]) -> tuple[Tensor, Tensor, Tensor]:
             found: tuple[Tensor, Tensor, Tensor] = torch.ops.aten.convolution_backward(
                 of, at, weight, [groups], stride, padding, (1, 1), False, (0, 0), groups, needed
             )
             return found
 
-        image_gradient = derive(gradient, images, (True, False, False))[0] if for_images else None
+        image_gradient = derive(gradient, images, (True, False, False))[0].to(dtype) if for_images else None
         bias_gradient = gradient.sum((0, 2, 3)) if for_bias else None
         weight_gradient = None
         if for_weight:
@@ -91,7 +103,7 @@ class _Depthwise(torch.autograd.Function):
                 for side, pad, kernel, step in zip(images.shape[2:], padding, weight.shape[2:], stride, strict=True)
             ]
             gradient = _widened(gradient, tuple(size))
-            weight_gradient = derive(gradient, images, (False, True, False))[1]
+            weight_gradient = derive(gradient, images, (False, True, False))[1].to(weight_dtype)
         return image_gradient, weight_gradient, bias_gradient, None, None, None
 
 
