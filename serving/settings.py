@@ -37,9 +37,9 @@ class Limits:
     body_bytes: int = 34 * _MIB
     """Largest request body, bytes; checked against Content-Length and while receiving."""
     held_bytes: int = 512 * _MIB
-    """Largest total of request bodies in memory, bytes, of the page's uploads on disk, of uploads that the page is
-    reading, and of large responses that are not taken yet; beyond it, requests get a 429. One address gets a quarter,
-    or the space for one request."""
+    """Largest total of request bodies and of the images that the page reads in memory, bytes; of the page's uploads on
+    disk; and of large responses that are not taken yet. Beyond it, requests get a 429. One address gets a quarter, or
+    the space for one request."""
     body_seconds: float = 30.0
     """Seconds in which a request body must arrive, and in which a client must take each 256 KiB of a response."""
     connections: int = 1024

@@ -112,12 +112,8 @@ class BodyReader:
 
     def __init__(self, limits: Limits) -> None:
         self._limits = limits
-        self._held = HeldBytes(limits, "uploads")
-
-    @property
-    def held(self) -> int:
-        """Bytes of request bodies in memory."""
-        return self._held.total
+        self.held = HeldBytes(limits, "uploads")
+        """Bytes of request bodies in memory, and of the images that the page reads for its visitors."""
 
     @asynccontextmanager
     async def read(self, request: Request) -> AsyncIterator[bytes]:
@@ -132,7 +128,7 @@ class BodyReader:
         try:
             yield body
         finally:
-            self._held.add(-len(body), caller)
+            self.held.add(-len(body), caller)
 
     async def _receive(self, request: Request, caller: str) -> bytes:
         chunks: list[bytes] = []
@@ -142,11 +138,11 @@ class BodyReader:
                 async for chunk in request.stream():
                     chunks.append(chunk)
                     received += len(chunk)
-                    self._held.add(len(chunk), caller)
+                    self.held.add(len(chunk), caller)
                     self._check_size(received, caller)
             return await _joined(chunks, received)
         except BaseException as error:
-            self._held.add(-received, caller)
+            self.held.add(-received, caller)
             if isinstance(error, ClientDisconnect):
                 raise ClientGoneError("The client closed the connection before the whole body arrived.") from error
             if isinstance(error, TimeoutError):
@@ -166,7 +162,7 @@ class BodyReader:
     def _check_size(self, received: int, caller: str) -> None:
         if received > self._limits.body_bytes:
             raise self._too_large()
-        self._held.check(caller)
+        self.held.check(caller)
 
     def _too_large(self) -> BodyTooLargeError:
         return BodyTooLargeError(f"The request body exceeds {self._limits.body_bytes} bytes; send a smaller one.")

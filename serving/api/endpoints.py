@@ -155,7 +155,7 @@ class Endpoints:
 
         The Content-Location header tells which of the two it is.
         """
-        file = await self._service.image(id)
+        file = await cancel_on_disconnect(request, self._service.image(id))
         self._access.charge(request, len(file.data))
         path = f"/v1/items/{quote(id, safe='')}/{'image' if file.original else 'thumbnail'}"
         return _file(file, {"Content-Location": request.scope.get("root_path", "") + path})

@@ -31,7 +31,13 @@ from hardrank.serving.metrics import Rejection
 from hardrank.serving.search.admission import NotReadyError, OverloadedError, ShuttingDownError
 from hardrank.serving.search.item_images import NoImageError
 from hardrank.serving.search.models import UnknownModelError
-from hardrank.serving.store.errors import IndexBusyError, IndexWriteError, InvalidSearchError, ReadOnlyIndexError
+from hardrank.serving.store.errors import (
+    IndexBusyError,
+    IndexWriteError,
+    InvalidSearchError,
+    ReadOnlyIndexError,
+    UnfinishedChangeError,
+)
 from hardrank.serving.store.items import DuplicateItemError, InvalidItemError, UnknownItemError, UnknownLabelError
 
 MEDIA_TYPE: Final = "application/problem+json"
@@ -123,6 +129,11 @@ PROBLEM_TYPES: Final[Mapping[type[HardrankError], ProblemType]] = {
         status=503, name="index-write", title="Index cannot be written", retry_after_s=60, logged=True,
         detail="The server cannot write to its index now, for example because its disk is full. Try again later, or "
         "ask its operator: the server log has the cause under this request id.",
+    ),
+    UnfinishedChangeError: ProblemType(
+        status=503, name="unfinished-change", title="Item's last change is unfinished", retry_after_s=60, logged=True,
+        detail="The last change of this item was interrupted, and also concerns an index that this server does not "
+        "serve. Ask its operator: the server log has the cause under this request id.",
     ),
     OverloadedError: ProblemType(
         status=429, name="overloaded", title="Server overloaded", retry_after_s=1, rejection=Rejection.OVERLOAD

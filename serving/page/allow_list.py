@@ -183,7 +183,8 @@ class AllowListMiddleware:
         if path.startswith(_ITEM):
             self._check_login(scope)
             download = scope["query_string"] == b"download"
-            return await self._images.response(path.removeprefix(_ITEM), _owner(scope), download=download)
+            image = self._images.response(path.removeprefix(_ITEM), _owner(scope), download=download)
+            return await cancel_on_disconnect(Request(scope, receive), image)
         if path == _ANSWERS:
             self._check_login(scope)
             session = parse_qs(scope["query_string"].decode("latin-1")).get("session_hash", [""])[-1]

@@ -1,6 +1,7 @@
 """The handlers of the page's events: loading the page, and searching with an upload or with an item of the gallery."""
 
 import asyncio
+import heapq
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Final
@@ -10,7 +11,7 @@ from uuid import uuid4
 import gradio as gr
 
 from hardrank.models.decode_limits import UndecodableImageError
-from hardrank.serving.api.auth import address_caller
+from hardrank.serving.api.auth import address_caller, network_of
 from hardrank.serving.api.problems import problem_of
 from hardrank.serving.inspection.scan import ScanError
 from hardrank.serving.page import copies as copy_finder
@@ -66,6 +67,9 @@ class PageEvents:
         self._uploads = uploads
         self.model_keys = tuple(service.models)
         self.max_results = min(_MAX_RESULTS, settings.limits.results)
+        self._choosing = asyncio.Lock()
+        self._chosen: tuple[Mapping[str, int], list[tuple[str, str]]] | None = None
+        """The choices of the list of labels, after the labels that they are for."""
 
     async def load(
         self, address: str | None, request: gr.Request
@@ -75,9 +79,7 @@ class PageEvents:
         `address` is the query string of its address, such as `?id=beach~1.jpg&k=20&label=beach&model=robust`.
         """
         first = self._service.models[self.model_keys[0]].index
-        labels, items = await asyncio.gather(self._service.labels(), asyncio.to_thread(pictures.examples, first))
-        frequent = sorted(sorted(labels, key=lambda label: -labels[label])[:_MAX_LABELS])
-        choices = [("All labels", ALL), *((f"{label} ({labels[label]})", label) for label in frequent)]
+        choices, items = await asyncio.gather(self._label_choices(), asyncio.to_thread(pictures.examples, first))
         thumbnails = await self._thumbnails(items)
         sizes = [model.index.size for model in self._service.models.values()]
         max_results = self._most_results()
@@ -177,7 +179,7 @@ class PageEvents:
             async with self._uploads.reading(query.name, reader=caller) as data:
                 if data is None:
                     raise UndecodableImageError("The uploaded image has expired. Upload it again.")
-                answer = await self._service.search(ImageQuery(data=data), options, caller=caller)
+                answer = await self._service.search(ImageQuery(data=data), options, caller=address_caller(caller))
             return await self._render(answer, options, query="your image", folding=folding)
         except Exception as error:
             problem = problem_of(error, request_id=uuid4().hex)
@@ -185,7 +187,7 @@ class PageEvents:
 
     async def _search_by_id(self, id: str, options: SearchOptions, caller: str, folding: int | None) -> str:
         item = await self._service.item(id)
-        answer = await self._service.search(IdQuery(id=id), options, caller=caller)
+        answer = await self._service.search(IdQuery(id=id), options, caller=address_caller(caller))
         name = id if item.label is None else f"{item.label}, {id}"
         return await self._render(answer, options, query=name, item=item, folding=folding)
 
@@ -226,9 +228,24 @@ class PageEvents:
         indexes = [model.index for model in self._service.models.values()]
         return await asyncio.to_thread(pictures.thumbnails, indexes, [item.id for item in items])
 
+    async def _label_choices(self) -> list[tuple[str, str]]:
+        """Return what the list of labels shows and its values, made once for each state of the gallery."""
+        async with self._choosing:
+            labels = await self._service.labels()
+            if self._chosen is None or self._chosen[0] is not labels:
+                self._chosen = labels, await asyncio.to_thread(label_choices, labels)
+            return self._chosen[1]
+
     def _most_results(self) -> int:
         """Return the largest number of results that the gallery has for the page."""
         return max(1, min(self.max_results, *(model.index.size for model in self._service.models.values())))
+
+
+def label_choices(labels: Mapping[str, int]) -> list[tuple[str, str]]:
+    """Return the choices for label → number of items: all labels, then the most frequent in alphabetical order."""
+    # Not a sort of all of them, during which no other thread runs.
+    frequent = sorted(heapq.nlargest(_MAX_LABELS, labels, key=labels.__getitem__))
+    return [("All labels", ALL), *((f"{label} ({labels[label]})", label) for label in frequent)]
 
 
 def number_of_results(text: str, most: int) -> int:
@@ -251,8 +268,8 @@ def _address(id: str, options: SearchOptions, folding: int | None) -> str:
 
 
 def _caller(request: gr.Request) -> str:
-    """Return the visitor under the name that the API gives to callers without a key."""
-    return address_caller(request.client.host if request.client else "unknown")
+    """Return the address by which a visitor is counted, as those of the API are."""
+    return network_of(request.client.host if request.client else "unknown")
 
 
 def _column(model: Model, answer: ModelAnswer) -> fragments.ModelColumn:

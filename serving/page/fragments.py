@@ -68,6 +68,16 @@ class SearchResults:
     """Query string that leads to this search again; empty for an upload, which the server does not keep."""
 
 
+def header(*, sign_out: bool) -> str:
+    """Return the name of the page, and a button to sign out where visitors sign in."""
+    # The address is relative, so that it works below any path.
+    form = '<form method="post" action="logout"><button type="submit" class="hr-button">Sign out</button></form>'
+    return (
+        '<header class="hr-header"><h1>hardrank</h1><p>Adversarially robust image search</p>'
+        f"{form if sign_out else ''}</header>"
+    )
+
+
 def results(found: SearchResults) -> str:
     """Return the query, the agreement of the models, a column for each model, and the plot of the scores."""
     columns = found.columns

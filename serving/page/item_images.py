@@ -7,6 +7,7 @@ from starlette.responses import Response
 
 from hardrank.models.decode_limits import UndecodableImageError
 from hardrank.serving.api.auth import address_caller
+from hardrank.serving.api.bodies import HeldBytes
 from hardrank.serving.api.rate_limit import RateLimit
 from hardrank.serving.page.shared_work import SharedWork
 from hardrank.serving.page.uploads import UploadStore
@@ -26,10 +27,12 @@ _PREVIEW_SIDE: Final = 720
 class ItemImages:
     """Serves images to the visitors of the page."""
 
-    def __init__(self, service: SearchService, rate: RateLimit, uploads: UploadStore) -> None:
+    def __init__(self, service: SearchService, rate: RateLimit, uploads: UploadStore, held: HeldBytes) -> None:
+        """Take what finds and decodes images, and what limits requests, uploads, and bytes in memory."""
         self._service = service
         self._rate = rate
         self._uploads = uploads
+        self._held = held
         self._reading = SharedWork[tuple[bytes, str] | None]()
 
     async def response(self, id: str, caller: str, *, download: bool) -> Response:
@@ -45,6 +48,7 @@ class ItemImages:
             UnknownItemError: There is no such item.
             NoImageError: It has no image.
             RateLimitedError: The visitor exceeded the rate limit, which counts large images more than once.
+            OverloadedError: Too much is in memory, or too many images are to be decoded.
         """
         visitor = address_caller(caller)
         self._rate.take(visitor)
@@ -56,8 +60,10 @@ class ItemImages:
             headers["Content-Disposition"] = (
                 f"attachment; filename*=UTF-8''{quote(_file_name(id, media_type), safe='')}"
             )
-        else:
-            data, media_type = await self.displayable(data, caller)
+        elif media_type not in _DISPLAYED:
+            # Few are read at a time, but many may wait for a decoder.
+            with self._held.holding(len(data), caller):
+                data, media_type = await self.displayable(data, caller)
         return Response(data, media_type=media_type, headers=headers)
 
     async def upload(self, name: str, caller: str) -> tuple[bytes, str] | None:
@@ -67,12 +73,12 @@ class ItemImages:
         """
         visitor = address_caller(caller)
         self._rate.take(visitor)
-        return await self._reading.run(name, lambda: self._read_upload(name, caller, visitor))
+        return await self._reading.run(name, lambda: self._read_upload(name, caller))
 
-    async def _read_upload(self, name: str, caller: str, visitor: str) -> tuple[bytes, str] | None:
+    async def _read_upload(self, name: str, caller: str) -> tuple[bytes, str] | None:
         if (png := await self._uploads.preview(name)) is not None:
             return png, "image/png"
-        async with self._uploads.reading(name, reader=visitor) as data:
+        async with self._uploads.reading(name, reader=caller) as data:
             if data is None:
                 return None
             shown, media_type = await self.displayable(data, caller)

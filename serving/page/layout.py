@@ -48,12 +48,12 @@ class _Components:
     """The query string of the page's address when it was opened."""
 
 
-def build_layout(blocks: gr.Blocks, events: PageEvents) -> None:
-    """Add the components to `blocks`, which must be the current context, and connect their events."""
-    gr.HTML(
-        '<header class="hr-header"><h1>hardrank</h1><p>Adversarially robust image search</p></header>',
-        apply_default_css=False,
-    )
+def build_layout(blocks: gr.Blocks, events: PageEvents, *, sign_out: bool) -> None:
+    """Add the components to `blocks`, which must be the current context, and connect their events.
+
+    `sign_out` adds a button to sign out.
+    """
+    gr.HTML(fragments.header(sign_out=sign_out), apply_default_css=False)
     with gr.Row(elem_classes="hr-main"):
         with gr.Column(scale=1, min_width=280, elem_classes="hr-side"):
             image = _image()

@@ -15,7 +15,7 @@ from starlette.middleware import Middleware
 from starlette.routing import Mount
 
 from hardrank.serving.api.auth import Caller
-from hardrank.serving.api.bodies import BodyReader, HeldBytes
+from hardrank.serving.api.bodies import BodyReader
 from hardrank.serving.api.rate_limit import RateLimit
 from hardrank.serving.page.allow_list import AllowListMiddleware
 from hardrank.serving.page.events import PageEvents
@@ -37,12 +37,15 @@ _KEEP_UPLOADS_S: Final = 600
 
 
 def create_page(
-    service: SearchService, settings: Settings, uploads: UploadStore, *, may_scan: bool = False
+    service: SearchService, settings: Settings, uploads: UploadStore, *, may_scan: bool = False, sign_out: bool = False
 ) -> gr.Blocks:
-    """Build the page. `mount_page` adds its theme and style, which Gradio takes when mounting."""
+    """Build the page, with a button to sign out if visitors sign in.
+
+    `mount_page` adds its theme and style, which Gradio takes when mounting.
+    """
     blocks = gr.Blocks(title="hardrank · image search", analytics_enabled=False)
     with blocks:
-        build_layout(blocks, PageEvents(service, settings, uploads, may_scan=may_scan))
+        build_layout(blocks, PageEvents(service, settings, uploads, may_scan=may_scan), sign_out=sign_out)
     blocks.queue(max_size=_QUEUE_SIZE, default_concurrency_limit=_CONCURRENCY, api_open=False)
     return blocks
 
@@ -79,10 +82,10 @@ def mount_page(
         limit=space,
         largest=limits.image_bytes,
         keep_s=_KEEP_UPLOADS_S,
-        held=HeldBytes(limits, "searches and previews"),
+        held=bodies.held,
     )
-    blocks = create_page(service, settings, uploads, may_scan=may_scan)
     logins = Logins(auth)
+    blocks = create_page(service, settings, uploads, may_scan=may_scan, sign_out=logins.needed)
     gr.mount_gradio_app(
         app,
         blocks,
@@ -103,7 +106,7 @@ def mount_page(
                     bodies=bodies,
                     uploads=uploads,
                     calls=PendingCalls(blocks),
-                    images=ItemImages(service, rate, uploads),
+                    images=ItemImages(service, rate, uploads, bodies.held),
                     logins=logins,
                     image_bytes=limits.image_bytes,
                 ),

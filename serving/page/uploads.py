@@ -105,7 +105,7 @@ class UploadStore:
 
     @asynccontextmanager
     async def reading(self, name: str, *, reader: str) -> AsyncIterator[bytes | None]:
-        """Read an upload and count it as held by the visitor `reader` during the block; None if it is gone.
+        """Read an upload and count it as held by the address `reader` during the block; None if it is gone.
 
         Raises `OverloadedError` before reading if too much is held.
         """

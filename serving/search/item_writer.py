@@ -1,14 +1,17 @@
 """Adds and deletes items in the indexes of several models: in all or in none, even if the process is killed meanwhile.
 
 Each index commits a change atomically, but there is no transaction across indexes. So a change of several indexes is
-first recorded in a file in the folder of the first one. The file is removed, synced to disk, before the change is
-acknowledged. A record that is found later therefore belongs to a change that nobody was told about: an addition is
-undone, a deletion completed. That comes before any other change, even of one index: it could be of the same item.
+first recorded in a file of the same name in the folder of each. The files are removed, synced to disk, after the last
+index has changed and before the change is acknowledged. Files that are all found later therefore belong to a change
+that nobody was told about: an addition is undone, a deletion completed. If only some are found, no index has changed
+yet, or all have. That comes before any other change, even of one index: it could be of the same item. Where only some
+of the indexes are served, it cannot be decided, and the item stays as it is until all are.
 """
 
 import logging
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from secrets import token_hex
 from typing import Final, Literal
@@ -24,12 +27,13 @@ from hardrank.serving.store.errors import (
     IndexDamagedError,
     IndexWriteError,
     ReadOnlyIndexError,
+    UnfinishedChangeError,
     trace_of,
 )
 from hardrank.serving.store.items import DuplicateItemError, NewItem, UnknownItemError, same_metadata
 
 _LOG: Final = logging.getLogger(__name__)
-_SCHEMA: Final = "hardrank.pending-change/1"
+_SCHEMA: Final = "hardrank.pending-change/2"
 _RECORDS: Final = "pending-*.json"
 _LOCK: Final = ".pending.lock"
 
@@ -50,7 +54,7 @@ class _Record(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    schema_version: Literal["hardrank.pending-change/1"] = _SCHEMA
+    schema_version: Literal["hardrank.pending-change/2"] = _SCHEMA
     action: Literal["add", "delete"]
     id: str
     source_sha256: str | None = None
@@ -65,7 +69,7 @@ class ItemWriter:
         """Take the indexes by model key.
 
         Args:
-            indexes: The indexes; the folder of the first one holds the records.
+            indexes: The indexes.
             reached: Called between the steps of a change with the name of the step, for tests that kill the process.
         """
         self._indexes = indexes
@@ -74,62 +78,62 @@ class ItemWriter:
     def repair(self) -> None:
         """Undo the additions and complete the deletions that a killed process left.
 
-        Records are read in the folder of every index. Indexes that are open for reading stay as they are.
+        What concerns indexes that are not served, or are open for reading, stays as it is.
         """
-        for folder in {index.folder.resolve() for index in self._indexes.values()}:
-            if any(folder.glob(_RECORDS)):
-                if not all(index.writable for index in self._indexes.values()):
-                    _LOG.warning(
-                        "%s holds a change that was interrupted; open its indexes for writing once to repair it", folder
-                    )
-                    continue
-                with self._locked(folder):
-                    self._settle(folder)
+        if not (records := self._records()):
+            return
+        if all(index.writable for index in self._indexes.values()):
+            with self._locked():
+                for error in self._settle().values():
+                    _LOG.warning("%s", error)
+            return
+        for path, *_ in records.values():
+            _LOG.warning("%s is a change that was interrupted; open its indexes for writing once to repair it", path)
 
     def add(self, items: Mapping[str, NewItem]) -> bool:
         """Add one image, given as one item per index; returns whether it is new.
 
         An image that exists with the same bytes, label and metadata stays as it is. Raises `DuplicateItemError` if the
-        id belongs to another image, and what `SearchIndex.add` raises.
+        id belongs to another image, `UnfinishedChangeError`, and what `SearchIndex.add` raises.
         """
-        with self._settled() as folder:
+        first = next(iter(items.values()))
+        with self._settled(first.id):
             missing = [key for key, item in items.items() if not self._exists(key, item)]
             if len(missing) < 2:
                 for key in missing:
                     self._indexes[key].add([items[key]])
                 return bool(missing)
-            first = items[missing[0]]
             record = _Record(
                 action="add",
                 id=first.id,
                 source_sha256=first.source_sha256,
                 parts=tuple(_part(self._indexes[key]) for key in missing),
             )
-            with self._recorded(folder, record) as path:
+            with self._recorded(record, missing):
                 try:
                     for key in missing:
                         self._indexes[key].add([items[key]])
                         self._reached(f"added to {key}")
                 except BaseException:
-                    self._undo(path)
+                    self._undo()
                     raise
         return True
 
     def delete(self, id: str) -> None:
-        """Delete an item from every index that has it; raises `UnknownItemError` if none has.
+        """Delete an item from every index that has it; raises `UnknownItemError` if none has, `UnfinishedChangeError`.
 
         A deletion that fails in one index is completed before the next change, or when the server starts again.
         """
         if not self._rows(id):
             raise UnknownItemError(f"no item has the id {id!r}")
-        with self._settled() as folder:
+        with self._settled(id):
             rows = self._rows(id)  # none left if this repeats a deletion that was completed just now
             if len(rows) < 2:
                 for key in rows:
                     self._indexes[key].delete([id])
                 return
             parts = tuple(_part(self._indexes[key], row=row) for key, row in rows.items())
-            with self._recorded(folder, _Record(action="delete", id=id, parts=parts)):
+            with self._recorded(_Record(action="delete", id=id, parts=parts), rows):
                 for key in rows:
                     self._indexes[key].delete([id])
                     self._reached(f"deleted from {key}")
@@ -159,49 +163,64 @@ class ItemWriter:
         return True
 
     @contextmanager
-    def _settled(self) -> Iterator[Path]:
-        """Settle what is recorded, and keep others from recording more during the block; yield the records' folder.
+    def _settled(self, id: str) -> Iterator[None]:
+        """Settle what is recorded, and keep others from recording more during the block, which changes the item `id`.
 
-        What a change has to do may only be read inside: settling changes it.
+        What the change has to do may only be read inside: settling changes it.
         """
         for index in self._indexes.values():
             if not index.writable:
                 raise ReadOnlyIndexError(f"the index {index.folder} was opened for reading; open it with writable=True")
-        folder = next(iter(self._indexes.values())).folder.resolve()
-        with self._locked(folder):
-            self._settle(folder)
-            yield folder
-
-    @contextmanager
-    def _recorded(self, folder: Path, record: _Record) -> Iterator[Path]:
-        """Record a change until the block ends; if it raises, the record stays unless it was settled."""
-        path = folder / _RECORDS.replace("*", token_hex(8))
-        self._reached("begin")
-        _write(path, record)
-        self._reached("recorded")
-        yield path
-        _remove(path)
-        self._reached("acknowledged")
-
-    @contextmanager
-    def _locked(self, folder: Path) -> Iterator[None]:
-        """Keep other processes from changing several indexes, so that a record here is of a process that ended."""
-        lock = FileLock(folder / _LOCK)
-        try:
-            lock.acquire(timeout=LOCK_TIMEOUT_S)
-        except Timeout:
-            raise IndexBusyError(
-                f"another process has been changing {folder} and other indexes for {LOCK_TIMEOUT_S:g} s; try "
-                "again later"
-            ) from None
-        try:
+        with self._locked():
+            if (error := self._settle().get(id)) is not None:
+                raise error
             yield
-        finally:
-            lock.release()
 
-    def _undo(self, path: Path) -> None:
+    @contextmanager
+    def _recorded(self, record: _Record, keys: Iterable[str]) -> Iterator[None]:
+        """Record a change of the indexes `keys` until the block ends; if it raises, the record stays unless settled."""
+        name = _RECORDS.replace("*", token_hex(8))
+        copies = [self._indexes[key].folder.resolve() / name for key in keys]
+        self._reached("begin")
+        for path in copies:
+            _write(path, record)
+            self._reached(f"recorded in {path.parent.name}")
+        yield
+        for path in copies:
+            _remove(path)
+            self._reached(f"removed from {path.parent.name}")
+
+    @contextmanager
+    def _locked(self) -> Iterator[None]:
+        """Keep other processes from changing several indexes, so that a record here is of a process that ended."""
+        with ExitStack() as locks:
+            for folder in self._folders():
+                lock = FileLock(folder / _LOCK)
+                try:
+                    lock.acquire(timeout=LOCK_TIMEOUT_S)
+                except Timeout:
+                    raise IndexBusyError(
+                        f"another process has been changing {folder} and other indexes for {LOCK_TIMEOUT_S:g} s; try "
+                        "again later"
+                    ) from None
+                locks.callback(lock.release)
+            yield
+
+    def _folders(self) -> list[Path]:
+        """Return the folders of the indexes, in the order in which every process locks them."""
+        return sorted({index.folder.resolve() for index in self._indexes.values()})
+
+    def _records(self) -> dict[str, list[Path]]:
+        """Return the copies of each record in the folders of the indexes, by their name."""
+        copies = defaultdict[str, list[Path]](list)
+        for folder in self._folders():
+            for path in sorted(folder.glob(_RECORDS)):
+                copies[path.name].append(path)
+        return copies
+
+    def _undo(self) -> None:
         try:
-            self._settle_record(path)
+            self._settle()
         except Exception as error:
             _LOG.error(
                 "an addition cannot be undone now, but will be before the next change: %s",
@@ -209,24 +228,31 @@ class ItemWriter:
                 exc_info=trace_of(error),
             )
 
-    def _settle(self, folder: Path) -> None:
-        for path in sorted(folder.glob(_RECORDS)):
-            self._settle_record(path)
-
-    def _settle_record(self, path: Path) -> None:
-        """Undo or complete a recorded change in the served indexes; what concerns others stays recorded."""
-        record = _read(path)
-        rest: list[_Part] = []
-        for part in record.parts:
-            served = [index for index in self._indexes.values() if _part(index, row=part.row) == part]
-            rest += [] if served else [part]
-            for index in served:
-                if _is_left(index, record, part):
-                    index.delete([record.id])
-        if not rest:
-            _remove(path)
-        elif len(rest) < len(record.parts):
-            _write(path, record.model_copy(update={"parts": tuple(rest)}))
+    def _settle(self) -> dict[str, UnfinishedChangeError]:
+        """Undo or complete what is recorded; return by id why a change stays recorded."""
+        waiting: dict[str, UnfinishedChangeError] = {}
+        for copies in self._records().values():
+            record = _read(copies[0])
+            changed = [
+                (index, part)
+                for part in record.parts
+                for index in self._indexes.values()
+                if _part(index, row=part.row) == part
+            ]
+            served = {part for _, part in changed}
+            if others := [part.folder for part in record.parts if part not in served]:
+                waiting[record.id] = UnfinishedChangeError(
+                    f"{copies[0]} is a change of {record.id!r} that was interrupted, also in the index {others[0]}; "
+                    "serve both together once, or remove the file if that index no longer exists"
+                )
+                continue
+            if {index.folder.resolve() for index, _ in changed} == {path.parent for path in copies}:
+                for index, part in changed:
+                    if _is_left(index, record, part):
+                        index.delete([record.id])
+            for path in copies:
+                _remove(path)
+        return waiting
 
 
 def _part(index: SearchIndex, *, row: int | None = None) -> _Part:

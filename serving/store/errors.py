@@ -32,6 +32,10 @@ class IndexBusyError(IndexingError):
     """Another process kept the index locked for longer than the time-out."""
 
 
+class UnfinishedChangeError(IndexingError):
+    """The last change of the item was interrupted, and also concerns an index that is not served."""
+
+
 class ReadOnlyIndexError(IndexingError):
     """The index was opened for reading, or its folder is read-only."""
 

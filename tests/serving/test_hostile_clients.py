@@ -116,6 +116,16 @@ def test_connections_in_all_are_limited(source: str) -> None:
         assert json.loads(answer.partition(b"\r\n\r\n")[2])["status"] == 503
 
 
+@pytest.mark.parametrize(("options", "refused"), [([], 3), (["--proxies=127.0.0.1"], 0)])
+def test_visitors_behind_a_proxy_have_limits_of_their_own_only_if_it_is_named(
+    source: str, options: list[str], refused: int
+) -> None:
+    with running([source], "--no-page", "--rate=0.001", "--burst=4", *options) as server:
+        visitors = [{"X-Forwarded-For": f"192.0.2.{number}"} for number in range(7)]
+        answers = [server.client.get("/v1/stats", headers=headers) for headers in visitors]
+    assert [answer.status_code for answer in answers] == [200] * (7 - refused) + [429] * refused
+
+
 def test_idle_connections_cannot_use_up_the_file_descriptors(source: str) -> None:
     """Two hundred idle connections to a server that may open 150 files."""
     with running([source], "--no-page", limit_files=150) as server, ExitStack() as stack:

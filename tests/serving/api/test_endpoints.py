@@ -643,16 +643,19 @@ def test_pending_deletions_are_counted_by_key(tmp_path: Path, engine: Engine) ->
     assert statuses == [429, 204]
 
 
-def test_the_deletions_of_a_client_that_is_gone_leave_the_queue() -> None:
+@pytest.mark.parametrize("name", ["delete", "image"])
+def test_the_work_of_a_client_that_is_gone_leaves_the_queue(name: str) -> None:
     cancelled: list[str] = []
 
     class WaitingService:
-        async def delete(self, id: str, *, caller: str) -> None:
+        async def delete(self, id: str, *, caller: str = "") -> None:
             try:
                 await asyncio.Event().wait()
             except asyncio.CancelledError:
-                cancelled.append(caller)
+                cancelled.append(id)
                 raise
+
+        image = delete
 
     async def scenario() -> None:
         async def receive() -> dict[str, Any]:
@@ -662,11 +665,11 @@ def test_the_deletions_of_a_client_that_is_gone_leave_the_queue() -> None:
         endpoints = Endpoints(cast(Any, WaitingService()), unused, unused, unused, unused, version="1")
         request = Request({"type": "http", "state": {"caller": Caller(name="key one", role=KeyRole.WRITE)}}, receive)
         with pytest.raises(ClientGoneError):
-            await endpoints.delete("item-1", request)
+            await getattr(endpoints, name)("item-1", request)
         await asyncio.sleep(0)
 
     asyncio.run(scenario())
-    assert cancelled == ["key one"]
+    assert cancelled == ["item-1"]
 
 
 def test_many_labels_count_for_the_rate_limit(tmp_path: Path, engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:

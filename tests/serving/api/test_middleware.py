@@ -13,13 +13,15 @@ from starlette.responses import Response
 from starlette.routing import Route
 from starlette.types import Message
 
+from hardrank.serving.api.app import _reads
 from hardrank.serving.api.auth import Keyring
 from hardrank.serving.api.bodies import FormError, HeldBytes
 from hardrank.serving.api.middleware import MiddlewareOptions, RequestMiddleware
 from hardrank.serving.api.problems import install_handlers
 from hardrank.serving.api.rate_limit import RateLimit
 from hardrank.serving.metrics import Metrics
-from hardrank.serving.settings import Limits
+from hardrank.serving.settings import Access, Limits, Settings
+from tests.serving.process import ROOT
 
 MIB = 2**20
 BODY = bytes(range(256)) * (12 * MIB // 256)
@@ -185,6 +187,14 @@ def test_long_content_types_are_refused_before_anything_parses_them(path: str) -
     long = (b"content-type", kind + b";" * 512)
     assert _status(middleware, path, headers=[long]) == 431
     assert _status(middleware, path, headers=[long, (b"content-type", b"image/png")]) == 431
+
+
+@pytest.mark.parametrize(("access", "rate", "burst"), [(Access(), 400, 1000), (Access(rate=200, burst=500), 800, 2000)])
+def test_the_limit_of_reads_of_the_page_is_the_documented_one(access: Access, rate: float, burst: int) -> None:
+    reads = _reads(Settings(access=access))
+    assert (reads.rate, reads.burst) == (rate, burst)
+    [row] = [line for line in (ROOT / "docs/api.md").read_text("utf-8").splitlines() if "reads of the page" in line]
+    assert row.startswith("| four times `--rate`, `--burst` | 400 per second, 1000: never less |")
 
 
 def test_reads_of_the_page_are_limited_by_address() -> None:

@@ -14,7 +14,13 @@ from hardrank.serving.api.problems import PROBLEM_TYPES, problem_of, problem_typ
 from hardrank.serving.api.rate_limit import RateLimitedError
 from hardrank.serving.engine import Engine, EngineError
 from hardrank.serving.search.admission import OverloadedError
-from hardrank.serving.store.errors import IndexBusyError, IndexDamagedError, IndexWriteError, ReadOnlyIndexError
+from hardrank.serving.store.errors import (
+    IndexBusyError,
+    IndexDamagedError,
+    IndexWriteError,
+    ReadOnlyIndexError,
+    UnfinishedChangeError,
+)
 from tests.serving.served import Served, serve
 
 SECRET = "/srv/private/index/items.sqlite"
@@ -37,6 +43,7 @@ def served(tmp_path_factory: pytest.TempPathFactory, engine: Engine) -> Iterator
         (ReadOnlyIndexError(f"the index {SECRET} was opened for reading"), 403),
         (IndexBusyError(f"another process writes to {SECRET}"), 503),
         (IndexWriteError(f"{SECRET} cannot be written"), 503),
+        (UnfinishedChangeError(f"{SECRET} is a change that was interrupted"), 503),
     ],
 )
 def test_internal_errors_are_logged_and_their_text_is_hidden(
@@ -56,7 +63,7 @@ def test_internal_errors_are_logged_and_their_text_is_hidden(
     assert answer.headers["content-type"] == "application/problem+json"
     assert "srv" not in answer.text
     assert answer.json()["request_id"] == "mine-7"
-    logged = status == 500 or isinstance(error, IndexWriteError)
+    logged = status == 500 or isinstance(error, IndexWriteError | UnfinishedChangeError)
     assert ("mine-7" in caplog.text and SECRET in caplog.text) is logged
 
 

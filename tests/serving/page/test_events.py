@@ -2,6 +2,8 @@
 
 import asyncio
 import logging
+import threading
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +20,35 @@ from tests.serving.served import make_service, paint
 def events(tmp_path: Path, engine: Engine) -> PageEvents:
     unused: Any = None
     return PageEvents(make_service(tmp_path, (engine,), paint(2)), Settings(), unused, may_scan=True)
+
+
+class Labels(dict[str, int]):
+    """Records the threads that go through all labels."""
+
+    def __init__(self, numbers: Mapping[str, int]) -> None:
+        super().__init__(numbers)
+        self.readers: list[threading.Thread] = []
+
+    def __iter__(self) -> Iterator[str]:
+        self.readers.append(threading.current_thread())
+        return super().__iter__()
+
+
+def test_labels_are_chosen_once_and_not_on_the_event_loop(events: PageEvents, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With a million labels it takes a second."""
+    labels = Labels({f"label-{number:04}": number % 7 for number in range(3000)})
+    [model] = events._service.models.values()
+    monkeypatch.setattr(model.index, "labels", lambda: labels)
+    unused: Any = None
+
+    async def opened() -> list[Any]:
+        return await asyncio.gather(*(events.load("", unused) for _ in range(3)))
+
+    [(_, _, _, _, shown, _, _), *_] = asyncio.run(opened())
+    [reader] = labels.readers
+    assert reader is not threading.main_thread()
+    common = sorted(sorted(labels, key=lambda label: -labels[label])[:1000])
+    assert shown.choices == [("All labels", ""), *((f"{label} ({labels[label]})", label) for label in common)]
 
 
 def test_a_scan_of_too_few_items_says_so(events: PageEvents) -> None:

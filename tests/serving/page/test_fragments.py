@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from hardrank.serving.agreement.calibration import Disagreement, DisagreementLevel
 from hardrank.serving.api.problems import ProblemDetails
-from hardrank.serving.page.fragments import ModelColumn, SearchResults, examples, failure, results, welcome
+from hardrank.serving.page.fragments import ModelColumn, SearchResults, examples, failure, header, results, welcome
 from hardrank.serving.page.plot import legend, score_plot
 from hardrank.serving.store.items import Item, Match
 
@@ -101,6 +101,11 @@ def test_texts_are_escaped(text: str) -> None:
         legend([HOSTILE]),
     ):
         assert not {"script", "img"} & set(Outline(piece).tags)
+
+
+def test_only_a_page_with_logins_has_a_button_to_sign_out() -> None:
+    assert ("action", "logout") in Outline(header(sign_out=True)).attributes
+    assert not {"form", "button"} & set(Outline(header(sign_out=False)).tags)
 
 
 def test_cards_show_rank_score_label_metadata_and_the_rank_of_the_other_model() -> None:

@@ -6,6 +6,7 @@ import threading
 from collections.abc import Iterator
 from pathlib import Path
 
+import httpx
 import pytest
 from PIL import Image
 
@@ -13,7 +14,7 @@ from hardrank.models.decoding import decode
 from hardrank.serving.api.auth import Keyring, KeyRole, key_entry, write_keys
 from hardrank.serving.engine import Engine
 from hardrank.serving.search.models import Model
-from hardrank.serving.settings import Access, Settings
+from hardrank.serving.settings import Access, Limits, Settings
 from tests.serving.page_server import PageServer, page_server
 from tests.serving.served import Painted, build_index, encoded, paint, picture
 from tests.waiting import patient_client, until
@@ -104,6 +105,36 @@ def test_many_requests_share_one_preview_which_is_kept_and_ends_if_all_leave(
     assert len({answer.content for answer in answers}) == 1
     assert decode(answers[0].content).size == (80, 40)
     assert len(started) == 1
+
+
+def test_previews_of_items_are_held_with_the_bodies_and_end_if_their_clients_leave(
+    model: Model, files: list[Painted], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    size = len(files[3].data)  # of a TIFF: browsers need a preview
+    limits = Limits(held_bytes=size + 100_000, body_bytes=size, image_bytes=size)
+    started, ended = threading.Event(), threading.Event()
+
+    async def never(*_: object, **__: object) -> None:
+        started.set()
+        try:
+            await asyncio.Event().wait()
+        finally:
+            ended.set()
+
+    def send_body(client: httpx.Client) -> int:
+        return client.post("/v1/search", content=bytes(200_000), headers={"Content-Type": "image/png"}).status_code
+
+    with page_server([model], Settings(limits=limits)) as server:
+        monkeypatch.setattr(server.service, "preview", never)
+        address = server.client.base_url
+        with socket.create_connection((address.host, address.port or 80)) as connection:
+            connection.sendall(f"GET /item/scan-9 HTTP/1.1\r\nHost: {address.netloc.decode()}\r\n\r\n".encode())
+            until(started.is_set)
+            assert server.client.get("/item/scan-9").status_code == 429
+            assert send_body(server.client) == 429, "the page and the API have one budget"
+            assert server.client.get("/item/item-1").status_code == 200, "what is displayed as it is does not wait"
+        until(ended.is_set)
+        until(lambda: send_body(server.client) == 422)  # not an image
 
 
 def test_previews_of_uploads_count_for_the_rate_limit(model: Model) -> None:

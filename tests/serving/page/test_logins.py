@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import pytest
 from starlette.requests import Request
 from starlette.types import Scope
 
@@ -12,6 +13,7 @@ from hardrank.serving.engine import Engine
 from hardrank.serving.page.logins import Logins
 from hardrank.serving.search.models import Model
 from tests.chromium import needs_chromium, new_page
+from tests.serving.page.contrast import LOW_CONTRAST
 from tests.serving.page_server import page_server
 from tests.serving.served import build_index, paint
 
@@ -92,17 +94,32 @@ def test_without_keys_everybody_is_admitted() -> None:
 
 
 @needs_chromium
-def test_a_visitor_logs_in_and_out(browser: Any, engine: Engine, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("width", "scheme"), [(1280, "light"), (360, "dark")])
+def test_a_visitor_logs_in_and_out(browser: Any, engine: Engine, tmp_path: Path, width: int, scheme: str) -> None:
     model = Model(key="benign", engine=engine, index=build_index(tmp_path / "benign", engine, paint(5)))
     key = "a key of many characters"
     keyring = Keyring([key_entry("anna", KeyRole.READ, key)], anonymous=KeyRole.NOTHING)
-    with page_server([model], keyring=keyring) as server, new_page(browser) as (page, log):
+    with (
+        page_server([model], keyring=keyring) as server,
+        new_page(browser, width=width, color_scheme=scheme) as (page, log),
+    ):
         page.goto(f"{server.url}/?id=item-2&k=3")
         page.fill("#key", key)
         page.click("button")
         page.wait_for_selector(".hr-results")
         assert not log.errors
         assert "id=item-2" in page.url
+        heading, button, main = (page.locator(one).bounding_box() for one in ("h1", ".hr-header button", ".hr-main"))
+        assert abs(heading["y"] + heading["height"] / 2 - button["y"] - button["height"] / 2) < 8, "on the same line"
+        assert abs(main["x"] + main["width"] - button["x"] - button["width"]) < 1, "at the end of it"
+        assert button["height"] >= 24
+        assert page.evaluate("document.documentElement.scrollWidth") <= width
+        assert not page.evaluate(LOW_CONTRAST)
+        page.click("text='Sign out'")
+        page.wait_for_selector("#key")
+        page.fill("#key", key)
+        page.click("button")
+        page.wait_for_selector(".hr-example")
         page.goto(f"{server.url}/logout")
         page.click("button")
         page.wait_for_selector("#key")

@@ -25,6 +25,7 @@ from hardrank.serving.settings import Limits, Settings
 from hardrank.serving.store.errors import InvalidSearchError
 from hardrank.serving.store.items import NewItem
 from tests.chromium import needs_chromium, new_page, new_visitor
+from tests.serving.page.contrast import LOW_CONTRAST
 from tests.serving.page_server import PageServer, page_server
 from tests.serving.served import build_index, encoded, new_item, paint, picture
 from tests.waiting import until
@@ -36,34 +37,6 @@ AXE: Final = os.environ.get("HARDRANK_AXE")
 RESULTS: Final = "#results :is(.hr-results, .hr-message)"
 HOSTILE: Final = "<script>alert(1)</script> {{value}} ${1+1} \"'>"
 HOSTILE_ID: Final = "<img src=x onerror=alert(2)>\"'{{value}}"
-
-# The texts whose contrast with their background (WCAG 2) is below 4.5.
-LOW_CONTRAST: Final = """
-() => {
-  const parse = (text) => (text.match(/[\\d.]+/g) || [0, 0, 0, 0]).map(Number);
-  const light = (c) => {
-    const [r, g, b] = c.map((v) => { v /= 255; return v <= 0.04045 ? v / 12.92 : ((v + 0.055) / 1.055) ** 2.4; });
-    return 0.2126 * r + 0.7152 * g + 0.0722 * b;
-  };
-  const behind = (element) => {
-    for (let e = element; e; e = e.parentElement) {
-      const c = parse(getComputedStyle(e).backgroundColor);
-      if (c.length === 3 || c[3] > 0.5) return c.slice(0, 3);
-    }
-    return [255, 255, 255];
-  };
-  const faint = [];
-  for (const e of document.querySelectorAll('.gradio-container *')) {
-    const own = [...e.childNodes].some((n) => n.nodeType === 3 && n.textContent.trim());
-    if (!own || !e.checkVisibility({visibilityProperty: true, opacityProperty: true})) continue;
-    if (e.closest('svg, .sr-only, [disabled]')) continue;
-    const [a, b] = [light(parse(getComputedStyle(e).color).slice(0, 3)), light(behind(e))];
-    const contrast = (Math.max(a, b) + 0.05) / (Math.min(a, b) + 0.05);
-    if (contrast < 4.5) faint.push(`${e.className} ${e.textContent.trim().slice(0, 30)}: ${contrast.toFixed(2)}`);
-  }
-  return faint;
-}
-"""
 
 
 @pytest.fixture(scope="module")
@@ -595,6 +568,7 @@ def test_every_control_has_a_name(page: Any) -> None:
     assert not unnamed
     assert page.title() == "hardrank · image search"
     assert page.locator("h1").count() == 1
+    assert page.get_by_text("Sign out").count() == 0, "nobody signs in here"
 
 
 def test_a_photograph_arrives_unchanged(browser: Any, server: PageServer) -> None:

@@ -5,6 +5,7 @@ import shutil
 import socket
 import subprocess
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -41,14 +42,26 @@ http {{
 
 
 @pytest.fixture(scope="module")
-def url(benign_bundle: Path, engine: Engine, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """The address of the page behind nginx, without a slash at the end."""
-    folder = tmp_path_factory.mktemp("nginx")
-    build_index(folder / "index", engine, paint(20)).close()
+def source(benign_bundle: Path, engine: Engine, tmp_path_factory: pytest.TempPathFactory) -> str:
+    """BUNDLE=INDEX of a small gallery."""
+    folder = tmp_path_factory.mktemp("index") / "benign"
+    build_index(folder, engine, paint(20)).close()
+    return f"{benign_bundle}={folder}"
+
+
+@pytest.fixture(scope="module")
+def url(source: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """The address of a page without logins, without a slash at the end."""
+    with _behind_nginx(source, tmp_path_factory.mktemp("nginx")) as url:
+        yield url
+
+
+@contextmanager
+def _behind_nginx(source: str, folder: Path, **environment: str) -> Iterator[str]:
+    """Serve an index behind nginx, whose files are in `folder`; yields the address of the page."""
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
-    proxied = ("--root-path", "/search", "--proxies", "127.0.0.1")
-    with running([f"{benign_bundle}={folder / 'index'}"], *proxied) as server:
+    with running([source], "--root-path", "/search", "--proxies", "127.0.0.1", environment=environment) as server:
         configuration = folder / "nginx.conf"
         configuration.write_text(CONFIGURATION.format(folder=folder, port=port, url=server.url))
         assert NGINX is not None
@@ -97,4 +110,20 @@ def test_the_page_and_its_uploads(url: str, browser: Any) -> None:
         page.wait_for_selector("#results .hr-results:not([data-old]) .hr-card")
         assert page.get_attribute("#results .hr-card", "data-id") == "item-7"
     assert not failed
+    assert not log.requested_elsewhere(f"{url}/")
+
+
+@needs_chromium
+def test_a_visitor_signs_out(source: str, browser: Any, tmp_path: Path) -> None:
+    key = "a key of many characters"
+    with (
+        _behind_nginx(source, tmp_path, HARDRANK_READ_KEYS=key) as url,
+        new_page(browser) as (page, log),
+    ):
+        page.goto(f"{url}/")
+        page.fill("#key", key)
+        page.click("button")
+        page.click("text='Sign out'")
+        page.wait_for_selector("#key")
+        assert page.url == f"{url}/"
     assert not log.requested_elsewhere(f"{url}/")

@@ -14,7 +14,7 @@ from hardrank.serving.settings import Limits, Settings
 
 def test_uploads_are_held_during_their_searches(tmp_path: Path) -> None:
     limits = Limits(held_bytes=100, body_bytes=50)
-    held = HeldBytes(limits, "searches")
+    held = HeldBytes(limits, "uploads")
     seen: list[int] = []
 
     async def scenario() -> None:
@@ -37,7 +37,7 @@ def test_uploads_are_held_during_their_searches(tmp_path: Path) -> None:
         first = asyncio.create_task(shown())
         while not seen:
             await asyncio.sleep(0.001)
-        assert "Too many large searches" in await shown()
+        assert "Too many large uploads" in await shown()
         assert seen == [40]
         stop.set()
         await first

@@ -1,10 +1,11 @@
 """Kills a process that changes two indexes, again and again, and compares what is left.
 
     python killed_writer.py FOLDER steps          kill between all steps of an addition and a deletion
+    python killed_writer.py FOLDER alone          the same, and change the item in one index alone before the repair
     python killed_writer.py FOLDER times KILLS    kill at random times
 
 It imports everything once and forks for each kill, which makes a kill cost milliseconds. It prints a JSON object: how
-many processes were killed, how many changes were acknowledged, and everything that was wrong afterwards.
+many processes were killed, how many changes were acknowledged or refused, and everything that was wrong afterwards.
 """
 
 import json
@@ -22,20 +23,35 @@ import numpy as np
 from hardrank.models.card import ArchitectureEntry, PreprocessingEntry
 from hardrank.serving.index.search_index import SearchIndex
 from hardrank.serving.search.item_writer import ItemWriter
+from hardrank.serving.store.errors import UnfinishedChangeError
 from hardrank.serving.store.items import NewItem
 from hardrank.serving.store.manifest import IndexManifest
 
 KEYS = ("benign", "robust")
-STEPS = (
-    ("add", ("begin", "recorded", "added to benign", "added to robust", "acknowledged")),
-    ("delete", ("begin", "recorded", "deleted from benign", "deleted from robust", "acknowledged")),
-)
+KEPT = {
+    ("add", "begin"): False,
+    ("add", "recorded in benign"): False,
+    ("add", "recorded in robust"): False,
+    ("add", "added to benign"): False,
+    ("add", "added to robust"): False,
+    ("add", "removed from benign"): True,
+    ("add", "removed from robust"): True,
+    ("delete", "begin"): True,
+    ("delete", "recorded in benign"): True,
+    ("delete", "recorded in robust"): False,
+    ("delete", "deleted from benign"): False,
+    ("delete", "deleted from robust"): False,
+    ("delete", "removed from benign"): False,
+    ("delete", "removed from robust"): False,
+}
+"""Change and step after which the process is killed → whether the item is indexed after the repair."""
 
 
 @dataclass(kw_only=True)
 class Findings:
     kills: int = 0
     acknowledged: int = 0
+    refused: int = 0
     undone: int = 0
     """Repairs that found something to do."""
     wrong: list[str] = field(default_factory=list)
@@ -98,28 +114,51 @@ def repair(folder: Path, findings: Findings, context: str) -> set[str]:
     return benign
 
 
+def kill_at(action: str, step: str, id: str, folder: Path, findings: Findings) -> None:
+    """Add or delete the item `id` in a process that is killed after a step."""
+    if action == "delete":
+        ItemWriter(open_indexes(folder)).add(items(id))
+
+    def reached(name: str) -> None:
+        if name == step:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    def act() -> None:
+        writer = ItemWriter(open_indexes(folder), reached=reached)
+        writer.add(items(id)) if action == "add" else writer.delete(id)
+
+    if forked(act) != signal.SIGKILL:
+        findings.wrong.append(f"{id}: not killed")
+    findings.kills += 1
+
+
 def kill_at_steps(folder: Path, findings: Findings) -> None:
-    for action, steps in STEPS:
-        for step in steps:
-            id = f"{action} {step}"
-            if action == "delete":
-                ItemWriter(open_indexes(folder)).add(items(id))
+    for (action, step), kept in KEPT.items():
+        id = f"{action} {step}"
+        kill_at(action, step, id, folder, findings)
+        held = id in repair(folder, findings, id)
+        if held != kept:
+            findings.wrong.append(f"{id}: the item {'is' if held else 'is not'} indexed")
 
-            def act(action: str = action, step: str = step, id: str = id) -> None:
-                def reached(name: str) -> None:
-                    if name == step:
-                        os.kill(os.getpid(), signal.SIGKILL)
 
-                writer = ItemWriter(open_indexes(folder), reached=reached)
-                writer.add(items(id)) if action == "add" else writer.delete(id)
-
-            if forked(act) != signal.SIGKILL:
-                findings.wrong.append(f"{id}: not killed")
-            findings.kills += 1
-            held = id in repair(folder, findings, id)
-            expected = (step == "acknowledged") == (action == "add") if step in ("begin", "acknowledged") else False
-            if held != expected:
-                findings.wrong.append(f"{id}: the item {'is' if held else 'is not'} indexed")
+def kill_and_serve_alone(folder: Path, findings: Findings) -> None:
+    for number, key in enumerate(KEYS):
+        for action, step in KEPT:
+            id = f"{action} {step} {key}"
+            kill_at(action, step, id, folder, findings)
+            alone = ItemWriter({key: open_indexes(folder)[key]})
+            alone.repair()
+            try:
+                alone.add({key: items(id)[key]})
+            except UnfinishedChangeError:
+                findings.refused += 1
+                repair(folder, findings, id)
+                continue
+            findings.acknowledged += 1
+            ItemWriter(open_indexes(folder)).repair()
+            if id not in contents(folder)[number]:
+                findings.wrong.append(f"{id}: acknowledged but lost")
+            ItemWriter(open_indexes(folder)).delete(id)
 
 
 def kill_at_times(folder: Path, kills: int, findings: Findings) -> None:
@@ -157,6 +196,8 @@ def main() -> None:
     findings = Findings()
     if mode == "steps":
         kill_at_steps(Path(folder), findings)
+    elif mode == "alone":
+        kill_and_serve_alone(Path(folder), findings)
     else:
         kill_at_times(Path(folder), int(rest[0]), findings)
     print(json.dumps(vars(findings)))

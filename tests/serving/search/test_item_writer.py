@@ -14,7 +14,7 @@ import pytest
 
 from hardrank.serving.index.search_index import SearchIndex
 from hardrank.serving.search.item_writer import ItemWriter
-from hardrank.serving.store.errors import IndexBusyError, ReadOnlyIndexError
+from hardrank.serving.store.errors import IndexBusyError, ReadOnlyIndexError, UnfinishedChangeError
 from hardrank.serving.store.items import DuplicateItemError, NewItem, UnknownItemError
 from tests.serving.conftest import make_manifest, unit_vectors
 
@@ -136,8 +136,14 @@ def _killed(folder: Path, *arguments: str) -> dict[str, Any]:
 def test_a_change_is_made_in_all_indexes_or_in_none_wherever_the_process_is_killed(tmp_path: Path) -> None:
     findings = _killed(tmp_path, "steps")
     assert findings["wrong"] == []
-    assert findings["kills"] == 10
+    assert findings["kills"] == 14
     assert findings["undone"] >= 4
+
+
+def test_what_an_index_alone_acknowledges_after_a_killed_change_is_not_undone_with_it(tmp_path: Path) -> None:
+    findings = _killed(tmp_path, "alone")
+    assert findings["wrong"] == []
+    assert (findings["acknowledged"], findings["refused"]) == (12, 16)
 
 
 @pytest.mark.slow
@@ -233,14 +239,25 @@ def test_a_change_of_one_index_settles_interrupted_ones_first(indexes: dict[str,
     assert set(_ids(indexes)) == {()}
 
 
-def test_a_repair_of_some_of_the_indexes_leaves_the_rest_for_later(indexes: dict[str, SearchIndex]) -> None:
+@pytest.mark.parametrize("key", KEYS)
+def test_an_item_cannot_change_until_all_indexes_of_its_interrupted_change_are_served(
+    indexes: dict[str, SearchIndex], key: str, caplog: pytest.LogCaptureFixture
+) -> None:
     _interrupted(indexes)
+    alone = ItemWriter({key: indexes[key]})
+    alone.repair()
+    assert "serve both together once" in caplog.text
+    with pytest.raises(UnfinishedChangeError, match="also in the index"):
+        alone.add({key: _items("a")[key]})
+    if indexes[key].rows(["a"]):
+        with pytest.raises(UnfinishedChangeError):
+            alone.delete("a")
+    assert alone.add({key: _items("b")[key]})
+    alone.delete("b")
     assert _ids(indexes) == [("a",), ("a",), ()]
-    ItemWriter({"benign": indexes["benign"]}).repair()
-    assert _ids(indexes) == [(), ("a",), ()]
     ItemWriter(dict(reversed(indexes.items()))).repair()
     assert set(_ids(indexes)) == {()}
-    assert not list(indexes["benign"].folder.glob("pending-*.json"))
+    assert not [path for index in indexes.values() for path in index.folder.glob("pending-*.json")]
 
 
 def test_a_read_only_server_reports_an_interrupted_change(
