@@ -1,7 +1,7 @@
 """The demo data set: rendered objects of clay, glass and cloth, drawn when it is first used.
 
-64 classes (shape × palette × pattern × material) of 26 pictures each, 64 pixels square, drawn with NumPy and
-Pillow only.
+64 classes (shape × palette × pattern × material) of 26 pictures each, half of which train, and further training
+classes where they are asked for; 64 pixels square, drawn with NumPy and Pillow only.
 """
 
 from hardrank.trainer.data.demo.errors import DemoDamagedError, DemoFolderError, DemoOptionError
