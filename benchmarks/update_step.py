@@ -77,6 +77,8 @@ class Forms:
         if torch.cpu._is_avx512_bf16_supported():
             low = MixedPrecision(self.embedder, enabled=True)
             forms["channels-last, bf16"] = lambda: update(self.embedder, low, images)
+            twin = FoldedEmbedder(self.embedder, dtype=torch.bfloat16)
+            forms[f"{TRAINING}, bf16"] = lambda: widened(lambda: update(self.embedder, twin.embed_for_update, images))
         if options.compile and shutil.which("g++"):
             compiled: Any = torch.compile(self.embedder)
             forms["channels-last, torch.compile"] = lambda: update(self.embedder, compiled, images)

@@ -3,8 +3,8 @@
 - Depthwise, maps smaller than the window, such as 4×4 maps and 5×5 windows at the end of an EfficientNet: without
   AVX-512, the weight gradient takes several times as long. Zeros beside the maps widen them to the window's size and
   change no sum.
-- Depthwise, bf16, with a stride or a window above 3×3: gradients take up to 40 times as long as in float32. They are
-  computed in float32, also with AMX (`benchmarks/update_step.py`).
+- Depthwise, bf16, with a stride or a window above 3×3: gradients take several times as long as in float32, also with
+  AMX. They are computed in float32 (`benchmarks/update_step.py`).
 - Strided 1×1 convolutions of few channels, such as the branch of RepVGG that sees the image: in the channels-last
   layout, the library writes outside its memory when it computes the weight gradient. Taking the pixels first that the
   stride leaves is the same convolution without a stride.
