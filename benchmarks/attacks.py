@@ -2,12 +2,15 @@
 
     python benchmarks/attacks.py --bundle models/zoo/caltech101-robust --data-root DIR
     python benchmarks/attacks.py --bundle models/zoo/demo-robust --tiny    # a try, in a minute
+    python benchmarks/attacks.py --authors-code ROBRANK                    # with the authors' own code too
 
-In one run, block of queries by block of queries and in turns: the scorecard with bf16 network passes (the default
+In one run, block of queries by block of queries: the scorecard with bf16 network passes (the default
 where the processor gains from them; where it does not, on a few images of each block, for the difference it makes to
 ERS), the scorecard in float32 (`--precision float32` of the trainer), bare forward + input-gradient passes of either
 network, and the plain protocol of `tests/reference/attacks.py` (float32, parameter gradients, loops over images) on a
-few images of each block with the same targets. A last part holds a gallery of 60 000 × 512 and measures the memory
+few images of each block with the same targets. With `--authors-code`, a checkout of
+https://github.com/cdluminate/robrank, the attacks of the paper's authors run on the same few images, with targets of
+their own draws. A last part holds a gallery of 60 000 × 512 and measures the memory
 that the attacks take beyond it. The result goes to benchmarks/results/attacks.json.
 """
 
@@ -16,6 +19,7 @@ import resource
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -23,18 +27,20 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from benchmarks.authors_code import ATTACKS, FIGURES, AuthorsCode, AuthorsModel, authors_attack, load_authors_code
 from benchmarks.command import ROOT, BenchmarkOptions, parse_options
 from hardrank.models.bundle import load_card, load_embedder
 from hardrank.models.embedder import Embed, Embedder
 from hardrank.models.folded import FoldedEmbedder
 from hardrank.trainer.attacks.attack import Gallery, victims_in
-from hardrank.trainer.attacks.pgd import memory_format
+from hardrank.trainer.attacks.pgd import PGDOptions, memory_format
 from hardrank.trainer.data import load_dataset
 from hardrank.trainer.data.store import ImageStore
 from hardrank.trainer.evaluation.robustness import RobustnessOptions, bytes_provider, measure_robustness
 from hardrank.trainer.evaluation.scorecard import ERS_KEYS, Scorecard, ers
 from hardrank.trainer.recipe import parse_config
 from hardrank.trainer.runtime.environment import gains_from_bf16, hardware, versions
+from hardrank.trainer.runtime.malloc import keep_freed_memory
 from tests.reference.attacks import Scene, plain_attack
 
 SEED = 0
@@ -45,7 +51,7 @@ BATCH = 125
 class Options(BenchmarkOptions):
     """Options of this benchmark."""
 
-    TINY: ClassVar[dict[str, Any]] = {"queries": 4, "few": 1, "steps": 2, "bare_passes": 8, "scale": False}
+    TINY: ClassVar[dict[str, Any]] = {"queries": 4, "few": 2, "steps": 2, "bare_passes": 8, "scale": False}
 
     bundle: Path = ROOT / "models/zoo/caltech101-robust"
     """The trained model."""
@@ -61,6 +67,10 @@ class Options(BenchmarkOptions):
     """Images in a measurement of the bare passes."""
     scale: bool = True
     """Whether the memory of attacks on a large gallery is measured too."""
+    threads: int = 1
+    """Threads of every contender."""
+    authors_code: Path | None = None
+    """A checkout of the authors' code, to time it too."""
 
 
 @dataclass(frozen=True)
@@ -170,6 +180,26 @@ def timed_plain(setting: Setting, queries: Tensor) -> tuple[float, int, dict[str
     return seconds, len(queries) * setting.options.steps * len(setting.options.attacks()), found
 
 
+def timed_authors(setting: Setting, code: AuthorsCode, queries: Tensor) -> tuple[float, int, dict[str, np.ndarray]]:
+    """Seconds, passes and mean results, repeated for each image, of the authors' code on `queries`."""
+    options = setting.options
+    attack = PGDOptions(epsilon=options.epsilon, alpha=options.alpha, steps=options.steps)
+    model = AuthorsModel(setting.embedder, code, attack)
+    images = bytes_provider(setting.pixels)(queries)
+    began = time.perf_counter()
+    results = {
+        name: authors_attack(
+            code, model, name, images, setting.labels[queries], (setting.gallery, setting.labels), attack
+        )
+        for name in ATTACKS
+    }
+    seconds = time.perf_counter() - began
+    found = {
+        key: np.full(len(queries), factor * results[name][figure]) for key, (name, figure, factor) in FIGURES.items()
+    }
+    return seconds, len(queries) * options.steps * len(ATTACKS), found
+
+
 def load_setting(options: Options) -> Setting:
     """The bundle's network, and its test images."""
     card = load_card(options.bundle)
@@ -194,17 +224,37 @@ def load_setting(options: Options) -> Setting:
 
 
 def compare(
-    setting: Setting, *, queries: int, few: int, bare_passes: int, low: bool, report: Callable[[str], None]
+    setting: Setting,
+    code: AuthorsCode | None,
+    *,
+    queries: int,
+    few: int,
+    bare_passes: int,
+    low: bool,
+    report: Callable[[str], None],
 ) -> dict[str, Any]:
-    """Run all contenders in turns on blocks of queries; what is slow here runs on the first `few` of each block."""
+    """Run all contenders on blocks of queries; the slow ones run on the first `few` of each block, and first of all.
+
+    The scorecard keeps freed memory in the process, as audits and training do, and that cannot be undone.
+    """
     chosen = torch.from_numpy(np.random.default_rng(SEED).permutation(len(setting.pixels))[:queries])
     exact = FoldedEmbedder(setting.embedder)
     fast = FoldedEmbedder(setting.embedder, dtype=torch.bfloat16)
-    tallies = {name: Tally() for name in ("bf16", "float32", "bare bf16", "bare float32", "plain")}
+    tallies = {name: Tally() for name in ("bf16", "float32", "bare bf16", "bare float32")}
     networks = {"bf16": (fast, BATCH if low else few), "float32": (exact, BATCH)}
+    blocks = [chosen[i : i + BATCH] for i in range(0, queries, BATCH)]
+    slow: dict[str, Callable[[Tensor], tuple[float, int, dict[str, np.ndarray]]]]
+    slow = {"plain": partial(timed_plain, setting)}
+    if code is not None:
+        slow["authors"] = partial(timed_authors, setting, code)
+    for index, block in enumerate(blocks):
+        for name, timed in slow.items():
+            seconds, passes, results = timed(block[:few])
+            tallies.setdefault(name, Tally()).add(seconds, passes, results)
+            report(f"block {index + 1}/{len(blocks)}: {name}, {few} images, {seconds:.0f} s")
+    keep_freed_memory()
     for network, count in networks.values():
         timed_passes(setting, network, chosen, min(count, bare_passes))  # warms up
-    blocks = [chosen[i : i + BATCH] for i in range(0, queries, BATCH)]
     for index, block in enumerate(blocks):
         for name, (network, count) in networks.items():
             bare = bare_passes if count == BATCH else min(BATCH, bare_passes)
@@ -215,15 +265,13 @@ def compare(
             for bare_seconds, passes in (before, after):
                 tallies[f"bare {name}"].add(bare_seconds, passes)
             report(f"block {index + 1}/{len(blocks)}: {name}, {count} images, {seconds:.0f} s, ERS {card.ers:.2f}")
-        seconds, passes, results = timed_plain(setting, block[:few])
-        tallies["plain"].add(seconds, passes, results)
-        report(f"block {index + 1}/{len(blocks)}: plain, {few} images, {seconds:.0f} s")
     return summary(tallies, few=few)
 
 
 def summary(tallies: dict[str, Tally], *, few: int) -> dict[str, Any]:
     """Ratios and results of all contenders."""
-    scored = {name: tallies[name] for name in ("bf16", "float32", "plain")}
+    slow = [name for name in ("plain", "authors") if name in tallies]
+    scored = {name: tallies[name] for name in ("bf16", "float32", *slow)}
     alike = {name: ers(tally.mean(few)) for name, tally in scored.items()}
     return {
         "images": {name: tally.images for name, tally in scored.items()},
@@ -233,8 +281,11 @@ def summary(tallies: dict[str, Tally], *, few: int) -> dict[str, Any]:
         "cost_over_bare_passes": {
             name: round(tallies[name].per_pass / tallies[f"bare {name}"].per_pass, 3) for name in ("bf16", "float32")
         },
-        "plain_seconds_over": {
-            name: round(tallies["plain"].per_image / tallies[name].per_image, 2) for name in ("bf16", "float32")
+        **{
+            f"{other}_seconds_over": {
+                name: round(tallies[other].per_image / tallies[name].per_image, 2) for name in ("bf16", "float32")
+            }
+            for other in slow
         },
         "ers": {name: round(ers(scored[name].mean()), 3) for name in ("bf16", "float32")},
         "ers_of_the_same_images": {name: round(value, 3) for name, value in alike.items()},
@@ -302,11 +353,15 @@ def scale(size: int = 60_000, queries: int = 256) -> dict[str, Any]:
 def main() -> None:
     """Time all contenders and write the result."""
     options = parse_options(Options, doc=__doc__, file=__file__)
+    keep_freed_memory()  # as audits and training do
+    code = load_authors_code(options.authors_code) if options.authors_code else None
+    torch.set_num_threads(options.threads)  # the authors' code sets the number of OpenMP threads when it is imported
     setting = load_setting(options)
     began = time.perf_counter()
     low = gains_from_bf16(torch.device("cpu"))
     compared = compare(
         setting,
+        code,
         queries=options.queries,
         few=options.few,
         bare_passes=options.bare_passes,
@@ -314,11 +369,13 @@ def main() -> None:
         report=lambda line: print(line, flush=True),
     )
     result = {
-        "command": f"python benchmarks/attacks.py --queries {options.queries} --few {options.few}",
+        "command": f"python benchmarks/attacks.py --queries {options.queries} --few {options.few}"
+        + (" --authors-code ROBRANK" if options.authors_code else ""),
         "what": f"the robustness scorecard: {', '.join(setting.options.attacks())}, {options.steps} steps",
         "bundle": options.bundle.name,
         "gallery": list(setting.gallery.shape),
         "seed": SEED,
+        "threads": options.threads,
         "default_here": "bf16" if low else "float32",
         **compared,
         **({"scale": scale()} if options.scale else {}),

@@ -2,9 +2,12 @@
 
     python benchmarks/hm_step.py --bundle models/zoo/caltech101-robust --data-root DIR
     python benchmarks/hm_step.py --bundle models/zoo/demo-robust --tiny    # a try, in a minute
+    python benchmarks/hm_step.py --authors-code ROBRANK                    # with the authors' own code too
 
-Both are timed in one run, in turns, on the same batches: sampling, perturbation (η = 8, 56 triplets, 64 px), the
-update's loss and its gradient. `tests/reference/hm.py` holds the plain one. Before timing, both run in float64 on the
+All are timed in one run, on the same batches, with one thread: sampling, perturbation (η = 8, 56 triplets, 64 px), the
+update's loss and its gradient. `tests/reference/hm.py` holds the plain one; the authors' own code is loaded from a
+checkout of https://github.com/cdluminate/robrank. These two come first, since the fast one keeps freed memory in the
+process, as training does, and that cannot be undone. Before timing, the fast and the plain one run in float64 on the
 same triplets; how far they differ is part of the result. The result goes to benchmarks/results/hm_step.json.
 """
 
@@ -22,8 +25,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from benchmarks.authors_code import AuthorsCode, AuthorsModel, authors_hm_step, load_authors_code
 from benchmarks.command import ROOT, BenchmarkOptions, parse_options
 from hardrank.models.bundle import load_card, load_embedder
+from hardrank.models.depthwise import DepthwiseGradients
 from hardrank.models.embedder import Embedder
 from hardrank.models.folded import FoldedEmbedder
 from hardrank.trainer.attacks.pgd import PGDOptions
@@ -37,10 +42,12 @@ from hardrank.trainer.defenses.hm import HardnessManipulation
 from hardrank.trainer.metric.samplers import Sampler, draw_triplets
 from hardrank.trainer.recipe import parse_config
 from hardrank.trainer.runtime.environment import gains_from_bf16, hardware, versions
-from hardrank.trainer.training.precision import MixedPrecision
+from hardrank.trainer.runtime.malloc import keep_freed_memory
+from hardrank.trainer.training.precision import network_for_update, set_training_mode
 from tests.reference.hm import hm_step, softhard_triplets
 
 EPSILON, ALPHA, STEPS, MARGIN = 8 / 255, 1 / 255, 8, 0.2
+ATTACK = PGDOptions(epsilon=EPSILON, alpha=ALPHA, steps=STEPS)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,6 +64,10 @@ class Options(BenchmarkOptions):
     """SPC-2 batches that are timed."""
     pairs: int = 56
     """Classes in a batch, two images of each."""
+    threads: int = 1
+    """Threads of every contender."""
+    authors_code: Path | None = None
+    """A checkout of the authors' code, to time it too."""
 
 
 @dataclass(frozen=True)
@@ -96,18 +107,29 @@ def plain(embedder: Embedder, scene: Scene) -> float:
     return step.loss.item()
 
 
+def authors(model: AuthorsModel, code: AuthorsCode, scene: Scene) -> float:
+    """The step in the authors' code."""
+    loss = authors_hm_step(code, model, scene.images, scene.labels, previous_loss=scene.previous_loss)
+    model.zero_grad()
+    loss.backward()
+    return loss.item()
+
+
 def fast(embedder: Embedder, twin: FoldedEmbedder, scene: Scene, *, low_precision: bool) -> float:
     """The same step as training does it."""
     twin.refresh()
+    set_training_mode(embedder, freeze_batch_norm=True)
     conditions = Conditions(
-        network=MixedPrecision(embedder.eval(), enabled=low_precision),
+        network=network_for_update(embedder, twin, low_precision=low_precision, freeze_batch_norm=True),
         frozen=twin,
-        attack=PGDOptions(epsilon=EPSILON, alpha=ALPHA, steps=STEPS),
+        attack=ATTACK,
         previous_loss=scene.previous_loss,
         margin=MARGIN,
         generator=torch.Generator().manual_seed(scene.seed),
     )
-    outcome = scene.defense(scene.images.contiguous(memory_format=torch.channels_last), scene.labels, conditions)
+    images = scene.images.contiguous(memory_format=torch.channels_last)
+    with DepthwiseGradients():
+        outcome = scene.defense(images, scene.labels, conditions)
     assert outcome is not None
     embedder.zero_grad()
     outcome.loss.backward()
@@ -125,7 +147,7 @@ def agreement(embedder: Embedder, scene: Scene) -> dict[str, float]:
     conditions = Conditions(
         network=double,
         frozen=FoldedEmbedder(double),
-        attack=PGDOptions(epsilon=EPSILON, alpha=ALPHA, steps=STEPS),
+        attack=ATTACK,
         previous_loss=scene.previous_loss,
         margin=MARGIN,
         generator=torch.Generator().manual_seed(scene.seed),
@@ -184,35 +206,51 @@ def scenes(options: Options) -> Iterator[Scene]:
         )
 
 
-def main() -> None:
-    """Time both and write the result."""
-    options = parse_options(Options, doc=__doc__, file=__file__)
-
-    contiguous = load_embedder(options.bundle)
+def contenders(options: Options) -> dict[str, Callable[[Scene], float]]:
+    """All forms of the step; each has a network of its own, in its layout."""
     embedder = load_embedder(options.bundle).to(memory_format=torch.channels_last)
-    twins = {dtype: FoldedEmbedder(embedder, dtype=dtype) for dtype in (torch.float32, torch.bfloat16)}
-    seconds: dict[str, list[float]] = {"plain": [], "fast float32": [], "fast bf16": []}
+    forms: dict[str, Callable[[Scene], float]] = {"plain": partial(plain, load_embedder(options.bundle))}
+    for name, dtype in (("fast float32", torch.float32), ("fast bf16", torch.bfloat16)):
+        twin = FoldedEmbedder(embedder, dtype=dtype)
+        forms[name] = partial(fast, embedder, twin, low_precision=dtype == torch.bfloat16)
+    if options.authors_code:
+        code = load_authors_code(options.authors_code)
+        forms["authors"] = partial(authors, AuthorsModel(load_embedder(options.bundle), code, ATTACK), code)
+    return forms
+
+
+def main() -> None:
+    """Time all and write the result."""
+    options = parse_options(Options, doc=__doc__, file=__file__)
+    forms = contenders(options)
+    torch.set_num_threads(options.threads)  # the authors' code sets the number of OpenMP threads when it is imported
     first, *others = scenes(options)
-    agreed = agreement(contiguous, first)
-    for scene in [first, *others]:
-        took = {
-            "plain": timed(partial(plain, contiguous, scene)),
-            "fast float32": timed(partial(fast, embedder, twins[torch.float32], scene, low_precision=False)),
-            "fast bf16": timed(partial(fast, embedder, twins[torch.bfloat16], scene, low_precision=True)),
-        }
-        if scene is not first:  # which warmed up caches and memory
-            for name, value in took.items():
-                seconds[name].append(value)
+    agreed = agreement(load_embedder(options.bundle), first)
+    seconds: dict[str, list[float]] = {}
+    for names in (slow := [name for name in ("plain", "authors") if name in forms], ["fast float32", "fast bf16"]):
+        if names is not slow:
+            keep_freed_memory()
+        for scene in [first, *others]:
+            for name in names:
+                took = timed(partial(forms[name], scene))
+                if scene is not first:  # which warmed up caches and memory
+                    seconds.setdefault(name, []).append(took)
     medians = {name: statistics.median(values) for name, values in seconds.items()}
     low = gains_from_bf16(torch.device("cpu"))
     result: dict[str, Any] = {
-        "command": "python benchmarks/hm_step.py",
+        "command": "python benchmarks/hm_step.py" + (" --authors-code ROBRANK" if options.authors_code else ""),
         "what": f"one HM training step: sampling, 8 PGD steps on {options.pairs} triplets, loss and its gradients",
         "bundle": options.bundle.name,
         "defense": first.defense.name,
         "previous_loss": first.previous_loss,
+        "threads": options.threads,
         "seconds_per_step": {name: round(value, 3) for name, value in medians.items()},
-        "plain_over_fast": {name: round(medians["plain"] / medians[name], 2) for name in ("fast float32", "fast bf16")},
+        **{
+            f"{name}_over_fast": {
+                fast: round(medians[name] / medians[fast], 2) for fast in ("fast float32", "fast bf16")
+            }
+            for name in slow
+        },
         "default_here": "fast bf16" if low else "fast float32",
         "differences_float64": agreed,
         "batches": len(others),

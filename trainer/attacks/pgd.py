@@ -12,6 +12,9 @@ from hardrank.models.embedder import Embed
 from hardrank.trainer.attacks.options import AttackError as AttackError
 from hardrank.trainer.attacks.options import CheckedOptions, option
 
+_IMAGES_PER_PASS: Final = 56
+"""On a CPU, where twice or three times as many take up to a fourth more time for each (`benchmarks/hm_step.py`)."""
+
 
 class Norm(StrEnum):
     """The norm that bounds a perturbation."""
@@ -168,11 +171,11 @@ def gradient_pass(
     """
     found = _one_pass(embed, images, objective, rows, step)
     for count in range(2, eot + 1):
-        found = _joined(found, _one_pass(embed, images, objective, rows, step), count)
+        found = _mean_of_passes(found, _one_pass(embed, images, objective, rows, step), count)
     return found
 
 
-def _joined(mean: GradientPass, last: GradientPass, count: int) -> GradientPass:
+def _mean_of_passes(mean: GradientPass, last: GradientPass, count: int) -> GradientPass:
     """Add the last of `count` passes to the mean of those before."""
     gradients = [one for one in (mean.gradient, last.gradient) if one is not None]
     if len(gradients) == 2:
@@ -186,6 +189,30 @@ def _joined(mean: GradientPass, last: GradientPass, count: int) -> GradientPass:
 
 
 def _one_pass(embed: Embed, images: Tensor, objective: Objective, rows: Tensor, step: int) -> GradientPass:
+    """Pass all groups through the network, in parts on a CPU: the activations of a large batch leave its caches."""
+    members = len(images) // max(rows.numel(), 1)
+    if images.device.type != "cpu" or len(images) <= _IMAGES_PER_PASS:
+        return _part_of_pass(embed, images, objective, rows, step)
+    size = max(_IMAGES_PER_PASS // members, 1)
+    parts = [
+        _part_of_pass(embed, some, objective, chosen, step)
+        for some, chosen in zip(images.split(size * members), rows.split(size), strict=True)
+    ]
+    gradient = None
+    if any(part.gradient is not None for part in parts):
+        gradient = torch.zeros_like(images)
+        for view, part in zip(gradient.split(size * members), parts, strict=True):
+            if part.gradient is not None:
+                view.copy_(part.gradient)
+    return GradientPass(
+        torch.cat([part.losses for part in parts]),
+        torch.cat([part.embeddings for part in parts]),
+        torch.cat([part.alive for part in parts]),
+        gradient,
+    )
+
+
+def _part_of_pass(embed: Embed, images: Tensor, objective: Objective, rows: Tensor, step: int) -> GradientPass:
     groups = rows.numel()
     x = images.detach().requires_grad_(True)
     embeddings = embed(x)

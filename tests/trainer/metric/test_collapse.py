@@ -142,7 +142,15 @@ def silent(progress: StageProgress) -> None:
     pass
 
 
-def train(stage: TrainingStage, folder: Path, lines: Lines, *, log_every: int = 5, stop: bool = False) -> None:
+def train(
+    stage: TrainingStage,
+    folder: Path,
+    lines: Lines,
+    *,
+    log_every: int = 5,
+    checkpoint_every: int = 100,
+    stop: bool = False,
+) -> None:
     torch.manual_seed(0)
     run_stage(
         stage,
@@ -154,7 +162,7 @@ def train(stage: TrainingStage, folder: Path, lines: Lines, *, log_every: int = 
             weight_decay=0.0,
             schedule=Schedule.CONSTANT,
             log_every=log_every,
-            checkpoint_every=1,
+            checkpoint_every=checkpoint_every,
             stop_on_collapse=stop,
         ),
         checkpoint=folder / "stage.ckpt",
@@ -263,10 +271,10 @@ def test_the_verdict_and_what_led_to_it_survive_an_interruption(tmp_path: Path) 
     for until in (3, 6, 99):
         stage = Scripted(cosines=cosines, until=until)
         if until == 99:
-            train(stage, tmp_path / "parts", parts, log_every=1)
+            train(stage, tmp_path / "parts", parts, log_every=1, checkpoint_every=1)
         else:
             with pytest.raises(KilledError):
-                train(stage, tmp_path / "parts", parts, log_every=1)
+                train(stage, tmp_path / "parts", parts, log_every=1, checkpoint_every=1)
     assert parts.rows == whole.rows
     assert [step for step, row in whole.rows.items() if "collapsed" in row] == [4, 5, 6, 7]
 
