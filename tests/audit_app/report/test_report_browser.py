@@ -26,7 +26,15 @@ def page_file(tiny_zoo: list[Path], gratings: Path, tmp_path_factory: pytest.Tem
     return out / "report.html"
 
 
-@pytest.mark.parametrize(("width", "scheme"), [(1280, "light"), (390, "light"), (1280, "dark"), (390, "dark")])
+@pytest.mark.parametrize(
+    ("width", "scheme"),
+    [
+        (1280, "light"),
+        (390, "dark"),
+        pytest.param(390, "light", marks=pytest.mark.slow),
+        pytest.param(1280, "dark", marks=pytest.mark.slow),
+    ],
+)
 def test_it_opens_offline_and_fits_the_screen(page_file: Path, browser: Any, width: int, scheme: str) -> None:
     with new_page(browser, width=width, color_scheme=scheme, offline=True) as (page, log):
         page.goto(page_file.as_uri())

@@ -97,6 +97,7 @@ def test_an_attack_shows_what_the_api_answers_and_its_record_replays(
         assert replay(record).differences == ()
 
 
+@pytest.mark.slow
 def test_two_visitors_at_once_get_their_own_results(browser: Any, server: AppServer) -> None:
     with visit(browser, server) as one, visit(browser, server) as other:
         other.click(".st-key-choose-image button")

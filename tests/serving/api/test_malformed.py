@@ -42,7 +42,7 @@ def _check(status: int, kind: str, text: str) -> None:
         assert "0x" not in text
 
 
-@pytest.mark.parametrize("count", [800, pytest.param(2400, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("count", [500, pytest.param(2400, marks=pytest.mark.slow)])
 def test_no_mutant_gets_a_500(served: Served, count: int) -> None:
     statuses: Counter[int] = Counter()
     for number, data in enumerate(mutants(count, seed=0)):

@@ -94,7 +94,7 @@ def test_without_keys_everybody_is_admitted() -> None:
 
 
 @needs_chromium
-@pytest.mark.parametrize(("width", "scheme"), [(1280, "light"), (360, "dark")])
+@pytest.mark.parametrize(("width", "scheme"), [(1280, "light"), pytest.param(360, "dark", marks=pytest.mark.slow)])
 def test_a_visitor_logs_in_and_out(browser: Any, engine: Engine, tmp_path: Path, width: int, scheme: str) -> None:
     model = Model(key="benign", engine=engine, index=build_index(tmp_path / "benign", engine, paint(5)))
     key = "a key of many characters"

@@ -258,9 +258,8 @@ def test_the_address_leads_to_the_search_again(browser: Any, server: PageServer,
         until(lambda: page.evaluate("location.search") == "")
 
 
-@pytest.mark.parametrize("k", ["99999", "%3Cb%3E"])
-def test_an_invalid_number_in_the_address_is_named(browser: Any, server: PageServer, visitor: Any, k: str) -> None:
-    with opened(browser, server, visitor=visitor, query=f"?id=item-5&k={k}") as page:
+def test_an_invalid_number_in_the_address_is_named(browser: Any, server: PageServer, visitor: Any) -> None:
+    with opened(browser, server, visitor=visitor, query="?id=item-5&k=99999") as page:
         assert "k is" in page.inner_text("#results .hr-message")
         assert not page.query_selector("#results .hr-card")
 
