@@ -86,7 +86,7 @@ def test_a_large_batch_goes_through_in_parts_and_each_group_moves_as_if_alone(me
         alone = pgd(
             small.embed,
             images[group, None],
-            lambda embeddings, rows, step, group=group: objective(embeddings, rows + group, step),  # type: ignore[misc]
+            lambda embeddings, rows, step, group=group: objective(embeddings, rows + group, step),
             PGDOptions(steps=2),
         )
         torch.testing.assert_close(last.images[group], alone[0])
