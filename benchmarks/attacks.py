@@ -353,7 +353,6 @@ def scale(size: int = 60_000, queries: int = 256) -> dict[str, Any]:
 def main() -> None:
     """Time all contenders and write the result."""
     options = parse_options(Options, doc=__doc__, file=__file__)
-    keep_freed_memory()  # as audits and training do
     code = load_authors_code(options.authors_code) if options.authors_code else None
     torch.set_num_threads(options.threads)  # the authors' code sets the number of OpenMP threads when it is imported
     setting = load_setting(options)

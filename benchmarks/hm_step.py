@@ -183,6 +183,17 @@ def timed(run: Callable[[], float]) -> float:
     return time.perf_counter() - began
 
 
+def median_seconds(forms: dict[str, Callable[[Scene], float]], first: Scene, others: list[Scene]) -> dict[str, float]:
+    """Median seconds of each form over `others`, in turns; `first` warms up caches and memory."""
+    for form in forms.values():
+        form(first)
+    seconds: dict[str, list[float]] = {name: [] for name in forms}
+    for scene in others:
+        for name, form in forms.items():
+            seconds[name].append(timed(partial(form, scene)))
+    return {name: statistics.median(values) for name, values in seconds.items()}
+
+
 def scenes(options: Options) -> Iterator[Scene]:
     """SPC-2 batches of the bundle's training images, with its defense and last loss."""
     card = load_card(options.bundle)
@@ -226,16 +237,10 @@ def main() -> None:
     torch.set_num_threads(options.threads)  # the authors' code sets the number of OpenMP threads when it is imported
     first, *others = scenes(options)
     agreed = agreement(load_embedder(options.bundle), first)
-    seconds: dict[str, list[float]] = {}
-    for names in (slow := [name for name in ("plain", "authors") if name in forms], ["fast float32", "fast bf16"]):
-        if names is not slow:
-            keep_freed_memory()
-        for scene in [first, *others]:
-            for name in names:
-                took = timed(partial(forms[name], scene))
-                if scene is not first:  # which warmed up caches and memory
-                    seconds.setdefault(name, []).append(took)
-    medians = {name: statistics.median(values) for name, values in seconds.items()}
+    slow = [name for name in forms if not name.startswith("fast")]
+    medians = median_seconds({name: forms[name] for name in slow}, first, others)
+    keep_freed_memory()
+    medians |= median_seconds({name: forms[name] for name in forms if name not in slow}, first, others)
     low = gains_from_bf16(torch.device("cpu"))
     result: dict[str, Any] = {
         "command": "python benchmarks/hm_step.py" + (" --authors-code ROBRANK" if options.authors_code else ""),

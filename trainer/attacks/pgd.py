@@ -13,7 +13,7 @@ from hardrank.trainer.attacks.options import AttackError as AttackError
 from hardrank.trainer.attacks.options import CheckedOptions, option
 
 _IMAGES_PER_PASS: Final = 56
-"""On a CPU, where twice or three times as many take up to a fourth more time for each (`benchmarks/hm_step.py`)."""
+"""On a CPU, where larger batches of 64 px took more time for each image."""
 
 
 class Norm(StrEnum):
@@ -189,7 +189,7 @@ def _mean_of_passes(mean: GradientPass, last: GradientPass, count: int) -> Gradi
 
 
 def _one_pass(embed: Embed, images: Tensor, objective: Objective, rows: Tensor, step: int) -> GradientPass:
-    """Pass all groups through the network, in parts on a CPU: the activations of a large batch leave its caches."""
+    """Pass all groups through the network, in parts on a CPU: a part without a gradient has no backward pass."""
     members = len(images) // max(rows.numel(), 1)
     if images.device.type != "cpu" or len(images) <= _IMAGES_PER_PASS:
         return _part_of_pass(embed, images, objective, rows, step)
