@@ -192,13 +192,20 @@ class Batcher(Generic[Job, Result]):
     def _work(self, condition: threading.Condition) -> None:
         while (batch := self._next(condition)) is not None:
             run, queued = batch
+            began = perf_counter()
+            results = self._results(run, [entry.job for entry in queued]) if queued else []
+            ran = perf_counter() - began
+            # Before the callers learn of it: what they submit next shall not count this batch as running.
+            self._end_batch()
             if queued:
-                self._run_batch(run, queued)
-            with self._lock:
-                self._running -= 1
-                self._whole = False
-                if self._count and not self._running:
-                    self._first.notify()
+                self._hand_over(queued, results, began, ran)
+
+    def _end_batch(self) -> None:
+        with self._lock:
+            self._running -= 1
+            self._whole = False
+            if self._count and not self._running:
+                self._first.notify()
 
     def _next(self, condition: threading.Condition) -> tuple[Run[Job, Result], list[_QueuedJob[Job, Result]]] | None:
         """Wait for the next batch; None after `close`. Cancelled jobs are left out, so a batch may be empty."""
@@ -257,10 +264,13 @@ class Batcher(Generic[Job, Result]):
             del self._waiting[caller]
         return entry
 
-    def _run_batch(self, run: Run[Job, Result], queued: list[_QueuedJob[Job, Result]]) -> None:
-        began = perf_counter()
-        results = self._results(run, [entry.job for entry in queued])
-        ran = perf_counter() - began
+    def _hand_over(
+        self,
+        queued: list[_QueuedJob[Job, Result]],
+        results: Sequence[Result | Exception],
+        began: float,
+        ran: float,
+    ) -> None:
         assert self._loop is not None
         try:
             self._loop.call_soon_threadsafe(self._deliver, queued, results, began, ran)

@@ -140,9 +140,11 @@ def test_a_thread_takes_the_next_jobs_while_another_is_still_busy() -> None:
 
     async def scenario() -> None:
         one_thread = OneThread[int, int](run=run, threads=2, batch=1)
-        batcher = Batcher[int, int](run, name="squares", batch=8, one_thread=one_thread)
+        batcher = Batcher[int, int](run, name="squares", batch=8, one_thread=one_thread, wait_s=PATIENCE_S)
         batcher.start()
-        tasks = [asyncio.create_task(batcher.submit(number)) for number in range(1, 9)]
+        with batcher.expecting():  # no thread starts before all are there
+            tasks = [asyncio.create_task(batcher.submit(number)) for number in range(1, 9)]
+            await asyncio.sleep(0)
         await asyncio.gather(*tasks[1:])
         assert not tasks[0].done()
         slow.set()
@@ -155,7 +157,7 @@ def test_a_thread_takes_the_next_jobs_while_another_is_still_busy() -> None:
 
 def test_few_jobs_run_in_all_threads_again_after_a_burst() -> None:
     slow = threading.Event()
-    together, alone = Squares(), Squares()
+    together, alone = Squares(), Squares(held=True)
 
     def run(jobs: Sequence[int]) -> list[int | Exception]:
         if 0 in jobs:
@@ -164,9 +166,13 @@ def test_few_jobs_run_in_all_threads_again_after_a_burst() -> None:
 
     async def scenario() -> None:
         one_thread = OneThread[int, int](run=run, threads=4, batch=2)
-        batcher = Batcher[int, int](together, name="squares", batch=8, one_thread=one_thread)
+        batcher = Batcher[int, int](together, name="squares", batch=8, one_thread=one_thread, wait_s=PATIENCE_S)
         batcher.start()
-        burst = [asyncio.create_task(batcher.submit(number)) for number in range(8)]
+        with batcher.expecting():  # no thread starts before all are there
+            burst = [asyncio.create_task(batcher.submit(number)) for number in range(8)]
+            await asyncio.sleep(0)
+        await _until(lambda: batcher.waiting == 0)  # each thread has two
+        alone.release()
         await asyncio.gather(*burst[2:])
         late = asyncio.create_task(batcher.submit(100))
         await asyncio.sleep(0.05)
