@@ -67,7 +67,7 @@ from hardrank.models.errors import HardrankError
 from hardrank.models.files import write_text
 from hardrank.models.home import typed
 from hardrank.models.progress import ConsoleProgress
-from hardrank.trainer.runtime.malloc import keep_freed_memory
+from hardrank.trainer.runtime.malloc import tune_allocator
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -76,7 +76,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     console, errors = Console(), Console(stderr=True)
     try:
         job = read_job(arguments, description=(__doc__ or "").format(command=typed("audit")))
-        keep_freed_memory()
+        tune_allocator()
         with ConsoleProgress(console) as progress:
             report, checked = carry_out(
                 job, arguments, progress, say=lambda text: console.print(plain(text), highlight=False, soft_wrap=True)

@@ -4,7 +4,7 @@
     python benchmarks/allocation.py --tiny    # a try
 
 Forward and back to the pixels through `small-resnet` at 64 px, batches of 128, as attacks do it. Processes with and
-without `keep_freed_memory` take turns. The result goes to benchmarks/results/allocation.json.
+without `tune_allocator` take turns. The result goes to benchmarks/results/allocation.json.
 """
 
 import statistics
@@ -21,7 +21,7 @@ from benchmarks.command import BenchmarkOptions, parse_options
 from hardrank.models.embedder import Architecture, build_embedder
 from hardrank.models.folded import FoldedEmbedder
 from hardrank.trainer.runtime.environment import hardware, versions
-from hardrank.trainer.runtime.malloc import keep_freed_memory
+from hardrank.trainer.runtime.malloc import tune_allocator
 
 BATCH, PASSES = 128, 8
 
@@ -45,7 +45,7 @@ class Options(BenchmarkOptions):
 
 def passes_per_second(*, keep: bool) -> float:
     """Images a second that go forward and back, in this process."""
-    if keep and not keep_freed_memory():
+    if keep and not tune_allocator():
         raise SystemExit("this C library has no mallopt: there is nothing to compare")
     torch.manual_seed(0)
     embedder = FoldedEmbedder(build_embedder(Architecture(backbone="small-resnet", dimension=512, image_size=64)))

@@ -4,7 +4,7 @@
     python benchmarks/attacks.py --bundle models/zoo/demo-robust --tiny    # a try, in a minute
     python benchmarks/attacks.py --authors-code ROBRANK                    # with the authors' own code too
 
-In one run, block of queries by block of queries: the scorecard with bf16 network passes (the default
+In turns, block of queries by block of queries: the scorecard with bf16 network passes (the default
 where the processor gains from them; where it does not, on a few images of each block, for the difference it makes to
 ERS), the scorecard in float32 (`--precision float32` of the trainer), bare forward + input-gradient passes of either
 network, and the plain protocol of `tests/reference/attacks.py` (float32, parameter gradients, loops over images) on a
@@ -29,6 +29,7 @@ from torch import Tensor
 
 from benchmarks.authors_code import ATTACKS, FIGURES, AuthorsCode, AuthorsModel, authors_attack, load_authors_code
 from benchmarks.command import ROOT, BenchmarkOptions, parse_options
+from benchmarks.turns import OwnProcess
 from hardrank.models.bundle import load_card, load_embedder
 from hardrank.models.embedder import Embed, Embedder
 from hardrank.models.folded import FoldedEmbedder
@@ -40,7 +41,7 @@ from hardrank.trainer.evaluation.robustness import RobustnessOptions, bytes_prov
 from hardrank.trainer.evaluation.scorecard import ERS_KEYS, Scorecard, ers
 from hardrank.trainer.recipe import parse_config
 from hardrank.trainer.runtime.environment import gains_from_bf16, hardware, versions
-from hardrank.trainer.runtime.malloc import keep_freed_memory
+from hardrank.trainer.runtime.malloc import tune_allocator
 from tests.reference.attacks import Scene, plain_attack
 
 SEED = 0
@@ -223,54 +224,70 @@ def load_setting(options: Options) -> Setting:
     )
 
 
-def compare(
-    setting: Setting,
-    code: AuthorsCode | None,
-    *,
-    queries: int,
-    few: int,
-    bare_passes: int,
-    low: bool,
-    report: Callable[[str], None],
-) -> dict[str, Any]:
-    """Run all contenders on blocks of queries; the slow ones run on the first `few` of each block, and first of all.
+Timed = Callable[[list[int]], tuple[float, int, dict[str, np.ndarray]]]
+"""Runs a contender on queries: seconds, passes, results by image."""
 
-    The scorecard keeps freed memory in the process, as audits and training do, and that cannot be undone.
-    """
-    chosen = torch.from_numpy(np.random.default_rng(SEED).permutation(len(setting.pixels))[:queries])
-    exact = FoldedEmbedder(setting.embedder)
-    fast = FoldedEmbedder(setting.embedder, dtype=torch.bfloat16)
-    tallies = {name: Tally() for name in ("bf16", "float32", "bare bf16", "bare float32")}
-    networks = {"bf16": (fast, BATCH if low else few), "float32": (exact, BATCH)}
-    blocks = [chosen[i : i + BATCH] for i in range(0, queries, BATCH)]
-    slow: dict[str, Callable[[Tensor], tuple[float, int, dict[str, np.ndarray]]]]
-    slow = {"plain": partial(timed_plain, setting)}
+
+def slow_forms(options: Options) -> dict[str, Timed]:
+    """Return the plain protocol and the authors' code."""
+    code = load_authors_code(options.authors_code) if options.authors_code else None
+    torch.set_num_threads(options.threads)  # the authors' code sets the number of OpenMP threads when it is imported
+    setting = load_setting(options)
+    forms: dict[str, Timed] = {"plain": lambda rows: timed_plain(setting, torch.tensor(rows))}
     if code is not None:
-        slow["authors"] = partial(timed_authors, setting, code)
-    for index, block in enumerate(blocks):
-        for name, timed in slow.items():
-            seconds, passes, results = timed(block[:few])
-            tallies.setdefault(name, Tally()).add(seconds, passes, results)
-            report(f"block {index + 1}/{len(blocks)}: {name}, {few} images, {seconds:.0f} s")
-    keep_freed_memory()
-    for network, count in networks.values():
-        timed_passes(setting, network, chosen, min(count, bare_passes))  # warms up
-    for index, block in enumerate(blocks):
-        for name, (network, count) in networks.items():
-            bare = bare_passes if count == BATCH else min(BATCH, bare_passes)
-            before = timed_passes(setting, network, block[:count], bare)
-            seconds, card = timed_scorecard(setting, network, exact, block[:count])
-            after = timed_passes(setting, network, block[:count], bare)
-            tallies[name].add(seconds, card.passes, {key: card.per_image.columns[key] for key in ERS_KEYS})
-            for bare_seconds, passes in (before, after):
-                tallies[f"bare {name}"].add(bare_seconds, passes)
-            report(f"block {index + 1}/{len(blocks)}: {name}, {count} images, {seconds:.0f} s, ERS {card.ers:.2f}")
-    return summary(tallies, few=few)
+        forms["authors"] = lambda rows: timed_authors(setting, code, torch.tensor(rows))
+    return forms
 
 
-def summary(tallies: dict[str, Tally], *, few: int) -> dict[str, Any]:
+def fast_forms(options: Options) -> dict[str, Callable[..., Any]]:
+    """Return the scorecard and the bare passes, in both precisions, with memory as audits and training have it."""
+    tune_allocator()
+    torch.set_num_threads(options.threads)
+    setting = load_setting(options)
+    exact = FoldedEmbedder(setting.embedder)
+    forms: dict[str, Callable[..., Any]] = {}
+    for name, network in (("float32", exact), ("bf16", FoldedEmbedder(setting.embedder, dtype=torch.bfloat16))):
+        forms[name] = partial(_scorecard_of, setting, network, exact)
+        forms[f"bare {name}"] = partial(_passes_of, setting, network)
+    return forms
+
+
+def _scorecard_of(
+    setting: Setting, network: Embed, judge: Embed, rows: list[int]
+) -> tuple[float, int, dict[str, np.ndarray]]:
+    seconds, card = timed_scorecard(setting, network, judge, torch.tensor(rows))
+    return seconds, card.passes, {key: card.per_image.columns[key] for key in ERS_KEYS}
+
+
+def _passes_of(setting: Setting, network: Embed, rows: list[int], count: int) -> tuple[float, int]:
+    return timed_passes(setting, network, torch.tensor(rows), count)
+
+
+def compare(options: Options, *, images: int, low: bool, report: Callable[[str], None]) -> dict[str, Any]:
+    """Run all contenders on blocks of queries, in turns; the slow ones run on the first `few` of each block."""
+    chosen = np.random.default_rng(SEED).permutation(images)[: options.queries].tolist()
+    counts = {"bf16": BATCH if low else options.few, "float32": BATCH}
+    slow_names = ["plain", *(["authors"] if options.authors_code else [])]
+    tallies = {name: Tally() for name in ("bf16", "float32", "bare bf16", "bare float32", *slow_names)}
+    blocks = [chosen[i : i + BATCH] for i in range(0, len(chosen), BATCH)]
+    with OwnProcess(slow_forms, options) as slow, OwnProcess(fast_forms, options) as quick:
+        for name, count in counts.items():
+            quick.run(f"bare {name}", chosen, min(count, options.bare_passes))  # warms up
+        for index, block in enumerate(blocks):
+            for name in slow_names:
+                tallies[name].add(*slow.run(name, block[: options.few]))
+                report(f"block {index + 1}/{len(blocks)}: {name}, {options.few} images")
+            for name, count in counts.items():
+                bare = options.bare_passes if count == BATCH else min(BATCH, options.bare_passes)
+                for run in (f"bare {name}", name, f"bare {name}"):
+                    more = () if run == name else (bare,)
+                    tallies[run].add(*quick.run(run, block[:count], *more))
+                report(f"block {index + 1}/{len(blocks)}: {name}, {min(count, len(block))} images")
+    return summary(tallies, few=options.few, slow=slow_names)
+
+
+def summary(tallies: dict[str, Tally], *, few: int, slow: list[str]) -> dict[str, Any]:
     """Ratios and results of all contenders."""
-    slow = [name for name in ("plain", "authors") if name in tallies]
     scored = {name: tallies[name] for name in ("bf16", "float32", *slow)}
     alike = {name: ers(tally.mean(few)) for name, tally in scored.items()}
     return {
@@ -353,20 +370,11 @@ def scale(size: int = 60_000, queries: int = 256) -> dict[str, Any]:
 def main() -> None:
     """Time all contenders and write the result."""
     options = parse_options(Options, doc=__doc__, file=__file__)
-    code = load_authors_code(options.authors_code) if options.authors_code else None
-    torch.set_num_threads(options.threads)  # the authors' code sets the number of OpenMP threads when it is imported
+    torch.set_num_threads(options.threads)
     setting = load_setting(options)
     began = time.perf_counter()
     low = gains_from_bf16(torch.device("cpu"))
-    compared = compare(
-        setting,
-        code,
-        queries=options.queries,
-        few=options.few,
-        bare_passes=options.bare_passes,
-        low=low,
-        report=lambda line: print(line, flush=True),
-    )
+    compared = compare(options, images=len(setting.pixels), low=low, report=lambda line: print(line, flush=True))
     result = {
         "command": f"python benchmarks/attacks.py --queries {options.queries} --few {options.few}"
         + (" --authors-code ROBRANK" if options.authors_code else ""),

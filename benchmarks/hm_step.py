@@ -6,16 +6,16 @@
 
 All are timed in one run, on the same batches, with one thread: sampling, perturbation (η = 8, 56 triplets, 64 px), the
 update's loss and its gradient. `tests/reference/hm.py` holds the plain one; the authors' own code is loaded from a
-checkout of https://github.com/cdluminate/robrank. These two come first, since the fast one keeps freed memory in the
-process, as training does, and that cannot be undone. Before timing, the fast and the plain one run in float64 on the
-same triplets; how far they differ is part of the result. The result goes to benchmarks/results/hm_step.json.
+checkout of https://github.com/cdluminate/robrank. They take turns, batch by batch; the fast one has a process of its
+own, whose memory is allocated as in training. Before timing, the fast and the plain one run in float64 on the same
+triplets; how far they differ is part of the result. The result goes to benchmarks/results/hm_step.json.
 """
 
 import copy
 import random
 import statistics
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -27,6 +27,7 @@ from torch import Tensor
 
 from benchmarks.authors_code import AuthorsCode, AuthorsModel, authors_hm_step, load_authors_code
 from benchmarks.command import ROOT, BenchmarkOptions, parse_options
+from benchmarks.turns import OwnProcess
 from hardrank.models.bundle import load_card, load_embedder
 from hardrank.models.depthwise import DepthwiseGradients
 from hardrank.models.embedder import Embedder
@@ -42,7 +43,7 @@ from hardrank.trainer.defenses.hm import HardnessManipulation
 from hardrank.trainer.metric.samplers import Sampler, draw_triplets
 from hardrank.trainer.recipe import parse_config
 from hardrank.trainer.runtime.environment import gains_from_bf16, hardware, versions
-from hardrank.trainer.runtime.malloc import keep_freed_memory
+from hardrank.trainer.runtime.malloc import tune_allocator
 from hardrank.trainer.training.precision import network_for_update, set_training_mode
 from tests.reference.hm import hm_step, softhard_triplets
 
@@ -183,17 +184,6 @@ def timed(run: Callable[[], float]) -> float:
     return time.perf_counter() - began
 
 
-def median_seconds(forms: dict[str, Callable[[Scene], float]], first: Scene, others: list[Scene]) -> dict[str, float]:
-    """Median seconds of each form over `others`, in turns; `first` warms up caches and memory."""
-    for form in forms.values():
-        form(first)
-    seconds: dict[str, list[float]] = {name: [] for name in forms}
-    for scene in others:
-        for name, form in forms.items():
-            seconds[name].append(timed(partial(form, scene)))
-    return {name: statistics.median(values) for name, values in seconds.items()}
-
-
 def scenes(options: Options) -> Iterator[Scene]:
     """SPC-2 batches of the bundle's training images, with its defense and last loss."""
     card = load_card(options.bundle)
@@ -217,30 +207,61 @@ def scenes(options: Options) -> Iterator[Scene]:
         )
 
 
-def contenders(options: Options) -> dict[str, Callable[[Scene], float]]:
-    """All forms of the step; each has a network of its own, in its layout."""
-    embedder = load_embedder(options.bundle).to(memory_format=torch.channels_last)
-    forms: dict[str, Callable[[Scene], float]] = {"plain": partial(plain, load_embedder(options.bundle))}
-    for name, dtype in (("fast float32", torch.float32), ("fast bf16", torch.bfloat16)):
-        twin = FoldedEmbedder(embedder, dtype=dtype)
-        forms[name] = partial(fast, embedder, twin, low_precision=dtype == torch.bfloat16)
+def slow_forms(options: Options) -> dict[str, Callable[[int], float]]:
+    """Return the plain step and that of the authors: seconds on a batch."""
+    forms = {"plain": partial(plain, load_embedder(options.bundle))}
     if options.authors_code:
         code = load_authors_code(options.authors_code)
         forms["authors"] = partial(authors, AuthorsModel(load_embedder(options.bundle), code, ATTACK), code)
-    return forms
+    return _timed_on_batches(options, forms)
+
+
+def fast_forms(options: Options) -> dict[str, Callable[[int], float]]:
+    """Return the fast step in both precisions: seconds on a batch."""
+    tune_allocator()
+    embedder = load_embedder(options.bundle).to(memory_format=torch.channels_last)
+    return _timed_on_batches(
+        options,
+        {
+            name: partial(fast, embedder, FoldedEmbedder(embedder, dtype=dtype), low_precision=dtype == torch.bfloat16)
+            for name, dtype in (("fast float32", torch.float32), ("fast bf16", torch.bfloat16))
+        },
+    )
+
+
+Form = Callable[[Scene], float]
+
+
+def _timed_on_batches(options: Options, forms: Mapping[str, Form]) -> dict[str, Callable[[int], float]]:
+    torch.set_num_threads(options.threads)  # the authors' code sets the number of OpenMP threads when it is imported
+    batches = list(scenes(options))
+
+    def seconds(form: Form, batch: int) -> float:
+        return timed(partial(form, batches[batch]))
+
+    return {name: partial(seconds, form) for name, form in forms.items()}
+
+
+def median_seconds(options: Options) -> dict[str, float]:
+    """Median seconds of each form, in turns; the first batch warms up caches and memory."""
+    seconds: dict[str, list[float]] = {}
+    slow_names = ["plain", *(["authors"] if options.authors_code else [])]
+    with OwnProcess(slow_forms, options) as slow, OwnProcess(fast_forms, options) as quick:
+        turns = [*((name, slow) for name in slow_names), *((name, quick) for name in ("fast float32", "fast bf16"))]
+        for batch in range(options.batches + 1):
+            for name, process in turns:
+                seconds.setdefault(name, []).append(process.run(name, batch))
+    return {name: statistics.median(values[1:]) for name, values in seconds.items()}
 
 
 def main() -> None:
     """Time all and write the result."""
     options = parse_options(Options, doc=__doc__, file=__file__)
-    forms = contenders(options)
-    torch.set_num_threads(options.threads)  # the authors' code sets the number of OpenMP threads when it is imported
-    first, *others = scenes(options)
+    torch.set_num_threads(options.threads)
+    first = next(scenes(options))
     agreed = agreement(load_embedder(options.bundle), first)
-    slow = [name for name in forms if not name.startswith("fast")]
-    medians = median_seconds({name: forms[name] for name in slow}, first, others)
-    keep_freed_memory()
-    medians |= median_seconds({name: forms[name] for name in forms if name not in slow}, first, others)
+    medians = median_seconds(options)
+    slow = [name for name in medians if not name.startswith("fast")]
     low = gains_from_bf16(torch.device("cpu"))
     result: dict[str, Any] = {
         "command": "python benchmarks/hm_step.py" + (" --authors-code ROBRANK" if options.authors_code else ""),
@@ -258,7 +279,7 @@ def main() -> None:
         },
         "default_here": "fast bf16" if low else "fast float32",
         "differences_float64": agreed,
-        "batches": len(others),
+        "batches": options.batches,
         "hardware": hardware(torch.device("cpu"), low_precision=low),
         "versions": versions(),
     }

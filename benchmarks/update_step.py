@@ -26,7 +26,7 @@ from hardrank.models.depthwise import DepthwiseGradients
 from hardrank.models.embedder import Architecture, Embedder, build_embedder
 from hardrank.models.folded import FoldedEmbedder
 from hardrank.trainer.runtime.environment import hardware, versions
-from hardrank.trainer.runtime.malloc import keep_freed_memory
+from hardrank.trainer.runtime.malloc import tune_allocator
 from hardrank.trainer.training.precision import MixedPrecision
 
 TRAINING: Final = "folded, channels-last, widened depthwise"
@@ -168,7 +168,7 @@ def measure(options: Options, size: int) -> dict[str, Any]:
 def main() -> None:
     """Run the benchmark."""
     options = parse_options(Options, doc=__doc__, file=__file__)
-    keep_freed_memory()
+    tune_allocator()
     options.write(
         "update_step",
         {

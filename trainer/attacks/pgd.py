@@ -12,9 +12,6 @@ from hardrank.models.embedder import Embed
 from hardrank.trainer.attacks.options import AttackError as AttackError
 from hardrank.trainer.attacks.options import CheckedOptions, option
 
-_IMAGES_PER_PASS: Final = 56
-"""On a CPU, where larger batches of 64 px took more time for each image."""
-
 
 class Norm(StrEnum):
     """The norm that bounds a perturbation."""
@@ -189,30 +186,6 @@ def _mean_of_passes(mean: GradientPass, last: GradientPass, count: int) -> Gradi
 
 
 def _one_pass(embed: Embed, images: Tensor, objective: Objective, rows: Tensor, step: int) -> GradientPass:
-    """Pass all groups through the network, in parts on a CPU: a part without a gradient has no backward pass."""
-    members = len(images) // max(rows.numel(), 1)
-    if images.device.type != "cpu" or len(images) <= _IMAGES_PER_PASS:
-        return _part_of_pass(embed, images, objective, rows, step)
-    size = max(_IMAGES_PER_PASS // members, 1)
-    parts = [
-        _part_of_pass(embed, some, objective, chosen, step)
-        for some, chosen in zip(images.split(size * members), rows.split(size), strict=True)
-    ]
-    gradient = None
-    if any(part.gradient is not None for part in parts):
-        gradient = torch.zeros_like(images)
-        for view, part in zip(gradient.split(size * members), parts, strict=True):
-            if part.gradient is not None:
-                view.copy_(part.gradient)
-    return GradientPass(
-        torch.cat([part.losses for part in parts]),
-        torch.cat([part.embeddings for part in parts]),
-        torch.cat([part.alive for part in parts]),
-        gradient,
-    )
-
-
-def _part_of_pass(embed: Embed, images: Tensor, objective: Objective, rows: Tensor, step: int) -> GradientPass:
     groups = rows.numel()
     x = images.detach().requires_grad_(True)
     embeddings = embed(x)

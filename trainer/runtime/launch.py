@@ -11,7 +11,7 @@ from hardrank.models.cores import usable_cores
 from hardrank.models.errors import HardrankError
 from hardrank.models.home import home
 from hardrank.trainer.runtime.environment import Precision
-from hardrank.trainer.runtime.malloc import keep_freed_memory
+from hardrank.trainer.runtime.malloc import tune_allocator
 
 if TYPE_CHECKING:
     import lightning as L
@@ -93,7 +93,7 @@ def make_fabric(launch: Launch, *, world: int = 1) -> "L.Fabric":
         raise LaunchError(f"{world} processes need {world} GPUs; this machine has {torch.cuda.device_count()}")
     import lightning  # takes seconds, which --help and error messages need not wait for
 
-    keep_freed_memory()
+    tune_allocator()
     fabric = lightning.Fabric(accelerator=accelerator, devices=world, strategy="ddp" if world > 1 else "auto")
     fabric.launch()
     torch.set_num_threads(max(1, launch.threads // world))

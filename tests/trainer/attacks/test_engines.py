@@ -66,32 +66,6 @@ def counted(embed: Embed) -> tuple[Embed, list[int]]:
     return count, seen
 
 
-@pytest.mark.parametrize("members", [1, 3])
-def test_a_large_batch_goes_through_in_parts_and_each_group_moves_as_if_alone(members: int, small: Small) -> None:
-    groups = 150 // members
-    generator = torch.Generator().manual_seed(0)
-    images = torch.rand(groups, members, 3, 16, 16, generator=generator, dtype=torch.float64)
-    pull = torch.randn(groups, members, small.gallery.embeddings.shape[1], generator=generator, dtype=torch.float64)
-    pull[: groups // 2] = 0  # whole parts rest
-
-    def objective(embeddings: Tensor, rows: Tensor, step: int) -> Tensor:
-        return (embeddings * pull[rows]).sum((1, 2))
-
-    embed, seen = counted(small.embed)
-    *_, last = pgd_steps(embed, images, objective, PGDOptions(steps=2))
-    assert max(seen) <= 56
-    assert sum(seen) == 150 + 75
-    assert last.images[: groups // 2].equal(images[: groups // 2])
-    for group in (groups // 2, groups // 2 + 18, groups - 1):
-        alone = pgd(
-            small.embed,
-            images[group, None],
-            lambda embeddings, rows, step, group=group: objective(embeddings, rows + group, step),
-            PGDOptions(steps=2),
-        )
-        torch.testing.assert_close(last.images[group], alone[0])
-
-
 def descent_to(goal: Tensor) -> Objective:
     """The objective max(0, goal − d(q̃, q)) of groups of two images, whose loss ends when they are `goal` apart."""
 

@@ -9,10 +9,10 @@ import pytest
 PROGRAM = """
 import resource, sys
 import torch
-from hardrank.trainer.runtime.malloc import keep_freed_memory
+from hardrank.trainer.runtime.malloc import tune_allocator
 torch.set_num_threads(1)
 if sys.argv[1] == "keep":
-    assert keep_freed_memory()
+    assert tune_allocator()
 
 def work():
     for _ in range(5):
