@@ -22,7 +22,6 @@ import torch
 from torch import Tensor, nn
 
 from benchmarks.command import RESULTS, ROOT, BenchmarkOptions, parse_options
-from hardrank.models.depthwise import DepthwiseGradients
 from hardrank.models.embedder import Architecture, Embedder, build_embedder
 from hardrank.models.files import write_json
 from hardrank.models.folded import FoldedEmbedder
@@ -134,8 +133,7 @@ def check_step(embedder: Embedder, images: Tensor) -> None:
         generator=torch.Generator().manual_seed(0),
     )
     labels = torch.tensor([0, 0, 1, 1])
-    with DepthwiseGradients():
-        result = parse_defense("HM[S,2]&ICS")(images, labels, conditions)
+    result = parse_defense("HM[S,2]&ICS")(images, labels, conditions)
     assert result is not None
     embedder.zero_grad()
     torch.autograd.backward(result.loss)

@@ -29,7 +29,6 @@ from benchmarks.authors_code import AuthorsCode, AuthorsModel, authors_hm_step, 
 from benchmarks.command import ROOT, BenchmarkOptions, parse_options
 from benchmarks.turns import OwnProcess
 from hardrank.models.bundle import load_card, load_embedder
-from hardrank.models.depthwise import DepthwiseGradients
 from hardrank.models.embedder import Embedder
 from hardrank.models.folded import FoldedEmbedder
 from hardrank.trainer.attacks.pgd import PGDOptions
@@ -122,6 +121,7 @@ def fast(embedder: Embedder, twin: FoldedEmbedder, scene: Scene, *, low_precisio
     set_training_mode(embedder, freeze_batch_norm=True)
     conditions = Conditions(
         network=network_for_update(embedder, twin, low_precision=low_precision, freeze_batch_norm=True),
+        independent=True,
         frozen=twin,
         attack=ATTACK,
         previous_loss=scene.previous_loss,
@@ -129,8 +129,7 @@ def fast(embedder: Embedder, twin: FoldedEmbedder, scene: Scene, *, low_precisio
         generator=torch.Generator().manual_seed(scene.seed),
     )
     images = scene.images.contiguous(memory_format=torch.channels_last)
-    with DepthwiseGradients():
-        outcome = scene.defense(images, scene.labels, conditions)
+    outcome = scene.defense(images, scene.labels, conditions)
     assert outcome is not None
     embedder.zero_grad()
     outcome.loss.backward()
@@ -147,6 +146,7 @@ def agreement(embedder: Embedder, scene: Scene) -> dict[str, float]:
     destination = torch.full((len(t),), scene.destination, dtype=torch.float64)
     conditions = Conditions(
         network=double,
+        independent=True,
         frozen=FoldedEmbedder(double),
         attack=ATTACK,
         previous_loss=scene.previous_loss,

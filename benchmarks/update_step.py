@@ -5,10 +5,10 @@
 
 One update (loss and gradients of all weights, batch norm frozen) and one pass of an attack (gradients of the pixels),
 in several forms that compute the same, in turns in one run: the contiguous and the channels-last layout, batch norm
-folded into the convolutions, depthwise gradients on widened maps, bf16 where the processor has it, `torch.compile`
-where there is a compiler. The ratios are to the form that training uses; seconds are those of the processor on one
-thread, which other programs disturb little. The last form is also timed with one thread and with all of them, by the
-clock. The result goes to benchmarks/results/update_step.json.
+folded into the convolutions and the depthwise gradients of `models/depthwise.py`, bf16 where the processor has it,
+`torch.compile` where there is a compiler. The ratios are to the form that training uses; seconds are those of the
+processor on one thread, which other programs disturb little. The last form is also timed with one thread and with all
+of them, by the clock. The result goes to benchmarks/results/update_step.json.
 """
 
 import shutil
@@ -22,7 +22,6 @@ from torch import Tensor, nn
 
 from benchmarks.command import BenchmarkOptions, parse_options
 from hardrank.models.cores import usable_cores
-from hardrank.models.depthwise import DepthwiseGradients
 from hardrank.models.embedder import Architecture, Embedder, build_embedder
 from hardrank.models.folded import FoldedEmbedder
 from hardrank.trainer.runtime.environment import hardware, versions
@@ -71,14 +70,13 @@ class Forms:
         forms = {
             "contiguous": lambda: update(self.contiguous, self.contiguous, self.images),
             "channels-last": lambda: update(self.embedder, self.embedder, images),
-            "folded, channels-last": lambda: update(self.embedder, folded, images),
-            TRAINING: lambda: widened(lambda: update(self.embedder, folded, images)),
+            TRAINING: lambda: update(self.embedder, folded, images),
         }
         if torch.cpu._is_avx512_bf16_supported():
             low = MixedPrecision(self.embedder, enabled=True)
             forms["channels-last, bf16"] = lambda: update(self.embedder, low, images)
             twin = FoldedEmbedder(self.embedder, dtype=torch.bfloat16)
-            forms[f"{TRAINING}, bf16"] = lambda: widened(lambda: update(self.embedder, twin.embed_for_update, images))
+            forms[f"{TRAINING}, bf16"] = lambda: update(self.embedder, twin.embed_for_update, images)
         if options.compile and shutil.which("g++"):
             compiled: Any = torch.compile(self.embedder)
             forms["channels-last, torch.compile"] = lambda: update(self.embedder, compiled, images)
@@ -115,12 +113,6 @@ def attack(network: nn.Module, images: Tensor) -> None:
     torch.autograd.grad(network(pixels).pow(3).sum(), pixels)
     if isinstance(network, Embedder):
         network.requires_grad_(True)
-
-
-def widened(step: Callable[[], None]) -> None:
-    """Take a step with depthwise gradients on widened maps."""
-    with DepthwiseGradients():
-        step()
 
 
 def shortest(forms: dict[str, Callable[[], None]], repetitions: int, reference: str) -> dict[str, dict[str, float]]:

@@ -11,12 +11,16 @@
 """
 
 from collections.abc import Callable
-from typing import Any
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any, Final
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
+
+_FEW: Final = 8
+"""Channels."""
 
 
 class DepthwiseGradients(TorchFunctionMode):
@@ -35,6 +39,20 @@ class DepthwiseGradients(TorchFunctionMode):
             if _is_strided_point(*args):
                 return func(images[..., :: stride[0], :: stride[1]], weight, bias, (1, 1), *args[4:])
         return func(*args, **(kwargs or {}))
+
+
+def has_own_gradients(network: nn.Module) -> bool:
+    """Whether `network` has convolutions for which `DepthwiseGradients` may matter."""
+    return any(
+        conv.groups > 1 or (conv.kernel_size == (1, 1) and conv.in_channels < _FEW and max(conv.stride) > 1)
+        for conv in network.modules()
+        if isinstance(conv, nn.Conv2d)
+    )
+
+
+def own_gradients(needed: bool) -> AbstractContextManager[object]:
+    """`DepthwiseGradients` if needed: it sees every function call, which takes time also where it changes nothing."""
+    return DepthwiseGradients() if needed else nullcontext()
 
 
 def _is_depthwise(
@@ -64,7 +82,7 @@ def _is_strided_point(
     """Whether this is a 1×1 convolution of few channels with a stride, trained on the CPU."""
     if weight.shape[2:] != (1, 1) or groups != 1 or isinstance(padding, str) or any(padding):
         return False
-    few = images.shape[1] < 8 and weight.requires_grad and images.device.type == "cpu"
+    few = images.shape[1] < _FEW and weight.requires_grad and images.device.type == "cpu"
     return few and max(stride) > 1
 
 

@@ -3,7 +3,6 @@
 import copy
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -13,7 +12,7 @@ from torch.func import functional_call
 from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 
-from hardrank.models.depthwise import DepthwiseGradients
+from hardrank.models.depthwise import has_own_gradients, own_gradients
 from hardrank.models.embedder import Embedder
 
 _PROBES: Final = 2
@@ -27,6 +26,17 @@ class FoldedPair:
 
     conv: str
     norm: str
+
+
+@dataclass(frozen=True)
+class Foldable:
+    """What the convolutions of a backbone can contain besides."""
+
+    pairs: tuple[FoldedPair, ...]
+    first: str | None
+    """Path of the convolution that alone sees the pixels, which can contain the division by their deviations."""
+    features: Tensor
+    """(N,F) of the pass that was observed."""
 
 
 class FoldedEmbedder(nn.Module):
@@ -50,33 +60,34 @@ class FoldedEmbedder(nn.Module):
         self._dtype = dtype or embedder.head.weight.dtype
         size = embedder.architecture.image_size
         probe = torch.rand(_PROBES, 3, size, size, generator=torch.Generator().manual_seed(0)).to(embedder.mean)
-        pixels = (probe - embedder.mean) / embedder.std
         self.head = copy.deepcopy(embedder.head).requires_grad_(False)
         self.register_buffer("mean", embedder.mean.clone(), persistent=False)
         self.register_buffer("std", embedder.std.clone(), persistent=False)
         self.backbone: nn.Module = copy.deepcopy(embedder.backbone).eval().requires_grad_(False)
-        self._pairs, expected = foldable_pairs(self.backbone, pixels)
-        _remove_norms(self.backbone, self._pairs)
+        self._fold = find_foldable(self.backbone, (probe - embedder.mean) / embedder.std)
+        _remove_norms(self.backbone, self._fold.pairs)
         self.refresh()
-        self._format, found = _try_channels_last(self.backbone, pixels)
-        if self._pairs and not _agree(found, expected):
-            self._pairs, self.backbone = (), copy.deepcopy(embedder.backbone).eval().requires_grad_(False)
-            self._format, _ = _try_channels_last(self.backbone, pixels)
+        self._format, found = _try_channels_last(self.backbone, self._shifted(probe))
+        if not _agree(found, self._fold.features):
+            self._fold = Foldable((), None, self._fold.features)
+            self.backbone = copy.deepcopy(embedder.backbone).eval().requires_grad_(False)
+            self._format, _ = _try_channels_last(self.backbone, self._shifted(probe))
+        self._own_gradients = has_own_gradients(self.backbone)
         if self._format is torch.channels_last:
             _lay_out_channels_last(self.backbone)
         self.backbone.to(self._dtype)
 
     def forward(self, images: Tensor) -> Tensor:
         """Embed `images` (N,3,H,W) in [0,1] → (N,D) on the unit sphere, in the precision of the head."""
-        pixels = ((images - self.mean) / self.std).to(self._dtype, memory_format=self._format)
-        with DepthwiseGradients() if self._dtype is torch.bfloat16 else nullcontext():
+        pixels = self._shifted(images).to(self._dtype, memory_format=self._format)
+        with own_gradients(self._own_gradients and self._dtype is torch.bfloat16):
             features = self.backbone(pixels)
         return F.normalize(self.head(features.to(self.head.weight.dtype)), dim=1)
 
     @property
     def folded(self) -> int:
         """The number of batch norms that were folded."""
-        return len(self._pairs)
+        return len(self._fold.pairs)
 
     @torch.no_grad()
     def refresh(self) -> None:
@@ -94,26 +105,35 @@ class FoldedEmbedder(nn.Module):
         pass over the activations.
         """
         source = self._source[0]
-        pixels = ((images - self.mean) / self.std).to(memory_format=self._format)
+        pixels = self._shifted(images).to(memory_format=self._format)
         _train_except_norms(self.backbone)  # dropout works as in training
+        low = torch.autocast(images.device.type, torch.bfloat16, enabled=self._dtype is torch.bfloat16)
         try:
-            with torch.autocast(images.device.type, torch.bfloat16, enabled=self._dtype is torch.bfloat16):
+            with low, own_gradients(self._own_gradients):
                 features: Tensor = functional_call(self.backbone, self._folded_state(), (pixels,))
         finally:
             self.backbone.eval()
         return source.project(features.to(source.head.weight.dtype))
 
+    def _shifted(self, images: Tensor) -> Tensor:
+        """Normalize `images`, except for the division that the first convolution contains."""
+        shifted = images - self.mean
+        return shifted if self._fold.first else shifted / self.std
+
     def _folded_state(self) -> dict[str, Tensor]:
         """Return the source's present parameters and buffers under the names of the folded backbone."""
         backbone = self._source[0].backbone
         state = _state(backbone)
-        for pair in self._pairs:
-            weight, bias = _fold(backbone.get_submodule(pair.conv), backbone.get_submodule(pair.norm))
+        for pair in self._fold.pairs:
+            weight, bias = _folded(backbone.get_submodule(pair.conv), backbone.get_submodule(pair.norm))
             state[f"{pair.conv}.weight"], state[f"{pair.conv}.bias"] = weight, bias
+        if self._fold.first:
+            name = f"{self._fold.first}.weight"
+            state[name] = state[name] / self.std
         return {name: state[name] for name in _state(self.backbone)}
 
 
-def _fold(conv: Any, norm: Any) -> tuple[Tensor, Tensor]:
+def _folded(conv: Any, norm: Any) -> tuple[Tensor, Tensor]:
     """Return weight and bias of the convolution that equals `conv` and then `norm`, differentiable in both."""
     scale = torch.rsqrt(norm.running_var + norm.eps)
     if norm.weight is not None:
@@ -131,8 +151,8 @@ def _train_except_norms(module: nn.Module) -> None:
             each.eval()
 
 
-def foldable_pairs(backbone: nn.Module, pixels: Tensor) -> tuple[tuple[FoldedPair, ...], Tensor]:
-    """Find the convolutions and batch norms of `backbone` that can become one convolution each.
+def find_foldable(backbone: nn.Module, pixels: Tensor) -> Foldable:
+    """Find what can be folded into the convolutions of `backbone`.
 
     One forward pass is observed: the output of the convolution goes to the batch norm and nowhere else, both run once,
     and the batch norm uses its running statistics. Nothing is traced or rewritten, so that control flow, buffers and
@@ -141,9 +161,6 @@ def foldable_pairs(backbone: nn.Module, pixels: Tensor) -> tuple[tuple[FoldedPai
     Args:
         backbone: A network in evaluation mode.
         pixels: Normalized images (N,3,H,W) that it takes.
-
-    Returns:
-        The pairs, and the features (N,F) of the observed pass.
     """
     with torch.no_grad(), _Calls() as calls:
         features: Tensor = backbone(pixels)
@@ -164,7 +181,21 @@ def foldable_pairs(backbone: nn.Module, pixels: Tensor) -> tuple[tuple[FoldedPai
             continue
         if statistics and id(statistics[0]) in norms and runs[id(statistics[0])] == 1:
             pairs.append(FoldedPair(convs[id(weight)], norms[id(statistics[0])]))
-    return tuple(pairs), features
+    return Foldable(tuple(pairs), _first_convolution(calls.seen, pixels, convs, runs), features)
+
+
+def _first_convolution(
+    calls: "list[_Call]", pixels: Tensor, convs: Mapping[int, str], runs: Mapping[int, int]
+) -> str | None:
+    """Return the path of the one convolution that sees the pixels, if nothing else does."""
+    for call in calls:
+        if any(tensor is pixels for tensor in call.tensors):
+            if call.function is not torch.conv2d or runs[id(pixels)] != 1 or call.tensors[0] is not pixels:
+                return None
+            weight = call.tensors[1]
+            alone = runs[id(weight)] == 1 and weight.shape[1] == pixels.shape[1]
+            return convs.get(id(weight)) if alone else None
+    return None
 
 
 @dataclass(frozen=True)

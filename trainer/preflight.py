@@ -235,6 +235,7 @@ def try_stage(
                     low_precision=options.low_precision,
                     freeze_batch_norm=options.freeze_batch_norm,
                 ),
+                independent=options.freeze_batch_norm,
                 frozen=frozen,
                 reference=frozen if options.keep_reference else None,
                 state=TrainingState(step=stage.iterations - 1),

@@ -4,7 +4,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from hardrank.models.depthwise import DepthwiseGradients
+from hardrank.models.depthwise import DepthwiseGradients, has_own_gradients
+from hardrank.models.embedder import Architecture, build_embedder
 
 SMALL = [
     # batch, channels, height, width, kernel, stride, padding
@@ -99,3 +100,12 @@ def test_a_strided_point_of_few_channels_has_the_gradients_of_the_contiguous_lay
     found, _ = _gradients(conv, images.to(memory_format=torch.channels_last), wide=True)
     for one, other in zip(found, expected, strict=True):
         torch.testing.assert_close(one, other, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("backbone", "expected"),
+    [("small-resnet", False), ("resnet18", False), ("timm/efficientnet_lite0", True), ("timm/repvgg_a0", True)],
+)
+def test_only_networks_with_such_convolutions_pay_for_the_mode(backbone: str, expected: bool) -> None:
+    embedder = build_embedder(Architecture(backbone=backbone, dimension=8, image_size=64))
+    assert has_own_gradients(embedder) is expected

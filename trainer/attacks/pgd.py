@@ -106,15 +106,15 @@ def pgd_steps(
     current = begin.clone(memory_format=layout)
     ball = ball or ball_around(origin, epsilon=options.epsilon, norm=options.norm)
     active = torch.arange(groups, device=images.device)
-    if moving is not None:
-        active = active[moving]
+    inputs, kept = current, torch.ones_like(active, dtype=torch.bool) if moving is None else moving
     seen: Tensor | None = None
     for step in range(options.steps):
+        if not bool(kept.all()):  # the images and budgets of the groups that are left
+            active, among = active[kept], kept.repeat_interleave(members).nonzero()[:, 0]
+            inputs, ball = inputs[among], ball.take(among)
         if active.numel() == 0:
             return
         whole = active.numel() == groups
-        flat = (active[:, None] * members + torch.arange(members, device=images.device)).flatten()
-        inputs = current if whole else current[flat]
         state = gradient_pass(embed, inputs, objective, active, step, eot=options.eot)
         losses = state.losses.new_full((groups,), torch.nan)
         losses[active] = state.losses
@@ -125,15 +125,15 @@ def pgd_steps(
                 felt = state.gradient.any(dim=(1, 2, 3)).view(-1, members).any(1)
                 blind[active] = state.alive & felt.logical_not()
             direction = ball.direction(state.gradient)
-            moved = torch.sub(inputs, direction, alpha=options.alpha)
-            moved = (ball if whole else ball.take(flat)).project(moved)
-            current = moved if whole else current.index_copy(0, flat, moved)
-        active = active[state.alive]
+            inputs = ball.project(torch.sub(inputs, direction, alpha=options.alpha))
+            flat = (active[:, None] * members + torch.arange(members, device=images.device)).flatten()
+            current = inputs if whole else current.index_copy(0, flat, inputs)
+        kept = state.alive
         yield Step(
             step + 1,
             current.view(groups, members, *current.shape[1:]),
             losses,
-            int(active.numel()),
+            int(kept.sum()),
             seen,
             blind,
         )

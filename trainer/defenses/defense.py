@@ -42,6 +42,8 @@ class Conditions:
 
     network: Callable[[Tensor], Tensor]
     """φ in training mode, for the update."""
+    independent: bool = False
+    """Whether `network` embeds each image regardless of the others in its batch, as with frozen batch norm."""
     frozen: Embed
     """φ in evaluation mode with the same weights, without parameter gradients, for the perturbation."""
     attack: PGDOptions
@@ -123,6 +125,34 @@ class Defense(Protocol):
 def embed_benign(images: Tensor, conditions: Conditions) -> Tensor:
     """Embed the benign batch (2T,3,H,W) in evaluation mode, as (2T,D), for the samplers."""
     return conditions.frozen(images)
+
+
+def embed_perturbed(
+    images: Tensor, sources: Tensor, perturbed: Tensor, benign_rows: Tensor, conditions: Conditions
+) -> Tensor:
+    """Embed, for the update, perturbed images and then benign ones, in one batch.
+
+    Many perturbations are none: those of triplets that are hard enough already. Where embeddings are independent, such
+    an image is embedded once, with the benign one that it equals; losses and gradients are the same.
+
+    Args:
+        images: The benign batch (B,3,H,W).
+        sources: Rows (P,) of the images that were perturbed.
+        perturbed: (P,3,H,W), made of `images[sources]`.
+        benign_rows: Rows (Q,) of the images that are embedded as they are.
+        conditions: The network, and whether it is independent.
+
+    Returns:
+        Embeddings (P+Q,D) with gradient.
+    """
+    pool = torch.cat([images, perturbed])
+    moved = (perturbed != images[sources]).flatten(1).any(1)
+    own = len(images) + torch.arange(len(perturbed), device=images.device)
+    rows = torch.cat([torch.where(moved, own, sources), benign_rows])
+    if not conditions.independent:
+        return conditions.network(pool[rows])
+    distinct, places = rows.unique(return_inverse=True)
+    return conditions.network(pool[distinct])[places]
 
 
 def benign_measures(benign: Tensor, labels: Tensor, triplets: Triplets) -> dict[str, float]:

@@ -5,7 +5,14 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from hardrank.trainer.defenses.defense import Conditions, Defense, DefenseResult, benign_measures, embed_benign
+from hardrank.trainer.defenses.defense import (
+    Conditions,
+    Defense,
+    DefenseResult,
+    benign_measures,
+    embed_benign,
+    embed_perturbed,
+)
 from hardrank.trainer.defenses.destinations import Destination, DestinationInput, Gradual, written
 from hardrank.trainer.metric.losses import hardness, ics_loss, triplet_loss
 from hardrank.trainer.metric.samplers import Sampler, draw_triplets
@@ -64,9 +71,10 @@ class HardnessManipulation(Defense):
             torch.stack(triplets.gather(images), dim=1), TowardsHardness(destination), moving=before < destination
         )
         # One forward pass: the perturbed anchors, positives and negatives, then the benign images for ICS.
-        adversarial = perturbed.transpose(0, 1).flatten(0, 1)
-        extra = [images[triplets.anchor], images[triplets.positive]] if self.ics else []
-        embedded = conditions.network(torch.cat([adversarial, *extra])).split(len(triplets))
+        sources = torch.cat([triplets.anchor, triplets.positive, triplets.negative])
+        benign_rows = sources[: 2 * len(triplets) if self.ics else 0]
+        embedded = embed_perturbed(images, sources, perturbed.transpose(0, 1).flatten(0, 1), benign_rows, conditions)
+        embedded = embedded.split(len(triplets))
         loss = triplet_loss(embedded[0], embedded[1], embedded[2], margin=conditions.margin)
         total = loss
         if self.ics:

@@ -5,7 +5,14 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from hardrank.trainer.defenses.defense import Conditions, Defense, DefenseResult, benign_measures, embed_benign
+from hardrank.trainer.defenses.defense import (
+    Conditions,
+    Defense,
+    DefenseResult,
+    benign_measures,
+    embed_benign,
+    embed_perturbed,
+)
 from hardrank.trainer.defenses.destinations import written
 from hardrank.trainer.metric.distances import pairwise_distances
 from hardrank.trainer.metric.losses import distance, triplet_loss
@@ -68,7 +75,7 @@ class MarginDefense(Defense):
         same = labels[:, None] == labels[None, :]
         answers = FirstAnswer(benign, same & (rows[:, None] != rows[None, :]), ~same, self.attack_margin)
         queries = conditions.perturb(images[:, None], answers)[:, 0]
-        perturbed, items = conditions.network(torch.cat([queries, images])).chunk(2)
+        perturbed, items = embed_perturbed(images, rows, queries, rows, conditions).chunk(2)
 
         def loss_of(points: Tensor) -> tuple[Tensor, Triplets]:
             triplets = Triplets(rows, *answers.nearest(points, rows))

@@ -16,7 +16,6 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from hardrank.models.depthwise import DepthwiseGradients
 from hardrank.models.embedder import Embedder
 from hardrank.models.folded import FoldedEmbedder
 from hardrank.models.progress import OnProgress, StageProgress
@@ -234,14 +233,14 @@ class _Loop:
         torch.manual_seed(generator.initial_seed())  # of dropout: a resumed stage draws the same
         context = StepContext(
             network=self.network,
+            independent=self.options.freeze_batch_norm,
             frozen=self.frozen,
             reference=self.reference,
             state=state,
             generator=generator,
             memory=memory,
         )
-        with DepthwiseGradients():
-            return self.stage.loss(images, labels, context)
+        return self.stage.loss(images, labels, context)
 
     def _gradients(self, own: StepLoss | None, *, processes: int) -> None:
         """Compute the mean gradient of the `processes` that have a loss."""

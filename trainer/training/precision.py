@@ -5,6 +5,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
+from hardrank.models.depthwise import has_own_gradients, own_gradients
 from hardrank.models.embedder import Embedder
 from hardrank.models.folded import FoldedEmbedder
 
@@ -16,10 +17,12 @@ class MixedPrecision(nn.Module):
         super().__init__()
         self.embedder = embedder
         self.enabled = enabled
+        self._own_gradients = has_own_gradients(embedder.backbone)
 
     def forward(self, images: Tensor) -> Tensor:
         """(N,3,H,W) in [0,1] → (N,D)."""
-        with torch.autocast(images.device.type, torch.bfloat16, enabled=self.enabled):
+        low = torch.autocast(images.device.type, torch.bfloat16, enabled=self.enabled)
+        with low, own_gradients(self._own_gradients):
             features = self.embedder.features(images)
         return self.embedder.project(features.to(self.embedder.head.weight.dtype))
 

@@ -61,6 +61,8 @@ class StepContext:
 
     network: Callable[[Tensor], Tensor]
     """φ in training mode, in the precision of training."""
+    independent: bool = False
+    """Whether `network` embeds each image regardless of the others in its batch."""
     frozen: FoldedEmbedder
     """φ in evaluation mode, with the current weights."""
     reference: FoldedEmbedder | None = None

@@ -218,6 +218,7 @@ class TripletStage:
         share = ramp(progress, options.epsilon_ramp)
         conditions = Conditions(
             network=context.network,
+            independent=context.independent,
             frozen=context.frozen,
             attack=PGDOptions(epsilon=options.epsilon * share, alpha=options.alpha * share, steps=options.steps),
             random_start=options.random_start,

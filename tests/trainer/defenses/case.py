@@ -27,13 +27,16 @@ class DefenseCase:
     seen: list[Tensor]
     """Inputs of the network in training mode."""
 
-    def conditions(self, *, attack: PGDOptions = ATTACK, iteration: int = 0, progress: float = 0.0) -> Conditions:
+    def conditions(
+        self, *, attack: PGDOptions = ATTACK, iteration: int = 0, progress: float = 0.0, independent: bool = False
+    ) -> Conditions:
         def network(images: Tensor) -> Tensor:
             self.seen.append(images.detach())
             return self.embedder(images)  # type: ignore[no-any-return]
 
         return Conditions(
             network=network,
+            independent=independent,
             frozen=FoldedEmbedder(self.embedder),
             attack=attack,
             previous_loss=0.05,

@@ -1,8 +1,9 @@
-"""Freed memory is kept, where the C library can."""
+"""Freed memory is kept, in huge pages, where the C library and the kernel can."""
 
 import platform
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -36,3 +37,28 @@ def faults(how: str) -> int:
 def test_the_same_memory_is_used_again() -> None:
     # The heap may grow once by the largest tensor where the freed blocks are not adjacent: 3 of 25.
     assert faults("keep") < faults("leave") / 3
+
+
+HUGE_PAGES = Path("/sys/kernel/mm/transparent_hugepage/enabled")
+HUGE = """
+import re, sys
+from pathlib import Path
+import torch
+from hardrank.trainer.runtime.malloc import tune_allocator
+if sys.argv[1] == "keep":
+    assert tune_allocator()
+kept = [torch.ones(8 << 20, dtype=torch.uint8) for _ in range(16)]
+print(re.search(r"AnonHugePages: *(\\d+) kB", Path("/proc/self/smaps_rollup").read_text())[1])
+"""
+
+
+@pytest.mark.skipif(
+    not HUGE_PAGES.is_file() or "[madvise]" not in HUGE_PAGES.read_text(),
+    reason="huge pages are for all or for none",
+)
+def test_tensors_are_in_huge_pages() -> None:
+    kib = {
+        how: int(subprocess.run([sys.executable, "-c", HUGE, how], check=True, capture_output=True, text=True).stdout)
+        for how in ("leave", "keep")
+    }
+    assert kib["keep"] > 64 * 1024 > kib["leave"]
