@@ -34,6 +34,7 @@ from hardrank.serving.index.search_index import SearchIndex
 from hardrank.serving.ingest.image_list import ImageList, NoImagesError, list_images, list_run
 from hardrank.serving.ingest.indexer import IngestOptions, IngestResult, add_images
 from hardrank.serving.ingest.prune import prune
+from hardrank.serving.search.item_writer import ItemWriter
 from hardrank.serving.store.manifest import (
     DEFAULT_COLLECTION,
     MANIFEST,
@@ -188,6 +189,7 @@ def _run(command: IndexCommand, console: Console, typed_command: str) -> None:
         else:
             index = SearchIndex.open(command.out, writable=True, maintenance=False)
         with index:
+            ItemWriter({"": index}).settle()
             index.delete(command.delete)
             if command.model is not None:
                 _add(index, engine, listing, command, progress, console)

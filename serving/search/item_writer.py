@@ -90,6 +90,16 @@ class ItemWriter:
         for path, *_ in records.values():
             _LOG.warning("%s is a change that was interrupted; open its indexes for writing once to repair it", path)
 
+    def settle(self) -> None:
+        """Settle what is recorded, or raise `UnfinishedChangeError` if it also concerns indexes that are not here.
+
+        For those who change one index as a whole: what they write could be undone later with the interrupted change.
+        """
+        if self._records():
+            with self._locked():
+                for error in self._settle().values():
+                    raise error
+
     def add(self, items: Mapping[str, NewItem]) -> bool:
         """Add one image, given as one item per index; returns whether it is new.
 

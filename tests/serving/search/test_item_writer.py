@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from hardrank.serving.build import main
 from hardrank.serving.index.search_index import SearchIndex
 from hardrank.serving.search.item_writer import ItemWriter
 from hardrank.serving.store.errors import IndexBusyError, ReadOnlyIndexError, UnfinishedChangeError
@@ -258,6 +259,19 @@ def test_an_item_cannot_change_until_all_indexes_of_its_interrupted_change_are_s
     ItemWriter(dict(reversed(indexes.items()))).repair()
     assert set(_ids(indexes)) == {()}
     assert not [path for index in indexes.values() for path in index.folder.glob("pending-*.json")]
+
+
+def test_one_index_is_not_changed_as_a_whole_before_the_interrupted_change_is_settled(
+    indexes: dict[str, SearchIndex], capsys: pytest.CaptureFixture[str]
+) -> None:
+    _interrupted(indexes)
+    command = ["--out", str(indexes["benign"].folder), "--compact"]
+    assert main(command) == 2
+    assert "serve both together once" in capsys.readouterr().err
+    assert _ids(indexes) == [("a",), ("a",), ()]
+    ItemWriter(indexes).settle()
+    assert set(_ids(indexes)) == {()}
+    assert main(command) == 0
 
 
 def test_a_read_only_server_reports_an_interrupted_change(
