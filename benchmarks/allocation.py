@@ -1,4 +1,4 @@
-"""How much faster are passes on a CPU when freed memory stays with the process?
+"""How much faster are passes on a CPU when freed memory stays with the process, in huge pages?
 
     python benchmarks/allocation.py           # about 3 minutes
     python benchmarks/allocation.py --tiny    # a try

@@ -103,7 +103,9 @@ class _Depthwise(torch.autograd.Function):
         for_images, for_weight, for_bias = ctx.needs_input_grad[:3]
 
         dtype, weight_dtype = images.dtype, weight.dtype
-        gradient, images, weight = gradient.float(), images.float(), weight.float()
+        gradient, weight = gradient.float(), weight.float()
+        # Of the images, their gradient needs the shape alone.
+        images = images.float() if for_weight else torch.empty_like(images, dtype=torch.float32)
 
         def derive(of: Tensor, at: Tensor, needed: tuple[bool, bool, bool]) -> tuple[Tensor, Tensor, Tensor]:
             found: tuple[Tensor, Tensor, Tensor] = torch.ops.aten.convolution_backward(

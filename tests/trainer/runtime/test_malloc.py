@@ -40,6 +40,7 @@ def test_the_same_memory_is_used_again() -> None:
 
 
 HUGE_PAGES = Path("/sys/kernel/mm/transparent_hugepage/enabled")
+SHARES = Path("/proc/self/smaps_rollup")
 HUGE = """
 import re, sys
 from pathlib import Path
@@ -53,7 +54,7 @@ print(re.search(r"AnonHugePages: *(\\d+) kB", Path("/proc/self/smaps_rollup").re
 
 
 @pytest.mark.skipif(
-    not HUGE_PAGES.is_file() or "[madvise]" not in HUGE_PAGES.read_text(),
+    not (SHARES.is_file() and HUGE_PAGES.is_file() and "[madvise]" in HUGE_PAGES.read_text()),
     reason="huge pages are for all or for none",
 )
 def test_tensors_are_in_huge_pages() -> None:
@@ -61,4 +62,4 @@ def test_tensors_are_in_huge_pages() -> None:
         how: int(subprocess.run([sys.executable, "-c", HUGE, how], check=True, capture_output=True, text=True).stdout)
         for how in ("leave", "keep")
     }
-    assert kib["keep"] > 64 * 1024 > kib["leave"]
+    assert kib["keep"] > 16 * 1024 > kib["leave"]  # of 128 MiB; memory may be fragmented
