@@ -8,6 +8,7 @@ the processor's address cache (TLB) all the time, above all in a virtual machine
 import ctypes
 import mmap
 import os
+from pathlib import Path
 from typing import Final
 
 _TRIM_THRESHOLD: Final = -1
@@ -17,6 +18,7 @@ _ARENA_MAX: Final = -8
 """Parameters of mallopt(3)."""
 
 _PAD_BYTES: Final = 256 * 2**20
+_OVERCOMMIT: Final = Path("/proc/sys/vm/overcommit_memory")
 _RESERVED: Final = 0.5
 """Part of the physical memory for which the heap has addresses in huge pages; beyond it, pages are small."""
 
@@ -42,12 +44,20 @@ def tune_allocator() -> bool:
     return True
 
 
+def _addresses_are_memory() -> bool:
+    """Whether the kernel counts addresses as if they were in use, so that others would lack what is reserved."""
+    try:
+        return _OVERCOMMIT.read_text().strip() == "2"
+    except OSError:
+        return False
+
+
 def _reserve_huge_pages(libc: ctypes.CDLL) -> None:
     """Extend the heap and mark the extension for huge pages. Only addresses are taken: memory comes when it is used.
 
     Where the kernel refuses either, pages stay small.
     """
-    if not hasattr(mmap, "MADV_HUGEPAGE"):
+    if not hasattr(mmap, "MADV_HUGEPAGE") or _addresses_are_memory():
         return
     page = os.sysconf("SC_PAGE_SIZE")
     size = int(os.sysconf("SC_PHYS_PAGES") * _RESERVED) * page
