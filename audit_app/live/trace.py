@@ -76,8 +76,9 @@ class FrameRecorder:
         else:
             shown = self._before
         self._before = after
-        # The embeddings of a transfer attack are the surrogate's.
-        if self._on_surrogate:
+        # The embeddings of a transfer attack are the surrogate's. Others may be in bf16, in which the rank of the
+        # benign image can differ from that of the result.
+        if self._on_surrogate or shown is self._benign:
             embedding = self._meter.served.embed_floats(shown)
         else:
             embedding = progress.embeddings[0].detach().float().cpu().numpy()
