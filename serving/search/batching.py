@@ -198,7 +198,7 @@ class Batcher(Generic[Job, Result]):
             # Before the callers learn of it: what they submit next shall not count this batch as running.
             self._end_batch()
             if queued:
-                self._hand_over(queued, results, began, ran)
+                self._hand_over(partial(self._deliver, queued, results, began, ran))
 
     def _end_batch(self) -> None:
         with self._lock:
@@ -264,18 +264,12 @@ class Batcher(Generic[Job, Result]):
             del self._waiting[caller]
         return entry
 
-    def _hand_over(
-        self,
-        queued: list[_QueuedJob[Job, Result]],
-        results: Sequence[Result | Exception],
-        began: float,
-        ran: float,
-    ) -> None:
+    def _hand_over(self, deliver: Callable[[], None]) -> None:
         assert self._loop is not None
         try:
-            self._loop.call_soon_threadsafe(self._deliver, queued, results, began, ran)
+            self._loop.call_soon_threadsafe(deliver)
         except RuntimeError:  # the event loop is closed, so no caller is waiting
-            _LOG.warning("%s: discarded %d results that finished after the event loop closed", self._name, len(queued))
+            _LOG.warning("%s: discarded results that finished after the event loop closed", self._name)
 
     def _results(self, run: Run[Job, Result], jobs: list[Job]) -> Sequence[Result | Exception]:
         try:

@@ -133,7 +133,8 @@ def embed_perturbed(
     """Embed, for the update, perturbed images and then benign ones, in one batch.
 
     Many perturbations are none: those of triplets that are hard enough already. Where embeddings are independent, such
-    an image is embedded once, with the benign one that it equals; losses and gradients are the same.
+    an image is embedded once, with the benign one that it equals; losses and gradients are the same, except that both
+    share the draws of dropout.
 
     Args:
         images: The benign batch (B,3,H,W).
@@ -145,14 +146,13 @@ def embed_perturbed(
     Returns:
         Embeddings (P+Q,D) with gradient.
     """
-    pool = torch.cat([images, perturbed])
+    if not conditions.independent:
+        return conditions.network(torch.cat([perturbed, images[benign_rows]]))
     moved = (perturbed != images[sources]).flatten(1).any(1)
     own = len(images) + torch.arange(len(perturbed), device=images.device)
     rows = torch.cat([torch.where(moved, own, sources), benign_rows])
-    if not conditions.independent:
-        return conditions.network(pool[rows])
     distinct, places = rows.unique(return_inverse=True)
-    return conditions.network(pool[distinct])[places]
+    return conditions.network(torch.cat([images, perturbed])[distinct])[places]
 
 
 def benign_measures(benign: Tensor, labels: Tensor, triplets: Triplets) -> dict[str, float]:
