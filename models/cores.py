@@ -33,6 +33,18 @@ def usable_cores(cgroup: Path = _CGROUP) -> int:
     return max(1, min(bound, math.ceil(_quota(cgroup))))
 
 
+def cores_of_threads(threads: int) -> tuple[int, ...]:
+    """Return a core for each of `threads` threads to stay on, or none if they are not one per core of this process.
+
+    A thread that another wakes starts on the core of that other. Where both then compute, each waits for the other
+    until the kernel moves one, after milliseconds: as long as a small network takes.
+    """
+    if not hasattr(os, "sched_getaffinity"):
+        return ()
+    cores = sorted(os.sched_getaffinity(0))
+    return tuple(cores) if threads == len(cores) else ()
+
+
 def _quota(cgroup: Path) -> float:
     """Cores that the control group allows (version 2, then 1); infinite without a limit."""
     try:

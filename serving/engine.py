@@ -11,7 +11,7 @@ import onnxruntime
 
 from hardrank.models.bundle import ONNX, preprocessing_of, verify_bundle
 from hardrank.models.card import Card
-from hardrank.models.cores import usable_cores
+from hardrank.models.cores import cores_of_threads, usable_cores
 from hardrank.models.decode_limits import DEFAULT_LIMITS, DecodeLimits
 from hardrank.models.errors import HardrankError
 from hardrank.models.preprocessing import Preprocessing, prepare, to_unit
@@ -166,10 +166,21 @@ class Engine:
         return inputs[0].name, outputs[0].name
 
 
+def set_threads(options: Any, threads: int) -> None:
+    """Let a session of ONNX Runtime compute with `threads` threads, each on a core of its own if that takes all cores.
+
+    `options` are its `onnxruntime.SessionOptions`.
+    """
+    options.intra_op_num_threads = threads
+    if others := cores_of_threads(threads)[1:]:  # the first thread is the caller's
+        affinities = ";".join(str(core + 1) for core in others)  # ONNX Runtime counts from 1
+        options.add_session_config_entry("session.intra_op_thread_affinities", affinities)
+
+
 def _open(path: Path, threads: int, providers: list[str], *, spin_us: int | None = None) -> Any:
     options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = threads
     options.log_severity_level = _ERRORS_ONLY
+    set_threads(options, threads)
     if spin_us is not None:
         options.add_session_config_entry("session.intra_op.spin_duration_us", str(spin_us))
     options.add_session_config_entry("session.force_spinning_stop", "1")  # between passes

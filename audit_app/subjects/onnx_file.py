@@ -19,6 +19,7 @@ from hardrank.audit_app.subjects.onnx_operators import ConversionError
 from hardrank.audit_app.subjects.onnx_reading import LARGEST_FILE, first_line, printable, read_onnx
 from hardrank.models.embedder import Embed
 from hardrank.models.preprocessing import IMAGENET_MEAN, IMAGENET_STD
+from hardrank.serving.engine import set_threads
 
 FloatArray = npt.NDArray[np.float32]
 
@@ -352,7 +353,7 @@ def _output(model: onnx.ModelProto, path: Path, requested: str | None) -> str:
 
 def _open(path: Path, data: bytes, threads: int, *, cuda: bool) -> Any:
     options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = threads
+    set_threads(options, threads)
     options.log_severity_level = _ERRORS_ONLY
     # Results are judged in float32, which TF32 is not.
     graphics = [("CUDAExecutionProvider", {"use_tf32": "0"})] if cuda else []

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from hardrank.models.cores import ThreadsError, usable_cores
+from hardrank.models.cores import ThreadsError, cores_of_threads, usable_cores
 
 BOUND = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
@@ -44,3 +44,16 @@ def test_the_environment_variable_decides(tmp_path: Path, monkeypatch: pytest.Mo
         monkeypatch.setenv("HARDRANK_THREADS", bad)
         with pytest.raises(ThreadsError, match="HARDRANK_THREADS must be a positive integer"):
             usable_cores(tmp_path)
+
+
+@pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="processes cannot be bound to cores here")
+def test_each_thread_has_a_core_if_the_threads_take_all_of_the_process() -> None:
+    allowed = os.sched_getaffinity(0)
+    assert cores_of_threads(len(allowed)) == tuple(sorted(allowed))
+    assert cores_of_threads(len(allowed) + 1) == ()
+    os.sched_setaffinity(0, {max(allowed)})
+    try:
+        assert cores_of_threads(1) == (max(allowed),)
+        assert cores_of_threads(len(allowed) + 1) == ()
+    finally:
+        os.sched_setaffinity(0, allowed)

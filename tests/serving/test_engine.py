@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from hardrank.models.bundle import BundleError, load_embedder
-from hardrank.models.cores import THREADS_VARIABLE
+from hardrank.models.cores import THREADS_VARIABLE, usable_cores
 from hardrank.models.decode_limits import UndecodableImageError
 from hardrank.models.preprocessing import to_unit
 from hardrank.serving.engine import Device, Engine, EngineError
@@ -109,6 +109,27 @@ def test_zero_threads_means_one_per_usable_core(benign_bundle: Path, monkeypatch
     monkeypatch.setenv(THREADS_VARIABLE, "3")
     assert Engine(benign_bundle, device=Device.CPU).threads == 3
     assert Engine(benign_bundle, threads=2, device=Device.CPU).threads == 2
+
+
+def _bound_threads() -> dict[str, set[int]]:
+    """Threads of this process that stay on some of its cores, and which."""
+    allowed = os.sched_getaffinity(0)
+    threads = [path.name for path in Path("/proc/self/task").iterdir()]
+    bound = {thread: os.sched_getaffinity(int(thread)) for thread in threads}
+    return {thread: cores for thread, cores in bound.items() if cores != allowed}
+
+
+@pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="threads are not listed here")
+@pytest.mark.skipif(usable_cores() < 2, reason="one core has one thread")
+def test_threads_that_take_all_cores_do_not_share_one(benign_bundle: Path) -> None:
+    allowed = sorted(os.sched_getaffinity(0))
+    before = _bound_threads()
+    engine = Engine(benign_bundle, threads=len(allowed), device=Device.CPU)
+    others = [cores for thread, cores in _bound_threads().items() if thread not in before]
+    assert sorted(map(sorted, others)) == [[core] for core in allowed[1:]]
+    fewer = Engine(benign_bundle, threads=len(allowed) + 1, device=Device.CPU)
+    assert len(_bound_threads()) == len(before) + len(others)
+    assert engine.threads + 1 == fewer.threads
 
 
 def test_engine_and_index_do_not_import_torch(benign_bundle: Path) -> None:
