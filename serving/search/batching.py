@@ -1,4 +1,4 @@
-"""Work handed from the event loop to threads: many callers' jobs in batches, or single calls.
+"""Jobs of many callers, handed from the event loop to threads in batches.
 
 An idle `Batcher` runs a job immediately, so a lone request never waits. Jobs that arrive while a batch runs form the
 next ones, in turn by caller. Only if more jobs are announced and the batch is not full does it wait for them, a few
@@ -8,19 +8,16 @@ it is free, so that none waits for the others.
 
 import asyncio
 import logging
-import os
-import sys
 import threading
-from collections import Counter, OrderedDict, deque
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from time import perf_counter
-from typing import Any, Final, Generic, TypeVar
+from typing import Final, Generic, TypeVar
 
 from hardrank.serving.search.admission import ShuttingDownError
+from hardrank.serving.search.turn_queue import TurnQueue
 
 Job = TypeVar("Job")
 Result = TypeVar("Result")
@@ -99,8 +96,7 @@ class Batcher(Generic[Job, Result]):
         # Lone jobs always wake the same thread, whose core has what it needs in its caches.
         self._first = threading.Condition(self._lock)
         self._others = threading.Condition(self._lock)
-        self._waiting: OrderedDict[str, deque[_QueuedJob[Job, Result]]] = OrderedDict()
-        self._count = 0
+        self._waiting = TurnQueue[_QueuedJob[Job, Result]]()
         self._expected = 0
         self._closing = False
         self._running = 0
@@ -129,7 +125,7 @@ class Batcher(Generic[Job, Result]):
     @property
     def waiting(self) -> int:
         """Number of jobs waiting for a batch."""
-        return self._count
+        return len(self._waiting)
 
     @contextmanager
     def expecting(self) -> Iterator[None]:
@@ -140,7 +136,7 @@ class Batcher(Generic[Job, Result]):
         finally:
             with self._lock:
                 self._expected -= 1
-                if not self._expected and self._count:
+                if not self._expected and self._waiting:
                     self._wake()
 
     async def submit(self, job: Job, *, caller: str = "") -> BatchedResult[Result]:
@@ -154,8 +150,7 @@ class Batcher(Generic[Job, Result]):
         with self._lock:
             if self._closing:
                 raise ShuttingDownError
-            self._waiting.setdefault(caller, deque()).append(entry)
-            self._count += 1
+            self._waiting.add(caller, entry)
             self._wake()
         try:
             return await entry.future
@@ -166,10 +161,8 @@ class Batcher(Generic[Job, Result]):
     def _drop(self, caller: str, entry: _QueuedJob[Job, Result]) -> None:
         """Forget a cancelled job that still waits: a queue of them would hold their memory."""
         with self._lock:
-            if _remove(self._waiting, caller, entry):
-                self._count -= 1
-                if self._closing and not self._count:
-                    self._wake_all()
+            if self._waiting.remove(caller, entry) and self._closing and not self._waiting:
+                self._wake_all()
 
     def _wake(self) -> None:
         self._first.notify()
@@ -185,7 +178,7 @@ class Batcher(Generic[Job, Result]):
         one = self._one_thread
         if one is None or self._whole:
             return False
-        return self._count + self._running >= (one.threads if self._running else 2 * one.threads)
+        return len(self._waiting) + self._running >= (one.threads if self._running else 2 * one.threads)
 
     # ------------------------------------------------------------------ in the threads
 
@@ -204,18 +197,18 @@ class Batcher(Generic[Job, Result]):
         with self._lock:
             self._running -= 1
             self._whole = False
-            if self._count and not self._running:
+            if self._waiting and not self._running:
                 self._first.notify()
 
     def _next(self, condition: threading.Condition) -> tuple[Run[Job, Result], list[_QueuedJob[Job, Result]]] | None:
         """Wait for the next batch; None after `close`. Cancelled jobs are left out, so a batch may be empty."""
         with self._lock:
             while True:
-                if self._closing and not self._count:
+                if self._closing and not self._waiting:
                     self._wake_all()  # those that waited for the last batch
                     return None
                 alone = condition is self._first and not self._running
-                if not self._count or not (alone or self._is_shared()):
+                if not self._waiting or not (alone or self._is_shared()):
                     condition.wait()
                 elif (left := self._left_to_wait()) > 0:
                     condition.wait(left)
@@ -224,9 +217,9 @@ class Batcher(Generic[Job, Result]):
 
     def _left_to_wait(self) -> float:
         """Return the seconds for which to wait for announced jobs, unless other threads are busy."""
-        if self._running or self._count >= self._batch or not self._expected or self._closing:
+        if self._running or len(self._waiting) >= self._batch or not self._expected or self._closing:
             return 0.0
-        return min(jobs[0].since for jobs in self._waiting.values()) + self._wait_s - perf_counter()
+        return min(entry.since for entry in self._waiting.oldest) + self._wait_s - perf_counter()
 
     def _start_batch(self) -> tuple[Run[Job, Result], list[_QueuedJob[Job, Result]]]:
         """Take the next batch: for all threads together, or this thread's share."""
@@ -235,34 +228,22 @@ class Batcher(Generic[Job, Result]):
             self._whole = True
             run, most = self._run, self._batch
         else:
-            run, most = one.run, min(one.batch, -(-self._count // (one.threads - self._running)))
+            run, most = one.run, min(one.batch, -(-len(self._waiting) // (one.threads - self._running)))
         self._running += 1
         taken = self._take_batch(most)
-        if self._count and not self._whole:
+        if self._waiting and not self._whole:
             self._wake()
         return run, taken
 
     def _take_batch(self, most: int) -> list[_QueuedJob[Job, Result]]:
         taken: list[_QueuedJob[Job, Result]] = []
-        # A caller with few jobs does not wait for the many of another in the same batch.
-        fewest = min(len(jobs) for jobs in self._waiting.values())
-        for _ in range(fewest * len(self._waiting)):
-            if not self._count or len(taken) == most:
+        for _ in range(self._waiting.fair):
+            if len(taken) == most or (turn := self._waiting.take()) is None:
                 break
-            entry = self._take()
+            _, entry = turn
             if not entry.future.cancelled():
                 taken.append(entry)
         return taken
-
-    def _take(self) -> _QueuedJob[Job, Result]:
-        """Take the oldest job of the caller whose turn it is, who then comes last."""
-        caller, jobs = next(iter(self._waiting.items()))
-        entry = jobs.popleft()
-        self._count -= 1
-        self._waiting.move_to_end(caller)
-        if not jobs:
-            del self._waiting[caller]
-        return entry
 
     def _hand_over(self, deliver: Callable[[], None]) -> None:
         assert self._loop is not None
@@ -298,98 +279,3 @@ class Batcher(Generic[Job, Result]):
                 entry.future.set_exception(result)
             else:
                 entry.future.set_result(BatchedResult(result=result, queued_s=began - entry.since, ran_s=ran))
-
-
-class ThreadPool:
-    """A fixed number of threads for blocking calls, shared fairly. Used from one event loop.
-
-    Waiting calls start in turn by caller, and no caller has more than `threads` running. `spare` further threads remain
-    for the calls of others.
-    """
-
-    def __init__(self, threads: int, name: str, *, spare: int = 0, niceness: int = 0) -> None:
-        """Take the number of threads, and how much the priority of each is lowered (Linux only)."""
-        self._executor = ThreadPoolExecutor(threads + spare, name, _lower_priority, (niceness,))
-        self._free = threads + spare
-        self._share = threads
-        self._running: Counter[str] = Counter()
-        self._waiting: OrderedDict[str, deque[tuple[Callable[[], Any], asyncio.Future[Any]]]] = OrderedDict()
-        self._closing = False
-        self._idle = asyncio.Event()
-        self._idle.set()
-
-    async def run(self, call: Callable[[], Result], *, caller: str = "") -> Result:
-        """Run `call` in a thread; raises what it raises, and `ShuttingDownError` after `close`.
-
-        A call that is cancelled while it waits is dropped at once and never runs.
-        """
-        if self._closing:
-            raise ShuttingDownError
-        future: asyncio.Future[Result] = asyncio.get_running_loop().create_future()
-        waiting = (call, future)
-        self._waiting.setdefault(caller, deque()).append(waiting)
-        self._idle.clear()
-        self._start()
-        try:
-            return await future
-        except asyncio.CancelledError:
-            # A queue of cancelled calls would hold the memory of their arguments.
-            if _remove(self._waiting, caller, waiting):
-                self._start()  # notes whether calls are left
-            raise
-
-    async def close(self) -> None:
-        """Finish the accepted calls and end the threads."""
-        self._closing = True
-        await self._idle.wait()
-        await asyncio.to_thread(self._executor.shutdown)
-
-    def _start(self) -> None:
-        """Start waiting calls while threads are free, then note whether any are left."""
-        while self._free and (caller := self._next_caller()) is not None:
-            call, future = self._waiting[caller].popleft()
-            self._waiting.move_to_end(caller)
-            if not self._waiting[caller]:
-                del self._waiting[caller]
-            if future.done():  # cancelled by its caller
-                continue
-            self._free -= 1
-            self._running[caller] += 1
-            done = asyncio.get_running_loop().run_in_executor(self._executor, call)
-            done.add_done_callback(partial(self._finish, caller, future))
-        if not self._waiting and not self._running:
-            self._idle.set()
-
-    def _next_caller(self) -> str | None:
-        return next((caller for caller in self._waiting if self._running[caller] < self._share), None)
-
-    def _finish(self, caller: str, future: asyncio.Future[Any], done: asyncio.Future[Any]) -> None:
-        self._free += 1
-        self._running[caller] -= 1
-        if not self._running[caller]:
-            del self._running[caller]
-        error = done.exception()
-        if not future.done():  # else cancelled by its caller
-            if error is None:
-                future.set_result(done.result())
-            else:
-                future.set_exception(error)
-        self._start()
-
-
-def _remove(waiting: OrderedDict[str, deque[Job]], caller: str, entry: Job) -> bool:
-    """Remove an entry of a caller, who keeps the turn if others are left; returns whether it still waited."""
-    entries = waiting.get(caller)
-    if entries is None or entry not in entries:
-        return False
-    entries.remove(entry)
-    if not entries:
-        del waiting[caller]
-    return True
-
-
-def _lower_priority(niceness: int) -> None:
-    """Lower the priority of this thread, which only Linux allows."""
-    if niceness and sys.platform == "linux":
-        thread = threading.get_native_id()
-        os.setpriority(os.PRIO_PROCESS, thread, os.getpriority(os.PRIO_PROCESS, thread) + niceness)

@@ -31,10 +31,11 @@ from hardrank.serving.search.batch_steps import (
     SearchStep,
     Vector,
 )
-from hardrank.serving.search.batching import BatchedResult, Batcher, OneThread, ThreadPool
+from hardrank.serving.search.batching import BatchedResult, Batcher, OneThread
 from hardrank.serving.search.decoded_image import DecodedImage, decode_image
 from hardrank.serving.search.decoding_process import DecodingProcess
 from hardrank.serving.search.models import Model
+from hardrank.serving.search.thread_pool import ThreadPool
 from hardrank.serving.search.types import ImageQuery, ModelAnswer, Query, ResolvedOptions, SearchAnswer, Timings
 from hardrank.serving.settings import Settings
 

@@ -14,11 +14,11 @@ from hardrank.models.errors import HardrankError
 from hardrank.serving.agreement.monitor import monitor_for
 from hardrank.serving.metrics import Metrics
 from hardrank.serving.search.admission import Admission, NotReadyError, ShuttingDownError
-from hardrank.serving.search.batching import ThreadPool
 from hardrank.serving.search.item_images import ImageFile, image_of, thumbnail_of
 from hardrank.serving.search.item_writer import ItemWriter
 from hardrank.serving.search.models import Model, ModelStats, first_with_item, models_by_key, select_keys
 from hardrank.serving.search.pipeline import Pipeline
+from hardrank.serving.search.thread_pool import ThreadPool
 from hardrank.serving.search.types import IdPage, Query, ResolvedOptions, SearchAnswer, SearchOptions
 from hardrank.serving.settings import Settings
 from hardrank.serving.store.errors import InvalidSearchError, trace_of

@@ -16,7 +16,8 @@ from typing import Any
 import pytest
 
 from hardrank.serving.search.admission import Admission, OverloadedError, ShuttingDownError
-from hardrank.serving.search.batching import Batcher, OneThread, ThreadPool
+from hardrank.serving.search.batching import Batcher, OneThread
+from hardrank.serving.search.thread_pool import ThreadPool
 from hardrank.serving.store.errors import InvalidSearchError
 from tests.waiting import PATIENCE_S
 
