@@ -20,6 +20,7 @@ from hardrank.audit_app.errors import AuditError
 from hardrank.audit_app.web.server_check import is_loopback
 from hardrank.audit_app.web.settings import ALLOW_REMOTE, AppSettings, checked
 from hardrank.models.home import typed
+from hardrank.trainer.runtime.malloc import tune_allocator
 
 APP: Final = Path(__file__).resolve().with_name("app.py")
 
@@ -67,6 +68,7 @@ def main(arguments: Sequence[str] | None = None, *, run: Callable[[list[str]], o
         sys.stderr.write(
             f"warning: everyone who reaches {command.host} can run attacks and read paths of this machine\n"
         )
+    tune_allocator()
     status = _serve(command, settings, open=not loopback, run=run)
     return _leave(status) if run is cli.main else status
 

@@ -156,7 +156,6 @@ def test_published_figures_are_those_of_the_paper() -> None:
     ("name", "title", "recipe"),
     [
         ("demo", "HM[S,g_LGA]&ICS", "demo-paper"),
-        ("demo-levers", "as the recipe demo", "demo"),
         ("caltech101-short", "HM[S,g_LGA]&ICS", "caltech101-paper"),
     ],
 )
