@@ -14,6 +14,7 @@ from streamlit.testing.v1 import AppTest
 
 from hardrank.audit_app.gallery.served import ServedGallery
 from tests.audit_app.galleries import serve_galleries, write_gallery, write_zoo
+from tests.waiting import PATIENCE_S
 
 # Scanning the installed packages takes a second, so it is done once and not for every page.
 _packages_with_components = functools.cache(manifest_scanner.scan_component_manifests)
@@ -64,7 +65,7 @@ def app(
     config.set_option("server.address", "127.0.0.1")
     config.set_option("browser.gatherUsageStats", False)
     tell()
-    AppTest.from_function(_forget).run()
+    AppTest.from_function(_forget, default_timeout=PATIENCE_S).run()
     yield tell
     for name, value in kept.items():
         config.set_option(name, value)
