@@ -99,12 +99,12 @@ def table(result: dict[str, Any]) -> str:
     """The README's table: a row for each model."""
     lines = [
         "| command | model | Recall@1 | mAP | ERS | strong ERS | worst-case Recall@1 | images attacked "
-        "| minutes for both |",
+        "| minutes of training both, and in all |",
         "|---|---|---|---|---|---|---|---|---|",
     ]
     for run in result["runs"].values():
         seeds = [run, *run.get("other_seeds", ())]
-        minutes = _spread([one["minutes"] for one in seeds], ".1f")
+        minutes = f"{min(map(_training_minutes, seeds)):.1f}, {min(one['minutes'] for one in seeds):.1f}"
         for kind, model in run["models"].items():
             models = [one["models"][kind] for one in seeds]
             lines.append(
@@ -121,9 +121,16 @@ def table(result: dict[str, Any]) -> str:
         "the Empirical Robustness Score of the paper, 0 … 100, over the ten results of nine white-box attacks with ε = "
         "8/255 and 32 steps. The strong ERS is the worst of many attacks for each image, on a sample (n). The "
         "worst-case Recall@1 counts a query only if its benign and all its attacked images find its class. "
+        "Minutes are those of the fastest run: other work shared the machine with some. "
         f"{_explained(result, lines)}The figures are in [main_job.json](benchmarks/results/main_job.json).",
     ]
     return "\n".join(lines)
+
+
+def _training_minutes(run: dict[str, Any]) -> float:
+    """The time of the warm-ups, the models and their stages, without images, checks, attacks and exports."""
+    others = re.compile(r"data|checks|.* (evaluation|export)")
+    return sum(float(took) for stage, took in run["seconds"].items() if not others.fullmatch(stage)) / 60
 
 
 def _explained(result: dict[str, Any], rows: Sequence[str]) -> str:

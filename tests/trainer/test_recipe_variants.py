@@ -40,6 +40,11 @@ def test_another_pretrained_network_gets_its_own_input() -> None:
     assert with_backbone(scratch, "resnet18").preprocessing == scratch.preprocessing
 
 
+def test_own_images_are_trained_with_the_settings_that_were_measured() -> None:
+    measured, own = load_recipe("caltech101-scratch"), load_recipe("folder-scratch")
+    assert replace(own, name=measured.name, data=measured.data) == measured
+
+
 def test_the_options_change_the_defaults_of_others_together(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit, match="0"):
         main(["folder", "--size=96", "--architecture.backbone", "resnet18", "--help"])
