@@ -18,6 +18,8 @@ _ARENA_MAX: Final = -8
 """Parameters of mallopt(3)."""
 
 _PAD_BYTES: Final = 256 * 2**20
+_LAST_BYTES: Final = 64 * 2**20
+"""More than any gap in the heap before, so that it comes last; never touched, so it takes no memory."""
 _OVERCOMMIT: Final = Path("/proc/sys/vm/overcommit_memory")
 _RESERVED: Final = 0.5
 """Part of the physical memory for which the heap has addresses in huge pages; beyond it, pages are small."""
@@ -67,5 +69,7 @@ def _reserve_huge_pages(libc: ctypes.CDLL) -> None:
     block = libc.malloc(size)
     if block is None:
         return
+    # Never freed: the last part of the heap. Else malloc_trim(3), which libraries call, would give the others back.
+    libc.malloc(_LAST_BYTES)
     libc.madvise(-(-block // page) * page, size - page, mmap.MADV_HUGEPAGE)
     libc.free(block)
