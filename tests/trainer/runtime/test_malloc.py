@@ -50,5 +50,5 @@ def test_the_same_memory_is_used_again_in_huge_pages() -> None:
     assert kept_faults < left_faults / 3
     if on_request and SHARES.is_file():  # else they are for all or for none
         assert kept_huge > 16 * 1024 > left_huge  # memory may be fragmented
-        # As the library of ONNX files does when it frees them.
+        # Libraries may trim the heap at any time.
         assert measured("trim")[1] > 16 * 1024
