@@ -46,7 +46,8 @@ class Command:
     jobs: int = 1
     """Trials that run at the same time, in processes that share the threads. Use 1 on a GPU."""
     only: str = ""
-    """Run only the rows whose title contains this text. The table shows all finished rows."""
+    """Run only the row with this title, or if there is none, those whose title contains this text. The table shows
+    all finished rows."""
     plan: bool = False
     """Only estimate the hours of what is not trained yet, on this machine. Nothing is written."""
     table: bool = False
@@ -136,8 +137,8 @@ def run_study(command: Command, report: OnProgress) -> tuple[Path, int]:
         total, done, drawn = len(state.due), 0, -_DRAW_EVERY_S
         if total and not command.table:
             report(StageProgress(stage=f"study {study.name}", done=0, total=total))
-        while state.ready and not command.table:
-            for _ in run_trials(run, state.ready, jobs=command.jobs, report=report):
+        if not command.table:
+            for _ in run_trials(run, lambda: _read(command, run).ready, jobs=command.jobs, report=report):
                 done += 1
                 report(StageProgress(stage=f"study {study.name}", done=done, total=total))
                 if monotonic() - drawn >= _DRAW_EVERY_S:

@@ -2,9 +2,10 @@
 
 import multiprocessing
 import os
-from collections.abc import Iterator, Sequence
-from concurrent.futures import Future, ProcessPoolExecutor, as_completed
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from dataclasses import replace
+from itertools import islice
 from multiprocessing.managers import SyncManager
 from queue import Empty, Queue
 from threading import Event, Thread
@@ -16,11 +17,20 @@ from hardrank.trainer.studies.trial_list import Trial
 
 
 def run_trials(
-    study_run: StudyRun, trials: Sequence[Trial], *, jobs: int, report: OnProgress
+    study_run: StudyRun, ready: Callable[[], Iterable[Trial]], *, jobs: int, report: OnProgress
 ) -> Iterator[dict[str, Any]]:
-    """Yield results as trials finish; `jobs` of them run at a time and share the threads."""
+    """Yield results as trials finish; `jobs` of them run at a time and share the threads.
+
+    Args:
+        study_run: The study and how to run it.
+        ready: What can be trained now, most urgent first. It is asked again after each result, which may make
+            more trials ready; none left ends the iteration.
+        jobs: Number of processes; with 1, trials run in this one.
+        report: Called with the progress of all trials.
+    """
     if jobs == 1:
-        yield from (run_trial(study_run, trial, report) for trial in trials)
+        while trial := next(iter(ready()), None):
+            yield run_trial(study_run, trial, report)
         return
     launch = study_run.launch
     shared = replace(study_run, launch=replace(launch, threads=max(1, launch.threads // jobs)))
@@ -32,10 +42,19 @@ def run_trials(
         finished = Event()
         listener = Thread(target=_forward, args=(reports, report, finished), daemon=True)
         listener.start()
-        futures: list[Future[dict[str, Any]]] = [pool.submit(_run, shared, trial, reports) for trial in trials]
+        running: dict[Future[dict[str, Any]], str] = {}
         try:
-            for future in as_completed(futures):
-                yield future.result()
+            while True:
+                free = jobs - len(running)
+                waiting = (trial for trial in ready() if trial.key not in running.values())
+                for trial in list(islice(waiting, free)):
+                    running[pool.submit(_run, shared, trial, reports)] = trial.key
+                if not running:
+                    return
+                ended, _ = wait(running, return_when=FIRST_COMPLETED)
+                for future in ended:
+                    del running[future]
+                    yield future.result()
         except BaseException:
             pool.shutdown(wait=False, cancel_futures=True)
             raise

@@ -38,7 +38,7 @@ def read_state(run: StudyRun, *, data_root: Path | None = None, only: str = "") 
     Args:
         run: The study and the folder of its results.
         data_root: Folder of the images, if it is not the one of the recipe.
-        only: What titles of rows must contain to be due.
+        only: The title of the row that is due, or what titles of rows must contain to be due.
     """
     study = run.study
     tried = candidates(study, data_root=data_root)
@@ -52,10 +52,10 @@ def read_state(run: StudyRun, *, data_root: Path | None = None, only: str = "") 
     done = {
         trial.key: _read(run, trial) for trial in planned if not trial.undecided and run.result_file(trial).exists()
     }
+    titles = [title_of(row) for row in study.rows]
     due: list[Trial] = []
-    for row in study.rows:
-        title = title_of(row)
-        if only not in title:
+    for row, title in zip(study.rows, titles, strict=True):
+        if title != only and (only in titles or only not in title):
             continue
         own = [trial for trial in planned if trial.title == title and trial.key not in done]
         needed = tried.get(row.settings_of or title, ()) if any(trial.undecided for trial in own) else ()

@@ -2,6 +2,7 @@
 
 import copy
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,11 +16,12 @@ from hardrank.trainer.recipe import config_to_json
 from hardrank.trainer.runtime.launch import Launch
 from hardrank.trainer.studies.choice import Settings, SettingsGrid, choose
 from hardrank.trainer.studies.estimate import estimate_study
+from hardrank.trainer.studies.parallel import run_trials
 from hardrank.trainer.studies.plan import load_study
 from hardrank.trainer.studies.schedule import read_state
 from hardrank.trainer.studies.trial import StudyRun, run_trial
 from hardrank.trainer.studies.trial_list import Trial, candidates, trials
-from hardrank.trainer.study import Command, main, run_study
+from hardrank.trainer.study import Command, main, open_study, run_study
 from tests.trainer.tiny import write_images, write_recipe
 
 GRID = SettingsGrid(learning_rate=(1e-3, 1e-4), averaging=(0.0, 0.9), validation_classes=2, updates=3, attacked=2)
@@ -211,3 +213,29 @@ def test_rows_come_in_order_and_wait_for_their_choice(command: Command, tmp_path
     assert len(state.due) == 10
     only = read_state(StudyRun(study=study, launch=command.launch, results=tmp_path), only="HM[S,0]")
     assert [trial.row for trial in only.due] == ["HM[S,g_LGA]"] * 2 + ["HM[S,0]"] * 2
+
+
+def test_a_whole_title_selects_its_row_alone(command: Command, tmp_path: Path) -> None:
+    study = load_study(command.study)
+    study = replace(study, rows=(*study.rows, replace(study.rows[0], defense="HM[S,g_LGA]&ICS")))
+    run = StudyRun(study=study, launch=command.launch, results=tmp_path)
+    rows = {only: {trial.row for trial in read_state(run, only=only).due} for only in ("HM[S,g_LGA]", "g_LGA")}
+    assert rows == {"HM[S,g_LGA]": {"HM[S,g_LGA]"}, "g_LGA": {"HM[S,g_LGA]", "HM[S,g_LGA]&ICS"}}
+
+
+def test_each_result_may_make_more_trials_ready(command: Command, monkeypatch: pytest.MonkeyPatch) -> None:
+    study_run = open_study(command)
+    first, second, third = trials(study_run.study)[:3]
+    results: list[str] = []
+
+    def ready() -> list[Trial]:
+        due = [first] if not results else [third, second]  # one more is more urgent after the first result
+        return [trial for trial in due if trial.key not in results]
+
+    def train(_: StudyRun, trial: Trial, report: OnProgress) -> dict[str, Any]:
+        results.append(trial.key)
+        return {}
+
+    monkeypatch.setattr("hardrank.trainer.studies.parallel.run_trial", train)
+    assert len(list(run_trials(study_run, ready, jobs=1, report=lambda _: None))) == 3
+    assert results == [first.key, third.key, second.key]
