@@ -8,6 +8,7 @@ from typing import Any
 from pydantic import ConfigDict
 
 from hardrank.trainer.config import ConfigError
+from hardrank.trainer.metric.collapse import RECOVERED
 
 Content = Mapping[str, Any]
 
@@ -96,10 +97,12 @@ class Choice:
 
 
 def choose(grid: SettingsGrid, results: Mapping[Settings, Content]) -> Choice:
-    """Choose the settings of a row: those with the highest ERS among those that keep Recall@1.
+    """Choose the settings of a row: those with the highest ERS among those that keep Recall@1 and do not collapse.
 
-    The rule is the same for all rows. If no settings keep `grid.keep_recall` of the Recall@1 that the initial weights
-    have, those with the highest Recall@1 are chosen. Trainings that failed count as a Recall@1 of 0.
+    The rule is the same for all rows. Embeddings that are all alike cannot be moved by an attack, and may still rank
+    well: settings with a mean cosine of `RECOVERED` or more are chosen only if there are no others. If no settings
+    keep `grid.keep_recall` of the Recall@1 that the initial weights have, those with the highest Recall@1 are chosen.
+    Trainings that failed count as a Recall@1 of 0.
 
     Args:
         grid: The grid.
@@ -109,7 +112,8 @@ def choose(grid: SettingsGrid, results: Mapping[Settings, Content]) -> Choice:
     least = grid.keep_recall * sum(starts) / len(starts)
     measured = [(settings, *_measures(results[settings])) for settings in grid.settings]
     keeping = [entry for entry in measured if entry[1] >= least and entry[2] is not None]
-    best = max(keeping, key=lambda entry: entry[2] or 0.0) if keeping else max(measured, key=lambda entry: entry[1])
+    apart = [entry for entry in keeping if entry[3] is not None and entry[3] < RECOVERED]
+    best = max(apart or keeping, key=lambda entry: entry[2] or 0.0, default=max(measured, key=lambda entry: entry[1]))
     return Choice(
         chosen=best[0],
         candidates=tuple(
@@ -136,7 +140,7 @@ def choices_markdown(choices: Mapping[str, Content], rows: Sequence[Content]) ->
         return []
     lines = [
         "Learning rate and averaging of each row, chosen on validation classes: the highest ERS among the settings "
-        "that keep Recall@1.",
+        f"that keep Recall@1, with a mean cosine below {RECOVERED:g} if any has it.",
         "",
         "| row | learning rate | averaging | R@1 % there | ERS there | needed R@1 % |",
         "|---|--:|--:|--:|--:|--:|",

@@ -27,12 +27,12 @@ from tests.trainer.tiny import write_images, write_recipe
 GRID = SettingsGrid(learning_rate=(1e-3, 1e-4), averaging=(0.0, 0.9), validation_classes=2, updates=3, attacked=2)
 
 
-def result(recall: float, ers: float | None, start: float = 0.5) -> dict[str, Any]:
+def result(recall: float, ers: float | None, start: float = 0.5, cosine: float = 0.1) -> dict[str, Any]:
     return {
         "failure": "diverged" if ers is None else None,
         "start": {"recall_at_1": start},
         "metrics": {"recall_at_1": recall},
-        "robustness": {"ers": ers, "mean_cosine": 0.1},
+        "robustness": {"ers": ers, "mean_cosine": cosine},
     }
 
 
@@ -52,6 +52,14 @@ def test_the_highest_ers_that_keeps_recall_is_chosen(
     assert (choice.chosen, choice.reached) == (GRID.settings[place], reached)
     assert choice.least_recall == pytest.approx(0.45)
     assert [one["ers"] for one in choice.candidates] == [ers for _, ers in measured]
+
+
+def test_collapsed_embeddings_are_not_chosen_for_their_ers() -> None:
+    collapsed, kept = result(0.5, 60, cosine=0.93), result(0.5, 20, cosine=0.75)
+    results = dict(zip(GRID.settings, [collapsed, kept, result(0.5, 15), result(0.3, 30)], strict=True))
+    assert choose(GRID, results).chosen == GRID.settings[1]
+    all_collapsed = dict.fromkeys(GRID.settings, collapsed) | {GRID.settings[2]: result(0.5, 70, cosine=0.99)}
+    assert choose(GRID, all_collapsed).chosen == GRID.settings[2]
 
 
 def write_study(folder: Path) -> Path:
