@@ -29,7 +29,7 @@ from hardrank.trainer.studies.parallel import run_trials
 from hardrank.trainer.studies.plan import load_study, study_names
 from hardrank.trainer.studies.plots import write_plots
 from hardrank.trainer.studies.samplers import measure_samplers
-from hardrank.trainer.studies.schedule import StudyState, read_state
+from hardrank.trainer.studies.schedule import StudyState, read_state, selected
 from hardrank.trainer.studies.table import summarize, write_table
 from hardrank.trainer.studies.trial import StudyRun
 from hardrank.trainer.studies.trial_list import Trial, trials
@@ -45,9 +45,8 @@ class Command:
     """Name of a study, or a YAML file."""
     jobs: int = 1
     """Trials that run at the same time, in processes that share the threads. Use 1 on a GPU."""
-    only: str = ""
-    """Run only the row with this title, or if there is none, those whose title contains this text. The table shows
-    all finished rows."""
+    only: tuple[str, ...] = ()
+    """Run only these rows: each value is a title, or else part of titles. The table shows all finished rows."""
     plan: bool = False
     """Only estimate the hours of what is not trained yet, on this machine. Nothing is written."""
     table: bool = False
@@ -108,7 +107,7 @@ def _description() -> str:
     examples = {
         f"{program} demo": "compare recipes on the demo data set",
         f"{program} caltech101 --plan": "estimate the hours, row by row",
-        f"{program} caltech101 --only EST": "run some rows only",
+        f"{program} caltech101 --only EST FARE": "run some rows only",
         f"{program} mine.yaml --jobs 2": "run your own study, two trials at a time",
     }
     width = max(map(len, examples))
@@ -169,9 +168,10 @@ def _check(command: Command, planned: Sequence[Trial]) -> None:
         raise LaunchError(f"--jobs must be at least 1, not {command.jobs}")
     if command.data_root is not None and not command.data_root.is_dir():
         raise ConfigError(f"--data-root {command.data_root} is not a folder")
-    titles = dict.fromkeys(trial.title for trial in planned)
-    if not any(command.only in title for title in titles):
-        raise ConfigError(f"no row's title contains {command.only!r}; the rows are {'; '.join(titles)}")
+    titles = list(dict.fromkeys(trial.title for trial in planned))
+    for text in command.only:
+        if not selected(titles, (text,)):
+            raise ConfigError(f"no row's title contains {text!r}; the rows are {'; '.join(titles)}")
 
 
 def _write_summary(run: StudyRun, state: StudyState, typed_study: str) -> int:

@@ -390,7 +390,7 @@ def test_a_file_that_is_not_a_study_is_an_error(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("options", "says"),
     [
-        ({"only": "TRIDE"}, r"no row's title contains 'TRIDE'; the rows are regular\[R\]; HM\[S,g_LGA\]&ICS"),
+        ({"only": ("TRIDE",)}, r"no row's title contains 'TRIDE'; the rows are regular\[R\]; HM\[S,g_LGA\]&ICS"),
         ({"jobs": 0}, "--jobs must be at least 1, not 0"),
         ({"data_root": Path("nowhere")}, "--data-root nowhere is not a folder"),
     ],

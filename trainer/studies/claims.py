@@ -63,17 +63,21 @@ def judge(
 
 
 def _above(claim: Claim, curves: Mapping[str, Sequence[str]], rows: Mapping[str, Content]) -> dict[str, Any]:
-    """Yes if the row is above all of `claim.above`, no if it is below any of them."""
+    """Yes if the row is above all of `claim.above`, no if it is below any of them.
+
+    A part of a curve can decide that the row is below: more points never lower the bound that it has to exceed.
+    """
     compared: list[Difference] = []
     lacking: list[str] = []
     for name in claim.above:
         titles = curves.get(name, (name,))
         absent = [title for title in (claim.row, *titles) if title not in rows]
-        difference = None if absent else compare(rows[claim.row], name, [rows[title] for title in titles])
-        if difference is None:
-            lacking += absent or [f"two seeds of {claim.row} and {name}, none of which failed"]
-        else:
+        known = [rows[title] for title in titles if title in rows]
+        difference = compare(rows[claim.row], name, known) if claim.row in rows and known else None
+        if difference is not None and (difference.verdict is False or not absent):
             compared.append(difference)
+        else:
+            lacking += absent or [f"two seeds of {claim.row} and {name}, none of which failed"]
     verdicts = [one.verdict for one in compared]
     verdict = Verdict.UNDECIDED
     if False in verdicts:

@@ -1,7 +1,7 @@
 """What a study does next: the settings of each row are chosen first, then its trials are trained, row after row."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -32,13 +32,13 @@ class StudyState:
         return self.due[:waiting]
 
 
-def read_state(run: StudyRun, *, data_root: Path | None = None, only: str = "") -> StudyState:
+def read_state(run: StudyRun, *, data_root: Path | None = None, only: Sequence[str] = ()) -> StudyState:
     """Read the results of a study, and find out what is due.
 
     Args:
         run: The study and the folder of its results.
         data_root: Folder of the images, if it is not the one of the recipe.
-        only: The title of the row that is due, or what titles of rows must contain to be due.
+        only: Which rows are due, see `selected`.
     """
     study = run.study
     tried = candidates(study, data_root=data_root)
@@ -52,16 +52,29 @@ def read_state(run: StudyRun, *, data_root: Path | None = None, only: str = "") 
     done = {
         trial.key: _read(run, trial) for trial in planned if not trial.undecided and run.result_file(trial).exists()
     }
-    titles = [title_of(row) for row in study.rows]
     due: list[Trial] = []
-    for row, title in zip(study.rows, titles, strict=True):
-        if title != only and (only in titles or only not in title):
+    titles = selected([title_of(row) for row in study.rows], only)
+    for row in study.rows:
+        title = title_of(row)
+        if title not in titles:
             continue
         own = [trial for trial in planned if trial.title == title and trial.key not in done]
         needed = tried.get(row.settings_of or title, ()) if any(trial.undecided for trial in own) else ()
         due += [one for one in needed if one not in due and not run.result_file(one).exists()]
         due += own
     return StudyState(choices=choices, planned=tuple(planned), done=done, due=tuple(due))
+
+
+def selected(titles: Sequence[str], only: Sequence[str]) -> list[str]:
+    """Return the titles that `only` names, all if it is empty.
+
+    Each text of `only` is a title, or else stands for the titles that contain it: a title may contain another one.
+    """
+    return [
+        title
+        for title in titles
+        if not only or any(text == title or (text not in titles and text in title) for text in only)
+    ]
 
 
 def _read(run: StudyRun, trial: Trial) -> dict[str, Any]:

@@ -2,7 +2,6 @@
 
 import copy
 import json
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +17,7 @@ from hardrank.trainer.studies.choice import Settings, SettingsGrid, choose
 from hardrank.trainer.studies.estimate import estimate_study
 from hardrank.trainer.studies.parallel import run_trials
 from hardrank.trainer.studies.plan import load_study
-from hardrank.trainer.studies.schedule import read_state
+from hardrank.trainer.studies.schedule import read_state, selected
 from hardrank.trainer.studies.trial import StudyRun, run_trial
 from hardrank.trainer.studies.trial_list import Trial, candidates, trials
 from hardrank.trainer.study import Command, main, open_study, run_study
@@ -219,16 +218,22 @@ def test_rows_come_in_order_and_wait_for_their_choice(command: Command, tmp_path
         Settings(learning_rate=rate, averaging=0.5) for rate in (1e-3, 1e-5)
     ]
     assert len(state.due) == 10
-    only = read_state(StudyRun(study=study, launch=command.launch, results=tmp_path), only="HM[S,0]")
+    only = read_state(StudyRun(study=study, launch=command.launch, results=tmp_path), only=["HM[S,0]"])
     assert [trial.row for trial in only.due] == ["HM[S,g_LGA]"] * 2 + ["HM[S,0]"] * 2
 
 
-def test_a_whole_title_selects_its_row_alone(command: Command, tmp_path: Path) -> None:
-    study = load_study(command.study)
-    study = replace(study, rows=(*study.rows, replace(study.rows[0], defense="HM[S,g_LGA]&ICS")))
-    run = StudyRun(study=study, launch=command.launch, results=tmp_path)
-    rows = {only: {trial.row for trial in read_state(run, only=only).due} for only in ("HM[S,g_LGA]", "g_LGA")}
-    assert rows == {"HM[S,g_LGA]": {"HM[S,g_LGA]"}, "g_LGA": {"HM[S,g_LGA]", "HM[S,g_LGA]&ICS"}}
+@pytest.mark.parametrize(
+    ("only", "titles"),
+    [
+        ([], ["ACT[R]", "ACT[R], η = 2", "EST[R]"]),
+        (["ACT[R]"], ["ACT[R]"]),
+        (["ACT"], ["ACT[R]", "ACT[R], η = 2"]),
+        (["EST", "ACT[R]"], ["ACT[R]", "EST[R]"]),
+        (["HM"], []),
+    ],
+)
+def test_rows_are_selected_by_title_or_a_part_of_it(only: list[str], titles: list[str]) -> None:
+    assert selected(["ACT[R]", "ACT[R], η = 2", "EST[R]"], only) == titles
 
 
 def test_each_result_may_make_more_trials_ready(command: Command, monkeypatch: pytest.MonkeyPatch) -> None:

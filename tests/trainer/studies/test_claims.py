@@ -134,6 +134,23 @@ def test_a_claim_about_several_curves_needs_all_and_fails_with_one() -> None:
     assert judge(Claim(text="…", row="a", above=("low", "absent")), {}, rows)["lacking"] == ["absent"]
 
 
+def test_a_part_of_a_curve_refutes_a_claim_but_does_not_confirm_it() -> None:
+    rows = {
+        one["title"]: one for one in (row("a", {0: (40, 20), 1: (40, 21)}), row("better", {0: (41, 30), 1: (41, 31)}))
+    }
+    curves = {"curve": ["better", "absent"]}
+    refuted = judge(Claim(text="…", row="a", above=("curve",)), curves, rows)
+    assert (refuted["verdict"], refuted["lacking"]) == ("no", [])
+    (difference,) = refuted["differences"]
+    assert difference["above_least"]["mean"] == pytest.approx(-10)
+    open_still = judge(Claim(text="…", row="better", above=("curve",)), {"curve": ["a", "absent"]}, rows)
+    assert (open_still["verdict"], open_still["lacking"], open_still["differences"]) == (
+        "not decidable",
+        ["absent"],
+        [],
+    )
+
+
 @pytest.mark.parametrize(
     ("cosines", "recall", "failed", "verdict"),
     [
