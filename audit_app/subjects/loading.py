@@ -12,7 +12,7 @@ from hardrank.audit_app.errors import SubjectError
 from hardrank.audit_app.subjects.library_models import load_library_model
 from hardrank.audit_app.subjects.model_names import kind_of, split_label, split_weights
 from hardrank.audit_app.subjects.onnx_file import OnnxFile
-from hardrank.audit_app.subjects.onnx_operators import ConversionError
+from hardrank.audit_app.subjects.onnx_operators.call import ConversionError
 from hardrank.audit_app.subjects.onnx_reading import first_line
 from hardrank.audit_app.subjects.subject import FloatArray, Subject, SubjectKind, SubjectOptions, check_names_differ
 from hardrank.models.bundle import CARD, load_embedder

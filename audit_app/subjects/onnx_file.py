@@ -15,7 +15,7 @@ from torch.nn import functional as F
 
 from hardrank.audit_app.errors import SubjectError
 from hardrank.audit_app.subjects.onnx_network import OnnxNetwork
-from hardrank.audit_app.subjects.onnx_operators import ConversionError
+from hardrank.audit_app.subjects.onnx_operators.call import ConversionError
 from hardrank.audit_app.subjects.onnx_reading import LARGEST_FILE, first_line, printable, read_onnx
 from hardrank.models.embedder import Embed
 from hardrank.models.preprocessing import IMAGENET_MEAN, IMAGENET_STD

@@ -11,7 +11,8 @@ import torch
 from onnx import numpy_helper
 from torch import Tensor, nn
 
-from hardrank.audit_app.subjects.onnx_operators import OPERATORS, QUANTIZED, Call, ConversionError, Operator
+from hardrank.audit_app.subjects.onnx_operators.call import Call, ConversionError, Operator
+from hardrank.audit_app.subjects.onnx_operators.table import OPERATORS, QUANTIZED
 
 _DOMAINS: Final = frozenset({"", "ai.onnx"})
 _OLDEST_OPSET: Final = 7

@@ -13,7 +13,7 @@ from torch import Tensor
 from hardrank.audit_app.errors import SubjectError
 from hardrank.audit_app.subjects.library_models import LibraryWeights
 from hardrank.audit_app.subjects.onnx_file import PixelScale, check_gradient
-from hardrank.audit_app.subjects.onnx_operators import ConversionError
+from hardrank.audit_app.subjects.onnx_operators.call import ConversionError
 from hardrank.audit_app.subjects.onnx_reading import LARGEST_FILE
 from hardrank.models.card import Card
 from hardrank.models.embedder import Embed

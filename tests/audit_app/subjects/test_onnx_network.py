@@ -23,7 +23,7 @@ from hardrank.audit_app.gallery.image_gallery import from_images
 from hardrank.audit_app.subjects.loading import load_subject
 from hardrank.audit_app.subjects.onnx_file import PixelScale
 from hardrank.audit_app.subjects.onnx_network import OnnxNetwork
-from hardrank.audit_app.subjects.onnx_operators import ConversionError
+from hardrank.audit_app.subjects.onnx_operators.call import ConversionError
 from hardrank.audit_app.subjects.subject import SubjectOptions
 from hardrank.models.backbones import build_backbone
 from hardrank.trainer.runtime.environment import Precision
