@@ -29,7 +29,8 @@ from hardrank.trainer.attacks.registry import ATTACKS, SCORECARD
 from hardrank.trainer.attacks.runner import AttackEngine, AttackOptions
 from hardrank.trainer.evaluation.robustness import RobustnessOptions, bytes_provider, measure_robustness, sample_queries
 from hardrank.trainer.evaluation.scorecard import ERS_KEYS, PerImage, figures_of
-from hardrank.trainer.evaluation.strong import STRONG_IMAGES, Search, search_block
+from hardrank.trainer.evaluation.strong import STRONG_IMAGES, search_block
+from hardrank.trainer.evaluation.strong_plan import Search
 from hardrank.trainer.runtime.environment import hardware, versions
 
 SEED = 0

@@ -21,7 +21,7 @@ from hardrank.trainer.attacks.attack import victims_in
 from hardrank.trainer.attacks.runner import AttackProgress, run_attack
 from hardrank.trainer.evaluation.robustness import sample_queries
 from hardrank.trainer.evaluation.sanity import LARGE_STEPS, SEARCH_QUERIES
-from hardrank.trainer.evaluation.strong import plan_searches
+from hardrank.trainer.evaluation.strong_plan import plan_searches
 
 LONG_S: Final = 1800.0
 """An estimated duration from which the options that shorten an audit are named."""

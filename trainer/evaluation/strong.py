@@ -6,11 +6,9 @@ figure (see `AttackKind.aimed`), and MARGIN with more targets. Each perturbed im
 attack made it. An image leaves a search once nothing is left to gain.
 """
 
-import math
 import time
 import zlib
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from functools import partial
 from typing import Any, Final
 
@@ -20,11 +18,7 @@ from torch import Tensor
 
 from hardrank.models.embedder import Embed
 from hardrank.trainer.attacks.attack import Attack, Figure, Gallery, Victims
-from hardrank.trainer.attacks.margin import MarginAttack
-from hardrank.trainer.attacks.options import plain_options
-from hardrank.trainer.attacks.pgd import PGDOptions
-from hardrank.trainer.attacks.registry import ATTACKS
-from hardrank.trainer.attacks.runner import AttackEngine, AttackOptions, AttackProgress, run_attack
+from hardrank.trainer.attacks.runner import AttackProgress, run_attack
 from hardrank.trainer.evaluation.blocks import (
     MOST_DISTANCES,
     BlockResults,
@@ -44,87 +38,19 @@ from hardrank.trainer.evaluation.scorecard import (
     bootstrap_interval,
     figures_of,
 )
+from hardrank.trainer.evaluation.strong_plan import Search, plan_searches
 
 STRONG_IMAGES: Final = 32
 """The number of images that an audit and a training run attack with the strong search."""
 STRONG_RESTARTS: Final = 1
 """Its runs of each attack; two more for MARGIN, from random starts."""
-_STEPS: Final = 50 / 32
-"""Steps of a run as a multiple of the scorecard's: 50 where the scorecard takes 32."""
-_MARGIN_TARGETS: Final = (10, 5, 5)
-"""Targets of MARGIN's runs, of which all but the first start at random; the scorecard tries 5 from the image."""
 EOT_PASSES: Final = 8
 """Passes whose gradients the strong search averages for a network that embeds the same image differently each time."""
-_MARGIN_STEPS: Final = 2
-"""Steps of MARGIN as a multiple of the others': it attacks few images, and gains with more steps."""
 
 PROTOCOL: Final = "the scorecard's own attack"
 """Name of the first setting: a result as the scorecard has it."""
 OTHERS: Final = "the clean image, noise, or another attack of the scorecard"
 """Name of the second: what the scorecard measured besides, all of it within the budget."""
-
-
-@dataclass(frozen=True)
-class Search:
-    """One attack of the strong search with its options."""
-
-    name: str
-    attack: Attack
-    keys: tuple[str, ...]
-    """The results that it aims at."""
-    options: AttackOptions
-    seed: int
-    """Of the random start."""
-
-
-def plan_searches(attacks: Mapping[str, Attack], options: PGDOptions, *, restarts: int, seed: int) -> list[Search]:
-    """List the searches for the results of `attacks`, in the order in which they run.
-
-    Args:
-        attacks: the scorecard's attacks, by name.
-        options: their budget, norm and steps.
-        restarts: searches for each attack, all but the first from a random start.
-        seed: of the random starts.
-    """
-    figures = figures_of(attacks)
-    recall = tuple(key for key, figure in figures.items() if figure.recall)
-    steps = math.ceil(_STEPS * options.steps)
-    searches: list[Search] = []
-
-    def add(name: str, attack: Attack, keys: tuple[str, ...], *, length: int, run: int) -> None:
-        changed = AttackOptions(
-            epsilon=options.epsilon,
-            alpha=options.alpha,
-            norm=options.norm,
-            engine=AttackEngine.APGD,
-            steps=length,
-            random_start=run > 0,
-            eot=options.eot,
-        )
-        shown = _name(name, attack, attacks.get(name), changed)
-        searches.append(Search(name=shown, attack=attack, keys=keys, options=changed, seed=seed + run))
-
-    if recall:  # first, since it leaves few images to the others; and few images are left to it, so it may take long
-        runs = (*_MARGIN_TARGETS, *[_MARGIN_TARGETS[-1]] * (restarts - 1))
-        for run, count in enumerate(runs):
-            add("MARGIN", MarginAttack(targets=count), recall, length=_MARGIN_STEPS * steps, run=run)
-    for run in range(restarts):
-        for name, attack in attacks.items():
-            if name != "MARGIN":
-                kind = ATTACKS.get(attack.name)
-                aimed = attack if kind is None else kind.aim(attack)
-                add(name, aimed, tuple(figure.key for figure in attack.figures), length=steps, run=run)
-    return searches
-
-
-def _name(name: str, attack: Attack, published: Attack | None, options: AttackOptions) -> str:
-    """Name a search by its attack, the attack's options that differ from the scorecard's, its engine and its start."""
-    ours, theirs = plain_options(attack), {} if published is None else plain_options(published)
-    changed = ", ".join(f"{key} {value}" for key, value in ours.items() if theirs and theirs.get(key) != value)
-    inside = f" ({changed.replace('_', ' ')})" if changed else ""
-    start = ", random start" if options.random_start else ""
-    mean = f", mean gradient of {options.eot} passes" if options.eot > 1 else ""
-    return f"{name}{inside}, APGD, {options.steps} steps{start}{mean}"
 
 
 def search_block(
