@@ -356,7 +356,7 @@ def test_epochs_of_a_row_clear_the_updates_of_the_recipe() -> None:
         ({"seedz": [1]}, "unknown field seedz; the fields are name, recipe, rows"),
         (
             {"rows": [{"defense": "ACT[R]", "recipe": "demo"}]},
-            "unknown field rows.0.recipe; the fields are defense, title, changes, seeds, settings_of",
+            "unknown field rows.0.recipe; the fields are defense, title, changes, seeds, settings_of, settings",
         ),
         ({"seeds": ["zero"]}, "seeds.0: Input should be a valid integer"),
         ({"name": "../up"}, "'../up'"),
@@ -368,6 +368,10 @@ def test_epochs_of_a_row_clear_the_updates_of_the_recipe() -> None:
         (
             {"rows": [{"defense": "ACT[R]"}, {"defense": "ACT[S]", "settings_of": "ACT[R]"}]},
             r"ACT\[S\] cannot have the settings of ACT\[R\], which chooses none",
+        ),
+        (
+            {"rows": [{"defense": "FARE", "settings_of": "FARE", "settings": {"learning_rate": 1e-3, "averaging": 0}}]},
+            "row FARE has both settings and settings_of",
         ),
         ({"changes": {"robust": {"epoch": 1}}}, "did you mean epochs"),
     ],

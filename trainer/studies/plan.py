@@ -11,7 +11,7 @@ from pydantic import ConfigDict, TypeAdapter, ValidationError
 from hardrank.trainer.config import ConfigError
 from hardrank.trainer.defenses import parse_defense
 from hardrank.trainer.recipe import check_lengths, read_named
-from hardrank.trainer.studies.choice import SettingsGrid
+from hardrank.trainer.studies.choice import Settings, SettingsGrid
 from hardrank.trainer.studies.claims import Claim
 
 STUDIES: Final = Path(__file__).parent
@@ -34,8 +34,12 @@ class StudyRow:
     settings_of: str = ""
     """Title of the row whose chosen settings this row has too; with `settings_grid`, rows without it choose their
     own."""
+    settings: Settings | None = None
+    """Settings that this row has without a choice, such as those that another row did not choose."""
 
     def __post_init__(self) -> None:
+        if self.settings and self.settings_of:
+            raise ConfigError(f"row {self.title or self.defense} has both settings and settings_of")
         _check_seeds(self.seeds)
         _check_changes(self.changes, where=f"row {self.title or self.defense}", defense=self.defense)
 
@@ -115,7 +119,8 @@ class Study:
             if unknown := found - titles - {""}:
                 raise ConfigError(f"study {self.name} has {what} of {', '.join(sorted(unknown))}, which is not a row")
         for row in self.rows:
-            if row.settings_of and (self.settings_grid is None or _leader(self, row).settings_of):
+            leader = _leader(self, row)
+            if row.settings_of and (self.settings_grid is None or leader.settings_of or leader.settings):
                 raise ConfigError(
                     f"row {title_of(row)} cannot have the settings of {row.settings_of}, which chooses none of its own"
                 )

@@ -129,7 +129,7 @@ def trials(study: Study, *, data_root: Path | None = None, chosen: Mapping[str, 
     base = config_to_json(load_recipe(study.recipe))
     rows: dict[str, tuple[StudyRow, Config]] = {}
     for row in study.rows:
-        settings = (chosen or {}).get(row.settings_of or title_of(row))
+        settings = row.settings or (chosen or {}).get(row.settings_of or title_of(row))
         config = _config(base, study, row, data_root, settings.as_changes() if settings else {})
         if config.robust_start is not RobustStart.INITIAL:
             raise ConfigError(f"study {study.name} trains no benign model; set robust_start: initial")
@@ -155,7 +155,7 @@ def candidates(study: Study, *, data_root: Path | None = None) -> dict[str, list
     base = config_to_json(load_recipe(study.recipe))
     for row in study.rows if grid else ():
         assert grid is not None
-        if row.settings_of:
+        if row.settings_of or row.settings:
             continue
         title = title_of(row)
         found[title] = [

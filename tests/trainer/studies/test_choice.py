@@ -2,6 +2,7 @@
 
 import copy
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -220,6 +221,21 @@ def test_rows_come_in_order_and_wait_for_their_choice(command: Command, tmp_path
     assert len(state.due) == 10
     only = read_state(StudyRun(study=study, launch=command.launch, results=tmp_path), only=["HM[S,0]"])
     assert [trial.row for trial in only.due] == ["HM[S,g_LGA]"] * 2 + ["HM[S,0]"] * 2
+
+
+def test_a_row_with_settings_chooses_none(command: Command, tmp_path: Path) -> None:
+    study = load_study(command.study)
+    other = Settings(learning_rate=1e-5, averaging=0.5)
+    row = replace(study.rows[0], title="the other rate", settings=other)
+    state = read_state(
+        StudyRun(
+            study=replace(study, rows=(row,), reference="", claims=(), curves={}),
+            launch=command.launch,
+            results=tmp_path,
+        )
+    )
+    assert [trial.options.learning_rate for trial in state.ready] == [1e-5, 1e-5]
+    assert [(trial.undecided, trial.settings) for trial in state.ready] == [(False, None)] * 2
 
 
 @pytest.mark.parametrize(
