@@ -2,7 +2,7 @@
 
     nice python benchmarks/families.py                      # all of them; hours; continues where it stopped
     python benchmarks/families.py --only timm/lcnet_050     # some of them
-    python benchmarks/families.py --page                    # write the list in docs/training.md again
+    python benchmarks/families.py --page                    # write the list in docs/networks.md again
     python benchmarks/families.py --tiny                    # a try, in a minute
 
 Every network is built with random weights and passes five checks in float32: the folded copy has its embeddings within
@@ -62,7 +62,7 @@ SLOW = (
 
 LIMIT: Final = 1e-5
 """Largest difference of a coordinate between the folded copy and the network."""
-PAGE: Final = ROOT / "docs" / "training.md"
+PAGE: Final = ROOT / "docs" / "networks.md"
 BEGIN, END = "<!-- families: begin -->", "<!-- families: end -->"
 
 
@@ -81,7 +81,7 @@ class Options(BenchmarkOptions):
     again: bool = False
     """Check networks that have a result."""
     page: bool = False
-    """Only write the list in docs/training.md from the result."""
+    """Only write the list in docs/networks.md from the result."""
 
 
 def build(spec: str) -> tuple[Embedder, Tensor]:

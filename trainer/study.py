@@ -1,6 +1,6 @@
 """Compare defenses: train and measure rows of defenses on one data set, with the same seeds.
 
-STUDY is the name of a study that comes with hardrank, or a YAML file (see docs/training.md). Each of its rows is
+STUDY is the name of a study that comes with hardrank, or a YAML file (see docs/studies.md). Each of its rows is
 trained and attacked. Results, a table and plots are written to studies/STUDY. Finished trials are kept: run the
 same command again to continue after an interruption, or to train rows that you have added.
 """

@@ -7,7 +7,7 @@ from typing import Final
 
 from hardrank.audit_app.errors import AuditError
 from hardrank.audit_app.results.schema import WHITE_BOX, AuditReport, AuditSettings, ModelEntry
-from hardrank.trainer.evaluation.scorecard import ERS_KEYS
+from hardrank.trainer.evaluation.scorecard import ERS_KEYS, RECALL_KEYS
 
 
 class GateError(AuditError):
@@ -49,7 +49,7 @@ MEASURES: Final[Mapping[str, tuple[Callable[[ModelEntry], float | None], str]]] 
     "ARS": (lambda model: model.ars, "100 − the mean success of the attacks"),
     "score": (lambda model: model.score, "mean score of the figures measured, 0 to 100"),
     "worst": (lambda model: model.worst_score, "mean over images of their lowest score, 0 to 100"),
-    "worst-recall": (lambda model: model.worst_recall, "Recall@1 in % when each image meets its worst attack"),
+    "worst-recall": (lambda model: model.worst_case_recall, "worst-case Recall@1 in %: after ES, LTM, GTM and MARGIN"),
     "R@1": (_benign("recall_at_1"), "Recall@1 of clean images, 0 to 1"),
     "R@2": (_benign("recall_at_2"), "Recall@2 of clean images, 0 to 1"),
     "mAP": (_benign("mean_ap"), "mean average precision of clean images, 0 to 1"),
@@ -116,6 +116,8 @@ def check_limits(limits: GateLimits, figures: Sequence[str]) -> None:
     for name in {*limits.under, *limits.drop}:
         if name not in MEASURES and name not in figures:
             raise GateError(f"unknown measure {name!r}; choose from {', '.join([*MEASURES, *figures])}")
+        if name == "worst-recall" and (absent := [key for key in RECALL_KEYS if key not in figures]):
+            raise GateError(f"worst-recall needs {', '.join(absent)}, which would not be measured; use --attacks all")
         if name == "ERS" and missing:
             raise GateError(
                 f"ERS needs all ten results, and {', '.join(missing)} would not be measured; use --attacks all, or "

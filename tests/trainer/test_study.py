@@ -489,7 +489,7 @@ def test_each_stage_of_a_trial_has_its_own_progress() -> None:
 
 
 def test_the_documented_study_is_valid_and_its_fields_are_explained(tmp_path: Path) -> None:
-    page = (ROOT / "docs" / "training.md").read_text(encoding="utf-8")
+    page = (ROOT / "docs" / "studies.md").read_text(encoding="utf-8")
     (example,) = re.findall(r"^```yaml\n(name: mine\n.*?)^```", page, re.DOTALL | re.MULTILINE)
     (tiny,) = re.findall(r"`changes: (\{warmup.*?\})`,", page)
     path = tmp_path / "mine.yaml"

@@ -169,7 +169,7 @@ def load_study(study: str | Path) -> Study:
     path, content = read_named(study, STUDIES, kind="study")
     if not isinstance(content, Mapping):
         found = "nothing" if content is None else type(content).__name__
-        raise ConfigError(f"{path} must contain the fields of a study (see docs/training.md), not {found}")
+        raise ConfigError(f"{path} must contain the fields of a study (see docs/studies.md), not {found}")
     check_lengths(content, source=str(path))
     try:
         return TypeAdapter(Study).validate_python(dict(content))

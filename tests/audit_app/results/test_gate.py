@@ -4,7 +4,7 @@ import pytest
 
 from hardrank.audit_app.results.gate import GateError, GateLimits, check_limits, check_models, judge, parse_limits
 from hardrank.audit_app.results.schema import GalleryEntry
-from hardrank.trainer.evaluation.scorecard import ERS_KEYS
+from hardrank.trainer.evaluation.scorecard import ERS_KEYS, RECALL_KEYS
 from tests.audit_app.reports import make_made_up, make_model
 
 
@@ -33,7 +33,7 @@ def test_limits_are_parsed() -> None:
     ],
 )
 def test_the_lowest_passing_value(under: dict[str, float], passed: bool) -> None:
-    verdicts = judge(make_made_up(), GateLimits(under=under, drop={}))
+    verdicts = judge(make_made_up(make_model(worst_case_recall=10.0)), GateLimits(under=under, drop={}))
     assert len(verdicts) == len(under)
     assert all(verdict.passed for verdict in verdicts) is passed
 
@@ -101,6 +101,13 @@ def test_unknown_and_unmeasured_measures_are_refused() -> None:
 def test_ers_is_refused_unless_all_ten_results_are_measured(limits: GateLimits) -> None:
     check_limits(limits, ERS_KEYS)
     with pytest.raises(GateError, match=r"ERS needs all ten results, and CA\+.* would not be measured"):
+        check_limits(limits, ["ES:D", "ES:R"])
+
+
+def test_the_worst_case_of_recall_needs_all_attacks_on_it() -> None:
+    limits = GateLimits(under={"worst-recall": 10}, drop={})
+    check_limits(limits, RECALL_KEYS)
+    with pytest.raises(GateError, match="worst-recall needs LTM, GTM, MARGIN, which would not be measured"):
         check_limits(limits, ["ES:D", "ES:R"])
 
 
