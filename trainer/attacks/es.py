@@ -44,28 +44,18 @@ class _ShiftObjective:
 class EmbeddingShift(CheckedOptions):
     """ES, with its two results ES:D and ES:R (Zhou et al., *Adversarial ranking attack and defense*, ECCV 2020)."""
 
+    name: ClassVar[str] = "ES"
     role: ClassVar[AttackedRole] = AttackedRole.QUERY
-
-    @property
-    def name(self) -> str:
-        """`ES`."""
-        return "ES"
+    target_count: ClassVar[int] = 0
+    """None: the image alone."""
+    width: ClassVar[int] = 1
+    """The ranking is only measured."""
 
     @property
     def figures(self) -> tuple[Figure, ...]:
         """The distance moved, and Recall@1."""
         shift = Figure(key="ES:D", unit="", help="distance from the benign embedding", attacked=2.0, resisted=0.0)
         return (shift, recall_figure("ES:R"))
-
-    @property
-    def target_count(self) -> int:
-        """None: the image alone."""
-        return 0
-
-    @property
-    def width(self) -> int:
-        """The ranking is only measured."""
-        return 1
 
     def draw(self, victims: Victims, gallery: Gallery, *, seed: int) -> Tensor:
         """Nothing to draw: (G,0)."""

@@ -59,32 +59,18 @@ class _PullObjective:
 class GreedyTopMisranking(CheckedOptions):
     """GTM (Zhou et al., *Adversarial attack and defense in deep ranking*, 2021)."""
 
+    name: ClassVar[str] = "GTM"
     role: ClassVar[AttackedRole] = AttackedRole.QUERY
+    figures: ClassVar[tuple[Figure, ...]] = (recall_figure("GTM"),)
+    target_count: ClassVar[int] = 1
+    """One: u."""
+    width: ClassVar[int] = 3
+    """Distances, when u is looked up."""
     unmatched: Unmatched = option(  # noqa: RUF009
         Unmatched.REFERENCE,
         help="GTM: the item that the query moves towards; the row that the released code of the paper takes by an "
         "index mistake, as in all published numbers, or the true nearest of another class than the top-1 item",
     )
-
-    @property
-    def name(self) -> str:
-        """`GTM`."""
-        return "GTM"
-
-    @property
-    def figures(self) -> tuple[Figure, ...]:
-        """Recall@1."""
-        return (recall_figure("GTM"),)
-
-    @property
-    def target_count(self) -> int:
-        """One: u."""
-        return 1
-
-    @property
-    def width(self) -> int:
-        """Distances, when u is looked up."""
-        return 3
 
     def draw(self, victims: Victims, gallery: Gallery, *, seed: int) -> Tensor:
         """Find u: nothing is random. Raises `AttackError` for a gallery of one class."""

@@ -53,7 +53,10 @@ class _RetainObjective:
 class GreedyTopTranslocation(CheckedOptions):
     """GTT (Zhou et al., *Adversarial attack and defense in deep ranking*, 2021)."""
 
+    name: ClassVar[str] = "GTT"
     role: ClassVar[AttackedRole] = AttackedRole.QUERY
+    target_count: ClassVar[int] = 1
+    """One: t."""
     passed_by: PassedBy = option(  # noqa: RUF009
         PassedBy.ALL,
         help="GTT: the items that the loss moves before the top-1 item; all, as in the released code of the paper, or "
@@ -62,11 +65,6 @@ class GreedyTopTranslocation(CheckedOptions):
     first: int = option(
         4, minimum=1, unit="items", help="the original top-1 item counts as retained among so many results"
     )
-
-    @property
-    def name(self) -> str:
-        """`GTT`."""
-        return "GTT"
 
     @property
     def figures(self) -> tuple[Figure, ...]:
@@ -80,11 +78,6 @@ class GreedyTopTranslocation(CheckedOptions):
                 resisted=100.0,
             ),
         )
-
-    @property
-    def target_count(self) -> int:
-        """One: t."""
-        return 1
 
     @property
     def width(self) -> int:

@@ -56,7 +56,17 @@ class _SimilarityObjective:
 class HubAttack(CheckedOptions):
     """HUB: gallery poisoning, measured on other queries than those that the attack aims at."""
 
+    name: ClassVar[str] = "HUB"
     role: ClassVar[AttackedRole] = AttackedRole.CANDIDATE
+    figures: ClassVar[tuple[Figure, ...]] = (
+        Figure(
+            key="HUB",
+            unit="%",
+            help="share of other queries that have the candidate among their nearest items",
+            attacked=100.0,
+            resisted=0.0,
+        ),
+    )
     k: int = option(10, minimum=1, unit="items", help="a query's neighbors are its k nearest items")
     queries: int = option(
         200,
@@ -70,24 +80,6 @@ class HubAttack(CheckedOptions):
     temperature: float = option(
         0.05, minimum=1e-4, maximum=2, unit="of distance", help="T, the width of the smoothing of the margin"
     )
-
-    @property
-    def name(self) -> str:
-        """`HUB`."""
-        return "HUB"
-
-    @property
-    def figures(self) -> tuple[Figure, ...]:
-        """The share of queries that have the candidate among their neighbors."""
-        return (
-            Figure(
-                key="HUB",
-                unit="%",
-                help="share of other queries that have the candidate among their nearest items",
-                attacked=100.0,
-                resisted=0.0,
-            ),
-        )
 
     @property
     def target_count(self) -> int:

@@ -62,32 +62,18 @@ class _MisrankObjective:
 class LearningToMisrank(CheckedOptions):
     """LTM (Wang et al., *Transferable, controllable, and inconspicuous adversarial attacks*, CVPR 2020)."""
 
+    name: ClassVar[str] = "LTM"
     role: ClassVar[AttackedRole] = AttackedRole.QUERY
+    figures: ClassVar[tuple[Figure, ...]] = (recall_figure("LTM"),)
+    target_count: ClassVar[int] = 0
+    """None: labels decide."""
+    width: ClassVar[int] = 3
+    """Distances, masked twice."""
     own_copy: OwnCopy = option(  # noqa: RUF009
         OwnCopy.MATCHED,
         help="LTM: whether the loss counts the query's own copy in the gallery as matched, as the released code of "
         "the paper does, or leaves it out, as Recall@1 does",
     )
-
-    @property
-    def name(self) -> str:
-        """`LTM`."""
-        return "LTM"
-
-    @property
-    def figures(self) -> tuple[Figure, ...]:
-        """Recall@1."""
-        return (recall_figure("LTM"),)
-
-    @property
-    def target_count(self) -> int:
-        """None: labels decide."""
-        return 0
-
-    @property
-    def width(self) -> int:
-        """Distances, masked twice."""
-        return 3
 
     def draw(self, victims: Victims, gallery: Gallery, *, seed: int) -> Tensor:
         """Nothing to draw: (G,0). Raises `AttackError` for a gallery of one class."""

@@ -56,7 +56,11 @@ class MarginAttack(CheckedOptions):
     It is no part of ERS: its Recall@1 counts in the worst case that is reported beside ERS.
     """
 
+    name: ClassVar[str] = "MARGIN"
     role: ClassVar[AttackedRole] = AttackedRole.QUERY
+    figures: ClassVar[tuple[Figure, ...]] = (recall_figure("MARGIN"),)
+    width: ClassVar[int] = 4
+    """Distances, masked and sorted."""
     targets: int = option(
         5, minimum=1, unit="items", help="items of other classes tried in turn, until the attack succeeds"
     )
@@ -69,24 +73,9 @@ class MarginAttack(CheckedOptions):
     )
 
     @property
-    def name(self) -> str:
-        """`MARGIN`."""
-        return "MARGIN"
-
-    @property
-    def figures(self) -> tuple[Figure, ...]:
-        """Recall@1."""
-        return (recall_figure("MARGIN"),)
-
-    @property
     def target_count(self) -> int:
         """One for each run."""
         return self.targets
-
-    @property
-    def width(self) -> int:
-        """Distances, masked and sorted."""
-        return 4
 
     def draw(self, victims: Victims, gallery: Gallery, *, seed: int) -> Tensor:
         """Find the nearest item of each of the nearest other classes, then the next items: nothing is random.

@@ -33,14 +33,10 @@ class _OrderObjective:
 class OrderAttack(CheckedOptions):
     """The relative order attack (Zhou et al., *Practical relative order attack*, ICCV 2021)."""
 
+    name: ClassVar[str] = "ORDER"
     role: ClassVar[AttackedRole] = AttackedRole.QUERY
     k: int = option(5, minimum=2, unit="items", help="how many items, the query's first, change their order")
     weight: float = option(1.0, minimum=0, help="ξ, the weight of keeping them at the top")
-
-    @property
-    def name(self) -> str:
-        """`ORDER`."""
-        return "ORDER"
 
     @property
     def figures(self) -> tuple[Figure, ...]:

@@ -26,27 +26,15 @@ class _MismatchObjective:
 class TargetedMismatch(CheckedOptions):
     """TMA (Tolias et al., *Targeted mismatch adversarial attack*, ICCV 2019)."""
 
+    name: ClassVar[str] = "TMA"
     role: ClassVar[AttackedRole] = AttackedRole.QUERY
-
-    @property
-    def name(self) -> str:
-        """`TMA`."""
-        return "TMA"
-
-    @property
-    def figures(self) -> tuple[Figure, ...]:
-        """The cosine reached."""
-        return (Figure(key="TMA", unit="", help="mean cosine of query and target", attacked=1.0, resisted=0.0),)
-
-    @property
-    def target_count(self) -> int:
-        """One target."""
-        return 1
-
-    @property
-    def width(self) -> int:
-        """The gallery plays no part."""
-        return 0
+    figures: ClassVar[tuple[Figure, ...]] = (
+        Figure(key="TMA", unit="", help="mean cosine of query and target", attacked=1.0, resisted=0.0),
+    )
+    target_count: ClassVar[int] = 1
+    """One target."""
+    width: ClassVar[int] = 0
+    """The gallery plays no part."""
 
     def draw(self, victims: Victims, gallery: Gallery, *, seed: int) -> Tensor:
         """Uniform from the gallery."""

@@ -5,6 +5,7 @@ structure of its embeddings, so that its retrieval survives an adversarial start
 """
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -19,6 +20,8 @@ from hardrank.trainer.metric.collapse import read_collapse
 class AnchoredFineTuning(Defense):
     """FARE (lambda=λ)."""
 
+    needs_reference: ClassVar[bool] = True
+    """φ₀."""
     benign_weight: float = 0.0
     """λ of the same distance for benign images; 0 in the paper."""
 
@@ -26,11 +29,6 @@ class AnchoredFineTuning(Defense):
     def name(self) -> str:
         """`FARE`, with λ if it is not 0."""
         return f"FARE(lambda={written(self.benign_weight)})" if self.benign_weight else "FARE"
-
-    @property
-    def needs_reference(self) -> bool:
-        """Always: φ₀."""
-        return True
 
     def __call__(self, images: Tensor, labels: Tensor, conditions: Conditions) -> DefenseResult | None:
         """Mean of ‖φ(x̃) − φ₀(x)‖² + λ·‖φ(x) − φ₀(x)‖², where φ₀ is φ at the beginning of the stage.

@@ -5,7 +5,7 @@ import math
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Self
+from typing import ClassVar, Self
 
 import numpy as np
 import torch
@@ -88,6 +88,7 @@ class WarmupStage:
     (FARE, Schlarmann et al. 2024, eq. 3): classification alone keeps apart only the classes that it is shown.
     """
 
+    weight_perturbation: ClassVar[float] = 0.0
     source: TrainingImages
     options: WarmupOptions
     classifier: CosineClassifier
@@ -107,11 +108,6 @@ class WarmupStage:
         if self.options.updates is not None:
             return self.options.updates
         return max(1, round(self.options.epochs * self._batches_per_epoch))
-
-    @property
-    def weight_perturbation(self) -> float:
-        """None in the warm-up."""
-        return 0.0
 
     @property
     def _batches_per_epoch(self) -> int:
