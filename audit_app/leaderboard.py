@@ -13,7 +13,8 @@ Examples:
   Write the page elsewhere:
     {command} entries --out site/index.html
 
-Exit status: 0 all entries admitted, 1 some refused (the page shows the others), 2 invalid arguments, no entries.
+Exit status: 0 all entries admitted, 1 some refused (the page shows the others), 2 invalid arguments, no entries,
+130 interrupted.
 """
 
 import sys
@@ -31,7 +32,7 @@ from hardrank.audit_app.entries.making import make_entry_of_card
 from hardrank.audit_app.entries.page import Leaderboard, read_leaderboard, render_leaderboard
 from hardrank.audit_app.gallery.image_gallery import from_run
 from hardrank.models.bundle import load_card
-from hardrank.models.errors import HardrankError
+from hardrank.models.command_errors import report_errors
 from hardrank.models.files import write_text
 from hardrank.models.home import typed
 
@@ -58,9 +59,9 @@ class Command:
     """The page."""
 
 
+@report_errors()
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command; return its exit status: 0 all entries admitted, 1 some refused, 2 error."""
-    console, errors = Console(), Console(stderr=True)
+    """Run the command; return its exit status: 0 all entries admitted, 1 some refused, 2 error, 130 interrupted."""
     command = tyro.cli(
         Command,
         prog=typed("leaderboard"),
@@ -68,15 +69,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         args=arguments,
     )
     out = command.out or command.folder / PAGE
-    try:
-        if command.bundle is not None or command.about is not None:
-            _add_bundle(command)
-        board = read_leaderboard(command.folder)
-        write_text(out, render_leaderboard(board))
-    except (HardrankError, OSError) as error:
-        errors.print(f"[bold red]error[/]: {escape(str(error))}", highlight=False, soft_wrap=True)
-        return 2
-    _print(board, out, console, errors)
+    if command.bundle is not None or command.about is not None:
+        _add_bundle(command)
+    board = read_leaderboard(command.folder)
+    write_text(out, render_leaderboard(board))
+    _print(board, out, Console(), Console(stderr=True))
     return 1 if board.refused else 0
 
 

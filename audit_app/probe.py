@@ -33,7 +33,6 @@ from typing import Annotated, Final
 
 import tyro
 from rich.console import Console
-from rich.markup import escape
 
 from hardrank.audit_app.blackbox.ranks import EXPLORED, RESOLUTION, RankSearch
 from hardrank.audit_app.errors import AuditError
@@ -49,8 +48,8 @@ from hardrank.audit_app.rank_only.runner import RankOnlyOptions, run_rank_only
 from hardrank.audit_app.rank_only.systems import LocalSystem, SearchSystem
 from hardrank.audit_app.subjects.loading import load_subjects
 from hardrank.audit_app.subjects.subject import SubjectOptions
+from hardrank.models.command_errors import report_errors
 from hardrank.models.cores import usable_cores
-from hardrank.models.errors import HardrankError
 from hardrank.models.home import typed
 from hardrank.models.progress import ConsoleProgress, OnProgress
 from hardrank.trainer.config import pixels
@@ -142,26 +141,20 @@ class Command:
     live: LiveArguments = field(default_factory=LiveArguments)
 
 
+@report_errors(interrupted="interrupted; finished images are kept, and the same command continues from there")
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; return its exit status: 0 done, 2 error, 130 interrupted."""
     arguments = sys.argv[1:] if arguments is None else arguments
-    console, errors = Console(), Console(stderr=True)
-    try:
-        command = tyro.cli(
-            Command,
-            prog=typed("probe"),
-            description=(__doc__ or "").format(command=typed("probe")),
-            args=list(arguments),
-            config=(tyro.conf.EnumChoicesFromValues, tyro.conf.OmitArgPrefixes),
-        )
-        with ConsoleProgress(console) as progress:
-            result = _probe(command, f"{typed('probe')} {shlex.join(arguments)}", progress)
-    except (HardrankError, OSError) as error:
-        errors.print(f"[bold red]error[/]: {escape(str(error))}", highlight=False, soft_wrap=True)
-        return 2
-    except KeyboardInterrupt:
-        errors.print("interrupted; finished images are kept, and the same command continues from there")
-        return 130
+    console = Console()
+    command = tyro.cli(
+        Command,
+        prog=typed("probe"),
+        description=(__doc__ or "").format(command=typed("probe")),
+        args=list(arguments),
+        config=(tyro.conf.EnumChoicesFromValues, tyro.conf.OmitArgPrefixes),
+    )
+    with ConsoleProgress(console) as progress:
+        result = _probe(command, f"{typed('probe')} {shlex.join(arguments)}", progress)
     for line in _lines(result):
         console.print(line, markup=False, highlight=False, soft_wrap=True)
     return 0

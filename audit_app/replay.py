@@ -20,14 +20,12 @@ from pathlib import Path
 from typing import Annotated, Final
 
 import tyro
-from rich.console import Console
-from rich.markup import escape
 
 from hardrank.audit_app.gallery.source import GallerySource
 from hardrank.audit_app.live.record import LARGEST_RECORD, ReplayError, read_record
 from hardrank.audit_app.live.replay import Replayed, replay
 from hardrank.audit_app.live.result import LiveResult
-from hardrank.models.errors import HardrankError
+from hardrank.models.command_errors import report_errors
 from hardrank.models.files import write_bytes
 from hardrank.models.home import typed
 
@@ -48,23 +46,16 @@ class Command:
     """Folder for the adversarial PNGs."""
 
 
+@report_errors(interrupted="interrupted")
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; return its exit status: 0 identical, 1 different, 2 error, 130 interrupted."""
-    errors = Console(stderr=True)
-    try:
-        command = tyro.cli(
-            Command,
-            prog=typed("replay"),
-            description=(__doc__ or "").format(command=typed("replay")),
-            args=arguments,
-        )
-        replayed = _replay(command)
-    except (HardrankError, OSError) as error:
-        errors.print(f"[bold red]error[/]: {escape(str(error))}", highlight=False, soft_wrap=True)
-        return 2
-    except KeyboardInterrupt:
-        errors.print("interrupted")
-        return 130
+    command = tyro.cli(
+        Command,
+        prog=typed("replay"),
+        description=(__doc__ or "").format(command=typed("replay")),
+        args=arguments,
+    )
+    replayed = _replay(command)
     for name, found in replayed.result.subjects.items():
         before, after = list(found.outcome.ranks_before), list(found.outcome.ranks_after)
         print(f"{name}: ranks {before} → {after}, pixels {found.prepared_sha256}")

@@ -63,33 +63,27 @@ from hardrank.audit_app.report.files import write_report
 from hardrank.audit_app.results.gate import LimitResult, check_comparable, check_limits, check_models, judge
 from hardrank.audit_app.results.schema import AuditReport, read_report
 from hardrank.audit_app.subjects.subject import Subject
-from hardrank.models.errors import HardrankError
+from hardrank.models.command_errors import report_errors
 from hardrank.models.files import write_text
 from hardrank.models.home import typed
 from hardrank.models.progress import ConsoleProgress
 from hardrank.trainer.runtime.malloc import tune_allocator
 
 
+@report_errors(
+    interrupted="interrupted; finished parts are kept, and the same command continues from there",
+    remark="finished parts are kept",
+)
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; return its exit status: 0 passed, 1 a limit is violated, 2 error, 130 interrupted."""
     arguments = sys.argv[1:] if arguments is None else arguments
-    console, errors = Console(), Console(stderr=True)
-    try:
-        job = read_job(arguments, description=(__doc__ or "").format(command=typed("audit")))
-        tune_allocator()
-        with ConsoleProgress(console) as progress:
-            report, checked = carry_out(
-                job, arguments, progress, say=lambda text: console.print(plain(text), highlight=False, soft_wrap=True)
-            )
-    except HardrankError as error:
-        errors.print(f"[bold red]error[/]: {plain(error)}", highlight=False, soft_wrap=True)
-        return 2
-    except OSError as error:  # such as a full disk or missing rights; the message names the file
-        errors.print(f"[bold red]error[/]: {plain(error)}; finished parts are kept", highlight=False, soft_wrap=True)
-        return 2
-    except KeyboardInterrupt:
-        errors.print("interrupted; finished parts are kept, and the same command continues from there")
-        return 130
+    console = Console()
+    job = read_job(arguments, description=(__doc__ or "").format(command=typed("audit")))
+    tune_allocator()
+    with ConsoleProgress(console) as progress:
+        report, checked = carry_out(
+            job, arguments, progress, say=lambda text: console.print(plain(text), highlight=False, soft_wrap=True)
+        )
     print_summary(console, report, job.out)
     for limit in checked:
         mark = "[green]passed[/]" if limit.passed else "[bold red]FAILED[/]"

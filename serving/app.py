@@ -29,8 +29,8 @@ from fastapi import FastAPI
 from rich.console import Console
 from rich.markup import escape
 
+from hardrank.models.command_errors import report_errors
 from hardrank.models.cores import usable_cores
-from hardrank.models.errors import HardrankError
 from hardrank.models.home import typed
 from hardrank.serving.api.app import create_api
 from hardrank.serving.api.auth import Keyring, KeyRole, keys_of_environment
@@ -97,24 +97,18 @@ class Command:
         )
 
 
+@report_errors()
 def main(arguments: Sequence[str] | None = None) -> int:
     """Serve until SIGTERM or Ctrl-C; returns the exit status: 0 after an orderly end, 2 for invalid arguments."""
-    errors = Console(stderr=True)
-    try:
-        examples = _EXAMPLES.format(serve=typed("serve"), index=typed("index"), keys=typed("keys"))
-        command = tyro.cli(
-            Command,
-            prog=typed("serve"),
-            description=f"{__doc__}{examples}",
-            args=arguments,
-            config=(tyro.conf.EnumChoicesFromValues, tyro.conf.UseAppendAction),
-        )
-        _serve(command, Console(), errors)
-    except HardrankError as error:
-        errors.print(f"[bold red]error[/]: {escape(str(error))}", highlight=False, soft_wrap=True)
-        return 2
-    except KeyboardInterrupt:
-        return 130
+    examples = _EXAMPLES.format(serve=typed("serve"), index=typed("index"), keys=typed("keys"))
+    command = tyro.cli(
+        Command,
+        prog=typed("serve"),
+        description=f"{__doc__}{examples}",
+        args=arguments,
+        config=(tyro.conf.EnumChoicesFromValues, tyro.conf.UseAppendAction),
+    )
+    _serve(command, Console(), Console(stderr=True))
     return 0
 
 

@@ -19,8 +19,8 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 import tyro
 from pydantic import ValidationError
 from rich.console import Console
-from rich.markup import escape
 
+from hardrank.models.command_errors import report_errors
 from hardrank.models.cores import usable_cores
 from hardrank.models.decode_limits import DEFAULT_LIMITS, DecodeLimits
 from hardrank.models.errors import HardrankError
@@ -114,6 +114,11 @@ class IndexCommand:
     """Where the network runs; auto: on a GPU if there is one."""
 
 
+@report_errors(
+    interrupted="interrupted; what is indexed so far is kept, and the same command continues from there",
+    remark="check the path, its permissions, and the free disk space",
+    statuses={NoImagesError: 1, NothingIndexedError: 1},
+)
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command.
 
@@ -125,25 +130,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """
     arguments = sys.argv[1:] if arguments is None else list(arguments)
     program = typed("index")
-    errors = Console(stderr=True)
-    try:
-        command = tyro.cli(
-            IndexCommand,
-            prog=program,
-            description=f"{__doc__}{_examples(program)}",
-            args=arguments,
-            config=(tyro.conf.EnumChoicesFromValues, tyro.conf.FlagCreatePairsOff),
-        )
-        _run(command, Console(), f"{program} {shlex.join(arguments)}")
-    except (NoImagesError, NothingIndexedError) as error:
-        return _report(errors, str(error), status=1)
-    except HardrankError as error:
-        return _report(errors, str(error), status=2)
-    except OSError as error:
-        return _report(errors, f"{error}; check the path, its permissions, and the free disk space", status=2)
-    except KeyboardInterrupt:
-        errors.print("interrupted; what is indexed so far is kept, and the same command continues from there")
-        return 130
+    command = tyro.cli(
+        IndexCommand,
+        prog=program,
+        description=f"{__doc__}{_examples(program)}",
+        args=arguments,
+        config=(tyro.conf.EnumChoicesFromValues, tyro.conf.FlagCreatePairsOff),
+    )
+    _run(command, Console(), f"{program} {shlex.join(arguments)}")
     return 0
 
 
@@ -163,11 +157,6 @@ Examples:
 
 An image's id is its path below the folder with ~ for /, unless the CSV file has a column id.
 """
-
-
-def _report(errors: Console, message: str, *, status: int) -> int:
-    errors.print(f"[bold red]error[/]: {escape(message)}", highlight=False, soft_wrap=True)
-    return status
 
 
 def _run(command: IndexCommand, console: Console, typed_command: str) -> None:

@@ -13,7 +13,7 @@ from typing import Annotated, Final
 
 import tyro
 
-from hardrank.models.errors import HardrankError
+from hardrank.models.command_errors import report_errors
 from hardrank.models.home import typed
 from hardrank.serving.api.auth import ApiKeyError, KeyRole, key_entry, new_key, read_keys, write_keys
 
@@ -74,30 +74,25 @@ Command = (
 )
 
 
+@report_errors()
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; returns the exit status: 0 done, 2 invalid arguments, 130 interrupted."""
-    try:
-        examples = _EXAMPLES.format(keys=typed("keys"), serve=typed("serve"))
-        command = tyro.cli(
-            Command,
-            prog=typed("keys"),
-            description=f"{__doc__}{examples}",
-            args=arguments,
-            config=(tyro.conf.EnumChoicesFromValues,),
-        )
-        match command:
-            case AddKey():
-                _add(command)
-            case ListKeys():
-                for key in read_keys(command.file):
-                    print(f"{key.name:<32} {key.role}")
-            case RemoveKey():
-                _remove(command)
-    except HardrankError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        return 130
+    examples = _EXAMPLES.format(keys=typed("keys"), serve=typed("serve"))
+    command = tyro.cli(
+        Command,
+        prog=typed("keys"),
+        description=f"{__doc__}{examples}",
+        args=arguments,
+        config=(tyro.conf.EnumChoicesFromValues,),
+    )
+    match command:
+        case AddKey():
+            _add(command)
+        case ListKeys():
+            for key in read_keys(command.file):
+                print(f"{key.name:<32} {key.role}")
+        case RemoveKey():
+            _remove(command)
     return 0
 
 

@@ -12,9 +12,8 @@ from typing import Annotated, Final
 
 import tyro
 from rich.console import Console
-from rich.markup import escape
 
-from hardrank.models.errors import HardrankError
+from hardrank.models.command_errors import report_errors
 from hardrank.models.files import write_json
 from hardrank.models.home import typed
 from hardrank.serving.index.search_index import SearchIndex
@@ -46,6 +45,7 @@ class ScanCommand:
     options: Annotated[ScanOptions, tyro.conf.arg(name="")] = field(default_factory=ScanOptions)
 
 
+@report_errors()
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command.
 
@@ -55,20 +55,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     Returns:
         Exit status: 0 success, 2 invalid options or input, 130 interrupted.
     """
-    errors = Console(stderr=True)
-    try:
-        command = tyro.cli(
-            ScanCommand,
-            prog=typed("scan"),
-            description=f"{__doc__}{_EXAMPLES.format(scan=typed('scan'), index=typed('index'))}",
-            args=sys.argv[1:] if arguments is None else list(arguments),
-        )
-        _run(command, Console())
-    except (HardrankError, OSError) as error:
-        errors.print(f"[bold red]error[/]: {escape(str(error))}", highlight=False, soft_wrap=True)
-        return 2
-    except KeyboardInterrupt:
-        return 130
+    command = tyro.cli(
+        ScanCommand,
+        prog=typed("scan"),
+        description=f"{__doc__}{_EXAMPLES.format(scan=typed('scan'), index=typed('index'))}",
+        args=sys.argv[1:] if arguments is None else list(arguments),
+    )
+    _run(command, Console())
     return 0
 
 

@@ -19,7 +19,7 @@ from rich.table import Table
 
 from hardrank.models.bundle import load_card
 from hardrank.models.card import Card
-from hardrank.models.errors import HardrankError
+from hardrank.models.command_errors import report_errors
 from hardrank.models.home import typed
 from hardrank.models.progress import ConsoleProgress
 from hardrank.trainer.attacks.gtm import Unmatched
@@ -46,6 +46,7 @@ class Command:
     launch: Annotated[MainLaunch, tyro.conf.arg(name="")] = field(default_factory=MainLaunch)
 
 
+@report_errors(interrupted="Interrupted. To continue from the last checkpoint, if any, add --resume to the command.")
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command.
 
@@ -56,32 +57,24 @@ def main(arguments: Sequence[str] | None = None) -> int:
         The exit status: 0 for success, 2 for a mistake in the options or the images, 130 for an interruption.
     """
     arguments = sys.argv[1:] if arguments is None else arguments
-    errors = Console(stderr=True)
-    try:
-        recipe, options = _split(arguments)
-        config = _variant(load_recipe(recipe), options)
-        command = tyro.cli(
-            Command,
-            prog=typed("train"),
-            description=_description(recipe),
-            args=options,
-            default=Command(config),
-            config=(tyro.conf.EnumChoicesFromValues,),
-        )
-        refuse_unused(command.config, _given(options))
-        console = Console()
-        with ConsoleProgress(console) as report:
-            if command.launch.plan:
-                plan_main_job(command.config, command.launch, report=report)
-                return 0
-            result = run_main_job(command.config, command.launch, recipe=recipe, report=report)
-        _print_results(console, result)
-    except HardrankError as error:
-        errors.print(f"[bold red]error[/]: {escape(str(error))}", highlight=False, soft_wrap=True)
-        return 2
-    except KeyboardInterrupt:
-        errors.print("Interrupted. To continue from the last checkpoint, if any, add --resume to the command.")
-        return 130
+    recipe, options = _split(arguments)
+    config = _variant(load_recipe(recipe), options)
+    command = tyro.cli(
+        Command,
+        prog=typed("train"),
+        description=_description(recipe),
+        args=options,
+        default=Command(config),
+        config=(tyro.conf.EnumChoicesFromValues,),
+    )
+    refuse_unused(command.config, _given(options))
+    console = Console()
+    with ConsoleProgress(console) as report:
+        if command.launch.plan:
+            plan_main_job(command.config, command.launch, report=report)
+            return 0
+        result = run_main_job(command.config, command.launch, recipe=recipe, report=report)
+    _print_results(console, result)
     return 0
 
 

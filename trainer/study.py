@@ -17,7 +17,7 @@ import tyro
 from rich.console import Console
 from rich.text import Text
 
-from hardrank.models.errors import HardrankError
+from hardrank.models.command_errors import report_errors
 from hardrank.models.files import write_json
 from hardrank.models.home import typed
 from hardrank.models.progress import ConsoleProgress, OnProgress, StageProgress
@@ -58,6 +58,7 @@ class Command:
     launch: Annotated[Launch, tyro.conf.arg(name="")] = field(default_factory=Launch)
 
 
+@report_errors(interrupted="Interrupted. Run the same command again to continue.")
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command.
 
@@ -67,30 +68,22 @@ def main(arguments: Sequence[str] | None = None) -> int:
     Returns:
         The exit status: 0 for success, 2 for a mistake in the options or the study, 130 for an interruption.
     """
-    errors = Console(stderr=True)
-    try:
-        command = tyro.cli(
-            Command,
-            prog=typed("study"),
-            description=_description(),
-            args=arguments,
-            config=(tyro.conf.EnumChoicesFromValues,),
-        )
-        console = Console()
-        if command.plan:
-            _print_plan(console, command)
-            return 0
-        with ConsoleProgress(console) as report:
-            folder, missing = run_study(command, report)
-        # As `Text`, since titles and paths may look like rich's markup.
-        console.print(Text((folder / "README.md").read_text(encoding="utf-8")), soft_wrap=True)
-        console.print(Text(f"Written to {folder}" + (f"; {missing} trials are not done yet" if missing else "")))
-    except HardrankError as error:
-        errors.print(Text.assemble(("error", "bold red"), f": {error}"), soft_wrap=True)
-        return 2
-    except KeyboardInterrupt:
-        errors.print("Interrupted. Run the same command again to continue.")
-        return 130
+    command = tyro.cli(
+        Command,
+        prog=typed("study"),
+        description=_description(),
+        args=arguments,
+        config=(tyro.conf.EnumChoicesFromValues,),
+    )
+    console = Console()
+    if command.plan:
+        _print_plan(console, command)
+        return 0
+    with ConsoleProgress(console) as report:
+        folder, missing = run_study(command, report)
+    # As `Text`, since titles and paths may look like rich's markup.
+    console.print(Text((folder / "README.md").read_text(encoding="utf-8")), soft_wrap=True)
+    console.print(Text(f"Written to {folder}" + (f"; {missing} trials are not done yet" if missing else "")))
     return 0
 
 
