@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Final, Self
 
@@ -54,19 +54,7 @@ class AuditRequest:
 
     def to_dict(self) -> dict[str, Any]:
         """Return it ready for JSON; `from_dict` reads it back."""
-        more: dict[str, Any] = {} if self.surrogate is None else {"surrogate": self.surrogate}
-        if self.time_budget is not None:
-            more["time_budget"] = self.time_budget
-        if self.full_options is not None:
-            more["full_options"] = _plain(asdict(self.full_options))
-        return {
-            "schema_version": SCHEMA,
-            "models": list(self.models),
-            "gallery": self.gallery.to_dict(),
-            "options": _plain(asdict(self.options)),
-            "loading": _plain(asdict(self.loading)),
-            **more,
-        }
+        return {"schema_version": SCHEMA, **TypeAdapter(AuditRequest).dump_python(self, mode="json")}
 
     @classmethod
     def from_dict(cls, content: Any) -> Self:
@@ -75,18 +63,8 @@ class AuditRequest:
         if version != SCHEMA:
             raise AuditError(f"the request has the schema {version!r}; this version reads {SCHEMA}")
         try:
-            return cls(
-                models=tuple(str(model) for model in content["models"]),
-                gallery=GallerySource.from_dict(content["gallery"]),
-                options=TypeAdapter(AuditOptions).validate_python(content["options"]),
-                loading=TypeAdapter(SubjectOptions).validate_python(content["loading"]),
-                surrogate=None if content.get("surrogate") is None else str(content["surrogate"]),
-                time_budget=None if content.get("time_budget") is None else float(content["time_budget"]),
-                full_options=None
-                if content.get("full_options") is None
-                else TypeAdapter(AuditOptions).validate_python(content["full_options"]),
-            )
-        except (KeyError, TypeError, ValueError, ValidationError) as error:
+            return TypeAdapter(cls).validate_python(content)
+        except ValidationError as error:
             raise AuditError(f"the request is invalid: {error}") from error
 
     @property
@@ -108,9 +86,3 @@ def read_request(folder: Path) -> AuditRequest:
         return AuditRequest.from_dict(json.loads(path.read_text(encoding="utf-8")))
     except (OSError, ValueError) as error:
         raise AuditError(f"{path} cannot be read: {error}") from error
-
-
-def _plain(values: dict[str, Any]) -> dict[str, Any]:
-    """Replace enums by their values and tuples by lists."""
-    plain: dict[str, Any] = json.loads(json.dumps(values, default=str))
-    return plain

@@ -3,7 +3,7 @@
 from dataclasses import dataclass, replace
 from enum import StrEnum
 from pathlib import Path
-from typing import Any, Self
+from typing import Self
 
 from hardrank.audit_app.errors import GalleryError
 from hardrank.audit_app.gallery.image_gallery import ImageGallery, from_images, from_index, from_run
@@ -58,23 +58,6 @@ class GallerySource:
         """Return the same source with absolute paths, which are valid in any working directory."""
         root = None if self.data_root is None else _absolute(self.data_root)
         return replace(self, paths=tuple(map(_absolute, self.paths)), data_root=root)
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return it ready for JSON; `from_dict` reads it back."""
-        moved = {} if self.data_root is None else {"data_root": self.data_root}
-        return {"kind": str(self.kind), "paths": list(self.paths), **moved}
-
-    @classmethod
-    def from_dict(cls, content: dict[str, Any]) -> Self:
-        """Read what `to_dict` returned; raises `GalleryError`."""
-        try:
-            return cls(
-                kind=SourceKind(content["kind"]),
-                paths=tuple(str(path) for path in content["paths"]),
-                data_root=None if content.get("data_root") is None else str(content["data_root"]),
-            )
-        except (KeyError, TypeError, ValueError) as error:
-            raise GalleryError(f"the gallery is described as {str(content)[:200]}; give kind and paths") from error
 
 
 def _absolute(path: str) -> str:

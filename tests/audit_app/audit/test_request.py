@@ -7,6 +7,7 @@ import pytest
 from hardrank.audit_app.audit.options import AuditOptions, CertificateOptions, Curve, CurveParameter
 from hardrank.audit_app.audit.request import AuditRequest, read_request
 from hardrank.audit_app.blackbox.choice import SearchMethod
+from hardrank.audit_app.errors import AuditError
 from hardrank.audit_app.gallery.source import GallerySource, SourceKind
 from hardrank.audit_app.subjects.library_models import LibraryWeights
 from hardrank.audit_app.subjects.subject import SubjectOptions
@@ -46,6 +47,20 @@ def request(**changes: object) -> AuditRequest:
 def test_a_request_is_read_back_unchanged(asked: AuditRequest, tmp_path: Path) -> None:
     asked.write(tmp_path)
     assert read_request(tmp_path) == asked
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"schema_version": "other"}, "schema 'other'"),
+        ({"models": 3}, "models"),
+        ({"gallery": {"kind": "cloud"}}, r"gallery\.kind"),
+        ({"options": {"attacked": "many"}}, r"options\.attacked"),
+    ],
+)
+def test_an_invalid_request_is_a_typed_error(change: dict[str, object], message: str) -> None:
+    with pytest.raises(AuditError, match=message):
+        AuditRequest.from_dict(request().to_dict() | change)
 
 
 def test_absolute_paths_name_the_same_places(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
