@@ -47,11 +47,6 @@ class CropStore:
         self._preprocessing = preprocessing
         self._cache = cache
 
-    @property
-    def nbytes(self) -> int:
-        """Bytes that are kept in memory."""
-        return 0 if self._cache is None else self._cache.nbytes
-
     def __getitem__(self, rows: Rows) -> Uint8Images:
         """Return the pixels of `rows` (n,) → (n,3,S,S)."""
         if self._cache is not None:

@@ -16,26 +16,14 @@ FIRST: Final = 10
 """Number of first items of lists that are compared."""
 _TOP_SHARE: Final = 0.01
 
-
-@dataclass(frozen=True, kw_only=True)
-class RankFigure:
-    """What is measured of an attack."""
-
-    unit: str
-    help: str
-    lower_is_attacked: bool
-
-
-RANK_FIGURES: Final[Mapping[str, RankFigure]] = {
-    "QA+": RankFigure(unit="%", help="mean rank of the targets, in % of the items", lower_is_attacked=True),
-    "QA-": RankFigure(unit="%", help="mean rank of the targets, in % of the items", lower_is_attacked=False),
-    "TMA": RankFigure(
-        unit="", help=f"share of the target's first {FIRST} results among the query's", lower_is_attacked=False
-    ),
-    "ES": RankFigure(unit="", help=f"share of the first {FIRST} results that stay", lower_is_attacked=True),
-    "ORDER": RankFigure(unit="", help="short-range ranking correlation of the desired order", lower_is_attacked=False),
+RANK_FIGURES: Final[Mapping[str, str]] = {
+    "QA+": "mean rank of the targets, in % of the items",
+    "QA-": "mean rank of the targets, in % of the items",
+    "TMA": f"share of the target's first {FIRST} results among the query's",
+    "ES": f"share of the first {FIRST} results that stay",
+    "ORDER": "short-range ranking correlation of the desired order",
 }
-"""By attack. As in the scorecard, the image's own copy counts as an item."""
+"""What is measured, by attack. As in the scorecard, the image's own copy counts as an item."""
 
 
 def draw_targets(benign: Tensor, rows: Sequence[int], items: int, *, attack: str, count: int, seed: int) -> Tensor:

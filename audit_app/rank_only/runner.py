@@ -86,7 +86,6 @@ def run_rank_only(
         AuditError: The file belongs to another run, or options do not fit.
         SearchApiError: The API cannot be attacked.
     """
-    figure = RANK_FIGURES[options.attack]
     description = system.describe()
     settings = {**options.settings(), "gallery": gallery.digest(), "results_measured": system.most_results}
     images = finished_images(out, description, settings)
@@ -101,7 +100,7 @@ def run_rank_only(
             command=command,
             system=description,
             settings=settings,
-            figure=figure.help,
+            figure=RANK_FIGURES[options.attack],
             finished=len(images) == len(rows),
             unknown_ids=tuple(sorted(unknown)[:_SHOWN_IDS]),
             images=images,

@@ -114,7 +114,6 @@ def _onnx(text: str, options: SubjectOptions) -> Subject:
         output=options.output,
         threads=options.threads or usable_cores(),
         cuda=device.type == "cuda",
-        largest=options.largest_onnx,
     )
 
     def judge(images: Tensor) -> Tensor:

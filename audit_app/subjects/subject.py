@@ -14,7 +14,6 @@ from hardrank.audit_app.errors import SubjectError
 from hardrank.audit_app.subjects.library_models import LibraryWeights
 from hardrank.audit_app.subjects.onnx_file import PixelScale, check_gradient
 from hardrank.audit_app.subjects.onnx_operators.call import ConversionError
-from hardrank.audit_app.subjects.onnx_reading import LARGEST_FILE
 from hardrank.models.card import Card
 from hardrank.models.embedder import Embed
 from hardrank.models.preprocessing import Preprocessing
@@ -57,13 +56,11 @@ class SubjectOptions:
     """Pixel values that an ONNX file expects."""
     output: str | None = None
     """Output of an ONNX file that is the embedding; None: the only one."""
-    largest_onnx: int = LARGEST_FILE
-    """Largest size of an ONNX file, bytes."""
 
     def __post_init__(self) -> None:
         if self.threads < 0:
             raise SubjectError(f"threads is {self.threads}; give 0 or more")
-        if min(self.size or 1, self.resize or 1, self.largest_onnx) < 1:
+        if min(self.size or 1, self.resize or 1) < 1:
             raise SubjectError(f"input size {self.size}, resize {self.resize}: give 1 pixel or more")
 
 
