@@ -77,5 +77,5 @@ def worst_classes(card: Scorecard, count: int) -> list[WeakClass]:
             score=group.score,
             recall_at_1=float(table.columns["R@1"][list(group.positions)].mean()),
         )
-        for group in weakest_groups(table.labels, mean, count)
+        for group in weakest_groups(table.labels.tolist(), mean, count)
     ]

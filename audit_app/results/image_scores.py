@@ -1,4 +1,4 @@
-"""Scores of single images in an audit, from the CSV beside its report, and the weakest images and classes."""
+"""Scores of single images in an audit, from the CSV beside its report, and the weakest images."""
 
 import csv
 from dataclasses import dataclass
@@ -10,7 +10,6 @@ import numpy.typing as npt
 
 from hardrank.audit_app.errors import AuditError
 from hardrank.audit_app.results.schema import ModelEntry
-from hardrank.audit_app.results.weakest import number_names, weakest_groups
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -39,26 +38,6 @@ class ImageScores:
     def weakest(self, place: int) -> str:
         """Return the figure with the lowest score of an image."""
         return self.keys[int(self.scores[place].argmin())]
-
-
-@dataclass(frozen=True, kw_only=True)
-class ClassScore:
-    """The attacked images of a class."""
-
-    name: str
-    score: float
-    """Mean of their scores."""
-    places: tuple[int, ...]
-    """The images, the lowest score first."""
-
-
-def worst_classes(found: ImageScores, key: str | None, count: int) -> list[ClassScore]:
-    """Return the `count` classes with the lowest mean score, the worst first."""
-    names, labels = number_names(found.classes)
-    return [
-        ClassScore(name=names[group.label], score=group.score, places=group.positions)
-        for group in weakest_groups(labels, found.by(key), count)
-    ]
 
 
 def read_scores(folder: Path, model: ModelEntry) -> ImageScores:

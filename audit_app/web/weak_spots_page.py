@@ -11,8 +11,9 @@ from hardrank.audit_app.drawing.formatting import format_plural, format_score
 from hardrank.audit_app.drawing.score_figures import goal_of
 from hardrank.audit_app.drawing.score_panel import SMALL_SAMPLE
 from hardrank.audit_app.gallery.image_gallery import ImageGallery
-from hardrank.audit_app.results.image_scores import ImageScores, read_scores, worst_classes
+from hardrank.audit_app.results.image_scores import ImageScores, read_scores
 from hardrank.audit_app.results.schema import AuditReport, ModelEntry
+from hardrank.audit_app.results.weakest import weakest_groups
 from hardrank.audit_app.web.audit_jobs import PastAudit
 from hardrank.audit_app.web.chosen_images import open_in_live_attack
 from hardrank.audit_app.web.gallery_selection import open_selection
@@ -131,15 +132,15 @@ def _classes(view: _View) -> None:
     st.header("Weakest classes", anchor=False)
     scores = found.by(by)
     with st.container(key="weak-classes"):
-        for number, group in enumerate(worst_classes(found, by, _CLASSES)):
-            images = format_plural(len(group.places), "image", "images")
+        for number, group in enumerate(weakest_groups(found.classes, scores, _CLASSES)):
+            images = format_plural(len(group.positions), "image", "images")
             with st.container(border=True, key=f"weak-class-{number}"):
                 st.markdown(
-                    f"**{escape_markdown(group.name or 'no class')}**  \n"
+                    f"**{escape_markdown(group.label or 'no class')}**  \n"
                     f"mean score {_score(view, group.score)} over {images}"
                 )
                 with st.container(key=f"weak-class-images-{number}"):
-                    for place in group.places[:_OF_A_CLASS]:
+                    for place in group.positions[:_OF_A_CLASS]:
                         _image(view, place, f"score {_score(view, scores[place])}", group=f"class{number}", named=False)
 
 

@@ -6,8 +6,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from hardrank.audit_app.results.image_scores import ImageScores, worst_classes
+from hardrank.audit_app.results.image_scores import ImageScores
 from hardrank.audit_app.results.schema import ReportError, read_report
+from hardrank.audit_app.results.weakest import weakest_groups
 from tests.audit_app.reports import make_made_up, make_model
 
 
@@ -23,20 +24,20 @@ def test_worst_classes_match_a_plain_loop() -> None:
     classes = [f"class-{number}" for number in generator.integers(0, 7, size=60)]
     scores = generator.integers(0, 5, size=60).astype(float)  # many ties
     means = {name: np.mean([s for c, s in zip(classes, scores, strict=True) if c == name]) for name in set(classes)}
-    found = worst_classes(images(classes, scores[:, None]), "QA+", 4)
-    assert [one.name for one in found] == sorted(means, key=lambda name: (means[name], name))[:4]
+    found = weakest_groups(classes, scores, 4)
+    assert [one.label for one in found] == sorted(means, key=lambda name: (means[name], name))[:4]
     for one in found:
-        assert one.score == pytest.approx(means[one.name], rel=1e-12)
-        assert list(one.places) == sorted(
-            (place for place, name in enumerate(classes) if name == one.name), key=lambda place: (scores[place], place)
+        assert one.score == pytest.approx(means[one.label], rel=1e-12)
+        assert list(one.positions) == sorted(
+            (place for place, name in enumerate(classes) if name == one.label), key=lambda place: (scores[place], place)
         )
 
 
 def test_single_images_are_listed_only_without_larger_classes() -> None:
-    larger = worst_classes(images(["a", "b", "b"], np.array([[0.0], [5.0], [5.0]])), None, 5)
-    assert [one.name for one in larger] == ["b"]
-    single = worst_classes(images(["b", "a"], np.array([[3.0], [3.0]])), None, 5)
-    assert [one.name for one in single] == ["a", "b"]
+    larger = weakest_groups(["a", "b", "b"], np.array([0.0, 5.0, 5.0]), 5)
+    assert [one.label for one in larger] == ["b"]
+    single = weakest_groups(["b", "a"], np.array([3.0, 3.0]), 5)
+    assert [one.label for one in single] == ["a", "b"]
 
 
 def test_ties_of_a_figure_are_ordered_by_the_mean() -> None:
