@@ -24,7 +24,6 @@ from hardrank.audit_app.results.schema import (
 )
 from hardrank.audit_app.subjects.subject import Subject
 from hardrank.models.files import write_json
-from hardrank.models.preprocessing import Preprocessing
 from hardrank.trainer.attacks.options import plain_options
 
 JOURNAL: Final = "journal"
@@ -143,9 +142,8 @@ def _identity_in(out: Path) -> AuditIdentity | None:
     if report is None:
         return None
     models = (
-        # Earlier reports have only the sizes; `Preprocessing` knows the rest.
-        ModelIdentity(name=m.name, sha256=m.sha256, preprocessing=Preprocessing.from_dict(m.preprocessing).to_dict())
-        for m in report.models
+        ModelIdentity(name=model.name, sha256=model.sha256, preprocessing=model.preprocessing)
+        for model in report.models
     )
     return AuditIdentity(settings=report.settings, models=tuple(models))
 

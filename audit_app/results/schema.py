@@ -8,13 +8,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Annotated, Any, Final
 
-from pydantic import (
-    AfterValidator,
-    Field,
-    ValidationError,
-    field_validator,
-    model_validator,
-)
+from pydantic import AfterValidator, Field, ValidationError
 
 from hardrank.audit_app.errors import AuditError
 from hardrank.audit_app.results.certificate_entries import CertificateEntry
@@ -28,8 +22,6 @@ HTML: Final = "report.html"
 WHITE_BOX: Final = "white-box"
 """Name of the method of attacks with gradients. The scores of all other methods are upper bounds."""
 _LARGEST: Final = 64 * 2**20
-_FORMER_OPTIONS: Final = {"LTM": {"own_copy": "matched"}, "GTT": {"passed_by": "all"}}
-"""Options of attacks that were added later, with the value that describes earlier reports."""
 
 
 class ReportError(AuditError):
@@ -74,12 +66,6 @@ class AuditSettings(StrictModel):
     search: dict[str, Any] = Field(description="options of the black-box search that differ from its defaults")
     surrogate: str | None = Field(description="SHA-256 of the surrogate of a transfer attack")
     gallery: GalleryEntry
-
-    @field_validator("attacks")
-    @classmethod
-    def _complete(cls, attacks: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
-        """Fill in options that earlier reports lack, with what earlier versions did."""
-        return {name: {**_FORMER_OPTIONS.get(name, {}), **options} for name, options in attacks.items()}
 
     def differences(self, other: "AuditSettings") -> list[str]:
         """Return the names of the settings in which two audits differ; the gallery's name does not count."""
@@ -240,7 +226,7 @@ class ModelEntry(StrictModel):
     score: float = Field(description="mean score of the measured figures; ERS if they are all ten")
     worst_recall: float = Field(description="Recall@1 in % when each image meets the worst of its attacks")
     worst_case_recall: float | None = Field(
-        default=None, description="the same if ES, LTM, GTM and MARGIN were all measured; null in older reports"
+        default=None, description="the same if ES, LTM, GTM and MARGIN were all measured; null otherwise"
     )
     worst_score: float = Field(description="mean over images of their lowest score")
     strong: StrongEntry | None = Field(
@@ -266,14 +252,6 @@ class ModelEntry(StrictModel):
         default=[], description="other threat models; empty unless requested, and for models without gradients"
     )
     per_image: FileName = Field(description="CSV in the folder of this report, with one line per attacked image")
-
-    @model_validator(mode="before")
-    @classmethod
-    def _of_earlier_reports(cls, content: Any) -> Any:
-        """Fill in `upper_bound`, which earlier reports lack."""
-        if isinstance(content, dict) and "upper_bound" not in content and isinstance(content.get("method"), dict):
-            return {**content, "upper_bound": content["method"].get("name") != WHITE_BOX}
-        return content
 
 
 class AuditReport(StrictModel):

@@ -14,6 +14,7 @@ from hardrank.audit_app.results.schema import (
     StrongFigureEntry,
     StrongSettingEntry,
 )
+from hardrank.models.preprocessing import Preprocessing
 
 
 def make_settings(**changes: Any) -> AuditSettings:
@@ -66,7 +67,7 @@ def make_model(name: str = "robust", *, ers: float | None = 40.0, recall: float 
         "source": name,
         "sha256": "1" * 64,
         "dimension": 16,
-        "preprocessing": {"resize": 36, "crop": 32},
+        "preprocessing": Preprocessing(resize=36, crop=32).to_dict(),
         "runtime": "ONNX Runtime (cpu)",
         "precision": "float32",
         "defense": None,

@@ -59,7 +59,7 @@ def test_another_model_is_refused_and_named(change: dict[str, Any], tmp_path: Pa
 
 
 def test_a_report_without_a_journal_is_protected_too(tmp_path: Path) -> None:
-    """Journals can be deleted, and earlier versions wrote no identity."""
+    """Journals can be deleted."""
     report = make_made_up(make_model("robust"))
     (tmp_path / "report.json").write_text(report.model_dump_json())
     (tmp_path / "robust.csv").write_text("id")

@@ -209,16 +209,6 @@ def test_upper_bounds_are_marked_and_shown_apart(audited: tuple[AuditResult, Aud
     assert not any(f"{report.settings.steps} steps" in check.message for check in stranger.checks)
 
 
-def test_earlier_reports_without_the_field_are_read(
-    tmp_path: Path, audited: tuple[AuditResult, AuditReport, Path]
-) -> None:
-    content = json.loads((audited[2] / "report.json").read_text())
-    for model in content["models"]:
-        del model["upper_bound"]
-    (tmp_path / "report.json").write_text(json.dumps(content))
-    assert read_report(tmp_path) == audited[1]
-
-
 def test_the_same_audit_gives_the_same_report(audited: tuple[AuditResult, AuditReport, Path]) -> None:
     result, report, _ = audited
     again = make_report(result, command=report.command)
