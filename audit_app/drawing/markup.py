@@ -1,20 +1,14 @@
 """Build HTML and SVG whose text is always escaped."""
 
 import base64
-from html import escape
 from pathlib import Path
-from typing import Self
 
 import jinja2
+import markupsafe
+from markupsafe import escape
 
-
-class Markup(str):
-    """Text that is already markup; any other text is escaped when it is put into an element."""
-
-    __slots__ = ()
-
-    def __add__(self, other: str) -> Self:
-        return type(self)(str.__add__(self, other if isinstance(other, Markup) else escape(other)))
+Markup = markupsafe.Markup
+"""Text that is already markup; any other text is escaped when it is put into an element."""
 
 
 def element(name: str, *content: str | float, **attributes: str | float | None) -> Markup:

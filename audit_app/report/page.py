@@ -5,14 +5,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-import markupsafe
 import numpy as np
 
 from hardrank.audit_app.audit.result import AuditResult, ModelResult
 from hardrank.audit_app.audit.worst_cases import WorstCase
 from hardrank.audit_app.drawing.edit_curves import edit_curves
 from hardrank.audit_app.drawing.formatting import format_plural, format_score
-from hardrank.audit_app.drawing.markup import Markup, page_templates
+from hardrank.audit_app.drawing.markup import page_templates
 from hardrank.audit_app.drawing.perturbation import amplify
 from hardrank.audit_app.drawing.score_figures import SERIES, goal_of, overall_bars, part_bars, score_curves, score_radar
 from hardrank.audit_app.drawing.thumbnail import thumbnail_uri
@@ -86,7 +85,6 @@ def render_page(report: AuditReport, result: AuditResult) -> str:
     environment.filters["percent"] = lambda value: f"{100 * value:.1f} %"
     pictures = [_Pictures(one.embedded) for one in result.models]
     scores = scores_of_report(report)
-    radar = score_radar(scores)
     return environment.get_template("report.html").render(
         report=report,
         series=[i % SERIES for i in range(len(report.models))],
@@ -94,11 +92,11 @@ def render_page(report: AuditReport, result: AuditResult) -> str:
         goal_of=goal_of,
         not_said=NOT_SAID,
         groups=_groups(report),
-        ers_bars=[_safe(chart) for chart in overall_bars(scores)],
-        part_bars=[_safe(chart) for chart in part_bars(scores)],
-        radar="" if radar is None else _safe(radar),
-        edit_charts=[(title, _safe(chart)) for title, chart in edit_curves(report.models)],
-        curves=[_safe(curve) for curve in score_curves(scores)],
+        ers_bars=overall_bars(scores),
+        part_bars=part_bars(scores),
+        radar=score_radar(scores) or "",
+        edit_charts=edit_curves(report.models),
+        curves=score_curves(scores),
         cases=[
             [_case(case, drawn, one, result.options.robustness) for case in one.cases]
             for one, drawn in zip(result.models, pictures, strict=True)
@@ -146,11 +144,6 @@ class _Pictures:
         """Return an image's id and class."""
         label = self._embedded.gallery.label(row)
         return self._embedded.gallery.ids[row] + (f" ({label})" if label else "")
-
-
-def _safe(markup: Markup) -> markupsafe.Markup:
-    """Pass markup that is already escaped to the template."""
-    return markupsafe.Markup(markup)
 
 
 def _number(value: float | None, digits: int = 1) -> str:
