@@ -95,7 +95,7 @@ def _numbers(found: SubjectResult, context: ResultContext) -> Markup:
             f"{format_rank(outcome.mean_rank_before)} → {format_rank(outcome.mean_rank_after)}",
         ),
         *_number("first answers kept", format_count(kept), f"of {format_count(of)}"),
-        *_number("distance moved, of 2", f"{outcome.shift.distance:.2f}"),
+        *_number("distance moved, of 2", f"{outcome.shift:.2f}"),
         class_="numbers",
     )
 
@@ -191,8 +191,8 @@ def figures_table(result: LiveResult, context: ResultContext) -> Markup:
                 _row(
                     "distance of the embedding (0 … 2)",
                     "0",
-                    format_number(out.shift.distance),
-                    format_number(noise.shift.distance),
+                    format_number(out.shift),
+                    format_number(noise.shift),
                 ),
                 *(
                     _row(
@@ -226,7 +226,7 @@ def _cell(outcome: RankingOutcome, *, own: bool) -> Markup:
     return element(
         "td",
         element("b", f"{format_rank(outcome.mean_rank_before)} → {format_rank(outcome.mean_rank_after)}"),
-        element("small", f"kept {format_percent(outcome.overlap)}, moved {format_number(outcome.shift.distance)}"),
+        element("small", f"kept {format_percent(outcome.overlap)}, moved {format_number(outcome.shift)}"),
         class_="white-box" if own else None,
     )
 
@@ -244,14 +244,14 @@ def survival_table(result: LiveResult, context: ResultContext) -> Markup:
                     "before quantization (float)",
                     format_rank(out.mean_rank_after),
                     format_percent(out.overlap),
-                    f"{format_number(out.shift.distance)} (0)",
+                    f"{format_number(out.shift)} (0)",
                 ),
                 *(
                     _row(
                         one.title,
                         format_rank(one.outcome.mean_rank_after),
                         format_percent(one.outcome.overlap),
-                        f"{format_number(one.outcome.shift.distance)} ({format_number(one.benign.shift.distance)})",
+                        f"{format_number(one.outcome.shift)} ({format_number(one.benign.shift)})",
                     )
                     for one in found.survival.values()
                 ),

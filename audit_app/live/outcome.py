@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from hardrank.audit_app.gallery.served import ServedGallery
-from hardrank.audit_app.ranking.movement import EmbeddingDisplacement, RankingMovement, embedding_displacement
+from hardrank.audit_app.ranking.movement import RankingMovement, embedding_shift
 from hardrank.audit_app.ranking.views import RankingView, Vector, movement_between, ranks_at, views_of
 from hardrank.trainer.attacks.attack import Attack, Victims
 
@@ -22,8 +22,8 @@ class RankingOutcome:
     ranks_before: tuple[int, ...]
     """Ranks of the tracked items, over all rankings."""
     ranks_after: tuple[int, ...]
-    shift: EmbeddingDisplacement
-    """Movement of the image's embedding."""
+    shift: float
+    """Distance that the image's embedding moved, 0 to 2."""
     figures: Mapping[str, float]
     """The attack's own results by name; its `figures` declare units and meaning."""
 
@@ -105,6 +105,6 @@ class RankingMeter:
             movements=tuple(movement_between(view, self.benign, embedding, self._k) for view in self.views),
             ranks_before=self.ranks_before,
             ranks_after=self.ranks(embedding),
-            shift=embedding_displacement(self.benign, embedding),
+            shift=embedding_shift(self.benign, embedding),
             figures={f.key: float(v) for f, v in zip(self.attack.figures, values, strict=True)},
         )

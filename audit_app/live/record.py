@@ -308,8 +308,8 @@ def _outcome(outcome: RankingOutcome) -> dict[str, Any]:
         "ranks_before": list(outcome.ranks_before),
         "ranks_after": list(outcome.ranks_after),
         "top_k_overlap": outcome.overlap,
-        "distance": outcome.shift.distance,
-        "cosine": outcome.shift.cosine,
+        "distance": outcome.shift,
+        "cosine": 1 - outcome.shift**2 / 2,
         "figures": dict(outcome.figures),
     }
 

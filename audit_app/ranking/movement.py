@@ -101,17 +101,6 @@ def top_rows(ranks: Ranks, k: int) -> Rows:
     return order[: min(k, int((ranks != UNRANKED).sum()))]
 
 
-@dataclass(frozen=True, kw_only=True)
-class EmbeddingDisplacement:
-    """How far an embedding moved on the unit sphere."""
-
-    distance: float
-    """Euclidean, 0 to 2."""
-    cosine: float
-    """Cosine similarity of before and after, −1 to 1."""
-
-
-def embedding_displacement(before: npt.NDArray[np.floating], after: npt.NDArray[np.floating]) -> EmbeddingDisplacement:
-    """Measure how far an embedding moved from `before` (D,) to `after` (D,), both of norm 1."""
-    one, other = before.astype(np.float64), after.astype(np.float64)
-    return EmbeddingDisplacement(distance=float(np.linalg.norm(one - other)), cosine=float(np.clip(one @ other, -1, 1)))
+def embedding_shift(before: npt.NDArray[np.floating], after: npt.NDArray[np.floating]) -> float:
+    """Return the distance, 0 to 2, that an embedding moved from `before` (D,) to `after` (D,), both of norm 1."""
+    return float(np.linalg.norm(before.astype(np.float64) - after.astype(np.float64)))

@@ -176,11 +176,11 @@ def test_transforms_are_applied_to_the_benign_image_too(served: list[ServedGalle
     assert status.result
     (found,) = status.result.subjects.values()
     assert list(found.survival) == ["png", "jpeg", "resize"]
-    assert found.survival["png"].benign.shift.distance == pytest.approx(0, abs=1e-3)
+    assert found.survival["png"].benign.shift == pytest.approx(0, abs=1e-3)
     assert found.survival["png"].outcome.figures == found.outcome.figures
-    assert found.survival["resize"].benign.shift.distance > 0
-    assert found.outcome.shift.distance > found.noise.shift.distance
-    assert found.unquantized.shift.distance == pytest.approx(found.outcome.shift.distance, abs=1e-4)
+    assert found.survival["resize"].benign.shift > 0
+    assert found.outcome.shift > found.noise.shift
+    assert found.unquantized.shift == pytest.approx(found.outcome.shift, abs=1e-4)
     assert found.change == 8
 
 
@@ -264,8 +264,8 @@ def test_a_transfer_attack_does_not_query_the_model(served: list[ServedGallery],
     found = result.subjects["stranger"]
     assert found.queries == 0
     # The surrogate is the very model, so transfer is as good as knowing the gradients, but for rounding.
-    distance = white_box.subjects["tiny-robust"].outcome.shift.distance
-    assert found.outcome.shift.distance == pytest.approx(distance, rel=0.1)
+    distance = white_box.subjects["tiny-robust"].outcome.shift
+    assert found.outcome.shift == pytest.approx(distance, rel=0.1)
     assert live.keyframes("stranger")[-2].point.ranks[0] >= 1
     with pytest.raises(AuditError, match="needs a surrogate"):
         LiveAttack([stranger], victim, options)
