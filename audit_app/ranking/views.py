@@ -5,7 +5,6 @@ candidate: there is a ranking for each chosen query, in which the candidate's sc
 """
 
 from dataclasses import dataclass
-from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -19,25 +18,6 @@ Matrix = npt.NDArray[np.float32]
 """(N,D), rows of norm 1."""
 
 
-class RankingView(Protocol):
-    """A ranking of the gallery's rows 0 to N−1 and, if it is not in the gallery, of the attacked image as row N."""
-
-    @property
-    def left_out(self) -> tuple[int, ...]:
-        """Rows that are not ranked: the query's own copy."""
-
-    @property
-    def tracked(self) -> tuple[int, ...]:
-        """Rows whose ranks measure the attack."""
-
-    @property
-    def query(self) -> int | None:
-        """Gallery row of the query; None if the query is the attacked image."""
-
-    def scores(self, embedding: Vector) -> npt.NDArray[np.float32]:
-        """Cosine similarities (N or N+1,) with the attacked image at `embedding` (D,)."""
-
-
 @dataclass(frozen=True, kw_only=True, eq=False)
 class QueryView:
     """The ranking of the attacked query."""
@@ -46,7 +26,9 @@ class QueryView:
     own: int | None
     """The query's row; None if it is not an item of the gallery."""
     tracked: tuple[int, ...]
+    """Rows whose ranks measure the attack."""
     query: None = None
+    """No row: the query is the attacked image."""
 
     @property
     def left_out(self) -> tuple[int, ...]:
@@ -79,6 +61,10 @@ class CandidateView:
         found = self._scores.copy()
         found[self._row] = self._query_embedding @ embedding
         return found
+
+
+RankingView = QueryView | CandidateView
+"""A ranking of the gallery's rows 0 to N−1 and, if it is not in the gallery, of the attacked image as row N."""
 
 
 def views_of(
