@@ -17,9 +17,9 @@ import tyro
 from streamlit.web import cli
 
 from hardrank.audit_app.errors import AuditError
-from hardrank.audit_app.web.server_check import is_loopback
 from hardrank.audit_app.web.settings import ALLOW_REMOTE, AppSettings, checked
 from hardrank.models.home import typed
+from hardrank.serving.settings import is_loopback
 from hardrank.trainer.runtime.malloc import tune_allocator
 
 APP: Final = Path(__file__).resolve().with_name("app.py")

@@ -18,6 +18,16 @@ class SettingsError(HardrankError):
     """An option of the server is out of range."""
 
 
+def is_loopback(address: str | None) -> bool:
+    """Return whether only this machine can reach a server that listens on `address`; None: on all addresses."""
+    if address == "localhost":
+        return True
+    try:
+        return address is not None and ipaddress.ip_address(address).is_loopback
+    except ValueError:
+        return False
+
+
 class Anonymous(StrEnum):
     """What callers without an API key may do."""
 
@@ -152,12 +162,7 @@ class Network:
     @property
     def loopback(self) -> bool:
         """Whether only this machine can reach the server."""
-        if self.host == "localhost":
-            return True
-        try:
-            return ipaddress.ip_address(self.host).is_loopback
-        except ValueError:
-            return False
+        return is_loopback(self.host)
 
 
 @dataclass(frozen=True, kw_only=True)

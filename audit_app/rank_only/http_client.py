@@ -1,7 +1,6 @@
 """Requests to a search API: only to an address that is the user's own, slowly, and with limits on what comes back."""
 
 import http.client
-import ipaddress
 import socket
 import threading
 import time
@@ -12,6 +11,7 @@ from typing import Final
 from urllib.parse import SplitResult, urlsplit
 
 from hardrank.audit_app.errors import AuditError
+from hardrank.serving.settings import is_loopback
 
 _CHUNK: Final = 1 << 16
 _BUSY: Final = frozenset({429, 503})
@@ -114,14 +114,11 @@ def _is_loopback(host: str) -> bool:
     """Whether all addresses of `host`, an IP address or `localhost`, are on the loopback. Other names are not asked."""
     if host == "localhost":
         try:
-            found = {info[4][0] for info in socket.getaddrinfo(host, None)}
+            found = {str(info[4][0]) for info in socket.getaddrinfo(host, None)}
         except OSError:
             return False
-        return bool(found) and all(ipaddress.ip_address(one).is_loopback for one in found)
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False
+        return bool(found) and all(is_loopback(one) for one in found)
+    return is_loopback(host)
 
 
 @dataclass(kw_only=True)

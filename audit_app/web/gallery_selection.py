@@ -7,6 +7,7 @@ from typing import Final, TypeVar
 
 import streamlit as st
 
+from hardrank.audit_app.audit.estimate import describe_duration
 from hardrank.audit_app.audit.progress import MINUTES_LEFT, SHARE
 from hardrank.audit_app.drawing.formatting import format_percent
 from hardrank.audit_app.errors import AuditError
@@ -102,11 +103,5 @@ def progress_bar(progress: StageProgress | None, *, waiting: str) -> tuple[float
         share = progress.measures[SHARE] / 100
         text += f" · {format_percent(share)} of the audit"
     if (minutes := progress.measures.get(MINUTES_LEFT)) is not None:
-        text += f" · {_duration(minutes)} left"
+        text += f" · {describe_duration(60 * minutes)} left"
     return min(1.0, share), escape_markdown(text)
-
-
-def _duration(minutes: float) -> str:
-    return (
-        f"{60 * minutes:.0f} s" if minutes < 1.5 else f"{minutes:.0f} min" if minutes < 100 else f"{minutes / 60:.1f} h"
-    )

@@ -1,10 +1,9 @@
 """Refuse to run where other machines could reach the app: it runs attacks and reads paths for whoever opens it."""
 
-import ipaddress
-
 from streamlit import config
 
 from hardrank.audit_app.errors import AuditError
+from hardrank.serving.settings import is_loopback
 
 _REMEDY = (
     "start it with `hardrank app`, or from the repository with `streamlit run audit_app/app.py`, which reads "
@@ -24,13 +23,3 @@ def check_server(*, allow_remote: bool = False) -> None:
         )
     if config.get_option("browser.gatherUsageStats"):
         raise AuditError(f"usage statistics are switched on (browser.gatherUsageStats): {_REMEDY}")
-
-
-def is_loopback(address: str | None) -> bool:
-    """Return whether only this machine can reach a server that listens on `address`."""
-    if address == "localhost":
-        return True
-    try:
-        return address is not None and ipaddress.ip_address(address).is_loopback
-    except ValueError:
-        return False
