@@ -7,7 +7,7 @@ import numpy as np
 
 from hardrank.audit_app.drawing.formatting import format_count, format_rank
 from hardrank.audit_app.drawing.line_chart import Line, Scale, line_chart
-from hardrank.audit_app.drawing.markup import Markup, element, png_uri
+from hardrank.audit_app.drawing.markup import Markup, captioned, element, png_uri, series_key
 from hardrank.audit_app.drawing.perturbation import amplify
 from hardrank.audit_app.images.exact_png import encode_png
 from hardrank.audit_app.live.status import AttackStatus, TraceFrame, TracePoint
@@ -36,17 +36,9 @@ def picture(frame: TraceFrame, budget: PGDOptions) -> Markup:
     change = amplify(frame.change, budget)
     return element(
         "div",
-        _figure(png_uri(encode_png(frame.image)), "image", "at this step"),
-        _figure(png_uri(encode_png(change.pixels)), "perturbation", change.scale),
+        captioned(png_uri(encode_png(frame.image)), "image", "at this step"),
+        captioned(png_uri(encode_png(change.pixels)), "perturbation", change.scale),
         class_="pictures",
-    )
-
-
-def _figure(uri: str, title: str, caption: str) -> Markup:
-    return element(
-        "figure",
-        element("img", src=uri, alt=f"{title}, {caption}", class_="pixels"),
-        element("figcaption", element("b", title), " ", caption),
     )
 
 
@@ -66,7 +58,7 @@ def _card(
     fill = element("div", class_=f"fill series-{place}", style=f"width:{_share(spent, spending.most)}%")
     return element(
         "article",
-        element("h3", element("span", class_=f"key series-{place}"), name),
+        element("h3", series_key(place), name),
         picture(frame, budget),
         element(
             "dl",
@@ -87,7 +79,7 @@ def _empty_card(name: str, place: int) -> Markup:
     """Reserve the space of a model that has not started, so that the others do not move when it does."""
     return element(
         "article",
-        element("h3", element("span", class_=f"key series-{place}"), name),
+        element("h3", series_key(place), name),
         element("p", "Starting…", class_="note"),
         class_="card",
     )

@@ -27,6 +27,17 @@ def join(*parts: Markup) -> Markup:
     return Markup("".join(parts))
 
 
+def captioned(uri: str, title: str, caption: str) -> Markup:
+    """Return an image, enlarged without smoothing, with a title and a caption."""
+    picture = element("img", src=uri, alt=f"{title}: {caption}", class_="pixels")
+    return element("figure", picture, element("figcaption", element("b", title), " ", caption))
+
+
+def series_key(place: int) -> Markup:
+    """Return the color of a model, by its place among the models."""
+    return element("span", class_=f"key series-{place}")
+
+
 def svg(width: float, height: float, *content: Markup, label: str) -> Markup:
     """Return an SVG that scales with the available width; `label` describes it to screen readers."""
     inner = join(element("title", label), *content)

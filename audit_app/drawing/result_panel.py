@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from hardrank.audit_app.drawing.bump_chart import ChartItems, bump_chart
 from hardrank.audit_app.drawing.formatting import format_count, format_number, format_percent, format_rank
-from hardrank.audit_app.drawing.markup import Markup, element, png_uri
+from hardrank.audit_app.drawing.markup import Markup, captioned, element, png_uri, series_key
 from hardrank.audit_app.drawing.perturbation import amplify
 from hardrank.audit_app.images.exact_png import Uint8Image, encode_png
 from hardrank.audit_app.live.outcome import RankingOutcome
@@ -40,7 +40,7 @@ def verdict_line(result: LiveResult, context: ResultContext) -> Markup:
         words.append(
             element(
                 "span",
-                element("span", class_=f"key series-{i}"),
+                series_key(i),
                 f"{name}: ",
                 element("b", verdict.word, class_=mood),
                 share,
@@ -71,7 +71,7 @@ def stronger_table(standard: LiveResult, strong: LiveResult, context: ResultCont
         rows.append(
             element(
                 "tr",
-                element("th", element("span", class_=f"key series-{i}"), f" {name}", scope="row"),
+                element("th", series_key(i), f" {name}", scope="row"),
                 *(element("td", one, " → ", element("b", other)) for _, one, other in pairs),
             )
         )
@@ -130,7 +130,7 @@ def _ranking(place: int, found: SubjectResult, context: ResultContext, view: int
     chart = bump_chart(movement, ChartItems(image=image, name=context.name, marked=marked), label=label)
     return element(
         "article",
-        element("h3", element("span", class_=f"key series-{place}"), found.name),
+        element("h3", series_key(place), found.name),
         _numbers(found, context),
         chart,
         element(
@@ -159,15 +159,8 @@ def _heads(found: SubjectResult, context: ResultContext, query: int | None) -> M
     ]
     if query is not None:
         pictures.insert(0, (context.picture(found.name, query), "query", context.name(query)))
-    return element("div", *(_figure(*one) for one in pictures), class_="pictures small")
-
-
-def _figure(pixels: Uint8Image, title: str, caption: str) -> Markup:
-    return element(
-        "figure",
-        element("img", src=png_uri(encode_png(pixels)), alt=f"{title}: {caption}", class_="pixels"),
-        element("figcaption", element("b", title), " ", caption),
-    )
+    drawn = (captioned(png_uri(encode_png(pixels)), title, caption) for pixels, title, caption in pictures)
+    return element("div", *drawn, class_="pictures small")
 
 
 def figures_table(result: LiveResult, context: ResultContext) -> Markup:
@@ -265,9 +258,7 @@ def _in(unit: str) -> str:
 
 
 def _heading(place: int, name: str, columns: int) -> Markup:
-    return element(
-        "tr", element("th", element("span", class_=f"key series-{place}"), name, colspan=columns, class_="group")
-    )
+    return element("tr", element("th", series_key(place), name, colspan=columns, class_="group"))
 
 
 def _row(title: str, *values: str) -> Markup:

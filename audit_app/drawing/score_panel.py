@@ -10,7 +10,7 @@ from hardrank.audit_app.drawing.formatting import (
     format_plural,
     format_score,
 )
-from hardrank.audit_app.drawing.markup import Markup, element, join
+from hardrank.audit_app.drawing.markup import Markup, element, join, series_key
 from hardrank.audit_app.drawing.score_figures import SERIES, goal_of, part_bars, score_curves, score_radar
 from hardrank.audit_app.results.schema import CheckEntry, FigureEntry
 from hardrank.audit_app.results.scores import ModelScores, split_by_knowledge
@@ -54,7 +54,7 @@ def _tile(place: int, model: ModelScores) -> Markup:
     score = format_score(model.score, upper_bound=model.upper_bound)
     return element(
         "article",
-        element("h2", element("span", class_=f"key series-{place % SERIES}"), model.name),
+        element("h2", series_key(place % SERIES), model.name),
         element("p", model.description, class_="note"),
         element("p", element("b", score), element("small", f" {word} of 100{bound} · {interval}"), class_="score"),
         element(

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from hardrank.audit_app.drawing.markup import Markup, element
+from hardrank.audit_app.drawing.markup import Markup, captioned, element, series_key
 
 
 @dataclass(frozen=True)
@@ -31,21 +31,13 @@ def setup_panel(image: CaptionedImage, targets: Sequence[TargetGroup], *, goal: 
         element(
             "div",
             *([element("p", group.title, class_="note")] if group.title else []),
-            element("div", *map(_figure, group.images), class_="targets"),
+            element("div", *(captioned(one.uri, one.title, one.caption) for one in group.images), class_="targets"),
         )
         for group in targets
     ]
     arrow = [element("div", "→", class_="arrow", aria_hidden="true")] if targets else []
     text = element("div", element("p", element("b", goal)), element("p", limit, class_="quiet"), class_="goal")
-    return element("div", _figure(image), *arrow, *groups, text, class_="setup")
-
-
-def _figure(image: CaptionedImage) -> Markup:
-    return element(
-        "figure",
-        element("img", src=image.uri, alt=f"{image.title}: {image.caption}", class_="pixels"),
-        element("figcaption", element("b", image.title), " ", image.caption),
-    )
+    return element("div", captioned(image.uri, image.title, image.caption), *arrow, *groups, text, class_="setup")
 
 
 def answers_panel(models: Sequence[tuple[str, Sequence[CaptionedImage]]]) -> Markup:
@@ -53,7 +45,7 @@ def answers_panel(models: Sequence[tuple[str, Sequence[CaptionedImage]]]) -> Mar
     cards = [
         element(
             "article",
-            element("h3", element("span", class_=f"key series-{i}"), name),
+            element("h3", series_key(i), name),
             element("div", *map(_small, answers), class_="strip"),
             class_="card",
         )

@@ -6,7 +6,7 @@ import streamlit as st
 
 from hardrank.audit_app.audit.folder import slug
 from hardrank.audit_app.drawing.live_panel import curves, picture
-from hardrank.audit_app.drawing.markup import element
+from hardrank.audit_app.drawing.markup import element, series_key
 from hardrank.audit_app.drawing.result_panel import (
     ResultContext,
     figures_table,
@@ -177,7 +177,7 @@ def _steps() -> None:
             frame = frames[min(place, len(frames) - 1)]
             spent = status.budgets[name].spent(frame.point)
             word = "query" if status.budgets[name].counts_queries else "step"
-            heading = element("h3", element("span", class_=f"key series-{i}"), f"{name}, {word} {spent}")
+            heading = element("h3", series_key(i), f"{name}, {word} {spent}")
             cards.append(element("article", heading, picture(frame, live.options.engine), class_="card"))
     panel(
         element("div", *cards, class_="cards"),
