@@ -46,11 +46,7 @@ def measure(job: Job, embedder: Embedder, kind: str, *, seed_check: int = SEED_C
     evaluation = job.config.evaluation
 
     def report(progress: EvaluationProgress) -> None:
-        done: float = progress.queries_done
-        if progress.inside is not None:
-            steps = min(1.0, progress.inside.step / evaluation.steps)
-            block = min(evaluation.batch * job.processes.size, progress.queries - progress.queries_done)
-            done += (progress.attacks_done + steps) / progress.attacks * block
+        done = progress.done(evaluation.batch * job.processes.size, evaluation.steps)
         job.report(StageProgress(stage=f"{progress.phase} on {kind}", done=round(done), total=progress.queries))
 
     measured = evaluate_embedder(

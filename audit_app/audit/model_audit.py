@@ -52,9 +52,10 @@ class ModelAudit:
         `place` is the number of this scorecard among those of the part, and how many there are.
         """
         subject, options = self.embedded.subject, self.options
+        budget = method.queries if isinstance(method, Search) else None
 
         def show(progress: EvaluationProgress) -> None:
-            done = _queries_done(progress, options, robustness.steps, method)
+            done = progress.done(options.batch, robustness.steps, budget=budget)
             share = done / progress.queries
             if progress.phase is EvaluationPhase.ATTACKS:
                 self.report(part, stage, round(done), progress.queries, (place[0] + share) / place[1])
@@ -88,15 +89,3 @@ class ModelAudit:
         )
         self.report(part, stage, len(rows), len(rows), (place[0] + 1) / place[1])
         return card
-
-
-def _queries_done(progress: EvaluationProgress, options: AuditOptions, steps: int, method: Method | None) -> float:
-    """Return how many queries' worth of a phase is done."""
-    inside = progress.inside
-    if inside is None:
-        return progress.queries_done
-    share = inside.step / max(1, steps)
-    if inside.queries is not None and isinstance(method, Search):
-        share = float(inside.queries.max()) / method.queries
-    block = min(options.batch, progress.queries - progress.queries_done)
-    return progress.queries_done + (progress.attacks_done + min(1.0, share)) / progress.attacks * block

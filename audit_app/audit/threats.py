@@ -20,10 +20,7 @@ def measure_model_threats(part: ModelAudit, rows: torch.Tensor) -> tuple[ThreatR
     subject, names = embedded.subject, options.threats.threats
 
     def show(name: str, progress: EvaluationProgress) -> None:
-        inside = progress.inside
-        within = 0.0 if inside is None else min(1.0, inside.step / max(1, options.robustness.steps))
-        block = min(options.batch, progress.queries - progress.queries_done)
-        done = progress.queries_done + (progress.attacks_done + within) / progress.attacks * block
+        done = progress.done(options.batch, options.robustness.steps)
         learning = progress.phase is EvaluationPhase.LEARNING
         share = progress.queries_done / progress.queries / 2 if learning else 0.5 + done / progress.queries / 2
         stage = f"{'learning a' if learning else ''} {name} on {subject.name}".strip()

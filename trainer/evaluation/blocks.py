@@ -70,6 +70,22 @@ class EvaluationProgress:
     """The running attack; None in the sanity runs, of which `queries_done` counts the steps in units of queries."""
     phase: EvaluationPhase
 
+    def done(self, batch: int, steps: int, *, budget: int | None = None) -> float:
+        """Return how many queries' worth of the phase is done, the running attack included.
+
+        Args:
+            batch: Queries attacked at a time.
+            steps: Of each attack.
+            budget: Queries to the model for each image, in a black-box search.
+        """
+        if self.inside is None:
+            return self.queries_done
+        share = self.inside.step / max(1, steps)
+        if budget is not None and self.inside.queries is not None:
+            share = float(self.inside.queries.max()) / budget
+        block = min(batch, self.queries - self.queries_done)
+        return self.queries_done + (self.attacks_done + min(1.0, share)) / self.attacks * block
+
 
 @dataclass(frozen=True)
 class EvaluationTask:
