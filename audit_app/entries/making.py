@@ -1,7 +1,6 @@
 """Makes entries of a leaderboard: from the report of an audit, or from what training measured."""
 
-import math
-from typing import Final
+from scipy.stats import binomtest
 
 from hardrank.audit_app.entries.entry import (
     AboutModel,
@@ -18,9 +17,6 @@ from hardrank.audit_app.results.schema import WHITE_BOX, AuditReport, ModelEntry
 from hardrank.audit_app.results.scores import ModelScores, scores_of_card, scores_of_model
 from hardrank.models.bundle import ONNX
 from hardrank.models.card import Card
-
-_Z: Final = 1.959963984540054
-"""The 97.5 % quantile of the normal distribution."""
 
 
 def make_entry(report: AuditReport, model: ModelEntry, about: AboutModel) -> LeaderboardEntry:
@@ -144,6 +140,5 @@ def _strongest(strong: StrongEntry) -> str:
 
 def wilson_interval(share: float, n: int) -> MeanEntry:
     """Return a share of `n` images, 0 to 1, with its 95 % interval (Wilson, 1927)."""
-    center = (share + _Z**2 / (2 * n)) / (1 + _Z**2 / n)
-    half = _Z / (1 + _Z**2 / n) * math.sqrt(share * (1 - share) / n + _Z**2 / (4 * n**2))
-    return MeanEntry(value=share, low=max(0.0, min(share, center - half)), high=min(1.0, max(share, center + half)))
+    found = binomtest(round(share * n), n).proportion_ci(method="wilson")
+    return MeanEntry(value=share, low=min(share, found.low), high=max(share, found.high))
