@@ -18,7 +18,7 @@ from hardrank.models.errors import HardrankError
 
 ALIKE: Final = 0.95
 """Mean cosine of different classes above which a reading is suspicious."""
-RECOVERED: Final = 0.9
+_RECOVERED: Final = 0.9
 """Mean cosine below which a collapsed model counts as recovering; lower than `ALIKE`, for hysteresis."""
 _NOISE: Final = 2.0
 """Standard errors by which recall must exceed chance not to be suspicious."""
@@ -97,7 +97,7 @@ def collapse_signs(reading: CollapseReading, *, queries: int) -> frozenset[Sympt
 def observe(watch: CollapseState, reading: CollapseReading, *, queries: int) -> CollapseState:
     """Return the verdict after a reading: it changes when a few consecutive readings contradict it."""
     suspicious = collapse_signs(reading, queries=queries)
-    healthy = not suspicious and not reading.cosine >= RECOVERED
+    healthy = not suspicious and not reading.cosine >= _RECOVERED
     contradicted = healthy if watch.collapsed else bool(suspicious)
     streak = watch.streak + 1 if contradicted else 0
     return CollapseState(not watch.collapsed) if streak >= _PATIENCE else CollapseState(watch.collapsed, streak)

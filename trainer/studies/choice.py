@@ -8,7 +8,7 @@ from typing import Any
 from pydantic import ConfigDict
 
 from hardrank.trainer.config import ConfigError
-from hardrank.trainer.metric.collapse import RECOVERED
+from hardrank.trainer.evaluation.diagnostics import COLLAPSED_COSINE
 
 Content = Mapping[str, Any]
 
@@ -48,6 +48,9 @@ class SettingsGrid:
     """Validation images that are attacked."""
     keep_recall: float = 0.9
     """Settings count only with at least this share of the Recall@1 that the initial weights have."""
+    most_cosine: float = COLLAPSED_COSINE
+    """Settings with a larger mean cosine, whose scorecard says that the model has collapsed, are chosen only if all
+    have one."""
     seed: int = 0
     """Seed of these trainings."""
 
@@ -83,6 +86,8 @@ class Choice:
     """For each of the grid: its settings, and `recall_at_1`, `ers` and `mean_cosine` on the validation classes."""
     least_recall: float
     """The Recall@1 that settings need to count."""
+    most_cosine: float
+    """The mean cosine above which settings count only if all have more."""
     reached: bool
     """Whether any of them has it."""
 
@@ -91,6 +96,7 @@ class Choice:
         return {
             **vars(self.chosen),
             "least_recall": self.least_recall,
+            "most_cosine": self.most_cosine,
             "reached": self.reached,
             "candidates": list(self.candidates),
         }
@@ -100,7 +106,7 @@ def choose(grid: SettingsGrid, results: Mapping[Settings, Content]) -> Choice:
     """Choose the settings of a row: those with the highest ERS among those that keep Recall@1 and do not collapse.
 
     The rule is the same for all rows. Embeddings that are all alike cannot be moved by an attack, and may still rank
-    well: settings with a mean cosine of `RECOVERED` or more are chosen only if there are no others. If no settings
+    well: settings with a mean cosine above `grid.most_cosine` are chosen only if there are no others. If no settings
     keep `grid.keep_recall` of the Recall@1 that the initial weights have, those with the highest Recall@1 are chosen.
     Trainings that failed count as a Recall@1 of 0.
 
@@ -112,7 +118,7 @@ def choose(grid: SettingsGrid, results: Mapping[Settings, Content]) -> Choice:
     least = grid.keep_recall * sum(starts) / len(starts)
     measured = [(settings, *_measures(results[settings])) for settings in grid.settings]
     keeping = [entry for entry in measured if entry[1] >= least and entry[2] is not None]
-    apart = [entry for entry in keeping if entry[3] is not None and entry[3] < RECOVERED]
+    apart = [entry for entry in keeping if entry[3] is not None and entry[3] <= grid.most_cosine]
     best = max(apart or keeping, key=lambda entry: entry[2] or 0.0, default=max(measured, key=lambda entry: entry[1]))
     return Choice(
         chosen=best[0],
@@ -121,6 +127,7 @@ def choose(grid: SettingsGrid, results: Mapping[Settings, Content]) -> Choice:
             for settings, recall, ers, cosine in measured
         ),
         least_recall=least,
+        most_cosine=grid.most_cosine,
         reached=bool(keeping),
     )
 
@@ -138,12 +145,13 @@ def choices_markdown(choices: Mapping[str, Content], rows: Sequence[Content]) ->
     shown = [row["title"] for row in rows if row["title"] in choices] or list(choices)
     if not shown:
         return []
+    most = choices[shown[0]]["most_cosine"]
     lines = [
         "Learning rate and averaging of each row, chosen on validation classes: the highest ERS among the settings "
-        f"that keep Recall@1, with a mean cosine below {RECOVERED:g} if any has it.",
+        "that keep Recall@1" + (f" and, if any do, a mean cosine of at most {most:g}." if most < 1 else "."),
         "",
-        "| row | learning rate | averaging | R@1 % there | ERS there | needed R@1 % |",
-        "|---|--:|--:|--:|--:|--:|",
+        "| row | learning rate | averaging | R@1 % there | mean cosine there | ERS there | needed R@1 % |",
+        "|---|--:|--:|--:|--:|--:|--:|",
     ]
     for title in shown:
         choice = choices[title]
@@ -153,10 +161,11 @@ def choices_markdown(choices: Mapping[str, Content], rows: Sequence[Content]) ->
             if (one["learning_rate"], one["averaging"]) == (choice["learning_rate"], choice["averaging"])
         )
         ers = "–" if best["ers"] is None else f"{best['ers']:.1f}"
+        cosine = "–" if best["mean_cosine"] is None else f"{best['mean_cosine']:.2f}"
         needed = f"{100 * choice['least_recall']:.1f}" + ("" if choice["reached"] else " (none has it)")
         name = title.replace("|", "\\|")
         lines.append(
             f"| {name} | {choice['learning_rate']:g} | {choice['averaging']:g} | {100 * best['recall_at_1']:.1f} "
-            f"| {ers} | {needed} |"
+            f"| {cosine} | {ers} | {needed} |"
         )
     return [*lines, ""]

@@ -55,7 +55,7 @@ def test_the_highest_ers_that_keeps_recall_is_chosen(
 
 
 def test_collapsed_embeddings_are_not_chosen_for_their_ers() -> None:
-    collapsed, kept = result(0.5, 60, cosine=0.93), result(0.5, 20, cosine=0.75)
+    collapsed, kept = result(0.5, 60, cosine=0.51), result(0.5, 20, cosine=0.5)
     results = dict(zip(GRID.settings, [collapsed, kept, result(0.5, 15), result(0.3, 30)], strict=True))
     assert choose(GRID, results).chosen == GRID.settings[1]
     all_collapsed = dict.fromkeys(GRID.settings, collapsed) | {GRID.settings[2]: result(0.5, 70, cosine=0.99)}
