@@ -164,7 +164,7 @@ def _table(cards: dict[str, Card]) -> Table:
     """Benign beside robust: retrieval of unseen classes, then results under attack."""
     first = next(iter(cards.values()))
     attacked = (first.robustness or {}).get("n", 0)
-    table = Table(title=_tested(first))
+    table = Table(title=_tested(first), caption=r"\[a, b]: 95 % interval over the attacked images")
     table.add_column("")
     for kind, card in cards.items():
         table.add_column(f"{kind}\n{escape(card.defense)}", justify="right")
@@ -178,12 +178,13 @@ def _table(cards: dict[str, Card]) -> Table:
             *(_figure(card, key) for card in cards.values()),
         )
     table.add_section()
-    table.add_row(f"[bold]ERS ↑[/]  {attacked} images attacked, 95 %", *(_ers(card) for card in cards.values()))
-    table.add_row("Recall@1 in the worst case, % ↑", *(_worst_case(card) for card in cards.values()))
+    table.add_row(f"[bold]ERS ↑[/]  {attacked} images", *(_ers(card) for card in cards.values()))
+    table.add_row("worst-case Recall@1, % ↑", *(_worst_case(card) for card in cards.values()))
     strong = [(card.robustness or {}).get("strong") for card in cards.values()]
     if any(strong):
         n = next(found["n"] for found in strong if found)
-        table.add_row(f"strong ERS ↑  {n} images, 95 %\n  ERS of the same images", *map(_strong, strong))
+        table.add_row(f"strong ERS ↑  {n} images", *map(_strong, strong))
+        table.add_row("  ERS of the same images", *map(_same_images, strong))
     return table
 
 
@@ -204,7 +205,11 @@ def _strong(found: Mapping[str, Any] | None) -> str:
     if not found or found["ers"] is None:
         return "–"
     interval = escape(f"[{found['ers_low']:.1f}, {found['ers_high']:.1f}]")
-    return f"[bold]{found['ers']:.1f}[/]  {interval}\n{found['protocol_ers']:.1f}"
+    return f"[bold]{found['ers']:.1f}[/]  {interval}"
+
+
+def _same_images(found: Mapping[str, Any] | None) -> str:
+    return "–" if not found or found["ers"] is None else f"{found['protocol_ers']:.1f}"
 
 
 _METRICS = {

@@ -9,7 +9,7 @@ from rich.table import Table
 
 from hardrank.audit_app.drawing.formatting import format_score
 from hardrank.audit_app.report.files import HTML, JSON
-from hardrank.audit_app.results.schema import AuditReport, ModelEntry, ThreatEntry
+from hardrank.audit_app.results.schema import AuditReport, ModelEntry, StrongEntry, ThreatEntry
 from hardrank.audit_app.results.scores import effort_text
 from hardrank.trainer.attacks.gtm import Unmatched
 
@@ -41,17 +41,17 @@ def _table(report: AuditReport, models: Sequence[ModelEntry]) -> Table:
         table.add_row(_label(key, report), *(f"{model.figures[key].value:.3g}" for model in models))
     table.add_section()
     table.add_row("attacked with", *(effort_text(model.method, report.settings.steps) for model in models))
-    table.add_row(
-        "Recall@1, benign", *(_recall(model.benign.recall_at_1 if model.benign else None) for model in models)
-    )
+    table.add_row("Recall@1, clean", *(_recall(model.benign.recall_at_1 if model.benign else None) for model in models))
     if any(model.ers is None for model in models):
         table.add_row("mean score", *(format_score(m.score, upper_bound=m.upper_bound) for m in models))
     table.add_row("[bold]ERS[/]  95 %", *(_ers(model) for model in models))
-    table.add_row("Recall@1 in the worst case, %", *(_worst_case(model) for model in models))
+    table.add_row("worst-case Recall@1, %", *(_worst_case(model) for model in models))
     if any(model.strong for model in models):
+        found = [model.strong if model.strong and model.strong.ers is not None else None for model in models]
+        table.add_row("[bold]strong ERS[/]  95 %", *map(_strong, found))
+        table.add_row("  ERS of the same images", *(f"{one.protocol_ers:.1f}" if one else "–" for one in found))
         table.add_row(
-            "[bold]strong ERS[/]  95 %\n  ERS of the same images\n  images, gradients each",
-            *(_strong(model) for model in models),
+            "  images, gradients", *(f"{one.n}, {one.gradients_per_image:.0f}" if one else "–" for one in found)
         )
     return table
 
@@ -73,12 +73,10 @@ def _worst_case(model: ModelEntry) -> str:
     return "–" if model.worst_case_recall is None else f"{bound}{model.worst_case_recall:.1f}"
 
 
-def _strong(model: ModelEntry) -> str:
-    found = model.strong
-    if found is None or found.ers is None:
+def _strong(found: StrongEntry | None) -> str:
+    if found is None:
         return "–"
-    interval = plain(f"[{found.ers_low:.1f}, {found.ers_high:.1f}]")
-    return f"[bold]{found.ers:.1f}[/]  {interval}\n{found.protocol_ers:.1f}\n{found.n}, {found.gradients_per_image:.0f}"
+    return f"[bold]{found.ers:.1f}[/]  {plain(f'[{found.ers_low:.1f}, {found.ers_high:.1f}]')}"
 
 
 def _recall(value: float | None) -> str:

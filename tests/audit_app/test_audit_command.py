@@ -235,7 +235,7 @@ def test_the_table_shows_both_scores(earlier: Path, base: list[str], capsys: pyt
     entry = read_entry(earlier.parent / "all" / "tiny-robust.entry.json")
     assert entry.about == make_about()
     assert entry.attacked.n == 2
-    for part in ("ERS", "Recall@1 in the worst case", "strong ERS", "GTM (reference item)"):
+    for part in ("ERS", "worst-case Recall@1", "strong ERS", "GTM (reference item)"):
         assert part in said, part
     [model] = read_report(earlier.parent / "all").models
     assert model.strong is not None
