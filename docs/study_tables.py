@@ -19,13 +19,19 @@ def rows_table(folder: Path) -> list[str]:
         "|---|--:|--:|--:|--:|--:|",
     ]
     for row in _study(folder)["rows"]:
-        recall, cosine, ers, worst = (
-            row[name]["mean"] if name in row else row["metrics"][name]["mean"]
-            for name in ("recall_at_1", "mean_cosine", "ers", "worst_case_recall")
-        )
-        figures = f"{100 * recall:.1f} | {cosine:.2f} | {ers:.1f} | {worst:.1f}"
-        lines.append(f"| `{row['title']}` | {len(row['seeds'])} | {figures} |")
+        figures = [
+            _mean(row["metrics"].get("recall_at_1"), ".1f", percent=True),
+            _mean(row["mean_cosine"], ".2f"),
+            _mean(row["ers"], ".1f"),
+            _mean(row["worst_case_recall"], ".1f"),
+        ]
+        lines.append(f"| `{row['title']}` | {len(row['seeds'])} | {' | '.join(figures)} |")
     return lines
+
+
+def _mean(spread: Mapping[str, float] | None, form: str, *, percent: bool = False) -> str:
+    """Return the mean of a figure; a dash where no training of the row was measured."""
+    return "–" if spread is None else f"{spread['mean'] * (100 if percent else 1):{form}}"
 
 
 def destinations_table(folder: Path) -> list[str]:

@@ -17,6 +17,7 @@ from hardrank.audit_app.gallery.embedded import EmbeddedGallery
 from hardrank.audit_app.images.edits import EDIT_COUNT
 from hardrank.audit_app.results.schema import WHITE_BOX
 from hardrank.audit_app.subjects.subject import Subject
+from hardrank.models.progress import duration_text
 from hardrank.trainer.attacks.attack import victims_in
 from hardrank.trainer.attacks.runner import AttackProgress, run_attack
 from hardrank.trainer.evaluation.robustness import sample_queries
@@ -157,18 +158,10 @@ class AuditEstimate:
         found = [
             f"{model.name}: {count} {'attack' if count == 1 else 'attacks'} × {self.attacked} images × "
             f"{model.effort(self.options)} {model.unit} ({model.method}), about "
-            f"{describe_duration(model.duration(self.options, self.attacked))}"
+            f"{duration_text(model.duration(self.options, self.attacked))}"
             for model in self.models
         ]
-        return found if len(found) == 1 else [*found, f"in total about {describe_duration(self.seconds)}"]
-
-
-def describe_duration(seconds: float) -> str:
-    """Format a duration as `40 s`, `4 min` or `2.5 h`."""
-    if seconds < 90:
-        return f"{max(1, round(seconds))} s"
-    minutes = seconds / 60
-    return f"{minutes:.0f} min" if minutes < 90 else f"{minutes / 60:.1f} h"
+        return found if len(found) == 1 else [*found, f"in total about {duration_text(self.seconds)}"]
 
 
 def estimate_audit(

@@ -5,8 +5,8 @@ import time
 from collections.abc import Callable, Mapping
 from typing import Final
 
-from hardrank.audit_app.audit.estimate import AuditEstimate, AuditPart, describe_duration
-from hardrank.models.progress import OnProgress, StageProgress
+from hardrank.audit_app.audit.estimate import AuditEstimate, AuditPart
+from hardrank.models.progress import OnProgress, StageProgress, duration_text
 
 SHARE: Final = "% of audit"
 MINUTES_LEFT: Final = "min left"
@@ -78,5 +78,5 @@ def _describe(measures: Mapping[str, float]) -> str:
     """Return the share of the audit that is done and the time left in words; empty if they are unknown."""
     if SHARE not in measures:
         return ""
-    left = f", about {describe_duration(60 * measures[MINUTES_LEFT])} left" if MINUTES_LEFT in measures else ""
+    left = f", about {duration_text(60 * measures[MINUTES_LEFT])} left" if MINUTES_LEFT in measures else ""
     return f"audit {measures[SHARE]:.0f} %{left}"

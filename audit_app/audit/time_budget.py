@@ -4,12 +4,13 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Final
 
-from hardrank.audit_app.audit.estimate import AuditEstimate, describe_duration
+from hardrank.audit_app.audit.estimate import AuditEstimate
 from hardrank.audit_app.audit.options import AuditOptions
 from hardrank.audit_app.blackbox import make_search
 from hardrank.audit_app.blackbox.choice import SearchMethod, method_name
 from hardrank.audit_app.gallery.embedded import EmbeddedGallery
 from hardrank.audit_app.results.schema import WHITE_BOX
+from hardrank.models.progress import duration_text
 
 BLACK_BOX_BUDGET_S: Final = 600.0
 """Time that an audit may take by default if a model has no gradients, and neither images nor queries are given."""
@@ -81,7 +82,7 @@ def describe_reduction(requested: AuditOptions, fitted: AuditOptions, budget: fl
     asked, left = (make_search(options.searched, **options.search).queries for options in (requested, fitted))
     if left < asked:
         parts.append(f"searches without gradients took at most {left} queries per image and attack instead of {asked}")
-    return (f"To fit the time budget of {describe_duration(budget)}, {', '.join(parts)}.",) if parts else ()
+    return (f"To fit the time budget of {duration_text(budget)}, {', '.join(parts)}.",) if parts else ()
 
 
 def _reduced(estimate: AuditEstimate, images: int, queries: int | None) -> AuditEstimate:

@@ -10,7 +10,6 @@ import numpy.typing as npt
 _FEW: Final = 2
 """Groups with fewer images are returned only if there are no others: one image says little."""
 
-
 Label = TypeVar("Label", int, str)
 
 
@@ -26,13 +25,13 @@ class ScoredGroup(Generic[Label]):
 
 
 def weakest_groups(labels: Sequence[Label], scores: npt.NDArray[np.float64], count: int) -> list[ScoredGroup[Label]]:
-    """Group images by `labels` (n), and return the `count` groups with the lowest mean of `scores` (n,)."""
-    groups, of_images = [], np.array(labels, dtype=object)
-    for label in sorted(set(labels)):
-        positions = np.flatnonzero(of_images == label)
-        positions = positions[np.argsort(scores[positions], kind="stable")]
-        groups.append(
-            ScoredGroup(label=label, score=float(scores[positions].mean()), positions=tuple(positions.tolist()))
-        )
+    """Group images by `labels` (n,), and return the `count` groups with the lowest mean of `scores` (n,)."""
+    images: dict[Label, list[int]] = {}
+    for place in np.argsort(scores, kind="stable").tolist():
+        images.setdefault(labels[place], []).append(place)
+    groups = [
+        ScoredGroup(label=label, score=float(scores[places].mean()), positions=tuple(places))
+        for label, places in images.items()
+    ]
     several = [group for group in groups if len(group.positions) >= _FEW]
     return sorted(several or groups, key=lambda group: (group.score, group.label))[:count]

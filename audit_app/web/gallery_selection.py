@@ -7,7 +7,6 @@ from typing import Final, TypeVar
 
 import streamlit as st
 
-from hardrank.audit_app.audit.estimate import describe_duration
 from hardrank.audit_app.audit.progress import MINUTES_LEFT, SHARE
 from hardrank.audit_app.drawing.formatting import format_percent
 from hardrank.audit_app.errors import AuditError
@@ -17,7 +16,7 @@ from hardrank.audit_app.web.markdown import escape_markdown
 from hardrank.audit_app.web.messages import show_error
 from hardrank.audit_app.web.resources import GallerySelection, LoadedGallery, load_gallery
 from hardrank.audit_app.web.selection_fields import SelectionFields, catalog, selection_fields, set_selection
-from hardrank.models.progress import StageProgress
+from hardrank.models.progress import StageProgress, duration_text
 
 T = TypeVar("T")
 
@@ -103,5 +102,5 @@ def progress_bar(progress: StageProgress | None, *, waiting: str) -> tuple[float
         share = progress.measures[SHARE] / 100
         text += f" · {format_percent(share)} of the audit"
     if (minutes := progress.measures.get(MINUTES_LEFT)) is not None:
-        text += f" · {describe_duration(60 * minutes)} left"
+        text += f" · {duration_text(60 * minutes)} left"
     return min(1.0, share), escape_markdown(text)

@@ -7,7 +7,7 @@ import streamlit as st
 import torch
 
 from hardrank.audit_app.audit.chance import chance_warning
-from hardrank.audit_app.audit.estimate import describe_duration, pass_duration
+from hardrank.audit_app.audit.estimate import pass_duration
 from hardrank.audit_app.blackbox.choice import SEARCH_METHODS, SearchMethod
 from hardrank.audit_app.blackbox.transfer import Transfer
 from hardrank.audit_app.errors import AuditError
@@ -23,6 +23,7 @@ from hardrank.audit_app.web.resources import GallerySelection, LoadedGallery, lo
 from hardrank.audit_app.web.selection_fields import catalog
 from hardrank.audit_app.web.session import safe_name
 from hardrank.audit_app.web.settings import settings
+from hardrank.models.progress import duration_text
 
 _METHODS: Final = (*SEARCH_METHODS, SearchMethod.TRANSFER)
 _ONNX: Final = "onnx"
@@ -192,8 +193,7 @@ def _duration(loaded: LoadedGallery) -> str:
     many = "steps" if subject.white_box else "queries"
     shown = f"{seconds:.1f} s" if seconds >= 1 else f"{1000 * seconds:.{0 if seconds >= 0.01 else 1}f} ms"
     return (
-        f"One {unit} takes about {shown} on this machine: {count} {many} take about "
-        f"{describe_duration(count * seconds)}."
+        f"One {unit} takes about {shown} on this machine: {count} {many} take about {duration_text(count * seconds)}."
     )
 
 
