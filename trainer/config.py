@@ -3,7 +3,7 @@
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Final
 
 import tyro
 from pydantic import BeforeValidator, ConfigDict
@@ -13,6 +13,10 @@ from hardrank.models.errors import HardrankError
 from hardrank.models.preprocessing import Preprocessing
 from hardrank.trainer.data.augmentation import AugmentationOptions
 from hardrank.trainer.data.dataset import DataOptions
+
+BENIGN: Final = "benign"
+ROBUST: Final = "robust"
+"""The two models of a run."""
 
 
 class ConfigError(HardrankError):
@@ -287,6 +291,17 @@ class Config:
     def warms_up(self, model: TrainingOptions) -> bool:
         """Whether a model has a warm-up."""
         return self.has_warmup and model.warmup_epochs != 0
+
+    @property
+    def is_untrained(self) -> bool:
+        """Whether no stage has an update: the benign and the robust model would be the same network."""
+        models = (self.benign, self.robust)
+        return not any(map(self.warms_up, models)) and all(one.updates == 0 for one in (*models, *self.robust_stages))
+
+    @property
+    def kinds(self) -> tuple[str, ...]:
+        """The models that a run makes: `benign` and `robust`, or `benign` alone if nothing is trained."""
+        return (BENIGN,) if self.is_untrained else (BENIGN, ROBUST)
 
 
 def _positive(options: object, *names: str) -> None:

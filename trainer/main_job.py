@@ -2,13 +2,13 @@
 
 import json
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -19,7 +19,7 @@ from hardrank.models.embedder import Embedder
 from hardrank.models.errors import HardrankError
 from hardrank.models.image_listing import TEST_IMAGES
 from hardrank.models.progress import OnProgress, StageProgress
-from hardrank.trainer.config import Config, TrainingOptions
+from hardrank.trainer.config import BENIGN, ROBUST, Config, TrainingOptions
 from hardrank.trainer.data.dataset import write_test_images
 from hardrank.trainer.defenses import parse_defense
 from hardrank.trainer.export import Parity, export
@@ -37,9 +37,6 @@ from hardrank.trainer.runtime.time_left import TimeLeft
 if TYPE_CHECKING:
     import lightning as L
 
-BENIGN: Final = "benign"
-ROBUST: Final = "robust"
-
 
 @dataclass(frozen=True)
 class MainJobResult:
@@ -48,7 +45,8 @@ class MainJobResult:
     folder: Path
     """The run's folder."""
     bundles: dict[str, Path] = field(default_factory=dict)
-    """`benign` and `robust` → the bundle's folder; empty in processes other than the first."""
+    """`benign` and `robust`, or `benign` alone if nothing is trained → the bundle's folder; empty in processes other
+    than the first."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,7 +62,7 @@ class _Export:
 
 
 def run_main_job(config: Config, launch: MainLaunch, *, recipe: str, report: OnProgress) -> MainJobResult:
-    """Train, evaluate and export a benign and a robust model.
+    """Train, evaluate and export a benign and a robust model, or one network if nothing is trained.
 
     With several processes, each of them calls this with the same arguments.
 
@@ -147,7 +145,7 @@ def _open_job(
         open_run(folder, config_to_json(config), find_changes, resume=launch.resume, overwrite=launch.overwrite)
     processes.wait()
     run = read_run(folder, find_changes)
-    for kind in (BENIGN, ROBUST):
+    for kind in config.kinds:
         check_replaceable(exported.folder(config, kind), run.run_id, overwrite=exported.overwrite)
     with run.timed("data") if processes.is_first else nullcontext():
         images = read_images(config, processes, report)
@@ -173,7 +171,8 @@ def _run(job: Job, exported: _Export) -> MainJobResult:
     config = job.config
     bundles = {}
     benign: Embedder | None = None
-    for kind, options in ((BENIGN, config.benign), (ROBUST, config.robust)):
+    for kind in config.kinds:
+        options = config.benign if kind == BENIGN else config.robust
         folder = exported.folder(config, kind)
         if kind == BENIGN:
             embedder = benign = train(job, make_start(job, options), kind, options)
@@ -231,7 +230,7 @@ def _card(
         run_id=job.run.run_id,
         created=datetime.now(UTC),
         command=job.run.command,
-        defense=", then ".join(parse_defense(one.defense, margin=one.margin).name for one in (*stages, options)),
+        defense=_training(config, (*stages, options)),
         recipe=recipe,
         config=config_to_json(config),
         seeds={"run": config.seed, "data": config.data.seed, "attacks": config.seed},
@@ -248,3 +247,9 @@ def _card(
         durations=job.run.durations(),
         files=files,
     )
+
+
+def _training(config: Config, stages: Sequence[TrainingOptions]) -> str:
+    """Return the defenses of the stages that have updates, in the paper's notation."""
+    names = [parse_defense(one.defense, margin=one.margin).name for one in stages if one.updates != 0]
+    return ", then ".join(names) or ("warm-up" if config.warms_up(stages[-1]) else "not trained")

@@ -24,7 +24,7 @@ from hardrank.models.errors import HardrankError
 from hardrank.models.files import write_json
 from hardrank.models.folded import FoldedEmbedder
 from hardrank.models.progress import StageProgress, duration_text
-from hardrank.trainer.config import RobustStart
+from hardrank.trainer.config import BENIGN, ROBUST, RobustStart
 from hardrank.trainer.evaluation.scorecard import ERS_KEYS
 from hardrank.trainer.export import export
 from hardrank.trainer.job_steps import (
@@ -146,7 +146,7 @@ def _check(job: Job, zoo: Path) -> Preflight:
     seconds, tries = dict[str, float](), list[StageTry]()  # in the order of the run
     if start_options(job).keep_targets:
         seconds["features"] = _feature_seconds(embedder, job)
-    for kind in ("benign", "robust"):
+    for kind in job.config.kinds:
         for name, stage, options in _stages(job, kind):
             if stage.iterations and name not in seconds:
                 tries.append(try_stage(stage, options, embedder, job))
@@ -156,7 +156,7 @@ def _check(job: Job, zoo: Path) -> Preflight:
     weights = sum(p.numel() * p.element_size() for p in embedder.parameters())
     result = Preflight(
         seconds_by_stage={name: round(value, 1) for name, value in seconds.items()},
-        disk_bytes=len(tries) * _COPIES_IN_CHECKPOINT * weights + 2 * exported,
+        disk_bytes=len(tries) * _COPIES_IN_CHECKPOINT * weights + len(job.config.kinds) * exported,
         memory_bytes=int(_OVERHEAD * max((one.saved_bytes for one in tries), default=0)) + _COPIES_IN_MEMORY * weights,
         seconds=round(time.monotonic() - began, 1),
     )
@@ -171,12 +171,12 @@ def _check(job: Job, zoo: Path) -> Preflight:
 def _stages(job: Job, kind: str) -> list[tuple[str, TrainingStage, LoopOptions]]:
     """Return the stages that train the benign or the robust model, with their options."""
     config, found = job.config, list[tuple[str, TrainingStage, LoopOptions]]()
-    model = config.benign if kind == "benign" else config.robust
-    starts_anew = kind == "benign" or config.robust_start is RobustStart.INITIAL
+    model = config.benign if kind == BENIGN else config.robust
+    starts_anew = kind == BENIGN or config.robust_start is RobustStart.INITIAL
     if starts_anew and config.warms_up(model):
         warmup = warmup_stage(config, job.images, model)
         found.append((warmup.name, warmup, warmup_loop_options(job)))
-    before = config.robust_stages if kind == "robust" else ()
+    before = config.robust_stages if kind == ROBUST else ()
     named = [(f"{kind}-{number}", options) for number, options in enumerate(before, start=1)]
     for name, options in [*named, (kind, model)]:
         stage = triplet_stage(job.images, name, options)

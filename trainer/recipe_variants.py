@@ -1,13 +1,19 @@
-"""A recipe at another image size, with another pretrained network, or with stages of another length."""
+"""A recipe at another image size, with another pretrained network, or with stages of another length or none."""
 
+from collections.abc import Callable
 from collections.abc import Set as AbstractSet
 from dataclasses import replace
-from typing import TypeVar
+from typing import Final, TypeVar
 
 from hardrank.models.network_input import network_input
 from hardrank.trainer.config import Config, ConfigError, RobustStart, TrainingOptions, WarmupOptions
 
 _Options = TypeVar("_Options", WarmupOptions, TrainingOptions)
+
+_WARMUP_UPDATES: Final = 12
+_UPDATES: Final = 4
+_EVALUATION: Final = {"attacked": 16, "steps": 4, "strong_images": 2}
+"""Lengths of a short run."""
 
 
 def at_size(config: Config, size: int) -> Config:
@@ -95,6 +101,39 @@ def with_lengths(config: Config, given: AbstractSet[str]) -> Config:
         robust_stages=tuple(
             freed(options, f"robust-stages.{number}") for number, options in enumerate(config.robust_stages)
         ),
+    )
+
+
+def shortened(config: Config) -> Config:
+    """Return `config` with a few updates of each stage and few attacks, under a name of its own.
+
+    Such a run shows within minutes whether everything works; its figures mean nothing.
+    """
+
+    def short(options: TrainingOptions) -> TrainingOptions:
+        updates = options.updates if options.updates == 0 else _UPDATES
+        return replace(options, updates=updates, warmup_epochs=0 if options.warmup_epochs == 0 else None)
+
+    return replace(
+        _with_training(config, short),
+        name=f"{config.name}-short",
+        warmup=replace(config.warmup, updates=_WARMUP_UPDATES),
+        evaluation=replace(config.evaluation, **_EVALUATION),
+    )
+
+
+def untrained(config: Config) -> Config:
+    """Return `config` without any update, so that the network is measured and exported as it starts."""
+    without = replace(config, robust_stages=())
+    return _with_training(without, lambda options: replace(options, updates=0, warmup_epochs=0))
+
+
+def _with_training(config: Config, change: Callable[[TrainingOptions], TrainingOptions]) -> Config:
+    return replace(
+        config,
+        benign=change(config.benign),
+        robust=change(config.robust),
+        robust_stages=tuple(map(change, config.robust_stages)),
     )
 
 

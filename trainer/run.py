@@ -28,7 +28,7 @@ from hardrank.trainer.config import Config
 from hardrank.trainer.evaluation.scorecard import ERS_KEYS, CheckKind
 from hardrank.trainer.main_job import MainJobResult, plan_main_job, run_main_job
 from hardrank.trainer.recipe import load_recipe, recipe_names
-from hardrank.trainer.recipe_variants import at_size, refuse_unused, with_backbone, with_lengths
+from hardrank.trainer.recipe_variants import at_size, refuse_unused, shortened, untrained, with_backbone, with_lengths
 from hardrank.trainer.runtime.launch import MainLaunch
 from hardrank.trainer.runtime.run_folder import LOGS
 
@@ -43,6 +43,11 @@ class Command:
     size: int | None = None
     """Side of the network's input, pixels: scales every size of the recipe, and becomes part of the name; smaller
     images train faster."""
+    short: bool = False
+    """Take a few updates of each stage and few attacks, which shows within minutes whether everything works; the
+    figures of the models, which are called NAME-short, mean nothing."""
+    untrained: bool = False
+    """Train nothing: measure and export the network as it starts, as NAME-benign. Then no robust model is made."""
     launch: Annotated[MainLaunch, tyro.conf.arg(name="")] = field(default_factory=MainLaunch)
 
 
@@ -86,15 +91,19 @@ def _split(arguments: Sequence[str]) -> tuple[str, Sequence[str]]:
 
 
 def _variant(config: Config, options: Sequence[str]) -> Config:
-    """Return the recipe at the size, with the network and of the lengths of `options`, which change other options.
+    """Return the recipe as changed by those of `options` that change the defaults of others.
 
     What cannot be read here is an error of the command itself.
     """
     parser = ArgumentParser(add_help=False, allow_abbrev=False)
     parser.add_argument("--architecture.backbone", dest="backbone", default=config.architecture.backbone)
     parser.add_argument("--size", default="")
+    parser.add_argument("--short", action="store_true")
+    parser.add_argument("--untrained", action="store_true")
     found = parser.parse_known_args(options)[0]
     config = at_size(config, int(found.size)) if found.size.isdecimal() else config
+    config = shortened(config) if found.short else config
+    config = untrained(config) if found.untrained else config
     return with_lengths(with_backbone(config, found.backbone), _given(options))
 
 
@@ -110,6 +119,8 @@ def _description(recipe: str) -> str:
         f"{program} folder --data.root ~/photos": "your own images, in a folder for each class",
         f"{program} unlabelled --data.root ~/photos": "images without classes",
         f"{program} folder --size 96 --data.root ~/photos": "smaller images, in little more than half of the time",
+        f"{program} folder --data.root ~/photos --short": "a few minutes, to see whether everything works",
+        f"{program} folder --data.root ~/photos --untrained": "measure and export the pretrained network as it is",
         f"{program} folder --data.root ~/photos --plan": "how long that would take; trains nothing",
         f"{program} cub --help": "the options, with the defaults of a recipe",
         f'{program} --robust.defense "ACT[R]"': "another defense",
@@ -139,7 +150,7 @@ def _print_results(console: Console, result: MainJobResult) -> None:
         *(f"  {bundle}" for bundle in bundles),
         f"Log:  tensorboard --logdir {_shown(result.folder / LOGS)}",
         f"Load: import hardrank, pathlib; hardrank.load_embedder(pathlib.Path({bundles[-1]!r}))",
-        "Next: index the test images, serve both models, audit them",
+        "Next: index the test images, serve, audit",
         *(f"  {command}" for command in _next_commands(result, bundles)),
     ]
     for line in lines:

@@ -30,7 +30,10 @@ _FULL = os.environ.get("HARDRANK_README") == "full"
 _FEW_ATTACKS = "--evaluation.attacked 4 --evaluation.steps 2 --evaluation.strong-images 1"
 _SMALL_RUN = f"--warmup.epochs 2 --robust.epochs 1 {_FEW_ATTACKS}"
 # The warm-up of this recipe is a number of updates, which takes precedence over epochs.
-_SMALL_FOLDER = "--warmup.updates 2 --warmup.batch-size 8 --benign.pairs 4 --robust.updates 1 --robust.pairs 4"
+_SMALL_FOLDER = (
+    "--warmup.updates 2 --warmup.batch-size 8 --benign.pairs 4 --robust-stages.0.updates 1 --robust-stages.0.pairs 4 "
+    "--robust.updates 1 --robust.pairs 4"
+)
 _SMALL_OPTIONS = {
     "pip install -e '.[test]'": "--no-deps",
     "hardrank train": _SMALL_RUN,

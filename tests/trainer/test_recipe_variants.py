@@ -1,16 +1,30 @@
-"""Recipes at other image sizes, with other networks, and of other lengths."""
+"""Recipes at other image sizes, with other networks, of other lengths, and without training."""
 
+import math
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from hardrank.models.preprocessing import Fit, Interpolation, Preprocessing
-from hardrank.trainer.config import Config, ConfigError
+from hardrank.trainer.config import Config, ConfigError, TrainingOptions
 from hardrank.trainer.main_job import MainJobResult
-from hardrank.trainer.recipe import load_recipe
-from hardrank.trainer.recipe_variants import at_size, refuse_unused, with_backbone, with_lengths
+from hardrank.trainer.recipe import load_recipe, recipe_names
+from hardrank.trainer.recipe_variants import at_size, refuse_unused, shortened, untrained, with_backbone, with_lengths
 from hardrank.trainer.run import main
+
+
+@pytest.fixture
+def configs(monkeypatch: pytest.MonkeyPatch) -> list[Config]:
+    """The configurations that the command would run."""
+    found = list[Config]()
+
+    def run(config: Config, *_: object, **__: object) -> MainJobResult:
+        found.append(config)
+        return MainJobResult(Path())
+
+    monkeypatch.setattr("hardrank.trainer.run.run_main_job", run)
+    return found
 
 
 def test_all_sizes_of_a_recipe_are_scaled() -> None:
@@ -45,6 +59,20 @@ def test_own_images_are_trained_with_the_settings_that_were_measured() -> None:
     assert replace(own, name=measured.name, data=measured.data) == measured
 
 
+def test_own_images_are_fine_tuned_with_the_settings_that_were_measured() -> None:
+    """The stages of `folder` have numbers of updates: those of the epochs of `caltech101`, of 2650 images."""
+    measured, own = load_recipe("caltech101"), load_recipe("folder")
+
+    def counted(options: TrainingOptions) -> TrainingOptions:
+        updates = math.ceil(2650 * options.epochs / options.pairs)
+        return replace(options, epochs=10, updates=updates)
+
+    in_updates = replace(
+        measured, robust=counted(measured.robust), robust_stages=tuple(map(counted, measured.robust_stages))
+    )
+    assert replace(own, name=measured.name, data=measured.data, evaluation=measured.evaluation) == in_updates
+
+
 def test_the_options_change_the_defaults_of_others_together(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit, match="0"):
         main(["folder", "--size=96", "--architecture.backbone", "resnet18", "--help"])
@@ -70,12 +98,37 @@ def test_a_size_must_be_a_number_of_pixels(size: str, message: str, capsys: pyte
 
 def test_given_epochs_clear_the_updates_of_the_recipe() -> None:
     config = load_recipe("folder")
-    assert (config.warmup.updates, config.robust.updates) == (1800, 57)
+    assert (config.warmup.updates, config.robust.updates) == (2000, 48)
     given = with_lengths(config, {"--warmup.epochs", "--robust.epochs"})
     assert (given.warmup.updates, given.robust.updates) == (None, None)
     assert with_lengths(config, {"--robust.updates", "--warmup.updates"}) == config
     staged = replace(config, robust_stages=(config.robust, config.robust))
-    assert [one.updates for one in with_lengths(staged, {"--robust-stages.1.epochs"}).robust_stages] == [57, None]
+    assert [one.updates for one in with_lengths(staged, {"--robust-stages.1.epochs"}).robust_stages] == [48, None]
+
+
+@pytest.mark.parametrize("recipe", recipe_names())
+def test_a_short_run_has_a_few_updates_of_every_stage_and_a_name_of_its_own(recipe: str) -> None:
+    config, short = load_recipe(recipe), shortened(load_recipe(recipe))
+    assert short.name == f"{config.name}-short"
+    before = (config.benign, *config.robust_stages, config.robust)
+    after = (short.benign, *short.robust_stages, short.robust)
+    assert [one.updates for one in after] == [0 if one.updates == 0 else 4 for one in before]
+    assert [short.warms_up(one) for one in after] == [config.warms_up(one) for one in before]
+    assert (short.warmup.updates, short.evaluation.attacked, short.evaluation.steps) == (12, 16, 4)
+
+
+@pytest.mark.parametrize("recipe", recipe_names())
+def test_an_untrained_run_makes_one_model(recipe: str) -> None:
+    assert load_recipe(recipe).kinds == ("benign", "robust")
+    assert untrained(load_recipe(recipe)).kinds == ("benign",)
+
+
+def test_options_change_a_short_run(configs: list[Config]) -> None:
+    assert main(["folder", "--short", "--robust.updates", "7", "--warmup.epochs", "1"]) == 0
+    assert main(["folder", "--untrained", "--name", "mine"]) == 0
+    short, mine = configs
+    assert (short.robust_stages[0].updates, short.robust.updates, short.warmup.updates) == (4, 7, None)
+    assert (mine.name, mine.kinds, mine.evaluation) == ("mine", ("benign",), load_recipe("folder").evaluation)
 
 
 def test_a_given_length_of_the_warm_up_clears_that_of_a_model_unless_it_has_none() -> None:
@@ -86,17 +139,9 @@ def test_a_given_length_of_the_warm_up_clears_that_of_a_model_unless_it_has_none
     assert with_lengths(load_recipe("folder"), {"--warmup.epochs"}).benign.warmup_epochs == 0
 
 
-def test_epochs_on_the_command_line_reach_the_run(monkeypatch: pytest.MonkeyPatch) -> None:
-    configs = []
-
-    def run(config: object, *_: object, **__: object) -> MainJobResult:
-        configs.append(config)
-        return MainJobResult(Path())
-
-    monkeypatch.setattr("hardrank.trainer.run.run_main_job", run)
+def test_epochs_on_the_command_line_reach_the_run(configs: list[Config]) -> None:
     assert main(["folder", "--warmup.epochs=2", "--robust.epochs", "1"]) == 0
     (config,) = configs
-    assert isinstance(config, Config)
     assert (config.warmup.epochs, config.warmup.updates) == (2, None)
     assert (config.robust.epochs, config.robust.updates) == (1, None)
 

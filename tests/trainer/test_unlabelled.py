@@ -116,7 +116,7 @@ def test_the_recipe_trains_a_small_network(loose: Path, tmp_path: Path, capsys: 
     assert "find its augmented copy" in " ".join(capsys.readouterr().out.split())
     benign, robust = (verify_bundle(tmp_path / "zoo" / f"unlabelled-{kind}") for kind in ("benign", "robust"))
     assert {path.stem for path in (run / "checkpoints").glob("*.ckpt")} == {"warmup", "robust"}, "benign has no update"
-    assert (benign.training, robust.defense) == ({}, "FARE")
+    assert (benign.training, benign.defense, robust.defense) == ({}, "warm-up", "FARE")
     assert benign.data["classes_are"] == "images and their augmented copies"
     assert robust.metrics["queries"] == 2 * robust.data["test"]["images"]
     with (run / TEST_IMAGES).open(encoding="utf-8") as stream:
