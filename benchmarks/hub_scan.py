@@ -201,7 +201,7 @@ def measure(model: Model, seed: int, maker: HubMaker, options: Options) -> dict[
     labels = [str(label) for label in images.labels[kept].tolist()]
     gallery = Gallery(torch.from_numpy(own), images.labels[kept])
     planted = attack_images(model, images, rows, gallery, maker, options, seed)
-    clean = scan_items(model, own, labels)
+    benign = scan_items(model, own, labels)
     scans = []
     for start in range(0, len(planted), options.together):
         some = planted[start : start + options.together]
@@ -213,8 +213,8 @@ def measure(model: Model, seed: int, maker: HubMaker, options: Options) -> dict[
         "seed": seed,
         "seed_of_the_data": images.seed,
         "gallery": count,
-        "listed_before": int(clean.listed.sum()),
-        "hubs_before": int((clean.strengths >= HUB).sum()),
+        "listed_before": int(benign.listed.sum()),
+        "hubs_before": int((benign.strengths >= HUB).sum()),
         "scans": len(scans),
         "others_listed": [int(one.listed[:count].sum()) for one in scans],
         "planted": [

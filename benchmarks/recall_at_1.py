@@ -92,13 +92,13 @@ def measure(options: Options) -> dict[str, Any]:
         return found
 
     victims = victims_in(gallery, rows)
-    clean = recall_at_1(victims.embeddings, gallery.embeddings, gallery.labels, victims.own, victims.labels)
+    benign = recall_at_1(victims.embeddings, gallery.embeddings, gallery.labels, victims.own, victims.labels)
     return {
         "images": len(rows),
         "gallery": list(setting.gallery.shape),
         "epsilon": protocol.epsilon,
         "alpha": protocol.alpha,
-        "clean": round(100 * clean.double().mean().item(), 2),
+        "benign": round(100 * benign.double().mean().item(), 2),
         "ES": left(make_attack("ES"), options.steps),
         "LTM": left(make_attack("LTM"), options.steps),
         "MARGIN": left(make_attack("MARGIN"), options.steps),

@@ -1,14 +1,14 @@
-"""How well does the hint of suspicion tell attacked images from clean ones?
+"""How well does the hint of suspicion tell attacked images from benign ones?
 
     python benchmarks/suspicion.py --benign models/zoo/demo-benign --robust models/zoo/demo-robust
     python benchmarks/suspicion.py --tiny    # a try, in a minute
 
 The unseen classes of the bundles' data set are divided: most images are the gallery, the rest are queries that no
 gallery holds, as uploads are. Both models' rankings of the gallery are calibrated as the server does it; then the same
-queries are judged clean, attacked on the benign model, on the robust one, and on both at once (one perturbation, the
+queries are judged benign, attacked on the benign model, on the robust one, and on both at once (one perturbation, the
 gradients of both). Attacked images are rounded to 8 bits and embedded by the served ONNX networks. For each attack: the
-area under the ROC curve of the overlap (the chance that an attacked image agrees less than a clean one), the share that
-each level is given to, and the same for other p and depths. The result goes to benchmarks/results/suspicion.json.
+area under the ROC curve of the overlap (the chance that an attacked image agrees less than a benign one), the share
+that each level is given to, and the same for other p and depths. The result goes to benchmarks/results/suspicion.json.
 """
 
 import sys
@@ -162,9 +162,9 @@ def overlaps(scene: Scene, found: list[list[list[Match]]], *, persistence: float
     )
 
 
-def area(attacked_ones: Overlaps, clean: Overlaps) -> float:
-    """The chance that an attacked image has a smaller overlap than a clean one, equal ones counted half."""
-    less = (attacked_ones[:, None] < clean).mean() + (attacked_ones[:, None] == clean).mean() / 2
+def area(attacked_ones: Overlaps, benign: Overlaps) -> float:
+    """The chance that an attacked image has a smaller overlap than a benign one, equal ones counted half."""
+    less = (attacked_ones[:, None] < benign).mean() + (attacked_ones[:, None] == benign).mean() / 2
     return float(less)
 
 
@@ -179,19 +179,19 @@ def judged(calibration: Calibration, values: Overlaps) -> dict[str, float]:
 
 
 def measure(scene: Scene, *, steps: int, attacks: tuple[str, ...] = ATTACKS) -> dict[str, Any]:
-    """Judge the queries clean and attacked."""
+    """Judge the queries benign and attacked."""
     indexes = [side.index for side in scene.sides.values()]
     depths = sorted({depth for _, depth in OTHERS} | {CalibrationOptions().depth})
     began = time.perf_counter()
     calibration = calibrate(*indexes)
     seconds = time.perf_counter() - began
     options = calibration.options
-    clean = rankings(scene, scene.queries, depths[-1])
-    usual = overlaps(scene, clean, persistence=options.persistence, depth=calibration.depth)
+    benign = rankings(scene, scene.queries, depths[-1])
+    usual = overlaps(scene, benign, persistence=options.persistence, depth=calibration.depth)
     results: dict[str, Any] = {
         "seconds_to_calibrate": round(seconds, 2),
         "gallery_mean_overlap": round(float(calibration.overlaps.mean()), 4),
-        "clean": judged(calibration, usual),
+        "benign": judged(calibration, usual),
     }
     names = tuple(scene.sides)
     for models in ((names[0],), (names[1],), names):
@@ -206,7 +206,7 @@ def measure(scene: Scene, *, steps: int, attacks: tuple[str, ...] = ATTACKS) -> 
                     f"p={p} depth={depth}": round(
                         area(
                             overlaps(scene, found, persistence=p, depth=depth),
-                            overlaps(scene, clean, persistence=p, depth=depth),
+                            overlaps(scene, benign, persistence=p, depth=depth),
                         ),
                         4,
                     )
@@ -238,7 +238,7 @@ def main() -> None:
         used = CalibrationOptions()
         result = {
             "command": " ".join(["python benchmarks/suspicion.py", *sys.argv[1:]]),
-            "what": "rank-biased overlap of two models' rankings of clean and attacked images, unseen classes",
+            "what": "rank-biased overlap of two models' rankings of benign and attacked images, unseen classes",
             "bundles": [options.benign.name, options.robust.name],
             "gallery": len(scene.labels),
             "queries": options.queries,

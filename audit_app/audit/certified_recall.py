@@ -127,8 +127,8 @@ def _summarize(
     resamples: int,
 ) -> CertificateEntry:
     own = rows.to(embedded.embeddings.device)
-    clean = recall_at_1(embedded.embeddings[own], embedded.embeddings, embedded.labels, own, embedded.labels[own])
-    [recall] = mean_intervals(clean.double().cpu().numpy()[:, None], seed=seed, resamples=resamples)
+    benign = recall_at_1(embedded.embeddings[own], embedded.embeddings, embedded.labels, own, embedded.labels[own])
+    [recall] = mean_intervals(benign.double().cpu().numpy()[:, None], seed=seed, resamples=resamples)
     points = []
     for multiple in MULTIPLES:
         # A radius of 0 asks for certified images, whose radius is positive; beyond it perturbations must be smaller.

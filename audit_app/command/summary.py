@@ -41,7 +41,9 @@ def _table(report: AuditReport, models: Sequence[ModelEntry]) -> Table:
         table.add_row(_label(key, report), *(f"{model.figures[key].value:.3g}" for model in models))
     table.add_section()
     table.add_row("attacked with", *(effort_text(model.method, report.settings.steps) for model in models))
-    table.add_row("Recall@1, clean", *(_recall(model.benign.recall_at_1 if model.benign else None) for model in models))
+    table.add_row(
+        "Recall@1, benign images", *(_recall(model.benign.recall_at_1 if model.benign else None) for model in models)
+    )
     if any(model.ers is None for model in models):
         table.add_row("mean score", *(format_score(m.score, upper_bound=m.upper_bound) for m in models))
     table.add_row("[bold]ERS[/]  95 %", *(_ers(model) for model in models))
@@ -57,7 +59,7 @@ def _table(report: AuditReport, models: Sequence[ModelEntry]) -> Table:
 
 
 def _threat(name: str, threat: ThreatEntry) -> str:
-    """Describe what another threat model achieves: each figure on clean images and under attack."""
+    """Describe what another threat model achieves: each figure on benign images and under attack."""
     moves = [f"{key} {figure.before:.3g} → {figure.value:.3g}" for key, figure in threat.figures.items()]
     return f"{name}, {threat.name}, {threat.n} images: {', '.join(moves)}"
 

@@ -30,7 +30,7 @@ _SHORT: Final = ("recall_at_1", "mean_ap")
 
 
 def score_tiles(models: Sequence[ModelScores]) -> Markup:
-    """Show each model's score, its retrieval metrics on clean images, and whether the score can be trusted.
+    """Show each model's score, its retrieval metrics on benign images, and whether the score can be trusted.
 
     Upper bounds follow in a row of their own.
     """
@@ -63,7 +63,7 @@ def _tile(place: int, model: ModelScores) -> Markup:
                 part
                 for key in _SHORT
                 if key in model.benign
-                for part in (element("dt", f"{_NAMES[key]}, clean"), element("dd", f"{model.benign[key]:.3f}"))
+                for part in (element("dt", f"{_NAMES[key]}, benign images"), element("dd", f"{model.benign[key]:.3f}"))
             ),
             element("dt", "attacked"),
             element(
@@ -145,7 +145,7 @@ def curve_charts(models: Sequence[ModelScores]) -> list[Markup]:
 
 
 def parts_table(models: Sequence[ModelScores]) -> Markup:
-    """Tabulate every figure with its interval, its clean value, its value under noise, and its score.
+    """Tabulate every figure with its interval, its benign value, its value under noise, and its score.
 
     Upper bounds get a table of their own.
     """
@@ -169,7 +169,7 @@ def _parts_table(models: Sequence[ModelScores]) -> Markup:
     rows += [
         element(
             "tr",
-            element("th", _NAMES[key], element("small", "clean images"), scope="row"),
+            element("th", _NAMES[key], element("small", "benign images"), scope="row"),
             *(element("td", element("b", format_figure(model.benign.get(key, float("nan")), ""))) for model in models),
         )
         for key in _NAMES
@@ -190,7 +190,7 @@ def _cell(figure: FigureEntry | None, *, upper_bound: bool) -> Markup:
         element("span", f"({shown(figure.low)} … {shown(figure.high)})", class_="interval"),
         element(
             "small",
-            f"clean {shown(figure.before)}, noise {shown(figure.noise)}, "
+            f"benign {shown(figure.before)}, noise {shown(figure.noise)}, "
             f"score {format_score(figure.score, upper_bound=upper_bound)}",
         ),
     )

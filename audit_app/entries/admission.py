@@ -64,7 +64,7 @@ def _intervals(entry: LeaderboardEntry) -> str | None:
 def _means(entry: LeaderboardEntry) -> Iterator[tuple[str, MeanEntry, float, float]]:
     """Yield the name, value and range of each mean."""
     attacked, infinity = entry.attacked, float("inf")
-    yield "Recall@1", entry.clean.recall_at_1, 0, 1
+    yield "Recall@1", entry.benign.recall_at_1, 0, 1
     yield "worst-case Recall@1", attacked.worst_case_recall, 0, 100
     yield "ERS", attacked.ers, -infinity, 200
     yield "strong ERS", attacked.strong_ers, -infinity, 200

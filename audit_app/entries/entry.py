@@ -66,7 +66,7 @@ class GalleryIdentity(StrictModel):
     classes: int = Field(ge=1)
 
 
-class CleanEntry(StrictModel):
+class BenignEntry(StrictModel):
     """Retrieval without an attack; every image of the gallery is a query."""
 
     recall_at_1: MeanEntry = Field(description="0 to 1; the interval is Wilson's")
@@ -98,7 +98,7 @@ class LeaderboardEntry(StrictModel):
     defense: str | None = Field(description="how it was trained, in the paper's notation")
     threat_model: ThreatModelEntry
     gallery: GalleryIdentity
-    clean: CleanEntry
+    benign: BenignEntry
     attacked: AttackedEntry
     unreliable: list[str] = Field(description="sanity checks that failed; if there are any, the score is not trusted")
     seed: int

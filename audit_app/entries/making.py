@@ -5,7 +5,7 @@ from scipy.stats import binomtest
 from hardrank.audit_app.entries.entry import (
     AboutModel,
     AttackedEntry,
-    CleanEntry,
+    BenignEntry,
     EntryError,
     GalleryIdentity,
     LeaderboardEntry,
@@ -47,7 +47,7 @@ def make_entry(report: AuditReport, model: ModelEntry, about: AboutModel) -> Lea
             gtm=str(settings.attacks.get("GTM", {}).get("unmatched", "")),
         ),
         gallery=GalleryIdentity(name=gallery.name, sha256=gallery.sha256, items=gallery.items, classes=gallery.classes),
-        clean=_clean(scores, model.benign.queries),
+        benign=_benign(scores, model.benign.queries),
         attacked=_attacked(scores, "audit with --attacks all, gradients and --strong-images 32 or more"),
         unreliable=list(dict.fromkeys(check.kind for check in model.checks)),
         seed=settings.seed,
@@ -92,7 +92,7 @@ def make_entry_of_card(card: Card, gallery: ImageGallery, about: AboutModel) -> 
         gallery=GalleryIdentity(
             name=gallery.name, sha256=gallery.digest(), items=len(gallery), classes=gallery.labeled_classes
         ),
-        clean=_clean(scores, int(card.metrics["queries"])),
+        benign=_benign(scores, int(card.metrics["queries"])),
         attacked=_attacked(scores, remedy),
         unreliable=list(dict.fromkeys(check.kind for check in scores.checks)),
         seed=found["seeds"][0],
@@ -101,8 +101,8 @@ def make_entry_of_card(card: Card, gallery: ImageGallery, about: AboutModel) -> 
     )
 
 
-def _clean(scores: ModelScores, queries: int) -> CleanEntry:
-    return CleanEntry(
+def _benign(scores: ModelScores, queries: int) -> BenignEntry:
+    return BenignEntry(
         recall_at_1=wilson_interval(scores.benign["recall_at_1"], queries),
         mean_cosine=scores.benign["mean_cosine"],
         queries=queries,

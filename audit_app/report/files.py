@@ -47,7 +47,7 @@ def write_report(
 
 
 def write_table(card: Scorecard, gallery: ImageGallery, path: Path, *, upper_bound: bool) -> None:
-    """Write one line per attacked image: id, class, gallery row, and each figure clean, under noise and attacked.
+    """Write one line per attacked image: id, class, gallery row, and each figure benign, under noise and attacked.
 
     The column `upper_bound` is true if the attacks had no gradients, so that the scores are upper bounds.
     """

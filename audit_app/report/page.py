@@ -190,6 +190,6 @@ def _classes(model: ModelResult, pictures: _Pictures) -> list[ClassCase]:
         name = model.embedded.gallery.classes[one.label] or "no class"
         images = format_plural(len(one.rows), "image", "images")
         score = format_score(one.score, upper_bound=model.upper_bound)
-        detail = f"score {score} over {images}, Recall@1 {one.recall_at_1:.0f} % clean"
+        detail = f"score {score} over {images}, benign Recall@1 {one.recall_at_1:.0f} %"
         found.append(ClassCase(name, detail, [pictures.of(row) for row in one.rows[:_CLASS_IMAGES]]))
     return found

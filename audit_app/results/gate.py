@@ -50,17 +50,17 @@ MEASURES: Final[Mapping[str, tuple[Callable[[ModelEntry], float | None], str]]] 
     "score": (lambda model: model.score, "mean score of the figures measured, 0 to 100"),
     "worst": (lambda model: model.worst_score, "mean over images of their lowest score, 0 to 100"),
     "worst-recall": (lambda model: model.worst_case_recall, "worst-case Recall@1 in %: after ES, LTM, GTM and MARGIN"),
-    "R@1": (_benign("recall_at_1"), "Recall@1 of clean images, 0 to 1"),
-    "R@2": (_benign("recall_at_2"), "Recall@2 of clean images, 0 to 1"),
-    "mAP": (_benign("mean_ap"), "mean average precision of clean images, 0 to 1"),
-    "mAP@R": (_benign("map_at_r"), "mAP@R of clean images, 0 to 1"),
+    "R@1": (_benign("recall_at_1"), "Recall@1 of benign images, 0 to 1"),
+    "R@2": (_benign("recall_at_2"), "Recall@2 of benign images, 0 to 1"),
+    "mAP": (_benign("mean_ap"), "mean average precision of benign images, 0 to 1"),
+    "mAP@R": (_benign("map_at_r"), "mAP@R of benign images, 0 to 1"),
     "NMI": (_benign("nmi"), "normalized mutual information, 0 to 1"),
 }
 """Measures that can be limited, besides the score (0 to 100) of each figure by name. Higher is better for all."""
 
 
 _RETRIEVAL: Final = frozenset({"R@1", "R@2", "mAP", "mAP@R", "NMI"})
-"""Measures of clean images, which no attack changes."""
+"""Measures of benign images, which no attack changes."""
 
 
 def parse_limits(texts: Sequence[str], *, default: str | None = None) -> dict[str, float]:

@@ -81,11 +81,11 @@ class FigureEntry(StrictModel):
     value: float = Field(description="value under attack, in its unit")
     low: float = Field(description="lower end of the 95 % bootstrap interval")
     high: float = Field(description="upper end")
-    before: float = Field(description="value on clean images")
+    before: float = Field(description="value on benign images")
     noise: float = Field(description="value under random noise at the edge of the budget")
     score: float = Field(description="its contribution to ERS, 0 (the attack succeeds) to 100")
     success: float | None = Field(
-        description="how far the attack got from the clean value to its goal, in %; null if it started there"
+        description="how far the attack got from the benign value to its goal, in %; null if it started there"
     )
     unit: str
     help: str = Field(description="what the figure is")
@@ -94,7 +94,7 @@ class FigureEntry(StrictModel):
 
 
 class BenignEntry(StrictModel):
-    """Retrieval with clean images; every image of the gallery is a query."""
+    """Retrieval with benign images; every image of the gallery is a query."""
 
     recall_at_1: float = Field(description="0 to 1")
     recall_at_2: float = Field(description="0 to 1")
@@ -222,7 +222,7 @@ class ModelEntry(StrictModel):
     ers: float | None = Field(description="Empirical Robustness Score, 0 to 100; null unless all ten were measured")
     ers_low: float | None = Field(description="lower end of its 95 % bootstrap interval")
     ers_high: float | None = Field(description="upper end")
-    ars: float | None = Field(description="100 − the mean success of the attacks relative to the clean ranking")
+    ars: float | None = Field(description="100 − the mean success of the attacks relative to the benign ranking")
     score: float = Field(description="mean score of the measured figures; ERS if they are all ten")
     worst_recall: float = Field(description="Recall@1 in % when each image meets the worst of its attacks")
     worst_case_recall: float | None = Field(

@@ -36,7 +36,7 @@ class ModelScores:
     """Whether the score is ERS."""
     figures: Mapping[str, FigureEntry]
     benign: Mapping[str, float]
-    """By name: Recall@1 and the rest, on clean images."""
+    """By name: Recall@1 and the rest, on benign images."""
     n: int
     """Attacked images."""
     gallery: int

@@ -57,9 +57,9 @@ def main(page: Literal["all", "search", "audit"] = "all", out: Path = IMAGES) ->
 
 def photograph_search_page(browser: Any, folder: Path, out: Path) -> None:
     """An attacked query, the same query unaltered in dark mode, and an example on a phone."""
-    clean, attacked = folder / "clean.png", folder / "attacked.png"
+    benign, attacked = folder / "benign.png", folder / "attacked.png"
     files = [path.read_bytes() for path in sorted((ROOT / "data" / "demo" / "test" / QUERY_CLASS).glob("*.png"))]
-    clean.write_bytes(files[0])
+    benign.write_bytes(files[0])
     attacked.write_bytes(attacked_query(files))
     sources = []
     for bundle in (BENIGN, ROBUST):
@@ -69,7 +69,7 @@ def photograph_search_page(browser: Any, folder: Path, out: Path) -> None:
     with running(sources, "--threads", "1") as server:
         for picture, query, scheme, (width, height), shown in (
             ("search-page", attacked, "light", (1280, 947), 1000),
-            ("search-page-dark", clean, "dark", (1280, 947), 800),
+            ("search-page-dark", benign, "dark", (1280, 947), 800),
             ("search-page-phone", None, "light", (390, 844), 390),
         ):
             with _page(browser, server.url, scheme, width, height) as page:

@@ -92,7 +92,7 @@ class CalibrationOptions:
     seed: int = 0
     """Seed of the sample."""
     unusual: float = 0.05
-    """False-alarm rate of `DisagreementLevel.UNUSUAL` and above: the share of clean images from the gallery's own
+    """False-alarm rate of `DisagreementLevel.UNUSUAL` and above: the share of benign images from the gallery's own
     distribution that reach it."""
     suspicious: float = 0.01
     """False-alarm rate of `DisagreementLevel.SUSPICIOUS`, which needs a sample of at least 1 / rate − 1 items."""

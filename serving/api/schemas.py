@@ -126,7 +126,7 @@ class ModelOut(BaseModel):
     name: str = Field(description="the bundle's name")
     defense: str = Field(description="defense it was trained with, in the paper's notation")
     sha256: str = Field(description="of model.onnx")
-    recall_at_1: float | None = Field(description="on clean images of unseen classes, from the model card")
+    recall_at_1: float | None = Field(description="on benign images of unseen classes, from the model card")
     ers: float | None = Field(description="Empirical Robustness Score, 0 to 100, from the model card")
     device: str
     index: IndexOut

@@ -99,7 +99,7 @@ def test_the_scorecard_page_states_what_attacks_leave_of_recall() -> None:
     (sentence,) = re.findall(r"[Oo]f \d+ test images of demo-robust,.*? \(\[measured\]", SCORECARD_PAGE, re.DOTALL)
     found = [float(figure) for figure in re.findall(r"([\d.]+) %", sentence)]
     left = [measured[name]["recall_at_1"] for name in ("ES", "LTM", "MARGIN", "MARGIN, longer")]
-    assert found == [measured["clean"], *left]
+    assert found == [measured["benign"], *left]
     assert f"f {measured['images']} test images" in sentence
 
 

@@ -49,7 +49,7 @@ EOT_PASSES: Final = 8
 
 PROTOCOL: Final = "the scorecard's own attack"
 """Name of the first setting: a result as the scorecard has it."""
-OTHERS: Final = "the clean image, noise, or another attack of the scorecard"
+OTHERS: Final = "the benign image, noise, or another attack of the scorecard"
 """Name of the second: what the scorecard measured besides, all of it within the budget."""
 
 
@@ -145,7 +145,7 @@ def _draws_differently(search: Search, attacks: Mapping[str, Attack]) -> bool:
 
 
 def _other_results(table: PerImage, figures: Mapping[str, Figure]) -> Tensor:
-    """Return the worst (n,F) of what the scorecard measured besides: clean, under noise, and by another attack."""
+    """Return the worst (n,F) of what the scorecard measured besides: benign, under noise, and by another attack."""
     recalls = [table.columns[key] for key, figure in figures.items() if figure.recall] + [table.columns["R@1"]]
     columns = []
     for key, figure in figures.items():

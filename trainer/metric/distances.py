@@ -88,7 +88,7 @@ def row_distances(points: Tensor, items: Tensor) -> Tensor:
 def leave_out(distances: Tensor, own: Tensor) -> Tensor:
     """Return `distances` (Q,N) with infinity at each query's own row, `own` (Q,) or `ABSENT`.
 
-    All self-matches are left out here, of clean and attacked queries alike.
+    All self-matches are left out here, of benign and attacked queries alike.
     """
     masked = distances.clone()
     present = own.ne(ABSENT).nonzero().squeeze(1)

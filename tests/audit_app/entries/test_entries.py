@@ -52,7 +52,7 @@ def test_an_entry_holds_what_the_report_says() -> None:
     assert entry.gallery.sha256 == report.settings.gallery.sha256
     assert entry.threat_model.gtm == "reference"
     assert entry.unreliable == ["collapse"]
-    recall = entry.clean.recall_at_1
+    recall = entry.benign.recall_at_1
     assert recall.low < recall.value == 0.5 < recall.high
     assert LeaderboardEntry.model_validate_json(entry.model_dump_json()) == entry
 
@@ -108,7 +108,7 @@ def test_an_entry_of_a_card_equals_that_of_a_report(tiny_zoo: list[Path], gratin
         (("threat_model", "steps"), 8, "8 steps"),
         (("attacked", "ers", "value"), 51.0, "mean of its ten scores 50"),
         (("attacked", "figures", "TMA", "low"), 0.9, "TMA"),
-        (("clean", "recall_at_1"), {"value": 1.5, "low": 1, "high": 2}, "between 0 and 1"),
+        (("benign", "recall_at_1"), {"value": 1.5, "low": 1, "high": 2}, "between 0 and 1"),
     ],
 )
 def test_each_rule_refuses_with_a_reason(path: tuple[str, ...], value: Any, named: str) -> None:

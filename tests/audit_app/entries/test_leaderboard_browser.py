@@ -12,7 +12,7 @@ from tests.chromium import needs_chromium, new_page
 pytestmark = needs_chromium
 
 MODELS = {"alpha": (30.0, 0.9), "beta": (50.0, 0.5), "gamma": (40.0, 0.7)}
-"""Name → strong ERS and clean Recall@1."""
+"""Name → strong ERS and benign Recall@1."""
 
 
 @pytest.fixture(scope="module")
@@ -38,8 +38,8 @@ def test_it_opens_offline_fits_the_screen_and_sorts(page_file: Path, browser: An
 
         assert order() == ["beta", "gamma", "alpha"]
         for button, expected in (
-            ("clean Recall@1, %", ["alpha", "gamma", "beta"]),
-            ("clean Recall@1, %", ["beta", "gamma", "alpha"]),
+            ("benign Recall@1, %", ["alpha", "gamma", "beta"]),
+            ("benign Recall@1, %", ["beta", "gamma", "alpha"]),
             ("model", ["alpha", "beta", "gamma"]),
             ("strong ERS", ["beta", "gamma", "alpha"]),
         ):

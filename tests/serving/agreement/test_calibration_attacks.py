@@ -1,4 +1,4 @@
-"""Attacks on the demo models: the models disagree more about attacked images than about clean ones."""
+"""Attacks on the demo models: the models disagree more about attacked images than about benign ones."""
 
 from pathlib import Path
 
@@ -20,12 +20,12 @@ def test_attacks_raise_the_disagreement_and_clean_images_are_rarely_flagged() ->
 
     with scene_of(BENIGN, ROBUST, queries=50) as scene:
         found = measure(scene, steps=12, attacks=("ES", "TMA"))
-    clean = found["clean"]
+    benign = found["benign"]
     # At a rate of 5 %, more than 14 % of 50 images have a probability below 1 %.
-    assert clean["share_unusual_or_worse"] <= 0.14
+    assert benign["share_unusual_or_worse"] <= 0.14
     for attack in ("ES on benign", "TMA on benign"):
         assert found[attack]["auc"] > 0.9
         assert found[attack]["share_unusual_or_worse"] > 0.8
-        assert found[attack]["mean_overlap"] < clean["mean_overlap"] / 2
+        assert found[attack]["mean_overlap"] < benign["mean_overlap"] / 2
     for attack in ("ES on robust", "TMA on robust"):
         assert found[attack]["auc"] > 0.6, "the ranking of the robust model changes less, but it changes"
