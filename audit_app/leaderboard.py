@@ -27,10 +27,11 @@ import tyro
 from rich.console import Console
 from rich.markup import escape
 
-from hardrank.audit_app.entries.entry import SUFFIX, EntryError, read_about
+from hardrank.audit_app.entries.entry import EntryError, read_about
 from hardrank.audit_app.entries.making import make_entry_of_card
 from hardrank.audit_app.entries.page import Leaderboard, read_leaderboard, render_leaderboard
 from hardrank.audit_app.gallery.image_gallery import from_run
+from hardrank.audit_app.results.schema import ENTRY_SUFFIX
 from hardrank.models.bundle import load_card
 from hardrank.models.command_errors import report_errors
 from hardrank.models.files import write_text
@@ -83,7 +84,7 @@ def _add_bundle(command: Command) -> None:
         raise EntryError("an entry of a bundle needs both --bundle and --about")
     about, card = read_about(command.about), load_card(command.bundle)
     entry = make_entry_of_card(card, from_run(command.bundle, data_root=command.data_root), about)
-    write_text(command.folder / f"{card.name}{SUFFIX}", entry.model_dump_json(indent=2) + "\n")
+    write_text(command.folder / f"{card.name}{ENTRY_SUFFIX}", entry.model_dump_json(indent=2) + "\n")
 
 
 def _print(board: Leaderboard, out: Path, console: Console, errors: Console) -> None:

@@ -219,7 +219,9 @@ def _lines(result: RankOnlyResult) -> list[str]:
         f"  {one.mean_queries:.0f} queries an image, at most {one.most_queries}",
     ]
     if one.hidden_after:
-        found.append(f"  {one.hidden_after} targets are outside the list; their ranks are at least what is counted")
+        found.append(
+            f"  images with targets outside the list: {one.hidden_after}; these ranks are at least what is counted"
+        )
     if result.unknown_ids:
         found.append(f"  the gallery lacks ids that were returned, such as {', '.join(result.unknown_ids[:3])}")
     return found

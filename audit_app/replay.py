@@ -24,7 +24,6 @@ import tyro
 from hardrank.audit_app.gallery.source import GallerySource
 from hardrank.audit_app.live.record import LARGEST_RECORD, ReplayError, read_record
 from hardrank.audit_app.live.replay import Replayed, replay
-from hardrank.audit_app.live.result import LiveResult
 from hardrank.models.command_errors import report_errors
 from hardrank.models.files import write_bytes
 from hardrank.models.home import typed
@@ -67,7 +66,8 @@ def _replay(command: Command) -> Replayed:
     gallery = GallerySource.at(*command.gallery) if command.gallery else None
     replayed = replay(read_record(_read(command.file)), models=command.models, gallery=gallery)
     if command.out is not None:
-        _write(replayed.result, command.out)
+        for name, found in replayed.result.subjects.items():
+            write_bytes(command.out / f"{name}.png", found.png)
     return replayed
 
 
@@ -77,11 +77,6 @@ def _read(path: Path) -> bytes:
             return file.read(LARGEST_RECORD + 1)
     except OSError as error:
         raise ReplayError(f"{path} cannot be read: {error.strerror or error}") from error
-
-
-def _write(result: LiveResult, folder: Path) -> None:
-    for name, found in result.subjects.items():
-        write_bytes(folder / f"{name}.png", found.png)
 
 
 if __name__ == "__main__":

@@ -55,13 +55,12 @@ from hardrank.audit_app.audit.time_budget import describe_reduction
 from hardrank.audit_app.blackbox.choice import method_name
 from hardrank.audit_app.command.job import AuditCommandOptions, read_job
 from hardrank.audit_app.command.summary import plain, print_summary
-from hardrank.audit_app.entries.entry import SUFFIX
 from hardrank.audit_app.entries.making import make_entry
 from hardrank.audit_app.errors import AuditError
 from hardrank.audit_app.gallery.image_gallery import ImageGallery
 from hardrank.audit_app.report.files import write_report
 from hardrank.audit_app.results.gate import LimitResult, check_comparable, check_limits, check_models, judge
-from hardrank.audit_app.results.schema import AuditReport, read_report
+from hardrank.audit_app.results.schema import ENTRY_SUFFIX, AuditReport, read_report
 from hardrank.audit_app.subjects.subject import Subject
 from hardrank.models.command_errors import report_errors
 from hardrank.models.files import write_text
@@ -117,7 +116,7 @@ def carry_out(
     result = audit.run(job.out, overwrite=job.overwrite, on_progress=progress)
     report = write_report(result, job.out, command=f"{typed('audit')} {shlex.join(arguments)}", on_progress=progress)
     for model, about in zip(report.models, job.entries, strict=False):  # no entries, or one for each model
-        path = job.out / f"{Path(model.per_image).stem}{SUFFIX}"
+        path = job.out / f"{Path(model.per_image).stem}{ENTRY_SUFFIX}"
         write_text(path, make_entry(report, model, about).model_dump_json(indent=2) + "\n")
         say(f"entry for a leaderboard: {path}")
     return report, judge(report, job.limits, baseline)

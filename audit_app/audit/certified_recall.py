@@ -4,8 +4,7 @@ It is a statement about a smoothed version of the model, which embeds many noisy
 the model as it is served. See `hardrank.trainer.evaluation.certificates`.
 """
 
-from collections.abc import Callable, Sequence
-from functools import partial
+from collections.abc import Callable
 from typing import Final
 
 import numpy as np
@@ -17,7 +16,7 @@ from hardrank.audit_app.gallery.embedded import EmbeddedGallery
 from hardrank.audit_app.results.certificate_entries import CertificateEntry, CertifiedPointEntry
 from hardrank.trainer.evaluation.blocks import cancelled
 from hardrank.trainer.evaluation.certificates import certify_image
-from hardrank.trainer.evaluation.journal import Columns, Journal
+from hardrank.trainer.evaluation.journal import Journal
 from hardrank.trainer.metric.distances import recall_at_1
 
 MULTIPLES: Final = (0.0, 0.25, 0.5, 0.75, 1.0, 1.5, 2.0)
@@ -63,57 +62,27 @@ def measure_certificates(
     found = []
     for number, sigma in enumerate(options.sigmas):
         kept = journal(f"certificates {sigma:g} {options.samples} {options.alpha:g}")
-        radii = _certify(
-            embedded,
-            rows.tolist(),
-            sigma,
-            options,
-            seed=seed,
-            batch=batch,
-            journal=kept,
-            report=partial(_report_from, report, number * len(rows)),
-            cancel=cancel,
-        )
+        kept.open({"sigma": sigma, "samples": options.samples}, embedded.embeddings[:_PROBED].cpu().numpy())
+        done = {row: columns["radii"] for row, columns in kept.load_rows("radii").items()}
+        for i, row in enumerate(rows.tolist(), start=1):
+            if cancel():
+                raise cancelled()
+            if row not in done:
+                certified = certify_image(
+                    embedded.subject.judge,
+                    embedded.images(torch.tensor([row]))[0],
+                    embedded.tensors,
+                    row,
+                    options.smoothing(sigma),
+                    seed=seed,
+                    batch=batch,
+                )
+                done[row] = np.array([certified.vote, certified.embedding])
+                kept.record("radii", np.array([row]), {"radii": done[row][None]})
+            report(number * len(rows) + i)
+        radii = np.stack([done[row] for row in rows.tolist()])
         found.append(_summarize(embedded, rows, radii, sigma, options, seed=seed, resamples=resamples))
     return tuple(found)
-
-
-def _report_from(report: Callable[[int], None], before: int, done: int) -> None:
-    report(before + done)
-
-
-def _certify(
-    embedded: EmbeddedGallery,
-    rows: Sequence[int],
-    sigma: float,
-    options: CertificateOptions,
-    *,
-    seed: int,
-    batch: int,
-    journal: Journal,
-    report: Callable[[int], None],
-    cancel: Callable[[], bool],
-) -> np.ndarray:
-    """Return the radii of the images, (n,2): vote and embedding."""
-    journal.open({"sigma": sigma, "samples": options.samples}, embedded.embeddings[:_PROBED].cpu().numpy())
-    done: dict[int, Columns] = {**journal.load_rows("radii")}
-    for i, row in enumerate(rows):
-        if cancel():
-            raise cancelled()
-        if row not in done:
-            radii = certify_image(
-                embedded.subject.judge,
-                embedded.images(torch.tensor([row]))[0],
-                embedded.tensors,
-                row,
-                options.smoothing(sigma),
-                seed=seed,
-                batch=batch,
-            )
-            done[row] = {"radii": np.array([radii.vote, radii.embedding])}
-            journal.record("radii", np.array([row]), {"radii": done[row]["radii"][None]})
-        report(i + 1)
-    return np.stack([done[row]["radii"] for row in rows])
 
 
 def _summarize(
@@ -126,12 +95,13 @@ def _summarize(
     seed: int,
     resamples: int,
 ) -> CertificateEntry:
+    """Summarize the `radii` (n,2) of the vote and of the mean embedding."""
     own = rows.to(embedded.embeddings.device)
     benign = recall_at_1(embedded.embeddings[own], embedded.embeddings, embedded.labels, own, embedded.labels[own])
     [recall] = mean_intervals(benign.double().cpu().numpy()[:, None], seed=seed, resamples=resamples)
     points = []
     for multiple in MULTIPLES:
-        # A radius of 0 asks for certified images, whose radius is positive; beyond it perturbations must be smaller.
+        # At a radius of 0, too, only certified images count: those whose radius is positive.
         reached = (radii >= multiple * sigma) & (radii > 0)
         vote, embedding = mean_intervals(reached.astype(np.float64), seed=seed, resamples=resamples)
         points.append(CertifiedPointEntry(radius=multiple * sigma, vote=vote, embedding=embedding))

@@ -9,7 +9,7 @@ from hardrank.audit_app.blackbox.choice import SearchMethod
 from hardrank.audit_app.errors import AuditError, GalleryError
 from hardrank.audit_app.gallery.embedded import EmbeddedGallery
 from hardrank.audit_app.subjects.subject import Subject, check_names_differ
-from hardrank.trainer.attacks.attack import Attack, victims_in
+from hardrank.trainer.attacks.attack import victims_in
 from hardrank.trainer.attacks.options import AttackError
 from hardrank.trainer.evaluation.robustness import sample_queries
 from hardrank.trainer.evaluation.threats import check_threats
@@ -41,10 +41,10 @@ def _check_attacks(embedded: EmbeddedGallery, options: AuditOptions, rows: torch
             targets = attack.draw(victims, embedded.tensors, seed=options.seed)
             attack.objective(victims[:1], embedded.tensors, targets[:1])
         except AttackError as error:
-            raise AttackError(_with_advice(error, attack, embedded)) from error
+            raise AttackError(_with_advice(error, embedded)) from error
 
 
-def _with_advice(error: AttackError, attack: Attack, embedded: EmbeddedGallery) -> str:
+def _with_advice(error: AttackError, embedded: EmbeddedGallery) -> str:
     if embedded.gallery.labeled_classes > 1:
         return str(error)
     return (

@@ -6,13 +6,12 @@ import torch
 
 from hardrank.audit_app.audit.estimate import AuditPart
 from hardrank.audit_app.audit.model_audit import ModelAudit
-from hardrank.audit_app.audit.options import AuditOptions, Curve, CurveParameter
+from hardrank.audit_app.audit.options import Curve, CurveParameter
 from hardrank.audit_app.audit.result import overall_score
 from hardrank.audit_app.blackbox.method import Search
 from hardrank.audit_app.results.schema import CurveEntry, CurvePointEntry
 from hardrank.trainer.attacks.runner import Method
 from hardrank.trainer.evaluation.robustness import RobustnessOptions, sample_queries
-from hardrank.trainer.evaluation.scorecard import Scorecard
 
 
 def measure_curves(part: ModelAudit, rows: torch.Tensor) -> tuple[CurveEntry, ...]:
@@ -43,7 +42,8 @@ def _curve(part: ModelAudit, rows: torch.Tensor, curve: Curve, place: tuple[int,
             part=AuditPart.CURVES,
             place=(place[0] + len(points), place[1]),
         )
-        points.append(_point(value, card, options))
+        score, low, high = overall_score(card, seed=options.seed, resamples=options.robustness.bootstrap)
+        points.append(CurvePointEntry(at=value, score=score, low=low, high=high))
     return CurveEntry(parameter=str(curve.parameter), attacked=len(sample), points=points)
 
 
@@ -65,8 +65,3 @@ def _applies(curve: Curve, method: Method | None) -> bool:
     if curve.parameter is CurveParameter.STEPS:
         return not isinstance(method, Search)
     return curve.parameter is CurveParameter.EPSILON or isinstance(method, Search)
-
-
-def _point(at: float, card: Scorecard, options: AuditOptions) -> CurvePointEntry:
-    score, low, high = overall_score(card, seed=options.seed, resamples=options.robustness.bootstrap)
-    return CurvePointEntry(at=at, score=score, low=low, high=high)

@@ -14,6 +14,7 @@ from hardrank.audit_app.errors import AuditError
 from hardrank.audit_app.gallery.image_gallery import ImageGallery
 from hardrank.audit_app.results.gate import describe_difference
 from hardrank.audit_app.results.schema import (
+    ENTRY_SUFFIX,
     HTML,
     REPORT,
     AuditReport,
@@ -158,7 +159,8 @@ def _report_in(out: Path) -> AuditReport | None:
 def _delete_results(out: Path) -> None:
     report = _report_in(out)
     tables = [] if report is None else [model.per_image for model in report.models]
-    for name in (REPORT, HTML, REQUEST, *tables):
+    entries = [f"{Path(table).stem}{ENTRY_SUFFIX}" for table in tables]
+    for name in (REPORT, HTML, REQUEST, *tables, *entries):
         (out / name).unlink(missing_ok=True)
     shutil.rmtree(out / JOURNAL, ignore_errors=True)
 

@@ -1,4 +1,4 @@
-"""The audit of one model: scorecards of it, with a journal and progress reports."""
+"""The audit of one model: scorecards of it, with a journal and progress reports, and single attacks repeated."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -12,7 +12,8 @@ from hardrank.audit_app.audit.options import AuditOptions
 from hardrank.audit_app.audit.progress import AuditProgress
 from hardrank.audit_app.blackbox.method import Search
 from hardrank.audit_app.gallery.embedded import EmbeddedGallery
-from hardrank.trainer.attacks.runner import Method
+from hardrank.trainer.attacks.attack import victims_in
+from hardrank.trainer.attacks.runner import AttackResult, Method, run_attack
 from hardrank.trainer.evaluation.blocks import EvaluationPhase, EvaluationProgress
 from hardrank.trainer.evaluation.journal import Journal
 from hardrank.trainer.evaluation.robustness import RobustnessOptions, measure_robustness
@@ -89,3 +90,21 @@ class ModelAudit:
         )
         self.report(part, stage, len(rows), len(rows), (place[0] + 1) / place[1])
         return card
+
+    def repeat(self, name: str, rows: torch.Tensor, targets: torch.Tensor) -> AttackResult:
+        """Run the attack `name` again on the gallery rows `rows` (n,) with its `targets` (n,T).
+
+        Random draws depend only on seed and image, so it finds the same images as for the scorecard, up to rounding.
+        """
+        subject, tensors = self.embedded.subject, self.embedded.tensors
+        return (self.method or run_attack)(
+            self.options.build()[name],
+            subject.judge if self.method is not None else subject.gradients,
+            self.embedded.images(rows),
+            victims_in(tensors, rows),
+            tensors,
+            self.options.robustness,
+            seed=self.options.seed,
+            targets=targets,
+            judge=subject.judge,
+        )

@@ -26,7 +26,7 @@ from hardrank.audit_app.audit.transform_survival import measure_survival
 from hardrank.audit_app.audit.weak_spots import worst_classes, worst_queries
 from hardrank.audit_app.audit.worst_cases import worst_case
 from hardrank.audit_app.blackbox.choice import choose_method
-from hardrank.audit_app.blackbox.transfer import Transfer, transfer_from
+from hardrank.audit_app.blackbox.transfer import transfer_from
 from hardrank.audit_app.gallery.embedded import EmbeddedGallery, ignore_progress
 from hardrank.audit_app.gallery.image_gallery import ImageGallery
 from hardrank.audit_app.results.certificate_entries import CertificateEntry
@@ -35,7 +35,7 @@ from hardrank.audit_app.results.transform_entries import EditsEntry, SurvivalEnt
 from hardrank.audit_app.subjects.subject import Subject
 from hardrank.models.progress import OnProgress
 from hardrank.trainer.attacks.runner import Method, never_cancel
-from hardrank.trainer.evaluation.blocks import CancelledError
+from hardrank.trainer.evaluation.blocks import cancelled
 from hardrank.trainer.evaluation.journal import Journal
 from hardrank.trainer.evaluation.retrieval import RetrievalMetrics, evaluate
 from hardrank.trainer.evaluation.robustness import sample_queries
@@ -132,10 +132,8 @@ def _measure(part: ModelAudit, rows: torch.Tensor) -> ModelResult:
     cases = []
     for i, query in enumerate(weak, start=1):
         if part.cancel():
-            raise CancelledError(
-                "the audit was stopped; finished parts are kept, and the same audit continues from there"
-            )
-        cases.append(worst_case(embedded, query, card, options, part.method))
+            raise cancelled()
+        cases.append(worst_case(part, query, card))
         part.report(AuditPart.WORST_CASES, f"worst cases of {name}", i, len(weak))
     return ModelResult(
         embedded=embedded,
@@ -161,13 +159,9 @@ def _transforms(
     if not options.transform_images:
         return None, None
     sample = rows[sample_queries(len(rows), options.transform_images, seed=options.seed)]
-    name, total = embedded.subject.name, len(sample) * len(options.attacks)
 
     def edited(done: int) -> None:
-        part.report(AuditPart.TRANSFORMS, f"edits on {name}", done, len(sample), 0.0)
-
-    def survived(done: int) -> None:
-        part.report(AuditPart.TRANSFORMS, f"transforms on {name}", done, total)
+        part.report(AuditPart.TRANSFORMS, f"edits on {embedded.subject.name}", done, len(sample), 0.0)
 
     edits = measure_edits(
         embedded,
@@ -178,11 +172,7 @@ def _transforms(
         report=edited,
         cancel=part.cancel,
     )
-    journal = Journal(part.journal / "transforms")
-    survival = measure_survival(
-        embedded, sample, card, options, part.method, journal=journal, report=survived, cancel=part.cancel
-    )
-    return edits, survival
+    return edits, measure_survival(part, sample, card)
 
 
 def _certificates(part: ModelAudit, rows: torch.Tensor) -> tuple[CertificateEntry, ...]:
@@ -220,11 +210,6 @@ def _method(
     embedded: EmbeddedGallery, options: AuditOptions, surrogate: Subject | None, on_progress: OnProgress
 ) -> Method | None:
     """Choose how a model is attacked; None: white-box."""
-
-    def transfer() -> Transfer:
-        assert surrogate is not None  # `check_audit` refuses a transfer without one
+    if surrogate is not None:  # exactly if the method is a transfer attack; see `check_audit`
         return transfer_from(surrogate, embedded, on_progress=on_progress)
-
-    return choose_method(
-        embedded.subject, options.method, norm=options.robustness.norm, search=options.search, transfer=transfer
-    )
+    return choose_method(embedded.subject, options.method, norm=options.robustness.norm, search=options.search)

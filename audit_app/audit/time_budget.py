@@ -88,24 +88,21 @@ def describe_reduction(requested: AuditOptions, fitted: AuditOptions, budget: fl
 def _reduced(estimate: AuditEstimate, images: int, queries: int | None) -> AuditEstimate:
     options, models = replace(estimate.options, attacked=images), estimate.models
     if images < estimate.attacked:  # so that the checks of a small sample do not take longer than its attacks
-        checked, robustness = max(_LEAST_IMAGES, images // _CHECKED_SHARE), options.robustness
-        robustness = replace(
-            robustness,
-            seed_check=min(robustness.seed_check, checked),
-            sanity_images=min(robustness.sanity_images, checked),
-            strong_images=min(robustness.strong_images, checked),
-        )
-        transformed = min(options.transform_images, checked)
-        certificates = options.certificates
+        checked = max(_LEAST_IMAGES, images // _CHECKED_SHARE)
+        robustness, certificates, threats = options.robustness, options.certificates, options.threats
         if certificates is not None:
             certificates = replace(certificates, images=min(certificates.images, checked))
-        threats = replace(options.threats, images=min(options.threats.images, checked))
         options = replace(
             options,
-            robustness=robustness,
-            transform_images=transformed,
+            robustness=replace(
+                robustness,
+                seed_check=min(robustness.seed_check, checked),
+                sanity_images=min(robustness.sanity_images, checked),
+                strong_images=min(robustness.strong_images, checked),
+            ),
+            transform_images=min(options.transform_images, checked),
             certificates=certificates,
-            threats=threats,
+            threats=replace(threats, images=min(threats.images, checked)),
         )
     if queries is not None:
         options = replace(options, search={**options.search, "queries": queries})

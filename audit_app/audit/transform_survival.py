@@ -1,22 +1,20 @@
 """Whether attacks survive what files go through: each attack's results after PNG, JPEG and resizing."""
 
-from collections.abc import Callable
 from typing import Final
 
 import numpy as np
 import torch
 
+from hardrank.audit_app.audit.estimate import AuditPart
 from hardrank.audit_app.audit.intervals import mean_intervals
+from hardrank.audit_app.audit.model_audit import ModelAudit
 from hardrank.audit_app.audit.options import AuditOptions
-from hardrank.audit_app.audit.repeat import repeat_attack
-from hardrank.audit_app.gallery.embedded import EmbeddedGallery
 from hardrank.audit_app.images.exact_png import canvas_of, exact_png
 from hardrank.audit_app.images.quantization import quantize
 from hardrank.audit_app.images.transforms import TransformOptions, transforms
 from hardrank.audit_app.results.transform_entries import SurvivalEntry, SurvivalFigureEntry
 from hardrank.models.preprocessing import file_pixels, to_unit
 from hardrank.trainer.attacks.attack import Attack, victims_in
-from hardrank.trainer.attacks.runner import Method
 from hardrank.trainer.evaluation.blocks import cancelled
 from hardrank.trainer.evaluation.journal import Columns, Journal
 from hardrank.trainer.evaluation.scorecard import Scorecard
@@ -26,33 +24,21 @@ _LEAST_CHANGE: Final = 1e-6
 """A smaller change by the attack has no share that could survive."""
 
 
-def measure_survival(
-    embedded: EmbeddedGallery,
-    rows: torch.Tensor,
-    card: Scorecard,
-    options: AuditOptions,
-    method: Method | None,
-    *,
-    journal: Journal,
-    report: Callable[[int], None],
-    cancel: Callable[[], bool],
-) -> SurvivalEntry:
+def measure_survival(part: ModelAudit, rows: torch.Tensor, card: Scorecard) -> SurvivalEntry:
     """Repeat the attacks of a scorecard on some of its images, and measure its results on transformed files.
 
+    Finished blocks are kept in the journal; a later call continues from there.
+
     Args:
-        embedded: The gallery and the model.
+        part: The audit of the model.
         rows: (n,) gallery rows, which `card` attacked.
-        card: The scorecard; it tells the targets of each image.
-        options: Options of the audit.
-        method: The search of a black-box attack; None: gradients.
-        journal: Keeps finished blocks; a later call continues from there.
-        report: Called with the number of finished pairs of attack and image.
-        cancel: Checked before each block.
+        card: The scorecard; it has the targets of each image.
 
     Raises:
-        CancelledError: `cancel` returned True.
+        CancelledError: `part.cancel` returned True.
     """
-    kinds = transforms(TransformOptions())
+    embedded, options, kinds = part.embedded, part.options, transforms(TransformOptions())
+    journal, total = Journal(part.journal / "transforms"), len(rows) * len(options.attacks)
     journal.open({key: kind.title for key, kind in kinds.items()}, embedded.embeddings[:_PROBED].cpu().numpy())
     places = np.searchsorted(card.per_image.rows, rows.cpu().numpy())
     figures: dict[str, SurvivalFigureEntry] = {}
@@ -60,33 +46,26 @@ def measure_survival(
         done: dict[int, Columns] = {**journal.load_rows(name)}
         left = [place for place in places if int(card.per_image.rows[place]) not in done]
         for begin in range(0, len(left), options.batch):
-            if cancel():
+            if part.cancel():
                 raise cancelled()
             block = left[begin : begin + options.batch]
             some = card.per_image.rows[block]
             targets = torch.from_numpy(card.per_image.columns[f"{name} targets"][block])
-            columns = _attack_block(embedded, name, attack, torch.from_numpy(some), targets, options, method)
+            columns = _attack_block(part, name, attack, torch.from_numpy(some), targets)
             journal.record(name, some, columns)
             done |= {int(row): {key: column[i] for key, column in columns.items()} for i, row in enumerate(some)}
-            report(number * len(rows) + len(done))
+            finished = number * len(rows) + len(done)
+            part.report(AuditPart.TRANSFORMS, f"transforms on {embedded.subject.name}", finished, total)
         table = {key: np.stack([done[int(row)][key] for row in rows]) for key in kinds}
         figures |= _figures(attack, table, card.per_image.columns, places, options)
     return SurvivalEntry(n=len(rows), titles={key: kind.title for key, kind in kinds.items()}, figures=figures)
 
 
-def _attack_block(
-    embedded: EmbeddedGallery,
-    name: str,
-    attack: Attack,
-    rows: torch.Tensor,
-    targets: torch.Tensor,
-    options: AuditOptions,
-    method: Method | None,
-) -> Columns:
+def _attack_block(part: ModelAudit, name: str, attack: Attack, rows: torch.Tensor, targets: torch.Tensor) -> Columns:
     """Attack a block of images (n,) and measure each transform → (n,F) by transform."""
-    found = repeat_attack(embedded, name, rows, targets, options, method).images.float().cpu().numpy()
+    embedded, robustness = part.embedded, part.options.robustness
+    found = part.repeat(name, rows, targets).images.float().cpu().numpy()
     subject, pre = embedded.subject, embedded.subject.preprocessing
-    robustness = options.robustness
     files = []
     for image, benign, row in zip(found, embedded.pixels(rows.numpy()), rows.tolist(), strict=True):
         pixels = quantize(image, benign, epsilon=robustness.epsilon, norm=robustness.norm)

@@ -7,14 +7,12 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from hardrank.audit_app.audit.options import AuditOptions
-from hardrank.audit_app.audit.repeat import repeat_attack
+from hardrank.audit_app.audit.model_audit import ModelAudit
 from hardrank.audit_app.audit.weak_spots import WeakQuery
 from hardrank.audit_app.gallery.embedded import EmbeddedGallery, Uint8Images
 from hardrank.audit_app.images.quantization import quantize
 from hardrank.audit_app.ranking.views import movement_between, views_of
 from hardrank.models.preprocessing import to_unit
-from hardrank.trainer.attacks.runner import Method
 from hardrank.trainer.evaluation.scorecard import Scorecard
 
 SHOWN: Final = 8
@@ -50,24 +48,18 @@ class WorstCase:
     """Distance that the embedding moved, 0 to 2."""
 
 
-def worst_case(
-    embedded: EmbeddedGallery, query: WeakQuery, card: Scorecard, options: AuditOptions, method: Method | None
-) -> WorstCase:
-    """Repeat the attack with the weakest figure of `query`.
-
-    Random draws depend only on seed and image, so it finds the same image.
-    """
-    attacks = options.build()
+def worst_case(part: ModelAudit, query: WeakQuery, card: Scorecard) -> WorstCase:
+    """Repeat the attack of the weakest figure of `query`; see `ModelAudit.repeat`."""
+    embedded, budget = part.embedded, part.options.robustness
+    attacks = part.options.build()
     owner = {figure.key: name for name, attack in attacks.items() for figure in attack.figures}
     name = owner[query.weakest]
     attack, rows = attacks[name], torch.tensor([query.row])
     place = int(np.flatnonzero(card.per_image.rows == query.row)[0])
     targets = torch.from_numpy(card.per_image.columns[f"{name} targets"][place : place + 1])
-    result = repeat_attack(embedded, name, rows, targets, options, method)
+    result = part.repeat(name, rows, targets)
     benign = embedded.pixels(rows.numpy())[0]
-    adversarial = quantize(
-        result.images[0].cpu().numpy(), benign, epsilon=options.robustness.epsilon, norm=options.robustness.norm
-    )
+    adversarial = quantize(result.images[0].cpu().numpy(), benign, epsilon=budget.epsilon, norm=budget.norm)
     one, other = _served(embedded, benign), _served(embedded, adversarial)
     aims = tuple(targets[0].tolist())
     gallery = embedded.embeddings.cpu().numpy()

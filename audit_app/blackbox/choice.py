@@ -1,11 +1,10 @@
 """How a model is attacked: by its gradients, by a black-box search, or by transfer."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from enum import StrEnum
 from typing import Any, Final
 
 from hardrank.audit_app.blackbox import SEARCHES, make_search
-from hardrank.audit_app.blackbox.transfer import Transfer
 from hardrank.audit_app.subjects.subject import Subject
 from hardrank.trainer.attacks.pgd import Norm
 from hardrank.trainer.attacks.runner import Method
@@ -46,22 +45,14 @@ def method_name(subject: Subject, method: SearchMethod, norm: Norm) -> str:
     return search_name(method, norm)
 
 
-def choose_method(
-    subject: Subject,
-    method: SearchMethod,
-    *,
-    norm: Norm,
-    search: Mapping[str, Any],
-    transfer: Callable[[], Transfer],
-) -> Method | None:
+def choose_method(subject: Subject, method: SearchMethod, *, norm: Norm, search: Mapping[str, Any]) -> Method | None:
     """Choose how a model is attacked.
 
     Args:
         subject: The model under audit.
-        method: The requested method.
+        method: The requested method, except `TRANSFER`, which needs a surrogate; see `transfer_from`.
         norm: Norm of the budget, which decides the default search.
         search: Options of the black-box search.
-        transfer: Returns the transfer attack on this model. Called only if `method` is `TRANSFER`.
 
     Returns:
         A method that replaces `run_attack`; None for white-box attacks.
@@ -70,8 +61,6 @@ def choose_method(
         SubjectError: The method needs gradients, and the model has none.
         AttackError: Unknown options of the search.
     """
-    if method is SearchMethod.TRANSFER:
-        return transfer()
     if method_name(subject, method, norm) == SearchMethod.WHITE_BOX:
         _ = subject.gradients  # raises where there are none
         return None

@@ -45,7 +45,7 @@ class EstimatedDescent(Search):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.queries < 2 * self.pairs + 2:
+        if self.queries < self.least_queries:
             raise AttackError(
                 f"{self.NAME}: {self.queries} queries are too few for a step of {self.pairs} pairs, which takes "
                 f"{2 * self.pairs + 1} after the first; give more queries or fewer pairs"

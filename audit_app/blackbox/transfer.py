@@ -101,8 +101,6 @@ def transfer_from(
     side = surrogate.size
 
     def through(network: Embed) -> Embed:
-        if side == embedded.subject.size:
-            return network
         return lambda x: network(resize_images(x, side))
 
     judge = through(surrogate.judge)

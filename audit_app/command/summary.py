@@ -8,8 +8,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from hardrank.audit_app.drawing.formatting import format_score
-from hardrank.audit_app.report.files import HTML, JSON
-from hardrank.audit_app.results.schema import AuditReport, ModelEntry, StrongEntry, ThreatEntry
+from hardrank.audit_app.results.schema import HTML, REPORT, AuditReport, ModelEntry, StrongEntry, ThreatEntry
 from hardrank.audit_app.results.scores import effort_text
 from hardrank.trainer.attacks.gtm import Unmatched
 
@@ -28,7 +27,7 @@ def print_summary(console: Console, report: AuditReport, out: Path) -> None:
         console.print(f"[yellow]caution[/]: {plain(caution)}", highlight=False, soft_wrap=True)
     if any(model.checks for model in report.models):
         console.print(f"The failed sanity checks are listed in {plain(out / HTML)}.", highlight=False, soft_wrap=True)
-    for name in (HTML, JSON):
+    for name in (HTML, REPORT):
         console.print(str(out / name), highlight=False, soft_wrap=True, markup=False)
 
 

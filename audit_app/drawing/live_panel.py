@@ -1,6 +1,6 @@
 """Draw a running attack: each model's image, perturbation and progress, and the curves of all models."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -17,9 +17,7 @@ from hardrank.trainer.attacks.pgd import PGDOptions
 def live_panel(status: AttackStatus, budget: PGDOptions, *, ranked: int, watched: str) -> Markup:
     """Draw the state of an attack; `ranked` is the number of ranked items, `watched` names the item they show."""
     cards = [
-        _card(name, i, status.frames[name], status.curves[name], status, budget, ranked, watched)
-        if name in status.frames
-        else _empty_card(name, i)
+        _card(status, name, i, budget, ranked, watched) if name in status.frames else _empty_card(name, i)
         for i, name in enumerate(status.names)
         if status.frames
     ]
@@ -42,24 +40,16 @@ def picture(frame: TraceFrame, budget: PGDOptions) -> Markup:
     )
 
 
-def _card(
-    name: str,
-    place: int,
-    frame: TraceFrame,
-    points: Sequence[TracePoint],
-    status: AttackStatus,
-    budget: PGDOptions,
-    ranked: int,
-    watched: str,
-) -> Markup:
-    first, last, spending = points[0], points[-1], status.budgets[name]
+def _card(status: AttackStatus, name: str, place: int, budget: PGDOptions, ranked: int, watched: str) -> Markup:
+    points, spending = status.curves[name], status.budgets[name]
+    first, last = points[0], points[-1]
     spent = spending.spent(last)
     before, now = (format_rank(float(np.mean(point.ranks))) for point in (first, last))
     fill = element("div", class_=f"fill series-{place}", style=f"width:{_share(spent, spending.most)}%")
     return element(
         "article",
         element("h3", series_key(place), name),
-        picture(frame, budget),
+        picture(status.frames[name], budget),
         element(
             "dl",
             *_fact(

@@ -13,7 +13,7 @@ from hardrank.audit_app.live.result import LiveResult, SubjectResult
 from hardrank.audit_app.live.verdict import Verdict, verdict_of
 from hardrank.models.preprocessing import to_unit
 from hardrank.trainer.attacks.attack import Attack
-from hardrank.trainer.attacks.pgd import PGDOptions
+from hardrank.trainer.attacks.pgd import Norm, PGDOptions
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,16 +63,18 @@ def stronger_table(standard: LiveResult, strong: LiveResult, context: ResultCont
     rows = []
     for i, (name, after) in enumerate(strong.subjects.items()):
         before = standard.subjects[name]
-        pairs = (
-            ("verdict", *(_verdict(one, context).word for one in (before, after))),
-            (context.watched, *(format_rank(one.outcome.mean_rank_after) for one in (before, after))),
-            ("first answers kept", *(_kept(one) for one in (before, after))),
+        standard_cells, strong_cells = (
+            (_verdict(one, context).word, format_rank(one.outcome.mean_rank_after), _kept(one))
+            for one in (before, after)
         )
         rows.append(
             element(
                 "tr",
                 element("th", series_key(i), f" {name}", scope="row"),
-                *(element("td", one, " → ", element("b", other)) for _, one, other in pairs),
+                *(
+                    element("td", one, " → ", element("b", other))
+                    for one, other in zip(standard_cells, strong_cells, strict=True)
+                ),
             )
         )
     titles = ["standard → strong", "verdict", context.watched, "first answers kept"]
@@ -90,18 +92,18 @@ def _numbers(found: SubjectResult, context: ResultContext) -> Markup:
     kept, of = outcome.kept
     return element(
         "dl",
-        *_number(
+        _number(
             f"{context.watched}, of {format_count(outcome.movements[0].ranked)}",
             f"{format_rank(outcome.mean_rank_before)} → {format_rank(outcome.mean_rank_after)}",
         ),
-        *_number("first answers kept", format_count(kept), f"of {format_count(of)}"),
-        *_number("distance moved, of 2", f"{outcome.shift:.2f}"),
+        _number("first answers kept", format_count(kept), f"of {format_count(of)}"),
+        _number("distance moved, of 2", f"{outcome.shift:.2f}"),
         class_="numbers",
     )
 
 
-def _number(what: str, value: str, of: str = "") -> tuple[Markup]:
-    return (element("div", element("dd", value, " ", element("small", of)), element("dt", what)),)
+def _number(what: str, value: str, of: str = "") -> Markup:
+    return element("div", element("dd", value, " ", element("small", of)), element("dt", what))
 
 
 def rankings(result: LiveResult, context: ResultContext, *, view: int = 0) -> Markup:
@@ -112,8 +114,7 @@ def rankings(result: LiveResult, context: ResultContext, *, view: int = 0) -> Ma
 
 
 def _ranking(place: int, found: SubjectResult, context: ResultContext, view: int) -> Markup:
-    place_in_views = min(view, len(found.outcome.movements) - 1)
-    movement = found.outcome.movements[place_in_views]
+    movement = found.outcome.movements[min(view, len(found.outcome.movements) - 1)]
     queries = list(dict.fromkeys(query for query, _ in found.tracked))
     query = queries[min(view, len(queries) - 1)]
     marked = [item for asked, item in found.tracked if asked == query]
@@ -146,15 +147,10 @@ def _ranking(place: int, found: SubjectResult, context: ResultContext, view: int
 def _heads(found: SubjectResult, context: ResultContext, query: int | None) -> Markup:
     """Draw the attacked image before and after; for a candidate attack, also the query."""
     change = amplify(to_unit(found.pixels) - to_unit(found.benign), context.budget)
+    norm = "every pixel within" if context.budget.norm is Norm.LINF else "L2"
     pictures = [
         (found.benign, "before", "the original image"),
-        (
-            found.pixels,
-            "after",
-            f"every pixel within {found.change:.3g}/255"
-            if context.budget.norm == "linf"
-            else f"L2 {found.change:.3g}/255",
-        ),
+        (found.pixels, "after", f"{norm} {found.change:.3g}/255"),
         (change.pixels, "perturbation", change.scale),
     ]
     if query is not None:
@@ -168,36 +164,17 @@ def figures_table(result: LiveResult, context: ResultContext) -> Markup:
     rows = []
     for i, found in enumerate(result.subjects.values()):
         out, noise = found.outcome, found.noise
-        rows.append(
-            element(
-                "tbody",
-                _heading(i, found.name, 4),
-                _row(
-                    context.watched,
-                    format_rank(out.mean_rank_before),
-                    format_rank(out.mean_rank_after),
-                    format_rank(noise.mean_rank_after),
-                ),
-                _row(
-                    "first answers kept", format_percent(1), format_percent(out.overlap), format_percent(noise.overlap)
-                ),
-                _row(
-                    "distance of the embedding (0 … 2)",
-                    "0",
-                    format_number(out.shift),
-                    format_number(noise.shift),
-                ),
-                *(
-                    _row(
-                        f"{f.key}: {f.help}{_in(f.unit)}",
-                        format_number(found.before[f.key]),
-                        format_number(out.figures[f.key]),
-                        format_number(noise.figures[f.key]),
-                    )
-                    for f in context.attack.figures
-                ),
-            )
-        )
+        ranks = (out.mean_rank_before, out.mean_rank_after, noise.mean_rank_after)
+        lines = [
+            _row(context.watched, *map(format_rank, ranks)),
+            _row("first answers kept", *map(format_percent, (1, out.overlap, noise.overlap))),
+            _row("distance of the embedding (0 … 2)", *map(format_number, (0, out.shift, noise.shift))),
+        ]
+        for figure in context.attack.figures:
+            unit = f", {figure.unit}" if figure.unit else ""
+            values = (values[figure.key] for values in (found.before, out.figures, noise.figures))
+            lines.append(_row(f"{figure.key}: {figure.help}{unit}", *map(format_number, values)))
+        rows.append(element("tbody", _heading(i, found.name, 4), *lines))
     return _table(["", "before", "after", "noise"], rows)
 
 
@@ -228,33 +205,19 @@ def survival_table(result: LiveResult, context: ResultContext) -> Markup:
     """Tabulate what is left of each attack after its file was transformed."""
     rows = []
     for i, found in enumerate(result.subjects.values()):
-        out = found.unquantized
-        rows.append(
-            element(
-                "tbody",
-                _heading(i, found.name, 4),
-                _row(
-                    "before quantization (float)",
-                    format_rank(out.mean_rank_after),
-                    format_percent(out.overlap),
-                    f"{format_number(out.shift)} (0)",
-                ),
-                *(
-                    _row(
-                        one.title,
-                        format_rank(one.outcome.mean_rank_after),
-                        format_percent(one.outcome.overlap),
-                        f"{format_number(one.outcome.shift)} ({format_number(one.benign.shift)})",
-                    )
-                    for one in found.survival.values()
-                ),
+        outcomes = [("before quantization (float)", found.unquantized, 0.0)]
+        outcomes += [(one.title, one.outcome, one.benign.shift) for one in found.survival.values()]
+        lines = [
+            _row(
+                title,
+                format_rank(out.mean_rank_after),
+                format_percent(out.overlap),
+                f"{format_number(out.shift)} ({format_number(benign_shift)})",
             )
-        )
+            for title, out, benign_shift in outcomes
+        ]
+        rows.append(element("tbody", _heading(i, found.name, 4), *lines))
     return _table(["", context.watched, "first answers kept", "distance (original image)"], rows)
-
-
-def _in(unit: str) -> str:
-    return f", {unit}" if unit else ""
 
 
 def _heading(place: int, name: str, columns: int) -> Markup:

@@ -51,10 +51,8 @@ def _overall_bars(group: NumberedScores) -> Markup:
         )
         for i, model in group
     ]
-    what = _kind(group)
-    return score_bars(
-        bars, label=f"The overall {what} of each model, 0 to 100, with its 95 % interval", axis=_axis_title(group)
-    )
+    label = f"The overall {_kind(group)} of each model, 0 to 100, with its 95 % interval"
+    return score_bars(bars, label=label, axis=_axis_title(group))
 
 
 def part_bars(models: Sequence[ModelScores]) -> list[Markup]:
@@ -77,10 +75,8 @@ def _part_bars(group: NumberedScores) -> Markup:
             )
             bars.append(ScoreBar(series=i % SERIES, value=figure.score, low=low, high=high, tip=tip, upper_bound=bound))
         groups.append(BarGroup(name=key, bars=bars))
-    what = _kind(group)
-    return score_bars(
-        groups, label=f"The {what} of each part and model, 0 to 100, with 95 % intervals", axis=_axis_title(group)
-    )
+    label = f"The {_kind(group)} of each part and model, 0 to 100, with 95 % intervals"
+    return score_bars(groups, label=label, axis=_axis_title(group))
 
 
 def score_radar(models: Sequence[ModelScores]) -> Markup | None:
@@ -118,9 +114,8 @@ def score_curves(models: Sequence[ModelScores]) -> list[Markup]:
             ]
             if lines:
                 budgets = sorted({point.at for line in lines for point in line.points})
-                names, what = _budgets(parameter, budgets), _kind(group)
-                axis = _AXIS[parameter]
-                label = f"The {what} against {axis}"
+                names, axis = _budgets(parameter, budgets), _AXIS[parameter]
+                label = f"The {_kind(group)} against {axis}"
                 drawn.append(budget_curve(lines, names=names, x_label=axis, y_label=_axis_title(group), label=label))
     return drawn
 

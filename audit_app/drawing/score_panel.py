@@ -4,12 +4,7 @@ from collections.abc import Sequence
 from functools import partial
 from typing import Final
 
-from hardrank.audit_app.drawing.formatting import (
-    format_count,
-    format_figure,
-    format_plural,
-    format_score,
-)
+from hardrank.audit_app.drawing.formatting import format_count, format_figure, format_plural, format_score
 from hardrank.audit_app.drawing.markup import Markup, element, join, series_key
 from hardrank.audit_app.drawing.score_figures import SERIES, goal_of, part_bars, score_curves, score_radar
 from hardrank.audit_app.results.schema import CheckEntry, FigureEntry
@@ -49,8 +44,6 @@ def _tile(place: int, model: ModelScores) -> Markup:
     word = "ERS" if model.complete else "mean score"
     bound = ", upper bound (no gradients)" if model.upper_bound else ""
     interval = f"95 %: {model.low:.1f} … {model.high:.1f}" if model.high > model.low else "no interval"
-    failed = [check.kind for check in model.checks]
-    verdict = judge_score(failed, upper_bound=model.upper_bound, strong=model.strong)
     score = format_score(model.score, upper_bound=model.upper_bound)
     return element(
         "article",
@@ -74,11 +67,7 @@ def _tile(place: int, model: ModelScores) -> Markup:
             *_worst_case(model),
             class_="facts",
         ),
-        element(
-            "p",
-            verdict_text(failed, upper_bound=model.upper_bound, strong=model.strong),
-            class_=f"trust {verdict}",
-        ),
+        element("p", verdict_text(model), class_=f"trust {judge_score(model)}"),
         class_="card",
     )
 
@@ -100,7 +89,7 @@ def failed_checks(models: Sequence[ModelScores]) -> Markup:
     for model in models:
         by_kind: dict[str, list[CheckEntry]] = {}
         for check in model.checks:
-            by_kind.setdefault(str(check.kind), []).append(check)
+            by_kind.setdefault(check.kind, []).append(check)
         for kind, checks in by_kind.items():
             where = ", ".join(check.where for check in checks)
             first = checks[0].message if len(checks) == 1 else f"{checks[0].where}: {checks[0].message}"

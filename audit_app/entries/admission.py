@@ -121,12 +121,10 @@ def repeated(entries: Mapping[str, LeaderboardEntry]) -> dict[str, str]:
     beaten: dict[str, str] = {}
     for file, entry in entries.items():
         key = (entry.model_sha256, comparable_key(entry))
-        other = best.get(key)
-        if other is None:
-            best[key] = file
+        other = best.setdefault(key, file)
+        if other == file:
             continue
         lower = entry.attacked.strong_ers.value < entries[other].attacked.strong_ers.value
         kept, left = (file, other) if lower else (other, file)
-        best[key] = kept
-        beaten[left] = kept
+        best[key] = beaten[left] = kept
     return beaten

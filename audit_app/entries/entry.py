@@ -13,7 +13,6 @@ from hardrank.audit_app.errors import AuditError
 from hardrank.audit_app.results.strict import StrictModel
 
 SCHEMA: Final = "hardrank.entry/1"
-SUFFIX: Final = ".entry.json"
 _LARGEST: Final = 2**20
 Part = TypeVar("Part", bound=StrictModel)
 

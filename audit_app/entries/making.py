@@ -1,5 +1,8 @@
 """Makes entries of a leaderboard: from the report of an audit, or from what training measured."""
 
+from collections.abc import Mapping
+from typing import Any
+
 from scipy.stats import binomtest
 
 from hardrank.audit_app.entries.entry import (
@@ -38,14 +41,7 @@ def make_entry(report: AuditReport, model: ModelEntry, about: AboutModel) -> Lea
         about=about,
         model_sha256=model.sha256,
         defense=model.defense,
-        threat_model=ThreatModelEntry(
-            norm="l2" if settings.norm == "l2" else "linf",
-            epsilon=settings.epsilon,
-            alpha=settings.alpha,
-            steps=settings.steps,
-            knowledge=str(model.method["name"]),
-            gtm=str(settings.attacks.get("GTM", {}).get("unmatched", "")),
-        ),
+        threat_model=_threat_model(settings.model_dump(), settings.attacks, str(model.method["name"])),
         gallery=GalleryIdentity(name=gallery.name, sha256=gallery.sha256, items=gallery.items, classes=gallery.classes),
         benign=_benign(scores, model.benign.queries),
         attacked=_attacked(scores, "audit with --attacks all, gradients and --strong-images 32 or more"),
@@ -76,19 +72,11 @@ def make_entry_of_card(card: Card, gallery: ImageGallery, about: AboutModel) -> 
             f"{card.name}: the card has measured {scores.gallery} images, and the gallery has {len(gallery)}; give the "
             "images that it was trained with"
         )
-    options, attacks = found["options"], found["attacks"]
     return LeaderboardEntry(
         about=about,
         model_sha256=card.files[ONNX].sha256,
         defense=card.defense,
-        threat_model=ThreatModelEntry(
-            norm="l2" if options.get("norm") == "l2" else "linf",
-            epsilon=options["epsilon"],
-            alpha=options["alpha"],
-            steps=options["steps"],
-            knowledge=WHITE_BOX,
-            gtm=str(attacks.get("GTM", {}).get("unmatched", "")),
-        ),
+        threat_model=_threat_model(found["options"], found["attacks"], WHITE_BOX),
         gallery=GalleryIdentity(
             name=gallery.name, sha256=gallery.digest(), items=len(gallery), classes=gallery.labeled_classes
         ),
@@ -98,6 +86,19 @@ def make_entry_of_card(card: Card, gallery: ImageGallery, about: AboutModel) -> 
         seed=found["seeds"][0],
         command=card.command,
         versions=card.versions,
+    )
+
+
+def _threat_model(
+    budget: Mapping[str, Any], attacks: Mapping[str, Mapping[str, Any]], knowledge: str
+) -> ThreatModelEntry:
+    return ThreatModelEntry(
+        norm="l2" if budget.get("norm") == "l2" else "linf",
+        epsilon=budget["epsilon"],
+        alpha=budget["alpha"],
+        steps=budget["steps"],
+        knowledge=knowledge,
+        gtm=str(attacks.get("GTM", {}).get("unmatched", "")),
     )
 
 

@@ -7,7 +7,8 @@ from typing import Final
 
 from hardrank.audit_app.drawing.markup import page_templates
 from hardrank.audit_app.entries.admission import ACROSS, RULES, comparable_key, refusal, repeated
-from hardrank.audit_app.entries.entry import SUFFIX, EntryError, LeaderboardEntry, read_entry
+from hardrank.audit_app.entries.entry import EntryError, LeaderboardEntry, read_entry
+from hardrank.audit_app.results.schema import ENTRY_SUFFIX
 from hardrank.trainer.attacks.gtm import gtm_text
 
 _TEMPLATES: Final = Path(__file__).parent / "templates"
@@ -31,7 +32,7 @@ def read_leaderboard(folder: Path) -> Leaderboard:
     """
     files = sorted(path for path in folder.glob("*.json") if path.is_file()) if folder.is_dir() else []
     if not files:
-        raise EntryError(f"{folder} has no entries; put the files NAME{SUFFIX} of audits there")
+        raise EntryError(f"{folder} has no entries; put the files NAME{ENTRY_SUFFIX} of audits there")
     admitted, refused = {}, {}
     for path in files:
         try:

@@ -1,5 +1,6 @@
 """The gallery of an audit, as one model sees it: pixels, embeddings, classes."""
 
+import math
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -131,10 +132,9 @@ def embed_galleries(
             "attack; give a gallery of two or more"
         )
     kept = np.array([row not in problems for row in range(len(gallery))])
-    stores = {
-        preprocessing: CropStore(readable, preprocessing, cache if cache is None or kept.all() else cache[kept])
-        for preprocessing, cache in caches.items()
-    }
+    if not kept.all():
+        caches = {preprocessing: cache[kept] for preprocessing, cache in caches.items()}
+    stores = {one: CropStore(readable, one, caches.get(one)) for one in needed}
     return [_embed(subject, readable, stores[subject.preprocessing], on_progress) for subject in subjects]
 
 
@@ -153,11 +153,11 @@ def check_indexes(subjects: Sequence[Subject], gallery: ImageGallery) -> None:
 
 def _prepare(
     gallery: ImageGallery, needed: Sequence[Preprocessing], on_progress: OnProgress, cache_bytes: int
-) -> tuple[dict[Preprocessing, Uint8Images | None], dict[int, str]]:
-    """Decode each image once; return pixels by preprocessing, and what is wrong with which rows."""
-    sizes = {one: len(gallery) * 3 * one.crop**2 for one in needed}
-    fits = sum(sizes.values()) <= cache_bytes
-    caches = {one: np.zeros((len(gallery), 3, one.crop, one.crop), dtype=np.uint8) if fits else None for one in needed}
+) -> tuple[dict[Preprocessing, Uint8Images], dict[int, str]]:
+    """Decode each image once; return the pixels if they fit in memory, and what is wrong with which rows."""
+    shapes = {one: (len(gallery), 3, one.crop, one.crop) for one in needed}
+    fits = sum(map(math.prod, shapes.values())) <= cache_bytes
+    caches = {one: np.zeros(shape, dtype=np.uint8) for one, shape in shapes.items()} if fits else {}
     problems: dict[int, str] = {}
 
     def read(row: int) -> tuple[int, Mapping[Preprocessing, Uint8Images] | str]:
@@ -174,10 +174,8 @@ def _prepare(
                 if isinstance(found, str):
                     problems[row] = found
                     continue
-                for one, pixels in found.items():
-                    cache = caches[one]
-                    if cache is not None:
-                        cache[row] = pixels
+                for one, cache in caches.items():
+                    cache[row] = found[one]
             on_progress(StageProgress(stage="images", done=end, total=len(gallery)))
     return caches, problems
 
@@ -190,7 +188,7 @@ def _embed(subject: Subject, gallery: ImageGallery, store: CropStore, on_progres
         parts.append(subject.judge(torch.from_numpy(to_unit(store[rows])).to(subject.device)))
         on_progress(StageProgress(stage=f"embeddings {subject.name}", done=min(begin + _BATCH, total), total=total))
     embeddings = torch.cat(parts)
-    sample = np.unique(np.linspace(0, total - 1, min(_GRADIENT_SAMPLE, total)).astype(np.int64))
+    sample = _evenly_spaced(total, _GRADIENT_SAMPLE)
     subject = subject.with_checked_gradients(
         torch.from_numpy(to_unit(store[sample])).to(subject.device),
         embeddings[torch.from_numpy(sample).to(embeddings.device)],
@@ -202,9 +200,14 @@ def _embed(subject: Subject, gallery: ImageGallery, store: CropStore, on_progres
     return embedded
 
 
+def _evenly_spaced(total: int, most: int) -> Rows:
+    """Return at most `most` of `total` rows."""
+    return np.unique(np.linspace(0, total - 1, min(most, total)).astype(np.int64))
+
+
 def _compare(embedded: EmbeddedGallery, index: SourceIndex) -> None:
     """Raise `GalleryError` unless the index holds what the model returns, on a sample."""
-    rows = np.unique(np.linspace(0, len(embedded) - 1, min(_SAMPLE, len(embedded))).astype(np.int64))
+    rows = _evenly_spaced(len(embedded), _SAMPLE)
     ids = [embedded.gallery.ids[row] for row in rows]
     distances = np.linalg.norm(index.vectors(ids) - embedded.embeddings[torch.from_numpy(rows)].cpu().numpy(), axis=1)
     for id, distance in zip(ids, distances.tolist(), strict=True):

@@ -3,11 +3,11 @@
 import io
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Final
 
 from PIL import Image
 
 from hardrank.audit_app.errors import AuditError
+from hardrank.audit_app.images.edits import resize
 from hardrank.models.decoding import decode
 
 
@@ -46,9 +46,6 @@ def transforms(options: TransformOptions) -> Mapping[str, Transform]:
     }
 
 
-_RESAMPLING: Final = Image.Resampling.BICUBIC
-
-
 def _as_jpeg(data: bytes, quality: int) -> bytes:
     file = io.BytesIO()
     decode(data).save(file, format="JPEG", quality=quality)
@@ -57,7 +54,6 @@ def _as_jpeg(data: bytes, quality: int) -> bytes:
 
 def _resized(data: bytes, percent: int) -> bytes:
     image = decode(data)
-    width, height = (max(1, round(side * percent / 100)) for side in image.size)
     file = io.BytesIO()
-    image.resize((width, height), _RESAMPLING).resize(image.size, _RESAMPLING).save(file, format="PNG")
+    resize(image, percent).resize(image.size, Image.Resampling.BICUBIC).save(file, format="PNG")
     return file.getvalue()

@@ -61,7 +61,18 @@ class LiveAttack:
         self._lock = threading.Lock()
         self._phase, self._message = AttackPhase.WAITING, ""
         self._traces = {name: AttackTrace(budget) for name, budget in self._budgets.items()}
-        self._workers = [self._worker(served) for served in galleries]
+        self._workers = [
+            ModelAttack(
+                served=served,
+                victim=victim,
+                attack=self.attack,
+                options=options,
+                method=self.methods[served.name],
+                trace=self._traces[served.name],
+                stop=self._stop,
+            )
+            for served in galleries
+        ]
         self._began: float | None = None
         self._ended: float | None = None
         self._result: LiveResult | None = None
@@ -138,17 +149,6 @@ class LiveAttack:
     def _fail(self, message: str) -> None:
         with self._lock:
             self._phase, self._message = AttackPhase.ABANDONED if self._gone.is_set() else AttackPhase.FAILED, message
-
-    def _worker(self, served: ServedGallery) -> ModelAttack:
-        return ModelAttack(
-            served=served,
-            victim=self.victim,
-            attack=self.attack,
-            options=self.options,
-            method=self.methods[served.name],
-            trace=self._traces[served.name],
-            stop=self._stop,
-        )
 
     def _attack_all(self) -> list[UnjudgedResult]:
         """Attack every model, each in a thread of its own."""

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import torch
 
-from hardrank.audit_app.blackbox.choice import choose_method
+from hardrank.audit_app.blackbox.choice import SearchMethod, choose_method
 from hardrank.audit_app.blackbox.method import Search
 from hardrank.audit_app.blackbox.transfer import Transfer
 from hardrank.audit_app.errors import AuditError
@@ -107,15 +107,11 @@ class ModelAttack:
 
 def method_of(served: ServedGallery, options: LiveOptions, transfers: Mapping[str, Transfer]) -> Method | None:
     """Choose how a model is attacked; None: white-box."""
-
-    def transfer() -> Transfer:
-        if served.name not in transfers:
-            raise AuditError(f"a transfer attack on {served.name} needs a surrogate: choose a model with gradients")
-        return transfers[served.name]
-
-    return choose_method(
-        served.subject, options.method, norm=options.engine.norm, search=options.search, transfer=transfer
-    )
+    if options.method is not SearchMethod.TRANSFER:
+        return choose_method(served.subject, options.method, norm=options.engine.norm, search=options.search)
+    if served.name not in transfers:
+        raise AuditError(f"a transfer attack on {served.name} needs a surrogate: choose a model with gradients")
+    return transfers[served.name]
 
 
 def budget_of(method: Method | None, options: LiveOptions) -> AttackBudget:

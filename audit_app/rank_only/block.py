@@ -57,6 +57,11 @@ def square_pixels(data: bytes, side: int) -> np.ndarray:
     return to_square(decode(data), Preprocessing(resize=side, crop=side))
 
 
+def _files(images: Tensor) -> list[bytes]:
+    """Return images (n,3,S,S) in [0,1], of 8 bits, as PNG."""
+    return [encode_png(one) for one in (images * LEVELS).round().to(torch.uint8).numpy()]
+
+
 def attack_block(
     system: SearchSystem,
     gallery: ImageGallery,
@@ -98,8 +103,7 @@ def attack_block(
     history: list[dict[int, float]] = [{} for _ in rows]
 
     def query(images: Tensor, which: Tensor) -> OracleAnswer:
-        levels = (images * LEVELS).round().to(torch.uint8).numpy()
-        found = lists.of([encode_png(one) for one in levels])
+        found = lists.of(_files(images))
         spent.index_add_(0, which, torch.ones_like(which))
         return OracleAnswer(prepared.goal.losses(found, which), images.new_zeros(len(images), 0))
 
@@ -121,7 +125,7 @@ def attack_block(
             history[image].update({at: loss for at in CHECKPOINTS if used <= at <= search.queries})
         on_queries(int(spent.sum()))
     assert first is not None
-    after = lists.of([encode_png(one) for one in (best * LEVELS).round().to(torch.uint8).numpy()], system.most_results)
+    after = lists.of(_files(best), system.most_results)
     reference = lists.lists_of(aims[:, 0]) if AIMS[attack] is Aim.IMITATE else judged
     old, new = (measure_lists(one, aims, reference, attack=attack, size=lists.size) for one in (judged, after))
     outcomes = [

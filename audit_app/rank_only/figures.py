@@ -36,20 +36,19 @@ def draw_targets(benign: Tensor, rows: Sequence[int], items: int, *, attack: str
         rows: The images.
         items: Number of rows of the gallery.
         attack: A key of `RANK_FIGURES`.
-        count: T; 0 for ES, which has no target.
+        count: T, at least 1; ES has no targets, whatever the count.
         seed: Of the draw.
 
     Raises:
         AuditError: Too few items.
     """
+    if attack == "ES":
+        return torch.zeros(len(rows), 0, dtype=torch.long)
     drawn = []
     for found, row in zip(benign.tolist(), rows, strict=True):
         rng = np.random.default_rng([seed, zlib.crc32(attack.encode()), int(row)])
         near = [item for item in found if item != row and item < items]
-        if attack == "ES":
-            pool = np.empty(0, dtype=np.int64)
-            count = 0
-        elif attack == "QA-":
+        if attack == "QA-":
             pool = np.array(near[: max(count, int(_TOP_SHARE * items))])
         elif attack == "ORDER":
             pool = np.array(near[:count])
@@ -57,7 +56,7 @@ def draw_targets(benign: Tensor, rows: Sequence[int], items: int, *, attack: str
             pool = np.delete(np.arange(items), row)
         if len(pool) < count:
             raise AuditError(f"{attack}: {count} targets were requested, and {len(pool)} items are visible")
-        drawn.append(rng.choice(pool, size=count, replace=False) if count else pool)
+        drawn.append(rng.choice(pool, size=count, replace=False))
     return torch.from_numpy(np.stack(drawn).astype(np.int64))
 
 

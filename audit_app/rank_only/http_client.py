@@ -111,7 +111,7 @@ def check_address(url: str, *, owned_host: str | None) -> ApiAddress:
 
 
 def _is_loopback(host: str) -> bool:
-    """Whether all addresses of `host`, an IP address or `localhost`, are on the loopback. Other names are not asked."""
+    """Whether all addresses of `host`, an IP address or `localhost`, are loopback; other names are not looked up."""
     if host == "localhost":
         try:
             found = {str(info[4][0]) for info in socket.getaddrinfo(host, None)}
@@ -235,6 +235,7 @@ def _shut_down(sock: socket.socket) -> None:
 def _wait(retry_after: str | None) -> float:
     """Seconds of the header Retry-After, within reason."""
     try:
-        return min(max(float(retry_after or 1), 0.1), _LONGEST_WAIT_S)
-    except ValueError:
-        return 1.0
+        seconds = float(retry_after or 1)
+    except ValueError:  # a date
+        seconds = 1.0
+    return min(max(0.1, seconds), _LONGEST_WAIT_S)  # in this order, which turns NaN into 0.1

@@ -45,12 +45,12 @@ class HttpSystem:
 
     @property
     def size(self) -> int:
-        """As the adapter says."""
+        """Number of items that are searched."""
         return self.adapter.size
 
     @property
     def most_results(self) -> int:
-        """As the adapter says."""
+        """Largest number of ids in an answer."""
         return self.adapter.most_results
 
     def search(self, files: Sequence[bytes], k: int) -> list[list[str]]:
@@ -150,16 +150,12 @@ def hardrank_api(client: ApiClient, *, model: str | None) -> HardrankApi:
 def _form(files: Sequence[bytes]) -> tuple[bytes, Mapping[str, str]]:
     """Return a form with the field `images` for each file, and its content type."""
     boundary = secrets.token_hex(16)
-    parts = [
-        f'--{boundary}\r\nContent-Disposition: form-data; name="images"; filename="{place}.png"\r\n'
-        f"Content-Type: image/png\r\n\r\n".encode()
-        + data
-        + b"\r\n"
-        for place, data in enumerate(files)
-    ]
-    return b"".join([*parts, f"--{boundary}--\r\n".encode()]), {
-        "Content-Type": f"multipart/form-data; boundary={boundary}"
-    }
+    body = bytearray()
+    for place, data in enumerate(files):
+        body += f'--{boundary}\r\nContent-Disposition: form-data; name="images"; filename="{place}.png"\r\n'.encode()
+        body += b"Content-Type: image/png\r\n\r\n" + data + b"\r\n"
+    body += f"--{boundary}--\r\n".encode()
+    return bytes(body), {"Content-Type": f"multipart/form-data; boundary={boundary}"}
 
 
 def _json(body: bytes) -> Any:
@@ -173,17 +169,11 @@ def _at(content: Any, keys: Sequence[str]) -> Any:
     """Return what a JSON value contains below `keys`."""
     for place, key in enumerate(keys):
         try:
-            if key == "*":
-                return [_at(one, keys[place + 1 :]) for one in _list(content)]
+            if key == "*" and isinstance(content, list):
+                return [_at(one, keys[place + 1 :]) for one in content]
             content = content[int(key)] if isinstance(content, list) else content[key]
         except (KeyError, IndexError, TypeError, ValueError) as error:
             raise SearchApiError(f"the answer has no {'.'.join(keys)}: {str(content)[:100]}") from error
-    return content
-
-
-def _list(content: Any) -> list[Any]:
-    if not isinstance(content, list):
-        raise TypeError
     return content
 
 

@@ -10,7 +10,6 @@ from pydantic import ValidationError
 
 from hardrank.audit_app.errors import AuditError
 from hardrank.audit_app.results.strict import StrictModel
-from hardrank.models.files import write_json
 from hardrank.trainer.evaluation.scorecard import bootstrap_interval
 
 SCHEMA: Final = "hardrank.rank-only/1"
@@ -91,11 +90,6 @@ def summarize(images: tuple[ImageEntry, ...], *, seed: int) -> SummaryEntry | No
     )
 
 
-def write_result(result: RankOnlyResult, path: Path) -> None:
-    """Write the file atomically."""
-    write_json(path, result.model_dump(mode="json"))
-
-
 def read_result(path: Path) -> RankOnlyResult:
     """Read a file; raises `AuditError` if it is not one."""
     try:
@@ -104,16 +98,16 @@ def read_result(path: Path) -> RankOnlyResult:
         raise AuditError(f"{path} is not a result of this command ({str(error)[:200]}); use another file") from error
 
 
-def finished_images(path: Path, system: Mapping[str, Any], settings: Mapping[str, Any]) -> tuple[ImageEntry, ...]:
-    """Return what an interrupted run has finished; empty if there is no file.
+def earlier_result(path: Path, system: Mapping[str, Any], settings: Mapping[str, Any]) -> RankOnlyResult | None:
+    """Return what a run has written so far; None if there is no file.
 
     Raises:
         AuditError: The file belongs to another system or other settings. A server may have moved to another address.
     """
     if not path.exists():
-        return ()
+        return None
     known = read_result(path)
-    old, new = ({**one} for one in (known.settings, json.loads(json.dumps(settings))))
+    old, new = known.settings, json.loads(json.dumps(settings))
     differing = sorted(key for key in {*old, *new} if old.get(key) != new.get(key))
     if {**known.system, "url": ""} != {**json.loads(json.dumps(system)), "url": ""}:
         differing.append("system")
@@ -121,4 +115,4 @@ def finished_images(path: Path, system: Mapping[str, Any], settings: Mapping[str
         raise AuditError(
             f"{path} belongs to another run: {', '.join(differing)} differ; use another file, or delete it"
         )
-    return known.images
+    return known

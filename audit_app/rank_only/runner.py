@@ -11,14 +11,9 @@ from hardrank.audit_app.gallery.embedded import ignore_progress
 from hardrank.audit_app.gallery.image_gallery import ImageGallery
 from hardrank.audit_app.rank_only.block import attack_block
 from hardrank.audit_app.rank_only.figures import RANK_FIGURES
-from hardrank.audit_app.rank_only.result import (
-    ImageEntry,
-    RankOnlyResult,
-    finished_images,
-    summarize,
-    write_result,
-)
+from hardrank.audit_app.rank_only.result import ImageEntry, RankOnlyResult, earlier_result, summarize
 from hardrank.audit_app.rank_only.systems import SearchSystem
+from hardrank.models.files import write_json
 from hardrank.models.progress import OnProgress, StageProgress
 from hardrank.trainer.evaluation.robustness import sample_queries
 
@@ -88,11 +83,12 @@ def run_rank_only(
     """
     description = system.describe()
     settings = {**options.settings(), "gallery": gallery.digest(), "results_measured": system.most_results}
-    images = finished_images(out, description, settings)
+    earlier = earlier_result(out, description, settings)
+    images = () if earlier is None else earlier.images
+    unknown = set() if earlier is None else set(earlier.unknown_ids)
     known = {one.id for one in images}
     rows = [int(row) for row in sample_queries(len(gallery), options.images, seed=options.seed)]
     left = [row for row in rows if gallery.ids[row] not in known]
-    unknown: set[str] = set()
     budget, total = options.search.queries, options.search.queries * len(rows)
 
     def written(images: tuple[ImageEntry, ...]) -> RankOnlyResult:
@@ -106,7 +102,7 @@ def run_rank_only(
             images=images,
             summary=summarize(images, seed=options.seed),
         )
-        write_result(result, out)
+        write_json(out, result.model_dump(mode="json"))
         return result
 
     result = written(images)

@@ -22,6 +22,7 @@ from hardrank.audit_app.results.schema import (
     WeakClassEntry,
     WeakQueryEntry,
 )
+from hardrank.audit_app.results.scores import figure_entry
 from hardrank.trainer.evaluation.scorecard import Scorecard, StrongScore
 from hardrank.trainer.evaluation.threats import THREATS, ThreatResult
 from hardrank.trainer.runtime.environment import hardware, versions
@@ -112,14 +113,7 @@ def _threat(found: ThreatResult) -> ThreatEntry:
 
 def _figures(card: Scorecard) -> dict[str, FigureEntry]:
     return {
-        key: FigureEntry(
-            **{name: value for name, value in asdict(found).items() if name != "success"},
-            success=_finite(found.success),
-            unit=card.scales[key].unit,
-            help=card.scales[key].help,
-            attacked=card.scales[key].attacked,
-            resisted=card.scales[key].resisted,
-        )
+        key: figure_entry(card.scales[key], **{**asdict(found), "success": _finite(found.success)})
         for key, found in card.figures.items()
     }
 

@@ -2,20 +2,16 @@
 
 import csv
 from pathlib import Path
-from typing import Final
 
 from hardrank.audit_app.audit.result import AuditResult
 from hardrank.audit_app.gallery.embedded import ignore_progress
 from hardrank.audit_app.gallery.image_gallery import ImageGallery
 from hardrank.audit_app.report.build import make_report
 from hardrank.audit_app.report.page import render_page
-from hardrank.audit_app.results.schema import HTML as HTML
-from hardrank.audit_app.results.schema import REPORT, AuditReport
+from hardrank.audit_app.results.schema import HTML, REPORT, AuditReport
 from hardrank.models.files import atomic_path, write_text
 from hardrank.models.progress import OnProgress, StageProgress
 from hardrank.trainer.evaluation.scorecard import Scorecard
-
-JSON: Final = REPORT
 
 
 def write_report(
@@ -39,9 +35,8 @@ def write_report(
     report = make_report(result, command=command)
     for model, entry in zip(result.models, report.models, strict=True):
         write_table(model.card, result.gallery, out / entry.per_image, upper_bound=entry.upper_bound)
-    page = render_page(report, result)
-    write_text(out / HTML, page)
-    write_text(out / JSON, report.model_dump_json(indent=2) + "\n")
+    write_text(out / HTML, render_page(report, result))
+    write_text(out / REPORT, report.model_dump_json(indent=2) + "\n")
     on_progress(StageProgress(stage="report", done=1, total=1))
     return report
 

@@ -74,8 +74,8 @@ def render_page(report: AuditReport, result: AuditResult) -> str:
     """Render a page without scripts or external links; all text is escaped."""
     environment = page_templates(_TEMPLATES)
     environment.filters["in_255"] = in_255
-    environment.filters["verdict"] = _verdict
-    environment.filters["verdict_text"] = _verdict_text
+    environment.filters["verdict"] = judge_score
+    environment.filters["verdict_text"] = verdict_text
     environment.filters["cost"] = cost_text
     environment.filters["number"] = _number
     environment.filters["score"] = _score
@@ -110,18 +110,6 @@ def _groups(report: AuditReport) -> list[list[tuple[ModelEntry, int]]]:
     """Split the models by what the attacker knew, each with the number of its color; upper bounds come last."""
     groups = split_by_knowledge(scores_of_report(report))
     return [[(report.models[i], i % SERIES) for i, _ in group] for group in groups]
-
-
-def _failed(model: ModelEntry) -> list[str]:
-    return [check.kind for check in model.checks]
-
-
-def _verdict(model: ModelEntry) -> str:
-    return judge_score(_failed(model), upper_bound=model.upper_bound, strong=model.strong)
-
-
-def _verdict_text(model: ModelEntry) -> str:
-    return verdict_text(_failed(model), upper_bound=model.upper_bound, strong=model.strong)
 
 
 def _score(value: float, model: ModelEntry, digits: int = 1) -> str:

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from typing import Final
 
 from hardrank.audit_app.audit.options import AuditOptions
-from hardrank.audit_app.results.schema import AuditSettings, ModelEntry, StrongEntry
+from hardrank.audit_app.results.schema import WHITE_BOX, AuditSettings, ModelEntry, StrongEntry
 from hardrank.audit_app.results.verdict import cost_text, verdict_text
 from hardrank.audit_app.subjects.subject import Subject
 from hardrank.trainer.attacks.attack import AttackedRole
@@ -40,7 +40,7 @@ def threat_model(options: AuditOptions, models: Sequence[ModelEntry], surrogate:
         "l2": f"the image by at most ε = {robustness.epsilon:.3g} in Euclidean norm, with pixels in [0,1] (L2)",
     }[str(robustness.norm)]
     runs = "" if robustness.restarts == 1 else f", keeping the worst of {robustness.restarts} runs"
-    white_box = [model.name for model in models if model.method["name"] == "white-box"]
+    white_box = [model.name for model in models if model.method["name"] == WHITE_BOX]
     moved = [name for name, attack in options.build().items() if attack.role is AttackedRole.CANDIDATE]
     exception = f", except for the one attacked candidate of {join_names(moved)}" if moved else ""
     goals = "; ".join(f"{name}: {ATTACKS[name].title}" for name in options.attacks)
@@ -56,7 +56,7 @@ def threat_model(options: AuditOptions, models: Sequence[ModelEntry], surrogate:
     sentences += [_strong(model.name, model.strong) for model in models if model.strong is not None]
     if (gtm := options.build().get("GTM")) is not None:
         sentences.append(f"GTM: {gtm_text(plain_options(gtm))}.")
-    sentences += [_without_gradients(model, surrogate) for model in models if model.method["name"] != "white-box"]
+    sentences += [_without_gradients(model, surrogate) for model in models if model.method["name"] != WHITE_BOX]
     sentences.append("The final images are evaluated in float32, as the model answers queries.")
     return sentences
 
@@ -106,10 +106,10 @@ def cautions(settings: AuditSettings, models: Sequence[ModelEntry], *, threats: 
 def _model_cautions(model: ModelEntry, *, threats: bool) -> list[str]:
     sentences = []
     if model.checks:
-        failed = [check.kind for check in model.checks]
-        verdict = verdict_text(failed, upper_bound=model.upper_bound, strong=model.strong)
-        sentences.append(f"{model.name}: {verdict}. Do not trust this evaluation as it stands; see the failed checks.")
-    if model.method["name"] != "white-box":
+        sentences.append(
+            f"{model.name}: {verdict_text(model)}. Do not trust this evaluation as it stands; see the failed checks."
+        )
+    if model.upper_bound:
         sentences.append(
             f"{model.name} was attacked without its gradients. Such attacks are weaker: its score is an upper bound "
             "(≤), and must not be compared with the score of a model attacked with gradients."

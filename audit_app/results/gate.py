@@ -1,4 +1,4 @@
-"""GateLimits for continuous integration: the least score of a model, and its largest drop against a baseline."""
+"""Limits for continuous integration: the least score of a model, and its largest drop against a baseline."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -33,7 +33,7 @@ class LimitResult:
     model: str
     passed: bool
     line: str
-    """The finding, for people."""
+    """The finding in words."""
 
 
 def _benign(name: str) -> Callable[[ModelEntry], float | None]:
@@ -90,10 +90,7 @@ def judge(report: AuditReport, limits: GateLimits, baseline: AuditReport | None 
     one. Raises `GateError` for measures that are unknown or missing, for upper bounds unless they are accepted, and for
     a baseline with other settings.
     """
-    for model in report.models:
-        bounded = [name for name in limits.under if name not in _RETRIEVAL]
-        if model.upper_bound and bounded and not limits.accept_upper_bound:
-            raise _bound_error(bounded[0], model.name, str(model.method["name"]))
+    _check_bounds(limits, {model.name: str(model.method["name"]) for model in report.models if model.upper_bound})
     verdicts = [_under(model, name, least) for model in report.models for name, least in limits.under.items()]
     if not limits.drop:
         return verdicts
@@ -140,10 +137,7 @@ def check_models(
         GateError: A model's scores will be upper bounds, retrieval cannot be measured, or the baseline has no
             comparable result.
     """
-    bounded = [name for name in limits.under if name not in _RETRIEVAL]
-    searched = {name: method for name, method in methods.items() if method != WHITE_BOX}
-    if bounded and searched and not limits.accept_upper_bound:
-        raise _bound_error(bounded[0], *next(iter(searched.items())))
+    _check_bounds(limits, {name: method for name, method in methods.items() if method != WHITE_BOX})
     benign = [name for name in (*limits.under, *limits.drop) if name in _RETRIEVAL]
     if benign and not retrieval:
         raise GateError(f"{benign[0]} cannot be measured: no class of the gallery has two images")
@@ -154,11 +148,16 @@ def check_models(
                 value_of(former, measure)
 
 
-def _bound_error(measure: str, model: str, method: str) -> GateError:
-    return GateError(
-        f"{model} is attacked without its gradients ({method}), so {measure} will be an upper bound, which a limit "
-        "cannot rely on: audit the bundle or another model with gradients, or judge the bound with --accept-upper-bound"
-    )
+def _check_bounds(limits: GateLimits, searched: Mapping[str, str]) -> None:
+    """Raise `GateError` if a limit would judge an upper bound; `searched`: model without gradients → its method."""
+    bounded = [name for name in limits.under if name not in _RETRIEVAL]
+    if bounded and searched and not limits.accept_upper_bound:
+        model, method = next(iter(searched.items()))
+        raise GateError(
+            f"{model} is attacked without its gradients ({method}), so {bounded[0]} will be an upper bound, which a "
+            "limit cannot rely on: audit the bundle or another model with gradients, or judge the bound with "
+            "--accept-upper-bound"
+        )
 
 
 def check_comparable(report: AuditReport, baseline: AuditReport) -> None:

@@ -3,7 +3,6 @@
 import csv
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -57,7 +56,7 @@ def read_scores(folder: Path, model: ModelEntry) -> ImageScores:
 
 def _scores(values: npt.NDArray[np.float64], model: ModelEntry) -> npt.NDArray[np.float64]:
     """Convert figures (n,F) to scores from 0 to 100."""
-    ends: list[tuple[float, float]] = [(one.attacked, one.resisted) for one in model.figures.values()]
-    attacked, resisted = (np.array(values) for values in zip(*ends, strict=True))
-    found: npt.NDArray[Any] = (100 * (values - attacked) / (resisted - attacked)).clip(0, 100)
+    attacked = np.array([one.attacked for one in model.figures.values()])
+    resisted = np.array([one.resisted for one in model.figures.values()])
+    found: npt.NDArray[np.float64] = (100 * (values - attacked) / (resisted - attacked)).clip(0, 100)
     return found

@@ -19,6 +19,8 @@ from hardrank.models.home import typed
 SCHEMA: Final = "hardrank.audit/1"
 REPORT: Final = "report.json"
 HTML: Final = "report.html"
+ENTRY_SUFFIX: Final = ".entry.json"
+"""End of the name of a leaderboard entry; in the folder of an audit, it begins as the CSV of its model does."""
 WHITE_BOX: Final = "white-box"
 """Name of the method of attacks with gradients. The scores of all other methods are upper bounds."""
 _LARGEST: Final = 64 * 2**20

@@ -1,4 +1,4 @@
-"""ModelScores of models as the pages show them, from a bundle's card or from the report of an audit."""
+"""Scores of models as the pages show them, from a bundle's card or from the report of an audit."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -9,7 +9,6 @@ from pydantic import ValidationError
 from hardrank.audit_app.results.schema import (
     WHITE_BOX,
     AuditReport,
-    BenignEntry,
     CheckEntry,
     CurveEntry,
     FigureEntry,
@@ -17,6 +16,7 @@ from hardrank.audit_app.results.schema import (
     StrongEntry,
 )
 from hardrank.models.card import Card
+from hardrank.trainer.attacks.attack import Figure
 from hardrank.trainer.attacks.registry import known_figures
 
 
@@ -66,16 +66,7 @@ def scores_of_card(card: Card) -> ModelScores | None:
         return None
     scales = known_figures()
     try:
-        figures = {
-            key: FigureEntry(
-                **values,
-                unit=scales[key].unit,
-                help=scales[key].help,
-                attacked=scales[key].attacked,
-                resisted=scales[key].resisted,
-            )
-            for key, values in found["figures"].items()
-        }
+        figures = {key: figure_entry(scales[key], **values) for key, values in found["figures"].items()}
         return ModelScores(
             name=card.name,
             description=card.defense,
@@ -96,6 +87,11 @@ def scores_of_card(card: Card) -> ModelScores | None:
         )
     except (KeyError, TypeError, ValueError, ValidationError):  # a card of another version, or edited by hand
         return None
+
+
+def figure_entry(figure: Figure, **values: Any) -> FigureEntry:
+    """Return the entry of a result: the measured values, and the unit and scale that its attack declares."""
+    return FigureEntry(unit=figure.unit, help=figure.help, attacked=figure.attacked, resisted=figure.resisted, **values)
 
 
 def budget_text(norm: str, epsilon: float) -> str:
@@ -138,7 +134,7 @@ def scores_of_model(report: AuditReport, model: ModelEntry) -> ModelScores:
         high=score if model.ers_high is None else model.ers_high,
         complete=model.ers is not None,
         figures=model.figures,
-        benign=_benign(model.benign),
+        benign={} if model.benign is None else model.benign.model_dump(include=set(_BENIGN)),
         n=model.n,
         gallery=report.settings.gallery.items,
         budget=budget_text(report.settings.norm, report.settings.epsilon),
@@ -149,7 +145,3 @@ def scores_of_model(report: AuditReport, model: ModelEntry) -> ModelScores:
         strong=model.strong,
         curves=model.curves,
     )
-
-
-def _benign(entry: BenignEntry | None) -> dict[str, float]:
-    return {} if entry is None else {key: float(getattr(entry, key)) for key in _BENIGN}

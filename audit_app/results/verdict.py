@@ -1,9 +1,9 @@
 """What may be said of a score: the verdict of the sanity checks and of stronger attacks, in words."""
 
-from collections.abc import Sequence
 from enum import StrEnum
 
-from hardrank.audit_app.results.schema import StrongEntry
+from hardrank.audit_app.results.schema import ModelEntry, StrongEntry
+from hardrank.audit_app.results.scores import ModelScores
 
 
 class Verdict(StrEnum):
@@ -17,19 +17,20 @@ class Verdict(StrEnum):
     """A sanity check failed."""
 
 
-def judge_score(failed: Sequence[str], *, upper_bound: bool, strong: StrongEntry | None) -> Verdict:
-    """Judge a score by the kinds of the failed checks, whether it is an upper bound, and the strong score."""
-    if failed:
+def judge_score(model: ModelEntry | ModelScores) -> Verdict:
+    """Judge how far the score of a model can be trusted."""
+    if model.checks:
         return Verdict.BAD
-    return Verdict.OPEN if upper_bound or strong is None else Verdict.GOOD
+    return Verdict.OPEN if model.upper_bound or model.strong is None else Verdict.GOOD
 
 
-def verdict_text(failed: Sequence[str], *, upper_bound: bool, strong: StrongEntry | None) -> str:
-    """State the verdict; `failed` has the kind of each failed check, which may repeat."""
+def verdict_text(model: ModelEntry | ModelScores) -> str:
+    """State the verdict in words; failed checks of the same kind are named once."""
+    failed, strong = [check.kind for check in model.checks], model.strong
     if failed:
         count = f"{len(failed)} sanity check{'' if len(failed) == 1 else 's'} failed"
         return f"{count}: {', '.join(dict.fromkeys(failed))}"
-    if upper_bound:
+    if model.upper_bound:
         return "no sanity check failed, but most need gradients and did not run"
     if strong is None:
         return "no sanity check failed; stronger attacks were not tried"

@@ -1,13 +1,10 @@
 """The bundles on this machine that can be audited."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from hardrank.models.bundle import CARD, BundleError, load_card
 from hardrank.models.card import Card
-from hardrank.models.files import expand_user
-from hardrank.serving.store.manifest import MANIFEST
 
 _BENIGN, _ROBUST = "-benign", "-robust"
 
@@ -56,15 +53,3 @@ def list_bundles(zoo: Path) -> BundleList:
             problems.append(str(error))
     entries.sort(key=lambda entry: entry.card.created, reverse=True)
     return BundleList(entries=tuple(entries), problems=tuple(problems))
-
-
-def modification_stamp(paths: Sequence[str]) -> tuple[tuple[str, int], ...]:
-    """Return a stamp of the files at `paths` that changes whenever they do."""
-    marks = []
-    for text in paths:
-        place = expand_user(text)
-        known = [place / name for name in (CARD, MANIFEST, "items.sqlite", "items.sqlite-wal")]
-        # Reading an index changes its folder too: it leaves an empty SQLite log there.
-        files = [file for file in known if file.is_file() and file.stat().st_size] or [place]
-        marks += [(str(file), file.stat().st_mtime_ns) for file in files if file.exists()]
-    return tuple(marks)

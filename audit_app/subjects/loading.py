@@ -2,7 +2,7 @@
 
 import logging
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Final
 
 import torch
@@ -11,10 +11,10 @@ from torch import Tensor
 from hardrank.audit_app.errors import SubjectError
 from hardrank.audit_app.subjects.library_models import load_library_model
 from hardrank.audit_app.subjects.model_names import kind_of, split_label, split_weights
-from hardrank.audit_app.subjects.onnx_file import OnnxFile
+from hardrank.audit_app.subjects.onnx_file import FloatArray, OnnxFile
 from hardrank.audit_app.subjects.onnx_operators.call import ConversionError
 from hardrank.audit_app.subjects.onnx_reading import first_line
-from hardrank.audit_app.subjects.subject import FloatArray, Subject, SubjectKind, SubjectOptions, check_names_differ
+from hardrank.audit_app.subjects.subject import Subject, SubjectKind, SubjectOptions, check_names_differ
 from hardrank.models.bundle import CARD, load_embedder
 from hardrank.models.cores import usable_cores
 from hardrank.models.embedder import Embedder
@@ -58,7 +58,7 @@ def _bundle(text: str, options: SubjectOptions) -> Subject:
     engine = Engine(folder, threads=options.threads or usable_cores(), device=options.device)  # verifies the hashes
     embedder = load_embedder(folder, verify=False)
     device = _device(options)
-    networks = _folded_pair(embedder, device, options)
+    fast, exact, precision = _folded_pair(embedder, device, options)
     return Subject(
         name=engine.card.name,
         kind=SubjectKind.BUNDLE,
@@ -67,11 +67,11 @@ def _bundle(text: str, options: SubjectOptions) -> Subject:
         preprocessing=engine.preprocessing,
         dimension=engine.dimension,
         device=device,
-        embed=networks.fast,
-        judge=networks.exact,
+        embed=fast,
+        judge=exact,
         serve=engine.embed,
         runtime=f"ONNX Runtime ({engine.device})",
-        precision=networks.precision,
+        precision=precision,
         card=engine.card,
     )
 
@@ -80,11 +80,11 @@ def _backbone(text: str, options: SubjectOptions) -> Subject:
     name, file = split_weights(text)
     loaded = load_library_model(name, weights=options.weights, file=file, size=options.size)
     device = _device(options)
-    networks = _folded_pair(loaded.embedder, device, options)
+    fast, exact, precision = _folded_pair(loaded.embedder, device, options)
 
     def serve(pixels: FloatArray) -> FloatArray:
         with torch.no_grad():
-            found: FloatArray = networks.exact(torch.from_numpy(pixels).to(device)).cpu().numpy()
+            found: FloatArray = exact(torch.from_numpy(pixels).to(device)).cpu().numpy()
         return found
 
     return Subject(
@@ -95,11 +95,11 @@ def _backbone(text: str, options: SubjectOptions) -> Subject:
         preprocessing=_resized(loaded.preprocessing, options.resize),
         dimension=loaded.embedder.architecture.dimension,
         device=device,
-        embed=networks.fast,
-        judge=networks.exact,
+        embed=fast,
+        judge=exact,
         serve=serve,
         runtime=f"PyTorch ({device.type})",
-        precision=networks.precision,
+        precision=precision,
         notes=loaded.notes,
     )
 
@@ -150,22 +150,15 @@ _LOADERS: Final[Mapping[SubjectKind, Callable[[str, SubjectOptions], Subject]]] 
 }
 
 
-@dataclass(frozen=True, kw_only=True)
-class _FoldedPair:
-    """The same network in the precision of gradients, and in float32."""
-
-    fast: FoldedEmbedder
-    exact: FoldedEmbedder
-    precision: str
-
-
-def _folded_pair(embedder: Embedder, device: torch.device, options: SubjectOptions) -> _FoldedPair:
+def _folded_pair(
+    embedder: Embedder, device: torch.device, options: SubjectOptions
+) -> tuple[FoldedEmbedder, FoldedEmbedder, str]:
+    """Return the network in the precision of gradients, the same in float32, and the name of that precision."""
     embedder = embedder.to(device).eval()
     exact = FoldedEmbedder(embedder)
     if not options.precision.is_bf16(device):
-        return _FoldedPair(fast=exact, exact=exact, precision="float32")
-    fast = FoldedEmbedder(embedder, dtype=torch.bfloat16)
-    return _FoldedPair(fast=fast, exact=exact, precision="bf16 backbone, float32 head")
+        return exact, exact, "float32"
+    return FoldedEmbedder(embedder, dtype=torch.bfloat16), exact, "bf16 backbone, float32 head"
 
 
 def _device(options: SubjectOptions) -> torch.device:

@@ -11,7 +11,7 @@ from hardrank.models.backbones import TIMM
 from hardrank.models.bundle import CARD
 from hardrank.models.files import expand_user
 
-SUFFIX: Final = ".onnx"
+ONNX_SUFFIX: Final = ".onnx"
 CHECKPOINTS: Final = (".safetensors", ".pt", ".pth", ".bin")
 """Endings of files with the weights of a network."""
 _LABEL: Final = re.compile(r"(?P<label>[\w.\-+ ]{1,64})=(?P<rest>.+)", re.DOTALL)
@@ -38,7 +38,7 @@ def kind_of(text: str) -> SubjectKind:
             f"{text} is a file of weights (PyTorch or safetensors), which needs the name of its network: write "
             f"NAME@FILE, such as resnet18@{text} or timm/resnet18@{text}"
         )
-    if path.suffix == SUFFIX or path.is_file():
+    if path.suffix == ONNX_SUFFIX or path.is_file():
         return SubjectKind.ONNX
     if "/" in text or "\\" in text or text.startswith((".", "~")):
         raise SubjectError(

@@ -16,7 +16,7 @@ from torch.nn import functional as F
 from hardrank.audit_app.errors import SubjectError
 from hardrank.audit_app.subjects.onnx_network import OnnxNetwork
 from hardrank.audit_app.subjects.onnx_operators.call import ConversionError
-from hardrank.audit_app.subjects.onnx_reading import LARGEST_FILE, first_line, printable, read_onnx
+from hardrank.audit_app.subjects.onnx_reading import first_line, printable, read_onnx
 from hardrank.models.embedder import Embed
 from hardrank.models.preprocessing import IMAGENET_MEAN, IMAGENET_STD
 from hardrank.serving.engine import set_threads
@@ -84,7 +84,6 @@ class OnnxFile:
         output: Name of the output that is the embedding; None for the only one.
         threads: Threads of ONNX Runtime; 0 for one per core.
         cuda: Whether to run on a GPU.
-        largest: Largest size of the file with its weights, bytes.
 
     Raises:
         SubjectError: The file is too large, is not valid ONNX, keeps weights in other folders, or does not turn float
@@ -100,9 +99,8 @@ class OnnxFile:
         output: str | None = None,
         threads: int = 0,
         cuda: bool = False,
-        largest: int = LARGEST_FILE,
     ) -> None:
-        content = read_onnx(path, largest=largest)
+        content = read_onnx(path)
         self.sha256: str = content.sha256
         """Of the file and of those with its weights, hexadecimal."""
         self.notes: list[str] = []
@@ -142,27 +140,19 @@ class OnnxFile:
         model, self._model = self._model, None
         shift, spread = (torch.from_numpy(one) for one in _SHIFT_AND_SPREAD[self._scale])
         graph = OnnxNetwork(model, input=self._signature.input, output=self._signature.output)
-        fixed = self._signature.batch
-        network = DifferentiableOnnx(graph, shift=shift, spread=spread, normalize=not self._on_sphere)
-        network = network.to(device)
+        network = DifferentiableOnnx(graph, shift=shift, spread=spread, normalize=not self._on_sphere).to(device)
         noise = self._noise()
-        expected = torch.from_numpy(self.embed(noise)).to(device)
-        # Many graphs take any number of images in PyTorch though the file fixes it; that is faster, so it comes first.
-        batches: list[tuple[int | None, bool]] = [(None, False)]
-        if self._one_by_one:
-            batches.append((1, False))
-        elif fixed is not None:
-            batches.append((fixed, True))
-        reason: ConversionError | None = None
-        for network.batch, network.filled in batches:
-            try:
-                check_gradient(network, torch.from_numpy(noise).to(device), expected)
-            except ConversionError as error:
-                reason = error
-            else:
-                return network
-        assert reason is not None
-        raise reason
+        images, expected = (torch.from_numpy(values).to(device) for values in (noise, self.embed(noise)))
+        # Many graphs take any number of images in PyTorch though the file fixes it; that is faster, so try it first.
+        batch = 1 if self._one_by_one else self._signature.batch
+        try:
+            check_gradient(network, images, expected)
+        except ConversionError:
+            if batch is None:
+                raise
+            network.batch = batch
+            check_gradient(network, images, expected)
+        return network
 
     def _noise(self) -> FloatArray:
         return np.random.default_rng(0).random((_TRIAL, 3, self.size, self.size), dtype=np.float32)
@@ -270,9 +260,7 @@ class DifferentiableOnnx(nn.Module):
         self.graph = graph
         self.normalize = normalize
         self.batch: int | None = None
-        """Images that the graph takes at a time; None for any number."""
-        self.filled = False
-        """Whether smaller batches are filled with copies."""
+        """Images that the graph takes at a time, to which smaller batches are filled with copies; None: any number."""
         self.register_buffer("shift", shift)
         self.register_buffer("spread", spread)
         self.eval()
@@ -287,7 +275,7 @@ class DifferentiableOnnx(nn.Module):
 
     def _part(self, part: Tensor) -> Tensor:
         count = len(part)
-        if self.filled and self.batch is not None and count < self.batch:
+        if self.batch is not None and count < self.batch:
             part = torch.cat([part, part[-1:].expand(self.batch - count, -1, -1, -1)])
         found: Tensor = self.graph(part)
         while found.dim() > 2 and found.shape[-1] == 1:

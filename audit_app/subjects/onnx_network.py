@@ -16,7 +16,7 @@ from hardrank.audit_app.subjects.onnx_operators.table import OPERATORS, QUANTIZE
 
 _DOMAINS: Final = frozenset({"", "ai.onnx"})
 _OLDEST_OPSET: Final = 7
-_FREE: Final = 4096
+_SMALL: Final = 4096
 """Tensors of at most this many whole numbers stay on the CPU: they are shapes and indices."""
 
 
@@ -81,7 +81,7 @@ class OnnxNetwork(nn.Module):
         return found
 
     def _keep(self, name: str, value: Tensor) -> None:
-        if value.dim() == 0 or (not value.is_floating_point() and value.numel() <= _FREE):
+        if value.dim() == 0 or (not value.is_floating_point() and value.numel() <= _SMALL):
             self._whole[name] = value
             return
         place = f"value_{len(self._places)}"

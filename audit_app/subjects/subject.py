@@ -5,14 +5,12 @@ from dataclasses import dataclass, replace
 from enum import StrEnum
 from typing import Any
 
-import numpy as np
-import numpy.typing as npt
 import torch
 from torch import Tensor
 
 from hardrank.audit_app.errors import SubjectError
 from hardrank.audit_app.subjects.library_models import LibraryWeights
-from hardrank.audit_app.subjects.onnx_file import PixelScale, check_gradient
+from hardrank.audit_app.subjects.onnx_file import FloatArray, PixelScale, check_gradient
 from hardrank.audit_app.subjects.onnx_operators.call import ConversionError
 from hardrank.models.card import Card
 from hardrank.models.embedder import Embed
@@ -20,7 +18,6 @@ from hardrank.models.preprocessing import Preprocessing
 from hardrank.serving.engine import Device
 from hardrank.trainer.runtime.environment import Precision
 
-FloatArray = npt.NDArray[np.float32]
 Serve = Callable[[FloatArray], FloatArray]
 """(N,3,S,S) in [0,1] → (N,D) of norm 1."""
 

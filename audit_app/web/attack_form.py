@@ -9,18 +9,12 @@ from streamlit.delta_generator import DeltaGenerator
 from hardrank.audit_app.blackbox import SEARCHES
 from hardrank.audit_app.blackbox.choice import SearchMethod, search_name
 from hardrank.audit_app.images.transforms import TransformOptions
-from hardrank.audit_app.live.aims import with_count
 from hardrank.audit_app.live.options import LiveOptions
+from hardrank.audit_app.live.targets import with_count
 from hardrank.audit_app.web.chosen_images import FIRST_ATTACK
-from hardrank.audit_app.web.option_fields import (
-    comparable_budget,
-    option_field,
-    option_fields,
-    pixels_in,
-    set_pixels,
-)
+from hardrank.audit_app.web.option_fields import comparable_budget, option_field, option_fields, pixels_in, set_pixels
 from hardrank.audit_app.web.resources import LoadedGallery
-from hardrank.trainer.attacks.options import Option, declared_options
+from hardrank.trainer.attacks.options import declared_options
 from hardrank.trainer.attacks.pgd import Norm
 from hardrank.trainer.attacks.registry import ATTACKS, offered_attacks
 from hardrank.trainer.attacks.runner import AttackOptions
@@ -78,7 +72,7 @@ def attack_form(
     )
     engine = {option.name: option for option in declared_options(AttackOptions)}
     with more:
-        without_gradients = [served.subject for served in loaded if not served.subject.white_box]
+        without_gradients = not all(served.subject.white_box for served in loaded)
         left, middle, right = st.container(), st.container(), st.container()
         with left:
             st.markdown("**Attack**")
@@ -86,12 +80,11 @@ def attack_form(
             choice = ATTACKS[attack].targets
             if choice is not None and choice.count_option:
                 st.caption(f"If you choose targets by hand, `{choice.count_option}` is their number.")
-            seed = int(
-                st.number_input(
-                    "seed", 0, 2**31 - 1, 0, help="seed of drawn targets and random starts", key="live.seed"
-                )
+            seed = st.number_input(
+                "seed", 0, 2**31 - 1, 0, help="seed of drawn targets and random starts", key="live.seed"
             )
             method = _method(methods) if without_gradients else SearchMethod.AUTO
+            searching = without_gradients and method is not SearchMethod.TRANSFER
         with middle:
             st.markdown("**Budget**")
             side = min(served.subject.size for served in loaded)
@@ -105,31 +98,14 @@ def attack_form(
                 for name, option in engine.items()
                 if name not in {"norm", "epsilon"}
             }
-            search = _search(method, norm) if without_gradients and method is not SearchMethod.TRANSFER else {}
+            search = _search(method, norm) if searching else {}
         with right:
             st.markdown("**Display**")
-            k = int(st.slider("first answers (k)", 1, 20, 10, key="live.k", help="number of answers that are compared"))
-            quality = int(
-                st.slider(
-                    "JPEG quality",
-                    1,
-                    100,
-                    90,
-                    key="live.quality",
-                    help="quality at which the attacked image is tested as JPEG",
-                )
-            )
-            percent = int(
-                st.slider(
-                    "resize to, %",
-                    10,
-                    200,
-                    50,
-                    step=5,
-                    key="live.percent",
-                    help="size at which the attacked image is tested",
-                )
-            )
+            k = st.slider("first answers (k)", 1, 20, 10, key="live.k", help="number of answers that are compared")
+            as_jpeg = "quality at which the attacked image is tested as JPEG"
+            quality = st.slider("JPEG quality", 1, 100, 90, key="live.quality", help=as_jpeg)
+            resized = "size at which the attacked image is tested"
+            percent = st.slider("resize to, %", 10, 200, 50, step=5, key="live.percent", help=resized)
             pace = st.slider(
                 "steps per second, at most",
                 2,
@@ -140,7 +116,6 @@ def attack_form(
             )
     with strength:
         epsilon = option_field(engine["epsilon"], key=_key("epsilon", norm), default=first["epsilon"], norm=norm)
-    searching = bool(without_gradients) and method is not SearchMethod.TRANSFER
     return AttackForm(
         attack=attack,
         settings=settings,
@@ -189,5 +164,4 @@ _METHOD_NAMES: Final = {
 
 def _search(method: SearchMethod, norm: Norm) -> dict[str, Any]:
     name = search_name(method, norm)
-    options: tuple[Option, ...] = SEARCHES[name].options
-    return option_fields(options, key=f"live.search.{name}")
+    return option_fields(SEARCHES[name].options, key=f"live.search.{name}")

@@ -12,8 +12,8 @@ from hardrank.audit_app.live.options import LiveOptions
 from hardrank.audit_app.live.victim import Victim
 from hardrank.audit_app.web.chosen_images import OpenedImage, open_image
 from hardrank.audit_app.web.option_fields import field_range, in_pixels, set_pixels
-from hardrank.audit_app.web.resources import GallerySelection
 from hardrank.audit_app.web.selection_fields import SelectionFields, catalog, set_selection
+from hardrank.audit_app.web.session import GallerySelection
 from hardrank.audit_app.web.settings import settings
 from hardrank.trainer.attacks.options import Option, declared_options
 from hardrank.trainer.attacks.pgd import Norm

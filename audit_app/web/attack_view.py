@@ -14,10 +14,9 @@ from hardrank.audit_app.drawing.formatting import format_plural
 from hardrank.audit_app.drawing.live_panel import live_panel
 from hardrank.audit_app.drawing.setup_panel import CaptionedImage, TargetGroup, answers_panel, setup_panel
 from hardrank.audit_app.gallery.served import ServedGallery
-from hardrank.audit_app.live.aims import watched
 from hardrank.audit_app.live.attack import LiveAttack
-from hardrank.audit_app.live.drawn_targets import drawn_targets
 from hardrank.audit_app.live.status import AttackPhase, AttackStatus
+from hardrank.audit_app.live.targets import drawn_targets, watched
 from hardrank.audit_app.ranking.movement import rank_items, top_rows
 from hardrank.audit_app.web.attack_form import AttackForm, attack_form
 from hardrank.audit_app.web.attack_link import link_of
@@ -33,8 +32,9 @@ from hardrank.audit_app.web.dialogs import (
 from hardrank.audit_app.web.messages import errors_shown, show_error
 from hardrank.audit_app.web.panel import panel
 from hardrank.audit_app.web.pictures import class_or_id, image_name, thumbnail, upload_uri
-from hardrank.audit_app.web.resources import GallerySelection, LoadedGallery, attack_queue, session
+from hardrank.audit_app.web.resources import LoadedGallery, attack_queue, session
 from hardrank.audit_app.web.result_view import ranked_items, show_result
+from hardrank.audit_app.web.session import GallerySelection
 from hardrank.audit_app.web.settings import settings
 from hardrank.trainer.attacks.registry import ATTACKS, make_attack
 
@@ -69,6 +69,17 @@ LoadTransfers = Callable[[], Mapping[str, Transfer]]
 """Returns the methods of a transfer attack by model; waits until they are loaded."""
 
 
+@dataclass(frozen=True, kw_only=True)
+class _Page:
+    """What a visitor has selected, chosen and entered."""
+
+    loaded: LoadedGallery
+    selection: GallerySelection
+    form: AttackForm
+    chosen: ChosenImages
+    load_transfers: LoadTransfers | None
+
+
 def attack_view(
     areas: PageAreas,
     selection: GallerySelection,
@@ -80,19 +91,21 @@ def attack_view(
     """Draw everything about a live attack: its setup, the options, the running attack or its result."""
     form = attack_form(areas.main_options, areas.all_options, loaded, methods=methods)
     chosen = chosen_images(loaded, k=form.k)
+    page = _Page(loaded=loaded, selection=selection, form=form, chosen=chosen, load_transfers=load_transfers)
     with areas.setup:
-        _setup(loaded, chosen, form)
+        _setup(page)
     with areas.buttons:
-        _buttons(loaded, selection, chosen, form, load_transfers)
+        _buttons(page)
     with areas.result:
-        _result(loaded, selection, chosen)
+        _result(page)
 
 
 # ---------------------------------------------------------------------- before
 
 
-def _setup(loaded: LoadedGallery, chosen: ChosenImages, form: AttackForm) -> None:
-    ids = chosen.targets.get(form.attack, ())
+def _setup(page: _Page) -> None:
+    loaded, form = page.loaded, page.form
+    ids = page.chosen.targets.get(form.attack, ())
     aim = "the one beside it" if len(ids) == 1 else "those beside it" if ids else "one drawn from the seed"
     goal = ATTACKS[form.attack].story.format(target=aim)
     norm, epsilon = form.engine["norm"], form.engine["epsilon"]
@@ -102,14 +115,15 @@ def _setup(loaded: LoadedGallery, chosen: ChosenImages, form: AttackForm) -> Non
         else f"The change has an L2 norm of at most {epsilon:g}, with pixels in 0 … 1."
     )
     targets = [_target_group(loaded[0], form, [loaded[0].gallery.row(id) for id in ids], "")] if ids else []
-    drawn = targets or _drawn_groups(loaded, chosen, form)
-    panel(setup_panel(_victim_image(loaded, chosen), drawn, goal=goal, limit=limit), key="setup")
+    drawn = targets or _drawn_groups(page)
+    panel(setup_panel(_victim_image(page), drawn, goal=goal, limit=limit), key="setup")
 
 
-def _drawn_groups(loaded: LoadedGallery, chosen: ChosenImages, form: AttackForm) -> list[TargetGroup]:
+def _drawn_groups(page: _Page) -> list[TargetGroup]:
     """Return the targets that the attack will draw; once for all models that have the same."""
+    loaded, form = page.loaded, page.form
     attack = make_attack(form.attack, **form.settings)
-    drawn = drawn_targets(loaded, chosen.victim, attack, seed=form.seed)
+    drawn = drawn_targets(loaded, page.chosen.victim, attack, seed=form.seed)
     by_rows: dict[tuple[int, ...], list[ServedGallery]] = {}
     for served in loaded:
         if served.name in drawn:
@@ -140,29 +154,23 @@ def _target_name(attack: str, place: int, count: int) -> str:
     return called if count == 1 else f"{called} {place + 1}"
 
 
-def _victim_image(loaded: LoadedGallery, chosen: ChosenImages) -> CaptionedImage:
+def _victim_image(page: _Page) -> CaptionedImage:
     """Draw the image under attack."""
-    victim = chosen.victim
+    victim, served = page.chosen.victim, page.loaded[0]
     if victim.id is not None:
-        row = loaded[0].gallery.row(victim.id)
-        return CaptionedImage(thumbnail(loaded[0], row), "image", class_or_id(loaded[0], row))
+        row = served.gallery.row(victim.id)
+        return CaptionedImage(thumbnail(served, row), "image", class_or_id(served, row))
     assert victim.data is not None
-    return CaptionedImage(upload_uri(loaded[0], victim.data), "image", "uploaded")
+    return CaptionedImage(upload_uri(served, victim.data), "image", "uploaded")
 
 
-def _buttons(
-    loaded: LoadedGallery,
-    selection: GallerySelection,
-    chosen: ChosenImages,
-    form: AttackForm,
-    load_transfers: LoadTransfers | None,
-) -> None:
+def _buttons(page: _Page) -> None:
     live = session().live
     busy = live is not None and not live.status().phase.over
     with st.container(horizontal=True, key="buttons"):
         if st.button("Attack", type="primary", icon=":material/bolt:", key="attack", disabled=busy):
             with errors_shown():
-                _start(loaded, selection, chosen, form, load_transfers)
+                _start(page)
                 st.rerun()
         st.button(
             "Change image",
@@ -171,7 +179,7 @@ def _buttons(
             on_click=open_dialog,
             args=(IMAGE_DIALOG,),
         )
-        choice = ATTACKS[form.attack].targets
+        choice = ATTACKS[page.form.attack].targets
         if choice is not None:
             st.button(
                 f"Change {choice.noun}",
@@ -181,34 +189,30 @@ def _buttons(
                 args=(TARGETS_DIALOG,),
             )
     if dialog_opened() == IMAGE_DIALOG:
-        choose_image(loaded, chosen)
+        choose_image(page.loaded, page.chosen)
     elif dialog_opened() == TARGETS_DIALOG and choice is not None:
-        choose_targets(loaded, chosen, form.attack)
+        choose_targets(page.loaded, page.chosen, page.form.attack)
 
 
-def _start(
-    loaded: LoadedGallery,
-    selection: GallerySelection,
-    chosen: ChosenImages,
-    form: AttackForm,
-    load_transfers: LoadTransfers | None,
-) -> None:
-    options = form.options(chosen.targets.get(form.attack, ()))
-    transfers = load_transfers() if load_transfers is not None and form.method is SearchMethod.TRANSFER else {}
-    queue = attack_queue(settings().attacks)
-    session().start(LiveAttack(loaded, chosen.victim, options, transfers=transfers, queue=queue), selection=selection)
-    if load_transfers is None:  # the page of the visitor's own model cannot be opened by a link
-        st.query_params.from_dict(link_of(selection, chosen.victim, options))
+def _start(page: _Page) -> None:
+    victim, options = page.chosen.victim, page.form.options(page.chosen.targets.get(page.form.attack, ()))
+    transfers: Mapping[str, Transfer] = {}
+    if page.load_transfers is not None and page.form.method is SearchMethod.TRANSFER:
+        transfers = page.load_transfers()
+    live = LiveAttack(page.loaded, victim, options, transfers=transfers, queue=attack_queue(settings().attacks))
+    session().start(live, selection=page.selection)
+    if page.load_transfers is None:  # the page of the visitor's own model cannot be opened by a link
+        st.query_params.from_dict(link_of(page.selection, victim, options))
 
 
 # ---------------------------------------------------------------------- while it runs, and after
 
 
-def _result(loaded: LoadedGallery, selection: GallerySelection, chosen: ChosenImages) -> None:
+def _result(page: _Page) -> None:
     live = session().live
-    if live is None or live.served != loaded:
+    if live is None or live.served != page.loaded:
         st.header("Answers before the attack", anchor=False)
-        panel(answers_panel(_answers(loaded, chosen)), key="answers")
+        panel(answers_panel(_answers(page)), key="answers")
         return
     status = live.status()
     if not status.phase.over:
@@ -219,7 +223,7 @@ def _result(loaded: LoadedGallery, selection: GallerySelection, chosen: ChosenIm
         else:
             show_error(status.message)
     else:
-        show_result(live, status, selection)
+        show_result(live, status, page.selection)
 
 
 def _watch() -> None:
@@ -244,11 +248,10 @@ def _progress(status: AttackStatus) -> str:
     return f"Attacking for {status.seconds:.1f} s"
 
 
-def _answers(loaded: LoadedGallery, chosen: ChosenImages) -> list[tuple[str, list[CaptionedImage]]]:
+def _answers(page: _Page) -> list[tuple[str, list[CaptionedImage]]]:
     """Return each model's answers to the original image."""
-    found = []
-    for served in loaded:
-        victim = chosen.victim
+    victim, found = page.chosen.victim, []
+    for served in page.loaded:
         own: list[int] = []
         if victim.id is not None:
             own = [served.gallery.row(victim.id)]

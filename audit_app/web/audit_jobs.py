@@ -11,8 +11,8 @@ import torch
 from hardrank.audit_app.audit.request import REQUEST, AuditRequest, read_request
 from hardrank.audit_app.audit.sequence import prepare_audit
 from hardrank.audit_app.errors import INTERNAL_ERROR, AuditError
-from hardrank.audit_app.report.files import JSON, write_report
-from hardrank.audit_app.results.schema import AuditReport, ReportError, read_report
+from hardrank.audit_app.report.files import write_report
+from hardrank.audit_app.results.schema import REPORT, AuditReport, ReportError, read_report
 from hardrank.models.cores import usable_cores
 from hardrank.models.errors import HardrankError
 from hardrank.models.progress import OnProgress, StageProgress
@@ -139,11 +139,11 @@ class AuditJobs:
 
 
 def _is_audit(folder: Path) -> bool:
-    return (folder / JSON).is_file() or (folder / REQUEST).is_file()
+    return (folder / REPORT).is_file() or (folder / REQUEST).is_file()
 
 
 def _past_audit(folder: Path) -> PastAudit:
-    newest = max((folder / name for name in (JSON, REQUEST) if (folder / name).is_file()), key=_changed)
+    changed = max((folder / name).stat().st_mtime for name in (REPORT, REQUEST) if (folder / name).is_file())
     request, report, message = None, None, ""
     try:
         if (folder / REQUEST).is_file():
@@ -151,13 +151,9 @@ def _past_audit(folder: Path) -> PastAudit:
     except AuditError as error:
         message = str(error)
     try:
-        if (folder / JSON).is_file():
+        if (folder / REPORT).is_file():
             report = read_report(folder)
     except ReportError as error:
         message = str(error)
-    when = datetime.fromtimestamp(_changed(newest), tz=UTC) if report is None else report.created
+    when = datetime.fromtimestamp(changed, tz=UTC) if report is None else report.created
     return PastAudit(folder=folder, when=when, request=request, report=report, error=message)
-
-
-def _changed(path: Path) -> float:
-    return path.stat().st_mtime

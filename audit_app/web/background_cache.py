@@ -70,8 +70,7 @@ class BackgroundCache(Generic[T]):
 
     def _put(self, key: Hashable, entry: CacheEntry[T]) -> None:
         with self._lock:
-            if key in self._entries:  # else it was evicted in the meantime
-                self._entries[key] = entry
+            self._entries[key] = entry
 
     def _evict(self) -> None:
         """Drop the oldest finished entries."""

@@ -21,11 +21,11 @@ _MODULES: Final = {
 
 
 class BackgroundImport:
-    """Imports `modules`, a mapping from a module to its name for people, in order, in one thread; see `start`."""
+    """Imports modules in one thread, in the order of `modules`: module → what a visitor is told; see `start`."""
 
     def __init__(self, modules: dict[str, str]) -> None:
         self._modules = modules
-        self._waits = threading.Event()
+        self._finished = threading.Event()
         self.current = next(iter(modules.values()))
         """What is being imported."""
         self.failed = False
@@ -44,11 +44,11 @@ class BackgroundImport:
     @property
     def done(self) -> bool:
         """Whether all modules are imported, or one failed."""
-        return self._waits.is_set()
+        return self._finished.is_set()
 
     def wait(self, timeout: float) -> bool:
         """Wait until they are imported, at most `timeout` seconds; return whether they are."""
-        return self._waits.wait(timeout)
+        return self._finished.wait(timeout)
 
     def _run(self) -> None:
         try:
@@ -59,7 +59,7 @@ class BackgroundImport:
             _logger.exception("an import failed")
             self.failed = True
         finally:
-            self._waits.set()
+            self._finished.set()
 
 
 @cache

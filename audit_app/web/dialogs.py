@@ -44,14 +44,13 @@ def choose_image(loaded: LoadedGallery, chosen: ChosenImages) -> None:
     with errors_shown():
         file = st.file_uploader(
             f"Upload an image, at most {DEFAULT_LIMITS.max_bytes >> 20} MB",
-            type=[suffix.removeprefix(".") for suffix in SUFFIXES],
+            type=list(SUFFIXES),
             key="upload",
             max_upload_size=DEFAULT_LIMITS.max_bytes >> 20,
         )
         if file is not None:
             _show_upload(loaded, chosen, file.getvalue())
-        row = None if chosen.victim.id is None else loaded[0].gallery.row(chosen.victim.id)
-        picked = [] if row is None else [row]
+        picked = [] if chosen.victim.id is None else [loaded[0].gallery.row(chosen.victim.id)]
         pick = partial(_pick_image, loaded, chosen)
         gallery_picker(loaded[0], PickerOptions(key="image", picked=picked, excluded=[], on_pick=pick, closes=True))
 

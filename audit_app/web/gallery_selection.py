@@ -11,11 +11,13 @@ from hardrank.audit_app.audit.progress import MINUTES_LEFT, SHARE
 from hardrank.audit_app.drawing.formatting import format_percent
 from hardrank.audit_app.errors import AuditError
 from hardrank.audit_app.gallery.source import GallerySource
+from hardrank.audit_app.subjects.model_names import split_label
 from hardrank.audit_app.web.background_cache import CacheEntry
 from hardrank.audit_app.web.markdown import escape_markdown
 from hardrank.audit_app.web.messages import show_error
-from hardrank.audit_app.web.resources import GallerySelection, LoadedGallery, load_gallery
+from hardrank.audit_app.web.resources import LoadedGallery, load_gallery
 from hardrank.audit_app.web.selection_fields import SelectionFields, catalog, selection_fields, set_selection
+from hardrank.audit_app.web.session import GallerySelection
 from hardrank.models.progress import StageProgress, duration_text
 
 T = TypeVar("T")
@@ -61,7 +63,7 @@ def read_gallery(text: str, first: str) -> GallerySource:
     """
     text = text.strip()
     if not text:
-        return GallerySource.at(first)
+        return GallerySource.at(split_label(first)[1])
     try:
         return GallerySource.at(text)
     except AuditError:

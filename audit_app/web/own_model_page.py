@@ -12,6 +12,7 @@ from hardrank.audit_app.blackbox.choice import SEARCH_METHODS, SearchMethod
 from hardrank.audit_app.blackbox.transfer import Transfer
 from hardrank.audit_app.errors import AuditError
 from hardrank.audit_app.subjects.library_models import LibraryWeights
+from hardrank.audit_app.subjects.model_names import CHECKPOINTS, ONNX_SUFFIX
 from hardrank.audit_app.subjects.onnx_file import PixelScale
 from hardrank.audit_app.subjects.onnx_reading import LARGEST_FILE
 from hardrank.audit_app.subjects.subject import Subject, SubjectKind, SubjectOptions
@@ -19,16 +20,14 @@ from hardrank.audit_app.web.attack_view import attack_areas, attack_view
 from hardrank.audit_app.web.gallery_selection import read_gallery, wait_for, wait_for_gallery
 from hardrank.audit_app.web.markdown import escape_markdown
 from hardrank.audit_app.web.messages import errors_shown
-from hardrank.audit_app.web.resources import GallerySelection, LoadedGallery, load_transfers, session
+from hardrank.audit_app.web.resources import LoadedGallery, load_transfers, session
 from hardrank.audit_app.web.selection_fields import catalog
-from hardrank.audit_app.web.session import safe_name
+from hardrank.audit_app.web.session import GallerySelection, safe_name
 from hardrank.audit_app.web.settings import settings
 from hardrank.models.progress import duration_text
 
 _METHODS: Final = (*SEARCH_METHODS, SearchMethod.TRANSFER)
-_ONNX: Final = "onnx"
-_CHECKPOINTS: Final = ("safetensors", "pt", "pth", "bin")
-_EXTERNAL: Final = ("data", "onnx_data")
+_EXTERNAL: Final = (".data", ".onnx_data")
 """Endings of files with the weights of an ONNX file."""
 _SCALE_NAMES: Final = {
     PixelScale.UNIT: "0 … 1",
@@ -77,7 +76,7 @@ def _model() -> str:
     ).strip()
     uploaded = right.file_uploader(
         f"or an ONNX file, or a checkpoint, at most {LARGEST_FILE >> 20} MB",
-        type=[_ONNX, *_CHECKPOINTS, *_EXTERNAL],
+        type=[ONNX_SUFFIX, *CHECKPOINTS, *_EXTERNAL],
         accept_multiple_files=True,
         key="own.file",
         max_upload_size=LARGEST_FILE >> 20,
@@ -87,7 +86,7 @@ def _model() -> str:
     )
     if not uploaded:
         return name
-    if not name and len(uploaded) == 1 and Path(uploaded[0].name).suffix.lower().lstrip(".") in _CHECKPOINTS:
+    if not name and len(uploaded) == 1 and Path(uploaded[0].name).suffix.lower() in CHECKPOINTS:
         st.info(
             f"{escape_markdown(uploaded[0].name)} holds weights: type the name of their network on the left, such as "
             "resnet18 or timm/resnet18."
@@ -99,7 +98,7 @@ def _model() -> str:
 
 def _uploaded_model(name: str, folder: Path, files: list[str]) -> str:
     """Return the model in uploaded files; raises `AuditError`."""
-    models = [file for file in files if Path(file).suffix.lower() == f".{_ONNX}"]
+    models = [file for file in files if Path(file).suffix.lower() == ONNX_SUFFIX]
     if len(models) > 1:
         raise AuditError(f"{len(models)} ONNX files were uploaded; give one, with the file of its weights")
     if models:
@@ -189,8 +188,7 @@ def _duration(loaded: LoadedGallery) -> str:
     if key not in st.session_state:
         st.session_state[key] = pass_duration(subject, embedded.images(torch.tensor([0])))
     seconds: float = st.session_state[key]
-    unit, count = ("gradient step", 100) if subject.white_box else ("query", 1000)
-    many = "steps" if subject.white_box else "queries"
+    unit, many, count = ("gradient step", "steps", 100) if subject.white_box else ("query", "queries", 1000)
     shown = f"{seconds:.1f} s" if seconds >= 1 else f"{1000 * seconds:.{0 if seconds >= 0.01 else 1}f} ms"
     return (
         f"One {unit} takes about {shown} on this machine: {count} {many} take about {duration_text(count * seconds)}."
@@ -214,7 +212,4 @@ def _surrogate(loaded: LoadedGallery) -> str:
 
 
 def _load_transfers(selection: GallerySelection, loaded: LoadedGallery, surrogate: str) -> dict[str, Transfer]:
-    found: dict[str, Transfer] = {}
-    if surrogate:
-        found = wait_for(lambda: load_transfers(selection, loaded, surrogate))
-    return found
+    return wait_for(lambda: load_transfers(selection, loaded, surrogate)) if surrogate else {}

@@ -15,15 +15,17 @@ from hardrank.audit_app.blackbox.transfer import Transfer, transfer_from
 from hardrank.audit_app.gallery.embedded import EmbeddedGallery, embed_galleries
 from hardrank.audit_app.gallery.served import ServedGallery, serve_gallery
 from hardrank.audit_app.live.queue import AttackQueue
-from hardrank.audit_app.subjects.bundles import modification_stamp
 from hardrank.audit_app.subjects.loading import load_subject, load_subjects
+from hardrank.audit_app.subjects.model_names import split_label, split_weights
 from hardrank.audit_app.web.audit_jobs import AuditJobs
 from hardrank.audit_app.web.background_cache import BackgroundCache, CacheEntry
-from hardrank.audit_app.web.selected import GallerySelection as GallerySelection
-from hardrank.audit_app.web.session import VisitorRegistry, VisitorSession
+from hardrank.audit_app.web.session import GallerySelection, VisitorRegistry, VisitorSession
 from hardrank.audit_app.web.settings import settings
+from hardrank.models.bundle import CARD
 from hardrank.models.cores import usable_cores
+from hardrank.models.files import expand_user
 from hardrank.models.progress import OnProgress, StageProgress
+from hardrank.serving.store.manifest import MANIFEST
 
 _MOST_LOADED = 3
 """How many sets of models and galleries are kept in memory."""
@@ -31,6 +33,21 @@ _MOST_ESTIMATES = 64
 
 LoadedGallery = tuple[ServedGallery, ...]
 """One gallery as each of the selected models serves it."""
+
+
+def modification_stamp(*places: str) -> tuple[tuple[str, int], ...]:
+    """Return a stamp of the files of models and galleries that changes whenever they do."""
+    marks = []
+    for text in places:
+        _, place = split_label(text)
+        path = expand_user(place)
+        if not path.exists():
+            path = split_weights(place)[1] or path
+        known = [path / name for name in (CARD, MANIFEST, "items.sqlite", "items.sqlite-wal")]
+        # Reading an index changes its folder too: it leaves an empty SQLite log there.
+        files = [file for file in known if file.is_file() and file.stat().st_size] or [path]
+        marks += [(str(file), file.stat().st_mtime_ns) for file in files if file.exists()]
+    return tuple(marks)
 
 
 @st.cache_resource(show_spinner=False)
@@ -54,7 +71,7 @@ def load_transfers(
 ) -> CacheEntry[dict[str, Transfer]]:
     """Load the surrogate of transfer attacks in the background; returns the current state."""
     return _transfers().get(
-        (selection, modification_stamp([*selection.models, *selection.gallery.paths, surrogate]), surrogate),
+        (selection, modification_stamp(*selection.models, *selection.gallery.paths, surrogate), surrogate),
         lambda on_progress: _load_transfers(loaded, surrogate, on_progress),
     )
 
@@ -84,7 +101,7 @@ def visitors() -> VisitorRegistry:
 def load_gallery(selection: GallerySelection) -> CacheEntry[LoadedGallery]:
     """Load models and gallery in the background; returns the current state."""
     return _galleries().get(
-        (selection, modification_stamp([*selection.models, *selection.gallery.paths])),
+        (selection, modification_stamp(*selection.models, *selection.gallery.paths)),
         lambda on_progress: _load(selection, on_progress),
     )
 
@@ -105,9 +122,9 @@ def estimate_duration(selection: GallerySelection, options: AuditOptions) -> Cac
         return CacheEntry(progress=loaded.progress, error=loaded.error)
     galleries = [served.embedded for served in loaded.value]
     robustness = options.robustness
-    places = [*selection.models, *selection.gallery.paths]
+    stamp = modification_stamp(*selection.models, *selection.gallery.paths)
     found = _estimates().get(
-        (selection, modification_stamp(places), options.attacks, robustness.norm, robustness.engine),
+        (selection, stamp, options.attacks, robustness.norm, robustness.engine),
         lambda on_progress: _estimate(galleries, options),
     )
     return found if found.value is None else CacheEntry(value=found.value.with_options(options, len(galleries[0])))

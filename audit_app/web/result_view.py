@@ -16,16 +16,17 @@ from hardrank.audit_app.drawing.result_panel import (
     transfer_table,
     verdict_line,
 )
-from hardrank.audit_app.live.aims import watched
 from hardrank.audit_app.live.attack import LiveAttack
 from hardrank.audit_app.live.options import STRONG_RESTARTS, STRONG_STEPS
 from hardrank.audit_app.live.record import record
 from hardrank.audit_app.live.result import LiveResult
 from hardrank.audit_app.live.status import AttackStatus
+from hardrank.audit_app.live.targets import watched
 from hardrank.audit_app.web.markdown import escape_markdown
 from hardrank.audit_app.web.panel import panel
 from hardrank.audit_app.web.pictures import image_name
-from hardrank.audit_app.web.resources import GallerySelection, attack_queue, session
+from hardrank.audit_app.web.resources import attack_queue, session
+from hardrank.audit_app.web.session import GallerySelection
 from hardrank.audit_app.web.settings import settings
 
 _NAME_PART: Final = 40
@@ -38,7 +39,7 @@ def show_result(live: LiveAttack, status: AttackStatus, selection: GallerySelect
     assert result is not None
     context = _context(live)
     above = st.container()  # filled last: its heading would stand alone while the rankings are drawn
-    _rankings(live, result, context)
+    _rankings(result, context)
     with above:
         st.header("Rankings before and after" + (" (stopped early)" if result.stopped else ""), anchor=False)
         with st.container(horizontal=True, vertical_alignment="center", key="verdict-row"):
@@ -85,7 +86,7 @@ def _context(live: LiveAttack) -> ResultContext:
     )
 
 
-def _rankings(live: LiveAttack, result: LiveResult, context: ResultContext) -> None:
+def _rankings(result: LiveResult, context: ResultContext) -> None:
     views = max(len(found.outcome.movements) for found in result.subjects.values())
     view = 0
     if views > 1:

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 import streamlit as st
 
@@ -18,7 +18,7 @@ from hardrank.audit_app.drawing.score_panel import (
     score_charts,
     score_tiles,
 )
-from hardrank.audit_app.report.files import HTML, JSON
+from hardrank.audit_app.results.schema import HTML, REPORT
 from hardrank.audit_app.results.scores import ModelScores, scores_of_card, scores_of_report
 from hardrank.audit_app.web.audit_jobs import AuditJobs, PastAudit
 from hardrank.audit_app.web.background_cache import CacheEntry
@@ -28,8 +28,8 @@ from hardrank.audit_app.web.messages import errors_shown, show_error
 from hardrank.audit_app.web.option_fields import comparable_budget, in_pixels, option_field, option_fields
 from hardrank.audit_app.web.panel import panel
 from hardrank.audit_app.web.resources import audit_jobs, estimate_duration
-from hardrank.audit_app.web.selected import GallerySelection
 from hardrank.audit_app.web.selection_fields import catalog
+from hardrank.audit_app.web.session import GallerySelection
 from hardrank.audit_app.web.settings import settings
 from hardrank.trainer.attacks.pgd import Norm
 from hardrank.trainer.attacks.registry import ATTACKS, SCORECARD, offered_attacks
@@ -119,7 +119,7 @@ def _past_audit(jobs: AuditJobs, one: PastAudit) -> None:
             st.markdown(f"- {escape_markdown(line)}")
     with st.container(horizontal=True, key="audit.downloads"):
         tables = [model.per_image for model in one.report.models]
-        for name in (HTML, JSON, *tables):
+        for name in (HTML, REPORT, *tables):
             file = one.folder / name
             if file.is_file():
                 st.download_button(
@@ -169,7 +169,7 @@ def _form(jobs: AuditJobs, *, opened: bool) -> None:
             seed = st.number_input("seed", 0, 2**31 - 1, 0, key="audit.seed")
         declared = {option.name: option for option in budget_options()}
         with middle:
-            norm = _norm(declared)
+            norm: Norm = option_field(declared["norm"], key="audit.norm")
             main = [declared[name] for name in ("epsilon", "alpha", "steps")]
             # A small input, so that the budget of L2 is modest where a model takes larger images.
             robustness = {
@@ -197,8 +197,8 @@ def _form(jobs: AuditJobs, *, opened: bool) -> None:
         with errors_shown():
             options = AuditOptions(
                 attacks=tuple(attacks),
-                attacked=int(attacked),
-                seed=int(seed),
+                attacked=attacked,
+                seed=seed,
                 robustness=RobustnessOptions(**robustness, norm=norm),
                 curves=tuple(_CURVES[name] for name in curves),
             )
@@ -247,12 +247,6 @@ def _show_estimate(entry: CacheEntry[AuditEstimate]) -> None:
             st.caption(escape_markdown(line))
         if entry.value.seconds > LONG_S:
             st.caption("Fewer images, steps or attacks shorten it. A stopped audit can be resumed.")
-
-
-def _norm(declared: dict[str, Any]) -> Norm:
-    found = option_fields([declared["norm"]], key="audit")["norm"]
-    assert isinstance(found, Norm)
-    return found
 
 
 _CURVES: Final = {

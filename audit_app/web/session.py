@@ -1,4 +1,4 @@
-"""What belongs to one visitor: one attack at a time and uploaded files, dropped when the visitor leaves."""
+"""What belongs to one visitor: a selection, one attack at a time and uploaded files, until the visitor leaves."""
 
 import hashlib
 import re
@@ -6,12 +6,14 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 from weakref import WeakValueDictionary
 
+from hardrank.audit_app.gallery.source import GallerySource
 from hardrank.audit_app.live.attack import LiveAttack
-from hardrank.audit_app.web.selected import GallerySelection
+from hardrank.audit_app.subjects.subject import SubjectOptions
 
 _CHECK_EVERY_S: Final = 1.0
 CHECKS_BEFORE_LEAVING: Final = 15
@@ -19,6 +21,15 @@ CHECKS_BEFORE_LEAVING: Final = 15
 _CLOSING_S: Final = 1.0
 """How long the connection of a page may take to close after its reload."""
 _CLOSING_CHECKS: Final = 10
+
+
+@dataclass(frozen=True, kw_only=True)
+class GallerySelection:
+    """Models, the gallery that they rank, and how the models are loaded."""
+
+    models: tuple[str, ...]
+    gallery: GallerySource
+    loading: SubjectOptions = field(default_factory=SubjectOptions)
 
 
 def safe_name(name: str) -> str:

@@ -1,7 +1,6 @@
 """The options of the app, which follow `--`: `streamlit run audit_app/app.py -- --zoo DIR --gallery PLACE`."""
 
 import sys
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
@@ -47,16 +46,12 @@ class AppSettings:
 
 def settings() -> AppSettings:
     """Return the command-line options of the app; raises `AuditError` for unknown ones."""
-    return read_settings(sys.argv[1:])
-
-
-def read_settings(arguments: Sequence[str]) -> AppSettings:
-    """Parse the options after `--`; raises `AuditError` for unknown options and bad values."""
-    return _read_settings(tuple(arguments))
+    return read_settings(tuple(sys.argv[1:]))
 
 
 @lru_cache(maxsize=8)
-def _read_settings(arguments: tuple[str, ...]) -> AppSettings:
+def read_settings(arguments: tuple[str, ...]) -> AppSettings:
+    """Parse the options after `--`; raises `AuditError` for unknown options and bad values."""
     given = [one for one in arguments if one != ALLOW_REMOTE]
     remedy = "use --zoo, --gallery, --audits and --attacks after `--`"
     try:

@@ -20,8 +20,9 @@ from hardrank.audit_app.web.gallery_selection import open_selection
 from hardrank.audit_app.web.markdown import escape_markdown
 from hardrank.audit_app.web.messages import errors_shown, show_error
 from hardrank.audit_app.web.pictures import thumbnails
-from hardrank.audit_app.web.resources import GallerySelection, audit_jobs
+from hardrank.audit_app.web.resources import audit_jobs
 from hardrank.audit_app.web.selection_fields import MOST_MODELS
+from hardrank.audit_app.web.session import GallerySelection
 from hardrank.audit_app.web.settings import settings
 from hardrank.models.decode_limits import UndecodableImageError
 from hardrank.models.errors import HardrankError

@@ -34,17 +34,8 @@ class AppServer:
         """Set by `wait`."""
         self.log = log
         # The system chooses the port: one that is free now could be taken before Streamlit starts.
-        command = [
-            sys.executable,
-            "-m",
-            "streamlit",
-            "run",
-            script,
-            "--server.port",
-            "0",
-            *([] if script == APP else _PRIVATE),
-            "--",
-        ]
+        options = ["--server.port", "0", *([] if script == APP else _PRIVATE)]
+        command = [sys.executable, "-m", "streamlit", "run", script, *options, "--"]
         self.process = subprocess.Popen(
             [*command, *arguments],
             cwd=ROOT,

@@ -12,8 +12,12 @@ from streamlit import config
 from streamlit.components.v2 import manifest_scanner
 from streamlit.testing.v1 import AppTest
 
+from hardrank.audit_app.gallery.embedded import EmbeddedGallery
 from hardrank.audit_app.gallery.served import ServedGallery
-from tests.audit_app.galleries import serve_galleries, write_gallery, write_zoo
+from tests.audit_app.galleries import serve_galleries
+from tests.audit_app.onnx_graphs import without_gradients
+from tests.serving.bundles import write_bundle
+from tests.trainer.tiny import write_images
 from tests.waiting import PATIENCE_S
 
 # Scanning the installed packages takes a second, so it is done once and not for every page.
@@ -23,19 +27,33 @@ _packages_with_components = functools.cache(manifest_scanner.scan_component_mani
 @pytest.fixture(scope="session")
 def tiny_zoo(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
     """Two bundles, tiny-benign and tiny-robust: 32 px in, 16 coordinates out."""
-    return write_zoo(tmp_path_factory.mktemp("tiny-zoo"))
+    root = tmp_path_factory.mktemp("tiny-zoo")
+    return [write_bundle(root / "tiny-benign", seed=0), write_bundle(root / "tiny-robust", seed=1)]
 
 
 @pytest.fixture(scope="session")
 def gratings(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder of eight classes with eight images each."""
-    return write_gallery(tmp_path_factory.mktemp("pictures") / "gratings")
+    return write_images(tmp_path_factory.mktemp("pictures") / "gratings")
 
 
 @pytest.fixture(scope="session")
 def served(tiny_zoo: list[Path], gratings: Path) -> list[ServedGallery]:
     """The gratings as the two bundles serve them."""
     return serve_galleries(tiny_zoo, gratings)
+
+
+@pytest.fixture(scope="session")
+def embedded(served: list[ServedGallery]) -> EmbeddedGallery:
+    """The gratings as tiny-benign embeds them."""
+    return served[0].embedded
+
+
+@pytest.fixture(scope="session")
+def stranger(tiny_zoo: list[Path], gratings: Path, tmp_path_factory: pytest.TempPathFactory) -> ServedGallery:
+    """The gratings as the ONNX file of tiny-benign serves them, without its bundle and without gradients."""
+    file = without_gradients(tiny_zoo[0] / "model.onnx", tmp_path_factory.mktemp("onnx") / "stranger.onnx")
+    return serve_galleries([file], gratings, resize=36)[0]
 
 
 @pytest.fixture(scope="session")

@@ -1,7 +1,7 @@
 """A new attack takes a file and a line of the registry: everything else follows from its declaration."""
 
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import ClassVar
 
 import pytest
@@ -11,8 +11,7 @@ from torch import Tensor
 from hardrank.audit_app.audit.options import AuditOptions
 from hardrank.audit_app.drawing.score_panel import parts_table
 from hardrank.audit_app.report.wording import threat_model
-from hardrank.audit_app.results.schema import FigureEntry
-from hardrank.audit_app.results.scores import scores_of_report
+from hardrank.audit_app.results.scores import figure_entry, scores_of_report
 from hardrank.trainer.attacks.attack import AttackedRole, Figure, Gallery, Victims, measure_recall, recall_figure
 from hardrank.trainer.attacks.declaration import AttackKind, TargetChoice
 from hardrank.trainer.attacks.options import CheckedOptions, option
@@ -90,17 +89,8 @@ def test_it_is_measured_and_counts_towards_the_worst_recall(small: Small) -> Non
 
 
 def test_scorecard_table_and_report_say_what_it_wants() -> None:
-    figure = FigureEntry(
-        **{key: value for key, value in asdict(recall_figure("TOY")).items() if key not in ("key", "recall")},
-        value=30.0,
-        low=25.0,
-        high=35.0,
-        before=50.0,
-        noise=49.0,
-        score=30.0,
-        success=40.0,
-    )
-    report = make_made_up(make_model(figures={"TOY": figure}))
+    measured = make_model().figures["QA+"].model_dump(exclude={"unit", "help", "attacked", "resisted"})
+    report = make_made_up(make_model(figures={"TOY": figure_entry(recall_figure("TOY"), **measured)}))
     assert TOY.title in parts_table(scores_of_report(report))
     said = threat_model(AuditOptions(attacks=("TOY", "CA+")), report.models, None)
     assert f"TOY: {TOY.title}" in " ".join(said)

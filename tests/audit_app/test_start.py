@@ -15,7 +15,7 @@ from hardrank.audit_app.web.settings import AppSettings, read_settings
 
 def settings_of(command: list[str]) -> AppSettings:
     """Read the settings that a command passes to the app."""
-    return read_settings(command[command.index("--") + 1 :])
+    return read_settings(tuple(command[command.index("--") + 1 :]))
 
 
 def test_it_listens_on_the_loopback() -> None:
@@ -91,7 +91,7 @@ def test_help_shows_options_and_examples(capsys: pytest.CaptureFixture[str]) -> 
 @pytest.mark.parametrize("options", [["--color", "red"], ["--attacks", "0"], ["--attacks", "many"], ["stray"]])
 def test_the_app_reports_invalid_options(options: list[str]) -> None:
     with pytest.raises(AuditError, match=options[-1]):
-        read_settings(options)
+        read_settings(tuple(options))
 
 
 def test_the_first_moment_of_a_page_imports_no_slow_library() -> None:

@@ -46,21 +46,9 @@ def _hard_sigmoid(call: Call, x: Tensor) -> Tensor:
     return (alpha * x + beta).clamp(0, 1)
 
 
-def _hard_swish(call: Call, x: Tensor) -> Tensor:
-    return x * (x / 6 + 0.5).clamp(0, 1)
-
-
-def _gelu(call: Call, x: Tensor) -> Tensor:
-    return F.gelu(x, approximate=call.get("approximate", "none"))
-
-
 def _selu(call: Call, x: Tensor) -> Tensor:
     alpha, gamma = float(call.get("alpha", 1.6732632423543772)), float(call.get("gamma", 1.0507009873554805))
     return gamma * torch.where(x > 0, x, alpha * torch.expm1(x.clamp(max=0)))
-
-
-def _prelu(call: Call, x: Tensor, slope: Tensor) -> Tensor:
-    return torch.where(x >= 0, x, slope * x)
 
 
 def _cast(call: Call, x: Tensor) -> Tensor:
@@ -100,13 +88,13 @@ ELEMENTWISE: Final[Mapping[str, Operator]] = {
     "Not": plain(torch.logical_not),
     "Identity": plain(lambda x: x),
     "HardSigmoid": _hard_sigmoid,
-    "HardSwish": _hard_swish,
+    "HardSwish": plain(F.hardswish),
     "LeakyRelu": lambda call, x: F.leaky_relu(x, call.get("alpha", 0.01)),
     "Elu": lambda call, x: F.elu(x, call.get("alpha", 1.0)),
     "Celu": lambda call, x: F.celu(x, call.get("alpha", 1.0)),
     "Selu": _selu,
-    "Gelu": _gelu,
-    "PRelu": _prelu,
+    "Gelu": lambda call, x: F.gelu(x, approximate=call.get("approximate", "none")),
+    "PRelu": plain(lambda x, slope: torch.where(x >= 0, x, slope * x)),
     "Clip": _clip,
     "Add": plain(torch.add),
     "Sub": plain(torch.sub),

@@ -48,10 +48,6 @@ def _gemm(call: Call, a: Tensor, b: Tensor, c: Tensor | None = None) -> Tensor:
     return product + (c if beta == 1 else beta * c)
 
 
-def _einsum(call: Call, *operands: Tensor) -> Tensor:
-    return torch.einsum(call.get("equation"), *operands)
-
-
 def _top_k(call: Call, x: Tensor, k: Tensor) -> tuple[Tensor, ...]:
     found = torch.topk(x, int(k), dim=call.get("axis", -1), largest=bool(call.get("largest", 1)))
     return found.values, found.indices
@@ -73,5 +69,5 @@ REDUCTIONS: Final[Mapping[str, Operator]] = {
     "TopK": _top_k,
     "MatMul": plain(torch.matmul),
     "Gemm": _gemm,
-    "Einsum": _einsum,
+    "Einsum": lambda call, *operands: torch.einsum(call.get("equation"), *operands),
 }

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from hardrank.audit_app.subjects.onnx_operators.call import Call, Operator, for_pad, integers
+from hardrank.audit_app.subjects.onnx_operators.call import Call, Operator, for_pad, integers, plain
 
 
 def _reshape(call: Call, x: Tensor, shape: Tensor) -> Tensor:
@@ -26,10 +26,6 @@ def _flatten(call: Call, x: Tensor) -> Tensor:
 
 def _transpose(call: Call, x: Tensor) -> Tensor:
     return x.permute(integers(call.get("perm")) or list(reversed(range(x.dim()))))
-
-
-def _concat(call: Call, *parts: Tensor) -> Tensor:
-    return torch.cat(parts, dim=call.get("axis"))
 
 
 def _split(call: Call, x: Tensor, sizes: Tensor | None = None) -> tuple[Tensor, ...]:
@@ -99,25 +95,12 @@ def _shape(call: Call, x: Tensor) -> Tensor:
     return torch.tensor(x.shape[call.get("start", 0) : call.get("end")], dtype=torch.int64)
 
 
-def _size(call: Call, x: Tensor) -> Tensor:
-    return torch.tensor(x.numel(), dtype=torch.int64)
-
-
 def _constant_of_shape(call: Call, shape: Tensor) -> Tensor:
     value = call.get("value", torch.zeros(1))
     return torch.full(integers(shape), value.item(), dtype=value.dtype)
 
 
-def _expand(call: Call, x: Tensor, shape: Tensor) -> Tensor:
-    return x.expand(torch.broadcast_shapes(x.shape, tuple(integers(shape))))
-
-
-def _range(call: Call, start: Tensor, limit: Tensor, step: Tensor) -> Tensor:
-    return torch.arange(start.item(), limit.item(), step.item(), dtype=start.dtype)
-
-
-def _tile(call: Call, x: Tensor, repeats: Tensor) -> Tensor:
-    return x.repeat(integers(repeats))
+_PAD_MODES: Final = {"reflect": "reflect", "edge": "replicate", "wrap": "circular"}
 
 
 def _pad(
@@ -130,36 +113,31 @@ def _pad(
         for i, axis in enumerate(named):
             whole[axis], whole[axis + x.dim()] = pads[i], pads[i + len(named)]
         pads = whole
-    mode = {"constant": "constant", "reflect": "reflect", "edge": "replicate", "wrap": "circular"}[
-        call.get("mode", "constant")
-    ]
+    ordered, mode = for_pad(pads), call.get("mode", "constant")
     if mode == "constant":
         fill = call.get("value", 0.0) if value is None or value.numel() == 0 else value.item()
-        return F.pad(x, for_pad(pads), value=fill)
-    ordered = for_pad(pads)
+        return F.pad(x, ordered, value=fill)
     while len(ordered) > 2 and ordered[-2:] == [0, 0]:  # these modes pad the last axes only
         ordered = ordered[:-2]
-    return F.pad(x, ordered, mode=mode)
+    return F.pad(x, ordered, mode=_PAD_MODES[mode])
 
 
 def _resize(call: Call, x: Tensor, *given: Tensor | None) -> Tensor:
+    mode = call.get("mode", "nearest")
     if call.opset < 11:  # Upsample and the first Resize: scales alone
-        scales, sizes = (given[0] if given else call.get("scales")), None
+        scales, sizes, coordinates = (given[0] if given else call.get("scales")), None, "asymmetric"
     else:
         _, scales, sizes = (*given, None, None, None)[:3]
-    mode, coordinates = call.get("mode", "nearest"), call.get("coordinate_transformation_mode", "half_pixel")
-    if call.opset < 11:
-        coordinates = "asymmetric"
+        coordinates = call.get("coordinate_transformation_mode", "half_pixel")
     if call.get("axes") or x.dim() != 4 or call.get("keep_aspect_ratio_policy", "stretch") != "stretch":
         raise call.unsupported("axes, a policy, or other inputs than images")
     factors = scales.tolist() if isinstance(scales, Tensor) else list(scales or [])
-    if (factors and list(factors[:2]) != [1, 1]) or (sizes is not None and integers(sizes)[:2] != list(x.shape[:2])):
+    if (factors and factors[:2] != [1, 1]) or (sizes is not None and integers(sizes)[:2] != list(x.shape[:2])):
         raise call.unsupported("other axes than height and width")
     target: dict[str, Any] = {"scale_factor": factors[2:]} if factors else {"size": integers(sizes)[2:]}
-    aligned = coordinates == "align_corners"
     if mode == "nearest":
         floor = coordinates == "asymmetric" and call.get("nearest_mode", "round_prefer_floor") == "floor"
-        whole = all(float(factor).is_integer() for factor in factors) if factors else False
+        whole = bool(factors) and all(float(factor).is_integer() for factor in factors)
         if not floor and not whole and call.opset >= 11:
             raise call.unsupported(f"nearest and {coordinates}")
         return F.interpolate(x, mode="nearest", **target)
@@ -168,7 +146,7 @@ def _resize(call: Call, x: Tensor, *given: Tensor | None) -> Tensor:
     return F.interpolate(
         x,
         mode="bilinear" if mode == "linear" else "bicubic",
-        align_corners=aligned,
+        align_corners=coordinates == "align_corners",
         antialias=bool(call.get("antialias", 0)),
         **target,
     )
@@ -190,21 +168,22 @@ def _space_to_depth(call: Call, x: Tensor) -> Tensor:
     return parts.reshape(count, channels * side**2, height // side, width // side)
 
 
+_CONSTANT_TYPES: Final = {
+    "value_int": torch.int64,
+    "value_ints": torch.int64,
+    "value_float": torch.float32,
+    "value_floats": torch.float32,
+}
+
+
 def _constant(call: Call) -> Tensor:
-    for name, dtype in (("value_int", torch.int64), ("value_ints", torch.int64)):
+    for name, dtype in _CONSTANT_TYPES.items():
         if name in call.attributes:
             return torch.tensor(call.get(name), dtype=dtype)
-    for name in ("value_float", "value_floats"):
-        if name in call.attributes:
-            return torch.tensor(call.get(name), dtype=torch.float32)
-    if not isinstance(call.get("value"), Tensor):
+    value = call.get("value")
+    if not isinstance(value, Tensor):
         raise call.unsupported("a sparse or text value")
-    value: Tensor = call.get("value")
     return value
-
-
-def _dropout(call: Call, x: Tensor, *_: Tensor | None) -> tuple[Tensor | None, ...]:
-    return x, None
 
 
 def _triangle(call: Call, x: Tensor, k: Tensor | None = None) -> Tensor:
@@ -216,7 +195,7 @@ SHAPES: Final[Mapping[str, Operator]] = {
     "Reshape": _reshape,
     "Flatten": _flatten,
     "Transpose": _transpose,
-    "Concat": _concat,
+    "Concat": lambda call, *parts: torch.cat(parts, dim=call.get("axis")),
     "Split": _split,
     "Slice": _slice,
     "Gather": _gather,
@@ -226,17 +205,17 @@ SHAPES: Final[Mapping[str, Operator]] = {
     "Unsqueeze": _unsqueeze,
     "Squeeze": _squeeze,
     "Shape": _shape,
-    "Size": _size,
+    "Size": plain(lambda x: torch.tensor(x.numel(), dtype=torch.int64)),
     "Constant": _constant,
     "ConstantOfShape": _constant_of_shape,
-    "Expand": _expand,
-    "Range": _range,
-    "Tile": _tile,
+    "Expand": plain(lambda x, shape: x.expand(torch.broadcast_shapes(x.shape, tuple(integers(shape))))),
+    "Range": plain(lambda start, limit, step: torch.arange(start.item(), limit.item(), step.item(), dtype=start.dtype)),
+    "Tile": plain(lambda x, repeats: x.repeat(integers(repeats))),
     "Pad": _pad,
     "Resize": _resize,
     "Upsample": _resize,
     "DepthToSpace": _depth_to_space,
     "SpaceToDepth": _space_to_depth,
     "Trilu": _triangle,
-    "Dropout": _dropout,
+    "Dropout": lambda call, x, *_: (x, None),
 }

@@ -7,7 +7,7 @@ from typing import Final
 from torch import Tensor
 from torch.nn import functional as F
 
-from hardrank.audit_app.subjects.onnx_operators.call import Call, Operator, for_pad, integers
+from hardrank.audit_app.subjects.onnx_operators.call import Call, Operator, for_pad, integers, plain
 
 
 def _window_pads(call: Call, x: Tensor, kernel: Sequence[int]) -> list[int]:
@@ -109,19 +109,11 @@ def _average_pool(call: Call, x: Tensor) -> Tensor:
     return pooled
 
 
-def _global_average(call: Call, x: Tensor) -> Tensor:
-    return x.mean(list(range(2, x.dim())), keepdim=True)
-
-
-def _global_maximum(call: Call, x: Tensor) -> Tensor:
-    return x.amax(list(range(2, x.dim())), keepdim=True)
-
-
 WINDOWS: Final[Mapping[str, Operator]] = {
     "Conv": _conv,
     "ConvTranspose": _conv_transpose,
     "MaxPool": _max_pool,
     "AveragePool": _average_pool,
-    "GlobalAveragePool": _global_average,
-    "GlobalMaxPool": _global_maximum,
+    "GlobalAveragePool": plain(lambda x: x.mean(list(range(2, x.dim())), keepdim=True)),
+    "GlobalMaxPool": plain(lambda x: x.amax(list(range(2, x.dim())), keepdim=True)),
 }

@@ -1,5 +1,6 @@
 """Certificates in audits: what is reported, kept and refused."""
 
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -14,20 +15,14 @@ from hardrank.audit_app.errors import AuditError
 from hardrank.audit_app.gallery.embedded import EmbeddedGallery, embed_gallery
 from hardrank.audit_app.gallery.image_gallery import from_images
 from hardrank.audit_app.report.build import make_report
-from hardrank.audit_app.subjects.loading import load_subject
+from hardrank.audit_app.results.certificate_entries import CertificateEntry
 from hardrank.trainer.attacks.options import AttackError
 from hardrank.trainer.evaluation.blocks import CancelledError
 from hardrank.trainer.evaluation.certificates import certify_image
 from hardrank.trainer.evaluation.journal import Journal
 from hardrank.trainer.evaluation.robustness import RobustnessOptions
-from tests.audit_app.galleries import OPTIONS
 
 FEW = CertificateOptions(images=3, sigmas=(0.05, 0.2), samples=40, alpha=0.05)
-
-
-@pytest.fixture(scope="module")
-def embedded(tiny_zoo: list[Path], gratings: Path) -> EmbeddedGallery:
-    return embed_gallery(load_subject(str(tiny_zoo[0]), OPTIONS), from_images(gratings))
 
 
 def test_the_report_has_the_share_of_images_with_at_least_each_radius(
@@ -61,53 +56,47 @@ def test_the_report_has_the_share_of_images_with_at_least_each_radius(
         assert votes == sorted(votes, reverse=True)
 
 
+def measure(
+    embedded: EmbeddedGallery,
+    rows: list[int],
+    options: CertificateOptions,
+    folder: Path,
+    *,
+    report: Callable[[int], None] = lambda done: None,
+    cancel: Callable[[], bool] = lambda: False,
+) -> tuple[CertificateEntry, ...]:
+    return measure_certificates(
+        embedded,
+        torch.tensor(rows),
+        options,
+        seed=0,
+        batch=64,
+        resamples=10,
+        journal=lambda name: Journal(folder / name),
+        report=report,
+        cancel=cancel,
+    )
+
+
 def test_finished_images_are_kept(embedded: EmbeddedGallery, tmp_path: Path) -> None:
     seen: list[int] = []
-
-    def measure(name: str, *, stop_at: int = 99, rows: torch.Tensor | None = None) -> object:
-        return measure_certificates(
-            embedded,
-            torch.tensor([0, 9, 30]) if rows is None else rows,
-            FEW,
-            seed=0,
-            batch=64,
-            resamples=10,
-            journal=lambda folder: Journal(tmp_path / name / folder),
-            report=seen.append,
-            cancel=lambda: len(seen) >= stop_at,
-        )
-
+    rows, folder = [0, 9, 30], tmp_path / "journal"
     with pytest.raises(CancelledError):
-        measure("journal", stop_at=4)
+        measure(embedded, rows, FEW, folder, report=seen.append, cancel=lambda: len(seen) >= 4)
     kept = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*.npz")}
     assert len(kept) == 4
-    assert measure("journal") == measure("other")
+    seen.clear()
+    assert measure(embedded, rows, FEW, folder, report=seen.append) == measure(embedded, rows, FEW, tmp_path / "other")
     assert {path: path.stat().st_mtime_ns for path in kept} == kept
-    assert seen[-6:] == [1, 2, 3, 4, 5, 6]
+    assert seen == [1, 2, 3, 4, 5, 6]
 
 
 def test_images_alone_in_their_class_are_left_out(embedded: EmbeddedGallery, gratings: Path, tmp_path: Path) -> None:
     gallery = from_images(gratings)
-    labels = np.array([0, 1, 1])
-    three = replace(gallery, ids=gallery.ids[:3], labels=labels, classes=("a", "b"))
-    few = embed_gallery(embedded.subject, three)
-
-    def measure(rows: list[int]) -> list[int]:
-        found = measure_certificates(
-            few,
-            torch.tensor(rows),
-            replace(FEW, sigmas=(0.1,)),
-            seed=0,
-            batch=64,
-            resamples=10,
-            journal=lambda folder: Journal(tmp_path / folder),
-            report=lambda done: None,
-            cancel=lambda: False,
-        )
-        return [one.n for one in found]
-
-    assert measure([0, 1]) == [1]
-    assert measure([0]) == []
+    three = replace(gallery, ids=gallery.ids[:3], labels=np.array([0, 1, 1]), classes=("a", "b"))
+    few, options = embed_gallery(embedded.subject, three), replace(FEW, sigmas=(0.1,))
+    assert [one.n for one in measure(few, [0, 1], options, tmp_path)] == [1]
+    assert measure(few, [0], options, tmp_path) == ()
 
 
 def test_invalid_options_are_refused() -> None:

@@ -10,13 +10,12 @@ from torch.nn import functional as F
 from hardrank.audit_app.audit.chance import chance_warning
 from hardrank.audit_app.gallery.embedded import EmbeddedGallery, embed_gallery
 from hardrank.audit_app.gallery.image_gallery import from_images
-from hardrank.audit_app.subjects.loading import load_subject
-from tests.audit_app.galleries import OPTIONS
+from hardrank.audit_app.gallery.served import ServedGallery
 
 
 @pytest.fixture(scope="module")
-def embedded(tiny_zoo: list[Path], gratings: Path) -> EmbeddedGallery:
-    return embed_gallery(load_subject(str(tiny_zoo[1]), OPTIONS), from_images(gratings))
+def embedded(served: list[ServedGallery]) -> EmbeddedGallery:
+    return served[1].embedded
 
 
 def test_random_embeddings_are_flagged(embedded: EmbeddedGallery) -> None:

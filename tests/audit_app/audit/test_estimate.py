@@ -9,13 +9,7 @@ import torch
 from torch import Tensor
 
 from hardrank.audit_app.audit.arguments import read_duration
-from hardrank.audit_app.audit.estimate import (
-    AuditEstimate,
-    AuditPart,
-    ModelPace,
-    estimate_audit,
-    pass_duration,
-)
+from hardrank.audit_app.audit.estimate import AuditEstimate, AuditPart, ModelPace, estimate_audit, pass_duration
 from hardrank.audit_app.audit.options import AuditOptions, CertificateOptions, Curve, CurveParameter
 from hardrank.audit_app.audit.progress import MINUTES_LEFT, SHARE, AuditProgress
 from hardrank.audit_app.audit.request import AuditRequest

@@ -63,6 +63,7 @@ def test_a_report_without_a_journal_is_protected_too(tmp_path: Path) -> None:
     report = make_made_up(make_model("robust"))
     (tmp_path / "report.json").write_text(report.model_dump_json())
     (tmp_path / "robust.csv").write_text("id")
+    (tmp_path / "robust.entry.json").write_text("{}")
     (tmp_path / "mine.txt").write_text("keep")
     with pytest.raises(OtherAuditError, match=r"seed \(0 → 1\)") as refused:
         claim_folder(tmp_path, identity(seed=1))

@@ -6,9 +6,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from hardrank.audit_app.gallery.embedded import EmbeddedGallery, embed_galleries
+from hardrank.audit_app.gallery.embedded import embed_gallery
 from hardrank.audit_app.gallery.image_gallery import from_images
-from hardrank.audit_app.subjects.loading import load_subject, load_subjects
+from hardrank.audit_app.subjects.loading import load_subject
 from hardrank.trainer.evaluation.robustness import RobustnessOptions, measure_robustness
 from hardrank.trainer.runtime.environment import Precision
 from tests.audit_app.galleries import OPTIONS
@@ -34,9 +34,8 @@ def test_ltm_is_as_strong_with_gradients_in_bf16(tiny_zoo: list[Path], gratings:
     )
 
     def measure(precision: Precision) -> float:
-        loaded = load_subjects([str(tiny_zoo[1])], replace(OPTIONS, precision=precision))
-        embedded: EmbeddedGallery
-        (embedded,) = embed_galleries(loaded, from_images(gratings))
+        subject = load_subject(str(tiny_zoo[1]), replace(OPTIONS, precision=precision))
+        embedded = embed_gallery(subject, from_images(gratings))
         card = measure_robustness(
             embedded.subject.gradients,
             embedded.images,

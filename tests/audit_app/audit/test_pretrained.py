@@ -8,9 +8,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from hardrank.audit_app.gallery.embedded import EmbeddedGallery, embed_galleries
+from hardrank.audit_app.gallery.embedded import EmbeddedGallery, embed_gallery
 from hardrank.audit_app.gallery.image_gallery import from_images
-from hardrank.audit_app.subjects.loading import load_subjects
+from hardrank.audit_app.subjects.loading import load_subject
 from hardrank.trainer.evaluation.robustness import RobustnessOptions, measure_robustness
 from hardrank.trainer.evaluation.scorecard import CheckKind, Scorecard
 from tests.audit_app.galleries import OPTIONS
@@ -33,7 +33,7 @@ def photographs(shared_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> E
         (folder / name).mkdir()
         for path in sorted((shared_dir / "data" / "caltech101" / name).iterdir())[:PHOTOGRAPHS]:
             shutil.copy(path, folder / name)
-    (embedded,) = embed_galleries(load_subjects(["timm/efficientnet_lite0"], OPTIONS), from_images(folder))
+    embedded = embed_gallery(load_subject("timm/efficientnet_lite0", OPTIONS), from_images(folder))
     assert embedded.subject.size == 224
     return embedded
 

@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -14,20 +15,17 @@ from hardrank.audit_app.audit.result import AuditResult, ModelResult
 from hardrank.audit_app.audit.runner import run_audit
 from hardrank.audit_app.blackbox.choice import SearchMethod
 from hardrank.audit_app.errors import AuditError, GalleryError
-from hardrank.audit_app.gallery.embedded import EmbeddedGallery, embed_galleries, embed_gallery
+from hardrank.audit_app.gallery.embedded import EmbeddedGallery, embed_gallery
 from hardrank.audit_app.gallery.image_gallery import from_images
-from hardrank.audit_app.subjects.loading import load_subjects
-from hardrank.audit_app.subjects.subject import Subject, SubjectOptions
+from hardrank.audit_app.gallery.served import ServedGallery
+from hardrank.audit_app.subjects.subject import Subject
 from hardrank.models.progress import StageProgress
-from hardrank.serving.engine import Device
 from hardrank.trainer.attacks.options import AttackError
 from hardrank.trainer.attacks.pgd import Norm
 from hardrank.trainer.attacks.registry import SCORECARD
 from hardrank.trainer.evaluation.blocks import CancelledError
 from hardrank.trainer.evaluation.retrieval import evaluate
 from hardrank.trainer.evaluation.robustness import RobustnessOptions, bytes_provider, measure_robustness, sample_queries
-from tests.audit_app.galleries import OPTIONS
-from tests.audit_app.onnx_graphs import without_gradients
 
 QUICK = RobustnessOptions(steps=3, bootstrap=50, seed_check=3, sanity_images=2)
 AUDIT = AuditOptions(attacked=9, batch=5, robustness=QUICK, worst=2, seed=1)
@@ -35,17 +33,14 @@ FEW = replace(AUDIT, attacks=("TMA", "ES"), robustness=replace(QUICK, seed_check
 
 
 @pytest.fixture(scope="module")
-def galleries(tiny_zoo: list[Path], gratings: Path) -> list[EmbeddedGallery]:
-    return embed_galleries(load_subjects(list(map(str, tiny_zoo)), OPTIONS), from_images(gratings))
+def galleries(served: list[ServedGallery]) -> list[EmbeddedGallery]:
+    return [one.embedded for one in served]
 
 
 @pytest.fixture(scope="module")
-def stranger(tiny_zoo: list[Path], gratings: Path, tmp_path_factory: pytest.TempPathFactory) -> EmbeddedGallery:
+def black(stranger: ServedGallery) -> EmbeddedGallery:
     """A plain ONNX file without gradients."""
-    file = without_gradients(tiny_zoo[0] / "model.onnx", tmp_path_factory.mktemp("onnx") / "stranger.onnx")
-    options = SubjectOptions(device=Device.CPU, threads=1, resize=36)
-    [subject] = load_subjects([str(file)], options)
-    return embed_gallery(subject, from_images(gratings))
+    return stranger.embedded
 
 
 @pytest.fixture(scope="module")
@@ -147,32 +142,30 @@ def test_worst_cases_show_what_was_measured(whole: AuditResult) -> None:
             assert case.moved > 0.01
 
 
-def test_curves_fall_with_the_budget(
-    galleries: list[EmbeddedGallery], stranger: EmbeddedGallery, tmp_path: Path
-) -> None:
+def test_curves_fall_with_the_budget(galleries: list[EmbeddedGallery], black: EmbeddedGallery, tmp_path: Path) -> None:
     budgets = Curve(parameter=CurveParameter.EPSILON, values=(1 / 255, 8 / 255, 32 / 255))
     steps = Curve(parameter=CurveParameter.STEPS, values=(1, 6))
     queries = Curve(parameter=CurveParameter.QUERIES, values=(2, 60))
     options = replace(FEW, attacks=("QA+",), curves=(budgets, steps, queries), curve_attacked=4, search={"queries": 20})
     [white] = run_audit(galleries[:1], options, tmp_path / "white").models
     assert [curve.parameter for curve in white.curves] == [CurveParameter.EPSILON, CurveParameter.STEPS]
-    [black] = run_audit([stranger], options, tmp_path / "black").models
-    assert [curve.parameter for curve in black.curves] == [CurveParameter.EPSILON, CurveParameter.QUERIES]
-    for curve in (*white.curves, black.curves[1]):
+    [queried] = run_audit([black], options, tmp_path / "black").models
+    assert [curve.parameter for curve in queried.curves] == [CurveParameter.EPSILON, CurveParameter.QUERIES]
+    for curve in (*white.curves, queried.curves[1]):
         values = [point.score for point in curve.points]
         assert values[-1] < values[0]
         assert curve.attacked == 4
         assert all(point.low <= point.score <= point.high for point in curve.points)
 
 
-def test_an_onnx_file_is_attacked_by_search_and_queries_are_counted(stranger: EmbeddedGallery, tmp_path: Path) -> None:
+def test_an_onnx_file_is_attacked_by_search_and_queries_are_counted(black: EmbeddedGallery, tmp_path: Path) -> None:
     options = replace(FEW, search={"queries": 40})
-    [model] = run_audit([stranger], options, tmp_path).models
+    [model] = run_audit([black], options, tmp_path).models
     assert model.method == {"name": "square", "queries": 40, "area": 0.3}
     assert model.queries == 9 * 2 * 40
     assert model.card.passes == model.queries
     assert model.card.figures["TMA"].value > model.card.figures["TMA"].noise
-    [again] = run_audit([stranger], options, tmp_path).models
+    [again] = run_audit([black], options, tmp_path).models
     assert again.queries == model.queries
     assert again.card.passes == model.card.passes
     euclidean = replace(options, robustness=replace(FEW.robustness, norm=Norm.L2, epsilon=0.5))
@@ -180,24 +173,24 @@ def test_an_onnx_file_is_attacked_by_search_and_queries_are_counted(stranger: Em
 
 
 def test_any_method_works_on_any_model(
-    galleries: list[EmbeddedGallery], stranger: EmbeddedGallery, tmp_path: Path
+    galleries: list[EmbeddedGallery], black: EmbeddedGallery, tmp_path: Path
 ) -> None:
     asked = replace(FEW, attacks=("TMA",), method=SearchMethod.SPSA, search={"queries": 40, "pairs": 4})
     [searched] = run_audit(galleries[:1], asked, tmp_path / "spsa").models
     assert searched.method["name"] == "spsa"
     transfer = replace(FEW, attacks=("TMA",), method=SearchMethod.TRANSFER)
     surrogate: Subject = galleries[0].subject
-    [moved] = run_audit([stranger], transfer, tmp_path / "transfer", surrogate=surrogate).models
+    [moved] = run_audit([black], transfer, tmp_path / "transfer", surrogate=surrogate).models
     assert moved.method["surrogate"] == "tiny-benign"
     [white] = run_audit(galleries[:1], replace(FEW, attacks=("TMA",)), tmp_path / "white").models
-    # The stranger is the same network: what is made for one works on the other.
+    # It is the same network: what is made for one works on the other.
     assert moved.card.figures["TMA"].value == pytest.approx(white.card.figures["TMA"].value, abs=2e-3)
     with pytest.raises(AuditError, match="needs a surrogate"):
-        run_audit([stranger], transfer, tmp_path / "none")
+        run_audit([black], transfer, tmp_path / "none")
     with pytest.raises(AuditError, match="needs a surrogate"):
-        run_audit([stranger], FEW, tmp_path / "none", surrogate=surrogate)
+        run_audit([black], FEW, tmp_path / "none", surrogate=surrogate)
     with pytest.raises(AuditError, match="has no gradients"):
-        run_audit([stranger], replace(FEW, method=SearchMethod.WHITE_BOX), tmp_path / "none")
+        run_audit([black], replace(FEW, method=SearchMethod.WHITE_BOX), tmp_path / "none")
 
 
 def test_a_folder_contains_one_audit(galleries: list[EmbeddedGallery], tmp_path: Path) -> None:
@@ -251,20 +244,26 @@ def test_invalid_audits_are_refused(galleries: list[EmbeddedGallery], gratings: 
         run_audit([galleries[0], other], FEW, tmp_path)
     with pytest.raises(AuditError, match="two models are called"):
         run_audit([galleries[0], galleries[0]], FEW, tmp_path)
-    with pytest.raises(AttackError, match="unknown attack 'XX'"):
-        replace(FEW, attacks=("XX",))
-    with pytest.raises(AuditError, match="name each once"):
-        replace(FEW, attacks=("ES", "ES"))
-    with pytest.raises(AuditError, match="attacked images is 0"):
-        replace(FEW, attacked=0)
-    with pytest.raises(AuditError, match="batch and curve_attacked"):
-        replace(FEW, batch=0)
-    with pytest.raises(AttackError, match="has no option sigma"):
-        replace(FEW, search={"sigma": 1.0})
     with pytest.raises(AuditError, match="positive whole numbers in increasing order"):
         Curve(parameter=CurveParameter.STEPS, values=(4, 2))
     with pytest.raises(AuditError, match="positive numbers in increasing order"):
         Curve(parameter=CurveParameter.EPSILON, values=())
+
+
+@pytest.mark.parametrize(
+    ("changes", "error", "message"),
+    [
+        ({"attacks": ("XX",)}, AttackError, "unknown attack 'XX'"),
+        ({"attacks": ("ES", "ES")}, AuditError, "name each once"),
+        ({"attacked": 0}, AuditError, "attacked images is 0"),
+        ({"batch": 0}, AuditError, "batch and curve_attacked"),
+        ({"search": {"sigma": 1.0}}, AttackError, "has no option sigma"),
+        ({"transform_images": -1}, AuditError, "-1"),
+    ],
+)
+def test_invalid_options_are_refused(changes: dict[str, Any], error: type[Exception], message: str) -> None:
+    with pytest.raises(error, match=message):
+        replace(FEW, **changes)
 
 
 def test_names_become_file_names() -> None:

@@ -8,19 +8,18 @@ import pytest
 
 from hardrank.audit_app.audit.runner import gallery_warnings
 from hardrank.audit_app.audit.seen_classes import seen_warning
-from hardrank.audit_app.gallery.embedded import EmbeddedGallery, embed_gallery
+from hardrank.audit_app.gallery.embedded import EmbeddedGallery
 from hardrank.audit_app.gallery.image_gallery import from_images
-from hardrank.audit_app.subjects.loading import load_subject
+from hardrank.audit_app.gallery.served import ServedGallery
 from hardrank.audit_app.subjects.subject import Subject
 from hardrank.trainer.data.dataset import DataOptions
-from tests.audit_app.galleries import OPTIONS
 
 
 @pytest.fixture(scope="module")
-def embedded(tiny_zoo: list[Path], gratings: Path) -> EmbeddedGallery:
+def embedded(served: list[ServedGallery], gratings: Path) -> EmbeddedGallery:
     """The gratings, embedded by a model that was trained on the first half of their classes."""
-    subject = _trained_on(load_subject(str(tiny_zoo[1]), OPTIONS), {"name": "folder", "root": str(gratings)})
-    return embed_gallery(subject, from_images(gratings))
+    subject = _trained_on(served[1].subject, {"name": "folder", "root": str(gratings)})
+    return replace(served[1].embedded, subject=subject)
 
 
 def _trained_on(subject: Subject, data: dict[str, str]) -> Subject:

@@ -14,16 +14,12 @@ from hardrank.audit_app.blackbox.choice import SearchMethod
 from hardrank.audit_app.command.job import read_job
 from hardrank.audit_app.command.summary import print_summary
 from hardrank.audit_app.errors import AuditError
-from hardrank.audit_app.gallery.embedded import EmbeddedGallery, embed_gallery
-from hardrank.audit_app.gallery.image_gallery import from_images
-from hardrank.audit_app.gallery.source import GallerySource
+from hardrank.audit_app.gallery.embedded import EmbeddedGallery
 from hardrank.audit_app.report.files import write_report
 from hardrank.audit_app.results.schema import AuditReport, read_report
-from hardrank.audit_app.subjects.loading import load_subject
 from hardrank.trainer.attacks.options import AttackError
 from hardrank.trainer.evaluation.robustness import RobustnessOptions
 from hardrank.trainer.evaluation.threats import ThreatOptions
-from tests.audit_app.galleries import OPTIONS
 
 QUICK = RobustnessOptions(steps=3, bootstrap=20, seed_check=0, sanity_images=0)
 THREATS = ThreatOptions(
@@ -33,11 +29,6 @@ THREATS = ThreatOptions(
     settings={"universal": {"images": 8, "epochs": 1}, "patch": {"places": 1, "area": 0.2}, "hub": {"queries": 10}},
 )
 AUDIT = AuditOptions(attacks=("TMA",), attacked=6, robustness=QUICK, worst=1, threats=THREATS)
-
-
-@pytest.fixture(scope="module")
-def embedded(tiny_zoo: list[Path], gratings: Path) -> EmbeddedGallery:
-    return embed_gallery(load_subject(str(tiny_zoo[0]), OPTIONS), from_images(gratings))
 
 
 @pytest.fixture(scope="module")
@@ -105,15 +96,12 @@ def test_a_model_attacked_without_gradients_has_none(embedded: EmbeddedGallery, 
     assert any("follow gradients" in caution for caution in report.cautions)
 
 
-def test_the_request_keeps_them(gratings: Path) -> None:
-    request = AuditRequest(models=("a",), gallery=GallerySource.at(str(gratings)), options=AUDIT)
-    assert AuditRequest.from_dict(json.loads(json.dumps(request.to_dict()))) == request
-
-
 def test_options_of_the_command(gratings: Path) -> None:
     base = ["--models", "a", "--images", str(gratings), "--out", "out", "--threats", "patch", "hub"]
     more = ["--threat-goals", "ES", "--threat-options", "patch.area=0.1", "patch.location=center", "hub.k=5"]
-    found = read_job([*base, *more], description="").request.options.threats
+    request = read_job([*base, *more], description="").request
+    assert AuditRequest.from_dict(json.loads(json.dumps(request.to_dict()))) == request
+    found = request.options.threats
     assert (found.threats, found.goals, found.images) == (("patch", "hub"), ("ES",), 100)
     assert found.make("patch").area == 0.1
     assert found.make("patch").location == "center"

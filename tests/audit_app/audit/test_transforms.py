@@ -11,26 +11,18 @@ from hardrank.audit_app.audit.edit_stability import measure_edits, withstood
 from hardrank.audit_app.audit.options import AuditOptions
 from hardrank.audit_app.audit.result import ModelResult
 from hardrank.audit_app.audit.runner import run_audit
-from hardrank.audit_app.errors import AuditError
 from hardrank.audit_app.gallery.embedded import EmbeddedGallery, embed_gallery
 from hardrank.audit_app.gallery.image_gallery import from_images
 from hardrank.audit_app.images.edits import EDITS
-from hardrank.audit_app.results.transform_entries import EditPointEntry, IntervalEntry
-from hardrank.audit_app.subjects.loading import load_subject
+from hardrank.audit_app.results.transform_entries import EditPointEntry, EditsEntry, IntervalEntry
 from hardrank.models.decoding import decode
 from hardrank.models.preprocessing import prepare_image
 from hardrank.trainer.evaluation.blocks import CancelledError
 from hardrank.trainer.evaluation.journal import Journal
 from hardrank.trainer.evaluation.robustness import RobustnessOptions, sample_queries
-from tests.audit_app.galleries import OPTIONS
 
 QUICK = RobustnessOptions(steps=6, bootstrap=20, seed_check=0, sanity_images=0)
 AUDIT = AuditOptions(attacks=("TMA", "ES"), attacked=5, robustness=QUICK, worst=0, transform_images=3)
-
-
-@pytest.fixture(scope="module")
-def embedded(tiny_zoo: list[Path], gratings: Path) -> EmbeddedGallery:
-    return embed_gallery(load_subject(str(tiny_zoo[0]), OPTIONS), from_images(gratings))
 
 
 @pytest.fixture(scope="module")
@@ -97,25 +89,27 @@ def test_png_keeps_an_attack_and_jpeg_weakens_it(measured: ModelResult) -> None:
     assert 0 < moved.after["jpeg"].value < 2
 
 
+def measure(embedded: EmbeddedGallery, rows: list[int], folder: Path, *, stop: bool = False) -> EditsEntry:
+    """Measure edits; `stop` cancels after the first image."""
+    seen: list[int] = []
+    return measure_edits(
+        embedded,
+        torch.tensor(rows),
+        seed=0,
+        resamples=10,
+        journal=Journal(folder),
+        report=seen.append,
+        cancel=lambda: stop and bool(seen),
+    )
+
+
 def test_finished_images_are_kept(embedded: EmbeddedGallery, tmp_path: Path) -> None:
-    rows, seen = torch.tensor([3, 10]), list[int]()
-
-    def measure(name: str, *, stop: bool = False) -> object:
-        return measure_edits(
-            embedded,
-            rows,
-            seed=0,
-            resamples=10,
-            journal=Journal(tmp_path / name),
-            report=seen.append,
-            cancel=lambda: stop and bool(seen),
-        )
-
+    rows, folder = [3, 10], tmp_path / "journal"
     with pytest.raises(CancelledError):
-        measure("journal", stop=True)
-    [kept] = tmp_path.glob("journal/*.npz")
+        measure(embedded, rows, folder, stop=True)
+    [kept] = folder.glob("*.npz")
     stamp = kept.stat().st_mtime_ns
-    assert measure("journal") == measure("other")
+    assert measure(embedded, rows, folder) == measure(embedded, rows, tmp_path / "other")
     assert kept.stat().st_mtime_ns == stamp
 
 
@@ -125,18 +119,5 @@ def test_without_classes_only_overlap_and_distance_are_measured(
     gallery = from_images(gratings)
     alone = replace(gallery, labels=np.arange(len(gallery)), classes=tuple(map(str, range(len(gallery)))))
     few = embed_gallery(embedded.subject, alone.without(dict.fromkeys(range(6, len(gallery)), "")))
-    found = measure_edits(
-        few,
-        torch.tensor([0]),
-        seed=0,
-        resamples=10,
-        journal=Journal(tmp_path),
-        report=lambda done: None,
-        cancel=lambda: False,
-    )
+    found = measure(few, [0], tmp_path)
     assert (found.with_match, found.recall_at_1, found.k) == (0, None, 5)
-
-
-def test_a_negative_number_of_images_is_refused() -> None:
-    with pytest.raises(AuditError, match="-1"):
-        AuditOptions(transform_images=-1)

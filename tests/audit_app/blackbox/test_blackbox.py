@@ -17,11 +17,10 @@ from hardrank.audit_app.blackbox.transfer import transfer_from
 from hardrank.audit_app.errors import SubjectError
 from hardrank.audit_app.gallery.embedded import EmbeddedGallery, embed_galleries
 from hardrank.audit_app.gallery.image_gallery import from_images
+from hardrank.audit_app.gallery.served import ServedGallery
 from hardrank.audit_app.subjects.loading import load_subjects
-from hardrank.audit_app.subjects.subject import SubjectOptions
 from hardrank.models.embedder import Embed
-from hardrank.serving.engine import Device
-from hardrank.trainer.attacks.attack import Victims, victims_in
+from hardrank.trainer.attacks.attack import victims_in
 from hardrank.trainer.attacks.options import AttackError
 from hardrank.trainer.attacks.pgd import Norm
 from hardrank.trainer.attacks.registry import make_attack
@@ -29,8 +28,8 @@ from hardrank.trainer.attacks.runner import AttackOptions, AttackProgress, run_a
 from hardrank.trainer.attacks.squares import square_side
 from hardrank.trainer.attacks.starts import random_noise
 from hardrank.trainer.metric.distances import RetrievalError
-from tests.audit_app.galleries import OPTIONS
-from tests.audit_app.onnx_graphs import without_gradients, write_quantized
+from tests.audit_app.galleries import OPTIONS, search_images, victims_and_images
+from tests.audit_app.onnx_graphs import write_quantized
 
 BUDGET = AttackOptions()
 ESTIMATORS = pytest.mark.parametrize("name", ["nes", "spsa"])
@@ -38,15 +37,9 @@ ALL = pytest.mark.parametrize("name", list(SEARCHES))
 
 
 @pytest.fixture(scope="module")
-def galleries(
-    tiny_zoo: list[Path], gratings: Path, tmp_path_factory: pytest.TempPathFactory
-) -> tuple[EmbeddedGallery, EmbeddedGallery]:
-    """The gratings, embedded by a bundle and by its ONNX file, without gradients."""
-    file = without_gradients(tiny_zoo[0] / "model.onnx", tmp_path_factory.mktemp("onnx") / "stranger.onnx")
-    options = SubjectOptions(device=Device.CPU, threads=1, resize=36)
-    names = [str(tiny_zoo[0]), str(file)]
-    white, black = embed_galleries(load_subjects(names, options), from_images(gratings))
-    return white, black
+def black(stranger: ServedGallery) -> EmbeddedGallery:
+    """A model that is only queried."""
+    return stranger.embedded
 
 
 class Counted:
@@ -130,16 +123,13 @@ def test_directions_have_mean_0_and_variance_1_and_differ_by_image(name: str) ->
 
 
 @ALL
-def test_queries_are_counted_exactly_and_stay_within_the_budget(
-    name: str, galleries: tuple[EmbeddedGallery, EmbeddedGallery]
-) -> None:
-    embedded = galleries[1]
-    victims, images = some(embedded, range(5))
-    model = Counted(embedded.subject.judge)
+def test_queries_are_counted_exactly_and_stay_within_the_budget(name: str, black: EmbeddedGallery) -> None:
+    victims, images = victims_and_images(black, range(5))
+    model = Counted(black.subject.judge)
     for budget in (120, 61):
         model.images = 0
         search = make_search(name, queries=budget)
-        result = search(make_attack("TMA"), model, images, victims, embedded.tensors, BUDGET)
+        result = search(make_attack("TMA"), model, images, victims, black.tensors, BUDGET)
         lists = 5 if name == "ranks" else 0  # of the targets, each a query that the gallery answers
         assert model.images == result.passes - lists + 5  # the auditor's look at the result comes after the attack
         assert result.passes == int(result.queries.sum())
@@ -154,19 +144,15 @@ def expected_queries(name: str, budget: int) -> int:
 
 
 @ALL
-def test_the_budget_of_pixels_holds_and_the_loss_falls(
-    name: str, galleries: tuple[EmbeddedGallery, EmbeddedGallery]
-) -> None:
-    embedded = galleries[1]
-    victims, images = some(embedded, range(0, 40, 8))
+def test_the_budget_of_pixels_holds_and_the_loss_falls(name: str, black: EmbeddedGallery) -> None:
+    rows = range(0, 40, 8)
+    _, images = victims_and_images(black, rows)
     norms = [Norm.LINF, Norm.L2] if name in {"nes", "spsa"} else [Norm.LINF]
     for norm in norms:
         options = AttackOptions(epsilon=8 / 255 if norm is Norm.LINF else 0.5, norm=norm)
         seen: list[AttackProgress] = []
         search = make_search(name, queries=200, **({} if norm is Norm.LINF else {"alpha": 0.2}))
-        result = search(
-            make_attack("TMA"), embedded.subject.judge, images, victims, embedded.tensors, options, on_step=seen.append
-        )
+        result = search_images(search, "TMA", black, rows, options, on_step=seen.append)
         change = (result.images - images).flatten(1)
         size = change.abs().amax(1) if norm is Norm.LINF else change.norm(dim=1)
         assert size.max() <= options.epsilon * (1 + 1e-5)
@@ -182,27 +168,19 @@ def test_the_budget_of_pixels_holds_and_the_loss_falls(
         torch.testing.assert_close(result.after, seen[-1].figures(), atol=1e-3, rtol=0)
 
 
-def some(embedded: EmbeddedGallery, rows: range) -> tuple[Victims, Tensor]:
-    chosen = torch.tensor(list(rows))
-    return victims_in(embedded.tensors, chosen), embedded.images(chosen)
-
-
 @ALL
 @pytest.mark.parametrize("attack", ["QA+", "ES"])
-def test_ranks_of_an_onnx_file_change_more_than_with_noise(
-    name: str, attack: str, galleries: tuple[EmbeddedGallery, EmbeddedGallery]
-) -> None:
+def test_ranks_of_an_onnx_file_change_more_than_with_noise(name: str, attack: str, black: EmbeddedGallery) -> None:
     """Paired by image: each attacked image against as much random noise within the same budget and queries."""
-    embedded = galleries[1]
-    victims, images = some(embedded, range(0, 64, 8))
+    victims, images = victims_and_images(black, range(0, 64, 8))
     method = make_attack(attack)
-    result = make_search(name, queries=250)(method, embedded.subject.judge, images, victims, embedded.tensors, BUDGET)
+    result = make_search(name, queries=250)(method, black.subject.judge, images, victims, black.tensors, BUDGET)
     figure = method.figures[0]
     scores = figure.score(result.after[:, 0])
     luckiest = torch.full_like(scores, torch.inf)  # the best of ten random images, for each
     for seed in range(10):
-        noisy = embedded.subject.judge(random_noise(images, BUDGET, victims.ids, seed=seed))
-        found = figure.score(method.measure(noisy, victims, embedded.tensors, result.targets)[:, 0])
+        noisy = black.subject.judge(random_noise(images, BUDGET, victims.ids, seed=seed))
+        found = figure.score(method.measure(noisy, victims, black.tensors, result.targets)[:, 0])
         luckiest = torch.minimum(luckiest, found)
     gap = (luckiest - scores).numpy()
     assert gap.mean() > 2 * gap.std(ddof=1) / len(gap) ** 0.5, (luckiest, scores)
@@ -210,13 +188,11 @@ def test_ranks_of_an_onnx_file_change_more_than_with_noise(
 
 
 @ALL
-def test_results_depend_only_on_seed_and_image(name: str, galleries: tuple[EmbeddedGallery, EmbeddedGallery]) -> None:
-    embedded = galleries[1]
-    search, attack = make_search(name, queries=70), make_attack("TMA")
+def test_results_depend_only_on_seed_and_image(name: str, black: EmbeddedGallery) -> None:
+    search = make_search(name, queries=70)
 
     def attacked(rows: range, seed: int = 3) -> Tensor:
-        victims, images = some(embedded, rows)
-        return search(attack, embedded.subject.judge, images, victims, embedded.tensors, BUDGET, seed=seed).images
+        return search_images(search, "TMA", black, rows, BUDGET, seed=seed).images
 
     whole = attacked(range(6))
     assert torch.equal(whole, attacked(range(6)))
@@ -225,32 +201,17 @@ def test_results_depend_only_on_seed_and_image(name: str, galleries: tuple[Embed
 
 
 @ALL
-def test_a_cancelled_search_keeps_the_best_images(
-    name: str, galleries: tuple[EmbeddedGallery, EmbeddedGallery]
-) -> None:
-    embedded = galleries[1]
-    victims, images = some(embedded, range(3))
-    seen: list[AttackProgress] = []
-    result = make_search(name)(
-        make_attack("ES"),
-        embedded.subject.judge,
-        images,
-        victims,
-        embedded.tensors,
-        BUDGET,
-        on_step=seen.append,
-        cancel=lambda: len(seen) == 3,
-    )
+def test_a_cancelled_search_keeps_the_best_images(name: str, black: EmbeddedGallery) -> None:
+    search, seen = make_search(name), list[AttackProgress]()
+    result = search_images(search, "ES", black, range(3), BUDGET, on_step=seen.append, cancel=lambda: len(seen) == 3)
     assert result.cancelled
     assert len(seen) == 3
     assert int(result.queries.max()) < 100
     assert torch.equal(result.images, seen[-1].images)
-    none = make_search(name)(
-        make_attack("ES"), embedded.subject.judge, images, victims, embedded.tensors, BUDGET, cancel=lambda: True
-    )
+    none = search_images(search, "ES", black, range(3), BUDGET, cancel=lambda: True)
     assert none.cancelled
     assert none.passes == 0
-    assert torch.equal(none.images, images)
+    assert torch.equal(none.images, victims_and_images(black, range(3))[1])
 
 
 @ESTIMATORS
@@ -278,26 +239,24 @@ def test_squares_shrink_over_the_budget() -> None:
     assert square_side(0.001, 1, 8) == 1
 
 
-def test_invalid_searches_are_refused(galleries: tuple[EmbeddedGallery, EmbeddedGallery]) -> None:
-    embedded = galleries[1]
-    victims, images = some(embedded, range(2))
-    with pytest.raises(AttackError, match="search 'guess'; choose one of nes, spsa, square, ranks"):
-        make_search("guess")
-    with pytest.raises(AttackError, match="has no option speed"):
-        make_search("nes", speed=3)
-    with pytest.raises(AttackError, match="too few for a step"):
-        make_search("spsa", queries=20)
-    with pytest.raises(AttackError, match="sigma = 2"):
-        make_search("nes", sigma=2.0)
+def test_invalid_searches_are_refused(black: EmbeddedGallery) -> None:
+    victims, images = victims_and_images(black, range(2))
+    wrong: list[tuple[str, dict[str, float], str]] = [
+        ("guess", {}, "search 'guess'; choose one of nes, spsa, square, ranks"),
+        ("nes", {"speed": 3}, "has no option speed"),
+        ("spsa", {"queries": 20}, "too few for a step"),
+        ("nes", {"sigma": 2.0}, "sigma = 2"),
+    ]
+    for name, options, message in wrong:
+        with pytest.raises(AttackError, match=message):
+            make_search(name, **options)
     with pytest.raises(AttackError, match="needs an L∞ budget"):
-        make_search("square")(
-            make_attack("ES"), embedded.subject.judge, images, victims, embedded.tensors, AttackOptions(norm=Norm.L2)
-        )
+        search_images(make_search("square"), "ES", black, range(2), AttackOptions(norm=Norm.L2))
     with pytest.raises(AttackError, match=r"\[0,1\]"):
-        make_search("square")(make_attack("ES"), embedded.subject.judge, 2 * images, victims, embedded.tensors, BUDGET)
+        make_search("square")(make_attack("ES"), black.subject.judge, 2 * images, victims, black.tensors, BUDGET)
     with pytest.raises(RetrievalError, match="model's embeddings"):
         make_search("square")(
-            make_attack("ES"), lambda x: 3 * embedded.subject.judge(x), images, victims, embedded.tensors, BUDGET
+            make_attack("ES"), lambda x: 3 * black.subject.judge(x), images, victims, black.tensors, BUDGET
         )
 
 
@@ -311,16 +270,15 @@ def test_options_are_declared() -> None:
 
 
 def test_transfer_from_the_same_network_is_the_white_box_attack(
-    galleries: tuple[EmbeddedGallery, EmbeddedGallery],
+    embedded: EmbeddedGallery, black: EmbeddedGallery
 ) -> None:
-    white, black = galleries
-    victims, images = some(black, range(4))
+    victims, images = victims_and_images(black, range(4))
     attack = make_attack("QA+")
     model = Counted(black.subject.judge)
-    transfer = transfer_from(white.subject, black)
+    transfer = transfer_from(embedded.subject, black)
     moved = transfer(attack, model, images, victims, black.tensors, BUDGET)
     direct = run_attack(
-        attack, white.subject.gradients, images, victims_in(white.tensors, victims.own), white.tensors, BUDGET
+        attack, embedded.subject.gradients, images, victims_in(embedded.tensors, victims.own), embedded.tensors, BUDGET
     )
     assert torch.equal(moved.targets, direct.targets)
     torch.testing.assert_close(moved.after, direct.after, atol=2.0, rtol=0)
@@ -333,11 +291,10 @@ def test_transfer_from_the_same_network_is_the_white_box_attack(
 def test_transfer_between_sizes_keeps_the_size_of_the_audited_model(
     tiny_zoo: list[Path], gratings: Path, tmp_path: Path
 ) -> None:
-
     surrogate, target = load_subjects([str(tiny_zoo[0]), str(write_quantized(tmp_path / "m.onnx"))], OPTIONS)
     embedded = embed_galleries([target], from_images(gratings))[0]
     transfer = transfer_from(surrogate, embedded)
-    victims, images = some(embedded, range(4))
+    victims, images = victims_and_images(embedded, range(4))
     result = transfer(make_attack("ES"), target.judge, images, victims, embedded.tensors, BUDGET)
     assert result.images.shape == (4, 3, 16, 16)
     change = (result.images - images).abs()

@@ -1,7 +1,5 @@
 """The search by ranks alone: what it sees, its budgets, and where the ranks go."""
 
-from pathlib import Path
-
 import pytest
 import torch
 from torch import Tensor
@@ -9,32 +7,20 @@ from torch.nn import functional as F
 
 from hardrank.audit_app.blackbox import make_search
 from hardrank.audit_app.blackbox.rank_goal import AIMS
-from hardrank.audit_app.gallery.embedded import EmbeddedGallery, embed_gallery
-from hardrank.audit_app.gallery.image_gallery import from_images
-from hardrank.audit_app.subjects.loading import load_subjects
-from hardrank.trainer.attacks.attack import Gallery, Victims, victims_in
+from hardrank.audit_app.gallery.embedded import EmbeddedGallery
+from hardrank.trainer.attacks.attack import Gallery, victims_in
 from hardrank.trainer.attacks.options import AttackError
 from hardrank.trainer.attacks.pgd import Norm
 from hardrank.trainer.attacks.registry import make_attack
 from hardrank.trainer.attacks.runner import AttackOptions
-from tests.audit_app.galleries import OPTIONS
+from tests.audit_app.galleries import search_images, victims_and_images
 
 BUDGET = AttackOptions()
 
 
-@pytest.fixture(scope="module")
-def embedded(tiny_zoo: list[Path], gratings: Path) -> EmbeddedGallery:
-    return embed_gallery(load_subjects([str(tiny_zoo[0])], OPTIONS)[0], from_images(gratings))
-
-
-def some(embedded: EmbeddedGallery, rows: range) -> tuple[Victims, Tensor]:
-    chosen = torch.tensor(list(rows))
-    return victims_in(embedded.tensors, chosen), embedded.images(chosen)
-
-
 @pytest.mark.parametrize("visible", [0, 6])
 def test_ranks_of_targets_move_the_right_way(visible: int, embedded: EmbeddedGallery) -> None:
-    victims, images = some(embedded, range(0, 64, 8))
+    victims, images = victims_and_images(embedded, range(0, 64, 8))
     search = make_search("ranks", queries=150, visible=visible, explored=20)
     for name, way in (("QA+", -1), ("QA-", 1), ("TMA", 1)):
         attack = make_attack(name, **({"share": 0.1} if name == "QA-" else {}))
@@ -47,7 +33,7 @@ def test_ranks_of_targets_move_the_right_way(visible: int, embedded: EmbeddedGal
 
 def test_only_visible_lists_matter(embedded: EmbeddedGallery) -> None:
     """Another metric with the same lists gives the same images."""
-    victims, images = some(embedded, range(4))
+    victims, images = victims_and_images(embedded, range(4))
     gallery, judge = embedded.tensors, embedded.subject.judge
     search, attack = make_search("ranks", queries=60), make_attack("QA+")
     targets = attack.draw(victims, gallery, seed=0)
@@ -69,7 +55,7 @@ def test_only_visible_lists_matter(embedded: EmbeddedGallery) -> None:
 def test_every_attack_keeps_the_budget_of_queries_and_of_pixels(
     name: str, visible: int, embedded: EmbeddedGallery
 ) -> None:
-    victims, images = some(embedded, range(3))
+    victims, images = victims_and_images(embedded, range(3))
     seen = 0
 
     def model(x: Tensor) -> Tensor:
@@ -89,28 +75,16 @@ def test_every_attack_keeps_the_budget_of_queries_and_of_pixels(
 
 @pytest.mark.parametrize("epsilon", [0.0, 0.9 / 255])
 def test_without_a_budget_the_image_stays(epsilon: float, embedded: EmbeddedGallery) -> None:
-    victims, images = some(embedded, range(3))
-    search = make_search("ranks", queries=20)
-    result = search(
-        make_attack("QA+"),
-        embedded.subject.judge,
-        images,
-        victims,
-        embedded.tensors,
-        AttackOptions(epsilon=epsilon),
-    )
-    assert torch.equal(result.images, images)
+    result = search_images(make_search("ranks", queries=20), "QA+", embedded, range(3), AttackOptions(epsilon=epsilon))
+    assert torch.equal(result.images, victims_and_images(embedded, range(3))[1])
     assert result.queries.tolist() == [1, 1, 1]
     assert torch.equal(result.before, result.after)
 
 
 def test_unsuitable_options_are_refused(embedded: EmbeddedGallery) -> None:
-    victims, images = some(embedded, range(2))
     with pytest.raises(AttackError, match="7 queries are too few"):
         make_search("ranks", queries=7)
     with pytest.raises(AttackError, match="L∞"):
-        make_search("ranks")(
-            make_attack("ES"), embedded.subject.judge, images, victims, embedded.tensors, AttackOptions(norm=Norm.L2)
-        )
+        search_images(make_search("ranks"), "ES", embedded, range(2), AttackOptions(norm=Norm.L2))
     with pytest.raises(AttackError, match=r"SPQA\+ has no goal"):
-        make_search("ranks")(make_attack("SPQA+"), embedded.subject.judge, images, victims, embedded.tensors, BUDGET)
+        search_images(make_search("ranks"), "SPQA+", embedded, range(2), BUDGET)

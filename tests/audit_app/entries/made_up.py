@@ -4,7 +4,8 @@ from typing import Any
 
 from hardrank.audit_app.entries.entry import AboutModel, LeaderboardEntry
 from hardrank.audit_app.entries.making import make_entry
-from hardrank.audit_app.results.schema import AuditReport, FigureEntry, ModelEntry
+from hardrank.audit_app.results.schema import AuditReport, ModelEntry
+from hardrank.audit_app.results.scores import figure_entry
 from hardrank.models.card import Card
 from hardrank.trainer.attacks.registry import SCORECARD, known_figures
 from hardrank.trainer.evaluation.scorecard import ERS_KEYS, ers
@@ -32,7 +33,8 @@ def make_audited(name: str = "robust", *, shift: float = 0.0, strong: float = 38
     for key in ERS_KEYS:
         kind = known_figures()[key]
         value = kind.attacked + (0.5 + shift / 100) * (kind.resisted - kind.attacked)
-        figures[key] = FigureEntry(
+        figures[key] = figure_entry(
+            kind,
             value=value,
             low=value - 0.01,
             high=value + 0.01,
@@ -40,10 +42,6 @@ def make_audited(name: str = "robust", *, shift: float = 0.0, strong: float = 38
             noise=kind.resisted,
             score=50 + shift,
             success=50.0,
-            unit=kind.unit,
-            help="",
-            attacked=kind.attacked,
-            resisted=kind.resisted,
         )
     whole = ers({key: figure.value for key, figure in figures.items()})
     found = make_strong(ers=strong, ers_low=strong - 3, ers_high=strong + 3)

@@ -15,13 +15,7 @@ from hardrank.audit_app.leaderboard import main
 from hardrank.audit_app.results.schema import CheckEntry
 from hardrank.models.bundle import load_card
 from hardrank.trainer.runtime.launch import ROOT
-from tests.audit_app.entries.made_up import (
-    make_about,
-    make_audit,
-    make_audited,
-    make_made_up_entry,
-    make_measured_card,
-)
+from tests.audit_app.entries.made_up import make_about, make_audit, make_audited, make_made_up_entry, make_measured_card
 
 HOSTILE = "<script>alert(1)</script>"
 

@@ -18,6 +18,7 @@ from hardrank.audit_app.images.exact_png import encode_png, pixels_hash
 from hardrank.audit_app.live.attack import LiveAttack
 from hardrank.audit_app.live.options import LiveOptions
 from hardrank.audit_app.live.queue import AttackQueue
+from hardrank.audit_app.live.result import LiveResult
 from hardrank.audit_app.live.status import AttackBudget, AttackPhase, AttackStatus
 from hardrank.audit_app.live.victim import Victim
 from hardrank.models.preprocessing import to_unit
@@ -28,8 +29,7 @@ from hardrank.trainer.attacks.pgd import Norm
 from hardrank.trainer.attacks.registry import ATTACKS, make_attack
 from hardrank.trainer.attacks.runner import AttackEngine, AttackOptions, run_attack
 from hardrank.trainer.attacks.starts import random_starts
-from tests.audit_app.galleries import random_pixels, serve_galleries
-from tests.audit_app.onnx_graphs import without_gradients
+from tests.audit_app.galleries import random_pixels
 from tests.waiting import PATIENCE_S
 
 
@@ -38,6 +38,12 @@ def finished(live: LiveAttack) -> AttackStatus:
     status = live.wait(PATIENCE_S)
     assert status.phase is AttackPhase.DONE, status.message
     return status
+
+
+def result_of(live: LiveAttack) -> LiveResult:
+    result = finished(live).result
+    assert result
+    return result
 
 
 def attack(served: list[ServedGallery], id: str | None = None, **options: object) -> LiveAttack:
@@ -51,9 +57,8 @@ def test_every_attack_gives_the_figures_of_the_scorecard(served: list[ServedGall
     one = served[0]
     settings = {"share": 0.2} if "-" in name else {}
     live = attack(served[:1], attack=name, settings=settings, seed=3)
-    status = finished(live)
-    assert status.result
-    found = status.result.subjects[one.name]
+    result = result_of(live)
+    found = result.subjects[one.name]
     embedded, kind = one.embedded, make_attack(name, **settings)
     victims = victims_in(embedded.tensors, torch.tensor([3]))
     torch.set_num_threads(1)
@@ -92,15 +97,17 @@ def test_frames_show_a_growing_perturbation_within_the_budget(served: list[Serve
 
 def test_ranks_of_a_frame_belong_to_its_image(served: list[ServedGallery]) -> None:
     live = attack(served[:1])
-    result = finished(live).result
-    assert result
+    result = result_of(live)
     one, found = served[0], result.subjects[served[0].name]
     (_, target), *_ = found.tracked
     for frame in live.keyframes(one.name):
-        point = one.embed(frame.image)
-        cosines = one.matrix @ point
-        ahead = sum(1 for row in range(len(cosines)) if row != 3 and cosines[row] > cosines[target])
-        assert frame.point.ranks[0] == pytest.approx(ahead + 1, abs=1)
+        assert frame.point.ranks[0] == pytest.approx(rank_in(one, one.embed(frame.image), target), abs=1)
+
+
+def rank_in(one: ServedGallery, point: np.ndarray, item: int) -> int:
+    """Rank an item for a query at `point`, without the image 3 that is attacked, by counting."""
+    cosines = one.matrix @ point
+    return 1 + sum(1 for row in range(len(cosines)) if row != 3 and cosines[row] > cosines[item])
 
 
 @pytest.mark.parametrize("minimizer", list(AttackEngine))
@@ -119,7 +126,7 @@ def test_all_steps_of_engines_and_restarts_are_published(
 def test_each_restart_shows_its_own_start(served: list[ServedGallery], random_start: bool) -> None:
     engine = AttackOptions(steps=3, restarts=3, random_start=random_start)
     live = attack(served[:1], attack="ES", engine=engine, seed=5)
-    finished(live)
+    result = result_of(live)
     one, frames = served[0], live.keyframes(served[0].name)
     benign = to_unit(one.picture(3))
     images, ids = torch.from_numpy(benign)[None], torch.tensor([3])
@@ -128,25 +135,16 @@ def test_each_restart_shows_its_own_start(served: list[ServedGallery], random_st
         if restart or random_start:
             start = random_starts(images, engine, ids, seed=5, restart=restart)[0].numpy()
         np.testing.assert_allclose(frames[3 * restart].change, start - benign, atol=1e-7)
-    (_, tracked), *_ = frames_tracked(live)
+    (_, tracked), *_ = result.subjects[one.name].tracked
     for frame in frames[:-1]:
-        cosines = one.matrix @ one.embed_floats(benign + frame.change)
-        ahead = sum(1 for row in range(len(cosines)) if row != 3 and cosines[row] > cosines[tracked])
-        assert frame.point.ranks[0] == pytest.approx(ahead + 1, abs=1)
-
-
-def frames_tracked(live: LiveAttack) -> tuple[tuple[int | None, int], ...]:
-    result = live.status().result
-    assert result
-    (found,) = result.subjects.values()
-    return found.tracked
+        rank = rank_in(one, one.embed_floats(benign + frame.change), tracked)
+        assert frame.point.ranks[0] == pytest.approx(rank, abs=1)
 
 
 def test_the_png_gives_the_same_result_when_served(served: list[ServedGallery], tiny_zoo: list[Path]) -> None:
-    status = finished(attack(served, attack="ES"))
-    assert status.result
+    result = result_of(attack(served, attack="ES"))
     for one, bundle in zip(served, tiny_zoo, strict=True):
-        found = status.result.subjects[one.name]
+        found = result.subjects[one.name]
         engine = Engine(bundle, threads=1, device=Device.CPU)
         prepared = engine.prepare(found.png)
         assert pixels_hash(prepared) == pixels_hash(to_unit(found.pixels))
@@ -157,24 +155,22 @@ def test_the_png_gives_the_same_result_when_served(served: list[ServedGallery], 
 
 
 def test_each_model_is_shown_the_pngs_of_the_others(served: list[ServedGallery]) -> None:
-    status = finished(attack(served, attack="TMA", engine=AttackOptions(steps=8)))
-    assert status.result
+    result = result_of(attack(served, attack="TMA", engine=AttackOptions(steps=8)))
     names = [one.name for one in served]
-    assert set(status.result.transfer) == {(a, b) for a in names for b in names}
+    assert set(result.transfer) == {(a, b) for a in names for b in names}
     for source in served:
-        found = status.result.subjects[source.name]
-        assert status.result.transfer[source.name, source.name] is found.outcome
+        found = result.subjects[source.name]
+        assert result.transfer[source.name, source.name] is found.outcome
         for target in served:
             point = target.embed_file(found.png)
             cosine = float(target.matrix[found.targets[0]] @ point)
-            shown = status.result.transfer[source.name, target.name]
+            shown = result.transfer[source.name, target.name]
             assert shown.figures["TMA"] == pytest.approx(cosine, abs=1e-5)
 
 
 def test_transforms_are_applied_to_the_benign_image_too(served: list[ServedGallery]) -> None:
-    status = finished(attack(served[:1], attack="ES", engine=AttackOptions(steps=8)))
-    assert status.result
-    (found,) = status.result.subjects.values()
+    result = result_of(attack(served[:1], attack="ES", engine=AttackOptions(steps=8)))
+    (found,) = result.subjects.values()
     assert list(found.survival) == ["png", "jpeg", "resize"]
     assert found.survival["png"].benign.shift == pytest.approx(0, abs=1e-3)
     assert found.survival["png"].outcome.figures == found.outcome.figures
@@ -187,9 +183,8 @@ def test_transforms_are_applied_to_the_benign_image_too(served: list[ServedGalle
 def test_chosen_targets_are_used(served: list[ServedGallery]) -> None:
     ids = served[0].gallery.ids
     live = attack(served, settings={"m": 2}, targets=(ids[40], ids[50]), engine=AttackOptions(steps=12))
-    status = finished(live)
-    assert status.result
-    for found in status.result.subjects.values():
+    result = result_of(live)
+    for found in result.subjects.values():
         assert found.targets == (40, 50)
         assert found.outcome.mean_rank_after < found.outcome.mean_rank_before
 
@@ -198,17 +193,15 @@ def test_an_uploaded_file_is_attacked_as_a_query_and_as_a_candidate(served: list
     data = encode_png(random_pixels(3, 80, 60))
     for name, count in (("QA+", 64), ("CA+", 64), ("LTM", 64)):
         options = LiveOptions(attack=name, engine=AttackOptions(steps=3), k=5)
-        status = finished(LiveAttack(served, Victim(data=data, label="class-2"), options))
-        assert status.result
-        for found in status.result.subjects.values():
+        result = result_of(LiveAttack(served, Victim(data=data, label="class-2"), options))
+        for found in result.subjects.values():
             assert found.outcome.movements[0].ranked == count
     with pytest.raises(AuditError, match="not both"):
         Victim(id="a", data=data)
 
 
 def test_an_attack_ends_at_its_goal(served: list[ServedGallery]) -> None:
-    first = finished(attack(served[:1], attack="ES", engine=AttackOptions(steps=0))).result
-    assert first
+    first = result_of(attack(served[:1], attack="ES", engine=AttackOptions(steps=0)))
     nearest = first.subjects[served[0].name].tracked[0][1]
     live = attack(served[:1], targets=(served[0].gallery.ids[nearest],), engine=AttackOptions(steps=500))
     status = finished(live)
@@ -219,17 +212,9 @@ def test_an_attack_ends_at_its_goal(served: list[ServedGallery]) -> None:
 
 def test_l2_budget_holds_in_the_file(served: list[ServedGallery]) -> None:
     engine = AttackOptions(steps=5, norm=Norm.L2, epsilon=0.5, alpha=0.2)
-    status = finished(attack(served[:1], attack="ES", engine=engine))
-    assert status.result
-    (found,) = status.result.subjects.values()
+    result = result_of(attack(served[:1], attack="ES", engine=engine))
+    (found,) = result.subjects.values()
     assert 0 < found.change <= 0.5 * 255
-
-
-@pytest.fixture(scope="module")
-def stranger(tiny_zoo: list[Path], gratings: Path, tmp_path_factory: pytest.TempPathFactory) -> ServedGallery:
-    """The robust bundle's ONNX file without its bundle: no gradients."""
-    file = without_gradients(tiny_zoo[1] / "model.onnx", tmp_path_factory.mktemp("onnx") / "stranger.onnx")
-    return serve_galleries([file], gratings, resize=36)[0]
 
 
 @pytest.mark.parametrize("method", [SearchMethod.AUTO, SearchMethod.NES, SearchMethod.SPSA, SearchMethod.SQUARE])
@@ -253,18 +238,15 @@ def test_a_model_without_gradients_is_queried_and_queries_are_counted(
 
 
 def test_a_transfer_attack_does_not_query_the_model(served: list[ServedGallery], stranger: ServedGallery) -> None:
-    transfer = transfer_from(served[1].subject, stranger.embedded)
+    transfer = transfer_from(served[0].subject, stranger.embedded)
     options = LiveOptions(attack="ES", method=SearchMethod.TRANSFER, engine=AttackOptions(steps=5), k=5)
     victim = Victim(id=stranger.gallery.ids[3])
     live = LiveAttack([stranger], victim, options, transfers={"stranger": transfer})
-    result = finished(live).result
-    white_box = finished(attack(served[1:], attack="ES", engine=AttackOptions(steps=5))).result
-    assert result
-    assert white_box
-    found = result.subjects["stranger"]
+    white_box = result_of(attack(served[:1], attack="ES", engine=AttackOptions(steps=5)))
+    found = result_of(live).subjects["stranger"]
     assert found.queries == 0
     # The surrogate is the very model, so transfer is as good as knowing the gradients, but for rounding.
-    distance = white_box.subjects["tiny-robust"].outcome.shift
+    distance = white_box.subjects["tiny-benign"].outcome.shift
     assert found.outcome.shift == pytest.approx(distance, rel=0.1)
     assert live.keyframes("stranger")[-2].point.ranks[0] >= 1
     with pytest.raises(AuditError, match="needs a surrogate"):
@@ -274,9 +256,8 @@ def test_a_transfer_attack_does_not_query_the_model(served: list[ServedGallery],
 
 
 def test_a_budget_of_zero_changes_nothing(served: list[ServedGallery]) -> None:
-    status = finished(attack(served[:1], engine=AttackOptions(steps=3, epsilon=0)))
-    assert status.result
-    (found,) = status.result.subjects.values()
+    result = result_of(attack(served[:1], engine=AttackOptions(steps=3, epsilon=0)))
+    (found,) = result.subjects.values()
     assert np.array_equal(found.pixels, found.benign)
     assert (found.outcome.overlap, found.change) == (1, 0)
 

@@ -21,20 +21,25 @@ from hardrank.audit_app.live.record import LiveRecord, ReplayError, read_record,
 from hardrank.audit_app.live.replay import replay
 from hardrank.audit_app.live.victim import Victim
 from hardrank.audit_app.replay import main
+from hardrank.audit_app.subjects.subject import SubjectOptions
 from hardrank.trainer.attacks.runner import AttackEngine, AttackOptions
-from tests.audit_app.galleries import OPTIONS, random_pixels, serve_galleries
-from tests.audit_app.onnx_graphs import without_gradients
+from tests.audit_app.galleries import OPTIONS, random_pixels
 from tests.waiting import PATIENCE_S
 
 
 def recorded(
-    served: list[ServedGallery], gratings: Path, victim: Victim, **options: Any
+    served: list[ServedGallery],
+    gratings: Path,
+    victim: Victim,
+    *,
+    loading: SubjectOptions | None = None,
+    **options: Any,
 ) -> tuple[LiveAttack, LiveRecord]:
     live = LiveAttack(served, victim, LiveOptions(k=5, **options))
     live.start()
     status = live.wait(PATIENCE_S)
     assert status.result, status.message
-    content = record(live, status.result, GallerySource.at(str(gratings)))
+    content = record(live, status.result, GallerySource.at(str(gratings)), loading=loading)
     return live, read_record(content.to_json().encode())
 
 
@@ -66,20 +71,12 @@ def test_a_replay_gives_the_same_pixels_and_ranks(served: list[ServedGallery], g
         assert content.results[name].png_sha256 == hashlib.sha256(found.png).hexdigest()
 
 
-def test_a_replayed_black_box_attack_asks_the_same_queries(
-    tiny_zoo: list[Path], gratings: Path, tmp_path: Path
-) -> None:
-    file = without_gradients(tiny_zoo[1] / "model.onnx", tmp_path / "stranger.onnx")
-    (stranger,) = serve_galleries([file], gratings, resize=40)
-    victim = Victim(id=stranger.gallery.ids[7])
-    live = LiveAttack([stranger], victim, LiveOptions(attack="ES", search={"queries": 30}, k=5))
-    live.start()
-    result = live.wait(PATIENCE_S).result
-    assert result
-    content = record(live, result, GallerySource.at(str(gratings)), loading=replace(OPTIONS, resize=40))
-    again = replay(read_record(content.to_json().encode()))
+def test_a_replayed_black_box_attack_asks_the_same_queries(stranger: ServedGallery, gratings: Path) -> None:
+    victim, loading = Victim(id=stranger.gallery.ids[7]), replace(OPTIONS, resize=36)
+    _, content = recorded([stranger], gratings, victim, loading=loading, attack="ES", search={"queries": 30})
+    again = replay(content)
     assert again.differences == ()
-    assert again.result.subjects["stranger"].queries == result.subjects["stranger"].queries
+    assert again.result.subjects["stranger"].queries == content.results["stranger"].queries
 
 
 def test_differences_are_named(served: list[ServedGallery], gratings: Path) -> None:

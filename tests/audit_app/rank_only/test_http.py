@@ -173,15 +173,16 @@ def test_a_server_that_does_not_read_is_left_at_the_time_limit() -> None:
 
 def test_a_busy_server_is_asked_again_after_the_time_it_names(server: Scripted) -> None:
     slept: list[float] = []
-    server.answers = [answer(429, Retry_After="7"), answer(503, Retry_After="900"), answer(200, {"a": 1})]
+    waits = ("7", "900", "nan", "Fri, 31 Dec 1999 23:59:59 GMT")
+    server.answers = [*(answer(503, Retry_After=wait) for wait in waits), answer(200, {"a": 1})]
     client = server.client()
     client.sleep = slept.append
     assert json.loads(client.send("POST", "/", queries=1)) == {"a": 1}
-    assert slept == [7, 60]
+    assert slept == [7, 60, 0.1, 1]
     server.answers = [answer(429)]
     with pytest.raises(SearchApiError, match="status 429"):
         server.client(attempts=3).send("POST", "/")
-    assert len(server.requests) == 6
+    assert len(server.requests) == 8
 
 
 def test_the_rate_of_queries_is_limited(server: Scripted) -> None:
@@ -192,12 +193,8 @@ def test_the_rate_of_queries_is_limited(server: Scripted) -> None:
         slept.append(seconds)
         now[0] += seconds
 
-    client = ApiClient(
-        address=check_address(server.url, owned_host=None),
-        options=ClientOptions(rate=4),
-        clock=lambda: now[0],
-        sleep=sleep,
-    )
+    client = server.client(rate=4)
+    client.clock, client.sleep = lambda: now[0], sleep
     for queries in (1, 8, 1):
         client.send("POST", "/", queries=queries)
     assert slept == [0.25, 2.0]

@@ -147,6 +147,17 @@ def test_an_interrupted_run_continues_to_the_same_result(local: LocalSystem, tmp
         run_rank_only(local, gallery, OPTIONS, path, command="a test")
 
 
+def test_ids_that_the_gallery_lacks_are_kept_when_a_run_continues(local: LocalSystem, tmp_path: Path) -> None:
+    class Renamed(Counted):
+        def search(self, files: Sequence[bytes], k: int) -> list[list[str]]:
+            return [["renamed", *ids[1:]] for ids in super().search(files, k)]
+
+    options, path = replace(OPTIONS, images=1), tmp_path / "out.json"
+    result = run_rank_only(Renamed(local), local.served.gallery, options, path, command="a test")
+    assert result.unknown_ids == ("renamed",)
+    assert run_rank_only(Renamed(local), local.served.gallery, options, path, command="a test") == result
+
+
 def test_ranks_of_hidden_targets_are_lower_bounds() -> None:
     lists = torch.tensor([[3, 1, 9, 9], [5, 6, 7, 8]])
     found = measure_lists(lists, torch.tensor([[1, 3], [5, 2]]), lists, attack="QA+", size=40)

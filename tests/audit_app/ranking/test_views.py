@@ -3,13 +3,7 @@
 import numpy as np
 import pytest
 
-from hardrank.audit_app.ranking.views import (
-    CandidateView,
-    QueryView,
-    movement_between,
-    ranks_at,
-    views_of,
-)
+from hardrank.audit_app.ranking.views import CandidateView, QueryView, movement_between, ranks_at, views_of
 from hardrank.trainer.attacks.attack import AttackedRole
 from hardrank.trainer.attacks.registry import ATTACKS, make_attack
 from tests.serving.conftest import unit_vectors

@@ -1,4 +1,4 @@
-"""GateLimits: read, judged, and refused where they say nothing."""
+"""Limits for continuous integration: read, judged, and refused where they say nothing."""
 
 import pytest
 

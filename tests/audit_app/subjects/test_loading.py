@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from torch import nn
 from torch.nn import functional as F
 
 from hardrank.audit_app.errors import SubjectError
@@ -43,6 +44,15 @@ def assert_one_function(subject: Subject) -> None:
     assert judged.shape == (4, subject.dimension)
     np.testing.assert_allclose(judged.numpy(), served, atol=2e-5)
     np.testing.assert_allclose(np.linalg.norm(served, axis=1), 1, atol=1e-5)
+
+
+def assert_embeds_by_features(subject: Subject, backbone: nn.Module) -> None:
+    """Check that embeddings are the normalized features of images with ImageNet's mean and deviation."""
+    images = some(subject)
+    mean, std = torch.tensor([0.485, 0.456, 0.406]), torch.tensor([0.229, 0.224, 0.225])
+    with torch.no_grad():
+        features = backbone.eval()((images - mean.view(1, 3, 1, 1)) / std.view(1, 3, 1, 1))
+        torch.testing.assert_close(subject.judge(images), F.normalize(features, dim=1), atol=1e-4, rtol=1e-4)
 
 
 def test_a_bundle(tiny_zoo: list[Path]) -> None:
@@ -88,11 +98,7 @@ def test_a_network_of_a_library_embeds_by_its_features(name: str) -> None:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         backbone, width = build_backbone(name, image_size=32)
-    images = some(subject)
-    mean, std = torch.tensor([0.485, 0.456, 0.406]), torch.tensor([0.229, 0.224, 0.225])
-    with torch.no_grad():
-        features = backbone.eval()((images - mean.view(1, 3, 1, 1)) / std.view(1, 3, 1, 1))
-        torch.testing.assert_close(subject.judge(images), F.normalize(features, dim=1), atol=1e-4, rtol=1e-4)
+    assert_embeds_by_features(subject, backbone)
     assert subject.dimension == width
     assert any("random" in note for note in subject.notes)
     assert load_subject(name, RANDOM).sha256 == subject.sha256
@@ -102,8 +108,9 @@ def test_weights_of_a_library_come_from_its_cache_alone(tmp_path: Path, monkeypa
     monkeypatch.setenv("TORCH_HOME", str(tmp_path))
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     for name in ("resnet18", "timm/resnet10t"):
-        with pytest.raises(WeightsError, match="not in the cache"):
+        with pytest.raises(WeightsError, match="not in the cache") as refused:
             load_subject(name, OPTIONS)
+        assert re.search(r"--weights random.*--weights FILE", str(refused.value))
 
 
 def test_cached_weights_are_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -148,14 +155,14 @@ def test_labels_rename_models_and_names_must_differ(tiny_zoo: list[Path], tmp_pa
 
 
 def test_what_is_not_a_model_is_refused(tiny_zoo: list[Path], tmp_path: Path) -> None:
-    with pytest.raises(SubjectError, match="does not exist"):
-        load_subject("models/zoo/nowhere", OPTIONS)
-    with pytest.raises(BackboneError, match="unknown backbone 'resnet-eighteen'"):
-        load_subject("resnet-eighteen", OPTIONS)
-    with pytest.raises(BackboneError, match="timm has no model"):
-        load_subject("timm/nothing", RANDOM)
-    with pytest.raises(BundleError, match="is not a bundle"):
-        load_subject(str(tmp_path), OPTIONS)
+    for text, error, message in (
+        ("models/zoo/nowhere", SubjectError, "does not exist"),
+        ("resnet-eighteen", BackboneError, "unknown backbone 'resnet-eighteen'"),
+        ("timm/nothing", BackboneError, "timm has no model"),
+        (str(tmp_path), BundleError, "is not a bundle"),
+    ):
+        with pytest.raises(error, match=message):
+            load_subject(text, RANDOM)
     changed = shutil.copytree(tiny_zoo[0], tmp_path / "changed")
     with (changed / "model.onnx").open("ab") as file:
         file.write(b"x")
@@ -190,11 +197,7 @@ def test_a_checkpoint_is_audited_with_the_input_of_its_network(checkpoint: Path)
     stored = torch.load(checkpoint, weights_only=True)["state_dict"]
     backbone, _ = build_backbone("timm/resnet10t", image_size=32)
     backbone.load_state_dict({k.removeprefix("module."): v for k, v in stored.items() if "fc." not in k})
-    images = some(subject)
-    mean, std = torch.tensor([0.485, 0.456, 0.406]), torch.tensor([0.229, 0.224, 0.225])
-    with torch.no_grad():
-        features = backbone.eval()((images - mean.view(1, 3, 1, 1)) / std.view(1, 3, 1, 1))
-        torch.testing.assert_close(subject.judge(images), F.normalize(features, dim=1), atol=1e-4, rtol=1e-4)
+    assert_embeds_by_features(subject, backbone)
     digest = hashlib.sha256(checkpoint.read_bytes()).hexdigest()
     assert any(digest in note for note in subject.notes)
     own = load_subject(f"timm/resnet10t@{checkpoint}", OPTIONS)
@@ -226,12 +229,6 @@ def test_a_file_of_weights_needs_the_name_of_its_network(ending: str, tmp_path: 
     path.write_bytes(b"weights")
     with pytest.raises(SubjectError, match=f"resnet18@{re.escape(str(path))}"):
         load_subject(str(path), OPTIONS)
-
-
-def test_weights_that_are_not_in_the_cache_name_the_options(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
-    with pytest.raises(WeightsError, match=r"--weights random.*--weights FILE"):
-        load_subject("resnet18", OPTIONS)
 
 
 def test_one_file_of_weights_belongs_to_one_network(tiny_zoo: list[Path]) -> None:

@@ -8,6 +8,7 @@ from onnx import TensorProto, helper
 
 from hardrank.audit_app.errors import SubjectError
 from hardrank.audit_app.subjects.onnx_file import DEFAULT_SIZE, OnnxFile, PixelScale
+from hardrank.audit_app.subjects.onnx_reading import read_onnx
 from hardrank.models.preprocessing import IMAGENET_MEAN, IMAGENET_STD
 from tests.audit_app.onnx_graphs import Shape, linear, save, write_linear
 
@@ -119,18 +120,14 @@ def test_files_that_are_not_onnx_are_refused(tmp_path: Path) -> None:
     path = tmp_path / "m.onnx"
     with pytest.raises(SubjectError, match="cannot be read"):
         OnnxFile(path)
-    path.write_bytes(b"")
-    with pytest.raises(SubjectError, match="empty"):
-        OnnxFile(path)
-    path.write_bytes(b"\x00\xff garbage" * 100)
-    with pytest.raises(SubjectError, match="not an ONNX file"):
-        OnnxFile(path)
     whole = write_linear(tmp_path / "whole.onnx").read_bytes()
-    path.write_bytes(whole[: len(whole) // 2])
-    with pytest.raises(SubjectError, match="ONNX"):
-        OnnxFile(path)
+    half = whole[: len(whole) // 2]
+    for data, message in ((b"", "empty"), (b"\x00\xff garbage" * 100, "not an ONNX file"), (half, "ONNX")):
+        path.write_bytes(data)
+        with pytest.raises(SubjectError, match=message):
+            OnnxFile(path)
     with pytest.raises(SubjectError, match="larger than the limit"):
-        OnnxFile(tmp_path / "whole.onnx", largest=1000)
+        read_onnx(tmp_path / "whole.onnx", largest=1000)
     with pytest.raises(SubjectError, match="cannot be read"):
         OnnxFile(tmp_path)
 
@@ -147,6 +144,7 @@ def test_inputs_that_are_not_images_are_refused(tmp_path: Path) -> None:
     cases: list[tuple[Shape, str]] = [
         ([1, 16, 16, 3], r"1, 16, 16, 3"),
         (["batch", 3, 16, 20], "square"),
+        (["batch", 1, 16, 16], r"\(N,3,S,S\)"),
         (["batch", 768], "768"),
     ]
     for shape, shown in cases:
@@ -159,6 +157,8 @@ def test_outputs_that_are_not_embeddings_are_refused(tmp_path: Path) -> None:
     identity = [helper.make_node("Identity", ["images"], ["embeddings"])]
     with pytest.raises(SubjectError, match="one row for each image"):
         OnnxFile(save(path, identity, outputs={"embeddings": ["batch", 3, 16, 16]}), threads=1)
+    with pytest.raises(SubjectError, match="1 coordinates"):
+        OnnxFile(write_linear(path, dimension=1), threads=1)
     constant = [
         helper.make_node("Flatten", ["images"], ["flat"], axis=1),
         helper.make_node("Mul", ["flat", "zero"], ["nothing"]),

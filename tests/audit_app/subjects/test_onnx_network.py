@@ -143,27 +143,27 @@ def test_a_quantized_file_is_attacked_with_queries_and_says_why(tmp_path: Path) 
         _ = subject.gradients
 
 
-def test_an_unknown_operator_leaves_black_box_attacks(tmp_path: Path) -> None:
+def write_after(operator: str, path: Path) -> Path:
+    """Write `linear` of what an operator makes of the images."""
     nodes, weights = linear()
-    nodes[0].input[0] = "bent"
-    nodes.insert(0, helper.make_node("Atan", ["images"], ["bent"]))
-    subject = load_subject(str(save(tmp_path / "m.onnx", nodes, weights=weights)), OPTIONS)
+    nodes[0].input[0] = "changed"
+    nodes.insert(0, helper.make_node(operator, ["images"], ["changed"]))
+    return save(path, nodes, weights=weights)
+
+
+def test_an_unknown_operator_leaves_black_box_attacks(tmp_path: Path) -> None:
+    subject = load_subject(str(write_after("Atan", tmp_path / "m.onnx")), OPTIONS)
     assert not subject.white_box
     assert "Atan" in subject.no_gradients
     assert len(subject.judge(torch.rand(2, 3, 16, 16))) == 2
 
 
 def test_a_graph_without_gradient_leaves_black_box_attacks(tmp_path: Path) -> None:
-    nodes, weights = linear()
-    nodes[0].input[0] = "rounded"
-    nodes.insert(0, helper.make_node("Round", ["images"], ["rounded"]))
-    subject = load_subject(str(save(tmp_path / "m.onnx", nodes, weights=weights)), OPTIONS)
+    subject = load_subject(str(write_after("Round", tmp_path / "m.onnx")), OPTIONS)
     assert "gradient of the network is zero" in subject.no_gradients
 
 
-def test_a_conversion_that_differs_on_the_gallery_is_dropped(
-    tmp_path: Path, gratings: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_conversion_that_differs_on_the_gallery_is_dropped(tmp_path: Path, gratings: Path) -> None:
     subject = load_subject(str(write_linear(tmp_path / "m.onnx")), OPTIONS)
     network = subject.gradients
     assert isinstance(network, nn.Module)

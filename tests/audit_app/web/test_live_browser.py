@@ -19,15 +19,7 @@ from hardrank.serving.index.search_index import SearchIndex
 from hardrank.serving.search.models import Model
 from hardrank.serving.search.service import SearchService
 from hardrank.serving.settings import Settings
-from tests.audit_app.app_server import (
-    ROOT,
-    AppServer,
-    download,
-    finished,
-    long_attack,
-    rankings,
-    visit,
-)
+from tests.audit_app.app_server import ROOT, AppServer, download, finished, long_attack, rankings, visit
 from tests.audit_app.indexed import make_index
 from tests.chromium import PATIENCE_MS, needs_chromium
 from tests.serving.served import wait_until_ready

@@ -254,9 +254,13 @@ def test_stopping_shows_the_last_image() -> None:
     assert len(offered) == 2, "the images, and no JSON that cannot be replayed"
 
 
-def test_an_empty_zoo_is_reported(app: Tell, tmp_path: Path) -> None:
-    app("--zoo", str(tmp_path / "empty"))
-    assert any("train one with" in one for one in errors(open_app()))
+@pytest.mark.parametrize(
+    ("option", "expected"),
+    [("--zoo", "train one with"), ("--gallery", "does not exist"), ("--color", "options of the app: --color")],
+)
+def test_options_that_name_nothing_are_reported(app: Tell, option: str, expected: str, tmp_path: Path) -> None:
+    app(option, str(tmp_path / "nowhere"))
+    assert any(expected in one for one in errors(open_app()))
 
 
 def test_a_damaged_bundle_is_reported_and_the_others_work(app: Tell, tiny_zoo: list[Path], tmp_path: Path) -> None:
@@ -287,11 +291,6 @@ def test_a_gallery_of_one_image_is_reported(app: Tell, tmp_path: Path) -> None:
     app("--gallery", str(tmp_path / "only.csv"))
     (tmp_path / "only.csv").write_text("path,label\nonly.png,red\n", encoding="utf-8")
     assert any("no ranking to attack" in one for one in errors(open_app()))
-
-
-def test_a_missing_gallery_is_reported(app: Tell, tmp_path: Path) -> None:
-    app("--gallery", str(tmp_path / "nowhere"))
-    assert any("does not exist" in one for one in errors(open_app()))
 
 
 def test_an_attack_that_needs_classes_is_reported(app: Tell, tmp_path: Path) -> None:
@@ -340,11 +339,6 @@ def test_it_refuses_usage_statistics() -> None:
     config.set_option("browser.gatherUsageStats", True)
     with pytest.raises(AuditError, match="usage statistics are switched on"):
         check_server()
-
-
-def test_unknown_options_are_reported(app: Tell) -> None:
-    app("--color", "red")
-    assert any("--color red" in one for one in errors(open_app()))
 
 
 def test_another_norm_converts_the_budget_and_keeps_the_other_options() -> None:

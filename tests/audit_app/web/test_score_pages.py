@@ -110,9 +110,7 @@ def test_audits_of_the_command_are_shown_with_those_of_the_app(
     assert AppSettings(audits=tmp_path).audit_folders == (tmp_path,), "a folder that is given is the only one"
 
 
-def test_an_audit_runs_in_the_background_and_is_listed_afterwards(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
+def test_an_audit_runs_in_the_background_and_is_listed_afterwards(tmp_path: Path) -> None:
     at = open_app("scorecard")
     at.multiselect(key="audit.attacks").set_value(["ES", "TMA"])
     at.number_input(key="audit.attacked").set_value(4)
@@ -182,7 +180,7 @@ def test_a_deliberate_stop_is_no_error() -> None:
     assert not errors(at)
 
 
-def test_invalid_options_are_reported_before_anything_runs(app: Tell, tmp_path: Path) -> None:
+def test_invalid_options_are_reported_before_anything_runs(tmp_path: Path) -> None:
     at = open_app("scorecard")
     at.multiselect(key="audit.attacks").set_value([])
     at.button(key="audit.run").click().run()
@@ -192,7 +190,7 @@ def test_invalid_options_are_reported_before_anything_runs(app: Tell, tmp_path: 
     assert any("does not exist" in one for one in errors(at))
 
 
-def test_a_failed_audit_reports_the_reason(tmp_path: Path, gratings: Path) -> None:
+def test_a_failed_audit_reports_the_reason(gratings: Path) -> None:
     at = open_app("scorecard")
     at.text_input(key="selection.gallery").set_value(str(gratings / "class-0"))
     at.multiselect(key="audit.attacks").set_value(["LTM"])
@@ -246,6 +244,16 @@ def opened_id(button: Any) -> str:
     return plain(button.help).removeprefix("Open ").removesuffix(" in the live attack")
 
 
+def open_weakest(at: AppTest) -> str:
+    """Open the weakest image in the live attack, and return its id."""
+    first = at.button(key=spots(at)[0])
+    id = opened_id(first)
+    first.click().run()
+    at.switch_page("screens/live_attack.py").run()
+    assert not errors(at)
+    return id
+
+
 def test_without_an_audit_it_explains_how_to_run_one() -> None:
     at = open_app("weak_spots")
     assert not errors(at)
@@ -261,11 +269,7 @@ def test_the_weakest_images_open_in_the_live_attack(past: Path) -> None:
     assert re.search(r"score (≤\u202f)?\d+\.\d", words(at)), "with a decimal"
     at.selectbox(key="weak.key").set_value("ES:D").run()
     assert not errors(at)
-    first = at.button(key=spots(at)[0])
-    id = opened_id(first)
-    first.click().run()
-    at.switch_page("screens/live_attack.py").run()
-    assert not errors(at)
+    id = open_weakest(at)
     assert at.selectbox(key="live.attack").value == "ES"
     assert at.slider(key="live.epsilon.linf").value == 8
     assert at.slider(key="live.alpha.linf").value == pytest.approx(255 * QUICK.robustness.alpha)
@@ -304,11 +308,7 @@ def test_an_audit_by_the_command_shows_its_images(by_command: Path, few_gratings
     wanted = [encode_png(file_pixels(gallery.read(gallery.row(id)), pre)) for id in ids]
     assert pictures(at)[:6] == wanted
     at.selectbox(key="weak.model").set_value("Strong").run()
-    first = at.button(key=spots(at)[0])
-    id = opened_id(first)
-    first.click().run()
-    at.switch_page("screens/live_attack.py").run()
-    assert not errors(at)
+    id = open_weakest(at)
     assert at.session_state["chosen_images"].victim.id == id
     assert at.multiselect(key="selection.models").value == [
         str(by_command.parents[1] / "zoo" / "tiny-benign"),
@@ -336,27 +336,27 @@ def test_the_live_attack_takes_over_the_budget_of_the_audit(
     (past / "report.json").write_text(report.model_copy(update={"settings": settings}).model_dump_json())
     at = open_app("weak_spots")
     assert ("ε 0.5 (L2)" if norm == "l2" else "ε 64/255") in at.selectbox(key="weak.audit").options[0]
-    at.button(key=spots(at)[0]).click().run()
-    at.switch_page("screens/live_attack.py").run()
-    assert not errors(at)
+    open_weakest(at)
     fields = {one.key: one.value for one in [*at.number_input, *at.slider]}
     assert fields[field] == value
 
 
-@pytest.mark.parametrize("damage", ["moved", "shrunk", "command", "table"])
+@pytest.mark.parametrize(
+    ("damage", "expected"),
+    [
+        ("moved", "is neither a folder"),
+        ("shrunk", "has changed since"),
+        ("command", "is missing"),
+        ("table", "cannot be read"),
+    ],
+)
 def test_missing_and_changed_files_are_reported(
-    past: Path, app: Tell, damage: str, few_gratings: Path, tmp_path: Path
+    past: Path, damage: str, expected: str, few_gratings: Path, tmp_path: Path
 ) -> None:
     gallery = tmp_path / "gallery"
     shutil.copytree(few_gratings, gallery)
     request = AuditRequest(models=("x",), gallery=GallerySource.at(str(gallery)), options=replace(QUICK, seed=1))
     request.write(past)
-    expected = {
-        "moved": "is neither a folder",
-        "shrunk": "has changed since",
-        "command": "is missing",
-        "table": "cannot be read",
-    }[damage]
     if damage == "moved":
         shutil.rmtree(gallery)
     elif damage == "shrunk":

@@ -20,15 +20,20 @@ def attack(served: list[ServedGallery], options: LiveOptions = LONG) -> LiveAtta
     return LiveAttack(served[:1], Victim(id=served[0].gallery.ids[3]), options)
 
 
+def open_tab() -> tuple[VisitorSession, threading.Event]:
+    """Return the session of a tab, and an event that is set while the tab is open."""
+    connected = threading.Event()
+    connected.set()
+    return VisitorSession(connected.is_set, check_every_s=0.02), connected
+
+
 def is_gone(seen: "weakref.ref[LiveAttack]") -> bool:
     gc.collect()
     return seen() is None
 
 
 def test_leaving_ends_the_threads_and_frees_the_attack(served: list[ServedGallery]) -> None:
-    connected = threading.Event()
-    connected.set()
-    session = VisitorSession(connected.is_set, check_every_s=0.02)
+    session, connected = open_tab()
     session.start(attack(served))
     time.sleep(0.02 * CHECKS_BEFORE_LEAVING * 3)
     live = session.live
@@ -45,9 +50,7 @@ def test_leaving_ends_the_threads_and_frees_the_attack(served: list[ServedGaller
 
 
 def test_leaving_frees_a_result(served: list[ServedGallery]) -> None:
-    connected = threading.Event()
-    connected.set()
-    session = VisitorSession(connected.is_set, check_every_s=0.02)
+    session, connected = open_tab()
     live = attack(served, LiveOptions(attack="ES", engine=AttackOptions(steps=1)))
     session.start(live)
     assert live.wait(PATIENCE_S).result
@@ -81,14 +84,12 @@ def test_a_new_attack_replaces_the_previous_one(served: list[ServedGallery]) -> 
 
 
 def test_a_reloaded_tab_gets_its_attack_back(served: list[ServedGallery]) -> None:
-    registry, open_tab = VisitorRegistry(), threading.Event()
-    open_tab.set()
-    before, after = VisitorSession(open_tab.is_set, check_every_s=0.02), VisitorSession(check_every_s=0.02)
+    registry, (before, connected), (after, _) = VisitorRegistry(), open_tab(), open_tab()
     assert not registry.identify("tab", before)
     live = attack(served)
     before.start(live)
     assert not registry.identify("other tab", after)
-    open_tab.clear()
+    connected.clear()
     before.close()  # as Streamlit does for a page that is reloaded
     assert registry.identify("tab", after)
     assert (before.live, after.live) == (None, live)
@@ -109,13 +110,11 @@ def test_a_copied_tab_leaves_the_attack_where_it_is(served: list[ServedGallery])
 
 
 def test_a_closed_tab_that_does_not_come_back_frees_its_attack(served: list[ServedGallery]) -> None:
-    open_tab = threading.Event()
-    open_tab.set()
-    session = VisitorSession(open_tab.is_set, check_every_s=0.02)
+    session, connected = open_tab()
     VisitorRegistry().identify("tab", session)
     live = attack(served)
     session.start(live)
-    open_tab.clear()
+    connected.clear()
     session.close()
     assert live.wait(PATIENCE_S).phase.over
     assert session.live is None

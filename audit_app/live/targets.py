@@ -1,11 +1,28 @@
-"""The targets that a seed draws, before the attack is started."""
+"""The targets of a live attack, chosen by hand or drawn from the seed, and the rank that shows its progress."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 from hardrank.audit_app.gallery.served import ServedGallery
 from hardrank.audit_app.live.victim import Victim, prepare_victim
-from hardrank.trainer.attacks.attack import Attack
+from hardrank.trainer.attacks.attack import Attack, AttackedRole
 from hardrank.trainer.attacks.options import AttackError
+from hardrank.trainer.attacks.registry import ATTACKS
+
+
+def with_count(name: str, settings: Mapping[str, Any], chosen: int) -> dict[str, Any]:
+    """Return an attack's options with the number of targets that were chosen by hand."""
+    targets = ATTACKS[name].targets
+    if targets is None or targets.count_option is None:
+        return dict(settings)
+    return {**settings, targets.count_option: chosen}
+
+
+def watched(attack: Attack) -> str:
+    """Name the rank that shows how far an attack got."""
+    if attack.role is AttackedRole.CANDIDATE:
+        return "rank of the attacked image"
+    return "rank of the target" if attack.target_count else "rank of the original top result"
 
 
 def drawn_targets(
