@@ -9,28 +9,18 @@ without `tune_allocator` take turns. The result goes to benchmarks/results/alloc
 
 import statistics
 import time
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
-from enum import StrEnum
-from multiprocessing import get_context
 from typing import Any, ClassVar
 
 import torch
 
-from benchmarks.command import BenchmarkOptions, parse_options
+from benchmarks.command import BenchmarkOptions, environment, parse_options
+from benchmarks.turns import apart
 from hardrank.models.embedder import Architecture, build_embedder
 from hardrank.models.folded import FoldedEmbedder
-from hardrank.trainer.runtime.environment import hardware, versions
 from hardrank.trainer.runtime.malloc import tune_allocator
 
 BATCH, PASSES = 128, 8
-
-
-class Freed(StrEnum):
-    """What happens to freed memory."""
-
-    KEEP = "keep"
-    LEAVE = "leave"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,28 +48,21 @@ def passes_per_second(*, keep: bool) -> float:
     return BATCH * PASSES / (time.perf_counter() - began)
 
 
-def apart(how: Freed) -> float:
-    """The same in a process of its own, for what is set cannot be taken back."""
-    with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
-        return pool.submit(passes_per_second, keep=how is Freed.KEEP).result()
-
-
 def main() -> None:
     """Measure and write."""
     options = parse_options(Options, doc=__doc__, file=__file__)
-    rates: dict[Freed, list[float]] = {how: [] for how in Freed}
+    rates: dict[str, list[float]] = {"keep": [], "leave": []}
     for _ in range(options.rounds):
         for how, found in rates.items():
-            found.append(apart(how))
+            found.append(apart(passes_per_second, keep=how == "keep"))  # what is set there cannot be taken back
     medians = {how: statistics.median(found) for how, found in rates.items()}
     result: dict[str, Any] = {
         "command": "python benchmarks/allocation.py",
         "what": f"forward and back to the pixels, small-resnet at 64 px, batches of {BATCH}, processes in turns",
         "rounds": options.rounds,
-        "images_per_second": {str(how): round(value, 1) for how, value in medians.items()},
-        "keep_over_leave": round(medians[Freed.KEEP] / medians[Freed.LEAVE], 3),
-        "hardware": hardware(torch.device("cpu"), low_precision=False),
-        "versions": versions(),
+        "images_per_second": {how: round(value, 1) for how, value in medians.items()},
+        "keep_over_leave": round(medians["keep"] / medians["leave"], 3),
+        **environment(),
     }
     options.write("allocation", result)
 

@@ -17,11 +17,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
-import torch
 from playwright.sync_api import Browser
 
-from benchmarks.command import ROOT, BenchmarkOptions, parse_options
-from hardrank.trainer.runtime.environment import hardware, versions
+from benchmarks.command import ROOT, BenchmarkOptions, environment, parse_options
 from tests.audit_app.app_server import AppServer
 from tests.chromium import PATIENCE_MS, chromium
 
@@ -53,8 +51,7 @@ def main() -> None:
         },
         "rounds": given.rounds,
         "load_1_min": round(os.getloadavg()[0], 2),
-        "versions": versions(),
-        "hardware": hardware(torch.device("cpu"), low_precision=False),
+        **environment(),
     }
     given.write("app_start", result)
 

@@ -14,7 +14,6 @@ their own draws. A last part holds a gallery of 60 000 × 512 and measures the m
 that the attacks take beyond it. The result goes to benchmarks/results/attacks.json.
 """
 
-import multiprocessing
 import resource
 import time
 from collections.abc import Callable
@@ -28,19 +27,17 @@ import torch
 from torch import Tensor
 
 from benchmarks.authors_code import ATTACKS, FIGURES, AuthorsCode, AuthorsModel, authors_attack, load_authors_code
-from benchmarks.command import ROOT, BenchmarkOptions, parse_options
-from benchmarks.turns import OwnProcess
-from hardrank.models.bundle import load_card, load_embedder
+from benchmarks.bundles import BundleOptions, bundle_config, load_test_images
+from benchmarks.command import ROOT, environment, parse_options
+from benchmarks.turns import OwnProcess, apart
+from hardrank.models.bundle import load_embedder
 from hardrank.models.embedder import Embed, Embedder
 from hardrank.models.folded import FoldedEmbedder
 from hardrank.trainer.attacks.attack import Gallery, victims_in
 from hardrank.trainer.attacks.pgd import PGDOptions, memory_format
-from hardrank.trainer.data import load_dataset
-from hardrank.trainer.data.store import ImageStore
 from hardrank.trainer.evaluation.robustness import RobustnessOptions, bytes_provider, measure_robustness
-from hardrank.trainer.evaluation.scorecard import ERS_KEYS, Scorecard, ers
-from hardrank.trainer.recipe import parse_config
-from hardrank.trainer.runtime.environment import gains_from_bf16, hardware, versions
+from hardrank.trainer.evaluation.scorecard import ERS_KEYS, ers
+from hardrank.trainer.runtime.environment import gains_from_bf16
 from hardrank.trainer.runtime.malloc import tune_allocator
 from tests.reference.attacks import Scene, plain_attack
 
@@ -49,15 +46,13 @@ BATCH = 125
 
 
 @dataclass(frozen=True, kw_only=True)
-class Options(BenchmarkOptions):
+class Options(BundleOptions):
     """Options of this benchmark."""
 
     TINY: ClassVar[dict[str, Any]] = {"queries": 4, "few": 2, "steps": 2, "bare_passes": 8, "scale": False}
 
     bundle: Path = ROOT / "models/zoo/caltech101-robust"
     """The trained model."""
-    data_root: Path | None = None
-    """The images, where they have moved since training."""
     queries: int = 500
     """Images attacked."""
     steps: int = 32
@@ -85,6 +80,10 @@ class Setting:
     gallery: Tensor
     """(N,D), in float32."""
     options: RobustnessOptions
+
+
+Timing = tuple[float, int, dict[str, np.ndarray]]
+"""Seconds, passes, and the results of each image."""
 
 
 @dataclass
@@ -120,26 +119,26 @@ class Tally:
         return {key: float(np.concatenate([block[key][:first] for block in self.blocks]).mean()) for key in ERS_KEYS}
 
 
-def timed_scorecard(setting: Setting, embed: Embed, judge: Embed, queries: Tensor) -> tuple[float, Scorecard]:
-    """Seconds of the whole scorecard of some queries, and the scorecard."""
+def timed_scorecard(setting: Setting, embed: Embed, judge: Embed, queries: list[int]) -> Timing:
+    """Time the whole scorecard of some queries."""
     began = time.perf_counter()
     card = measure_robustness(
         embed,
         bytes_provider(setting.pixels),
         setting.gallery,
         setting.labels,
-        queries,
+        torch.tensor(queries),
         options=setting.options,
         seed=SEED,
         batch=BATCH,
         judge=judge,
     )
-    return time.perf_counter() - began, card
+    return time.perf_counter() - began, card.passes, {key: card.per_image.columns[key] for key in ERS_KEYS}
 
 
-def timed_passes(setting: Setting, embed: Embed, queries: Tensor, count: int) -> tuple[float, int]:
+def timed_passes(setting: Setting, embed: Embed, queries: list[int], count: int) -> tuple[float, int]:
     """Seconds of bare forward + input-gradient passes of at least `count` images, in the scorecard's batches."""
-    images = bytes_provider(setting.pixels)(queries[:BATCH])
+    images = bytes_provider(setting.pixels)(torch.tensor(queries[:BATCH]))
     images = images.contiguous(memory_format=memory_format(images.dtype))
     pull = torch.randn(len(images), setting.gallery.shape[1])
     done, began = 0, time.perf_counter()
@@ -150,25 +149,22 @@ def timed_passes(setting: Setting, embed: Embed, queries: Tensor, count: int) ->
     return time.perf_counter() - began, done
 
 
-def timed_plain(setting: Setting, queries: Tensor) -> tuple[float, int, dict[str, np.ndarray]]:
-    """Seconds, passes and results by image of the plain protocol on `queries`, with the targets of the fast one."""
-    gallery = Gallery(setting.gallery, setting.labels)
-    victims = victims_in(gallery, queries)
-    images = bytes_provider(setting.pixels)(queries)
-    network = setting.embedder
+def timed_plain(setting: Setting, queries: list[int]) -> Timing:
+    """Time the plain protocol, with the targets of the fast one."""
+    options, gallery, rows = setting.options, Gallery(setting.gallery, setting.labels), torch.tensor(queries)
+    victims = victims_in(gallery, rows)
+    images = bytes_provider(setting.pixels)(rows)
     found: dict[str, np.ndarray] = {}
     seconds = 0.0
-    for name, attack in setting.options.attacks().items():
+    for name, attack in options.attacks().items():
         targets = attack.draw(victims, gallery, seed=SEED).tolist()
         began = time.perf_counter()
         scenes = [
-            Scene(setting.gallery, setting.labels, row, drawn)
-            for row, drawn in zip(queries.tolist(), targets, strict=True)
+            Scene(setting.gallery, setting.labels, row, drawn) for row, drawn in zip(queries, targets, strict=True)
         ]
-        options = setting.options
         _, figures = plain_attack(
             name,
-            network,
+            setting.embedder,
             images,
             scenes,
             epsilon=options.epsilon,
@@ -178,15 +174,15 @@ def timed_plain(setting: Setting, queries: Tensor) -> tuple[float, int, dict[str
         seconds += time.perf_counter() - began
         for figure, column in zip(attack.figures, np.asarray(figures).T, strict=True):
             found[figure.key] = column
-    return seconds, len(queries) * setting.options.steps * len(setting.options.attacks()), found
+    return seconds, len(queries) * options.steps * len(options.attacks()), found
 
 
-def timed_authors(setting: Setting, code: AuthorsCode, queries: Tensor) -> tuple[float, int, dict[str, np.ndarray]]:
-    """Seconds, passes and mean results, repeated for each image, of the authors' code on `queries`."""
+def timed_authors(setting: Setting, code: AuthorsCode, queries: list[int]) -> Timing:
+    """Time the authors' code; its mean results are repeated for each image."""
     options = setting.options
     attack = PGDOptions(epsilon=options.epsilon, alpha=options.alpha, steps=options.steps)
     model = AuthorsModel(setting.embedder, code, attack)
-    images = bytes_provider(setting.pixels)(queries)
+    images = bytes_provider(setting.pixels)(torch.tensor(queries))
     began = time.perf_counter()
     results = {
         name: authors_attack(
@@ -201,16 +197,10 @@ def timed_authors(setting: Setting, code: AuthorsCode, queries: Tensor) -> tuple
     return seconds, len(queries) * options.steps * len(ATTACKS), found
 
 
-def load_setting(options: Options) -> Setting:
+def load_setting(options: BundleOptions, *, steps: int) -> Setting:
     """The bundle's network, and its test images."""
-    card = load_card(options.bundle)
-    content = dict(card.config)
-    if options.data_root:
-        content["data"] = {**content["data"], "root": str(options.data_root)}
-    config = parse_config(content, source=str(options.bundle))
-    test = load_dataset(config.data).test
-    store = ImageStore(test, config.preprocessing)
-    pixels = torch.from_numpy(store.center(np.arange(len(test.labels)), config.preprocessing.crop))
+    config = bundle_config(options.bundle, options.data_root)
+    pixels, labels = load_test_images(config.data, config.preprocessing)
     embedder = load_embedder(options.bundle).eval()
     exact = FoldedEmbedder(embedder)
     with torch.no_grad():
@@ -218,24 +208,20 @@ def load_setting(options: Options) -> Setting:
     return Setting(
         embedder=embedder,
         pixels=pixels,
-        labels=torch.from_numpy(test.labels),
+        labels=labels,
         gallery=torch.cat(parts),
-        options=RobustnessOptions(steps=options.steps, seed_check=0),
+        options=RobustnessOptions(steps=steps, seed_check=0),
     )
 
 
-Timed = Callable[[list[int]], tuple[float, int, dict[str, np.ndarray]]]
-"""Runs a contender on queries: seconds, passes, results by image."""
-
-
-def slow_forms(options: Options) -> dict[str, Timed]:
+def slow_forms(options: Options) -> dict[str, Callable[[list[int]], Timing]]:
     """Return the plain protocol and the authors' code."""
     code = load_authors_code(options.authors_code) if options.authors_code else None
     torch.set_num_threads(options.threads)  # the authors' code sets the number of OpenMP threads when it is imported
-    setting = load_setting(options)
-    forms: dict[str, Timed] = {"plain": lambda rows: timed_plain(setting, torch.tensor(rows))}
+    setting = load_setting(options, steps=options.steps)
+    forms: dict[str, Callable[[list[int]], Timing]] = {"plain": partial(timed_plain, setting)}
     if code is not None:
-        forms["authors"] = lambda rows: timed_authors(setting, code, torch.tensor(rows))
+        forms["authors"] = partial(timed_authors, setting, code)
     return forms
 
 
@@ -243,24 +229,13 @@ def fast_forms(options: Options) -> dict[str, Callable[..., Any]]:
     """Return the scorecard and the bare passes, in both precisions, with memory as audits and training have it."""
     tune_allocator()
     torch.set_num_threads(options.threads)
-    setting = load_setting(options)
+    setting = load_setting(options, steps=options.steps)
     exact = FoldedEmbedder(setting.embedder)
     forms: dict[str, Callable[..., Any]] = {}
     for name, network in (("float32", exact), ("bf16", FoldedEmbedder(setting.embedder, dtype=torch.bfloat16))):
-        forms[name] = partial(_scorecard_of, setting, network, exact)
-        forms[f"bare {name}"] = partial(_passes_of, setting, network)
+        forms[name] = partial(timed_scorecard, setting, network, exact)
+        forms[f"bare {name}"] = partial(timed_passes, setting, network)
     return forms
-
-
-def _scorecard_of(
-    setting: Setting, network: Embed, judge: Embed, rows: list[int]
-) -> tuple[float, int, dict[str, np.ndarray]]:
-    seconds, card = timed_scorecard(setting, network, judge, torch.tensor(rows))
-    return seconds, card.passes, {key: card.per_image.columns[key] for key in ERS_KEYS}
-
-
-def _passes_of(setting: Setting, network: Embed, rows: list[int], count: int) -> tuple[float, int]:
-    return timed_passes(setting, network, torch.tensor(rows), count)
 
 
 def compare(options: Options, *, images: int, low: bool, report: Callable[[str], None]) -> dict[str, Any]:
@@ -325,8 +300,8 @@ def _peak() -> float:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
 
 
-def measure_scale(queue: Any, size: int, queries: int) -> None:
-    """Attack a gallery of `size` × 512 with every attack, in a process of its own; puts GiB beyond the embeddings."""
+def measure_scale(size: int, queries: int) -> tuple[float, float]:
+    """Attack a gallery of `size` × 512 with every attack; returns this process's peak GiB before and after."""
     generator = torch.Generator().manual_seed(0)
     weight = torch.randn(3 * 64, 512, generator=generator)
     images = torch.randint(256, (size, 3, 8, 8), generator=generator, dtype=torch.uint8)
@@ -348,17 +323,12 @@ def measure_scale(queue: Any, size: int, queries: int) -> None:
         torch.arange(queries),
         options=RobustnessOptions(steps=2, seed_check=0),
     )
-    queue.put((before, _peak()))
+    return before, _peak()
 
 
 def scale(size: int = 60_000, queries: int = 256) -> dict[str, Any]:
     """Peak memory of the attacks on a large gallery."""
-    context = multiprocessing.get_context("spawn")
-    queue = context.Queue()
-    process = context.Process(target=measure_scale, args=(queue, size, queries))
-    process.start()
-    before, after = queue.get(timeout=1200)
-    process.join()
+    before, after = apart(measure_scale, size, queries)
     return {
         "gallery": [size, 512],
         "queries": queries,
@@ -371,7 +341,7 @@ def main() -> None:
     """Time all contenders and write the result."""
     options = parse_options(Options, doc=__doc__, file=__file__)
     torch.set_num_threads(options.threads)
-    setting = load_setting(options)
+    setting = load_setting(options, steps=options.steps)
     began = time.perf_counter()
     low = gains_from_bf16(torch.device("cpu"))
     compared = compare(options, images=len(setting.pixels), low=low, report=lambda line: print(line, flush=True))
@@ -387,8 +357,7 @@ def main() -> None:
         **compared,
         **({"scale": scale()} if options.scale else {}),
         "seconds_of_this_run": round(time.perf_counter() - began),
-        "hardware": hardware(torch.device("cpu"), low_precision=low),
-        "versions": versions(),
+        **environment(low_precision=low),
     }
     options.write("attacks", result)
 

@@ -8,15 +8,13 @@ noisy copies find (vote), and the item nearest to their mean embedding. The resu
 benchmarks/results/certificates.json, by bundle and σ; other bundles, and other σ of the same model, stay there.
 """
 
-import json
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
-import torch
-
-from benchmarks.command import RESULTS, ROOT, BenchmarkOptions, parse_options
+from benchmarks.bundles import BundleOptions
+from benchmarks.command import parse_options
 from hardrank.audit_app.audit.certified_recall import MULTIPLES, measure_certificates
 from hardrank.audit_app.audit.options import CertificateOptions
 from hardrank.audit_app.gallery.embedded import embed_gallery
@@ -26,7 +24,6 @@ from hardrank.audit_app.subjects.subject import SubjectOptions
 from hardrank.serving.engine import Device
 from hardrank.trainer.evaluation.journal import Journal
 from hardrank.trainer.evaluation.robustness import sample_queries
-from hardrank.trainer.runtime.environment import hardware, versions
 
 SEED = 0
 RESAMPLES = 1000
@@ -34,15 +31,11 @@ BATCH = 128
 
 
 @dataclass(frozen=True, kw_only=True)
-class Options(BenchmarkOptions):
+class Options(BundleOptions):
     """Options of this benchmark."""
 
     TINY: ClassVar[dict[str, Any]] = {"images": 2, "samples": 20}
 
-    bundle: Path = ROOT / "models/zoo/demo-robust"
-    """The trained model."""
-    data_root: Path | None = None
-    """The images, where they have moved since training."""
     images: int = 100
     """Images certified."""
     sigma: tuple[float, ...] = CertificateOptions().sigmas
@@ -96,21 +89,14 @@ def main() -> None:
     """Measure a bundle and add it to the results."""
     options = parse_options(Options, doc=__doc__, file=__file__)
     measured = measure(options)
-    path = options.result or RESULTS / "certificates.json"
-    known = json.loads(path.read_text(encoding="utf-8"))["bundles"] if path.exists() else {}
-    before = known.get(options.bundle.name, measured)
+    before = options.known("certificates").get("bundles", {}).get(options.bundle.name, measured)
     if before["model_sha256"] == measured["model_sha256"]:
         measured["sigmas"] = {**before["sigmas"], **measured["sigmas"]}
-    options.write(
+    options.write_bundle(
         "certificates",
-        {
-            "command": "python benchmarks/certificates.py --bundle models/zoo/NAME",
-            "what": "certified Recall@1 (0 to 1) at L2 radii, by bundle and σ, with 95 % bootstrap intervals",
-            "options": {"seed": SEED, "resamples": RESAMPLES, "batch": BATCH},
-            "bundles": {**known, options.bundle.name: measured},
-            "hardware": hardware(torch.device("cpu"), low_precision=False),
-            "versions": versions(),
-        },
+        measured,
+        what="certified Recall@1 (0 to 1) at L2 radii, by bundle and σ, with 95 % bootstrap intervals",
+        options={"seed": SEED, "resamples": RESAMPLES, "batch": BATCH},
     )
 
 

@@ -8,16 +8,14 @@ watermarks, each at several strengths), as `hardrank audit --transforms` does. F
 and the distance moved, with 95 % bootstrap intervals. The result goes to benchmarks/results/edits.json, by bundle.
 """
 
-import json
 import tempfile
 import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
-import torch
-
-from benchmarks.command import RESULTS, ROOT, BenchmarkOptions, parse_options
+from benchmarks.bundles import BundleOptions
+from benchmarks.command import parse_options
 from hardrank.audit_app.audit.edit_stability import MAX_RECALL_LOSS, MIN_OVERLAP, measure_edits
 from hardrank.audit_app.gallery.embedded import embed_gallery
 from hardrank.audit_app.gallery.image_gallery import from_run
@@ -26,22 +24,17 @@ from hardrank.audit_app.subjects.subject import SubjectOptions
 from hardrank.serving.engine import Device
 from hardrank.trainer.evaluation.journal import Journal
 from hardrank.trainer.evaluation.robustness import sample_queries
-from hardrank.trainer.runtime.environment import hardware, versions
 
 SEED = 0
 RESAMPLES = 1000
 
 
 @dataclass(frozen=True, kw_only=True)
-class Options(BenchmarkOptions):
+class Options(BundleOptions):
     """Options of this benchmark."""
 
     TINY: ClassVar[dict[str, Any]] = {"images": 2}
 
-    bundle: Path = ROOT / "models/zoo/demo-robust"
-    """The trained model."""
-    data_root: Path | None = None
-    """The images, where they have moved since training."""
     images: int = 200
     """Images edited."""
 
@@ -83,23 +76,15 @@ def measure(options: Options) -> dict[str, Any]:
 def main() -> None:
     """Measure a bundle and add it to the results."""
     options = parse_options(Options, doc=__doc__, file=__file__)
-    measured = measure(options)
-    path = options.result or RESULTS / "edits.json"
-    known = json.loads(path.read_text(encoding="utf-8"))["bundles"] if path.exists() else {}
-    options.write(
+    options.write_bundle(
         "edits",
-        {
-            "command": "python benchmarks/edits.py --bundle models/zoo/NAME",
-            "what": "Recall@1 and overlap@10 (0 to 1), distance moved after edits; the strongest edit withstood",
-            "options": {
-                "seed": SEED,
-                "resamples": RESAMPLES,
-                "min_overlap": MIN_OVERLAP,
-                "max_recall_loss": MAX_RECALL_LOSS,
-            },
-            "bundles": {**known, options.bundle.name: measured},
-            "hardware": hardware(torch.device("cpu"), low_precision=False),
-            "versions": versions(),
+        measure(options),
+        what="Recall@1 and overlap@10 (0 to 1), distance moved after edits; the strongest edit withstood",
+        options={
+            "seed": SEED,
+            "resamples": RESAMPLES,
+            "min_overlap": MIN_OVERLAP,
+            "max_recall_loss": MAX_RECALL_LOSS,
         },
     )
 

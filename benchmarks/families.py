@@ -10,7 +10,6 @@ Every network is built with random weights and passes five checks in float32: th
 to ONNX passes the gate of every export. The result of each network goes to benchmarks/results/families.json at once.
 """
 
-import json
 import tempfile
 import time
 from collections.abc import Mapping, Sequence
@@ -21,7 +20,7 @@ from typing import Any, ClassVar, Final
 import torch
 from torch import Tensor, nn
 
-from benchmarks.command import RESULTS, ROOT, BenchmarkOptions, parse_options
+from benchmarks.command import ROOT, BenchmarkOptions, parse_options
 from hardrank.models.embedder import Architecture, Embedder, build_embedder
 from hardrank.models.files import write_json
 from hardrank.models.folded import FoldedEmbedder
@@ -197,14 +196,13 @@ def write_page(networks: Mapping[str, Mapping[str, Any]]) -> None:
 def main() -> None:
     """Check the networks, and write the result and the page."""
     options = parse_options(Options, doc=__doc__, file=__file__)
-    path = options.result or RESULTS / "families.json"
-    known: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))["networks"] if path.exists() else {}
-    networks = {} if options.tiny else known
+    path = options.file("families")
+    networks: dict[str, Any] = options.known("families").get("networks", {})
     for spec in () if options.page else chosen(options.only):
         if options.again or spec not in networks:
             networks[spec] = check(spec)
             print(spec, networks[spec], flush=True)
-            if not options.tiny:
+            if path is not None:
                 content = {"command": "python benchmarks/families.py", "networks": networks, "versions": versions()}
                 write_json(path, content)
     if not options.tiny:

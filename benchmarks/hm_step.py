@@ -14,7 +14,6 @@ triplets; how far they differ is part of the result. The result goes to benchmar
 import copy
 import random
 import statistics
-import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
@@ -26,40 +25,38 @@ import torch
 from torch import Tensor
 
 from benchmarks.authors_code import AuthorsCode, AuthorsModel, authors_hm_step, load_authors_code
-from benchmarks.command import ROOT, BenchmarkOptions, parse_options
+from benchmarks.bundles import BundleOptions, bundle_config
+from benchmarks.command import ROOT, environment, parse_options, timed
 from benchmarks.turns import OwnProcess
 from hardrank.models.bundle import load_card, load_embedder
-from hardrank.models.embedder import Embedder
+from hardrank.models.embedder import Embed, Embedder
 from hardrank.models.folded import FoldedEmbedder
 from hardrank.trainer.attacks.pgd import PGDOptions
 from hardrank.trainer.data import load_dataset
 from hardrank.trainer.data.augmentation import AugmentationOptions, augment
 from hardrank.trainer.data.batches import spc2_batches
 from hardrank.trainer.data.store import ImageStore
-from hardrank.trainer.defenses import Conditions, parse_defense
+from hardrank.trainer.defenses import Conditions, DefenseResult, parse_defense
 from hardrank.trainer.defenses.destinations import normalized_loss
 from hardrank.trainer.defenses.hm import HardnessManipulation
 from hardrank.trainer.metric.samplers import Sampler, draw_triplets
-from hardrank.trainer.recipe import parse_config
-from hardrank.trainer.runtime.environment import gains_from_bf16, hardware, versions
+from hardrank.trainer.runtime.environment import gains_from_bf16
 from hardrank.trainer.runtime.malloc import tune_allocator
 from hardrank.trainer.training.precision import network_for_update, set_training_mode
-from tests.reference.hm import hm_step, softhard_triplets
+from tests.reference.hm import PlainStep, hm_step, softhard_triplets
 
 EPSILON, ALPHA, STEPS, MARGIN = 8 / 255, 1 / 255, 8, 0.2
 ATTACK = PGDOptions(epsilon=EPSILON, alpha=ALPHA, steps=STEPS)
 
 
 @dataclass(frozen=True, kw_only=True)
-class Options(BenchmarkOptions):
+class Options(BundleOptions):
     """Options of this benchmark."""
 
     TINY: ClassVar[dict[str, Any]] = {"batches": 1, "pairs": 4}
 
     bundle: Path = ROOT / "models/zoo/caltech101-robust"
     """The trained model; its recipe must name hardness manipulation."""
-    data_root: Path | None = None
-    """The images, where they have moved since training."""
     batches: int = 6
     """SPC-2 batches that are timed."""
     pairs: int = 56
@@ -86,22 +83,45 @@ class Scene:
         return -MARGIN * normalized_loss(self.previous_loss, MARGIN)
 
 
-def plain(embedder: Embedder, scene: Scene) -> float:
-    """A step as one reads it in the paper, up to the gradients of the update."""
-    with torch.no_grad():
-        benign = embedder.eval()(scene.images)
-    rows = softhard_triplets(benign, scene.labels, random.Random(scene.seed))
-    step = hm_step(
-        embedder,
-        scene.images,
-        (torch.tensor(rows[0]), torch.tensor(rows[1]), torch.tensor(rows[2])),
-        torch.full((len(rows[0]),), scene.destination),
+def plain_step(network: Embedder, scene: Scene, images: Tensor, triplets: tuple[Tensor, Tensor, Tensor]) -> PlainStep:
+    """The step of the reference implementation on given triplets."""
+    return hm_step(
+        network,
+        images,
+        triplets,
+        torch.full((len(triplets[0]),), scene.destination, dtype=images.dtype),
         epsilon=EPSILON,
         alpha=ALPHA,
         steps=STEPS,
         margin=MARGIN,
         ics=scene.defense.ics,
     )
+
+
+def fast_step(network: Embed, frozen: FoldedEmbedder, scene: Scene, images: Tensor) -> DefenseResult:
+    """The step of the trainer."""
+    conditions = Conditions(
+        network=network,
+        independent=True,
+        frozen=frozen,
+        attack=ATTACK,
+        previous_loss=scene.previous_loss,
+        margin=MARGIN,
+        generator=torch.Generator().manual_seed(scene.seed),
+    )
+    outcome = scene.defense(images, scene.labels, conditions)
+    assert outcome is not None
+    return outcome
+
+
+def plain(embedder: Embedder, scene: Scene) -> float:
+    """A step as one reads it in the paper, up to the gradients of the update."""
+    with torch.no_grad():
+        benign = embedder.eval()(scene.images)
+    anchors, positives, negatives = map(
+        torch.tensor, softhard_triplets(benign, scene.labels, random.Random(scene.seed))
+    )
+    step = plain_step(embedder, scene, scene.images, (anchors, positives, negatives))
     embedder.zero_grad()
     step.loss.backward()
     return step.loss.item()
@@ -119,18 +139,8 @@ def fast(embedder: Embedder, twin: FoldedEmbedder, scene: Scene, *, low_precisio
     """The same step as training does it."""
     twin.refresh()
     set_training_mode(embedder, freeze_batch_norm=True)
-    conditions = Conditions(
-        network=network_for_update(embedder, twin, low_precision=low_precision, freeze_batch_norm=True),
-        independent=True,
-        frozen=twin,
-        attack=ATTACK,
-        previous_loss=scene.previous_loss,
-        margin=MARGIN,
-        generator=torch.Generator().manual_seed(scene.seed),
-    )
-    images = scene.images.contiguous(memory_format=torch.channels_last)
-    outcome = scene.defense(images, scene.labels, conditions)
-    assert outcome is not None
+    network = network_for_update(embedder, twin, low_precision=low_precision, freeze_batch_norm=True)
+    outcome = fast_step(network, twin, scene, scene.images.contiguous(memory_format=torch.channels_last))
     embedder.zero_grad()
     outcome.loss.backward()
     return outcome.loss.item()
@@ -143,29 +153,8 @@ def agreement(embedder: Embedder, scene: Scene) -> dict[str, float]:
     with torch.no_grad():
         benign = double(images)
     t = draw_triplets(Sampler.SOFTHARD, benign, scene.labels, generator=torch.Generator().manual_seed(scene.seed))
-    destination = torch.full((len(t),), scene.destination, dtype=torch.float64)
-    conditions = Conditions(
-        network=double,
-        independent=True,
-        frozen=FoldedEmbedder(double),
-        attack=ATTACK,
-        previous_loss=scene.previous_loss,
-        margin=MARGIN,
-        generator=torch.Generator().manual_seed(scene.seed),
-    )
-    outcome = scene.defense(images, scene.labels, conditions)
-    assert outcome is not None
-    slow = hm_step(
-        double,
-        images,
-        (t.anchor, t.positive, t.negative),
-        destination,
-        epsilon=EPSILON,
-        alpha=ALPHA,
-        steps=STEPS,
-        margin=MARGIN,
-        ics=scene.defense.ics,
-    )
+    outcome = fast_step(double, FoldedEmbedder(double), scene, images)
+    slow = plain_step(double, scene, images, (t.anchor, t.positive, t.negative))
     gradients = []
     for loss in (outcome.loss, slow.loss):
         double.zero_grad()
@@ -177,20 +166,9 @@ def agreement(embedder: Embedder, scene: Scene) -> dict[str, float]:
     }
 
 
-def timed(run: Callable[[], float]) -> float:
-    """Seconds of one call."""
-    began = time.perf_counter()
-    run()
-    return time.perf_counter() - began
-
-
 def scenes(options: Options) -> Iterator[Scene]:
     """SPC-2 batches of the bundle's training images, with its defense and last loss."""
-    card = load_card(options.bundle)
-    content = dict(card.config)
-    if options.data_root:
-        content["data"] = {**content["data"], "root": str(options.data_root)}
-    config = parse_config(content, source=str(options.bundle))
+    config = bundle_config(options.bundle, options.data_root)
     defense = parse_defense(config.robust.defense)
     assert isinstance(defense, HardnessManipulation)
     train = load_dataset(config.data).train
@@ -201,7 +179,7 @@ def scenes(options: Options) -> Iterator[Scene]:
         yield Scene(
             images=augment(store[rows], config.preprocessing.crop, AugmentationOptions(), np.random.default_rng(index)),
             labels=torch.from_numpy(train.labels[rows]),
-            previous_loss=card.training["triplet_loss"],
+            previous_loss=load_card(options.bundle).training["triplet_loss"],
             defense=defense,
             seed=index,
         )
@@ -280,8 +258,7 @@ def main() -> None:
         "default_here": "fast bf16" if low else "fast float32",
         "differences_float64": agreed,
         "batches": options.batches,
-        "hardware": hardware(torch.device("cpu"), low_precision=low),
-        "versions": versions(),
+        **environment(low_precision=low),
     }
     options.write("hm_step", result)
 

@@ -19,15 +19,13 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, ClassVar, Final
 
-import torch
 from PIL import Image
 
 from benchmarks.attacker import Attacker, Sent, percentiles, query_ms
-from benchmarks.command import BenchmarkOptions, parse_options
+from benchmarks.command import BenchmarkOptions, environment, parse_options
 from benchmarks.serving_processes import served
 from benchmarks.serving_scene import prepare
 from hardrank.serving.api.auth import READ_VARIABLE, new_key
-from hardrank.trainer.runtime.environment import hardware, versions
 from tests.models import hostile_images as hostile
 
 LIMIT: Final = 4
@@ -146,8 +144,7 @@ def main() -> int:
             "load_average_before": round(load, 1),
             "side": options.side,
             "connections": options.connections,
-            "hardware": hardware(torch.device("cpu"), low_precision=False),
-            "versions": versions(),
+            **environment(),
         },
     )
     return 0 if options.tiny or result["met"] else 1

@@ -14,12 +14,11 @@ with the seeds 1 to 3 and on caltech101-benign with the seeds 1 and 2. The resul
 by bundle.
 """
 
-import json
 import math
 import sys
 import tempfile
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from itertools import pairwise, product
 from pathlib import Path
@@ -30,8 +29,9 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from benchmarks.command import RESULTS, ROOT, BenchmarkOptions, parse_options
-from hardrank.models.bundle import load_card, load_embedder
+from benchmarks.bundles import bundle_config, load_test_images
+from benchmarks.command import ROOT, BenchmarkOptions, environment, parse_options
+from hardrank.models.bundle import load_embedder
 from hardrank.models.folded import FoldedEmbedder
 from hardrank.models.preprocessing import Preprocessing
 from hardrank.serving.engine import Device, Engine
@@ -43,12 +43,8 @@ from hardrank.serving.store.manifest import IndexManifest
 from hardrank.trainer.attacks.attack import Gallery, Victims
 from hardrank.trainer.attacks.registry import make_attack
 from hardrank.trainer.attacks.runner import AttackOptions, run_attack
-from hardrank.trainer.data import load_dataset
 from hardrank.trainer.data.dataset import DataOptions
-from hardrank.trainer.data.store import ImageStore
 from hardrank.trainer.metric.distances import ABSENT
-from hardrank.trainer.recipe import parse_config
-from hardrank.trainer.runtime.environment import hardware, versions
 
 Vectors = npt.NDArray[np.float32]
 
@@ -121,9 +117,8 @@ class Images:
 @cache
 def load_images(data: DataOptions, preprocessing: Preprocessing) -> Images:
     """Load the test images of a data set."""
-    test = load_dataset(data).test
-    pixels = ImageStore(test, preprocessing).center(np.arange(len(test.labels)), preprocessing.crop)
-    return Images(pixels=torch.from_numpy(pixels).float() / 255, labels=torch.from_numpy(test.labels), seed=data.seed)
+    pixels, labels = load_test_images(data, preprocessing)
+    return Images(pixels=pixels.float() / 255, labels=labels, seed=data.seed)
 
 
 class Model:
@@ -133,16 +128,14 @@ class Model:
         self.name = bundle.name
         self.engine = Engine(bundle, device=Device.CPU)
         self.network = FoldedEmbedder(load_embedder(bundle))
-        self._config = load_card(bundle).config
+        self._config = bundle_config(bundle)
         self._vectors: dict[int, Vectors] = {}
 
     def images(self, seed: int) -> tuple[Images, Vectors]:
         """Return the images for a seed, and their embeddings (N,D) as the engine computes them."""
-        number = seed if self._config["data"]["name"] == "demo" else self._config["data"]["seed"]
-        config = parse_config(
-            {**self._config, "data": {**self._config["data"], "seed": number}}, source=f"the card of {self.name}"
-        )
-        images = load_images(config.data, config.preprocessing)
+        data = self._config.data
+        number = seed if data.name == "demo" else data.seed
+        images = load_images(replace(data, seed=number), self._config.preprocessing)
         if number not in self._vectors:
             self._vectors[number] = self.embed(images.pixels)
         return images, self._vectors[number]
@@ -264,8 +257,7 @@ def _share(images: Sequence[dict[str, Any]]) -> dict[str, Any]:
 def main() -> int:
     """Run the benchmark."""
     options = parse_options(Options, doc=__doc__, file=__file__)
-    path = options.result or RESULTS / "hub_scan.json"
-    known = json.loads(path.read_text(encoding="utf-8"))["galleries"] if path.exists() and not options.tiny else []
+    known = options.known("hub_scan").get("galleries", [])
     rows = [row for row in known if row["bundle"] not in {bundle.name for bundle in options.bundles}]
     for bundle in options.bundles:
         model = Model(bundle)
@@ -292,8 +284,7 @@ def main() -> int:
             "limits": {"hubs_found": FOUND_LIMIT, "share_of_others_listed": LISTED_LIMIT},
             "met": met,
             "galleries": rows,
-            "hardware": hardware(torch.device("cpu"), low_precision=False),
-            "versions": versions(),
+            **environment(),
         },
     )
     return 0 if options.tiny or met else 1

@@ -13,8 +13,6 @@ goes to benchmarks/results/index_build.json.
 import statistics
 import sys
 import tempfile
-import time
-from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import partial
@@ -22,17 +20,15 @@ from pathlib import Path
 from typing import Any, ClassVar, Final
 
 import numpy as np
-import torch
 from PIL import Image, ImageFilter
 
-from benchmarks.command import BenchmarkOptions, parse_options
+from benchmarks.command import BenchmarkOptions, environment, parse_options, timed
 from benchmarks.serving_scene import write_bundle
 from hardrank.serving.engine import Engine
 from hardrank.serving.index.search_index import SearchIndex
 from hardrank.serving.ingest.image_list import list_images
 from hardrank.serving.ingest.indexer import IngestOptions, add_images
 from hardrank.serving.store.manifest import IndexManifest
-from hardrank.trainer.runtime.environment import hardware, versions
 
 TARGET: Final = 0.85
 CLASSES: Final = 16
@@ -65,13 +61,6 @@ def write_images(root: Path, count: int) -> Path:
         path.parent.mkdir(parents=True, exist_ok=True)
         Image.fromarray(pixels).save(path, quality=88)
     return root
-
-
-def timed(work: Callable[[], object]) -> float:
-    """Return the seconds that something takes."""
-    began = time.perf_counter()
-    work()
-    return time.perf_counter() - began
 
 
 def run(folder: Path, options: Options) -> dict[str, Any]:
@@ -120,8 +109,7 @@ def run(folder: Path, options: Options) -> dict[str, Any]:
         "wanted": TARGET,
         "reached": medians["ratio"] >= TARGET,
         "rounds": rounds,
-        "hardware": hardware(torch.device("cpu"), low_precision=False),
-        "versions": versions(),
+        **environment(),
     }
 
 

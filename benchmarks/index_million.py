@@ -24,18 +24,17 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator
-from concurrent.futures import ProcessPoolExecutor
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
-from multiprocessing import get_context
 from pathlib import Path
 from typing import Any, ClassVar, Final
 
 import numpy as np
 import numpy.typing as npt
 
-from benchmarks.command import BenchmarkOptions, parse_options
+from benchmarks.command import BenchmarkOptions, environment, parse_options
+from benchmarks.turns import apart
 from hardrank.models.card import ArchitectureEntry, PreprocessingEntry
 from hardrank.serving.ann.brute_force import nearest_in_range
 from hardrank.serving.index.search_index import SearchIndex
@@ -287,13 +286,7 @@ def serve(folder: Path, options: Options) -> dict[str, Any]:
     return result
 
 
-def apart(work: Callable[[Path, Options], dict[str, Any]], *given: Any) -> dict[str, Any]:
-    """Carry out something in a process of its own."""
-    with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
-        return pool.submit(work, *given).result()
-
-
-def _shown() -> Any:
+def _shown() -> Callable[[str, int, int], None]:
     said: dict[str, float] = {}
 
     def show(stage: str, done: int, total: int) -> None:
@@ -304,19 +297,11 @@ def _shown() -> Any:
     return show
 
 
-def places(folder: Path | None) -> Iterator[Path]:
-    """Yield the folder of the index; a temporary one is removed afterwards."""
-    if folder is not None:
-        yield folder
-        return
-    with tempfile.TemporaryDirectory() as temporary:
-        yield Path(temporary) / "index"
-
-
 def main() -> None:
     """Run and write the result."""
     options = parse_options(Options, doc=__doc__, file=__file__)
-    for folder in places(options.folder):
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = options.folder or Path(temporary) / "index"
         built = apart(build, folder, options)
         result = {
             "created": datetime.now(UTC).isoformat(timespec="seconds"),
@@ -324,11 +309,9 @@ def main() -> None:
             "vectors": {"count": options.count, **asdict(Draw(dimension=options.dimension)), "drawn": Draw.__doc__},
             "build_seconds_and_memory": built,
             **apart(serve, folder, options),
+            **environment(),
         }
-        from hardrank.trainer.runtime.environment import hardware, versions  # needs torch
-
-        result |= {"hardware": hardware(__import__("torch").device("cpu"), low_precision=False), "versions": versions()}
-        options.write("index_million", result)
+    options.write("index_million", result)
 
 
 if __name__ == "__main__":

@@ -18,17 +18,13 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, ClassVar, Final
 
-import torch
-
 from benchmarks.attacker import Attacker, Sent, percentiles, query_ms
-from benchmarks.command import BenchmarkOptions, parse_options
-from benchmarks.serving_processes import served
+from benchmarks.command import BenchmarkOptions, environment, parse_options
+from benchmarks.serving_processes import FORM, form, served
 from benchmarks.serving_scene import prepare
 from hardrank.serving.api.auth import READ_VARIABLE, new_key
 from hardrank.serving.settings import Access
-from hardrank.trainer.runtime.environment import hardware, versions
 
-_BOUNDARY: Final = "end-of-part"
 _METADATA_BYTES: Final = {"": 0, " with 16 KB of metadata each": 16_000}
 _QUERIES: Final = (1, 4, 60)
 
@@ -51,15 +47,8 @@ def request(queries: int, k: int) -> Sent:
     """Return a request for k results for each of some items."""
     if queries == 1:
         return Sent(method="GET", path=f"/v1/search?id=item-1&k={k}")
-    parts = [
-        f'--{_BOUNDARY}\r\nContent-Disposition: form-data; name="ids"\r\n\r\nitem-{number}\r\n'
-        for number in range(queries)
-    ]
-    return Sent(
-        path=f"/v1/search/batch?k={k}",
-        body="".join([*parts, f"--{_BOUNDARY}--\r\n"]).encode(),
-        content_type=f"multipart/form-data; boundary={_BOUNDARY}",
-    )
+    body = form([("ids", f"item-{number}".encode()) for number in range(queries)])
+    return Sent(path=f"/v1/search/batch?k={k}", body=body, content_type=FORM)
 
 
 def rows(options: Options) -> Iterator[tuple[str, dict[str, Any]]]:
@@ -108,8 +97,7 @@ def main() -> int:
             "worst_p50_over_alone": max(row["p50_over_alone"] for row in found.values()),
             "connections": options.connections,
             "load_average_before": round(load, 1),
-            "hardware": hardware(torch.device("cpu"), low_precision=False),
-            "versions": versions(),
+            **environment(),
         },
     )
     return 0

@@ -21,11 +21,9 @@ from pathlib import Path
 from typing import Any, ClassVar, Final
 
 import psutil
-import torch
 from playwright.sync_api import Browser, Page
 
-from benchmarks.command import ROOT, BenchmarkOptions, parse_options
-from hardrank.trainer.runtime.environment import hardware, versions
+from benchmarks.command import ROOT, BenchmarkOptions, environment, parse_options
 from tests.audit_app.app_server import AppServer
 from tests.chromium import PATIENCE_MS, chromium
 
@@ -86,8 +84,7 @@ def main() -> None:
                 "worker_s": _summary([one["worker_s"] for one in fast]),
                 "redraws_a_second": _summary([one["redraws_a_second"] for one in slow]),
                 "busy": usage.told(),
-                "versions": versions(),
-                "hardware": hardware(torch.device("cpu"), low_precision=False),
+                **environment(),
             }
         finally:
             server.close()

@@ -8,7 +8,6 @@ with other seeds are found by their names: `python trainer/run.py demo --name de
 has the mean and the standard deviation over seeds.
 """
 
-import json
 import re
 import statistics
 from collections.abc import Callable, Sequence
@@ -197,8 +196,7 @@ def main() -> None:
     options = parse_options(Options, doc=__doc__, file=__file__)
     result = collect(options.zoo, options.names)
     if options.keep:
-        former = json.loads((options.result or RESULT).read_text(encoding="utf-8"))
-        result["runs"] = {**former["runs"], **result["runs"]}
+        result["runs"] = {**options.known("main_job").get("runs", {}), **result["runs"]}
         result["command"] = f"python benchmarks/main_job.py {' '.join(result['runs'])}"
     options.write("main_job", result)
     if not options.tiny and options.result is None:

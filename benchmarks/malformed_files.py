@@ -23,12 +23,9 @@ from http.client import HTTPConnection
 from pathlib import Path
 from typing import Any, ClassVar, Final
 
-import torch
-
-from benchmarks.command import BenchmarkOptions, parse_options
-from benchmarks.serving_processes import Server, served
+from benchmarks.command import BenchmarkOptions, environment, parse_options
+from benchmarks.serving_processes import FORM, Server, form, send, served
 from benchmarks.serving_scene import IMAGES, Scene, prepare
-from hardrank.trainer.runtime.environment import hardware, versions
 from tests.models.malformed_files import malformed_files, valid_files
 
 GROWTH_LIMIT_MIB: Final = 300
@@ -37,7 +34,6 @@ ACCEPTABLE: Final = {200, 413, 422, 429}
 _BATCH: Final = 8
 _CHECK_EVERY: Final = 50
 """Requests of a connection between two searches with an intact image."""
-_BOUNDARY: Final = "frontier"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -84,26 +80,27 @@ class Sender:
                 self._send_batch(connection, taken)
             else:
                 [(name, data)] = taken
-                body, kind = (data, "application/octet-stream") if turn % 2 else _form([("image", data)])
-                status, answer = _post(connection, "/v1/search?k=3", body, kind)
+                body, kind = (data, "application/octet-stream") if turn % 2 else (form([("image", data)]), FORM)
+                status, answer = send(connection, "POST", "/v1/search?k=3", body, kind=kind)
                 self._count(name, status, answer)
 
     def check(self, connection: HTTPConnection, turn: int) -> None:
         """Search with an intact image, which must find its own item."""
         name = f"sent-{turn % IMAGES:02}"
         for _ in range(100):
-            status, answer = _post(connection, "/v1/search?k=3", self._intact[name], "image/jpeg")
+            status, answer = send(connection, "POST", "/v1/search?k=3", self._intact[name])
             if status != 429:
                 break
             time.sleep(0.1)
         if status == 200 and json.loads(answer)["models"]["resnet"]["matches"][0]["id"] == name:
-            self.right += 1
+            with self._lock:
+                self.right += 1
         else:
             self.wrong.append(f"{name}: {status} {answer[:200]!r}")
 
     def _send_batch(self, connection: HTTPConnection, files: list[tuple[str, bytes]]) -> None:
-        body, kind = _form([("images", data) for _, data in files])
-        status, answer = _post(connection, "/v1/search/batch?k=3", body, kind)
+        body = form([("images", data) for _, data in files])
+        status, answer = send(connection, "POST", "/v1/search/batch?k=3", body, kind=FORM)
         if status != 200:
             for name, _ in files:
                 self._count(name, status, answer)
@@ -116,20 +113,6 @@ class Sender:
             self.statuses.setdefault(name, Counter())[str(status)] += 1
         if status not in ACCEPTABLE:
             self.wrong.append(f"{name}: {status} {answer[:200]!r}")
-
-
-def _post(connection: HTTPConnection, address: str, body: bytes, kind: str) -> tuple[int, bytes]:
-    connection.request("POST", address, body=body, headers={"Content-Type": kind})
-    response = connection.getresponse()
-    return response.status, response.read()
-
-
-def _form(fields: list[tuple[str, bytes]]) -> tuple[bytes, str]:
-    parts = [
-        f'--{_BOUNDARY}\r\nContent-Disposition: form-data; name="{name}"\r\n\r\n'.encode() + data + b"\r\n"
-        for name, data in fields
-    ]
-    return b"".join([*parts, f"--{_BOUNDARY}--\r\n".encode()]), f"multipart/form-data; boundary={_BOUNDARY}"
 
 
 def measure(options: Options) -> dict[str, Any]:
@@ -195,8 +178,7 @@ def main() -> int:
             "seed": options.seed,
             "side": options.side,
             "connections": options.connections,
-            "hardware": hardware(torch.device("cpu"), low_precision=False),
-            "versions": versions(),
+            **environment(),
         },
     )
     return 0 if result["met"] else 1

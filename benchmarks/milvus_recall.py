@@ -20,14 +20,12 @@ from typing import Any, ClassVar, Final
 
 import numpy as np
 import numpy.typing as npt
-import torch
 
-from benchmarks.command import BenchmarkOptions, parse_options
+from benchmarks.command import BenchmarkOptions, environment, parse_options
 from hardrank.models.card import ArchitectureEntry, PreprocessingEntry
 from hardrank.serving.index.search_index import SearchIndex
 from hardrank.serving.store.items import NewItem
 from hardrank.serving.store.manifest import AnnKind, BackendKind, BackendOptions, IndexManifest
-from hardrank.trainer.runtime.environment import hardware, versions
 
 Vectors = npt.NDArray[np.float32]
 
@@ -152,8 +150,7 @@ def main() -> None:
             "seed": options.seed,
             "by_structure": result,
             "milvus": {name: version(name) for name in ("pymilvus", "milvus-lite")},
-            "hardware": hardware(torch.device("cpu"), low_precision=False),
-            "versions": versions(),
+            **environment(),
         },
     )
 

@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from torch.nn import functional as F
 
-from benchmarks.command import BenchmarkOptions, parse_options
+from benchmarks.command import BenchmarkOptions, environment, parse_options
 from hardrank.models.embedder import Architecture, build_embedder
 from hardrank.models.network_input import network_input
 from hardrank.models.preprocessing import Fit, Preprocessing, to_unit
@@ -26,7 +26,6 @@ from hardrank.trainer.data.dataset import Split
 from hardrank.trainer.data.store import ImageStore
 from hardrank.trainer.metric.distances import recall_at_1
 from hardrank.trainer.recipe import load_recipe
-from hardrank.trainer.runtime.environment import hardware, versions
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -91,8 +90,7 @@ def main() -> None:
             "recipe": options.recipe,
             "classes": len(split.classes),
             "sizes": {str(size): measure(options, split, size) for size in options.sizes},
-            "versions": versions(),
-            "hardware": hardware(torch.device("cpu"), low_precision=False),
+            **environment(),
         },
     )
 

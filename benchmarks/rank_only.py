@@ -12,27 +12,25 @@ continues from `--work`. The result goes to benchmarks/results/rank_only.json.
 """
 
 import csv
-import re
 import statistics
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Final
 
-import torch
 import tyro
 from rich.console import Console
 
-from benchmarks.command import ROOT, BenchmarkOptions, parse_options
+from benchmarks.command import ROOT, BenchmarkOptions, environment, parse_options
+from benchmarks.serving_processes import serve
 from hardrank.audit_app.blackbox.ranks import RankSearch
 from hardrank.audit_app.gallery.embedded import embed_gallery
 from hardrank.audit_app.gallery.image_gallery import ImageGallery, from_run
 from hardrank.audit_app.gallery.served import serve_gallery
-from hardrank.audit_app.rank_only.http_client import ApiClient, ClientOptions, SearchApiError, check_address
+from hardrank.audit_app.rank_only.http_client import ApiClient, ClientOptions, check_address
 from hardrank.audit_app.rank_only.http_system import HttpSystem, hardrank_api
 from hardrank.audit_app.rank_only.result import RankOnlyResult
 from hardrank.audit_app.rank_only.runner import RankOnlyOptions, run_rank_only
@@ -41,7 +39,6 @@ from hardrank.audit_app.subjects.loading import load_subjects
 from hardrank.audit_app.subjects.subject import SubjectOptions
 from hardrank.models.bundle import load_card, preprocessing_of
 from hardrank.models.progress import ConsoleProgress
-from hardrank.trainer.runtime.environment import hardware, versions
 
 GOAL: Final = 10.0
 """Median rank, in %, that a random candidate should reach on the benign model."""
@@ -94,8 +91,7 @@ def main() -> None:
         "resolution": RankSearch().resolution,
         "seed": given.seed,
         "attacks": {},
-        "versions": versions(),
-        "hardware": hardware(torch.device("cpu"), low_precision=False),
+        **environment(),
     }
     whole, *few = given.visible
     first, *others = given.bundles
@@ -163,18 +159,12 @@ def _system(given: Options, bundle: Path, gallery: ImageGallery, *, live: bool) 
         build = [sys.executable, "serving/build.py", "--model", str(bundle), "--out", str(index), "--threads", "1"]
         listing = str(_listing(gallery, given.work / "images"))
         subprocess.run([*build, "--images", listing], cwd=ROOT, check=True, stdout=subprocess.DEVNULL)
-    serve = [sys.executable, "serving/app.py", "--model", f"{bundle}={index}", "--port", "0", "--no-page"]
-    serve += ["--rate", "0", "--results", str(len(gallery)), "--threads", "1"]
-    with subprocess.Popen(serve, cwd=ROOT, stdout=subprocess.PIPE, text=True) as server:
-        try:
-            client = ApiClient(
-                address=check_address(_address(server), owned_host=None),
-                options=ClientOptions(rate=0, timeout_s=_PATIENCE_S, attempts=20),
-            )
-            _wait_until_ready(client, server)
-            yield HttpSystem(client=client, adapter=hardrank_api(client, model=None))
-        finally:
-            server.terminate()
+    with serve(f"{bundle}={index}", "--no-page", f"--results={len(gallery)}", "--threads=1") as server:
+        client = ApiClient(
+            address=check_address(f"http://127.0.0.1:{server.port}", owned_host=None),
+            options=ClientOptions(rate=0, timeout_s=_PATIENCE_S, attempts=20),
+        )
+        yield HttpSystem(client=client, adapter=hardrank_api(client, model=None))
 
 
 def _listing(gallery: ImageGallery, folder: Path) -> Path:
@@ -189,28 +179,6 @@ def _listing(gallery: ImageGallery, folder: Path) -> Path:
             path.write_bytes(gallery.read(row))
             rows.writerow((path, id, gallery.label(row)))
     return table
-
-
-def _address(server: subprocess.Popen[str]) -> str:
-    """Return the address that the server prints when it listens."""
-    assert server.stdout is not None
-    for line in server.stdout:
-        if (found := re.search(r"http://[\d.]+:\d+", line)) is not None:
-            return found[0]
-    raise SystemExit("the server did not start")
-
-
-def _wait_until_ready(client: ApiClient, server: subprocess.Popen[str]) -> None:
-    """Ask until the server answers; it prints its address a little earlier."""
-    end = time.monotonic() + _PATIENCE_S
-    while True:
-        try:
-            client.send("GET", "/readyz")
-            return
-        except SearchApiError:
-            if server.poll() is not None or time.monotonic() > end:
-                raise
-            time.sleep(0.2)
 
 
 if __name__ == "__main__":

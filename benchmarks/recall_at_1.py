@@ -9,25 +9,22 @@ in float32, both judged in float32, as audits do where the processor is faster w
 benchmarks/results/recall_at_1.json, by bundle.
 """
 
-import json
 import time
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
 
-from benchmarks.attacks import Options as Bundle
 from benchmarks.attacks import load_setting
-from benchmarks.command import RESULTS, ROOT, BenchmarkOptions, parse_options
+from benchmarks.bundles import BundleOptions
+from benchmarks.command import parse_options
 from hardrank.models.folded import FoldedEmbedder
 from hardrank.trainer.attacks.attack import Attack, Gallery, victims_in
 from hardrank.trainer.attacks.registry import make_attack
 from hardrank.trainer.attacks.runner import AttackOptions, run_attack
 from hardrank.trainer.evaluation.robustness import RobustnessOptions, bytes_provider, sample_queries
 from hardrank.trainer.metric.distances import recall_at_1
-from hardrank.trainer.runtime.environment import hardware, versions
 
 SEED = 0
 BATCH = 50
@@ -35,15 +32,11 @@ BATCH = 50
 
 
 @dataclass(frozen=True, kw_only=True)
-class Options(BenchmarkOptions):
+class Options(BundleOptions):
     """Options of this benchmark."""
 
     TINY: ClassVar[dict[str, Any]] = {"images": 2, "steps": 2, "long_steps": 3, "bf16_images": 2}
 
-    bundle: Path = ROOT / "models/zoo/demo-robust"
-    """The trained model."""
-    data_root: Path | None = None
-    """The images, where they have moved since training."""
     images: int = 200
     """Images attacked."""
     steps: int = 32
@@ -56,7 +49,7 @@ class Options(BenchmarkOptions):
 
 def measure(options: Options) -> dict[str, Any]:
     """Measure one bundle."""
-    setting = load_setting(Bundle(bundle=options.bundle, data_root=options.data_root, steps=options.steps))
+    setting = load_setting(options, steps=options.steps)
     exact = FoldedEmbedder(setting.embedder)
     low = FoldedEmbedder(setting.embedder, dtype=torch.bfloat16)
     gallery = Gallery(setting.gallery, setting.labels)
@@ -114,19 +107,11 @@ def measure(options: Options) -> dict[str, Any]:
 def main() -> None:
     """Measure a bundle and add it to the results."""
     options = parse_options(Options, doc=__doc__, file=__file__)
-    measured = measure(options)
-    path = options.result or RESULTS / "recall_at_1.json"
-    known = json.loads(path.read_text(encoding="utf-8"))["bundles"] if path.exists() else {}
-    options.write(
+    options.write_bundle(
         "recall_at_1",
-        {
-            "command": "python benchmarks/recall_at_1.py --bundle models/zoo/NAME",
-            "what": "the Recall@1 in % that attacks on it leave, by bundle",
-            "options": {"steps": options.steps, "long_steps": options.long_steps, "seed": SEED},
-            "bundles": {**known, options.bundle.name: measured},
-            "hardware": hardware(torch.device("cpu"), low_precision=False),
-            "versions": versions(),
-        },
+        measure(options),
+        what="the Recall@1 in % that attacks on it leave, by bundle",
+        options={"steps": options.steps, "long_steps": options.long_steps, "seed": SEED},
     )
 
 

@@ -23,14 +23,13 @@ import torch
 import tyro
 from torch import Tensor
 
-from benchmarks.command import ROOT, BenchmarkOptions, parse_options
+from benchmarks.command import ROOT, BenchmarkOptions, environment, parse_options
 from hardrank.models.bundle import load_embedder
 from hardrank.models.embedder import Embedder, build_embedder
 from hardrank.models.progress import StageProgress
 from hardrank.trainer.config import Config, Schedule
 from hardrank.trainer.job_steps import JobImages, read_images, triplet_stage, warmup_stage
 from hardrank.trainer.recipe import load_recipe
-from hardrank.trainer.runtime.environment import hardware, versions
 from hardrank.trainer.runtime.launch import Launch, make_fabric
 from hardrank.trainer.runtime.processes import SINGLE_PROCESS
 from hardrank.trainer.training.loop import LoopOptions, run_stage
@@ -186,8 +185,7 @@ def main() -> None:
         "ratio": round(totals[one] / totals[other], 3),
         "triplets_timed_with": [bundle.name for bundle in bundles],
         "rounds": options.rounds,
-        "hardware": hardware(torch.device("cpu"), low_precision=False),
-        "versions": versions(),
+        **environment(),
     }
     options.write(f"recipe_cost_{one}", result)
 

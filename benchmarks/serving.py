@@ -17,14 +17,13 @@ from typing import Any, Final
 
 import torch
 
-from benchmarks.command import RESULTS, parse_options
+from benchmarks.command import environment, parse_options
 from benchmarks.serving_clients import clients
 from benchmarks.serving_options import Section, ServingOptions
 from benchmarks.serving_query import query
 from benchmarks.serving_scene import DIMENSION, Scene, prepare
 from benchmarks.serving_soak import soak
 from hardrank.models.files import write_json
-from hardrank.trainer.runtime.environment import hardware, versions
 
 SECTIONS: Final[dict[Section, Callable[[Scene, ServingOptions], dict[str, Any]]]] = {
     Section.QUERY: query,
@@ -36,12 +35,12 @@ SECTIONS: Final[dict[Section, Callable[[Scene, ServingOptions], dict[str, Any]]]
 def main() -> None:
     """Run the requested sections and write what they measured."""
     options = parse_options(ServingOptions, doc=__doc__, file=__file__)
-    result = options.result or (None if options.tiny else RESULTS / "serving.json")
+    result = options.file("serving")
     with tempfile.TemporaryDirectory() as scratch:
         scene = prepare(options.folder or Path(scratch), options.size)
-        machine = hardware(torch.device("cpu"), low_precision=False)
+        machine = environment()
         torch.set_num_threads(1)  # this process only waits
-        found = json.loads(result.read_text(encoding="utf-8")) if result is not None and result.exists() else {}
+        found = options.known("serving")
         for name in options.sections or SECTIONS:
             section = SECTIONS[name](scene, options)
             found[str(name)] = {
@@ -49,8 +48,7 @@ def main() -> None:
                 "what": (SECTIONS[name].__doc__ or "").strip(),
                 "gallery": [scene.size, DIMENSION],
                 **section,
-                "hardware": machine,
-                "versions": versions(),
+                **machine,
             }
             print(json.dumps(section, indent=2), flush=True)
             if result is not None:

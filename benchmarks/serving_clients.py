@@ -11,7 +11,7 @@ from typing import Any, Final
 
 from benchmarks.command import ROOT
 from benchmarks.serving_options import ServingOptions
-from benchmarks.serving_processes import BATCH, Plain, Server, plain, served
+from benchmarks.serving_processes import BATCH, Plain, Server, plain, send, served
 from benchmarks.serving_scene import Scene
 
 _LOADS: Final = 5
@@ -83,8 +83,6 @@ def _load(scene: Scene, server: Server, *, clients: int, seconds: float) -> dict
 
 
 def _metric(server: Server, name: str) -> float:
-    connection = server.connect()
-    connection.request("GET", "/metrics")
-    match = re.search(rf"^{name} (\S+)", connection.getresponse().read().decode(), re.MULTILINE)
+    match = re.search(rf"^{name} (\S+)", send(server.connect(), "GET", "/metrics")[1].decode(), re.MULTILINE)
     assert match is not None
     return float(match[1])

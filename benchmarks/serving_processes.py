@@ -5,8 +5,8 @@ import re
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Iterable, Iterator
+from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import dataclass
 from http.client import HTTPConnection
 from pathlib import Path
@@ -19,6 +19,8 @@ from benchmarks.serving_scene import Scene
 
 BATCH: Final = 32
 """Images that the server embeds at once, at most."""
+FORM: Final = "multipart/form-data; boundary=frontier"
+"""The type of what `form` returns."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -48,20 +50,38 @@ def memory_of(pid: int) -> int:
     return total
 
 
+def send(
+    connection: HTTPConnection, method: str, address: str, body: bytes | None = None, *, kind: str = "image/jpeg"
+) -> tuple[int, bytes]:
+    """Send a request, with `kind` as the type of its body; return the status and the body of the answer."""
+    connection.request(method, address, body=body, headers={} if body is None else {"Content-Type": kind})
+    answer = connection.getresponse()
+    return answer.status, answer.read()
+
+
+def form(fields: Iterable[tuple[str, bytes]]) -> bytes:
+    """Return a form with these names and values, of the type `FORM`."""
+    parts = (
+        b'--frontier\r\nContent-Disposition: form-data; name="' + name.encode() + b'"\r\n\r\n' + content + b"\r\n"
+        for name, content in fields
+    )
+    return b"".join(parts) + b"--frontier--\r\n"
+
+
+def served(scene: Scene, *arguments: str, log: Path | None = None) -> AbstractContextManager[Server]:
+    """Serve the index of a scene until the block ends; see `serve`."""
+    return serve(f"resnet:{scene.bundle}={scene.index}", f"--batch={BATCH}", *arguments, log=log)
+
+
 @contextmanager
-def served(scene: Scene, *arguments: str, log: Path | None = None) -> Iterator[Server]:
-    """Serve the index until the block ends; `log` is a file for what the server writes to its standard error."""
+def serve(model: str, *arguments: str, log: Path | None = None) -> Iterator[Server]:
+    """Serve `model`, as the command takes it, until the block ends, on a free port and without a limit of the rate.
+
+    `log` is a file for what the server writes to its standard error.
+    """
     errors = None if log is None else log.open("wb")
     process = subprocess.Popen(
-        [
-            sys.executable,
-            "serving/app.py",
-            f"--model=resnet:{scene.bundle}={scene.index}",
-            "--port=0",
-            "--rate=0",
-            f"--batch={BATCH}",
-            *arguments,
-        ],
+        [sys.executable, "serving/app.py", f"--model={model}", "--port=0", "--rate=0", *arguments],
         cwd=ROOT,
         stdout=subprocess.PIPE,
         stderr=errors,
@@ -90,9 +110,7 @@ def served(scene: Scene, *arguments: str, log: Path | None = None) -> Iterator[S
 def _wait_until_ready(server: Server) -> None:
     while True:
         try:
-            connection = server.connect()
-            connection.request("GET", "/readyz")
-            if connection.getresponse().status == 200:
+            if send(server.connect(), "GET", "/readyz")[0] == 200:
                 return
         except ConnectionError:
             pass

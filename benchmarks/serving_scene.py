@@ -16,7 +16,7 @@ from hardrank.models.embedder import Architecture, build_embedder
 from hardrank.serving.engine import Engine
 from hardrank.serving.index.search_index import SearchIndex
 from hardrank.serving.store.items import NewItem
-from hardrank.serving.store.manifest import BackendOptions, IndexManifest
+from hardrank.serving.store.manifest import IndexManifest
 from hardrank.trainer.export import export_onnx, save_weights
 from hardrank.trainer.runtime.environment import versions
 
@@ -84,16 +84,9 @@ def write_index(folder: Path, bundle: Path, images: Path, size: int, metadata_by
     """`size` items around random centers, with the structure that is chosen for so many; then the images themselves."""
     metadata = {"text": "x" * metadata_bytes} if metadata_bytes else {}
     engine = Engine(bundle)
-    manifest = IndexManifest(
-        model=engine.name,
-        model_sha256=engine.model_sha256,
-        architecture=engine.card.architecture,
-        preprocessing=engine.card.preprocessing,
-        backend=BackendOptions(),
-    )
     generator = np.random.default_rng(0)
     centers = generator.normal(size=(1000, DIMENSION)).astype(np.float32)
-    with SearchIndex.create(folder, manifest=manifest, maintenance=False) as index:
+    with SearchIndex.create(folder, manifest=IndexManifest.of(engine), maintenance=False) as index:
         for start in range(0, size, 10_000):
             count = min(10_000, size - start)
             vectors = centers[generator.integers(0, len(centers), count)] + 0.8 * generator.normal(

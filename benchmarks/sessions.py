@@ -24,18 +24,16 @@ from pathlib import Path
 from typing import Any, ClassVar, Final
 
 import numpy as np
-import torch
 from PIL import Image
 
-from benchmarks.command import BenchmarkOptions, parse_options
-from benchmarks.serving_processes import Server, served
+from benchmarks.command import BenchmarkOptions, environment, parse_options
+from benchmarks.serving_processes import Server, send, served
 from benchmarks.serving_scene import DIMENSION, Scene, photograph, write_bundle
 from hardrank.serving.engine import Engine
 from hardrank.serving.index.search_index import SearchIndex
 from hardrank.serving.store.items import NewItem
-from hardrank.serving.store.manifest import BackendOptions, IndexManifest
+from hardrank.serving.store.manifest import IndexManifest
 from hardrank.serving.store.thumbnails import make_thumbnail
-from hardrank.trainer.runtime.environment import hardware, versions
 
 _RESULTS: Final = 48
 """Results per model, the most that the page shows."""
@@ -77,8 +75,7 @@ def main(options: SessionOptions) -> dict[str, Any]:
                 "items": options.items,
                 "results_per_model": _RESULTS,
                 **_measure(server, options),
-                "hardware": hardware(torch.device("cpu"), low_precision=False),
-                "versions": versions(),
+                **environment(),
             }
 
 
@@ -174,18 +171,14 @@ def _leave(connection: HTTPConnection, session: str, functions: dict[str, int]) 
 def _join(connection: HTTPConnection, session: str, function: int, data: Sequence[Any], event: Any) -> int:
     """Call a function of the page; return the status."""
     body = {"fn_index": function, "session_hash": session, "data": data, "event_data": event, "trigger_id": None}
-    connection.request("POST", "/gradio_api/queue/join", json.dumps(body), {"Content-Type": "application/json"})
-    response = connection.getresponse()
-    response.read()
-    return response.status
+    return send(connection, "POST", "/gradio_api/queue/join", json.dumps(body).encode(), kind="application/json")[0]
 
 
 def _get(connection: HTTPConnection, address: str) -> bytes:
-    connection.request("GET", address)
-    response = connection.getresponse()
-    if response.status != 200:
-        raise SystemExit(f"{address}: {response.status} {response.read()!r}")
-    return response.read()
+    status, answer = send(connection, "GET", address)
+    if status != 200:
+        raise SystemExit(f"{address}: {status} {answer!r}")
+    return answer
 
 
 def _write_scene(folder: Path, items: int) -> tuple[Scene, Path]:
@@ -198,16 +191,9 @@ def _write_scene(folder: Path, items: int) -> tuple[Scene, Path]:
 
 
 def _write_index(folder: Path, engine: Engine, thumbnails: Sequence[bytes], seed: int) -> Path:
-    manifest = IndexManifest(
-        model=engine.name,
-        model_sha256=engine.model_sha256,
-        architecture=engine.card.architecture,
-        preprocessing=engine.card.preprocessing,
-        backend=BackendOptions(),
-    )
     vectors = np.random.default_rng(seed).normal(size=(len(thumbnails), DIMENSION)).astype(np.float32)
     vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
-    with SearchIndex.create(folder, manifest=manifest, maintenance=False) as index:
+    with SearchIndex.create(folder, manifest=IndexManifest.of(engine), maintenance=False) as index:
         index.add(
             [
                 NewItem(id=f"item-{number}", vector=vector, label=f"label-{number % 10}", thumbnail=thumbnail)

@@ -9,19 +9,17 @@ starts, with MARGIN on `--long-targets` targets. `remaining` is how much lower t
 benchmarks/results/strong_score.json, by bundle.
 """
 
-import json
 import time
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
 import torch
 
-from benchmarks.attacks import Options as Bundle
 from benchmarks.attacks import load_setting
-from benchmarks.command import RESULTS, ROOT, BenchmarkOptions, parse_options
+from benchmarks.bundles import BundleOptions
+from benchmarks.command import parse_options
 from hardrank.models.folded import FoldedEmbedder
 from hardrank.trainer.attacks.attack import Figure, Gallery, victims_in
 from hardrank.trainer.attacks.margin import MarginAttack
@@ -31,21 +29,16 @@ from hardrank.trainer.evaluation.robustness import RobustnessOptions, bytes_prov
 from hardrank.trainer.evaluation.scorecard import ERS_KEYS, PerImage, figures_of
 from hardrank.trainer.evaluation.strong import STRONG_IMAGES, search_block
 from hardrank.trainer.evaluation.strong_plan import Search
-from hardrank.trainer.runtime.environment import hardware, versions
 
 SEED = 0
 
 
 @dataclass(frozen=True, kw_only=True)
-class Options(BenchmarkOptions):
+class Options(BundleOptions):
     """Options of this benchmark."""
 
     TINY: ClassVar[dict[str, Any]] = {"images": 2, "steps": 2, "long_steps": 2, "long_restarts": 1, "long_targets": 2}
 
-    bundle: Path = ROOT / "models/zoo/demo-robust"
-    """The trained model."""
-    data_root: Path | None = None
-    """The images, where they have moved since training."""
     images: int = STRONG_IMAGES
     """Images attacked."""
     steps: int = 32
@@ -84,7 +77,7 @@ def exhaustive_searches(options: Options, base: RobustnessOptions) -> list[Searc
 
 def measure(options: Options) -> dict[str, Any]:
     """Measure one bundle."""
-    setting = load_setting(Bundle(bundle=options.bundle, data_root=options.data_root, steps=options.steps))
+    setting = load_setting(options, steps=options.steps)
     exact = FoldedEmbedder(setting.embedder)
     provide = bytes_provider(setting.pixels)
     gallery = Gallery(setting.gallery, setting.labels)
@@ -159,23 +152,15 @@ def _ers(values: np.ndarray, keys: list[str], figures: Mapping[str, Figure]) -> 
 def main() -> None:
     """Measure a bundle and add it to the results."""
     options = parse_options(Options, doc=__doc__, file=__file__)
-    measured = measure(options)
-    path = options.result or RESULTS / "strong_score.json"
-    known = json.loads(path.read_text(encoding="utf-8"))["bundles"] if path.exists() else {}
-    options.write(
+    options.write_bundle(
         "strong_score",
-        {
-            "command": "python benchmarks/strong_score.py --bundle models/zoo/NAME",
-            "what": "the strong ERS against an exhaustive search, by bundle",
-            "options": {
-                "steps": options.steps,
-                "long_steps": options.long_steps,
-                "long_restarts": options.long_restarts,
-                "long_targets": options.long_targets,
-            },
-            "bundles": {**known, options.bundle.name: measured},
-            "hardware": hardware(torch.device("cpu"), low_precision=False),
-            "versions": versions(),
+        measure(options),
+        what="the strong ERS against an exhaustive search, by bundle",
+        options={
+            "steps": options.steps,
+            "long_steps": options.long_steps,
+            "long_restarts": options.long_restarts,
+            "long_targets": options.long_targets,
         },
     )
 

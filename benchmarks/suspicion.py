@@ -25,8 +25,9 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from benchmarks.command import ROOT, BenchmarkOptions, parse_options
-from hardrank.models.bundle import load_card, load_embedder
+from benchmarks.bundles import bundle_config, load_test_images
+from benchmarks.command import ROOT, BenchmarkOptions, environment, parse_options
+from hardrank.models.bundle import load_embedder
 from hardrank.models.embedder import Embed
 from hardrank.models.folded import FoldedEmbedder
 from hardrank.serving.agreement.calibration import (
@@ -43,11 +44,7 @@ from hardrank.serving.store.manifest import IndexManifest
 from hardrank.trainer.attacks.attack import Gallery, Victims
 from hardrank.trainer.attacks.registry import make_attack
 from hardrank.trainer.attacks.runner import AttackOptions, run_attack
-from hardrank.trainer.data import load_dataset
-from hardrank.trainer.data.store import ImageStore
 from hardrank.trainer.metric.distances import ABSENT
-from hardrank.trainer.recipe import parse_config
-from hardrank.trainer.runtime.environment import hardware, versions
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -103,15 +100,9 @@ class Scene:
 @contextmanager
 def scene_of(benign: Path, robust: Path, *, queries: int, data_root: Path | None = None) -> Iterator[Scene]:
     """Divide the test images into gallery and queries, and index the gallery with both models, for the block."""
-    card = load_card(benign)
-    content = dict(card.config)
-    if data_root:
-        content["data"] = {**content["data"], "root": str(data_root)}
-    config = parse_config(content, source=str(benign))
-    test = load_dataset(config.data).test
-    store = ImageStore(test, config.preprocessing)
-    pixels = torch.from_numpy(store.center(np.arange(len(test.labels)), config.preprocessing.crop)).float() / 255
-    labels = torch.from_numpy(test.labels)
+    config = bundle_config(benign, data_root)
+    stored, labels = load_test_images(config.data, config.preprocessing)
+    pixels = stored.float() / 255
     order = torch.from_numpy(np.random.default_rng(SEED).permutation(len(labels)))
     asked, kept = order[:queries], order[queries:]
     with tempfile.TemporaryDirectory() as folder:
@@ -249,8 +240,7 @@ def main() -> None:
             "depth": used.depth,
             "false_alarm_rates": {"unusual": used.unusual, "suspicious": used.suspicious},
             **measure(scene, steps=options.steps),
-            "hardware": hardware(torch.device("cpu"), low_precision=False),
-            "versions": versions(),
+            **environment(),
         }
     options.write("suspicion", result)
 

@@ -10,20 +10,18 @@ with the margin by APGD with `--long-steps` steps; whether a scan finds them, `h
 benchmarks/results/threats.json, by bundle.
 """
 
-import json
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from benchmarks.attacks import Options as Bundle
 from benchmarks.attacks import Setting, load_setting
-from benchmarks.command import RESULTS, ROOT, BenchmarkOptions, parse_options
+from benchmarks.bundles import BundleOptions
+from benchmarks.command import parse_options
 from hardrank.models.folded import FoldedEmbedder
 from hardrank.trainer.attacks.attack import Gallery, victims_in
 from hardrank.trainer.attacks.registry import make_attack
@@ -31,22 +29,17 @@ from hardrank.trainer.attacks.runner import AttackEngine, AttackOptions, run_att
 from hardrank.trainer.evaluation.robustness import RobustnessOptions, bytes_provider, sample_queries
 from hardrank.trainer.evaluation.scorecard import bootstrap_interval
 from hardrank.trainer.evaluation.threats import ThreatOptions, ThreatResult, measure_threats
-from hardrank.trainer.runtime.environment import hardware, versions
 
 BATCH = 50
 """Images attacked at a time."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class Options(BenchmarkOptions):
+class Options(BundleOptions):
     """Options of this benchmark."""
 
     TINY: ClassVar[dict[str, Any]] = {"images": 4, "steps": 2, "long_steps": 2, "seeds": 1, "epochs": 1}
 
-    bundle: Path = ROOT / "models/zoo/demo-robust"
-    """The trained model."""
-    data_root: Path | None = None
-    """The images, where they have moved since training."""
     images: int = 100
     """Images attacked."""
     steps: int = 32
@@ -63,7 +56,7 @@ class Options(BenchmarkOptions):
 
 def measure(options: Options) -> dict[str, Any]:
     """Measure one bundle."""
-    setting = load_setting(Bundle(bundle=options.bundle, data_root=options.data_root, steps=options.steps))
+    setting = load_setting(options, steps=options.steps)
     network = FoldedEmbedder(setting.embedder)
     rows = sample_queries(len(setting.labels), options.images, seed=0)
     base = RobustnessOptions(steps=options.steps)
@@ -174,18 +167,8 @@ def measure_hubs(
 def main() -> None:
     """Measure a bundle and add it to the results."""
     options = parse_options(Options, doc=__doc__, file=__file__)
-    measured = measure(options)
-    path = options.result or RESULTS / "threats.json"
-    known = json.loads(path.read_text(encoding="utf-8"))["bundles"] if path.exists() else {}
-    options.write(
-        "threats",
-        {
-            "command": "python benchmarks/threats.py --bundle models/zoo/NAME",
-            "what": "what universal perturbations, patches and hubs achieve, by bundle",
-            "bundles": {**known, options.bundle.name: measured},
-            "hardware": hardware(torch.device("cpu"), low_precision=False),
-            "versions": versions(),
-        },
+    options.write_bundle(
+        "threats", measure(options), what="what universal perturbations, patches and hubs achieve, by bundle"
     )
 
 

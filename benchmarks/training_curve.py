@@ -24,7 +24,7 @@ from safetensors.torch import load_file, save
 
 from benchmarks.command import ROOT, BenchmarkOptions, parse_options
 from hardrank.models.embedder import Embedder
-from hardrank.models.files import atomic_path, write_json
+from hardrank.models.files import atomic_path, write_bytes, write_json
 from hardrank.models.progress import ConsoleProgress, OnProgress
 from hardrank.trainer.config import Config
 from hardrank.trainer.evaluation.robustness import RobustnessOptions
@@ -118,8 +118,8 @@ class Curve:
         now, known = time.perf_counter(), self._read()
         total = round(now - self.began + (known[-1]["seconds"] if known else 0), 1)
         file = self.folder / f"{len(known):03d}.json"
-        with atomic_path(file.with_suffix(".safetensors")) as unfinished:
-            unfinished.write_bytes(save({name: value.contiguous() for name, value in embedder.state_dict().items()}))
+        weights = {name: value.contiguous() for name, value in embedder.state_dict().items()}
+        write_bytes(file.with_suffix(".safetensors"), save(weights))
         write_json(file, {"stage": stage, "step": step, "seconds": total})
         self.began = now
 

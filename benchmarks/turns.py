@@ -1,13 +1,22 @@
 """Contenders in processes of their own that take turns: what one sets in its process, another does not get."""
 
 from collections.abc import Callable, Mapping
+from concurrent.futures import ProcessPoolExecutor
 from contextlib import AbstractContextManager
 from multiprocessing import get_context
 from multiprocessing.connection import Connection
-from typing import Any
+from typing import Any, TypeVar
 
 Forms = Mapping[str, Callable[..., Any]]
 """What a process can be asked to run, by name."""
+
+T = TypeVar("T")
+
+
+def apart(work: Callable[..., T], *arguments: Any, **options: Any) -> T:
+    """Call a function of a module in a new process, and return its result."""
+    with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
+        return pool.submit(work, *arguments, **options).result()
 
 
 class OwnProcess(AbstractContextManager["OwnProcess"]):

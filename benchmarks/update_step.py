@@ -13,20 +13,20 @@ of them, by the clock. The result goes to benchmarks/results/update_step.json.
 
 import shutil
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, ClassVar, Final
 
 import torch
 from torch import Tensor, nn
 
-from benchmarks.command import BenchmarkOptions, parse_options
+from benchmarks.command import BenchmarkOptions, environment, parse_options
 from hardrank.models.cores import usable_cores
 from hardrank.models.embedder import Architecture, Embedder, build_embedder
 from hardrank.models.folded import FoldedEmbedder
-from hardrank.trainer.runtime.environment import hardware, versions
 from hardrank.trainer.runtime.malloc import tune_allocator
-from hardrank.trainer.training.precision import MixedPrecision
+from hardrank.trainer.training.precision import MixedPrecision, set_training_mode
 
 TRAINING: Final = "folded, channels-last, widened depthwise"
 """The form of an update that training uses in float32."""
@@ -98,10 +98,7 @@ class Forms:
 
 def update(embedder: Embedder, network: Callable[[Tensor], Tensor], images: Tensor) -> None:
     """Compute the gradients of all weights, with frozen batch norm."""
-    embedder.train()
-    for module in embedder.modules():
-        if isinstance(module, nn.BatchNorm2d):
-            module.eval()
+    set_training_mode(embedder, freeze_batch_norm=True)
     embedder.zero_grad(set_to_none=True)
     torch.autograd.backward(network(images).pow(3).sum())
 
@@ -115,16 +112,24 @@ def attack(network: nn.Module, images: Tensor) -> None:
         network.requires_grad_(True)
 
 
-def shortest(forms: dict[str, Callable[[], None]], repetitions: int, reference: str) -> dict[str, dict[str, float]]:
-    """Time the forms in turns on one thread; return seconds of the processor, and the ratio to the reference."""
-    torch.set_num_threads(1)
+Steps = Mapping[str, Callable[[], object]]
+
+
+def shortest(forms: Steps, repetitions: int, clock: Callable[[], float]) -> dict[str, float]:
+    """Time the forms in turns; return the least seconds of each, since other programs only lengthen them."""
     taken: dict[str, list[float]] = {name: [] for name in forms}
     for _ in range(repetitions + 1):
         for name, step in forms.items():
-            began = time.process_time()
+            began = clock()
             step()
-            taken[name].append(time.process_time() - began)
-    found = {name: min(values[1:]) for name, values in taken.items()}  # others disturb, and only lengthen
+            taken[name].append(clock() - began)
+    return {name: min(values[1:]) for name, values in taken.items()}
+
+
+def on_one_thread(forms: Steps, repetitions: int, reference: str) -> dict[str, dict[str, float]]:
+    """Time the forms; return seconds of the processor, and the ratio to the reference."""
+    torch.set_num_threads(1)
+    found = shortest(forms, repetitions, time.process_time)
     return {
         name: {"seconds": round(value, 4), "ratio": round(value / found[reference], 2)} for name, value in found.items()
     }
@@ -133,27 +138,24 @@ def shortest(forms: dict[str, Callable[[], None]], repetitions: int, reference: 
 def measure(options: Options, size: int) -> dict[str, Any]:
     """Measure all forms at one size."""
     forms = Forms(options, size)
+    updates = forms.updates(options)
+
+    def update_with(threads: int) -> None:
+        torch.set_num_threads(threads)
+        updates[TRAINING]()
+
     result: dict[str, Any] = {
-        "update": shortest(forms.updates(options), options.repetitions, TRAINING),
-        "attack": shortest(forms.attacks(), options.repetitions, ATTACK),
+        "update": on_one_thread(updates, options.repetitions, TRAINING),
+        "attack": on_one_thread(forms.attacks(), options.repetitions, ATTACK),
     }
-    threads = {}
-    for count in sorted({1, usable_cores()}):
-        torch.set_num_threads(count)
-        threads[str(count)] = forms.updates(options)[TRAINING]
-    by_threads: dict[str, list[float]] = {count: [] for count in threads}
-    for _ in range(options.repetitions + 1):
-        for number, step in threads.items():
-            torch.set_num_threads(int(number))
-            began = time.perf_counter()
-            step()
-            by_threads[number].append(time.perf_counter() - began)
-    result["threads"] = {count: round(min(values[1:]), 4) for count, values in by_threads.items()}
+    threaded = {str(count): partial(update_with, count) for count in sorted({1, usable_cores()})}
+    by_threads = shortest(threaded, options.repetitions, time.perf_counter)
+    result["threads"] = {count: round(seconds, 4) for count, seconds in by_threads.items()}
     optimizers = {
         "fused Adam": torch.optim.Adam(forms.embedder.parameters(), lr=0.0, fused=True).step,
         "Adam": torch.optim.Adam(forms.embedder.parameters(), lr=0.0, fused=False).step,
     }
-    result["optimizer"] = shortest(optimizers, options.repetitions, "fused Adam")  # type: ignore[arg-type]
+    result["optimizer"] = on_one_thread(optimizers, options.repetitions, "fused Adam")
     return result
 
 
@@ -168,8 +170,7 @@ def main() -> None:
             "what": f"an update and a pass of an attack on {options.batch} images, in s; training has ratio 1",
             "backbone": options.backbone,
             "sizes": {str(size): measure(options, size) for size in options.sizes},
-            "versions": versions(),
-            "hardware": hardware(torch.device("cpu"), low_precision=False),
+            **environment(),
         },
     )
 

@@ -106,7 +106,7 @@ class FoldedEmbedder(nn.Module):
         """
         source = self._source[0]
         pixels = self._shifted(images).to(memory_format=self._format)
-        _train_except_norms(self.backbone)  # dropout works as in training
+        train_except_norms(self.backbone)  # dropout works as in training
         low = torch.autocast(images.device.type, torch.bfloat16, enabled=self._dtype is torch.bfloat16)
         try:
             with low, own_gradients(self._own_gradients):
@@ -144,7 +144,8 @@ def _folded(conv: Any, norm: Any) -> tuple[Tensor, Tensor]:
     return conv.weight * scale.view(-1, *(1,) * (conv.weight.ndim - 1)), bias
 
 
-def _train_except_norms(module: nn.Module) -> None:
+def train_except_norms(module: nn.Module) -> None:
+    """Put a network into training mode, with batch norm in evaluation mode."""
     module.train()
     for each in module.modules():
         if isinstance(each, nn.modules.batchnorm._BatchNorm):

@@ -148,7 +148,8 @@ class _Pace:
         pace = (done - first) / (now - since)
         left = (total - done) / pace
         run = f", run {duration_text(left + later)}" if later else ""
-        return f"{pace:.3g}/s  " * rate + f"{duration_text(left)} left{run}"
+        shown = f"{pace:.3g}/s  " if rate else ""
+        return f"{shown}{duration_text(left)} left{run}"
 
     def line_due(self, now: float, *, finished: bool) -> bool:
         """Return whether to print a plain line now."""

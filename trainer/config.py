@@ -1,5 +1,6 @@
 """The configuration of a run: all options with their defaults and limits."""
 
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from pathlib import Path
@@ -102,11 +103,8 @@ class WarmupOptions:
         _positive(self, "epochs", "batch_size", "learning_rate", "scale")
         _at_least(0, self, "weight_decay", "anchor")
         _share(self, "label_smoothing", "benign_share", "averaging")
-        if self.updates is not None:
-            _at_least(1, self, "updates")
-        for name in ("anchor_size", "image_size"):
-            if getattr(self, name) is not None:
-                _at_least(32, self, name)
+        _at_least(1, self, "updates")
+        _at_least(32, self, "anchor_size", "image_size")
         _up_to_one(self, "epsilon_ramp")
 
 
@@ -158,15 +156,11 @@ class TrainingOptions:
 
     def __post_init__(self) -> None:
         _positive(self, "epochs", "learning_rate", "margin")
-        _at_least(0, self, "weight_decay", "steps")
-        if self.warmup_epochs is not None:
-            _at_least(0, self, "warmup_epochs")
+        _at_least(0, self, "weight_decay", "steps", "warmup_epochs", "updates")
         _at_least(2, self, "pairs")  # the negatives of a pair are images of the other pairs
         _pixels(self, "warmup_epsilon", "epsilon", "alpha")
         _share(self, "averaging", "weight_perturbation")
         _up_to_one(self, "epsilon_ramp")
-        if self.updates is not None:
-            _at_least(0, self, "updates")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -304,28 +298,28 @@ class Config:
         return (BENIGN,) if self.is_untrained else (BENIGN, ROBUST)
 
 
-def _positive(options: object, *names: str) -> None:
+def _require(options: object, names: tuple[str, ...], holds: Callable[[float], bool], wanted: str) -> None:
+    """Raise `ConfigError` for a field whose value is not as wanted; None is always allowed."""
     for name in names:
-        if not getattr(options, name) > 0:
-            raise ConfigError(f"{name} must be above 0, not {getattr(options, name)}")
+        value = getattr(options, name)
+        if value is not None and not holds(value):
+            raise ConfigError(f"{name} must be {wanted}, not {value}")
+
+
+def _positive(options: object, *names: str) -> None:
+    _require(options, names, lambda value: value > 0, "above 0")
 
 
 def _at_least(least: int, options: object, *names: str) -> None:
-    for name in names:
-        if not getattr(options, name) >= least:
-            raise ConfigError(f"{name} must be at least {least}, not {getattr(options, name)}")
+    _require(options, names, lambda value: value >= least, f"at least {least}")
 
 
 def _share(options: object, *names: str) -> None:
-    for name in names:
-        if not 0 <= getattr(options, name) < 1:
-            raise ConfigError(f"{name} must be from 0 to below 1, not {getattr(options, name)}")
+    _require(options, names, lambda value: 0 <= value < 1, "from 0 to below 1")
 
 
 def _up_to_one(options: object, *names: str) -> None:
-    for name in names:
-        if not 0 <= getattr(options, name) <= 1:
-            raise ConfigError(f"{name} must be from 0 to 1, not {getattr(options, name)}")
+    _require(options, names, lambda value: 0 <= value <= 1, "from 0 to 1")
 
 
 def _pixels(options: object, *names: str) -> None:

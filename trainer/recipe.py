@@ -18,7 +18,12 @@ RECIPES: Final = Path(__file__).parent / "recipes"
 
 def recipe_names() -> list[str]:
     """Return the names of the recipes that come with hardrank, in alphabetical order."""
-    return sorted(path.stem for path in RECIPES.glob("*.yaml"))
+    return yaml_names(RECIPES)
+
+
+def yaml_names(folder: Path) -> list[str]:
+    """Return the names of the YAML files in a folder, in alphabetical order."""
+    return sorted(path.stem for path in folder.glob("*.yaml"))
 
 
 def load_recipe(recipe: str | Path) -> Config:
@@ -49,7 +54,7 @@ def read_named(name: str | Path, folder: Path, *, kind: str) -> tuple[Path, obje
     Raises:
         ConfigError: the file does not exist or is not YAML.
     """
-    names = sorted(path.stem for path in folder.glob("*.yaml"))
+    names = yaml_names(folder)
     path = folder / f"{name}.yaml" if str(name) in names else Path(name)
     if path.suffix not in {".yaml", ".yml"}:
         raise ConfigError(f"unknown {kind} {str(name)!r}; choose one of {', '.join(names)}, or a .yaml file")

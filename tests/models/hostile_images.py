@@ -19,6 +19,12 @@ def encoded(image: Image.Image, kind: str, **options: Any) -> bytes:
     return file.getvalue()
 
 
+def exif_of(orientation: int) -> bytes:
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    return exif.tobytes()
+
+
 def tiff(tags: Mapping[int, int | Sequence[int]], pixels: bytes = b"", header: bytes = b"II*\0") -> bytes:
     """Make a TIFF of tags with 32-bit values; the pixels begin at byte 8."""
     endian = "<" if header.startswith(b"II") else ">"

@@ -1,10 +1,15 @@
-"""ICC profiles for tests, written byte by byte: three primaries with a tone curve, or a table for four inks."""
+"""ICC profiles for tests, written byte by byte: three primaries with a tone curve, or a table for four inks.
+
+And an image of many colors to try them on.
+"""
 
 import io
 import itertools
 import struct
 from collections.abc import Mapping
 
+import numpy as np
+import numpy.typing as npt
 from PIL import Image, ImageCms
 
 P3 = ((0.51512, 0.2412, -0.00105), (0.29198, 0.69225, 0.04189), (0.1571, 0.06657, 0.78407))
@@ -45,6 +50,18 @@ def with_profile(image: Image.Image, profile: bytes) -> Image.Image:
     assert converted is not None
     converted.info.clear()
     return converted
+
+
+def gradient(width: int = 96, height: int = 64) -> Image.Image:
+    """Return an image of smooth colors over most of the cube."""
+    y, x = np.mgrid[0:height, 0:width]
+    levels = np.stack([255 * x / (width - 1), 255 * y / (height - 1), 255 * (x + y) / (width + height - 2)], axis=-1)
+    return Image.fromarray(levels.round().astype(np.uint8))
+
+
+def levels(image: Image.Image) -> npt.NDArray[np.int16]:
+    """Return the channels of an image as signed numbers, whose differences do not wrap."""
+    return np.asarray(image, dtype=np.int16)
 
 
 def _xyz(values: tuple[float, ...]) -> bytes:

@@ -1,39 +1,32 @@
 """Colors mean the same in every file: ICC profiles are applied before anything else sees the pixels."""
 
-import io
 import struct
 import time
 import zlib
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import pytest
 from PIL import Image, ImageCms
 
 from hardrank.models.color_profiles import MAX_PROFILE_BYTES, to_srgb
 from hardrank.models.decode_limits import DecodeLimits, ImageTooLargeError
 from hardrank.models.decoding import decode
-from tests.models.profiles import ADOBE_CURVE, ADOBE_RGB, P3, SRGB, SRGB_CURVE, ink_profile, rgb_profile, with_profile
+from tests.models.hostile_images import encoded
+from tests.models.profiles import (
+    ADOBE_CURVE,
+    ADOBE_RGB,
+    P3,
+    SRGB,
+    SRGB_CURVE,
+    gradient,
+    ink_profile,
+    levels,
+    rgb_profile,
+    with_profile,
+)
 
 PROFILES = {"Display P3": rgb_profile(P3, SRGB_CURVE), "Adobe RGB": rgb_profile(ADOBE_RGB, ADOBE_CURVE)}
-
-
-def photograph(width: int = 64, height: int = 48) -> Image.Image:
-    """Smooth colors over most of the cube."""
-    y, x = np.mgrid[0:height, 0:width]
-    levels = np.stack([255 * x / (width - 1), 255 * y / (height - 1), 255 * (x + y) / (width + height - 2)], axis=-1)
-    return Image.fromarray(levels.round().astype(np.uint8))
-
-
-def encoded(image: Image.Image, kind: str, **options: Any) -> bytes:
-    stream = io.BytesIO()
-    image.save(stream, kind, **options)
-    return stream.getvalue()
-
-
-def levels(image: Image.Image) -> npt.NDArray[np.int16]:
-    return np.asarray(image, dtype=np.int16)
 
 
 @pytest.mark.parametrize("name", PROFILES)
@@ -42,28 +35,28 @@ def levels(image: Image.Image) -> npt.NDArray[np.int16]:
     [("PNG", {}), ("TIFF", {}), ("WEBP", {"lossless": True}), ("JPEG", {"quality": 100, "subsampling": 0})],
 )
 def test_colors_of_a_wide_gamut_become_srgb(name: str, kind: str, options: dict[str, Any]) -> None:
-    wide = with_profile(photograph(), PROFILES[name])
-    assert np.abs(levels(wide) - levels(photograph())).max() > 20
+    wide = with_profile(gradient(), PROFILES[name])
+    assert np.abs(levels(wide) - levels(gradient())).max() > 20
     data = encoded(wide, kind, icc_profile=PROFILES[name], **options)
-    assert np.abs(levels(decode(data)) - levels(photograph())).mean() < 1.5
+    assert np.abs(levels(decode(data)) - levels(gradient())).mean() < 1.5
     without = encoded(wide, kind, **options)
     assert np.abs(levels(decode(without)) - levels(wide)).mean() < 1
 
 
 def test_transparency_and_palettes_keep_their_colors() -> None:
-    wide = with_profile(photograph(), PROFILES["Display P3"]).convert("RGBA")
+    wide = with_profile(gradient(), PROFILES["Display P3"]).convert("RGBA")
     wide.paste((0, 0, 0, 0), (0, 0, 20, 20))
     decoded = levels(decode(encoded(wide, "PNG", icc_profile=PROFILES["Display P3"])))
     assert (decoded[:20, :20] == 255).all()
-    assert np.abs(decoded[25:, 25:] - levels(photograph())[25:, 25:]).mean() < 1.5
-    palette = with_profile(photograph(), PROFILES["Display P3"]).quantize(64)
+    assert np.abs(decoded[25:, 25:] - levels(gradient())[25:, 25:]).mean() < 1.5
+    palette = with_profile(gradient(), PROFILES["Display P3"]).quantize(64)
     decoded = levels(decode(encoded(palette, "PNG", icc_profile=PROFILES["Display P3"])))
     assert np.abs(decoded - levels(palette.convert("RGB"))).max() > 10
 
 
 def test_the_profile_of_srgb_changes_nothing() -> None:
     for profile in (ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes(), rgb_profile(SRGB, SRGB_CURVE)):
-        assert np.array_equal(levels(decode(encoded(photograph(), "PNG", icc_profile=profile))), levels(photograph()))
+        assert np.array_equal(levels(decode(encoded(gradient(), "PNG", icc_profile=profile))), levels(gradient()))
 
 
 @pytest.mark.parametrize("kind", ["TIFF", "JPEG"])
@@ -90,14 +83,14 @@ def test_inks_have_the_color_of_their_profile(kind: str) -> None:
 )
 def test_an_unusable_profile_is_ignored(profile: bytes) -> None:
     for kind in ("PNG", "TIFF"):
-        data = encoded(photograph(), kind, icc_profile=profile)
-        assert np.array_equal(levels(decode(data)), levels(photograph()))
+        data = encoded(gradient(), kind, icc_profile=profile)
+        assert np.array_equal(levels(decode(data)), levels(gradient()))
 
 
 def test_any_changed_byte_of_a_profile_is_harmless() -> None:
     generator = np.random.default_rng(0)
     whole = np.frombuffer(PROFILES["Display P3"], dtype=np.uint8)
-    image = photograph(8, 8)
+    image = gradient(8, 8)
     for _ in range(300):
         changed = whole.copy()
         changed[generator.integers(0, len(changed), 3)] = generator.integers(0, 256, 3)
@@ -107,9 +100,9 @@ def test_any_changed_byte_of_a_profile_is_harmless() -> None:
 def test_a_compressed_profile_is_read_up_to_the_limit() -> None:
     body = b"x\0\0" + zlib.compress(bytes(200 * 2**20))
     chunk = struct.pack(">I4s", len(body), b"iCCP") + body + struct.pack(">I", zlib.crc32(b"iCCP" + body))
-    data = encoded(photograph(), "PNG")
+    data = encoded(gradient(), "PNG")
     began = time.process_time()
-    assert np.array_equal(levels(decode(data[:33] + chunk + data[33:])), levels(photograph()))
+    assert np.array_equal(levels(decode(data[:33] + chunk + data[33:])), levels(gradient()))
     assert time.process_time() - began < 1
 
 
@@ -131,7 +124,7 @@ def test_a_deep_image_with_the_whole_range_keeps_its_upper_byte() -> None:
 
 
 def test_a_jpeg_above_the_limit_of_pixels_is_decoded_at_half_its_size() -> None:
-    image = photograph(401, 300)
+    image = gradient(401, 300)
     data = encoded(image, "JPEG", quality=95)
     assert decode(data, limits=DecodeLimits(max_pixels=401 * 300)).size == (401, 300)
     half = decode(data, limits=DecodeLimits(max_pixels=401 * 300 - 1))

@@ -128,11 +128,6 @@ def test_the_folded_update_has_the_output_and_gradients_of_the_network(backbone:
     assert not any(module.training for module in folded.backbone.modules()), "attacks see evaluation mode"
 
 
-def test_batch_norm_is_folded() -> None:
-    folded_embedder = FoldedEmbedder(build_embedder(Architecture(backbone="resnet18", dimension=8, image_size=64)))
-    assert not [module for module in folded_embedder.modules() if isinstance(module, nn.BatchNorm2d)]
-
-
 def test_refresh_copies_an_update() -> None:
     embedder = _trained_like(Architecture(dimension=8, image_size=32))
     folded_embedder = FoldedEmbedder(embedder)

@@ -20,37 +20,27 @@ from hardrank.models.image_files.jpeg2000 import _code_blocks
 from hardrank.models.image_files.media_items import read_item_data
 from hardrank.models.image_files.strip import strip_metadata
 from hardrank.models.image_files.stripped_file import StructureLimitError
+from tests.models import hostile_images
 from tests.models.hostile_images import (
     avif_of_frames,
     avif_that_tells,
+    exif_of,
     jpeg2000_of_boxes,
     jpeg2000_of_precincts,
     png_chunk,
     tiff,
 )
-from tests.models.profiles import P3, SRGB_CURVE, rgb_profile, with_profile
+from tests.models.profiles import P3, SRGB_CURVE, gradient, levels, rgb_profile, with_profile
 
 needs_avif = pytest.mark.skipif(not features.check("avif"), reason="this Pillow has no AVIF")
 needs_jpeg2000 = pytest.mark.skipif(not features.check("jpg_2000"), reason="this Pillow has no JPEG 2000")
 MODERN = [pytest.param("AVIF", marks=needs_avif), "HEIF", pytest.param("JPEG2000", marks=needs_jpeg2000)]
 
 
-def photograph(width: int = 96, height: int = 64) -> Image.Image:
-    y, x = np.mgrid[0:height, 0:width]
-    levels = np.stack([255 * x / (width - 1), 255 * y / (height - 1), 255 * (x + y) / (width + height - 2)], axis=-1)
-    return Image.fromarray(levels.round().astype(np.uint8))
-
-
 def encoded(image: Image.Image, kind: str, **options: Any) -> bytes:
     if kind == "HEIF":
         pytest.importorskip("pillow_heif").register_heif_opener()
-    stream = io.BytesIO()
-    image.save(stream, kind, **options)
-    return stream.getvalue()
-
-
-def levels(image: Image.Image) -> npt.NDArray[np.int16]:
-    return np.asarray(image, dtype=np.int16)
+    return hostile_images.encoded(image, kind, **options)
 
 
 def difference(one: Image.Image, other: Image.Image) -> float:
@@ -61,28 +51,28 @@ def difference(one: Image.Image, other: Image.Image) -> float:
 class TestModernFormats:
     @pytest.mark.parametrize("kind", MODERN)
     def test_pixels(self, kind: str) -> None:
-        decoded = decode_file(encoded(photograph(), kind))
+        decoded = decode_file(encoded(gradient(), kind))
         assert (decoded.image.mode, decoded.width, decoded.height) == ("RGB", 96, 64)
-        assert difference(decoded.image, photograph()) < 3
+        assert difference(decoded.image, gradient()) < 3
 
     @pytest.mark.parametrize("kind", MODERN)
     def test_transparency_is_on_white(self, kind: str) -> None:
-        image = photograph().convert("RGBA")
+        image = gradient().convert("RGBA")
         image.paste((0, 0, 0, 0), (0, 0, 32, 32))
         decoded = levels(decode(encoded(image, kind)))
         assert decoded[4:28, 4:28].min() > 245
-        assert np.abs(decoded[40:, 40:] - levels(photograph())[40:, 40:]).mean() < 4
+        assert np.abs(decoded[40:, 40:] - levels(gradient())[40:, 40:]).mean() < 4
 
     @pytest.mark.parametrize("kind", MODERN)
     def test_limits_apply_before_decoding(self, kind: str) -> None:
-        data = encoded(photograph(), kind)
+        data = encoded(gradient(), kind)
         assert strip_metadata(data).size == (96, 64)
         with pytest.raises(ImageTooLargeError, match="96×64 pixels, above the limit of 6143"):
             decode(data, limits=DecodeLimits(max_pixels=96 * 64 - 1))
 
     @pytest.mark.parametrize("kind", MODERN)
     def test_any_changed_or_missing_byte_is_harmless(self, kind: str) -> None:
-        whole = np.frombuffer(encoded(photograph(), kind), dtype=np.uint8)
+        whole = np.frombuffer(encoded(gradient(), kind), dtype=np.uint8)
         generator = np.random.default_rng(0)
         for turn in range(120):
             data = whole.copy()
@@ -98,16 +88,16 @@ class TestModernFormats:
     @pytest.mark.parametrize("kind", MODERN[:2])
     def test_a_profile_is_applied(self, kind: str) -> None:
         profile = rgb_profile(P3, SRGB_CURVE)
-        wide = with_profile(photograph(), profile)
-        assert difference(wide, photograph()) > 4
-        assert difference(decode(encoded(wide, kind, icc_profile=profile, quality=95)), photograph()) < 3
+        wide = with_profile(gradient(), profile)
+        assert difference(wide, gradient()) > 4
+        assert difference(decode(encoded(wide, kind, icc_profile=profile, quality=95)), gradient()) < 3
 
     @needs_avif
     def test_metadata_do_not_reach_the_decoder(self) -> None:
         exif = Image.Exif()
         exif[0x010E] = "a description that nobody needs"
         exif[0x0112] = 6
-        data = encoded(photograph(), "AVIF", exif=exif.tobytes(), xmp=b"<x/>")
+        data = encoded(gradient(), "AVIF", exif=exif.tobytes(), xmp=b"<x/>")
         stripped = strip_metadata(data)
         assert len(stripped.data) == len(data)
         with Image.open(io.BytesIO(stripped.data)) as image:
@@ -117,11 +107,9 @@ class TestModernFormats:
 
     def test_orientation_of_a_heic_is_applied_once(self) -> None:
         pytest.importorskip("pillow_heif")
-        exif = Image.Exif()
-        exif[0x0112] = 6
-        decoded = decode_file(encoded(photograph(), "HEIF", exif=exif.tobytes()))
+        decoded = decode_file(encoded(gradient(), "HEIF", exif=exif_of(6)))
         assert (decoded.width, decoded.height) == (64, 96)
-        assert difference(decoded.image, photograph().transpose(Image.Transpose.ROTATE_270)) < 3
+        assert difference(decoded.image, gradient().transpose(Image.Transpose.ROTATE_270)) < 3
 
     @needs_avif
     def test_first_frame_of_an_avif_animation(self) -> None:
@@ -133,7 +121,7 @@ class TestModernFormats:
     @pytest.mark.parametrize("quality", [50, 100])
     @pytest.mark.parametrize("animated", [False, True])
     def test_the_size_in_the_data_of_an_avif_counts(self, quality: int, animated: bool) -> None:
-        images = [photograph(96 + 2 * animated, 64)] * (2 if animated else 1)
+        images = [gradient(96 + 2 * animated, 64)] * (2 if animated else 1)
         options: dict[str, Any] = {"save_all": True, "append_images": images[1:]} if animated else {}
         data = encoded(images[0], "AVIF", quality=quality, **options)
         assert strip_metadata(avif_that_tells(16, 16, data)).size == images[0].size
@@ -243,12 +231,12 @@ class TestEmptyFrames:
         empty = [Image.new("RGBA", (96, 64), (number, 0, 0, 0)) for number in range(count)]
         last = Image.new("RGBA", (96, 64), (0, 0, 255, 255))
         options: dict[str, Any] = {"lossless": True, "exact": True} if kind == "WEBP" else {}
-        frames = [*empty[1:], photograph().convert("RGBA"), last]
+        frames = [*empty[1:], gradient().convert("RGBA"), last]
         data = encoded(empty[0], kind, save_all=True, append_images=frames, **options)
-        assert np.array_equal(levels(decode(data)), levels(photograph()))
+        assert np.array_equal(levels(decode(data)), levels(gradient()))
 
     def test_first_visible_frame_of_a_gif(self) -> None:
-        image = photograph().quantize(32)
+        image = gradient().quantize(32)
         data = gif_with_empty_start(image)
         with Image.open(io.BytesIO(data)) as shown:
             assert shown.convert("RGBA").getchannel("A").getextrema() == (0, 0)
@@ -273,9 +261,9 @@ class TestEmptyFrames:
 
     def test_later_frames_are_charged(self) -> None:
         empty = Image.new("RGBA", (96, 64))
-        data = encoded(empty, "PNG", save_all=True, append_images=[photograph().convert("RGBA")])
+        data = encoded(empty, "PNG", save_all=True, append_images=[gradient().convert("RGBA")])
         assert levels(decode(data, limits=DecodeLimits(max_pixels=96 * 64))).min() < 255
-        frames = [Image.new("RGBA", (96, 64), (1, 0, 0, 0)), photograph().convert("RGBA")]
+        frames = [Image.new("RGBA", (96, 64), (1, 0, 0, 0)), gradient().convert("RGBA")]
         data = encoded(empty, "PNG", save_all=True, append_images=frames)
         assert levels(decode(data, limits=DecodeLimits(max_pixels=96 * 64))).min() == 255
 
@@ -321,9 +309,7 @@ class TestDeepColor:
 
 @pytest.mark.parametrize("turn", range(1, 9))
 def test_size_of_a_jpeg_that_is_decoded_at_half_size_is_that_of_the_original(turn: int) -> None:
-    exif = Image.Exif()
-    exif[0x0112] = turn
-    data = encoded(photograph(201, 200), "JPEG", exif=exif.tobytes())
+    data = encoded(gradient(201, 200), "JPEG", exif=exif_of(turn))
     half = decode_file(data, limits=DecodeLimits(max_pixels=201 * 200 - 1))
     whole = decode_file(data)
     assert (half.width, half.height) == (whole.width, whole.height) == whole.image.size

@@ -31,6 +31,7 @@ from hardrank.models.preprocessing import (
     to_square,
     to_unit,
 )
+from tests.models import hostile_images as hostile
 
 Pixels = npt.NDArray[np.uint8]
 LOSSLESS = ("PNG", "BMP", "TIFF")
@@ -44,9 +45,7 @@ def photograph(width: int = 23, height: int = 17) -> Image.Image:
 
 
 def encoded(image: Image.Image, kind: str = "PNG", **options: Any) -> bytes:
-    file = io.BytesIO()
-    image.save(file, kind, **options)
-    return file.getvalue()
+    return hostile.encoded(image, kind, **options)
 
 
 def pixels(image: Image.Image) -> Pixels:
@@ -168,18 +167,14 @@ class TestOrientation:
     @pytest.mark.parametrize("turn", range(1, 9))
     @pytest.mark.parametrize("kind", ["PNG", "WEBP", "TIFF", "JPEG"])
     def test_every_orientation_equals_pillow(self, kind: str, turn: int) -> None:
-        exif = Image.Exif()
-        exif[0x0112] = turn
         options: dict[str, Any] = {"lossless": True} if kind == "WEBP" else {}
-        data = encoded(photograph(), kind, exif=exif.tobytes(), **options)
+        data = encoded(photograph(), kind, exif=hostile.exif_of(turn), **options)
         expected = ImageOps.exif_transpose(Image.open(io.BytesIO(data))).convert("RGB")
         assert expected.size == ((17, 23) if turn >= 5 else (23, 17))
         assert np.array_equal(pixels(decode(data)), pixels(expected))
 
     def test_the_result_has_no_orientation_left(self) -> None:
-        exif = Image.Exif()
-        exif[0x0112] = 6
-        image = decode(encoded(photograph(), "JPEG", exif=exif.tobytes()))
+        image = decode(encoded(photograph(), "JPEG", exif=hostile.exif_of(6)))
         assert dict(image.getexif()) == {}
         assert image.info == {}
 
@@ -252,11 +247,9 @@ class TestLimits:
             decode(encoded(photograph(), "BMP"))
 
     def test_jpeg_of_many_scans(self) -> None:
-        data = encoded(Image.new("L", (64, 64)), "JPEG", progressive=True)
-        start = data.rindex(b"\xff\xda")
-        bomb = data[:start] + data[start:-2] * 200 + data[-2:]
+        bomb = hostile.jpeg_of_scans(64, 200)
         assert strip_metadata(bomb).scans > 200
-        assert decode(data).size == (64, 64)
+        assert decode(hostile.jpeg_of_scans(64, 1)).size == (64, 64)
         with pytest.raises(ImageTooLargeError, match="scans"):
             decode(bomb)
 
@@ -328,9 +321,7 @@ class TestDamage:
     @pytest.mark.parametrize("kind", FORMATS)
     def test_mutated_files_raise_nothing_else(self, kind: str) -> None:
         generator = np.random.default_rng(list(kind.encode()))
-        exif = Image.Exif()
-        exif[0x0112] = 3
-        options: dict[str, Any] = {"exif": exif.tobytes()} if kind in {"JPEG", "PNG", "WEBP", "TIFF"} else {}
+        options: dict[str, Any] = {"exif": hostile.exif_of(3)} if kind in {"JPEG", "PNG", "WEBP", "TIFF"} else {}
         whole = np.frombuffer(encoded(photograph(), kind, **options), dtype=np.uint8)
         for _ in range(150):
             data = whole.copy()

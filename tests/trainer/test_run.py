@@ -1,6 +1,5 @@
 """The command as users run it: to the end, interrupted, resumed and overwritten."""
 
-import csv
 import json
 import shutil
 import signal
@@ -25,6 +24,7 @@ from hardrank.trainer.runtime.run_folder import exclusive
 from hardrank.trainer.training.loop import run_stage
 from hardrank.trainer.training.stage import PeriodicCallback, TrainingStage
 from tests.trainer.place import Place, environment
+from tests.trainer.tables import read_csv
 
 QUICK = {"attacked": 2, "steps": 1, "strong_images": 0}
 """A short evaluation, for tests of other things."""
@@ -84,8 +84,7 @@ def test_every_stage_shows_its_progress(finished: tuple[Place, str]) -> None:
 def test_the_log_is_csv_and_tensorboard(finished: tuple[Place, str]) -> None:
     place, _ = finished
     logs = place.runs / "tiny" / "logs"
-    with (logs / "robust.csv").open(encoding="utf-8") as stream:
-        rows = list(csv.DictReader(stream))
+    rows = read_csv(logs / "robust.csv")
     assert [int(row["step"]) for row in rows] == [10, 12]
     assert {"loss", "triplet_loss", "hardness", "destination", "hardness_reached"} <= rows[0].keys()
     assert list((logs / "tensorboard" / "robust").glob("events.*"))
@@ -93,8 +92,7 @@ def test_the_log_is_csv_and_tensorboard(finished: tuple[Place, str]) -> None:
 
 def test_results_of_attacked_images_are_a_csv_file(finished: tuple[Place, str]) -> None:
     place, _ = finished
-    with (place.runs / "tiny" / "evaluation" / "robust.csv").open(encoding="utf-8") as stream:
-        rows = list(csv.DictReader(stream))
+    rows = read_csv(place.runs / "tiny" / "evaluation" / "robust.csv")
     assert len(rows) == 6
     assert {"row", "label", "CA+", "GTT"} <= rows[0].keys()
 
@@ -123,8 +121,7 @@ def test_a_killed_run_resumes_to_the_same_weights(finished: tuple[Place, str], t
         assert first.robustness is not None
         assert second.robustness is not None
         assert first.robustness["figures"] == second.robustness["figures"]
-    with (place.runs / "tiny" / "logs" / "robust.csv").open(encoding="utf-8") as stream:
-        assert [int(row["step"]) for row in csv.DictReader(stream)] == [10, 12]
+    assert [int(row["step"]) for row in read_csv(place.runs / "tiny" / "logs" / "robust.csv")] == [10, 12]
 
 
 def test_two_processes_cannot_use_the_same_run(tmp_path: Path) -> None:
@@ -225,8 +222,8 @@ def test_the_robust_model_is_trained_in_stages(staged: Place) -> None:
     card = load_card(staged.zoo / "tiny-robust")
     assert card.defense == "FARE, then minmax[S], then HM[S,g_LGA]&ICS"
     assert [stage["defense"] for stage in card.config["robust_stages"]] == ["FARE", "minmax[S]"]
-    with (staged.runs / "tiny" / "logs" / "robust-1.csv").open(encoding="utf-8") as stream:
-        assert {"shift", "benign_shift", "cosine", "recall"} <= set(next(csv.DictReader(stream)))
+    logged = read_csv(staged.runs / "tiny" / "logs" / "robust-1.csv")
+    assert {"shift", "benign_shift", "cosine", "recall"} <= logged[0].keys()
 
 
 def test_an_interrupted_run_in_stages_resumes_to_the_same_weights(staged: Place, tmp_path: Path) -> None:

@@ -1,6 +1,5 @@
 """Studies: trials run once each, resume after an interruption, and end in a table with plots."""
 
-import csv
 import json
 import os
 import re
@@ -10,6 +9,7 @@ import sys
 import time
 from dataclasses import fields, replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 from xml.etree import ElementTree
 
@@ -26,15 +26,18 @@ from hardrank.trainer.metric.losses import hardness
 from hardrank.trainer.metric.samplers import Sampler, draw_triplets
 from hardrank.trainer.recipe import load_recipe
 from hardrank.trainer.runtime.launch import ROOT, Launch
+from hardrank.trainer.studies import estimate
 from hardrank.trainer.studies.plan import load_study, merged, study_names
 from hardrank.trainer.studies.plots import line_styles, write_plots
 from hardrank.trainer.studies.samplers import hardness_by_sampler
+from hardrank.trainer.studies.schedule import read_state
 from hardrank.trainer.studies.table import markdown, summarize
 from hardrank.trainer.studies.titles import title_offsets
 from hardrank.trainer.studies.trial import label_stages
 from hardrank.trainer.studies.trial_list import trials
-from hardrank.trainer.study import Command, main, run_study
+from hardrank.trainer.study import Command, main, open_study, run_study
 from tests.trainer.golden.cases import PAPER_TABLES
+from tests.trainer.tables import read_csv
 from tests.trainer.tiny import write_images, write_recipe
 from tests.waiting import PATIENCE_S
 
@@ -64,6 +67,15 @@ def write_study(folder: Path, **changes: Any) -> Path:
     return path
 
 
+def read_json(path: Path) -> dict[str, Any]:
+    return json.loads(path.read_text(encoding="utf-8"))  # type: ignore[no-any-return]
+
+
+def read_trials(results: Path) -> list[dict[str, Any]]:
+    """The finished trials in a folder of results, by file name."""
+    return [read_json(path) for path in sorted((results / "trials").glob("*.json"))]
+
+
 def command(folder: Path, study: Path, **changes: Any) -> Command:
     options: dict[str, Any] = {
         "study": str(study),
@@ -84,14 +96,13 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Command]:
 
 def test_every_trial_is_a_file_and_the_table_holds_their_means(finished: tuple[Path, Command]) -> None:
     results, _ = finished
-    files = [json.loads(path.read_text(encoding="utf-8")) for path in sorted((results / "trials").glob("*.json"))]
+    files = read_trials(results)
     assert [(file["title"], file["seed"]) for file in files] == [
         ("HM[S,g_LGA]&ICS", 0),
         ("HM[S,g_LGA]&ICS", 1),
         ("regular[R]", 0),
     ]
-    study = json.loads((results / "study.json").read_text(encoding="utf-8"))
-    rows = {row["title"]: row for row in study["rows"]}
+    rows = {row["title"]: row for row in read_json(results / "study.json")["rows"]}
     robust = [file for file in files if file["title"] == "HM[S,g_LGA]&ICS"]
     assert rows["HM[S,g_LGA]&ICS"]["ers"]["mean"] == pytest.approx(np.mean([f["robustness"]["ers"] for f in robust]))
     assert rows["HM[S,g_LGA]&ICS"]["cost"] == 3  # η = 2
@@ -102,10 +113,7 @@ def test_every_trial_is_a_file_and_the_table_holds_their_means(finished: tuple[P
 
 def test_curves_begin_at_the_shared_start(finished: tuple[Path, Command]) -> None:
     results, _ = finished
-    files = {
-        (file["title"], file["seed"]): file
-        for file in (json.loads(path.read_text(encoding="utf-8")) for path in (results / "trials").glob("*.json"))
-    }
+    files = {(file["title"], file["seed"]): file for file in read_trials(results)}
     regular, robust = files["regular[R]", 0]["curve"], files["HM[S,g_LGA]&ICS", 0]["curve"]
     assert [point["epoch"] for point in regular] == [0, 1, 2]
     assert regular[0] == robust[0]
@@ -115,7 +123,7 @@ def test_curves_begin_at_the_shared_start(finished: tuple[Path, Command]) -> Non
 
 def test_expectations_are_compared_with_the_measurement(finished: tuple[Path, Command]) -> None:
     results, _ = finished
-    study = json.loads((results / "study.json").read_text(encoding="utf-8"))
+    study = read_json(results / "study.json")
     rows = {row["title"]: row for row in study["rows"]}
     robust, regular = rows["HM[S,g_LGA]&ICS"], rows["regular[R]"]
     missed, met = study["expected"]
@@ -136,15 +144,8 @@ def test_expectations_of_missing_rows_are_left_out(finished: tuple[Path, Command
     assert summarize(study, trials(study), {}, {})["expected"] == []
 
 
-def test_expectations_of_unknown_rows_are_errors(tmp_path: Path) -> None:
-    of_none = [{"measure": "ers", "higher": "ACT[R]", "lower": "regular[R]"}]
-    with pytest.raises(ConfigError, match=r"ACT\[R\], which is not a row"):
-        load_study(write_study(tmp_path, expected=of_none))
-
-
 def test_published_figures_are_those_of_the_paper() -> None:
-    with PAPER_TABLES.open(encoding="utf-8") as file:
-        rows = {row["defense"]: row for row in csv.DictReader(file) if (row["dataset"], row["eta"]) == ("CUB", "8")}
+    rows = {row["defense"]: row for row in read_csv(PAPER_TABLES) if (row["dataset"], row["eta"]) == ("CUB", "8")}
     columns = {"ers": "ERS", "recall_at_1": "R@1"}
     told = [one for one in load_study("caltech101-short").expected if one.published]
     assert len(told) >= 3
@@ -218,9 +219,8 @@ def test_a_killed_study_of_two_jobs_resumes_to_the_same_results(finished: tuple[
 
     def results_of(place: Path) -> dict[str, Any]:
         return {
-            path.name: (content["robustness"]["figures"], content["metrics"], content["curve"])
-            for path in sorted((place / "trials").glob("*.json"))
-            for content in [json.loads(path.read_text(encoding="utf-8"))]
+            trial["key"]: (trial["robustness"]["figures"], trial["metrics"], trial["curve"])
+            for trial in read_trials(place)
         }
 
     assert results_of(folder / "again" / "small") == results_of(results)
@@ -232,7 +232,7 @@ def test_a_loss_that_is_not_finite_is_a_result(tmp_path: Path) -> None:
     study = write_study(tmp_path, rows=[{**rows[0], "changes": lethal}, rows[1]], curve_epochs=0, sampler_batches=0)
     results, missing = run_study(command(tmp_path, study), lambda _: None)
     assert missing == 0
-    summary = json.loads((results / "study.json").read_text(encoding="utf-8"))
+    summary = read_json(results / "study.json")
     assert "lower the learning rate" in summary["rows"][0]["failures"][0]
     assert "failed (1)" in (results / "README.md").read_text(encoding="utf-8")
 
@@ -361,6 +361,10 @@ def test_epochs_of_a_row_clear_the_updates_of_the_recipe() -> None:
         ({"seeds": ["zero"]}, "seeds.0: Input should be a valid integer"),
         ({"name": "../up"}, "'../up'"),
         ({"curves": {"c": ["ACT[S]"]}}, r"curves of ACT\[S\], which is not a row"),
+        (
+            {"expected": [{"measure": "ers", "higher": "ACT[R]", "lower": "regular[R]"}]},
+            r"ACT\[R\], which is not a row",
+        ),
         ({"reference": "ACT[S]"}, r"a reference of ACT\[S\], which is not a row"),
         ({"claims": [{"text": "t", "collapse": ["ACT[S]"]}]}, r"claims of ACT\[S\], which is not a row"),
         ({"claims": [{"text": "t", "row": "regular[R]"}]}, "needs either row and above, or collapse"),
@@ -421,6 +425,16 @@ def test_the_plan_includes_rows_that_do_not_train(tmp_path: Path, capsys: pytest
     ]
 
 
+def test_the_plan_counts_the_warm_up_of_each_row(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """32 images in batches of 16: 2 updates an epoch."""
+    epochs = {"regular[R]": 6, "regular[S]": 0, "EST[R]": 2}
+    rows = [{"defense": name, "changes": {"robust": {"warmup_epochs": count}}} for name, count in epochs.items()]
+    run = open_study(command(tmp_path, write_study(tmp_path, rows=rows)))
+    monkeypatch.setattr(estimate, "try_stage", lambda *_, **__: SimpleNamespace(seconds=3600.0))
+    found = estimate.estimate_study(run, read_state(run), lambda _: None)
+    assert found.start_hours == pytest.approx(2 * (6 + 0 + 2))
+
+
 def test_the_published_results_are_not_written_by_default() -> None:
     command = Command()
     assert command.study == "demo"
@@ -430,8 +444,7 @@ def test_the_published_results_are_not_written_by_default() -> None:
 def results_of_study(name: str) -> tuple[dict[str, Any], list[dict[str, Any]]]:
     """The table and the trials in docs/results."""
     folder = ROOT / "docs" / "results" / name
-    summary = json.loads((folder / "study.json").read_text(encoding="utf-8"))
-    return summary, [json.loads(path.read_text(encoding="utf-8")) for path in sorted((folder / "trials").glob("*"))]
+    return read_json(folder / "study.json"), read_trials(folder)
 
 
 def test_the_page_shows_the_command_as_typed() -> None:

@@ -1,6 +1,5 @@
 """Images without classes: pairs of an image and its augmented copy, and the recipe."""
 
-import csv
 import json
 import os
 import shutil
@@ -20,6 +19,7 @@ from hardrank.trainer.data.store import ImageStore
 from hardrank.trainer.recipe import load_recipe
 from hardrank.trainer.run import main
 from tests.trainer.place import without_onnx
+from tests.trainer.tables import read_csv
 from tests.trainer.tiny import write_images
 
 IMAGES = 24
@@ -119,8 +119,7 @@ def test_the_recipe_trains_a_small_network(loose: Path, tmp_path: Path, capsys: 
     assert (benign.training, benign.defense, robust.defense) == ({}, "warm-up", "FARE")
     assert benign.data["classes_are"] == "images and their augmented copies"
     assert robust.metrics["queries"] == 2 * robust.data["test"]["images"]
-    with (run / TEST_IMAGES).open(encoding="utf-8") as stream:
-        rows = list(csv.DictReader(stream))
+    rows = read_csv(run / TEST_IMAGES)
     assert len({row["path"] for row in rows}) == len(rows) == robust.data["test"]["images"]
 
 

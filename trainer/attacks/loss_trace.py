@@ -24,38 +24,33 @@ class LossTrace:
         self._steps, self._late, self._end = steps, steps // 2, steps * 3 // 4
         self._sums: list[Tensor] = []
         self._first: Tensor | None = None
-        self._blind: Tensor | None = None
-        self._finished: Tensor | None = None
         self._number = 0
-        self._passes: Tensor | None = None
 
     last: Tensor
     """(G,): each image's loss as last seen."""
+    _blind: Tensor
+    _finished: Tensor
+    _passes: Tensor
+    """(G,) each, from the first step on."""
 
     def add(self, state: Step) -> None:
         """Take in the state after a step."""
         seen = state.losses.isfinite()
-        passes = seen.long() * state.images.shape[1] * self._each
-        self._passes = passes if self._passes is None else self._passes + passes
         if self._first is None:
             self._first, self._blind, self.last = state.losses, state.blind, state.losses
+            self._passes = torch.zeros_like(seen, dtype=torch.long)
             self._sums = [torch.zeros_like(state.losses) for _ in range(2)]
         self.last = torch.where(seen, state.losses, self.last)  # an image at rest keeps its loss
+        self._passes = self._passes + seen.long() * state.images.shape[1] * self._each
         self._finished, self._number = seen.logical_not(), state.number
         if state.number > self._late:
             self._sums[int(state.number > self._end)] += self.last
 
     def summary(self, victims: Victims, *, cancelled: bool) -> "LossSummary":
         """Return the losses of the whole run of these images."""
-        if self._first is None or self._blind is None or self._passes is None or self._finished is None:
-            nothing = victims.embeddings.new_full((len(victims),), torch.nan)
-            return LossSummary(
-                nothing,
-                nothing,
-                nothing,
-                torch.zeros_like(victims.own, dtype=torch.bool),
-                torch.zeros_like(victims.own),
-            )
+        if self._first is None:
+            unknown, none = victims.embeddings.new_full((len(victims),), torch.nan), torch.zeros_like(victims.own)
+            return LossSummary(unknown, unknown, unknown, none.bool(), none)
         # The engine ends before the last step when all images of the batch are finished.
         over = self._finished if cancelled or self._number == self._steps else torch.ones_like(self._finished)
         counts = min(self._number, self._end) - self._late, self._number - self._end

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from hardrank.models.embedder import Embed
-from hardrank.trainer.attacks.attack import Attack, Gallery, Victims
+from hardrank.trainer.attacks.attack import Attack, Gallery, Victims, draw_or_check
 from hardrank.trainer.attacks.options import CheckedOptions, option
 from hardrank.trainer.attacks.pgd import Objective, PGDOptions, box, gradient_pass
 from hardrank.trainer.attacks.runner import (
@@ -81,8 +81,7 @@ class PatchMethod(CheckedOptions):
             AttackError: for pixels outside [0,1], or targets that the gallery cannot provide.
         """
         check_images(images, victims)
-        if targets is None:
-            targets = attack.draw(victims, gallery, seed=seed)
+        targets = draw_or_check(attack, targets, victims, gallery, seed=seed)
         unbounded = replace(options, epsilon=1.0, alpha=self.alpha)
         objective = attack.objective(victims, gallery, targets)
         worst: AttackResult | None = None

@@ -5,7 +5,7 @@ import hashlib
 from collections import Counter
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -87,8 +87,8 @@ class Split:
         return {
             "images": len(self) - (0 if self.copies is None else int(self.copies.sum())),
             "classes": len(self.classes),
-            "smallest_class": int(sizes.min(initial=0) if not len(sizes) else sizes.min()),
-            "largest_class": int(sizes.max(initial=0)),
+            "smallest_class": int(sizes.min()),
+            "largest_class": int(sizes.max()),
         }
 
 
@@ -102,7 +102,7 @@ class Dataset:
     test: Split
     problems: tuple[ImageProblem, ...] = ()
     """What was left out, and why."""
-    digest: str = field(default="")
+    digest: str = ""
     """SHA-256 over the relative paths, classes and bytes of all images."""
     validation: bool = False
     """Whether `test` holds validation classes, split off from the training classes."""

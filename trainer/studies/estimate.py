@@ -151,11 +151,12 @@ def _update_seconds(options: TrainingOptions, job: Job, embedder: Embedder) -> f
 
 def _start_seconds(trials: Sequence[Trial], job: Job, embedder: Embedder) -> float:
     """Estimate the seconds of the warm-ups that `trials` start from, one each."""
-    by_epsilon: dict[float, float] = {}
+    by_epsilon: dict[float, float] = {}  # of an update
+    seconds = 0.0
     for trial in trials:
-        epsilon = trial.options.warmup_epsilon
-        if epsilon not in by_epsilon and trial.config.warms_up(trial.options):
+        if trial.config.warms_up(trial.options):
             stage = warmup_stage(trial.config, job.images, trial.options)
-            one = try_stage(stage, warmup_loop_options(job), embedder, job)
-            by_epsilon[epsilon] = stage.iterations * one.seconds
-    return sum(by_epsilon.get(trial.options.warmup_epsilon, 0.0) for trial in trials)
+            if stage.epsilon not in by_epsilon:
+                by_epsilon[stage.epsilon] = try_stage(stage, warmup_loop_options(job), embedder, job).seconds
+            seconds += stage.iterations * by_epsilon[stage.epsilon]
+    return seconds

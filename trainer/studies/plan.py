@@ -10,7 +10,7 @@ from pydantic import ConfigDict, TypeAdapter, ValidationError
 
 from hardrank.trainer.config import ConfigError
 from hardrank.trainer.defenses import parse_defense
-from hardrank.trainer.recipe import check_lengths, read_named
+from hardrank.trainer.recipe import check_lengths, read_named, yaml_names
 from hardrank.trainer.studies.choice import Settings, SettingsGrid
 from hardrank.trainer.studies.claims import Claim
 
@@ -154,7 +154,7 @@ def _leader(study: Study, row: StudyRow) -> StudyRow:
 
 def study_names() -> list[str]:
     """Return the names of the studies that come with hardrank, in alphabetical order."""
-    return sorted(path.stem for path in STUDIES.glob("*.yaml"))
+    return yaml_names(STUDIES)
 
 
 def load_study(study: str | Path) -> Study:

@@ -205,7 +205,7 @@ def _missing(summary: Content) -> list[str]:
     for name in summary["missing"]:
         title, _, seed = name.rpartition(" · seed ")
         seeds.setdefault(title, []).append(seed)
-    rows = "; ".join(f"{title} (seed{'s' * (len(own) > 1)} {', '.join(own)})" for title, own in seeds.items())
+    rows = "; ".join(f"{title} (seed{'s' if len(own) > 1 else ''} {', '.join(own)})" for title, own in seeds.items())
     return [f"Not done yet ({len(summary['missing'])} of {summary['planned']} trials): {rows}.", ""]
 
 

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from hardrank.models.depthwise import has_own_gradients, own_gradients
 from hardrank.models.embedder import Embedder
-from hardrank.models.folded import FoldedEmbedder
+from hardrank.models.folded import FoldedEmbedder, train_except_norms
 
 
 class MixedPrecision(nn.Module):
@@ -41,8 +41,7 @@ def network_for_update(
 
 def set_training_mode(embedder: Embedder, *, freeze_batch_norm: bool) -> None:
     """Put φ into training mode, with batch norm in evaluation mode if it is frozen."""
-    embedder.train()
     if freeze_batch_norm:
-        for module in embedder.modules():
-            if isinstance(module, nn.modules.batchnorm._BatchNorm):
-                module.eval()
+        train_except_norms(embedder)
+    else:
+        embedder.train()

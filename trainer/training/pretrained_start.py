@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from hardrank.models.embedder import Embedder
-from hardrank.models.files import atomic_path
+from hardrank.models.files import write_bytes
 from hardrank.models.preprocessing import Preprocessing, to_unit
 from hardrank.models.progress import OnProgress, StageProgress
 from hardrank.trainer.data.dataset import Split
@@ -67,8 +67,7 @@ class PretrainedStart:
         content = {"weight": self.weight, "bias": self.bias}
         if self.targets is not None:
             content["targets"] = self.targets
-        with atomic_path(file) as unfinished:
-            unfinished.write_bytes(save({name: tensor.contiguous() for name, tensor in content.items()}))
+        write_bytes(file, save({name: tensor.contiguous() for name, tensor in content.items()}))
 
     @classmethod
     def read(cls, file: Path) -> Self:

@@ -1,8 +1,11 @@
 """Patches: only the square changes, it may take any value, and its place is searched for."""
 
+from functools import partial
+
 import pytest
 import torch
 
+from hardrank.trainer.attacks.options import AttackError
 from hardrank.trainer.attacks.patch import PatchLocation, PatchMethod, largest_square, squares
 from hardrank.trainer.attacks.pgd import Norm
 from hardrank.trainer.attacks.registry import make_attack
@@ -86,6 +89,14 @@ def test_the_first_place_has_the_largest_gradient() -> None:
         assert sums[top, left] == pytest.approx(max(sums.values()))
     inside = squares(gradient, corners, 4)
     assert inside.sum((1, 2, 3)).tolist() == [16] * 4
+
+
+def test_targets_of_the_caller_are_checked(small: Small) -> None:
+    attack, images, victims = make_attack("TMA"), small.images[:2], small.victims(2)
+    patch = partial(PatchMethod(places=1), attack, small.embed, images, victims, small.gallery, AttackOptions(steps=1))
+    assert patch(targets=torch.tensor([199, 198])).targets.tolist() == [[199], [198]]
+    with pytest.raises(AttackError, match="rows 0 … 199"):
+        patch(targets=torch.tensor([[200], [0]]))
 
 
 def test_draws_depend_on_seed_and_image_alone(small: Small) -> None:

@@ -1,10 +1,11 @@
 """One attack on a batch: it reaches its goal, reports, stops, restarts, and refuses invalid images."""
 
+from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import pytest
 import torch
-from torch import Tensor
 
 from hardrank.trainer.attacks.attack import Victims
 from hardrank.trainer.attacks.options import AttackError
@@ -20,10 +21,15 @@ _SMALL: dict[str, dict[str, Any]] = {
 }
 
 
-def run(small: Small, name: str, count: int = 40, **options: object) -> AttackResult:
+def attack_on(small: Small, name: str, count: int) -> partial[AttackResult]:
+    """`run_attack` on the first `count` images; it still needs its options."""
     attack = make_attack(name, **_SMALL.get(name, {}))
+    return partial(run_attack, attack, small.embed, small.images[:count], small.victims(count), small.gallery)
+
+
+def run(small: Small, name: str, count: int = 40, **options: object) -> AttackResult:
     settings = AttackOptions(**{"steps": 8, **options})  # type: ignore[arg-type]
-    return run_attack(attack, small.embed, small.images[:count], small.victims(count), small.gallery, settings, seed=1)
+    return attack_on(small, name, count)(settings, seed=1)
 
 
 @pytest.mark.parametrize("engine", AttackEngine)
@@ -41,12 +47,10 @@ def test_each_attack_moves_its_figures_towards_its_goal(name: str, engine: Attac
 @pytest.mark.parametrize("name", ATTACKS)
 def test_the_batch_does_not_matter(name: str, small: Small) -> None:
     attack = make_attack(name, **({"share": 0.05} if name == "SPQA-" else {}))
-    victims = small.victims(12)
-    whole = run_attack(attack, small.embed, small.images[:12], victims, small.gallery, AttackOptions(steps=5))
+    victims, options = small.victims(12), AttackOptions(steps=5)
+    whole = run_attack(attack, small.embed, small.images[:12], victims, small.gallery, options)
     for part in (slice(0, 1), slice(1, 12)):
-        some = run_attack(
-            attack, small.embed, small.images[:12][part], victims[part], small.gallery, AttackOptions(steps=5)
-        )
+        some = run_attack(attack, small.embed, small.images[part], victims[part], small.gallery, options)
         assert some.targets.equal(whole.targets[part])
         torch.testing.assert_close(some.after, whole.after[part], rtol=0, atol=1e-6)
 
@@ -57,16 +61,7 @@ def test_reports_each_step_with_loss_and_rank_so_far(small: Small) -> None:
     def report(progress: AttackProgress) -> None:
         seen.append((progress.step, progress.losses.mean().item(), progress.figures()[:, 0].mean().item()))
 
-    attack = make_attack("QA+")
-    result = run_attack(
-        attack,
-        small.embed,
-        small.images[:20],
-        small.victims(20),
-        small.gallery,
-        AttackOptions(steps=6, epsilon=16 / 255),
-        on_step=report,
-    )
+    result = attack_on(small, "QA+", 20)(AttackOptions(steps=6, epsilon=16 / 255), on_step=report)
     assert [step for step, _, _ in seen] == [1, 2, 3, 4, 5, 6]
     assert seen[0][2] == pytest.approx(result.before[:, 0].mean().item())
     assert seen[-1][1] < seen[0][1]
@@ -79,12 +74,7 @@ def test_reports_each_step_with_loss_and_rank_so_far(small: Small) -> None:
 
 def test_cancel_stops_before_the_next_step(small: Small) -> None:
     steps: list[int] = []
-    result = run_attack(
-        make_attack("ES"),
-        small.embed,
-        small.images[:4],
-        small.victims(4),
-        small.gallery,
+    result = attack_on(small, "ES", 4)(
         AttackOptions(steps=30, restarts=3),
         on_step=lambda progress: steps.append(progress.step),
         cancel=lambda: len(steps) == 2,
@@ -161,53 +151,23 @@ def test_a_random_start_is_another_run(small: Small) -> None:
 
 def test_the_caller_chooses_targets(small: Small) -> None:
     chosen = torch.tensor([199, 198, 197])
-    result = run_attack(
-        make_attack("TMA"),
-        small.embed,
-        small.images[:3],
-        small.victims(3),
-        small.gallery,
-        AttackOptions(steps=4),
-        targets=chosen,
-    )
+    result = attack_on(small, "TMA", 3)(AttackOptions(steps=4), targets=chosen)
     assert result.targets.tolist() == [[199], [198], [197]]
     reached = (result.embeddings * small.gallery.embeddings[chosen]).sum(1, keepdim=True)
     torch.testing.assert_close(result.after, reached)
     with pytest.raises(AttackError, match=r"shape \(3, 1\)"):
-        run_attack(
-            make_attack("TMA"),
-            small.embed,
-            small.images[:3],
-            small.victims(3),
-            small.gallery,
-            AttackOptions(),
-            targets=torch.zeros(3, 2).long(),
-        )
+        attack_on(small, "TMA", 3)(AttackOptions(), targets=torch.zeros(3, 2).long())
 
 
 def test_a_judge_embeds_the_end(small: Small) -> None:
-    attack, victims = make_attack("ES"), small.victims(3)
-
-    def judge(x: Tensor) -> Tensor:
-        return -small.embed(x)
-
-    result = run_attack(
-        attack, small.embed, small.images[:3], victims, small.gallery, AttackOptions(steps=2), judge=judge
-    )
+    result = attack_on(small, "ES", 3)(AttackOptions(steps=2), judge=lambda x: -small.embed(x))
     torch.testing.assert_close(result.embeddings, -small.embed(result.images))
 
 
 def test_a_network_off_the_sphere_is_refused(small: Small) -> None:
-    for spoil in (lambda z: 3 * z, lambda z: z * torch.nan):
+    for factor in (3, torch.nan):
         with pytest.raises(RetrievalError, match=r"attacked images.*unit sphere"):
-            run_attack(
-                make_attack("ES"),
-                lambda x, spoil=spoil: spoil(small.embed(x)),  # type: ignore[misc]
-                small.images[:2],
-                small.victims(2),
-                small.gallery,
-                AttackOptions(steps=1),
-            )
+            run(replace(small, embed=lambda x, factor=factor: factor * small.embed(x)), "ES", 2)  # type: ignore[misc]
 
 
 def test_an_image_from_outside_the_gallery(small: Small) -> None:
@@ -232,10 +192,5 @@ def test_images_that_cannot_be_attacked(spoil: object, says: str, small: Small) 
     assert callable(spoil)
     with pytest.raises(AttackError, match=says):
         run_attack(
-            make_attack("ES"),
-            small.embed,
-            spoil(small.images[:3].clone()),
-            small.victims(3),
-            small.gallery,
-            AttackOptions(),
+            make_attack("ES"), small.embed, spoil(small.images[:3]), small.victims(3), small.gallery, AttackOptions()
         )

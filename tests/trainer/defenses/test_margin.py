@@ -1,13 +1,10 @@
 """MARGIN: the perturbation and the loss against plain loops."""
 
-from typing import Any
-
 import pytest
 import torch
 from torch import Tensor
 
 from hardrank.trainer.attacks.pgd import PGDOptions
-from hardrank.trainer.defenses import DefenseError, parse_defense
 from tests.trainer.defenses.case import ALPHA, EPSILON, STEPS, DefenseCase
 
 
@@ -67,27 +64,3 @@ def test_the_perturbation_lowers_the_share_of_kept_answers(case: DefenseCase) ->
     moved = case.run("MARGIN")
     assert moved.measures["hardness_reached"] > still.measures["hardness_reached"]
     assert moved.measures["kept"] <= still.measures["kept"]
-
-
-def test_a_batch_of_one_class_has_no_loss(case: DefenseCase) -> None:
-    labels = torch.zeros_like(case.labels)
-    assert parse_defense("MARGIN")(case.images, labels, case.conditions()) is None
-
-
-@pytest.mark.parametrize("name", ["MARGIN", "MARGIN(margin=2)", "MARGIN(margin=0.02, lambda=1)", "MARGIN(lambda=0.5)"])
-def test_names_parse_and_print(name: str) -> None:
-    assert parse_defense(name).name == name
-
-
-@pytest.mark.parametrize(
-    ("name", "says"),
-    [
-        ("MARGIN[S]", "takes no argument"),
-        ("MARGIN(margin=-1)", "margin of MARGIN must be at least 0"),
-        ("MARGIN(u=1)", "no option 'u'"),
-        ("MARGIN&ICS", "does not support &ICS"),
-    ],
-)
-def test_invalid_names_are_errors(name: Any, says: str) -> None:
-    with pytest.raises(DefenseError, match=says):
-        parse_defense(name)

@@ -1,14 +1,16 @@
 """Parsing and printing of the paper's names."""
 
-import csv
-
 import pytest
 
 from hardrank.trainer.defenses import DefenseError, parse_defense
 from hardrank.trainer.defenses.destinations import Balanced, BenignTriplet, Constant, Gradual
+from hardrank.trainer.defenses.est import EmbeddingShifted
 from hardrank.trainer.defenses.hm import HardnessManipulation
+from hardrank.trainer.defenses.minmax import MinMax
+from hardrank.trainer.defenses.tride import TripletDecoupling
 from hardrank.trainer.metric.samplers import Sampler
 from tests.trainer.golden.cases import PAPER_TABLES
+from tests.trainer.tables import read_csv
 
 
 @pytest.mark.parametrize(
@@ -34,6 +36,21 @@ from tests.trainer.golden.cases import PAPER_TABLES
         "HM[S,2]",
         "HM[S,0.1234567]",
         "HM[S,g_LGA]&ICS(lambda=0.123456789)",
+        "EST[R]",
+        "EST[D]",
+        "minmax[S]",
+        "minmax[H]",
+        "TRIDE[S]",
+        "TRIDE[R]",
+        "TRIDE[S](lambda=9.5)",
+        "TRIDE[D](lambda=2)",
+        "TRIDE[S](lambda=0)",
+        "MARGIN",
+        "MARGIN(margin=2)",
+        "MARGIN(margin=0.02, lambda=1)",
+        "MARGIN(lambda=0.5)",
+        "FARE",
+        "FARE(lambda=0.5)",
     ],
 )
 def test_a_printed_name_parses_to_the_same_defense(name: str) -> None:
@@ -49,6 +66,10 @@ def test_parts_of_a_name() -> None:
     )
     assert parse_defense("HM[S,−γ/2]", margin=0.4) == HardnessManipulation(destination=Constant(-0.2, "-gamma/2"))
     assert parse_defense("HM[S,g_LGA]").name == HardnessManipulation(destination=Gradual()).name
+    assert parse_defense("EST[D]") == EmbeddingShifted(sampler=Sampler.DISTANCE)
+    assert parse_defense("min-max[S]") == parse_defense("minmax[S]") == MinMax(sampler=Sampler.SOFTHARD)
+    assert parse_defense("TRIDE[S]") == TripletDecoupling(sampler=Sampler.SOFTHARD, temperature=10.0)
+    assert parse_defense("TRIDE[M] (lambda=9.5)") == TripletDecoupling(sampler=Sampler.SEMIHARD, temperature=9.5)
 
 
 SPELLED_OTHERWISE = {
@@ -63,8 +84,7 @@ SPELLED_OTHERWISE = {
 
 
 def test_every_defense_of_the_published_tables_parses_and_prints() -> None:
-    with PAPER_TABLES.open(encoding="utf-8") as stream:
-        names = {row["defense"] for row in csv.DictReader(stream)}
+    names = {row["defense"] for row in read_csv(PAPER_TABLES)}
     assert len(names) > 30
     for name in names:
         defense = parse_defense(name)
@@ -98,7 +118,21 @@ def test_every_defense_of_the_published_tables_parses_and_prints() -> None:
         ("HM[S,g_B(M;xi=0.3)](xi=0.5)", "xi applies only to a g_B"),
         ("HM[S,g_B(M)](xi=-1)", "xi of HM must be at least 0"),
         ("HM[S,g_LGA]&ICS(lambda=-1)", "lambda of HM must be at least 0, not -1"),
+        ("EST", "EST takes 1 argument in brackets"),
+        ("EST[R]&ICS", "EST does not support &ICS"),
+        ("regular[R]&ICS", "regular does not support &ICS"),
+        ("minmax[X]", "unknown sampler 'X'"),
+        ("minmax[R](lambda=2)", "minmax has no option 'lambda'"),
+        ("TRIDE", "TRIDE takes 1 argument in brackets"),
         ("TRIDE[S](lambda=-1)", "lambda of TRIDE must be at least 0, not -1"),
+        ("TRIDE[S](lambda=nan)", "cannot read the option"),
+        ("TRIDE[S](u=2)", "TRIDE has no option 'u'"),
+        ("TRIDE[S]&ICS", "TRIDE does not support &ICS"),
+        ("MARGIN[S]", "MARGIN takes no argument"),
+        ("MARGIN(margin=-1)", "margin of MARGIN must be at least 0"),
+        ("MARGIN(u=1)", "no option 'u'"),
+        ("MARGIN&ICS", "MARGIN does not support &ICS"),
+        ("FARE[S]", "FARE takes no argument"),
         ("HM[S,M](u=2)", "u applies only to g_LGA, g_2, g_1/2 and g_B"),
         ("HM[S,g_LGA](xi=0.2)", "xi applies only to a g_B"),
         ("HM[S,g_LGA](lambda=0.1)", "lambda applies only to &ICS; remove it"),

@@ -1,6 +1,5 @@
 """The scorecard: ERS as published, intervals, resumption, worst cases, and checks whether it can be trusted."""
 
-import csv
 import json
 from dataclasses import dataclass, replace
 from enum import StrEnum
@@ -35,6 +34,7 @@ from tests.trainer.conftest import Small
 from tests.trainer.evaluation import measuring
 from tests.trainer.evaluation.measuring import EVERY_FIFTH, EVERY_TENTH, kinds
 from tests.trainer.golden.cases import PAPER_TABLES
+from tests.trainer.tables import read_csv
 
 QUICK = RobustnessOptions(steps=6, bootstrap=200, seed_check=0, sanity_images=0, epsilon=24 / 255)
 
@@ -43,8 +43,7 @@ measure = partial(measuring.measure, options=QUICK, queries=EVERY_FIFTH, names=(
 
 
 def test_ers_of_every_published_row() -> None:
-    with PAPER_TABLES.open(encoding="utf-8") as file:
-        rows = list(csv.DictReader(file))
+    rows = read_csv(PAPER_TABLES)
     assert len(rows) == 82
     for row in rows:
         found = ers({key: float(row[key]) for key in ERS_KEYS})
@@ -91,8 +90,7 @@ def test_full_scorecard(small: Small, tmp_path: Path) -> None:
     assert content["options"]["steps"] == 6
     assert content["attacks"]["QA+"]["m"] == 1
     card.per_image.write_csv(tmp_path / "table.csv")
-    with (tmp_path / "table.csv").open(encoding="utf-8") as file:
-        rows = list(csv.DictReader(file))
+    rows = read_csv(tmp_path / "table.csv")
     assert len(rows) == 30
     assert float(rows[3]["ES:D"]) == card.per_image.columns["ES:D"][3]
 

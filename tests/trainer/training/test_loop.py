@@ -1,6 +1,5 @@
 """The training loop: averaging, checkpoints, batches without triplets, several processes, and errors."""
 
-import csv
 import itertools
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
@@ -34,6 +33,7 @@ from hardrank.trainer.training.stage import (
     TrainingState,
 )
 from hardrank.trainer.training.stages import CosineClassifier, TrainingImages, TripletStage, WarmupStage
+from tests.trainer.tables import read_csv
 from tests.trainer.tiny import write_images
 from tests.trainer.together import run_together
 
@@ -322,15 +322,10 @@ def test_a_batch_without_triplets_changes_neither_weights_nor_means(
     assert [progress.done for progress in told] == [2, 4, 6, 8]
     assert told[2].measures == {}, "nothing was measured in iterations 5 and 6"
     _run(stage, fabric, tmp_path / "single", replace(options, log_every=1))
-    lines = _lines(tmp_path / "single")
+    lines = read_csv(tmp_path / "single" / "logs" / "robust.csv")
     assert [line["step"] for line in lines] == ["1", "2", "3", "7", "8"]
     assert float(lines[2]["loss"]) == pytest.approx(told[1].measures["loss"], rel=1e-4), "of iteration 3 alone"
     assert float(lines[3]["destination"]) == pytest.approx(-min(0.2, float(lines[2]["triplet_loss"])), abs=1e-5)
-
-
-def _lines(folder: Path) -> list[dict[str, str]]:
-    with (folder / "logs" / "robust.csv").open(encoding="utf-8") as stream:
-        return list(csv.DictReader(stream))
 
 
 STARVED = frozenset({(1, 1), (2, 0), (2, 1), (4, 1)})

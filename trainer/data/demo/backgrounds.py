@@ -6,7 +6,8 @@ from enum import Enum, auto
 
 import numpy as np
 
-from hardrank.trainer.data.demo.fields import Field, mix, noise, smooth
+from hardrank.trainer.data.demo.fields import Field, mix, noise, smooth, turned
+from hardrank.trainer.data.demo.frame import plane
 from hardrank.trainer.data.demo.palettes import BACKDROPS, SKIES, WOODS, graded, linear
 
 
@@ -22,13 +23,6 @@ class Background(Enum):
     SKY = auto()
 
 
-def plane(side: int) -> tuple[Field, Field]:
-    """Image coordinates (S,S): to the right and upwards, in [-1,1]."""
-    at = ((np.arange(side, dtype=np.float32) + 0.5) * (2 / side) - 1).astype(np.float32)
-    x, y = np.meshgrid(at, -at)
-    return x, y
-
-
 def _pick(codes: tuple[str, ...], rng: np.random.Generator) -> Field:
     rgb = np.array(linear(codes[rng.integers(len(codes))]), dtype=np.float32)
     return graded(rgb, hue=rng.uniform(-10, 10), saturation=rng.uniform(0.7, 1.2), lightness=rng.uniform(0.8, 1.1))
@@ -38,29 +32,25 @@ def _toned(rgb: Field, tone: Field) -> Field:
     return rgb[:, None, None] * tone[None]
 
 
-def _turned(x: Field, y: Field, angle: float) -> tuple[Field, Field]:
-    return x * math.cos(angle) + y * math.sin(angle), y * math.cos(angle) - x * math.sin(angle)
-
-
 def _studio(x: Field, y: Field, rng: np.random.Generator) -> Field:
     spot = smooth(1.25 - np.hypot(x - rng.uniform(-0.5, 0.5), y - rng.uniform(-0.1, 0.7)) * 0.75)
     return _toned(_pick(BACKDROPS, rng), 0.6 + 0.5 * spot)
 
 
 def _wood(x: Field, y: Field, rng: np.random.Generator) -> Field:
-    x, y = _turned(x, y, rng.uniform(-0.25, 0.25) + rng.integers(2) * math.pi / 2)
+    x, y = turned(x, y, rng.uniform(-0.25, 0.25) + rng.integers(2) * math.pi / 2)
     width = rng.uniform(0.45, 0.75)
     board = np.floor(y / width + rng.uniform(0, 1)).astype(np.float32)
     shift = rng.uniform(0, 8)
     fibre = noise(x * 0.7 + 3.7 * board + shift, y * 7 + board)
     ring = np.abs(np.sin(9 * noise(x * 0.35 + 2.3 * board + shift, y * 1.6 + board + shift)))
-    seam = np.abs(y / width + 0.0 - np.round(y / width))
+    seam = np.abs(y / width - np.round(y / width))
     tone = 0.74 + 0.28 * fibre + 0.14 * ring + 0.1 * np.sin(2.4 * board + shift)
     return _toned(_pick(WOODS, rng), tone * (0.72 + 0.28 * smooth(np.minimum(seam, 0.1) * 16)))
 
 
 def _cloth(x: Field, y: Field, rng: np.random.Generator) -> Field:
-    x, y = _turned(x, y, rng.uniform(-0.6, 0.6))
+    x, y = turned(x, y, rng.uniform(-0.6, 0.6))
     fold = noise(x * 0.8 + rng.uniform(0, 8), y * 0.5 + rng.uniform(0, 8))
     weave = np.sin(x * 62) * np.sin(y * 62)
     bands = smooth(np.abs(np.sin(x * rng.uniform(2, 4) + rng.uniform(0, 3))) * 6 - 5) * rng.choice([0.0, 0.25])
@@ -69,9 +59,9 @@ def _cloth(x: Field, y: Field, rng: np.random.Generator) -> Field:
 
 
 def _paper(x: Field, y: Field, rng: np.random.Generator) -> Field:
-    turned, _ = _turned(x, y, rng.uniform(0, 2 * math.pi))
+    along, _ = turned(x, y, rng.uniform(0, 2 * math.pi))
     fleck = noise(x * 9 + rng.uniform(0, 8), y * 9)
-    edge = smooth((turned - rng.uniform(-0.4, 0.6)) * 14)
+    edge = smooth((along - rng.uniform(-0.4, 0.6)) * 14)
     one, two = _pick(BACKDROPS, rng), _pick(BACKDROPS, rng)
     sheets = mix(one[:, None, None], two[:, None, None], edge[None])
     return sheets * (0.86 + 0.2 * fleck - 0.22 * smooth(1 - np.abs(edge - 0.35) * 3))[None]

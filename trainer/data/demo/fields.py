@@ -1,5 +1,6 @@
 """Scalar fields over the image plane, and the functions that everything else is drawn with."""
 
+import math
 from functools import cache
 from typing import Any
 
@@ -32,6 +33,12 @@ def triangle(x: Field) -> Field:
 def mix(a: Field | float, b: Field | float, share: Field) -> Field:
     """From a (share 0) to b (share 1)."""
     return a + (b - a) * share
+
+
+def turned(x: Field, y: Field, angle: float) -> tuple[Field, Field]:
+    """Coordinates along axes that are turned anticlockwise by `angle` radians."""
+    cos, sin = math.cos(angle), math.sin(angle)
+    return x * cos + y * sin, y * cos - x * sin
 
 
 def noise(s: Field, t: Field) -> Field:

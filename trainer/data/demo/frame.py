@@ -48,7 +48,7 @@ class Frame:
 
 def frame(pose: Pose, samples: int) -> Frame:
     """The frame of `samples` × `samples` for a pose."""
-    x, y = _grid(samples)
+    x, y = plane(samples)
     depth = 1 + pose.keystone[0] * x + pose.keystone[1] * y
     x = (x - pose.center[0]) / depth
     y = (y - pose.center[1]) / depth
@@ -59,8 +59,9 @@ def frame(pose: Pose, samples: int) -> Frame:
 
 
 @cache
-def _grid(samples: int) -> tuple[Field, Field]:
-    at = ((np.arange(samples, dtype=np.float32) + 0.5) * (2 / samples) - 1).astype(np.float32)
+def plane(side: int) -> tuple[Field, Field]:
+    """Image coordinates (S,S) of the centers of S × S pixels or samples: to the right and upwards, in [-1,1]."""
+    at = ((np.arange(side, dtype=np.float32) + 0.5) * (2 / side) - 1).astype(np.float32)
     x, y = np.meshgrid(at, -at)
     x.setflags(write=False)
     y.setflags(write=False)

@@ -7,9 +7,9 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image, ImageFilter
 
-from hardrank.trainer.data.demo.backgrounds import Background, plane, scene
+from hardrank.trainer.data.demo.backgrounds import Background, scene
 from hardrank.trainer.data.demo.fields import Field
-from hardrank.trainer.data.demo.frame import Frame, Pose, frame
+from hardrank.trainer.data.demo.frame import Frame, Pose, frame, plane
 from hardrank.trainer.data.demo.materials import SURFACES, Light, opacity, shaded
 from hardrank.trainer.data.demo.palettes import colors, graded, linear
 from hardrank.trainer.data.demo.patterns import PATTERNS

@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from hardrank.trainer.data.demo.fields import Field, smooth
+from hardrank.trainer.data.demo.fields import smooth, turned
 from hardrank.trainer.data.demo.frame import Frame
 from hardrank.trainer.data.demo.specification import Shape
 from hardrank.trainer.data.demo.surfaces import (
@@ -197,7 +197,7 @@ def _fish(f: Frame, form: Form) -> Iterator[Part]:
     bend = 0.12 * form.a * np.clip(-f.u, 0, 1)
     g = replace(f, v=f.v + bend * np.clip(-f.u, 0, 1))
     w = np.abs(g.v)
-    tail = np.maximum(ellipse(*_turned(g.u + 0.7, w - 0.2, -40), 0.36, 0.17), -0.95 - g.u)
+    tail = np.maximum(ellipse(*turned(g.u + 0.7, w - 0.2, math.radians(-40)), 0.36, 0.17), -0.95 - g.u)
     rays = 0.5 * np.sin(26 * g.v / (np.abs(g.u + 0.3) + 0.25))
     yield tilted(inflated(g, tail, radius=0.1, paint=Paint.THIRD), *f.to_image(0 * rays, rays))
     for height, at, size in ((0.36, 0.02, 0.3), (-0.34, 0.08, 0.2)):
@@ -213,11 +213,6 @@ def _fish(f: Frame, form: Form) -> Iterator[Part]:
     yield inflated(g, disc(g.u - 0.62, g.v - 0.1, 0.06), radius=0.06, paint=Paint.INK)
 
 
-def _turned(u: Field, v: Field, degrees: float) -> tuple[Field, Field]:
-    cos, sin = math.cos(math.radians(degrees)), math.sin(math.radians(degrees))
-    return u * cos + v * sin, v * cos - u * sin
-
-
 def _butterfly(f: Frame, form: Form) -> Iterator[Part]:
     u = np.abs(f.u) * (1 / (0.94 + 0.08 * form.a))
     side = np.sign(f.u)
@@ -225,7 +220,7 @@ def _butterfly(f: Frame, form: Form) -> Iterator[Part]:
         ((0.38, -0.4), (0.42, 0.3), -50.0),
         ((0.5, 0.3), (0.56, 0.36), 38.0 + 6 * form.b),
     ):
-        wing = ellipse(*_turned(u - cu, f.v - cv, degrees), a, b)
+        wing = ellipse(*turned(u - cu, f.v - cv, math.radians(degrees)), a, b)
         fold = f.to_image(-0.45 * side + 0.35 * side * u, 0.1 + 0 * u)
         yield tilted(inflated(f, wing, radius=0.04, paint=Paint.THIRD), *fold)
         yield tilted(inflated(f, wing + 0.06, radius=0.05, paint=Paint.PATTERN, s=u), *fold)
@@ -250,7 +245,7 @@ def _mushroom(f: Frame, form: Form) -> Iterator[Part]:
 
 def _pear(f: Frame, form: Form) -> Iterator[Part]:
     yield inflated(f, capsule(f, (0.0, 0.6), (0.1 + 0.06 * form.a, 0.96), 0.045, 0.06), radius=0.05, paint=Paint.WOOD)
-    leaf = ellipse(*_turned(f.u - 0.32, f.v - 0.76, 24 + 8 * form.b), 0.28, 0.12)
+    leaf = ellipse(*turned(f.u - 0.32, f.v - 0.76, math.radians(24 + 8 * form.b)), 0.28, 0.12)
     yield inflated(f, leaf, radius=0.16, paint=Paint.SECOND)
     wide = 0.65 + 0.04 * form.b
     body = (

@@ -46,7 +46,7 @@ class Pattern(StrEnum):
 
 @unique
 class Palette(StrEnum):
-    """Three colors that go together; `palettes.COLORS` holds them."""
+    """Three colors that go together, which `palettes.colors` returns."""
 
     INDIGO = "indigo"
     CORAL = "coral"

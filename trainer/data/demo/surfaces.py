@@ -120,9 +120,8 @@ def lathe(
     tilt: float,
     spin: float,
     paint: Paint,
-    center: float = 0.0,
 ) -> Part:
-    """A surface of revolution about the line u = center.
+    """A surface of revolution about the line u = 0.
 
     `profile` are (height, radius) pairs, lowest first, joined smoothly. The camera looks down by the angle
     whose sine is `tilt`: a point at height y and depth z is seen at v = y - tilt · z, which is solved for y here.
@@ -132,8 +131,7 @@ def lathe(
     bottom, top = float(heights[0]), float(heights[-1])
     table, slope = _smooth_profile(heights, radii)
     per_unit = (len(table) - 1) / (top - bottom)
-    u = f.u - center
-    square = u * u
+    square = f.u * f.u
     y = f.v
     for _ in range(4):
         radius = np.take(table, ((y - bottom) * per_unit).astype(np.int32), mode="clip")
@@ -142,7 +140,7 @@ def lathe(
         y = 0.4 * y + 0.6 * (f.v + tilt * depth)
     at = ((y - bottom) * per_unit).astype(np.int32)
     radius = np.take(table, at, mode="clip")
-    across = np.clip(u / np.maximum(radius, 1e-3), -1, 1)
+    across = np.clip(f.u / np.maximum(radius, 1e-3), -1, 1)
     toward = np.sqrt(1 - across * across)
     rise = -np.take(slope, at, mode="clip")
     unit = 1 / np.sqrt(1 + rise * rise)
@@ -150,7 +148,7 @@ def lathe(
     up = (rise * cos - toward * tilt) * unit
     nx, ny = f.to_image(across * unit, up)
     per_pixel = 1 / f.pixel
-    cover = np.clip((radius - np.abs(u)) * per_pixel + 0.5, 0, 1)
+    cover = np.clip((radius - np.abs(f.u)) * per_pixel + 0.5, 0, 1)
     cover = cover * np.clip((np.minimum(top - y, y - bottom)) * per_pixel + 0.5, 0, 1)
     return Part(
         cover=cover,
