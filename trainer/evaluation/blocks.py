@@ -69,6 +69,9 @@ class EvaluationProgress:
     inside: AttackProgress | None
     """The running attack; None in the sanity runs, of which `queries_done` counts the steps in units of queries."""
     phase: EvaluationPhase
+    part: tuple[float, float] = (0.0, 1.0)
+    """Where the running attack's part of these queries begins and ends, in shares of them: a block is attacked in parts
+    that fit the memory."""
 
     def done(self, batch: int, steps: int, *, budget: int | None = None) -> float:
         """Return how many queries' worth of the phase is done, the running attack included.
@@ -83,8 +86,10 @@ class EvaluationProgress:
         share = self.inside.step / max(1, steps)
         if budget is not None and self.inside.queries is not None:
             share = float(self.inside.queries.max()) / budget
+        begin, end = self.part
+        share = begin + (end - begin) * min(1.0, share)
         block = min(batch, self.queries - self.queries_done)
-        return self.queries_done + (self.attacks_done + min(1.0, share)) / self.attacks * block
+        return self.queries_done + (self.attacks_done + share) / self.attacks * block
 
 
 @dataclass(frozen=True)
@@ -114,10 +119,11 @@ class EvaluationTask:
         phase: EvaluationPhase | None = None,
         place: int = 0,
         attacks: int = 1,
+        part: tuple[float, float] = (0.0, 1.0),
     ) -> None:
         """Report progress; see `EvaluationProgress`."""
         if self.progress is not None:
-            self.progress(EvaluationProgress(attack, place, attacks, done, queries, inside, phase or self.phase))
+            self.progress(EvaluationProgress(attack, place, attacks, done, queries, inside, phase or self.phase, part))
 
 
 class BlockResults:
@@ -185,7 +191,7 @@ def _attack_block(
     block: Victims,
     *,
     seed: int,
-    report: Callable[[AttackProgress], None],
+    report: Callable[..., None],
 ) -> dict[str, np.ndarray]:
     """Run one attack on a block of victims, in parts that fit the memory, and return its columns."""
     attack = task.attacks[name]
@@ -203,7 +209,7 @@ def _attack_block(
             task.options,
             seed=seed,
             judge=task.judge,
-            on_step=report,
+            on_step=partial(report, part=(begin / len(block), (begin + len(victims)) / len(block))),
             cancel=task.cancel,
         )
         if result.cancelled:

@@ -226,6 +226,24 @@ def test_cancel(small: Small) -> None:
     assert inside.step == 3
 
 
+def test_progress_never_goes_back_where_a_block_is_attacked_in_parts(
+    small: Small, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("hardrank.trainer.evaluation.blocks.MOST_DISTANCES", 6 * len(small.gallery))
+    done: list[float] = []
+    options = replace(QUICK, seed_check=0, sanity_images=0, strong_images=0)
+    measure(
+        small,
+        options=options,
+        names=("ES",),
+        queries=EVERY_TENTH,
+        progress=lambda p: done.append(p.done(16, QUICK.steps)),
+    )
+    assert done == sorted(done)
+    assert len(set(done)) > 2 * QUICK.steps
+    assert done[-1] == len(EVERY_TENTH)
+
+
 def test_interval_covers_the_mean_of_a_known_distribution() -> None:
     rng = np.random.default_rng(0)
     hits = 0
