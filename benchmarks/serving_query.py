@@ -1,6 +1,7 @@
 """What a single query costs over HTTP, beside the bare network and PyTorch."""
 
 import json
+import random
 import re
 import socket
 import statistics
@@ -29,7 +30,7 @@ def query(scene: Scene, options: ServingOptions) -> dict[str, Any]:
                 name: lambda process=process: process.do(do="query", image=str(scene.first))  # type: ignore[misc]
                 for name, process in bare.items()
             }
-            for name in sorted(timed, key=lambda name: hash((name, turn))):
+            for name in random.Random(turn).sample(sorted(timed), len(timed)):
                 time.sleep(_PAUSE_S)
                 took = timed[name]()
                 if turn >= 10:

@@ -46,7 +46,7 @@ def cores_of_threads(threads: int) -> tuple[int, ...]:
 
 
 def _quota(cgroup: Path) -> float:
-    """Cores that the control group allows (version 2, then 1); infinite without a limit."""
+    """Cores that the control group allows (version 2, then 1); 65 536 without a limit."""
     try:
         quota, period = (cgroup / "cpu.max").read_text(encoding="ascii").split()
     except (OSError, ValueError):

@@ -153,11 +153,6 @@ def to_unit(array: npt.NDArray[np.uint8], *, out: npt.NDArray[np.float32] | None
     return np.divide(array, np.float32(255), out=out, dtype=np.float32)
 
 
-def prepare_image(image: Image.Image, pre: Preprocessing) -> npt.NDArray[np.float32]:
-    """Convert a decoded image to the network's input: float32 (3,C,C) in [0,1], C = `pre.crop`."""
-    return to_unit(image_pixels(image, pre))
-
-
 def prepare(data: bytes, pre: Preprocessing, *, limits: DecodeLimits = DEFAULT_LIMITS) -> npt.NDArray[np.float32]:
     """Convert an image file to the network's input.
 

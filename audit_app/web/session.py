@@ -147,9 +147,14 @@ class VisitorSession:
             whole.update(f"{name}\0{len(data)}\0".encode() + data)
         folder = Path(self._files.name) / whole.hexdigest()[:16]
         if not folder.exists():
-            folder.mkdir()
-            for name, data in files.items():
-                (folder / safe_name(name)).write_bytes(data)
+            with tempfile.TemporaryDirectory(
+                dir=self._files.name
+            ) as unfinished:  # a failed write leaves no part of a model
+                whole_folder = Path(unfinished) / folder.name
+                whole_folder.mkdir()
+                for name, data in files.items():
+                    (whole_folder / safe_name(name)).write_bytes(data)
+                whole_folder.rename(folder)
         return folder
 
     def close(self) -> None:

@@ -27,7 +27,6 @@ from hardrank.models.preprocessing import (
     file_pixels,
     image_pixels,
     prepare,
-    prepare_image,
     to_square,
     to_unit,
 )
@@ -462,7 +461,7 @@ class TestSizes:
             square = to_unit(to_square(image, pre)).transpose(1, 2, 0)
             assert np.abs(resized[top : top + 110, left : left + 110].numpy() - square).max() <= 1e-3
             if resized.shape[0] % 2 == resized.shape[1] % 2 == 0:
-                assert np.abs(transform(image).numpy() - prepare_image(image, pre)).max() <= 1e-3
+                assert np.abs(transform(image).numpy() - to_unit(image_pixels(image, pre))).max() <= 1e-3
 
     @pytest.mark.parametrize("fit", list(Fit))
     @pytest.mark.parametrize("crop", [12, 9, 4])
@@ -478,5 +477,5 @@ class TestSizes:
         prepared = prepare(encoded(image), sizes)
         assert prepared.dtype == np.float32
         assert np.array_equal(prepared, expected.astype(np.float32))
-        assert np.array_equal(prepared, prepare_image(image, sizes))
+        assert np.array_equal(prepared, to_unit(image_pixels(image, sizes)))
         assert np.array_equal(prepared, to_unit(file_pixels(encoded(image), sizes)))

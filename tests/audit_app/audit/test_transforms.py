@@ -16,7 +16,7 @@ from hardrank.audit_app.gallery.image_gallery import from_images
 from hardrank.audit_app.images.edits import EDITS
 from hardrank.audit_app.results.transform_entries import EditPointEntry, EditsEntry, IntervalEntry
 from hardrank.models.decoding import decode
-from hardrank.models.preprocessing import prepare_image
+from hardrank.models.preprocessing import image_pixels, to_unit
 from hardrank.trainer.evaluation.blocks import CancelledError
 from hardrank.trainer.evaluation.journal import Journal
 from hardrank.trainer.evaluation.robustness import RobustnessOptions, sample_queries
@@ -44,7 +44,7 @@ def test_edits_equal_a_plain_loop(embedded: EmbeddedGallery, measured: ModelResu
             for row in chosen:
                 original = decode(embedded.gallery.read(row))
                 edited = EDITS[key].apply(original, point.strength)
-                pair = [prepare_image(one, embedded.subject.preprocessing) for one in (original, edited)]
+                pair = [to_unit(image_pixels(one, embedded.subject.preprocessing)) for one in (original, edited)]
                 one, other = embedded.subject.judge(torch.from_numpy(np.stack(pair))).double().numpy()
                 orders = [np.argsort(np.linalg.norm(gallery - e, axis=1)).tolist() for e in (one, other)]
                 first = [[i for i in order if i != row][:10] for order in orders]

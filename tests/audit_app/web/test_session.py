@@ -4,6 +4,9 @@ import gc
 import threading
 import time
 import weakref
+from pathlib import Path
+
+import pytest
 
 from hardrank.audit_app.gallery.served import ServedGallery
 from hardrank.audit_app.live.attack import LiveAttack
@@ -118,3 +121,22 @@ def test_a_closed_tab_that_does_not_come_back_frees_its_attack(served: list[Serv
     session.close()
     assert live.wait(PATIENCE_S).phase.over
     assert session.live is None
+
+
+def test_a_failed_upload_leaves_no_part_of_a_model(monkeypatch: pytest.MonkeyPatch) -> None:
+    session, _ = open_tab()
+    files = {"model.onnx": b"graph", "model.onnx.data": b"weights"}
+    write = Path.write_bytes
+
+    def full(path: Path, data: bytes) -> int:
+        if data == b"weights":
+            raise OSError("no space left")
+        return write(path, data)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Path, "write_bytes", full)
+        with pytest.raises(OSError, match="no space"):
+            session.keep_files(files)
+    kept = session.keep_files(files)
+    assert {path.name: path.read_bytes() for path in kept.iterdir()} == files
+    assert list(kept.parent.iterdir()) == [kept]
