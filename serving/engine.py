@@ -18,6 +18,7 @@ from hardrank.models.preprocessing import Preprocessing, prepare, to_unit
 
 _ERRORS_ONLY: Final = 3
 _CPU: Final = ["CPUExecutionProvider"]
+_CUDA: Final = "CUDAExecutionProvider"
 _SPIN_US: Final = 100
 """Microseconds that a thread of ONNX Runtime waits awake for the others of an operation, where it has to pass large
 batches. They come within that time unless another thread of the server has taken a core; waiting longer would take
@@ -90,7 +91,7 @@ class Engine:
     @property
     def device(self) -> Device:
         """Where the network runs."""
-        return Device.CUDA if "CUDAExecutionProvider" in self._session.get_providers() else Device.CPU
+        return Device.CUDA if _CUDA in self._session.get_providers() else Device.CPU
 
     @property
     def input_shape(self) -> tuple[int, int, int]:
@@ -192,16 +193,16 @@ def _open(path: Path, threads: int, providers: list[str], *, spin_us: int | None
 
 def _providers(device: Device) -> list[str]:
     """Return execution providers in order of preference. Only opening a session tells which of them work."""
-    available = onnxruntime.get_available_providers()
-    if device is Device.CPU or (device is Device.AUTO and not _has_gpu()):
+    has_gpu = _has_gpu()
+    if device is Device.CPU or (device is Device.AUTO and not has_gpu):
         return _CPU
-    if "CUDAExecutionProvider" not in available or not _has_gpu():
+    if not has_gpu:
         raise EngineError(
             "no CUDA device is available to ONNX Runtime; use the device auto or cpu, or check nvidia-smi"
         )
-    return ["CUDAExecutionProvider", "CPUExecutionProvider"]
+    return [_CUDA, *_CPU]
 
 
 def _has_gpu() -> bool:
     """Whether there is a CUDA device; asking ONNX Runtime itself would print error messages of its loader."""
-    return "CUDAExecutionProvider" in onnxruntime.get_available_providers() and Path("/dev/nvidiactl").exists()
+    return _CUDA in onnxruntime.get_available_providers() and Path("/dev/nvidiactl").exists()

@@ -6,7 +6,7 @@ The index is only read, also while a server uses it.
 
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Annotated, Final
 
@@ -73,7 +73,7 @@ def _run(command: ScanCommand, console: Console) -> None:
             with SearchIndex.open(command.compare, maintenance=False) as other:
                 result = scan(index, command.options, other=other)
     if command.json is not None:
-        write_json(command.json, result.to_dict())
+        write_json(command.json, asdict(result))
     for line in _lines(result, command):
         console.print(line, highlight=False, markup=False, soft_wrap=True)
 

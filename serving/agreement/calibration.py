@@ -11,22 +11,24 @@ and an image made against both models at once need not.
 from collections.abc import Mapping, Sequence, Set
 from dataclasses import asdict, dataclass, field
 from enum import StrEnum
-from typing import Any, Final, Protocol
+from typing import Any, Final
 
 import numpy as np
 import numpy.typing as npt
 
 from hardrank.models.errors import HardrankError
 from hardrank.serving.agreement.rbo import Ranking, rank_biased_overlap
+from hardrank.serving.index.search_index import SearchIndex
+from hardrank.serving.store.items import Match
 
 FEWEST_ITEMS: Final = 20
 """Shared items that a calibration needs."""
-
 _CHUNK: Final = 256
 """Queries searched at once during calibration."""
-
 _NEARLY_ALL: Final = 0.9
 """Larger shares are written with a decimal."""
+_LITTLE: Final = 0.5
+"""Median overlap below which two models agree little on all images."""
 
 
 class CalibrationError(HardrankError):
@@ -39,44 +41,6 @@ class DisagreementLevel(StrEnum):
     USUAL = "usual"
     UNUSUAL = "unusual"
     SUSPICIOUS = "suspicious"
-
-
-class HasId(Protocol):
-    """An indexed item."""
-
-    @property
-    def id(self) -> str:
-        """The same in both indexes."""
-
-
-class Ranked(Protocol):
-    """One result of a search, such as `hardrank.serving.store.items.Match`."""
-
-    @property
-    def item(self) -> HasId:
-        """The item found."""
-
-    @property
-    def score(self) -> float:
-        """Cosine similarity to the query, in [−1,1]."""
-
-
-class Searchable(Protocol):
-    """An index, such as `hardrank.serving.index.search_index.SearchIndex`."""
-
-    def list_items(self) -> Sequence[HasId]:
-        """Return all items, as of one commit."""
-
-    def rows(self, ids: Sequence[str]) -> Mapping[str, int]:
-        """Return id → row for those ids that are indexed."""
-
-    def vectors(self, ids: Sequence[str]) -> npt.NDArray[np.float32]:
-        """Return the stored vectors (n,D); raises a `HardrankError` for an unknown id."""
-
-    def search(
-        self, queries: npt.NDArray[np.float32], k: int, *, exclude: Sequence[str | None] = ()
-    ) -> Sequence[Sequence[Ranked]]:
-        """Return the `k` best results for each of `queries` (Q,D), each without its id in `exclude`."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -168,8 +132,6 @@ class Calibration:
         return next((level for rate, level in thresholds if share <= rate), DisagreementLevel.USUAL)
 
 
-_LITTLE: Final = 0.5
-"""Median overlap below which two models agree little on all images."""
 _UNTELLING: Final = (
     "These two models agree little on any image (overlap {rbo:.2f} on this one, median {usual:.2f} on the gallery’s "
     "own images), so this check tells little."
@@ -198,13 +160,13 @@ def _share(count: int, total: int) -> str:
     return f"{100 * count / total:.1f}%" if count / total > _NEARLY_ALL else f"{count / total:.0%}"
 
 
-def calibrate(first: Searchable, second: Searchable, *, options: CalibrationOptions | None = None) -> Calibration:
+def calibrate(first: SearchIndex, second: SearchIndex, *, options: CalibrationOptions | None = None) -> Calibration:
     """Measure the usual overlap of two indexes' rankings, on a seeded sample of the items that are in both.
 
     Deterministic for the same galleries and options. Raises `CalibrationError` if fewer than 20 items are in both.
     """
     used = options or CalibrationOptions()
-    shared = _shared_ids(first, second)
+    shared = sorted({item.id for item in first.list_items()} & {item.id for item in second.list_items()})
     if len(shared) < FEWEST_ITEMS:
         raise CalibrationError(
             f"the two indexes share {len(shared)} items, and a calibration needs {FEWEST_ITEMS}; build both from the "
@@ -228,10 +190,10 @@ def calibrate(first: Searchable, second: Searchable, *, options: CalibrationOpti
 
 
 def shared_overlap(
-    of_first: Sequence[Ranked],
-    of_second: Sequence[Ranked],
-    first: Searchable,
-    second: Searchable,
+    of_first: Sequence[Match],
+    of_second: Sequence[Match],
+    first: SearchIndex,
+    second: SearchIndex,
     *,
     persistence: float,
 ) -> float:
@@ -248,23 +210,15 @@ def shared_overlap(
     )
 
 
-def _ranking(matches: Sequence[Ranked], *, leave_out: Set[str]) -> Ranking:
+def _ranking(matches: Sequence[Match], *, leave_out: Set[str]) -> Ranking:
     kept = [match for match in matches if match.item.id not in leave_out]
     return Ranking(ids=tuple(match.item.id for match in kept), scores=tuple(match.score for match in kept))
 
 
-def _rankings(index: Searchable, ids: Sequence[str], depth: int) -> Sequence[Sequence[Ranked]]:
+def _rankings(index: SearchIndex, ids: Sequence[str], depth: int) -> list[list[Match]]:
     """Rank the index for each of `ids`, the item itself left out."""
     return index.search(index.vectors(ids), depth, exclude=ids)
 
 
-def _shared_ids(first: Searchable, second: Searchable) -> list[str]:
-    return sorted(_all_ids(first) & _all_ids(second))
-
-
-def _all_ids(index: Searchable) -> set[str]:
-    return {item.id for item in index.list_items()}
-
-
-def _absent(index: Searchable, ids: Set[str]) -> Set[str]:
+def _absent(index: SearchIndex, ids: Set[str]) -> Set[str]:
     return ids - index.rows(sorted(ids)).keys() if ids else ids

@@ -62,16 +62,17 @@ class _TopSlots:
 
     def offer(self, scores: Vectors, slots: Slots) -> None:
         """Consider scores (Q,n) of slots (n,); −∞ is never taken."""
-        if scores.shape[1] > self._count:
-            chosen = np.argpartition(scores, -self._count, axis=1)[:, -self._count :]
-            scores, taken = np.take_along_axis(scores, chosen, axis=1), slots[chosen]
-        else:
-            taken = np.broadcast_to(slots, scores.shape)
+        scores, taken = self._best(scores, np.broadcast_to(slots, scores.shape))
         taken = np.where(np.isneginf(scores), -1, taken)
         if self.slots.shape[1]:
             scores = np.concatenate([self._scores, scores], axis=1)
             taken = np.concatenate([self.slots, taken], axis=1)
-        if scores.shape[1] > self._count:
-            chosen = np.argpartition(scores, -self._count, axis=1)[:, -self._count :]
-            scores, taken = np.take_along_axis(scores, chosen, axis=1), np.take_along_axis(taken, chosen, axis=1)
+            scores, taken = self._best(scores, taken)
         self._scores, self.slots = scores, taken
+
+    def _best(self, scores: Vectors, slots: Slots) -> tuple[Vectors, Slots]:
+        """Return the largest scores of each row, in any order, and their slots."""
+        if scores.shape[1] <= self._count:
+            return scores, slots
+        chosen = np.argpartition(scores, -self._count, axis=1)[:, -self._count :]
+        return np.take_along_axis(scores, chosen, axis=1), np.take_along_axis(slots, chosen, axis=1)

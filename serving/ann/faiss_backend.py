@@ -8,7 +8,7 @@ searched ever changes.
 import logging
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Final
 
@@ -197,7 +197,7 @@ class FaissBackend:
             p50_ms=chosen.p50_ms,
             items=len(slots),
             seconds=round(time.perf_counter() - began, 3),
-            measured=[one.to_dict() for one in measured],
+            measured=[asdict(one) for one in measured],
             volume=snapshot.state.volume,
             covered=snapshot.slots,
         )

@@ -38,6 +38,10 @@ class _GpuVectors:
     covered: int
     """All slots below this were sent, unless they were deleted already."""
 
+    def deleted(self, snapshot: Snapshot) -> int:
+        """Return how many of the vectors belong to items that were deleted since."""
+        return len(self.slots) - int(np.count_nonzero(snapshot.alive[: self.covered]))
+
 
 class GpuBackend:
     """See `Backend`. `fallback` searches what the GPU does not: labels, many results, vectors that do not fit."""
@@ -64,8 +68,7 @@ class GpuBackend:
         sent = self._sent
         if sent is None or label is not None:
             return self._fallback.candidates(snapshot, queries, count, label=label)
-        deleted = len(sent.slots) - int(np.count_nonzero(snapshot.alive[: sent.covered]))
-        fetch = min(count + deleted, len(sent.slots))
+        fetch = min(count + sent.deleted(snapshot), len(sent.slots))
         if fetch > _MAX_RESULTS:
             return self._fallback.candidates(snapshot, queries, count)
         with self._searching:  # FAISS's GPU resources must not be used by several threads at once
@@ -90,8 +93,9 @@ class GpuBackend:
             return self._fallback.is_stale(snapshot)
         if self._sent is None:
             return snapshot.size >= MIN_ITEMS
-        deleted = len(self._sent.slots) - int(np.count_nonzero(snapshot.alive[: self._sent.covered]))
-        return max(snapshot.slots - self._sent.covered, deleted) > min(self._options.tail, _MAX_RESULTS // 2)
+        return max(snapshot.slots - self._sent.covered, self._sent.deleted(snapshot)) > min(
+            self._options.tail, _MAX_RESULTS // 2
+        )
 
     def optimized(self, snapshot: Snapshot, options: OptimizeOptions) -> Backend:
         """See `Backend`."""

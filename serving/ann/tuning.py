@@ -7,9 +7,9 @@ is the time of one query on one thread, including the exact scores of candidates
 """
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from time import perf_counter
-from typing import Any, Final
+from typing import Final
 
 import numpy as np
 
@@ -48,10 +48,6 @@ class TuningResult:
     def effort(self) -> SearchEffort:
         """The effort that was measured."""
         return SearchEffort(width=self.width, fetch=self.fetch)
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return plain values for the record."""
-        return asdict(self)
 
 
 class TuningQueries:

@@ -26,25 +26,10 @@ class AccessControl:
         return Depends(check)
 
     def check(self, request: Request, role: KeyRole, *, counted: bool = True) -> None:
-        """Check a request that requires `role`, and note its caller; raises as `Keyring.caller` and `require`."""
-        request.state.caller = self._caller(request, role, counted=counted)
+        """Check a request that requires `role`, and note its caller.
 
-    def take_batch(self, request: Request, queries: int) -> None:
-        """Count the queries of an allowed request, which counts as one already.
-
-        Raises `RateLimitedError`, and `InvalidSearchError` for more queries than the limit ever admits at once.
+        Raises as `Keyring.caller` and `require`, and `RateLimitedError`.
         """
-        caller: Caller = request.state.caller
-        self._rate.check_size(queries)
-        if queries > 1:
-            self._rate.take(caller.name, queries - 1)
-
-    def charge(self, request: Request, size: int) -> None:
-        """Count what an allowed request is answered with, bytes."""
-        caller: Caller = request.state.caller
-        self._rate.charge(caller.name, size)
-
-    def _caller(self, request: Request, role: KeyRole, *, counted: bool) -> Caller:
         address = address_of(request.scope)
         try:
             caller = self._keyring.caller(_key_of(request), address)
@@ -54,7 +39,26 @@ class AccessControl:
             raise
         if counted:
             self._rate.take(caller.name)
-        return caller
+        request.state.caller = caller
+
+    def take_batch(self, request: Request, queries: int) -> None:
+        """Count the queries of an allowed request, which counts as one already.
+
+        Raises `RateLimitedError`, and `InvalidSearchError` for more queries than the limit ever admits at once.
+        """
+        self._rate.check_size(queries)
+        if queries > 1:
+            self._rate.take(caller_name(request), queries - 1)
+
+    def charge(self, request: Request, size: int) -> None:
+        """Count `size` bytes of the response to an allowed request."""
+        self._rate.charge(caller_name(request), size)
+
+
+def caller_name(request: Request) -> str:
+    """Return the name by which limits count the caller of an allowed request."""
+    caller: Caller = request.state.caller
+    return caller.name
 
 
 def _key_of(request: Request) -> str | None:

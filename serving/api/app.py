@@ -73,7 +73,8 @@ def create_api(service: SearchService, settings: Settings, keyring: Keyring | No
     app.state.bodies, app.state.rate = BodyReader(settings.limits), rate
     endpoints = Endpoints(service, settings, access, app.state.bodies, options.responses, version=_version())
     v1 = v1_router(endpoints, access)
-    app.router.routes.append(DirectRoute("/v1/search", endpoints.search_image, access, "POST"))  # before the described
+    # Before the described route of the same address, which only serves the OpenAPI document.
+    app.router.routes.append(DirectRoute("/v1/search", endpoints.search_image, access))
     app.include_router(v1)
     app.include_router(health_router(endpoints))
     if settings.metrics:

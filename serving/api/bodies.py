@@ -23,17 +23,18 @@ from hardrank.serving.settings import Limits
 FORM: Final = "multipart/form-data"
 BYTES: Final = "application/octet-stream"
 _SHARES: Final = 4
-"""One address may have this part of all bytes in memory."""
+"""One address may hold this fraction, 1/4, of all bytes in memory."""
 _INLINE_BYTES: Final = 2**18
 """Larger bodies are joined and parsed in a thread, so that they do not block the event loop."""
 _LARGEST_HEAD: Final = 2**10
-"""Of a part of a form, bytes."""
+"""Bytes of the headers of a form part."""
 _MOST_PARAMETERS: Final = 64
-"""In the head of a part. Parsing takes time in proportion to their number times their length."""
+"""In the headers of a form part. Parsing takes time proportional to their number times their length."""
 _LONGEST_BOUNDARY: Final = 256
 _FIND_BYTES: Final = 2**20
 _MAX_LONGER_DELIMITERS: Final = 1000
-"""Boundaries in the content of a part that go on as no boundary does; clients choose one that does not occur there."""
+"""Occurrences of the boundary in the content of a part that are no delimiters, since they are followed by other bytes.
+Clients choose a boundary that does not occur in the content."""
 
 Result = TypeVar("Result")
 
@@ -77,7 +78,7 @@ class HeldBytes:
     """Counts the bytes of bodies in memory, in all and by address, and limits both."""
 
     def __init__(self, limits: Limits, what: str) -> None:
-        """Apply the limits to `what`, a plural that the error has."""
+        """Apply the limits. `what` names the bodies in error messages, in the plural, such as `uploads`."""
         self._limit = limits.held_bytes
         self._share = max(limits.held_bytes // _SHARES, limits.body_bytes)
         self._what = what
@@ -85,7 +86,7 @@ class HeldBytes:
         self.total = 0
 
     def add(self, size: int, address: str) -> None:
-        """Count bytes; negative: no more."""
+        """Add bytes to the count; a negative `size` removes them."""
         self.total += size
         self._by_address[address] += size
         if not self._by_address[address]:

@@ -1,4 +1,4 @@
-"""A route that passes requests to its endpoint without FastAPI."""
+"""A route that passes requests to its endpoint without FastAPI's parsing of parameters."""
 
 from collections.abc import Awaitable, Callable
 
@@ -11,21 +11,20 @@ from hardrank.serving.api.auth import KeyRole
 
 
 class DirectRoute(Route):
-    """A route without FastAPI, for an endpoint with no parameters but the request; its role is READ.
+    """A POST route that requires the role READ, for an endpoint whose only parameter is the request.
 
-    The solving of parameters that are not there takes as long as the rest of a request. OpenAPI does not have it.
+    FastAPI would spend as much time on resolving the parameters as the rest of the request takes. The route is not part
+    of the OpenAPI document.
     """
 
-    def __init__(
-        self, path: str, endpoint: Callable[[Request], Awaitable[Response]], access: AccessControl, method: str
-    ) -> None:
+    def __init__(self, path: str, endpoint: Callable[[Request], Awaitable[Response]], access: AccessControl) -> None:
         async def answer(request: Request) -> Response:
             access.check(request, KeyRole.READ)
             return await endpoint(request)
 
-        super().__init__(path, answer, methods=[method], include_in_schema=False)
+        super().__init__(path, answer, methods=["POST"], include_in_schema=False)
 
     def matches(self, scope: Scope) -> tuple[Match, Scope]:
-        """As every route, and tell the metrics which one it is."""
+        """Match like any route, and name the route in the scope, from which the metrics read it."""
         match, more = super().matches(scope)
         return match, {**more, "route": self}

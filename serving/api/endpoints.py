@@ -10,7 +10,7 @@ import orjson
 from fastapi import APIRouter, Path, Query, Request, Response
 
 from hardrank.serving.api import schemas
-from hardrank.serving.api.access import AccessControl
+from hardrank.serving.api.access import AccessControl, caller_name
 from hardrank.serving.api.answers_json import LargeJson, batch_parts, search_parts
 from hardrank.serving.api.auth import KeyRole, network_of
 from hardrank.serving.api.bodies import (
@@ -80,7 +80,7 @@ class Endpoints:
         async with self._bodies.read(request) as body:
             data = await read_image(body, request)
             answer = await cancel_on_disconnect(
-                request, self._service.search(ImageQuery(data=data), options, caller=_caller(request))
+                request, self._service.search(ImageQuery(data=data), options, caller=caller_name(request))
             )
         return await self._search_response(request, answer)
 
@@ -89,7 +89,7 @@ class Endpoints:
         parameters = ItemSearchParameters.of(request)
         query = IdQuery(id=parameters.id)
         answer = await cancel_on_disconnect(
-            request, self._service.search(query, parameters.options(), caller=_caller(request))
+            request, self._service.search(query, parameters.options(), caller=caller_name(request))
         )
         return await self._search_response(request, answer)
 
@@ -105,7 +105,7 @@ class Endpoints:
             self._access.take_batch(request, len(fields))
             queries = [_query_of(field) for field in fields]
             answers = await cancel_on_disconnect(
-                request, self._service.search_many(queries, options, caller=_caller(request))
+                request, self._service.search_many(queries, options, caller=caller_name(request))
             )
         size = sum(answer.size for answer in answers if isinstance(answer, SearchAnswer))
         return await self._response(request, batch_parts(answers, request.state.id), size, {})
@@ -124,7 +124,7 @@ class Endpoints:
         if size <= _INLINE_BYTES:
             return Response(b"".join(parts), headers=dict(headers), media_type="application/json")
         with self._responses.holding(size, network_of(address_of(request.scope))):
-            written = await self._service.in_turn(lambda: list(parts), caller=_caller(request))
+            written = await self._service.in_turn(lambda: list(parts), caller=caller_name(request))
         return LargeJson(written, headers)
 
     # ------------------------------------------------------------------ items
@@ -182,14 +182,14 @@ class Endpoints:
                     fields["image"].content,
                     label=fields["label"].text() if "label" in fields else None,
                     metadata=_metadata(fields.get("metadata")),
-                    caller=_caller(request),
+                    caller=caller_name(request),
                 ),
             )
         return _json({"item": schemas.item_json(item), "new": new}, status=201 if new else 200)
 
     async def delete(self, id: _Id, request: Request) -> Response:
         """Delete an item from the indexes of all models."""
-        await cancel_on_disconnect(request, self._service.delete(id, caller=_caller(request)))
+        await cancel_on_disconnect(request, self._service.delete(id, caller=caller_name(request)))
         return Response(status_code=204)
 
     # ------------------------------------------------------------------ the server
@@ -353,12 +353,6 @@ def v1_router(endpoints: Endpoints, access: AccessControl) -> APIRouter:
     add("GET", "/stats", endpoints.stats, "Get models, indexes and limits", tag="stats",
         response_model=schemas.StatsOut)  # fmt: skip
     return router
-
-
-def _caller(request: Request) -> str:
-    """Return the caller as the rate limit counts it."""
-    name: str = request.state.caller.name
-    return name
 
 
 def _query_of(field: FormField) -> SearchQuery:

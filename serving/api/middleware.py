@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from time import perf_counter
 from typing import Final
 
-from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from hardrank.serving.api.auth import Keyring, network_of
@@ -28,11 +27,11 @@ DOCS: Final = "/docs"
 _DATA_ROUTES: Final = ("/healthz", "/readyz", "/metrics", "/openapi.json")
 _UNCOUNTED: Final = frozenset({"/healthz", "/readyz", "/metrics"})
 _COSTS: Final[Mapping[str, int]] = {"/": 20, "/config": 20, "/openapi.json": 20}
-"""Of what takes milliseconds to write, in the time that a file of the page takes."""
+"""Tokens for a response that takes milliseconds to make; any other costs 1, like a file of the page."""
 _LONGEST_CONTENT_TYPE: Final = 512
-"""Bytes. Parsing takes time in proportion to the square."""
+"""Bytes. Parsing takes time quadratic in the length."""
 _LARGE: Final = 2**20
-"""Bytes from which on a response is counted until the client has taken it."""
+"""Larger responses, in bytes, are counted until the client has received them."""
 _PIECE: Final = 2**18
 _REQUEST_ID: Final = re.compile(r"[A-Za-z0-9._\-]{1,64}")
 _DATA_POLICY: Final = "default-src 'none'; frame-ancestors 'none'; sandbox"
@@ -71,11 +70,11 @@ class MiddlewareOptions:
     metrics: Metrics
     keyring: Keyring
     rate: RateLimit
-    """Of what is posted to the page, as of requests to the API."""
+    """Limits the POST requests to the page, and the requests to the API."""
     reads: RateLimit
-    """Of what is read from the page: about a hundred files at once when it is opened."""
+    """Limits the GET requests to the page. Opening it takes about a hundred."""
     responses: HeldBytes
-    """Large responses that clients have not taken yet."""
+    """Limits the bytes of large responses that clients have not received yet."""
     hosts: Sequence[str] = ()
     """Host names that the server accepts; none: any."""
 
@@ -106,18 +105,12 @@ class RequestMiddleware:
         except Exception as error:
             if sender.status:  # part of the response is sent; only closing the connection reports the error
                 raise
-            await self._error_response(sender.refusal or error, request_id)(scope, receive, sender)
+            refused = sender.refusal or error
+            scope["state"]["problem_type"] = problem_type_of(refused)
+            await response_to(refused, request_id)(scope, receive, sender)
         finally:
             sender.end()
         self._count(scope, sender.status, perf_counter() - began)
-
-    def _error_response(self, error: Exception, request_id: str) -> Response:
-        self._count_rejection(error)
-        return response_to(error, request_id)
-
-    def _count_rejection(self, error: Exception) -> None:
-        if (reason := problem_type_of(error).rejection) is not None:
-            self._options.metrics.rejected(reason)
 
     def _check_host(self, header: bytes) -> None:
         """Reject unknown host names. This prevents DNS rebinding: a web page reaching a server on the loopback."""
@@ -131,14 +124,17 @@ class RequestMiddleware:
             )
 
     def _check_content_type(self, scope: Scope) -> None:
-        # All of them: which of several counts differs between parsers.
+        # If there are several such headers, parsers differ in which one they use, so all are checked.
         if any(name == b"content-type" and len(value) > _LONGEST_CONTENT_TYPE for name, value in scope["headers"]):
             raise HeaderTooLargeError(
                 f"The header Content-Type exceeds {_LONGEST_CONTENT_TYPE} bytes; send a shorter one."
             )
 
     def _check_rate(self, scope: Scope) -> None:
-        """Limit the requests to the page, and notice changed keys on any request to it; the API does both itself."""
+        """Limit the requests to the page. Asking the keyring also makes it notice a changed key file.
+
+        The API does both itself.
+        """
         path = route_path(scope)
         if path.startswith(API):
             return
@@ -170,7 +166,7 @@ class _ResponseSender:
         self._held = 0
         self.status = 0
         self.refusal: OverloadedError | None = None
-        """Why the response was not sent; what the app makes of it is another error."""
+        """Why the response was not sent. The app may raise a different error because of it."""
 
     async def __call__(self, message: Message) -> None:
         if message["type"] == "http.response.start":
@@ -185,7 +181,7 @@ class _ResponseSender:
         await self._send(message)
 
     def end(self) -> None:
-        """Count the response no more."""
+        """Stop counting the response."""
         self._responses.add(-self._held, self._address)
         self._held = 0
 
@@ -198,7 +194,7 @@ class _ResponseSender:
             self._responses.check(self._address)
         except OverloadedError as error:
             self.end()
-            # Another error, because the traceback of this one has the response.
+            # A new error, because the traceback of this one keeps the response in memory.
             self.refusal = OverloadedError(str(error))
             raise
 

@@ -26,7 +26,7 @@ HEAD_BYTES: Final = 2**16
 _MOST_PIPELINED: Final = 32
 """Requests that one connection may send ahead while an earlier one is answered."""
 _CHUNK_COST: Final = 32
-"""Bytes that a chunk of a body, or a header after it, counts as overhead: each takes time of the event loop."""
+"""Bytes of overhead that each chunk of a body, and each trailer, counts as: each takes time on the event loop."""
 _GRACE_S: Final = 1.0
 """Seconds that the endpoints have to report a slow body before the connection is closed."""
 _SMALL_BODY: Final = 2**20
@@ -97,7 +97,7 @@ class Connections:
         return None
 
     def close(self, address: str) -> None:
-        """Count a connection no more."""
+        """Stop counting a connection."""
         caller = network_of(address)
         self._count -= 1
         self._open[caller] -= 1
@@ -125,26 +125,26 @@ class LimitedProtocol(HttpToolsProtocol):
     connection_count: Connections | None = None
     """Counts the connections of the server; None: they are not limited."""
     body_pace: Pace | None = None
-    """Of the large bodies of one address; None: they are not delayed."""
+    """Slows down the large bodies of one address; None: they are not delayed."""
     _counted: bool = False
     """Whether this connection is counted."""
     _open: bool = True
     """Whether a head is being received or expected."""
     _received: int = 0
-    """Bytes of it, and of the body after it."""
+    """Bytes received of the current request."""
     _ended: bool = False
     """Whether a request ended in the data that is being parsed."""
     flow: PacedFlow
     _answered: Any = None
-    """The request that is being answered; uvicorn knows only the one that came last."""
+    """The request that is being answered; `cycle` of uvicorn is the one that came last."""
     _body_bytes: int = 0
-    """Of the current request."""
+    """Body bytes of the current request."""
     _overhead: int = 0
-    """Bytes that its chunks and the headers after them count."""
+    """Overhead of its chunks and trailers, bytes; see `_CHUNK_COST`."""
     _timer: TimerHandle | None = None
-    """Of the request."""
+    """Closes the connection unless the head or body arrives in time."""
     _write_timer: TimerHandle | None = None
-    """Of the response."""
+    """Closes the connection unless the client takes the response in time."""
 
     def connection_made(self, transport: Any) -> None:
         """Refuse the connection, or start the timer of the first head."""

@@ -87,7 +87,7 @@ class Maintenance:
             return
         with state.writing() as latest:
             if latest.file is current.file:
-                state.put(replace(latest, ann_number=number))
+                state.current = replace(latest, ann_number=number)
                 state.table.update_state(ann_number=number)
                 state.refresh()
         # Where another process has compacted meanwhile, its ANN index is the one in use, not the one just saved.
@@ -112,7 +112,7 @@ class Maintenance:
                 volume=volume, base_slots=len(live), base_row=committed.next_row, ann_number=ann_number
             )
             snapshot = Snapshot.load(file, state.table.changes())
-            state.put(IndexView(snapshot=snapshot, file=file, backend=backend, ann_number=ann_number))
+            state.current = IndexView(snapshot=snapshot, file=file, backend=backend, ann_number=ann_number)
         remove_other_indexes(folder, ann_number)
 
     @contextmanager

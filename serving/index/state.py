@@ -67,7 +67,7 @@ class IndexState:
         self._changing = threading.RLock()
         self._lock = FileLock(folder / WRITE_LOCK)
         self.current = self._load()
-        """The latest state that was loaded."""
+        """The latest state that was loaded. Replace it only within `writing`."""
 
     @staticmethod
     def create(folder: Path) -> None:
@@ -115,10 +115,6 @@ class IndexState:
                 yield self.current
             finally:
                 self._lock.release()
-
-    def put(self, current: IndexView) -> None:
-        """Replace the state by one that a writer has made; only within `writing`."""
-        self.current = current
 
     def put_backend(self, file: VectorFile, backend: Backend) -> None:
         """Replace the backend, unless the vectors have been moved out of `file` meanwhile."""

@@ -1,15 +1,14 @@
 """Scan an index for hubs, and compare it with the index of another model."""
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
-from typing import Any
+from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 
 from hardrank.models.errors import HardrankError
 from hardrank.serving.index.search_index import SearchIndex
-from hardrank.serving.inspection.hubs import Occurrences, hub_scores, k_occurrences
+from hardrank.serving.inspection.hubs import hub_scores, k_occurrences
 from hardrank.serving.inspection.neighbors import neighbor_overlaps
 
 
@@ -76,10 +75,6 @@ class ScanResult:
     disagreements: Sequence[Disagreement] = ()
     """All compared items, least overlap first; empty if there was no other index."""
 
-    def to_dict(self) -> dict[str, Any]:
-        """Return the fields as JSON values."""
-        return asdict(self)
-
 
 def scan(index: SearchIndex, options: ScanOptions | None = None, *, other: SearchIndex | None = None) -> ScanResult:
     """Find hubs in an index, and the items whose neighbors differ most from those in another.
@@ -121,7 +116,7 @@ def scan(index: SearchIndex, options: ScanOptions | None = None, *, other: Searc
     ]
     disagreements: list[Disagreement] = []
     if other is not None:
-        overlaps = neighbor_overlaps(found, _occurrences(other, ids, options, queries))
+        overlaps = neighbor_overlaps(found, k_occurrences(other.vectors(ids), options.k, queries=queries))
         disagreements = [
             Disagreement(id=ids[n], label=listed[n].label, overlap=round(float(overlap), 4))
             for n, overlap in sorted(zip(queries.tolist(), overlaps, strict=True), key=lambda pair: pair[1])
@@ -141,9 +136,3 @@ def _sample(count: int, options: ScanOptions) -> npt.NDArray[np.int64]:
     if count <= options.queries:
         return np.arange(count)
     return np.sort(np.random.default_rng(options.seed).choice(count, options.queries, replace=False))
-
-
-def _occurrences(
-    index: SearchIndex, ids: Sequence[str], options: ScanOptions, queries: npt.NDArray[np.int64]
-) -> Occurrences:
-    return k_occurrences(index.vectors(ids), options.k, queries=queries)

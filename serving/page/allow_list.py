@@ -20,7 +20,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from hardrank.models.decode_limits import ImageTooLargeError
 from hardrank.serving.api.auth import network_of
 from hardrank.serving.api.bodies import BodyReader, BodyTooLargeError, cancel_on_disconnect, read_fields
-from hardrank.serving.api.middleware import address_of
+from hardrank.serving.api.middleware import address_of, route_path
 from hardrank.serving.api.problems import http_error_response, problem_type_of, response_to
 from hardrank.serving.page.assets import Assets
 from hardrank.serving.page.calls import check_call
@@ -138,7 +138,7 @@ class AllowListMiddleware:
             raise HTTPException(404)
         if _is_from_other_site(scope):
             raise HTTPException(403)
-        path = scope["path"].removeprefix(scope.get("root_path", ""))
+        path = route_path(scope)
         if scope["method"] in {"GET", "HEAD"}:
             return await self._read(path, scope, receive, send)
         if scope["method"] != "POST" or path not in {_UPLOAD, _CALL, _LOGIN, _LOGOUT}:

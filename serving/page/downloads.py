@@ -8,7 +8,7 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Final
 
-from hardrank.serving.api.schemas import item_json
+from hardrank.serving.api.schemas import match_json
 from hardrank.serving.store.items import Match
 
 _COLUMNS: Final = ("model", "rank", "score", "id", "label", "width", "height", "metadata")
@@ -19,10 +19,7 @@ _FORMULA: Final = re.compile(r'(^|[;\t])(?=[ "]*[=+\-@]|[\t\r])')
 def json_url(query: str, by_model: Mapping[str, Sequence[Match]]) -> str:
     """Return the results as the data URL of a JSON file."""
     models = {
-        key: [
-            {**item_json(match.item), "metadata": match.item.metadata, "rank": match.rank, "score": match.score}
-            for match in matches
-        ]
+        key: [{**match_json(match), "metadata": match.item.metadata} for match in matches]
         for key, matches in by_model.items()
     }
     text = json.dumps({"query": query, "models": models}, ensure_ascii=False, indent=1)

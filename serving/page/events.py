@@ -2,7 +2,7 @@
 
 import asyncio
 import heapq
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Final
 from urllib.parse import parse_qs, urlencode
@@ -47,13 +47,6 @@ class _UploadedQuery:
     name: str
 
 
-@dataclass(frozen=True, kw_only=True)
-class _ItemQuery:
-    """Search with an item of the gallery."""
-
-    id: str
-
-
 class PageEvents:
     """The handlers, and what they know of the service."""
 
@@ -62,8 +55,9 @@ class PageEvents:
     ) -> None:
         """Take what answers searches, the limits, the uploads, and whether visitors may scan for suspicious items."""
         self.may_scan = may_scan
-        self._scans = ScanRunner([model.index for model in service.models.values()])
         self._service = service
+        self._indexes = [model.index for model in service.models.values()]
+        self._scans = ScanRunner(self._indexes)
         self._uploads = uploads
         self.model_keys = tuple(service.models)
         self.max_results = min(_MAX_RESULTS, settings.limits.results)
@@ -78,10 +72,10 @@ class PageEvents:
 
         `address` is the query string of its address, such as `?id=beach~1.jpg&k=20&label=beach&model=robust`.
         """
-        first = self._service.models[self.model_keys[0]].index
-        choices, items = await asyncio.gather(self._label_choices(), asyncio.to_thread(pictures.examples, first))
-        thumbnails = await self._thumbnails(items)
-        sizes = [model.index.size for model in self._service.models.values()]
+        choices, items = await asyncio.gather(
+            self._label_choices(), asyncio.to_thread(pictures.examples, self._indexes[0])
+        )
+        thumbnails = await self._thumbnails(item.id for item in items)
         max_results = self._most_results()
         wanted = {name: values[-1] for name, values in parse_qs((address or "").removeprefix("?")).items()}
         id, label = wanted.get("id", ""), wanted.get("label", ALL)
@@ -90,14 +84,14 @@ class PageEvents:
             model = ALL
         fold = wanted.get("fold") == "1"
         count = min(DEFAULT_RESULTS, max_results)
-        shown = fragments.welcome(size=max(sizes), models=self.model_keys)
+        shown = fragments.welcome(size=max(index.size for index in self._indexes), models=self.model_keys)
         try:
             count = number_of_results(wanted.get("k", str(count)), max_results)
         except InvalidSearchError as error:
             shown = fragments.failure(problem_of(error, request_id=uuid4().hex))
         else:
             if id:
-                shown = await self._search(_ItemQuery(id=id), model, count, label, fold, _caller(request))
+                shown = await self._search(IdQuery(id=id), model, count, label, fold, _caller(request))
         return (
             shown,
             fragments.examples(items, thumbnails),
@@ -112,7 +106,7 @@ class PageEvents:
         self, event: gr.EventData, models: str, count: float, label: str | None, fold: bool, request: gr.Request
     ) -> tuple[Any, ...]:
         """Search with the item of the gallery that was clicked."""
-        query = _ItemQuery(id=str(getattr(event, "id", "")))
+        query = IdQuery(id=str(getattr(event, "id", "")))
         return await self._search(query, models, count, label, fold, _caller(request)), query.id, None
 
     async def search_upload(
@@ -141,7 +135,7 @@ class PageEvents:
         request: gr.Request,
     ) -> Any:
         """Repeat the last search, with an item or else an upload, with the current options."""
-        query = _ItemQuery(id=item) if item else _UploadedQuery(name=upload) if upload is not None else None
+        query = IdQuery(id=item) if item else _UploadedQuery(name=upload) if upload is not None else None
         return gr.skip() if query is None else await self._search(query, models, count, label, fold, _caller(request))
 
     async def scan(self, request: gr.Request) -> str:
@@ -150,8 +144,7 @@ class PageEvents:
             found = await self._scans.run()
             most = fragments.MAX_SUSPECTS
             ids = [hub.id for hub in found.hubs[:most]] + [one.id for one in found.disagreements[:most]]
-            indexes = [model.index for model in self._service.models.values()]
-            return fragments.scan_section(found, await asyncio.to_thread(pictures.thumbnails, indexes, ids))
+            return fragments.scan_section(found, await self._thumbnails(ids))
         except ScanError as error:  # written for visitors; others may name files
             return fragments.scan_section(None, {}, problem=str(error))
         except Exception as error:
@@ -159,7 +152,7 @@ class PageEvents:
 
     async def _search(
         self,
-        query: _UploadedQuery | _ItemQuery,
+        query: _UploadedQuery | IdQuery,
         models: str,
         count: float,
         label: str | None,
@@ -174,22 +167,20 @@ class PageEvents:
             options = SearchOptions(
                 k=min(_FOLDED * k, most) if fold else k, models=(models,) if models else None, label=label or None
             )
-            if isinstance(query, _ItemQuery):
-                return await self._search_by_id(query.id, options, caller, folding)
+            if isinstance(query, IdQuery):
+                return await self._search_by_id(query, options, caller, folding)
             async with self._uploads.reading(query.name, reader=caller) as data:
                 if data is None:
                     raise UndecodableImageError("The uploaded image has expired. Upload it again.")
                 answer = await self._service.search(ImageQuery(data=data), options, caller=address_caller(caller))
             return await self._render(answer, options, query="your image", folding=folding)
         except Exception as error:
-            problem = problem_of(error, request_id=uuid4().hex)
-            return fragments.failure(problem)
+            return fragments.failure(problem_of(error, request_id=uuid4().hex))
 
-    async def _search_by_id(self, id: str, options: SearchOptions, caller: str, folding: int | None) -> str:
-        item = await self._service.item(id)
-        answer = await self._service.search(IdQuery(id=id), options, caller=address_caller(caller))
-        name = id if item.label is None else f"{item.label}, {id}"
-        return await self._render(answer, options, query=name, item=item, folding=folding)
+    async def _search_by_id(self, query: IdQuery, options: SearchOptions, caller: str, folding: int | None) -> str:
+        item = await self._service.item(query.id)
+        answer = await self._service.search(query, options, caller=address_caller(caller))
+        return await self._render(answer, options, query=fragments.item_name(item), item=item, folding=folding)
 
     async def _render(
         self,
@@ -201,8 +192,8 @@ class PageEvents:
         folding: int | None = None,
     ) -> str:
         """Return the results; `folding` is the number of them that are not folded into others, None to fold none."""
-        items = {match.item.id: match.item for own in answer.by_model.values() for match in own.matches}
-        thumbnails = await self._thumbnails([*items.values(), *([item] if item else [])])
+        ids = {match.item.id for own in answer.by_model.values() for match in own.matches}
+        thumbnails = await self._thumbnails(ids | {item.id} if item else ids)
         columns = []
         for key, own in answer.by_model.items():
             column = _column(self._service.models[key], own)
@@ -210,7 +201,6 @@ class PageEvents:
                 matches, copies = await asyncio.to_thread(copy_finder.fold, own.matches, thumbnails, folding)
                 column = replace(column, matches=matches, copies=copies)
             columns.append(column)
-        address = _address(item.id, options, folding) if item else ""
         return fragments.results(
             fragments.SearchResults(
                 query=query,
@@ -220,13 +210,12 @@ class PageEvents:
                 query_label=item.label if item else None,
                 agreement=answer.disagreement,
                 label_filter=options.label,
-                address=address,
+                address=_address(item.id, options, folding) if item else "",
             )
         )
 
-    async def _thumbnails(self, items: list[Item]) -> dict[str, bytes]:
-        indexes = [model.index for model in self._service.models.values()]
-        return await asyncio.to_thread(pictures.thumbnails, indexes, [item.id for item in items])
+    async def _thumbnails(self, ids: Iterable[str]) -> dict[str, bytes]:
+        return await asyncio.to_thread(pictures.thumbnails, self._indexes, ids)
 
     async def _label_choices(self) -> list[tuple[str, str]]:
         """Return what the list of labels shows and its values, made once for each state of the gallery."""
@@ -238,7 +227,7 @@ class PageEvents:
 
     def _most_results(self) -> int:
         """Return the largest number of results that the gallery has for the page."""
-        return max(1, min(self.max_results, *(model.index.size for model in self._service.models.values())))
+        return max(1, min(self.max_results, *(index.size for index in self._indexes)))
 
 
 def label_choices(labels: Mapping[str, int]) -> list[tuple[str, str]]:

@@ -137,7 +137,7 @@ def examples(items: Sequence[Item], thumbnails: Mapping[str, bytes]) -> str:
         return '<p class="hr-note">The gallery is empty.</p>'
     buttons = (
         f'<button type="button" class="hr-example" data-id="{escape(item.id)}" '
-        f'aria-label="Search with {escape(_name(item))}" title="{escape(_name(item))}">'
+        f'aria-label="Search with {escape(item_name(item))}" title="{escape(item_name(item))}">'
         f"{_image(thumbnails.get(item.id, b''), '')}</button>"
         for item in items
     )
@@ -348,7 +348,8 @@ def _image(png: bytes, alternative: str) -> str:
     return f'<img src="data:image/png;base64,{data}" alt="{escape(alternative)}">'
 
 
-def _name(item: Item) -> str:
+def item_name(item: Item) -> str:
+    """Return what an item is called on the page: its label and id."""
     return item.id if item.label is None else f"{item.label}, {item.id}"
 
 

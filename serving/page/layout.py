@@ -1,7 +1,6 @@
 """The components of the page, and the events that connect them."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
@@ -32,22 +31,6 @@ _TOGGLE: Final = (
 _ADDRESS: Final = "() => [window.location.search.slice(0, 900)]"
 
 
-@dataclass(frozen=True, kw_only=True, eq=False)
-class _Components:
-    """The components that events read and change."""
-
-    image: gr.Image
-    examples: gr.HTML
-    controls: Sequence[gr.components.Component]
-    """Models, number of results, label, whether near-duplicates are folded."""
-    again: gr.Button
-    results: gr.HTML
-    item: gr.Textbox
-    """The id of the item of the last search; empty if that was with an image. It is kept by the browser only."""
-    address: gr.Textbox
-    """The query string of the page's address when it was opened."""
-
-
 def build_layout(blocks: gr.Blocks, events: PageEvents, *, sign_out: bool) -> None:
     """Add the components to `blocks`, which must be the current context, and connect their events.
 
@@ -65,7 +48,9 @@ def build_layout(blocks: gr.Blocks, events: PageEvents, *, sign_out: bool) -> No
                 elem_id="examples", elem_classes="hr-examples-block", js_on_load=_CLICK_ITEM, apply_default_css=False
             )
         with gr.Column(scale=3, min_width=300, elem_classes="hr-answer"):
+            # The id of the item of the last search; empty after a search with an image. Only the browser keeps it.
             item = gr.Textbox("", visible="hidden", label="Item")
+            # The query string of the page's address when it was opened.
             address = gr.Textbox("", visible="hidden", label="Address")
             results = gr.HTML(elem_id="results", js_on_load=_RESULTS, apply_default_css=False)
     if events.may_scan:
@@ -75,10 +60,16 @@ def build_layout(blocks: gr.Blocks, events: PageEvents, *, sign_out: bool) -> No
         suspects.scan(
             events.scan, outputs=suspects, api_visibility="private", show_progress="hidden", trigger_mode="once"
         )
-    components = _Components(
-        image=image, examples=examples, controls=controls, again=again, results=results, item=item, address=address
+    _connect_searches(events, image, examples, controls, again, results, item)
+    # The gallery may have changed since the server started.
+    blocks.load(
+        events.load,
+        inputs=address,
+        outputs=[results, examples, *controls, item],
+        js=_ADDRESS,
+        api_visibility="private",
+        show_progress="hidden",
     )
-    _connect(blocks, components, events)
 
 
 def _image() -> gr.Image:
@@ -102,6 +93,7 @@ def _image() -> gr.Image:
 
 
 def _controls(events: PageEvents) -> list[gr.components.Component]:
+    """Add the options: models, number of results, label, and whether near-duplicates are folded."""
     titles = [(key.capitalize(), key) for key in events.model_keys]
     models = gr.Radio(
         [("Both" if len(titles) == 2 else "All", ALL), *titles] if len(titles) > 1 else titles,
@@ -127,42 +119,37 @@ def _controls(events: PageEvents) -> list[gr.components.Component]:
     return [models, count, label, fold]
 
 
-def _connect(blocks: gr.Blocks, components: _Components, events: PageEvents) -> None:
+def _connect_searches(
+    events: PageEvents,
+    image: gr.Image,
+    examples: gr.HTML,
+    controls: Sequence[gr.components.Component],
+    again: gr.Button,
+    results: gr.HTML,
+    item: gr.Textbox,
+) -> None:
     options: dict[str, Any] = {
         "api_visibility": "private",
         "show_progress": "minimal",
-        "show_progress_on": components.results,
+        "show_progress_on": results,
     }
-    for clickable in (components.examples, components.results):
+    for clickable in (examples, results):
         clickable.choose(
             events.search_item,
-            inputs=components.controls,
-            outputs=[components.results, components.item, components.image],
+            inputs=controls,
+            outputs=[results, item, image],
             trigger_mode="always_last",
             **options,
         )
-    components.image.change(
-        events.search_upload,
-        inputs=[components.image, components.item, *components.controls],
-        outputs=[components.results, components.item],
-        **options,
-    )
+    query = [image, item, *controls]
+    image.change(events.search_upload, inputs=query, outputs=[results, item], **options)
     gr.on(
-        [components.again.click, *(control.change for control in components.controls)],  # type: ignore[attr-defined]
+        [again.click, *(control.change for control in controls)],  # type: ignore[attr-defined]
         events.search_again,
-        inputs=[components.image, components.item, *components.controls],
-        outputs=components.results,
+        inputs=query,
+        outputs=results,
         trigger_mode="always_last",
         **options,
-    )
-    # The gallery may have changed since the server started.
-    blocks.load(
-        events.load,
-        inputs=components.address,
-        outputs=[components.results, components.examples, *components.controls, components.item],
-        js=_ADDRESS,
-        api_visibility="private",
-        show_progress="hidden",
     )
 
 

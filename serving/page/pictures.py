@@ -1,6 +1,6 @@
 """Example items and thumbnails from the indexes. All functions read from disk."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Final, TypeVar
 
 from hardrank.serving.index.search_index import SearchIndex
@@ -19,14 +19,13 @@ def examples(index: SearchIndex) -> list[Item]:
     return [item for id in ids if (item := _unless_deleted(index.item, id)) is not None]
 
 
-def thumbnails(indexes: Iterable[SearchIndex], ids: Iterable[str]) -> dict[str, bytes]:
+def thumbnails(indexes: Sequence[SearchIndex], ids: Iterable[str]) -> dict[str, bytes]:
     """Return the thumbnails by item id, each from the first index that has one. Items without one are omitted."""
-    sources = list(indexes)
-    found = {id: _thumbnail(sources, id) for id in set(ids)}
+    found = {id: _thumbnail(indexes, id) for id in set(ids)}
     return {id: thumbnail for id, thumbnail in found.items() if thumbnail}
 
 
-def _thumbnail(indexes: Iterable[SearchIndex], id: str) -> bytes | None:
+def _thumbnail(indexes: Sequence[SearchIndex], id: str) -> bytes | None:
     return next((png for index in indexes if (png := _unless_deleted(index.thumbnail, id))), None)
 
 

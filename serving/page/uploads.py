@@ -93,14 +93,17 @@ class UploadStore:
         expiry = asyncio.get_running_loop().call_later(self._keep_s, self._delete, name)
         self._uploads[name] = _Upload(owner=owner, length=len(data), size=size, expiry=expiry)
         self._sizes[owner] += size
+        path = self._folder / name
         try:
-            await asyncio.to_thread(_write, self._folder / name, data)
+            await asyncio.to_thread(_write, path, data)
         except OSError as error:
             self._delete(name)
             raise UploadQuotaError("The upload cannot be stored. Try again in a few minutes.") from error
         except BaseException:
             self._delete(name)
             raise
+        if name not in self._uploads:  # deleted for others before the file was there
+            path.unlink(missing_ok=True)
         return name
 
     @asynccontextmanager

@@ -61,18 +61,9 @@ class Admission:
                 f"{count} queries in one request exceed the limit of {limit} pending queries; send fewer per request"
             )
         if caller and self._by_caller[caller] + count > limit:
-            retry = self.retry_after_s
-            raise OverloadedError(
-                f"{self._by_caller[caller]} of at most {limit} queries of this caller are pending; try again in "
-                f"{retry} s",
-                retry_after_s=retry,
-            )
+            raise self._overloaded(f"{self._by_caller[caller]} of at most {limit} queries of this caller are pending")
         if self.pending + count > self._limit:
-            retry = self.retry_after_s
-            raise OverloadedError(
-                f"{self.pending} of at most {self._limit} queries are pending; try again in {retry} s",
-                retry_after_s=retry,
-            )
+            raise self._overloaded(f"{self.pending} of at most {self._limit} queries are pending")
         self.pending += count
         self._by_caller[caller] += count
         began = perf_counter()
@@ -85,7 +76,7 @@ class Admission:
                 del self._by_caller[caller]
             self._mean_s = _SMOOTHING * self._mean_s + (1 - _SMOOTHING) * (perf_counter() - began)
 
-    @property
-    def retry_after_s(self) -> int:
-        """Whole seconds to wait before a retry: the recent mean duration of a query."""
-        return min(max(1, math.ceil(self._mean_s)), _LONGEST_RETRY_S)
+    def _overloaded(self, why: str) -> OverloadedError:
+        """Return the error, which asks the caller to wait for the recent mean duration of a query."""
+        retry = min(max(1, math.ceil(self._mean_s)), _LONGEST_RETRY_S)
+        return OverloadedError(f"{why}; try again in {retry} s", retry_after_s=retry)

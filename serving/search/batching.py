@@ -58,13 +58,7 @@ class OneThread(Generic[Job, Result]):
 
 
 class Batcher(Generic[Job, Result]):
-    """Runs jobs in batches in threads of its own. Submit jobs from the event loop in which `start` was called.
-
-    `run` takes up to `batch` jobs and returns one result or one exception per job, in order. If it raises, all jobs of
-    the batch fail with that exception. No other batch runs meanwhile. With `one_thread`, that is for less than two jobs
-    per thread; more are shared among its threads, until fewer jobs than threads are left. `observe` is called after
-    each batch with its size and its seconds.
-    """
+    """Runs jobs in batches in threads of its own. Submit jobs from the event loop in which `start` was called."""
 
     def __init__(
         self,
@@ -79,12 +73,14 @@ class Batcher(Generic[Job, Result]):
         """Take the function that runs a batch.
 
         Args:
-            run: See above.
-            name: Of the threads.
-            batch: Most jobs of a batch.
-            one_thread: See above.
+            run: Takes up to `batch` jobs and returns one result or exception per job, in order. If it raises, all jobs
+                of the batch fail with that exception. It never runs beside another batch.
+            name: Name of the threads.
+            batch: Largest number of jobs in a batch.
+            one_thread: How to share many jobs among several threads: from two jobs per thread on, until fewer jobs than
+                threads are left. None: `run` runs all batches.
             wait_s: Longest wait for announced jobs, seconds.
-            observe: See above.
+            observe: Called after each batch with its size and its seconds.
         """
         self._run = run
         self._name = name

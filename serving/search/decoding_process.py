@@ -74,15 +74,23 @@ class DecodingProcess:
                 assert process.stdout is not None
                 _write(process.stdin, header, data)
                 return _response(process.stdout, sizes)
-            except (OSError, EOFError) as error:
+            except UndecodableImageError:
+                raise  # the answer of the process, which is ready for the next image
+            except (OSError, EOFError, ValueError) as error:
                 self._end()
                 if late.is_set():
                     raise ImageTooLargeError(
                         f"Decoding the image takes more than {self._timeout_s:g} s; use a smaller one."
                     ) from error
                 raise UndecodableImageError("The image makes its decoder crash; use an intact file.") from error
+            except BaseException:
+                self._end()  # the rest of its answer would be read as that to the next image
+                raise
             finally:
                 timer.cancel()
+                timer.join()
+                if late.is_set():  # perhaps just after the answer
+                    self._end()
 
     def close(self) -> None:
         """End the process, if it was started."""
@@ -116,7 +124,8 @@ class DecodingProcess:
 def main() -> int:
     """Answer requests until the input ends."""
     _limit(int(sys.argv[1]))
-    requests, responses = sys.stdin.buffer, sys.stdout.buffer
+    requests, responses = sys.stdin.buffer, os.fdopen(os.dup(sys.stdout.fileno()), "wb")
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # what libraries print is no answer
     while True:
         try:
             header, data = _read(requests)

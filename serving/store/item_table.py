@@ -171,7 +171,7 @@ class ItemTable:
         """Return id → fingerprint of the ids that are indexed."""
         found = self._among("SELECT id, source_sha256, label, metadata, source FROM items WHERE id IN", ids)
         return {
-            id: Fingerprint(sha256=digest, label=label, metadata=_read_metadata(metadata), source=source)
+            id: Fingerprint(sha256=digest, label=label, metadata=json.loads(metadata), source=source)
             for id, digest, label, metadata, source in found
         }
 
@@ -304,7 +304,3 @@ def _fields(item: NewItem) -> tuple[Any, ...]:
 
 def _source(path: str | None, digest: str | None) -> ImageSource | None:
     return ImageSource(path=Path(path), sha256=digest) if path and digest else None
-
-
-def _read_metadata(text: str) -> Mapping[str, Any]:
-    return dict(json.loads(text))

@@ -28,6 +28,7 @@ MAX_INTEGER: Final = 2**64 - 1
 """Range of integers in metadata: what every JSON library here writes and reads exactly."""
 MAX_THUMBNAIL_BYTES: Final = 256 * 2**10
 
+_NORM_TOLERANCE: Final = 1e-3
 _PNG: Final = b"\x89PNG\r\n\x1a\n"
 _PLAIN: Final = re.compile(r"[A-Za-z0-9._\-]")
 
@@ -217,9 +218,6 @@ def check_vectors(vectors: npt.NDArray[np.float32], dimension: int) -> str | Non
         number = int(bad.argmax())
         return f"vector {number} has the norm {norms[number]:.4g}; give finite embeddings of norm 1"
     return None
-
-
-_NORM_TOLERANCE: Final = 1e-3
 
 
 def _check_text(name: str, text: str) -> None:

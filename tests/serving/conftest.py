@@ -17,6 +17,12 @@ from tests.serving.bundles import DIMENSION, write_bundle
 MakeIndex = Callable[..., SearchIndex]
 
 
+@pytest.fixture
+def anyio_backend() -> str:
+    """The event loop that runs `async` tests."""
+    return "asyncio"
+
+
 @pytest.fixture(scope="session")
 def benign_bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A bundle called tiny-benign: 32 px input, 16-dimensional embeddings."""

@@ -48,6 +48,17 @@ def start(
     )
 
 
+def announced(process: subprocess.Popen[str]) -> tuple[str, str]:
+    """Wait until a server announces its address; return the address, and all that the server has printed."""
+    assert process.stdout is not None
+    output = ""
+    while not (match := re.search(r"API +(http://\S+:\d+)/v1/", output)):
+        line = process.stdout.readline()
+        assert line, f"the server ended: {output}"
+        output += line
+    return match[1], output
+
+
 @contextmanager
 def running(
     models: Sequence[str],
@@ -58,16 +69,11 @@ def running(
     """Serve `models` (BUNDLE=INDEX) on a free port until the block ends."""
     sources = [argument for model in models for argument in ("--model", model)]
     process = start(*sources, "--port", "0", *arguments, environment=environment, limit_files=limit_files)
-    output = ""
     try:
-        assert process.stdout is not None
-        while not (match := re.search(r"API +(http://\S+:\d+)/v1/", output)):
-            line = process.stdout.readline()
-            assert line, f"the server ended: {output}"
-            output += line
-        with patient_client(match[1]) as client:
+        url, output = announced(process)
+        with patient_client(url) as client:
             until(lambda: _is_ready(client))
-            yield ServerProcess(process=process, url=match[1], output=output, client=client)
+            yield ServerProcess(process=process, url=url, output=output, client=client)
     finally:
         process.kill()
         process.wait()

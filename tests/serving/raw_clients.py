@@ -2,6 +2,7 @@
 
 import re
 import socket
+from contextlib import suppress
 from dataclasses import dataclass
 from urllib.parse import urlsplit
 
@@ -24,6 +25,15 @@ def send_search(url: str, image: bytes) -> socket.socket:
     head = "POST /v1/search?k=1 HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/octet-stream\r\n"
     connection.sendall(f"{head}Content-Length: {len(image)}\r\n\r\n".encode() + image)
     return connection
+
+
+def read_all(connection: socket.socket) -> bytes:
+    """Read until the server closes the connection."""
+    received = bytearray()
+    with suppress(ConnectionResetError):  # it closed while bytes were on the way
+        while chunk := connection.recv(65536):
+            received += chunk
+    return bytes(received)
 
 
 def read_status(connection: socket.socket) -> int:

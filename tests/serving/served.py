@@ -13,7 +13,7 @@ from starlette.testclient import TestClient
 
 from hardrank.models.preprocessing import prepare
 from hardrank.serving.api.app import create_api
-from hardrank.serving.api.auth import Keyring
+from hardrank.serving.api.auth import Keyring, KeyRole, key_entry, new_key
 from hardrank.serving.engine import Engine
 from hardrank.serving.index.search_index import SearchIndex
 from hardrank.serving.search.models import Model
@@ -91,6 +91,24 @@ def build_index(folder: Path, engine: Engine, files: Sequence[Painted]) -> Searc
     return index
 
 
+def make_model(folder: Path, engine: Engine, files: Sequence[Painted], *, key: str = "benign") -> Model:
+    """Return a model whose index is the subfolder `key`."""
+    return Model(key=key, engine=engine, index=build_index(folder / key, engine, files))
+
+
+def make_source(folder: Path, bundle: Path, engine: Engine, files: Sequence[Painted]) -> str:
+    """Build the index in `folder`, and return BUNDLE=INDEX as the command `serve` takes it."""
+    build_index(folder, engine, files).close()
+    return f"{bundle}={folder}"
+
+
+def make_keyring(**roles: KeyRole) -> tuple[Keyring, list[dict[str, str]]]:
+    """Make a key of each name and role, without which nothing is allowed; return the headers that send them, too."""
+    keys = {name: new_key() for name in roles}
+    entries = [key_entry(name, role, keys[name]) for name, role in roles.items()]
+    return Keyring(entries, anonymous=KeyRole.NOTHING), [{"X-API-Key": key} for key in keys.values()]
+
+
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Served:
     """A client of the application, its service and its gallery."""
@@ -104,8 +122,7 @@ def make_service(
     folder: Path, engines: Sequence[Engine], files: Sequence[Painted], settings: Settings | None = None
 ) -> SearchService:
     models = [
-        Model(key=key, engine=engine, index=build_index(folder / key, engine, files))
-        for key, engine in zip(("benign", "robust"), engines, strict=False)
+        make_model(folder, engine, files, key=key) for key, engine in zip(("benign", "robust"), engines, strict=False)
     ]
     # Tests send requests fast; tests of the rate limit set their own.
     return SearchService(models, settings or Settings(access=Access(rate=0)))
@@ -119,7 +136,6 @@ def serve(
     count: int = 30,
     settings: Settings | None = None,
     keyring: Keyring | None = None,
-    ready: bool = True,
 ) -> Iterator[Served]:
     """Serve `count` images for the duration of the block."""
     pictures = folder / "pictures"
@@ -129,8 +145,7 @@ def serve(
     with TestClient(
         create_api(service, service.settings, keyring), base_url="http://localhost", raise_server_exceptions=False
     ) as client:
-        if ready:
-            wait_until_ready(client)
+        wait_until_ready(client)
         yield Served(client=client, service=service, files=files)
 
 

@@ -1,7 +1,6 @@
 """The command `serve`: its output, access rules, errors and shutdown."""
 
 import json
-import re
 import signal
 import socket
 import subprocess
@@ -17,9 +16,9 @@ from hardrank.serving.api.auth import KeyRole, key_entry, new_key, write_keys
 from hardrank.serving.engine import Engine
 from hardrank.serving.index.search_index import SearchIndex
 from hardrank.serving.settings import Access, Anonymous, Network, Settings
-from tests.serving.process import ROOT, running, start
+from tests.serving.process import ROOT, announced, running, start
 from tests.serving.raw_clients import read_status, search_counts, send_search, slow_image
-from tests.serving.served import Painted, build_index, encoded, new_item, paint, picture
+from tests.serving.served import Painted, encoded, make_source, new_item, paint, picture
 from tests.waiting import PATIENCE_S, patient_client, until
 
 BYTES = {"Content-Type": "application/octet-stream"}
@@ -41,9 +40,10 @@ def sources(
 ) -> list[str]:
     """Values of --model for two models."""
     folder = tmp_path_factory.mktemp("indexes")
-    build_index(folder / "benign", engine, files).close()
-    build_index(folder / "robust", robust_engine, files).close()
-    return [f"{benign_bundle}={folder / 'benign'}", f"{robust_bundle}={folder / 'robust'}"]
+    return [
+        make_source(folder / "benign", benign_bundle, engine, files),
+        make_source(folder / "robust", robust_bundle, robust_engine, files),
+    ]
 
 
 def test_announces_models_shows_changes_by_other_processes_and_ends_on_ctrl_c(
@@ -111,12 +111,9 @@ def test_the_page_needs_a_key_if_the_api_does_and_does_not_block_the_shutdown(
 def test_ready_only_when_searches_are_answered(sources: list[str], files: list[Painted]) -> None:
     process = start("--model", sources[0], "--port", "0", "--no-page")
     try:
-        assert process.stdout is not None
-        output = ""
-        while not (match := re.search(r"API +(http://\S+:\d+)/v1/", output)):
-            output += process.stdout.readline()
+        url, _ = announced(process)
         seen: list[tuple[int, int]] = []
-        with patient_client(match[1]) as client:
+        with patient_client(url) as client:
             while not seen or seen[-1][0] != 200:
                 try:
                     ready = client.get("/readyz").status_code

@@ -6,7 +6,7 @@ import signal
 import socket
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -16,7 +16,8 @@ import pytest
 
 from hardrank.serving.engine import Engine
 from tests.serving.process import ServerProcess, running
-from tests.serving.served import build_index, paint
+from tests.serving.raw_clients import read_all
+from tests.serving.served import make_source, paint
 from tests.waiting import PATIENCE_S, until
 
 MIB = 2**20
@@ -25,9 +26,7 @@ MIB = 2**20
 @pytest.fixture(scope="module")
 def source(benign_bundle: Path, engine: Engine, tmp_path_factory: pytest.TempPathFactory) -> str:
     """BUNDLE=INDEX of a small gallery."""
-    folder = tmp_path_factory.mktemp("index") / "benign"
-    build_index(folder, engine, paint(5)).close()
-    return f"{benign_bundle}={folder}"
+    return make_source(tmp_path_factory.mktemp("index"), benign_bundle, engine, paint(5))
 
 
 def connect(server: ServerProcess, address: str = "127.0.0.1") -> socket.socket:
@@ -35,15 +34,6 @@ def connect(server: ServerProcess, address: str = "127.0.0.1") -> socket.socket:
     connection = socket.create_connection((parts.hostname, parts.port), source_address=(address, 0))
     connection.settimeout(PATIENCE_S)
     return connection
-
-
-def read(connection: socket.socket) -> bytes:
-    """Read until the server closes the connection."""
-    received = b""
-    with suppress(ConnectionResetError):
-        while chunk := connection.recv(65536):
-            received += chunk
-    return received
 
 
 def is_open(connection: socket.socket) -> bool:
@@ -96,14 +86,14 @@ def test_one_address_cannot_take_all_connections(source: str) -> None:
         ExitStack() as stack,
     ):
         held = [stack.enter_context(connect(server, "127.0.0.5")) for _ in range(60)]
-        refused = [read(connection) for connection in held[10:]]
+        refused = [read_all(connection) for connection in held[10:]]
         assert all(answer.startswith(b"HTTP/1.1 429") for answer in refused)
         assert server.client.get("/readyz").status_code == 200
         for connection in held:
             connection.close()
         with connect(server, "127.0.0.5") as connection:
             connection.sendall(b"GET /healthz HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")
-            assert read(connection).startswith(b"HTTP/1.1 200")
+            assert read_all(connection).startswith(b"HTTP/1.1 200")
 
 
 def test_connections_in_all_are_limited(source: str) -> None:
@@ -111,7 +101,7 @@ def test_connections_in_all_are_limited(source: str) -> None:
         for number in range(8):
             stack.enter_context(connect(server, f"127.0.0.{10 + number}"))
         with connect(server, "127.0.0.30") as connection:
-            answer = read(connection)
+            answer = read_all(connection)
         assert answer.startswith(b"HTTP/1.1 503")
         assert json.loads(answer.partition(b"\r\n\r\n")[2])["status"] == 503
 

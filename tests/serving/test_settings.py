@@ -1,6 +1,7 @@
 """Options and limits out of range are named."""
 
 import math
+from collections.abc import Callable, Sequence
 
 import pytest
 
@@ -12,31 +13,24 @@ def test_default_limits_equal_those_of_decoding() -> None:
     assert Settings().limits.decoding == DecodeLimits()
 
 
-@pytest.mark.parametrize("name", list(vars(Limits())))
-@pytest.mark.parametrize("value", [0, -1, math.nan, math.inf])
-def test_rejects_limits_out_of_range(name: str, value: float) -> None:
-    with pytest.raises(SettingsError, match=name):
-        Limits(**{name: value})  # type: ignore[arg-type]
-
-
 @pytest.mark.parametrize(
-    ("name", "value"), [("batch", 0), ("pending", 0), ("wait_ms", -1.0), ("wait_ms", math.nan), ("decoders", -1)]
+    ("options", "name", "values"),
+    [
+        *((Limits, name, (0, -1, math.nan, math.inf)) for name in vars(Limits())),
+        (Batching, "batch", (0,)),
+        (Batching, "pending", (0,)),
+        (Batching, "wait_ms", (-1.0, math.nan)),
+        (Batching, "decoders", (-1,)),
+        (Access, "rate", (-1.0, math.nan, math.inf)),
+        (Access, "burst", (0,)),
+        (Network, "port", (-1, 65536)),
+        (Network, "drain_seconds", (math.nan,)),
+    ],
 )
-def test_rejects_batching_out_of_range(name: str, value: float) -> None:
-    with pytest.raises(SettingsError, match=name):
-        Batching(**{name: value})  # type: ignore[arg-type]
-
-
-@pytest.mark.parametrize(("name", "value"), [("rate", -1.0), ("rate", math.nan), ("rate", math.inf), ("burst", 0)])
-def test_rejects_access_options_out_of_range(name: str, value: float) -> None:
-    with pytest.raises(SettingsError, match=name):
-        Access(**{name: value})  # type: ignore[arg-type]
-
-
-@pytest.mark.parametrize(("name", "value"), [("port", -1), ("port", 65536), ("drain_seconds", math.nan)])
-def test_rejects_network_options_out_of_range(name: str, value: float) -> None:
-    with pytest.raises(SettingsError, match=name):
-        Network(**{name: value})  # type: ignore[arg-type]
+def test_rejects_options_out_of_range(options: Callable[..., object], name: str, values: Sequence[float]) -> None:
+    for value in values:
+        with pytest.raises(SettingsError, match=name):
+            options(**{name: value})
 
 
 @pytest.mark.parametrize(

@@ -1,7 +1,8 @@
 """Calibration compared with a naive loop, and its false-alarm rates."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from typing import Any, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -16,31 +17,26 @@ from hardrank.serving.agreement.calibration import (
     shared_overlap,
 )
 from hardrank.serving.agreement.rbo import rank_biased_overlap
+from hardrank.serving.index.search_index import SearchIndex
+from hardrank.serving.store.items import Item, Match
 from tests.serving.agreement.rankings import untied
+from tests.serving.conftest import unit_vectors
 
 Vectors = npt.NDArray[np.float32]
 
 
-@dataclass(frozen=True)
-class NamedItem:
-    id: str
-
-
-@dataclass(frozen=True)
-class Result:
-    item: NamedItem
-    score: float
+def item(id_: str) -> Item:
+    return Item(row=0, id=id_, label=None, metadata_json=b"{}", width=0, height=0)
 
 
 @dataclass
 class NaiveIndex:
-    """An index that loops over a dictionary."""
+    """Stands in for a `SearchIndex`: loops over a dictionary."""
 
     stored: dict[str, Vectors]
-    searched: list[int] = field(default_factory=list)
 
-    def list_items(self) -> list[NamedItem]:
-        return [NamedItem(id_) for id_ in self.stored]
+    def list_items(self) -> list[Item]:
+        return [item(id_) for id_ in self.stored]
 
     def rows(self, ids: Sequence[str]) -> dict[str, int]:
         return {id_: row for row, id_ in enumerate(self.stored) if id_ in ids}
@@ -48,35 +44,32 @@ class NaiveIndex:
     def vectors(self, ids: Sequence[str]) -> Vectors:
         return np.stack([self.stored[id_] for id_ in ids])
 
-    def search(self, queries: Vectors, k: int, *, exclude: Sequence[str | None] = ()) -> list[list[Result]]:
-        self.searched.append(len(queries))
+    def search(self, queries: Vectors, k: int, *, exclude: Sequence[str | None] = ()) -> list[list[Match]]:
         answers = []
         for query, own in zip(queries, exclude, strict=True):
             scores = {id_: float(vector @ query) for id_, vector in self.stored.items() if id_ != own}
             assert 1 <= k <= len(scores)
             best = sorted(scores, key=lambda id_: -scores[id_])[:k]
-            answers.append([Result(NamedItem(id_), scores[id_]) for id_ in best])
+            answers.append([Match(item(id_), scores[id_], rank) for rank, id_ in enumerate(best, start=1)])
         return answers
-
-
-def sphere(count: int, *, seed: int, dimension: int = 6) -> Vectors:
-    vectors = np.random.default_rng(seed).normal(size=(count, dimension)).astype(np.float32)
-    unit: Vectors = vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
-    return unit
 
 
 def pair(count: int = 60, *, noise: float = 0.3) -> tuple[NaiveIndex, NaiveIndex]:
     """Two indexes of the same items, by models that differ by noise."""
-    first = sphere(count, seed=1)
-    second = first + noise * sphere(count, seed=2)
+    first = unit_vectors(count, 6, seed=1)
+    second = first + noise * unit_vectors(count, 6, seed=2)
     second /= np.linalg.norm(second, axis=1, keepdims=True)
     names = [f"i{row}" for row in range(count)]
     return NaiveIndex(dict(zip(names, first, strict=True))), NaiveIndex(dict(zip(names, second, strict=True)))
 
 
+def calibrated(first: NaiveIndex, second: NaiveIndex, **options: Any) -> Calibration:
+    return calibrate(cast(SearchIndex, first), cast(SearchIndex, second), options=CalibrationOptions(**options))
+
+
 def test_calibration_equals_a_loop_over_all_items() -> None:
     first, second = pair()
-    found = calibrate(first, second, options=CalibrationOptions(depth=10, sample=1000, persistence=0.8))
+    found = calibrated(first, second, depth=10, sample=1000, persistence=0.8)
     expected = []
     for id_ in first.stored:
         orders = []
@@ -92,38 +85,35 @@ def test_calibration_equals_a_loop_over_all_items() -> None:
 def test_calibration_depends_only_on_galleries_and_seed() -> None:
     first, second = pair(200)
     reordered = NaiveIndex(dict(reversed(list(first.stored.items()))))
-    options = CalibrationOptions(sample=40)
-    found = calibrate(first, second, options=options)
+    found = calibrated(first, second, sample=40)
     assert len(found.overlaps) == 40
-    assert np.array_equal(found.overlaps, calibrate(reordered, second, options=options).overlaps)
-    assert not np.array_equal(
-        found.overlaps, calibrate(first, second, options=CalibrationOptions(sample=40, seed=1)).overlaps
-    )
+    assert np.array_equal(found.overlaps, calibrated(reordered, second, sample=40).overlaps)
+    assert not np.array_equal(found.overlaps, calibrated(first, second, sample=40, seed=1).overlaps)
 
 
 def test_compares_only_items_in_both_indexes() -> None:
     first, second = pair(80)
     for row in range(20):
-        first.stored[f"first{row}"] = sphere(1, seed=100 + row)[0]
-        second.stored[f"second{row}"] = sphere(1, seed=200 + row)[0]
-    found = calibrate(first, second, options=CalibrationOptions(depth=30, sample=1000))
+        first.stored[f"first{row}"] = unit_vectors(1, 6, seed=100 + row)[0]
+        second.stored[f"second{row}"] = unit_vectors(1, 6, seed=200 + row)[0]
+    found = calibrated(first, second, depth=30, sample=1000)
     assert len(found.overlaps) == 80
-    query = sphere(1, seed=9)
+    query = unit_vectors(1, 6, seed=9)
     answers = [index.search(query, 30, exclude=[None])[0] for index in (first, second)]
-    value = shared_overlap(answers[0], answers[1], first, second, persistence=0.9)
+    value = shared_overlap(answers[0], answers[1], cast(SearchIndex, first), cast(SearchIndex, second), persistence=0.9)
     kept = [[result.item.id for result in answer if result.item.id.startswith("i")] for answer in answers]
     assert value == pytest.approx(rank_biased_overlap(untied(kept[0]), untied(kept[1]), persistence=0.9), abs=1e-15)
 
 
 def test_depth_is_limited_by_the_gallery() -> None:
     first, second = pair(25)
-    assert calibrate(first, second, options=CalibrationOptions(depth=50)).depth == 24
+    assert calibrated(first, second, depth=50).depth == 24
 
 
 def test_rejects_galleries_that_share_too_few_items() -> None:
     first, second = pair(19)
     with pytest.raises(CalibrationError, match="19"):
-        calibrate(first, second)
+        calibrated(first, second)
 
 
 @pytest.mark.parametrize(

@@ -50,10 +50,6 @@ def ranking(groups: list[list[str]]) -> Ranking:
     )
 
 
-def untied_groups(ids: str) -> list[list[str]]:
-    return [[id_] for id_ in ids]
-
-
 @st.composite
 def grouped(draw: st.DrawFn) -> list[list[str]]:
     ids = draw(st.permutations("abcdefghijkl"))[: draw(st.integers(0, 12))]
@@ -95,7 +91,7 @@ def test_is_one_only_for_the_same_order(p: float) -> None:
     assert rank_biased_overlap(untied(ids), untied("uvwxyz"), persistence=p) == 0
     for order in itertools.permutations(ids):
         found = rank_biased_overlap(untied(ids), untied(order), persistence=p)
-        assert found == pytest.approx(by_definition(untied_groups(ids), [[i] for i in order], p), abs=1e-12)
+        assert found == pytest.approx(by_definition([[i] for i in ids], [[i] for i in order], p), abs=1e-12)
         assert (found == pytest.approx(1, abs=1e-12)) == ("".join(order) == ids)
 
 

@@ -31,18 +31,13 @@ def _create(folder: Path, make_index: Callable[[int], Any]) -> SearchIndex:
     )
 
 
-@pytest.mark.parametrize("structure", [AnnKind.AUTO, AnnKind.FLAT])
-def test_a_gpu_is_used_for_exact_search(structure: AnnKind) -> None:
+@pytest.mark.parametrize("structure", AnnKind)
+def test_a_gpu_is_used_unless_an_approximate_index_is_requested(structure: AnnKind) -> None:
     options = BackendOptions(structure=structure)
     fallback = FaissBackend(options)
-    assert isinstance(with_gpu(fallback, options, make_index=faiss.IndexFlatIP), GpuBackend)
-
-
-@pytest.mark.parametrize("structure", [AnnKind.HNSW, AnnKind.IVF_SQ8, AnnKind.IVF_PQ])
-def test_a_requested_approximate_index_is_searched_without_the_gpu(structure: AnnKind) -> None:
-    options = BackendOptions(structure=structure)
-    fallback = FaissBackend(options)
-    assert with_gpu(fallback, options, make_index=faiss.IndexFlatIP) is fallback
+    backend = with_gpu(fallback, options, make_index=faiss.IndexFlatIP)
+    expected = GpuBackend if structure in {AnnKind.AUTO, AnnKind.FLAT} else FaissBackend
+    assert type(backend) is expected
 
 
 @pytest.mark.skipif(gpu_index_maker() is not None, reason="FAISS finds a GPU")

@@ -1,6 +1,7 @@
 """Milvus Lite returns the results that FAISS returns, and recovers after a crash."""
 
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -45,7 +46,7 @@ def _assert_same(one: SearchIndex, other: SearchIndex, *, label: str | None = "l
 def test_milvus_and_faiss_return_the_same_results(tmp_path: Path) -> None:
     vectors = unit_vectors(400)
     items = [
-        item.__class__(**{**vars(item), "label": None if number % 4 == 0 else f"la\"be'l-{number % 4}"})
+        replace(item, label=None if number % 4 == 0 else f"la\"be'l-{number % 4}")
         for number, item in enumerate(new_items(vectors))
     ]
     with _index(tmp_path / "faiss", BackendOptions()) as flat, _index(tmp_path / "milvus") as milvus:

@@ -24,6 +24,9 @@ from hardrank.serving.api.bodies import (
 from hardrank.serving.search.admission import OverloadedError
 from hardrank.serving.settings import Limits
 
+pytestmark = pytest.mark.anyio
+
+
 TYPE = "multipart/form-data; boundary=frontier"
 
 
@@ -42,96 +45,77 @@ def _request(
     return Request({"type": "http", "method": "POST", "path": "/", "headers": raw, "client": client}, receive)
 
 
-def _read(bodies: BodyReader, request: Request) -> bytes:
-    async def read() -> bytes:
-        async with bodies.read(request) as body:
-            assert bodies.held.total >= len(body)
-            return body
-
-    return asyncio.run(read())
+async def _read(bodies: BodyReader, request: Request) -> bytes:
+    async with bodies.read(request) as body:
+        assert bodies.held.total >= len(body)
+        return body
 
 
-def test_a_body_is_the_concatenation_of_its_chunks() -> None:
+async def test_a_body_is_the_concatenation_of_its_chunks() -> None:
     bodies = BodyReader(Limits())
-    assert _read(bodies, _request([b"ab", b"", b"c"])) == b"abc"
+    assert await _read(bodies, _request([b"ab", b"", b"c"])) == b"abc"
     assert bodies.held.total == 0
 
 
-def test_the_limit_applies_to_content_length_and_to_received_bytes() -> None:
+async def test_the_limit_applies_to_content_length_and_to_received_bytes() -> None:
     bodies = BodyReader(Limits(body_bytes=10))
     with pytest.raises(BodyTooLargeError, match="10 bytes"):
-        _read(bodies, _request([], {"Content-Length": "11"}))
+        await _read(bodies, _request([], {"Content-Length": "11"}))
     with pytest.raises(BodyTooLargeError):
-        _read(bodies, _request([], {"Content-Length": "9" * 5000}))
+        await _read(bodies, _request([], {"Content-Length": "9" * 5000}))
     with pytest.raises(BodyTooLargeError):
-        _read(bodies, _request([b"1234"] * 100))
+        await _read(bodies, _request([b"1234"] * 100))
     assert bodies.held.total == 0
 
 
-def test_one_address_cannot_hold_all_the_memory_for_bodies() -> None:
+async def test_one_address_cannot_hold_all_the_memory_for_bodies() -> None:
     bodies = BodyReader(Limits(body_bytes=10, held_bytes=40))
-
-    async def scenario() -> None:
-        async with bodies.read(_request([b"x" * 9], address="192.0.2.1")):
-            with pytest.raises(OverloadedError):
-                async with bodies.read(_request([b"x" * 9], address="192.0.2.1")):
-                    pass
-            async with bodies.read(_request([b"x" * 9], address="192.0.2.2")):
-                assert bodies.held.total == 18
-        async with bodies.read(_request([b"x" * 9], address="192.0.2.1")):
-            pass
-
-    asyncio.run(scenario())
+    async with bodies.read(_request([b"x" * 9], address="192.0.2.1")):
+        with pytest.raises(OverloadedError):
+            await _read(bodies, _request([b"x" * 9], address="192.0.2.1"))
+        async with bodies.read(_request([b"x" * 9], address="192.0.2.2")):
+            assert bodies.held.total == 18
+    await _read(bodies, _request([b"x" * 9], address="192.0.2.1"))
     assert bodies.held.total == 0
 
 
-def test_the_total_of_all_bodies_is_limited() -> None:
+async def test_the_total_of_all_bodies_is_limited() -> None:
     bodies = BodyReader(Limits(body_bytes=10, held_bytes=15))
-
-    async def scenario() -> None:
-        async with bodies.read(_request([b"x" * 9])):
-            with pytest.raises(OverloadedError):
-                async with bodies.read(_request([b"x" * 9])):
-                    pass
-            async with bodies.read(_request([b"x" * 6])):
-                assert bodies.held.total == 15
-        async with bodies.read(_request([b"x" * 9])):
-            pass
-
-    asyncio.run(scenario())
+    async with bodies.read(_request([b"x" * 9])):
+        with pytest.raises(OverloadedError):
+            await _read(bodies, _request([b"x" * 9]))
+        async with bodies.read(_request([b"x" * 6])):
+            assert bodies.held.total == 15
+    await _read(bodies, _request([b"x" * 9]))
     assert bodies.held.total == 0
 
 
-def test_a_slow_body_times_out() -> None:
+async def test_a_slow_body_times_out() -> None:
     bodies = BodyReader(Limits(body_seconds=1))
     with pytest.raises(BodyTimeoutError, match="1 s"):
-        _read(bodies, _request([b"x"] * 100, pause=0.3))
+        await _read(bodies, _request([b"x"] * 100, pause=0.3))
     assert bodies.held.total == 0
 
 
-def test_a_timeout_inside_the_block_is_not_a_body_timeout() -> None:
+async def test_a_timeout_inside_the_block_is_not_a_body_timeout() -> None:
     bodies = BodyReader(Limits(body_seconds=1))
-
-    async def scenario() -> None:
-        with pytest.raises(TimeoutError, match="mine"):
-            async with bodies.read(_request([b"x"])):
-                raise TimeoutError("mine")
-
-    asyncio.run(scenario())
+    with pytest.raises(TimeoutError, match="mine"):
+        async with bodies.read(_request([b"x"])):
+            raise TimeoutError("mine")
 
 
-def test_a_client_that_disconnects() -> None:
+async def test_a_client_that_disconnects() -> None:
     async def receive() -> Message:
         return {"type": "http.disconnect"}
 
     request = Request({"type": "http", "method": "POST", "path": "/", "headers": []}, receive)
     with pytest.raises(ClientGoneError):
-        _read(BodyReader(Limits()), request)
+        await _read(BodyReader(Limits()), request)
 
 
-def test_compressed_bodies_are_rejected() -> None:
+async def test_compressed_bodies_are_rejected() -> None:
     with pytest.raises(UnsupportedMediaError, match="Content-Encoding"):
-        _read(BodyReader(Limits()), _request([b"x"], {"Content-Encoding": "gzip"}))
+        await _read(BodyReader(Limits()), _request([b"x"], {"Content-Encoding": "gzip"}))
 
 
 def _form(parts: Iterable[tuple[str, bytes]], boundary: bytes = b"frontier") -> bytes:

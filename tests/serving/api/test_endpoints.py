@@ -16,14 +16,14 @@ from starlette.testclient import TestClient
 
 from hardrank.models.preprocessing import prepare
 from hardrank.serving import app
-from hardrank.serving.api.auth import Caller, Keyring, KeyRole, key_entry, new_key
+from hardrank.serving.api.auth import Caller, KeyRole
 from hardrank.serving.api.bodies import ClientGoneError
 from hardrank.serving.api.endpoints import Endpoints
 from hardrank.serving.api.openapi import document
 from hardrank.serving.engine import Engine
 from hardrank.serving.settings import Access, Batching, Limits, Settings
 from tests.serving.process import ROOT
-from tests.serving.served import Painted, Served, encoded, new_item, picture, serve
+from tests.serving.served import Painted, Served, encoded, make_keyring, new_item, picture, serve
 from tests.waiting import until
 
 BYTES = {"Content-Type": "application/octet-stream"}
@@ -272,19 +272,12 @@ def test_unknown_addresses_and_items(served: Served, method: str, address: str, 
 @pytest.mark.parametrize(
     ("content", "kind", "status"),
     [
-        (b"", "image/png", 422),
         (b"hello", "text/plain", 415),
         (b"hello", "application/x-www-form-urlencoded", 415),
         (b"hello", "image/png", 422),
         (b"<svg xmlns='http://www.w3.org/2000/svg'/>", "image/svg+xml", 422),
-        (b"http://example.org/cat.jpg", "application/octet-stream", 422),
-        (b"PK\x03\x04" + b"\0" * 60, "application/octet-stream", 422),
-        (b"hello", "multipart/form-data", 422),
         (b"hello", "multipart/form-data; boundary=x", 422),
-        (b"--x\r\n", "multipart/form-data; boundary=x", 422),
         (b"--x--\r\n", "multipart/form-data; boundary=x", 422),
-        (b'--x\r\nContent-Disposition: form-data; name="image"\r\n\r\nabc', "multipart/form-data; boundary=x", 422),
-        (b"--x\r\nContent-Disposition: form-data\r\n\r\nabc\r\n--x--\r\n", "multipart/form-data; boundary=x", 422),
         (
             b'--x\r\nContent-Disposition: form-data; name="other"\r\n\r\nabc\r\n--x--\r\n',
             "multipart/form-data; boundary=x",
@@ -495,11 +488,8 @@ def test_a_batch_that_is_never_admitted_gets_a_422(tmp_path: Path, engine: Engin
 
 
 def test_roles_of_keys(tmp_path: Path, engine: Engine) -> None:
-    reader, writer = new_key(), new_key()
-    keyring = Keyring(
-        [key_entry("reader", KeyRole.READ, reader), key_entry("writer", KeyRole.WRITE, writer)],
-        anonymous=KeyRole.NOTHING,
-    )
+    keyring, (reader, writer) = make_keyring(reader=KeyRole.READ, writer=KeyRole.WRITE)
+    key, other_key = reader["X-API-Key"], writer["X-API-Key"]
     form = {"image": ("x", encoded(picture(5)))}
     with serve(tmp_path, (engine,), keyring=keyring) as served:
         client = served.client
@@ -509,40 +499,33 @@ def test_roles_of_keys(tmp_path: Path, engine: Engine) -> None:
             assert (head.status_code, head.content) == (200, b"")
         for address in ("/metrics", "/docs", "/docs/swagger-ui.css", "/openapi.json"):
             _check_problem(client.get(address), 401)
-            assert client.get(address, headers={"X-API-Key": reader}).status_code == 200
+            assert client.get(address, headers=reader).status_code == 200
         anonymous = client.get("/v1/stats")
         _check_problem(anonymous, 401)
         assert anonymous.headers["www-authenticate"].startswith("Bearer")
-        for wrong in ("Bearer wrong", f"Basic {reader}", "Bearer ", "Bearer", reader):
+        for wrong in ("Bearer wrong", f"Basic {key}", "Bearer ", "Bearer", key):
             _check_problem(client.get("/v1/stats", headers={"Authorization": wrong}), 401)
-        for headers in (
-            {"Authorization": f"Bearer {reader}"},
-            {"Authorization": f"bearer {writer}"},
-            {"X-API-Key": reader},
-        ):
+        for headers in ({"Authorization": f"Bearer {key}"}, {"Authorization": f"bearer {other_key}"}, reader):
             assert client.get("/v1/stats", headers=headers).status_code == 200
         _check_problem(client.put("/v1/items/new", files=form), 401)
-        _check_problem(client.put("/v1/items/new", files=form, headers={"X-API-Key": reader}), 403)
-        _check_problem(client.delete("/v1/items/item-1", headers={"X-API-Key": reader}), 403)
-        assert client.put("/v1/items/new", files=form, headers={"X-API-Key": writer}).status_code == 201
-        assert client.delete("/v1/items/new", headers={"X-API-Key": writer}).status_code == 204
+        _check_problem(client.put("/v1/items/new", files=form, headers=reader), 403)
+        _check_problem(client.delete("/v1/items/item-1", headers=reader), 403)
+        assert client.put("/v1/items/new", files=form, headers=writer).status_code == 201
+        assert client.delete("/v1/items/new", headers=writer).status_code == 204
 
 
 def test_the_rate_limit_counts_queries_per_key(tmp_path: Path, engine: Engine) -> None:
-    one, other = new_key(), new_key()
-    keyring = Keyring(
-        [key_entry("one", KeyRole.READ, one), key_entry("other", KeyRole.READ, other)], anonymous=KeyRole.NOTHING
-    )
+    keyring, (one, other) = make_keyring(one=KeyRole.READ, other=KeyRole.READ)
     settings = Settings(access=Access(rate=0.01, burst=4))
     with serve(tmp_path, (engine,), settings=settings, keyring=keyring) as served:
-        client, as_one = served.client, {"X-API-Key": one}
+        client = served.client
         ids = [("ids", (None, f"item-{n}")) for n in range(3)]
-        assert client.post("/v1/search/batch?k=1", files=ids, headers=as_one).status_code == 200
-        assert client.get("/v1/stats", headers=as_one).status_code == 200
-        answer = client.get("/v1/stats", headers=as_one)
+        assert client.post("/v1/search/batch?k=1", files=ids, headers=one).status_code == 200
+        assert client.get("/v1/stats", headers=one).status_code == 200
+        answer = client.get("/v1/stats", headers=one)
         _check_problem(answer, 429)
         assert 90 <= int(answer.headers["retry-after"]) <= 101
-        assert client.get("/v1/stats", headers={"X-API-Key": other}).status_code == 200
+        assert client.get("/v1/stats", headers=other).status_code == 200
         statuses = [client.get("/v1/stats", headers={"X-API-Key": f"guess {n}"}).status_code for n in range(6)]
         assert statuses == [401, 401, 401, 401, 429, 429]
         assert client.get("/healthz").status_code == 200
@@ -581,9 +564,7 @@ def _add_large_items(client: TestClient, headers: dict[str, str]) -> None:
 
 
 def test_large_responses_count_for_the_rate_limit(tmp_path: Path, engine: Engine) -> None:
-    keys = {name: new_key() for name in ("writer", "searcher", "reader")}
-    keyring = Keyring([key_entry(name, KeyRole.WRITE, key) for name, key in keys.items()])
-    writer, searcher, reader = ({"X-API-Key": key} for key in keys.values())
+    keyring, (writer, searcher, reader) = make_keyring(writer=KeyRole.WRITE, searcher=KeyRole.READ, reader=KeyRole.READ)
     noise = Image.effect_noise((600, 600), 99)
     large = Painted(id="item-99", label="red", data=encoded(noise, compress_level=0), path=tmp_path / "large.png")
     (tmp_path / "large.png").write_bytes(large.data)
@@ -614,37 +595,20 @@ def test_an_answer_beyond_the_space_for_responses_gets_a_429(tmp_path: Path, eng
         _check_problem(client.get("/v1/search?id=large-1&k=50"), 429)
 
 
-def test_pending_queries_are_counted_by_key(tmp_path: Path, engine: Engine) -> None:
-    one, other = new_key(), new_key()
-    keyring = Keyring([key_entry("one", KeyRole.READ, one), key_entry("other", KeyRole.READ, other)])
-    with serve(tmp_path, (engine,), settings=Settings(batching=Batching(pending=2)), keyring=keyring) as served:
-        admission, data = served.service.admission, served.files[0].data
-        with admission.enter(caller="key one"):
-            statuses = [
-                served.client.post(
-                    "/v1/search?k=1", content=data, headers={**BYTES, "Authorization": f"Bearer {key}"}
-                ).status_code
-                for key in (one, other)
-            ]
-    assert statuses == [429, 200]
-
-
-def test_pending_deletions_are_counted_by_key(tmp_path: Path, engine: Engine) -> None:
-    one, other = new_key(), new_key()
-    keyring = Keyring([key_entry("one", KeyRole.WRITE, one), key_entry("other", KeyRole.WRITE, other)])
+def test_pending_queries_and_deletions_are_counted_by_key(tmp_path: Path, engine: Engine) -> None:
+    keyring, headers = make_keyring(one=KeyRole.WRITE, other=KeyRole.WRITE)
     settings = Settings(batching=Batching(pending=2))
-    with (
-        serve(tmp_path, (engine,), settings=settings, keyring=keyring) as served,
-        served.service.admission.enter(caller="key one"),
-    ):
-        statuses = [
-            served.client.delete("/v1/items/item-1", headers={"X-API-Key": key}).status_code for key in (one, other)
-        ]
-    assert statuses == [429, 204]
+    with serve(tmp_path, (engine,), settings=settings, keyring=keyring) as served:
+        client, data = served.client, served.files[0].data
+        with served.service.admission.enter(caller="key one"):
+            searches = [client.post("/v1/search?k=1", content=data, headers={**BYTES, **own}) for own in headers]
+            deletions = [client.delete("/v1/items/item-1", headers=own) for own in headers]
+    assert [answer.status_code for answer in searches + deletions] == [429, 200, 429, 204]
 
 
 @pytest.mark.parametrize("name", ["delete", "image"])
-def test_the_work_of_a_client_that_is_gone_leaves_the_queue(name: str) -> None:
+@pytest.mark.anyio
+async def test_the_work_of_a_client_that_is_gone_leaves_the_queue(name: str) -> None:
     cancelled: list[str] = []
 
     class WaitingService:
@@ -657,18 +621,15 @@ def test_the_work_of_a_client_that_is_gone_leaves_the_queue(name: str) -> None:
 
         image = delete
 
-    async def scenario() -> None:
-        async def receive() -> dict[str, Any]:
-            return {"type": "http.disconnect"}
+    async def receive() -> dict[str, Any]:
+        return {"type": "http.disconnect"}
 
-        unused: Any = None
-        endpoints = Endpoints(cast(Any, WaitingService()), unused, unused, unused, unused, version="1")
-        request = Request({"type": "http", "state": {"caller": Caller(name="key one", role=KeyRole.WRITE)}}, receive)
-        with pytest.raises(ClientGoneError):
-            await getattr(endpoints, name)("item-1", request)
-        await asyncio.sleep(0)
-
-    asyncio.run(scenario())
+    unused: Any = None
+    endpoints = Endpoints(cast(Any, WaitingService()), unused, unused, unused, unused, version="1")
+    request = Request({"type": "http", "state": {"caller": Caller(name="key one", role=KeyRole.WRITE)}}, receive)
+    with pytest.raises(ClientGoneError):
+        await getattr(endpoints, name)("item-1", request)
+    await asyncio.sleep(0)
     assert cancelled == ["item-1"]
 
 

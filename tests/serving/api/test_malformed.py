@@ -16,7 +16,7 @@ from PIL import Image
 from hardrank.serving.engine import Engine
 from tests.models.malformed_files import malformed_files
 from tests.serving.process import ROOT, running
-from tests.serving.served import Served, build_index, encoded, paint, picture, serve
+from tests.serving.served import Served, encoded, make_source, paint, picture, serve
 from tests.waiting import PATIENCE_S
 
 OVER_A_SOCKET = 150
@@ -80,21 +80,20 @@ def test_mutants_in_batches(served: Served) -> None:
 
 
 def test_hundreds_of_mutants_over_real_sockets(tmp_path: Path, engine: Engine, benign_bundle: Path) -> None:
-    build_index(tmp_path / "index", engine, paint(12)).close()
+    source = make_source(tmp_path / "index", benign_bundle, engine, paint(12))
 
     async def scenario(url: str) -> list[httpx.Response]:
         # No keep-alive: the server may close an idle connection just when it is reused.
         limits = httpx.Limits(max_connections=16, max_keepalive_connections=0)
-        patience = httpx.Timeout(
-            PATIENCE_S, pool=None
-        )  # the last requests wait for a connection until all others are done
+        # The last requests wait for a connection until all others are done.
+        patience = httpx.Timeout(PATIENCE_S, pool=None)
         async with httpx.AsyncClient(base_url=url, limits=limits, timeout=patience) as client:
             requests = (
                 client.post("/v1/search?k=2", content=data, headers=BYTES) for data in mutants(OVER_A_SOCKET, seed=3)
             )
             return await asyncio.gather(*requests)
 
-    with running([f"{benign_bundle}={tmp_path / 'index'}"], "--no-page", "--rate", "0", "--pending", "1000") as server:
+    with running([source], "--no-page", "--rate", "0", "--pending", "1000") as server:
         for answer in asyncio.run(scenario(server.url)):
             _check(answer.status_code, answer.headers["content-type"], answer.text)
         assert server.stop() == 0

@@ -11,7 +11,7 @@ from fastapi import FastAPI
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
-from starlette.types import Message
+from starlette.types import ASGIApp, Message
 
 from hardrank.serving.api.app import _reads
 from hardrank.serving.api.auth import Keyring
@@ -53,16 +53,21 @@ def responses() -> HeldBytes:
     return HeldBytes(Limits(body_bytes=16 * MIB, held_bytes=30 * MIB), "downloads")
 
 
-@pytest.fixture
-def middleware(responses: HeldBytes) -> RequestMiddleware:
+def _wrap(app: ASGIApp, *, responses: HeldBytes | None = None, reads: RateLimit | None = None) -> RequestMiddleware:
+    """The middleware around an app, with no limits but those given."""
     options = MiddlewareOptions(
         metrics=Metrics(),
         keyring=Keyring(),
         rate=RateLimit(rate=0, burst=1),
-        reads=RateLimit(rate=0, burst=1),
-        responses=responses,
+        reads=reads or RateLimit(rate=0, burst=1),
+        responses=responses or HeldBytes(Limits(), "downloads"),
     )
-    return RequestMiddleware(Response(BODY), options)
+    return RequestMiddleware(app, options)
+
+
+@pytest.fixture
+def middleware(responses: HeldBytes) -> RequestMiddleware:
+    return _wrap(Response(BODY), responses=responses)
 
 
 async def _nothing() -> Message:
@@ -86,29 +91,27 @@ async def _request(
     await middleware(scope, _nothing, client.send)
 
 
-def test_responses_that_are_not_taken_are_limited_by_address_and_in_all(
+@pytest.mark.anyio
+async def test_responses_that_are_not_taken_are_limited_by_address_and_in_all(
     middleware: RequestMiddleware, responses: HeldBytes
 ) -> None:
-    async def scenario() -> None:
-        slow = {address: Client() for address in ("192.0.2.1", "192.0.2.2")}
-        tasks = [asyncio.create_task(_request(middleware, client, address)) for address, client in slow.items()]
-        await asyncio.sleep(0)
-        for address in ("192.0.2.1", "192.0.2.3"):  # beyond the share of the first; beyond the total
-            refused = Client()
-            refused.reads.set()
-            await _request(middleware, refused, address)
-            assert refused.status == 429
-        slow["192.0.2.1"].reads.set()
-        await tasks[0]
-        again = Client()
-        again.reads.set()
-        await _request(middleware, again, "192.0.2.3")
-        assert [again.status, again.body == BODY] == [200, True]
-        assert [slow["192.0.2.1"].status, slow["192.0.2.1"].body == BODY] == [200, True]
-        slow["192.0.2.2"].reads.set()
-        await tasks[1]
-
-    asyncio.run(scenario())
+    slow = {address: Client() for address in ("192.0.2.1", "192.0.2.2")}
+    tasks = [asyncio.create_task(_request(middleware, client, address)) for address, client in slow.items()]
+    await asyncio.sleep(0)
+    for address in ("192.0.2.1", "192.0.2.3"):  # beyond the share of the first; beyond the total
+        refused = Client()
+        refused.reads.set()
+        await _request(middleware, refused, address)
+        assert refused.status == 429
+    slow["192.0.2.1"].reads.set()
+    await tasks[0]
+    again = Client()
+    again.reads.set()
+    await _request(middleware, again, "192.0.2.3")
+    assert [again.status, again.body == BODY] == [200, True]
+    assert [slow["192.0.2.1"].status, slow["192.0.2.1"].body == BODY] == [200, True]
+    slow["192.0.2.2"].reads.set()
+    await tasks[1]
     assert responses.total == 0
 
 
@@ -126,47 +129,26 @@ def test_a_refused_body_is_freed_at_once() -> None:
 
     app = FastAPI(routes=[Route("/v1/a", fail)])
     install_handlers(app)
-    options = MiddlewareOptions(
-        metrics=Metrics(),
-        keyring=Keyring(),
-        rate=RateLimit(rate=0, burst=1),
-        reads=RateLimit(rate=0, burst=1),
-        responses=HeldBytes(Limits(), "downloads"),
-    )
     gc.collect()
     gc.disable()
     try:
-        client = Client()
-        client.reads.set()
-        asyncio.run(_request(RequestMiddleware(app, options), client, "192.0.2.1", path="/v1/a"))
-        assert client.status == 422
+        assert _status(_wrap(app), "/v1/a") == 422
         assert refused[0]() is None
     finally:
         gc.enable()
 
 
-def test_a_client_that_disconnects_leaves_nothing_counted(middleware: RequestMiddleware, responses: HeldBytes) -> None:
-    async def scenario() -> None:
-        task = asyncio.create_task(_request(middleware, Client(), "192.0.2.1"))
-        await asyncio.sleep(0)
-        assert responses.total == len(BODY)
-        task.cancel()
-        with pytest.raises(asyncio.CancelledError):
-            await task
-
-    asyncio.run(scenario())
+@pytest.mark.anyio
+async def test_a_client_that_disconnects_leaves_nothing_counted(
+    middleware: RequestMiddleware, responses: HeldBytes
+) -> None:
+    task = asyncio.create_task(_request(middleware, Client(), "192.0.2.1"))
+    await asyncio.sleep(0)
+    assert responses.total == len(BODY)
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
     assert responses.total == 0
-
-
-def _small(reads: RateLimit) -> RequestMiddleware:
-    options = MiddlewareOptions(
-        metrics=Metrics(),
-        keyring=Keyring(),
-        rate=RateLimit(rate=0, burst=1),
-        reads=reads,
-        responses=HeldBytes(Limits(), "downloads"),
-    )
-    return RequestMiddleware(Response(b"small"), options)
 
 
 def _status(
@@ -181,7 +163,7 @@ def _status(
 @pytest.mark.parametrize("path", ["/login", "/gradio_api/upload", "/v1/search", "/nothing"])
 def test_long_content_types_are_refused_before_anything_parses_them(path: str) -> None:
     """Which takes time in proportion to the square of their length, on the event loop."""
-    middleware = _small(RateLimit(rate=0, burst=1))
+    middleware = _wrap(Response(b"small"))
     kind = b'multipart/form-data; boundary=x; a="'
     assert _status(middleware, path, headers=[(b"content-type", kind + b";" * 400)]) == 200
     long = (b"content-type", kind + b";" * 512)
@@ -198,7 +180,7 @@ def test_the_limit_of_reads_of_the_page_is_the_documented_one(access: Access, ra
 
 
 def test_reads_of_the_page_are_limited_by_address() -> None:
-    middleware = _small(RateLimit(rate=1, burst=45, clock=lambda: 0.0))
+    middleware = _wrap(Response(b"small"), reads=RateLimit(rate=1, burst=45, clock=lambda: 0.0))
     assert [_status(middleware, "/") for _ in range(3)] == [200, 200, 429]
     assert [_status(middleware, "/assets/a.js") for _ in range(6)] == [200] * 5 + [429]
     for path in ("/healthz", "/readyz", "/metrics", "/v1/stats"):

@@ -15,7 +15,7 @@ from hardrank.serving.api.auth import new_key
 from hardrank.serving.api.openapi import document
 from hardrank.serving.engine import Engine
 from tests.serving.process import ROOT, running
-from tests.serving.served import build_index, paint
+from tests.serving.served import make_source, paint
 from tests.waiting import PATIENCE_S
 
 EXAMPLES = int(os.environ.get("HARDRANK_API_EXAMPLES", "15"))
@@ -31,10 +31,9 @@ def key() -> str:
 @pytest.fixture(scope="module")
 def url(tmp_path_factory: pytest.TempPathFactory, engine: Engine, benign_bundle: Path, key: str) -> Iterator[str]:
     """A server that requires a key."""
-    index = tmp_path_factory.mktemp("openapi") / "index"
-    build_index(index, engine, paint(12)).close()
+    source = make_source(tmp_path_factory.mktemp("index"), benign_bundle, engine, paint(12))
     environment = {"HARDRANK_WRITE_KEYS": key}
-    with running([f"{benign_bundle}={index}"], "--no-page", "--rate", "0", environment=environment) as server:
+    with running([source], "--no-page", "--rate", "0", environment=environment) as server:
         yield server.url
 
 

@@ -18,6 +18,7 @@ from starlette.types import Receive, Scope, Send
 from hardrank.serving.api.middleware import route_path
 from hardrank.serving.api.protocol import HEAD_BYTES, LimitedProtocol
 from hardrank.serving.api.rate_limit import Pace
+from tests.serving.raw_clients import read_all
 from tests.waiting import PATIENCE_S, until
 
 GET = b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n"
@@ -179,15 +180,13 @@ def _answer(connection: socket.socket) -> bytes:
         received += chunk
 
 
-def _read(connection: socket.socket) -> bytes:
-    """Read until the server closes the connection."""
-    received = bytearray()
-    try:
-        while chunk := connection.recv(65536):
-            received += chunk
-    except ConnectionResetError:  # it closed while bytes were on the way
-        pass
-    return bytes(received)
+def _read_answers(connection: socket.socket, count: int) -> None:
+    """Read until there are so many responses."""
+    received = b""
+    while received.count(b"HTTP/1.1 200") < count:
+        chunk = connection.recv(65536)
+        assert chunk
+        received += chunk
 
 
 def test_many_requests_on_one_connection_and_pipelined(listener: socket.socket) -> None:
@@ -200,11 +199,7 @@ def test_many_requests_on_one_connection_and_pipelined(listener: socket.socket) 
                 connection.sendall(GET)
                 assert _answer(connection) == b"0"
             connection.sendall(GET * 5)
-            received = b""
-            while received.count(b"HTTP/1.1 200") < 5:
-                chunk = connection.recv(65536)
-                assert chunk
-                received += chunk
+            _read_answers(connection, 5)
 
 
 def test_a_large_body_does_not_count_as_head(patient: socket.socket) -> None:
@@ -240,7 +235,7 @@ def test_requests_far_ahead_of_the_answers_are_refused(listener: socket.socket) 
     with _serving(listener, LongProtocol), _connect(listener) as connection:
         with suppress(BrokenPipeError, ConnectionResetError):
             connection.sendall(GET * 20_000)
-        assert _read(connection).count(b"HTTP/1.1 200") < 20_000
+        assert read_all(connection).count(b"HTTP/1.1 200") < 20_000
 
 
 @pytest.mark.parametrize(
@@ -260,7 +255,7 @@ def test_bodies_that_are_mostly_overhead_are_refused(listener: socket.socket, pa
             connection.sendall(
                 b"POST %b HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n\r\n" % path + rest
             )
-        _read(connection)  # ends in time
+        read_all(connection)  # ends in time
 
 
 def test_usual_chunks_are_accepted(patient: socket.socket) -> None:
@@ -283,7 +278,7 @@ def test_the_next_head_may_follow_a_large_body_at_once(patient: socket.socket) -
 def test_invalid_requests_and_upgrades_log_nothing(patient: socket.socket, caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.WARNING), _connect(patient) as junk, _connect(patient) as upgrade:
         junk.sendall(b"\x00\xff\r\n\r\n")
-        assert _read(junk).startswith(b"HTTP/1.1 400")
+        assert read_all(junk).startswith(b"HTTP/1.1 400")
         upgrade.sendall(GET[:-2] + b"Connection: Upgrade\r\nUpgrade: websocket\r\n\r\n")
         assert _answer(upgrade) == b"0"
     assert not caplog.records
@@ -306,9 +301,7 @@ def test_large_bodies_are_delayed_and_small_ones_are_not(listener: socket.socket
         for _ in range(20):
             quick.sendall(post % (b"/", small) + b"x" * small)
             assert _answer(quick) == b"%d" % small
-        received = b""
-        while received.count(b"HTTP/1.1 200") < 2:
-            received += slow.recv(65536)
+        _read_answers(slow, 2)
         assert monotonic() - began > 0.5  # 3 MiB after the first one, at 4 MiB per second
         sender.join()
     assert 3 * 2**20 <= pace.counted < 3 * 2**20 + 2**18  # the end of the first MiB may come with what follows
@@ -339,7 +332,7 @@ def test_large_heads_are_rejected(patient: socket.socket, head: bytes, first: by
             assert _answer(connection) == b"0"
         with suppress(BrokenPipeError, ConnectionResetError):
             connection.sendall(head)
-        received = _read(connection)
+        received = read_all(connection)
         assert received.startswith((b"HTTP/1.1 431", b"HTTP/1.1 400")) or not received
 
 
@@ -354,7 +347,7 @@ def test_silent_connections_are_closed(listener: socket.socket, begun: bytes) ->
     began = monotonic()
     with _serving(listener, ImpatientProtocol), _connect(listener) as connection:
         connection.sendall(begun)
-        assert _read(connection) == b""
+        assert read_all(connection) == b""
     assert monotonic() - began > 0.9
 
 
@@ -383,7 +376,7 @@ def test_clients_that_stop_reading_are_disconnected(listener: socket.socket) -> 
             return served.closed.is_set()
 
         until(closed)
-        assert len(_read(connection)) < LARGE
+        assert len(read_all(connection)) < LARGE
 
 
 def test_clients_that_read_slowly_get_the_whole_response(listener: socket.socket) -> None:
@@ -395,7 +388,7 @@ def test_clients_that_read_slowly_get_the_whole_response(listener: socket.socket
         while not served.timers.progress:  # true long before the end: the system's buffers hold a part of the response
             received += len(connection.recv(2**18))
         served.timers.run_timers()
-        assert received + len(_read(connection)) > LARGE
+        assert received + len(read_all(connection)) > LARGE
 
 
 @pytest.mark.parametrize(

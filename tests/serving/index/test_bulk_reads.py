@@ -1,15 +1,13 @@
 """Reading many items at once returns what reading them one by one does."""
 
-import hashlib
 import threading
-from pathlib import Path
 
 import numpy as np
 import pytest
 
 from hardrank.serving.index.search_index import SearchIndex
 from hardrank.serving.store.errors import InvalidSearchError
-from hardrank.serving.store.items import ImageSource, NewItem, UnknownItemError
+from hardrank.serving.store.items import UnknownItemError
 from tests.serving.conftest import new_items, unit_vectors
 
 GONE = [0, 7, 8, 9, 150, 299]
@@ -58,19 +56,6 @@ def test_deleting_while_paging_neither_skips_nor_repeats_an_item(index: SearchIn
         after = page[-1].row
         index.delete(sorted({one.id for one in page[::2]} | {page[-1].id}))  # the cursor's item, too
     assert seen == expected
-
-
-def test_the_source_is_read_while_the_file_is_unchanged(index: SearchIndex, tmp_path: Path) -> None:
-    path = tmp_path / "one.png"
-    path.write_bytes(b"bytes of an image")
-    digest = hashlib.sha256(b"bytes of an image").hexdigest()
-    index.add([NewItem(id="one", vector=unit_vectors(1)[0], source=str(path), source_sha256=digest)])
-    with SearchIndex.open(index.folder, maintenance=False) as reader:
-        (listed,) = reader.list_items()
-    assert listed.source == ImageSource(path=path, sha256=digest)
-    assert listed.source.read() == b"bytes of an image"  # after the index was closed
-    path.write_bytes(b"bytes of another")
-    assert listed.source.read() is None
 
 
 @pytest.mark.parametrize("compacted", [False, True])

@@ -26,6 +26,7 @@ from hardrank.serving.store.errors import (
 )
 from hardrank.serving.store.items import (
     DuplicateItemError,
+    ImageSource,
     InvalidItemError,
     NewItem,
     UnknownItemError,
@@ -213,9 +214,12 @@ def test_the_original_is_returned_while_the_file_is_unchanged(index: SearchIndex
     source.write_bytes(b"bytes of an image")
     digest = hashlib.sha256(b"bytes of an image").hexdigest()
     index.add([NewItem(id="one", vector=unit_vectors(1)[0], source=str(source), source_sha256=digest)])
-    assert index.original("one") == b"bytes of an image"
+    with SearchIndex.open(index.folder, maintenance=False) as reader:
+        (listed,) = reader.list_items()
+    assert listed.source == ImageSource(path=source, sha256=digest)
+    assert index.original("one") == listed.source.read() == b"bytes of an image"
     source.write_bytes(b"bytes of another")
-    assert index.original("one") is None
+    assert index.original("one") is listed.source.read() is None
     source.unlink()
     assert index.original("one") is None
 
@@ -226,8 +230,9 @@ def test_opening_reports_the_cause_of_failure(index: SearchIndex, tmp_path: Path
     index.close()
     with pytest.raises(WrongModelError, match=r"tiny-benign \(SHA-256 000000000000…\)"):
         SearchIndex.open(folder, model_sha256="1" * 64)
-    with pytest.raises(IndexNotFoundError, match="build one with"):
-        SearchIndex.open(tmp_path / "nowhere")
+    for place in (tmp_path, tmp_path / "nowhere"):
+        with pytest.raises(IndexNotFoundError, match=r"is not an index.* build one with"):
+            SearchIndex.open(place)
     with pytest.raises(IndexExistsError, match="already exists"):
         SearchIndex.create(folder, manifest=make_manifest())
     with SearchIndex.open(folder) as reader, pytest.raises(ReadOnlyIndexError, match="for reading"):

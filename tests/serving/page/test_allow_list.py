@@ -23,7 +23,7 @@ from hardrank.serving.page.uploads import UploadStore
 from hardrank.serving.search.models import Model
 from hardrank.serving.settings import Access, Limits, Network, Settings
 from tests.serving.page_server import PageServer, page_server
-from tests.serving.served import build_index, encoded, paint, picture
+from tests.serving.served import encoded, make_model, paint, picture
 from tests.waiting import patient_client
 
 KEY = "a key of many characters"
@@ -31,9 +31,7 @@ KEY = "a key of many characters"
 
 @pytest.fixture(scope="module")
 def model(engine: Engine, tmp_path_factory: pytest.TempPathFactory) -> Model:
-    return Model(
-        key="benign", engine=engine, index=build_index(tmp_path_factory.mktemp("index") / "benign", engine, paint(5))
-    )
+    return make_model(tmp_path_factory.mktemp("index"), engine, paint(5))
 
 
 @pytest.fixture(scope="module")
@@ -45,6 +43,14 @@ def server(model: Model) -> Iterator[PageServer]:
 def upload(server: PageServer, *files: bytes) -> httpx.Response:
     parts = [("files", ("picture.png", data, "image/png")) for data in files]
     return server.client.post(f"{server.url}/gradio_api/upload", files=parts)
+
+
+@pytest.fixture
+def key_file(tmp_path: Path) -> Path:
+    """A key file with `KEY`."""
+    path = tmp_path / "keys.json"
+    write_keys(path, [key_entry("anna", KeyRole.READ, KEY)])
+    return path
 
 
 def call(server: PageServer, data: Any, *, function: int = 0) -> httpx.Response:
@@ -168,7 +174,8 @@ def test_the_content_security_policy_allows_only_this_server(server: PageServer)
     assert "fonts.googleapis" not in answer.text + server.client.get(f"{server.url}/theme.css").text
 
 
-def test_the_page_is_rendered_for_one_visitor_at_a_time_and_none_can_hold_it_up() -> None:
+@pytest.mark.anyio
+async def test_the_page_is_rendered_for_one_visitor_at_a_time_and_none_can_hold_it_up() -> None:
     rendering: list[int] = []
 
     async def gradio(scope: Scope, receive: Receive, send: Send) -> None:
@@ -190,33 +197,27 @@ def test_the_page_is_rendered_for_one_visitor_at_a_time_and_none_can_hold_it_up(
         logins=Logins(None),
         image_bytes=1,
     )
+    stuck, taken = asyncio.Event(), []
 
-    async def scenario() -> None:
-        stuck, taken = asyncio.Event(), []
+    async def never(_: Message) -> None:
+        await stuck.wait()
 
-        async def never(_: Message) -> None:
-            await stuck.wait()
+    async def take(message: Message) -> None:
+        taken.append(message.get("body"))
 
-        async def take(message: Message) -> None:
-            taken.append(message.get("body"))
+    async def get(send: Send) -> None:
+        await page({"type": "http", "method": "GET", "path": "/", "headers": []}, unused, send)
 
-        async def get(send: Send) -> None:
-            await page({"type": "http", "method": "GET", "path": "/", "headers": []}, unused, send)
-
-        slow = [asyncio.create_task(get(never)) for _ in range(3)]
-        await asyncio.gather(*(get(take) for _ in range(3)))
-        assert taken.count(b"page") == 3
-        stuck.set()
-        await asyncio.gather(*slow)
-
-    asyncio.run(scenario())
+    slow = [asyncio.create_task(get(never)) for _ in range(3)]
+    await asyncio.gather(*(get(take) for _ in range(3)))
+    assert taken.count(b"page") == 3
+    stuck.set()
+    await asyncio.gather(*slow)
 
 
-def test_other_sites_can_neither_read_nor_use_the_page(model: Model, tmp_path: Path) -> None:
+def test_other_sites_can_neither_read_nor_use_the_page(model: Model, key_file: Path) -> None:
     """With the login of a visitor, on a server with a name: Gradio allows any origin there."""
-    path = tmp_path / "keys.json"
-    write_keys(path, [key_entry("anna", KeyRole.READ, KEY)])
-    keyring = Keyring(file=path, anonymous=KeyRole.NOTHING)
+    keyring = Keyring(file=key_file, anonymous=KeyRole.NOTHING)
     settings = Settings(access=Access(allowed_hosts=("search.example", "127.0.0.1")))
     with page_server([model], settings, keyring) as server, patient_client(server.url) as client:
         assert client.post("/login", data={"username": "anna", "password": KEY}).status_code == 200
@@ -257,10 +258,8 @@ def test_what_gradio_fails_for_does_not_reach_it(
     assert not caplog.text
 
 
-def test_logging_out_ends_only_the_own_login(model: Model, tmp_path: Path) -> None:
-    path = tmp_path / "keys.json"
-    write_keys(path, [key_entry("anna", KeyRole.READ, KEY)])
-    keyring = Keyring(file=path, anonymous=KeyRole.NOTHING)
+def test_logging_out_ends_only_the_own_login(model: Model, key_file: Path) -> None:
+    keyring = Keyring(file=key_file, anonymous=KeyRole.NOTHING)
     with (
         page_server([model], keyring=keyring) as server,
         patient_client(server.url) as one,
@@ -309,17 +308,15 @@ def test_the_server_opens_no_connection(model: Model) -> None:
     assert not [host for host in called if "127.0.0.1" not in host and host not in {"localhost", "None"}]
 
 
-def test_the_page_requires_a_key_if_there_are_keys(model: Model, tmp_path: Path) -> None:
-    path = tmp_path / "keys.json"
-    write_keys(path, [key_entry("anna", KeyRole.READ, KEY)])
-    keyring = Keyring(file=path, anonymous=KeyRole.NOTHING)
+def test_the_page_requires_a_key_if_there_are_keys(model: Model, key_file: Path) -> None:
+    keyring = Keyring(file=key_file, anonymous=KeyRole.NOTHING)
     with page_server([model], keyring=keyring) as server, patient_client(server.url) as client:
         assert client.get("/config").status_code == 401
         assert client.post("/login", data={"username": "anna", "password": "wrong"}).status_code == 400
         assert client.post("/gradio_api/upload", files={"files": b"x"}).status_code == 401
         assert client.post("/login", data={"username": "anna", "password": KEY}).status_code == 200
         assert client.get("/config").status_code == 200
-        write_keys(path, [])
+        write_keys(key_file, [])
         assert client.get("/config").status_code == 401
         assert client.post("/gradio_api/upload", files={"files": b"x"}).status_code == 401
         assert client.post("/login", data={"username": "anna", "password": KEY}).status_code == 400

@@ -5,21 +5,20 @@ import gzip
 from pathlib import Path
 
 import pytest
-from starlette.responses import Response
 
 from hardrank.serving.engine import Engine
 from hardrank.serving.page import assets
 from hardrank.serving.page.assets import Assets
-from hardrank.serving.search.models import Model
 from tests.serving.page_server import page_server
-from tests.serving.served import build_index, paint
+from tests.serving.served import make_model, paint
 
 
 def _largest(files: Assets) -> str:
     return max((one for one in files._files if one.endswith(".js")), key=lambda one: files._files[one].stat().st_size)
 
 
-def test_a_file_is_compressed_once(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.anyio
+async def test_a_file_is_compressed_once(monkeypatch: pytest.MonkeyPatch) -> None:
     files = Assets()
     compressed: list[Path] = []
     original = assets._gzipped
@@ -31,11 +30,8 @@ def test_a_file_is_compressed_once(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(assets, "_gzipped", recorded)
     address = _largest(files)
 
-    async def scenario() -> list[Response]:
-        return await asyncio.gather(*(files.response(address, "gzip, deflate, br") for _ in range(5)))
-
-    responses = asyncio.run(scenario())
-    plain = asyncio.run(files.response(address, "br, gzip;q=0"))
+    responses = await asyncio.gather(*(files.response(address, "gzip, deflate, br") for _ in range(5)))
+    plain = await files.response(address, "br, gzip;q=0")
     assert len(compressed) == 1
     assert {gzip.decompress(response.body) for response in responses} == {bytes(plain.body)}
     assert responses[0].headers["content-encoding"] == "gzip"
@@ -52,8 +48,7 @@ def test_other_files_are_not_listed(address: str) -> None:
 
 
 def test_gradio_compresses_nothing(engine: Engine, tmp_path: Path) -> None:
-    model = Model(key="benign", engine=engine, index=build_index(tmp_path / "benign", engine, paint(5)))
-    with page_server([model]) as server:
+    with page_server([make_model(tmp_path, engine, paint(5))]) as server:
         for path in ("/theme.css", _largest(Assets())):
             answer = server.client.get(server.url + path, headers={"Accept-Encoding": "br"})
             assert answer.status_code == 200

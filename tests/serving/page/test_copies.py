@@ -5,6 +5,7 @@ import csv
 import io
 import json
 import re
+from typing import Literal
 
 import pytest
 from PIL import Image
@@ -79,20 +80,18 @@ def test_results_as_csv_without_formulas() -> None:
 
 
 @pytest.mark.parametrize("separator", [",", ";", "\t"])
-@pytest.mark.parametrize("quoted", [True, False])
+@pytest.mark.parametrize("quoting", [csv.QUOTE_MINIMAL, csv.QUOTE_NONE])
 @pytest.mark.parametrize(
     "text", ["x;=1+cmd|' C calc'!A0", ";=1", 'x;"=1', "a; +1", "a;;@b", "\t=1", "a\t-1", " =1", "-1"]
 )
-def test_no_cell_of_the_csv_is_a_formula_whatever_the_separator(text: str, quoted: bool, separator: str) -> None:
+def test_no_cell_of_the_csv_is_a_formula_whatever_the_separator(
+    text: str, quoting: Literal[0, 3], separator: str
+) -> None:
     item = Item(row=1, id=text, label=text, metadata_json=json.dumps({"a": text}).encode(), width=4, height=3)
     written = content(csv_url({"robust": [Match(item=item, score=-0.5, rank=1)]}))
-    stream = io.StringIO(written)
-    if quoted:
-        rows = csv.reader(stream, delimiter=separator)
-    else:
-        rows = csv.reader(stream, delimiter=separator, quoting=csv.QUOTE_NONE)
+    rows = csv.reader(io.StringIO(written), delimiter=separator, quoting=quoting)
     cells = [cell for row in rows for cell in row]
-    if not quoted and separator == ",":
+    if quoting == csv.QUOTE_NONE and separator == ",":
         cells = [cell.strip('"') for cell in cells]
     assert not [cell for cell in cells if re.match(r'[ "]*[=+@-]', cell) and cell.strip('"') != "-0.500000"]
 

@@ -11,12 +11,12 @@ import pytest
 from PIL import Image
 
 from hardrank.models.decoding import decode
-from hardrank.serving.api.auth import Keyring, KeyRole, key_entry, write_keys
+from hardrank.serving.api.auth import Keyring, KeyRole, key_entry
 from hardrank.serving.engine import Engine
 from hardrank.serving.search.models import Model
 from hardrank.serving.settings import Access, Limits, Settings
 from tests.serving.page_server import PageServer, page_server
-from tests.serving.served import Painted, build_index, encoded, paint, picture
+from tests.serving.served import Painted, encoded, make_model, paint, picture
 from tests.waiting import patient_client, until
 
 KEY = "a key of many characters"
@@ -32,7 +32,7 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> list[Painted]:
 
 @pytest.fixture(scope="module")
 def model(engine: Engine, files: list[Painted], tmp_path_factory: pytest.TempPathFactory) -> Model:
-    return Model(key="benign", engine=engine, index=build_index(tmp_path_factory.mktemp("index"), engine, files))
+    return make_model(tmp_path_factory.mktemp("index"), engine, files)
 
 
 @pytest.fixture(scope="module")
@@ -59,18 +59,16 @@ def test_a_tiff_is_shown_as_png_and_saved_as_it_is(server: PageServer, files: li
     assert saved.headers["content-disposition"] == "attachment; filename*=UTF-8''scan-9.tif"
 
 
-def test_an_uploaded_tiff_has_a_preview(server: PageServer) -> None:
-    data = encoded(picture(4, width=80, height=40), "TIFF")
-    name = server.client.post("/gradio_api/upload", files={"files": ("a.tif", data, "image/tiff")}).json()[0]
-    shown = server.client.get(f"/gradio_api/file={name}")
-    assert shown.headers["content-type"] == "image/png"
-    assert decode(shown.content).size == (80, 40)
-
-
 def upload_tiff(server: PageServer, seed: int) -> str:
     data = encoded(picture(seed, width=80, height=40), "TIFF")
     answer = server.client.post("/gradio_api/upload", files={"files": ("a.tif", data, "image/tiff")})
     return str(answer.raise_for_status().json()[0])
+
+
+def test_an_uploaded_tiff_has_a_preview(server: PageServer) -> None:
+    shown = server.client.get(f"/gradio_api/file={upload_tiff(server, 4)}")
+    assert shown.headers["content-type"] == "image/png"
+    assert decode(shown.content).size == (80, 40)
 
 
 def test_many_requests_share_one_preview_which_is_kept_and_ends_if_all_leave(
@@ -151,7 +149,7 @@ def test_an_unknown_item_is_not_found(server: PageServer) -> None:
 
 def test_a_file_that_is_gone_is_shown_by_its_thumbnail(engine: Engine, tmp_path: Path) -> None:
     gone = Painted(id="gone-7", label="red", data=encoded(picture(5)), path=tmp_path / "gone.png")
-    alone = Model(key="benign", engine=engine, index=build_index(tmp_path / "index", engine, [gone, *paint(2)]))
+    alone = make_model(tmp_path, engine, [gone, *paint(2)])
     with page_server([alone]) as server:
         assert isinstance(decode(server.client.get("/item/gone-7").content), Image.Image)
 
@@ -163,10 +161,8 @@ def test_large_originals_count_for_the_rate_limit(model: Model) -> None:
     assert statuses == [200] * 4 + [429] * 2
 
 
-def test_originals_and_the_page_need_a_login_if_there_are_keys(model: Model, tmp_path: Path) -> None:
-    path = tmp_path / "keys.json"
-    write_keys(path, [key_entry("anna", KeyRole.READ, KEY)])
-    keyring = Keyring(file=path, anonymous=KeyRole.NOTHING)
+def test_originals_and_the_page_need_a_login_if_there_are_keys(model: Model) -> None:
+    keyring = Keyring([key_entry("anna", KeyRole.READ, KEY)], anonymous=KeyRole.NOTHING)
     with page_server([model], keyring=keyring) as server, patient_client(server.url) as client:
         assert client.get("/item/item-1").status_code == 401
         page = client.get("/")

@@ -11,11 +11,10 @@ from starlette.types import Scope
 from hardrank.serving.api.auth import Caller, Keyring, KeyRole, key_entry
 from hardrank.serving.engine import Engine
 from hardrank.serving.page.logins import Logins
-from hardrank.serving.search.models import Model
 from tests.chromium import needs_chromium, new_page
 from tests.serving.page.contrast import LOW_CONTRAST
 from tests.serving.page_server import page_server
-from tests.serving.served import build_index, paint
+from tests.serving.served import make_model, paint
 
 HOUR = 3600.0
 
@@ -96,7 +95,7 @@ def test_without_keys_everybody_is_admitted() -> None:
 @needs_chromium
 @pytest.mark.parametrize(("width", "scheme"), [(1280, "light"), pytest.param(360, "dark", marks=pytest.mark.slow)])
 def test_a_visitor_logs_in_and_out(browser: Any, engine: Engine, tmp_path: Path, width: int, scheme: str) -> None:
-    model = Model(key="benign", engine=engine, index=build_index(tmp_path / "benign", engine, paint(5)))
+    model = make_model(tmp_path, engine, paint(5))
     key = "a key of many characters"
     keyring = Keyring([key_entry("anna", KeyRole.READ, key)], anonymous=KeyRole.NOTHING)
     with (

@@ -15,7 +15,7 @@ import pytest
 from hardrank.serving.engine import Engine
 from tests.chromium import needs_chromium, new_page
 from tests.serving.process import running
-from tests.serving.served import build_index, encoded, paint, picture
+from tests.serving.served import encoded, make_source, paint, picture
 from tests.waiting import patient_client, until
 
 NGINX = shutil.which("nginx", path="/usr/sbin:/usr/local/sbin:/usr/bin:/usr/local/bin")
@@ -44,9 +44,7 @@ http {{
 @pytest.fixture(scope="module")
 def source(benign_bundle: Path, engine: Engine, tmp_path_factory: pytest.TempPathFactory) -> str:
     """BUNDLE=INDEX of a small gallery."""
-    folder = tmp_path_factory.mktemp("index") / "benign"
-    build_index(folder, engine, paint(20)).close()
-    return f"{benign_bundle}={folder}"
+    return make_source(tmp_path_factory.mktemp("index"), benign_bundle, engine, paint(20))
 
 
 @pytest.fixture(scope="module")

@@ -15,16 +15,14 @@ from gradio.state_holder import SessionState
 from hardrank.serving.engine import Engine
 from hardrank.serving.page.sessions import PendingCalls
 from hardrank.serving.search.admission import OverloadedError
-from hardrank.serving.search.models import Model
 from tests.serving.page_server import PageServer, page_server
-from tests.serving.served import build_index, encoded, paint, picture
+from tests.serving.served import encoded, make_model, paint, picture
 from tests.waiting import until
 
 
 @pytest.fixture(scope="module")
 def server(engine: Engine, tmp_path_factory: pytest.TempPathFactory) -> Iterator[PageServer]:
-    index = build_index(tmp_path_factory.mktemp("index") / "benign", engine, paint(5))
-    with page_server([Model(key="benign", engine=engine, index=index)]) as running:
+    with page_server([make_model(tmp_path_factory.mktemp("index"), engine, paint(5))]) as running:
         yield running
 
 
@@ -64,6 +62,13 @@ def live_states() -> int:
     return sum(isinstance(one, SessionState) for one in gc.get_objects())
 
 
+def leave_unread(calls: PendingCalls, queue: Any, session: str, address: str) -> None:
+    """Make a call whose answer nobody reads."""
+    with calls.joining(session, address):
+        queue.pending_event_ids_session[session] = {"event"}
+        queue.pending_messages_per_session[session] = asyncio.Queue()
+
+
 def test_visits_leave_nothing_behind(server: PageServer) -> None:
     visit(server, "first")
     before = live_states()
@@ -96,43 +101,34 @@ def test_one_address_cannot_leave_more_answers_unread_than_its_share(server: Pag
     answers(server, "again")
 
 
-def test_calls_in_all_are_limited_and_unread_answers_are_dropped() -> None:
-    with gr.Blocks() as blocks:
-        pass
+@pytest.mark.anyio
+async def test_calls_in_all_are_limited_and_unread_answers_are_dropped() -> None:
+    blocks = gr.Blocks()
     queue = blocks.queue()._queue
     calls = PendingCalls(blocks, most=4, most_of_caller=2, unread_s=1)
-
-    async def scenario() -> None:
-        for number in range(4):
-            with calls.joining(f"session{number}", f"address {number % 2}"):
-                queue.pending_event_ids_session[f"session{number}"] = {"event"}
-                queue.pending_messages_per_session[f"session{number}"] = asyncio.Queue()
-        with pytest.raises(OverloadedError), calls.joining("session", "address 2"):
+    for number in range(4):
+        leave_unread(calls, queue, f"session{number}", f"address {number % 2}")
+    with pytest.raises(OverloadedError), calls.joining("session", "address 2"):
+        pass
+    while any(f"session{number}" in calls for number in range(4)):
+        await asyncio.sleep(0.05)
+    assert not queue.pending_messages_per_session
+    assert not queue.pending_event_ids_session
+    for _ in range(3):
+        with calls.joining("session", "address 2"):
             pass
-        while any(f"session{number}" in calls for number in range(4)):
-            await asyncio.sleep(0.05)
-        assert not queue.pending_messages_per_session
-        assert not queue.pending_event_ids_session
-        for _ in range(3):
-            with calls.joining("session", "address 2"):
-                pass
-
-    asyncio.run(scenario())
 
 
 def test_all_unread_answers_are_dropped_by_the_event_loop_of_the_server() -> None:
     """Timers of uvloop count from the start of the loop's turn, so they end early by any other clock."""
-    with gr.Blocks() as blocks:
-        pass
+    blocks = gr.Blocks()
     queue = blocks.queue()._queue
     calls = PendingCalls(blocks, unread_s=0.2)
 
     async def scenario() -> None:
         for number in range(20):
             time.sleep(0.005)
-            with calls.joining(f"session{number}", f"address {number}"):
-                queue.pending_event_ids_session[f"session{number}"] = {"event"}
-                queue.pending_messages_per_session[f"session{number}"] = asyncio.Queue()
+            leave_unread(calls, queue, f"session{number}", f"address {number}")
         await asyncio.sleep(1)
         assert not any(f"session{number}" in calls for number in range(20))
         assert not queue.pending_messages_per_session

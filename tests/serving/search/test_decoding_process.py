@@ -1,6 +1,5 @@
 """Expensive images are decoded in another process, with the same result and limits of time and memory."""
 
-import io
 import os
 import signal
 import sys
@@ -22,6 +21,7 @@ from hardrank.models.preprocessing import Fit, Preprocessing
 from hardrank.serving.search.decoded_image import decode_image
 from hardrank.serving.search.decoding_process import DecodingProcess
 from tests.models import hostile_images as hostile
+from tests.serving import served
 
 SIZES = [Preprocessing(resize=32, crop=28), Preprocessing(resize=40, crop=40, fit=Fit.SHORTEST)]
 PICTURE = Image.effect_noise((120, 80), 60).convert("RGB")
@@ -35,9 +35,7 @@ def process() -> Iterator[DecodingProcess]:
 
 
 def encoded(kind: str = "PNG") -> bytes:
-    stream = io.BytesIO()
-    PICTURE.save(stream, kind)
-    return stream.getvalue()
+    return served.encoded(PICTURE, kind)
 
 
 @pytest.mark.parametrize("kind", ["PNG", "JPEG", "JPEG2000"])
@@ -57,11 +55,34 @@ def test_errors_keep_their_type_and_text(process: DecodingProcess) -> None:
     assert process.decode(encoded(), SIZES, DEFAULT_LIMITS, thumbnail=0).thumbnail == b""
 
 
-def test_a_crash_is_an_error_of_one_image() -> None:
-    process = DecodingProcess(program=[sys.executable, "-c", "import sys; sys.stdin.buffer.read(100); sys.exit(1)"])
+@pytest.mark.parametrize(
+    "end",
+    ["sys.exit(1)", r"os.write(1, b'\0\0\0\2{]'); time.sleep(60)", r"os.write(1, b'\0\0\0\1\xff'); time.sleep(60)"],
+    ids=["crashes", "answers no JSON", "answers no text"],
+)
+def test_a_crash_is_an_error_of_one_image(end: str) -> None:
+    code = f"import os, sys, time; sys.stdin.buffer.read(100); {end}"
+    process = DecodingProcess(program=[sys.executable, "-c", code], timeout_s=5)
     for _ in range(2):
         with pytest.raises(UndecodableImageError, match="crash"):
             process.decode(encoded(), SIZES, DEFAULT_LIMITS, thumbnail=0)
+        assert process.pid is None, "the next image gets another process"
+
+
+def test_an_answer_that_cannot_be_read_ends_the_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The rest of the answer must not be taken for that to the next image."""
+    process = DecodingProcess()
+
+    def read(*_: object) -> None:
+        raise MemoryError
+
+    with monkeypatch.context() as patched:
+        patched.setattr("hardrank.serving.search.decoding_process._response", read)
+        with pytest.raises(MemoryError):
+            process.decode(encoded(), SIZES, DEFAULT_LIMITS, thumbnail=0)
+    with pytest.raises(UndecodableImageError, match="not an image"):
+        process.decode(b"other bytes", SIZES, DEFAULT_LIMITS, thumbnail=0)
+    process.close()
 
 
 def test_a_process_that_was_killed_is_started_again(process: DecodingProcess) -> None:
@@ -112,10 +133,9 @@ def test_costs_are_pixels_scans_and_empty_frames() -> None:
 
     cost_at_most(encoded(), 120 * 80)
     scans = hostile.jpeg_of_scans(64, 20)
-    frames = [Image.new("RGBA", (64, 64), (number, 0, 0, 0)) for number in range(9)]
-    stream = io.BytesIO()
-    frames[0].save(stream, "PNG", save_all=True, append_images=frames[1:])
-    for data, work in [(encoded(), 120 * 80), (scans, 64 * 64 * 20), (stream.getvalue(), 64 * 64 * 8)]:
+    first, *rest = (Image.new("RGBA", (64, 64), (number, 0, 0, 0)) for number in range(9))
+    frames = served.encoded(first, save_all=True, append_images=rest)
+    for data, work in [(encoded(), 120 * 80), (scans, 64 * 64 * 20), (frames, 64 * 64 * 8)]:
         with pytest.raises(CostlyImageError):
             cost_at_most(data, work - 1)
-    cost_at_most(stream.getvalue(), 64 * 64 * 8)
+    cost_at_most(frames, 64 * 64 * 8)

@@ -1,11 +1,10 @@
 """The media type of an original follows from its first bytes."""
 
-import io
-
 import pytest
 from PIL import Image, features
 
 from hardrank.serving.search.item_images import media_type_of
+from tests.serving.served import encoded
 
 
 @pytest.mark.parametrize(
@@ -21,9 +20,7 @@ def test_media_types(kind: str, media_type: str) -> None:
         pytest.importorskip("pillow_heif").register_heif_opener()
     if kind == "AVIF" and not features.check("avif"):
         pytest.skip("this Pillow has no AVIF")
-    stream = io.BytesIO()
-    Image.new("RGB", (64, 64)).save(stream, kind)
-    assert media_type_of(stream.getvalue()) == media_type
+    assert media_type_of(encoded(Image.new("RGB", (64, 64)), kind)) == media_type
 
 
 def test_unknown_bytes() -> None:

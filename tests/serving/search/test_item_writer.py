@@ -44,6 +44,10 @@ def _ids(indexes: Mapping[str, SearchIndex]) -> list[tuple[str, ...]]:
     return [tuple(index.ids()) for index in indexes.values()]
 
 
+def _refuse(_: object) -> None:
+    raise IndexBusyError("busy")
+
+
 def test_add_and_delete_in_all_indexes(indexes: dict[str, SearchIndex]) -> None:
     writer, items = ItemWriter(indexes), _items("a")
     assert writer.add(items)
@@ -87,13 +91,10 @@ def test_an_id_belongs_to_one_image_with_one_set_of_metadata(indexes: dict[str, 
 def test_an_addition_that_one_index_refuses_is_undone_in_the_others(
     indexes: dict[str, SearchIndex], failing: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def refuse(items: object) -> None:
-        raise IndexBusyError("busy")
-
     writer = ItemWriter(indexes)
     writer.add(_items("before"))
     with monkeypatch.context() as patch:
-        patch.setattr(indexes[failing], "add", refuse)
+        patch.setattr(indexes[failing], "add", _refuse)
         with pytest.raises(IndexBusyError):
             writer.add(_items("a"))
     assert set(_ids(indexes)) == {("before",)}
@@ -155,43 +156,20 @@ def test_a_change_is_made_in_all_indexes_or_in_none_whenever_the_process_is_kill
     assert findings["undone"] > 0
 
 
-def test_a_deletion_that_one_index_refuses_is_completed_before_the_next_change(
-    indexes: dict[str, SearchIndex], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def refuse(_: object) -> None:
-        raise IndexBusyError("busy")
-
-    writer = ItemWriter(indexes)
-    writer.add(_items("a"))
-    with monkeypatch.context() as patch:
-        patch.setattr(indexes["robust"], "delete", refuse)
-        with pytest.raises(IndexBusyError):
-            writer.delete("a")
-    writer.add(_items("b"))
-    assert set(_ids(indexes)) == {("b",)}
-
-
 def _interrupted(indexes: dict[str, SearchIndex]) -> None:
     """Leave an addition unfinished in two of three indexes, as a killed process does."""
-
-    def refuse(_: object) -> None:
-        raise IndexBusyError("busy")
-
     with pytest.MonkeyPatch.context() as patch:
         for key, change in (("third", "add"), ("benign", "delete"), ("robust", "delete")):
-            patch.setattr(indexes[key], change, refuse)
+            patch.setattr(indexes[key], change, _refuse)
         with pytest.raises(IndexBusyError):
             ItemWriter(indexes).add(_items("a"))
 
 
 def _interrupted_deletion(indexes: dict[str, SearchIndex], failing: str) -> None:
-    """Leave a deletion unfinished, as an index that cannot be written does."""
-
-    def refuse(_: object) -> None:
-        raise IndexBusyError("busy")
-
+    """Leave the deletion of an item that is in all indexes unfinished, as an index that cannot be written does."""
+    ItemWriter(indexes).add(_items("a"))
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(indexes[failing], "delete", refuse)
+        patch.setattr(indexes[failing], "delete", _refuse)
         with pytest.raises(IndexBusyError):
             ItemWriter(indexes).delete("a")
 
@@ -215,9 +193,14 @@ def test_an_addition_repeated_after_one_that_cannot_be_undone_is_kept(indexes: d
     assert set(_ids(indexes)) == {("a", "b")}
 
 
+def test_a_deletion_that_one_index_refuses_is_completed_before_the_next_change(indexes: dict[str, SearchIndex]) -> None:
+    _interrupted_deletion(indexes, "robust")
+    ItemWriter(indexes).add(_items("b"))
+    assert set(_ids(indexes)) == {("b",)}
+
+
 @pytest.mark.parametrize("failing", KEYS)
 def test_an_addition_after_an_interrupted_deletion_is_kept(indexes: dict[str, SearchIndex], failing: str) -> None:
-    ItemWriter(indexes).add(_items("a"))
     _interrupted_deletion(indexes, failing)
     assert ItemWriter(indexes).add(_items("a"))
     ItemWriter(indexes).add(_items("b"))
@@ -226,7 +209,6 @@ def test_an_addition_after_an_interrupted_deletion_is_kept(indexes: dict[str, Se
 
 @pytest.mark.parametrize("failing", KEYS)
 def test_repeating_an_interrupted_deletion_completes_it(indexes: dict[str, SearchIndex], failing: str) -> None:
-    ItemWriter(indexes).add(_items("a"))
     _interrupted_deletion(indexes, failing)
     ItemWriter(indexes).delete("a")
     assert set(_ids(indexes)) == {()}

@@ -4,7 +4,8 @@ import asyncio
 import random
 import threading
 from collections import Counter
-from collections.abc import Callable, Coroutine
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
@@ -25,30 +26,29 @@ from hardrank.serving.store.errors import IndexWriteError, InvalidSearchError
 from hardrank.serving.store.items import InvalidItemError, NewItem, UnknownItemError, UnknownLabelError
 from tests.serving.process import running
 from tests.serving.raw_clients import read_status, search_counts, send_search, slow_image
-from tests.serving.served import build_index, encoded, make_service, paint, picture
+from tests.serving.served import encoded, make_service, make_source, paint, picture
 from tests.waiting import PATIENCE_S, until
 
-Scenario = Callable[[SearchService], Coroutine[Any, Any, None]]
+pytestmark = pytest.mark.anyio
 
 
 async def _search(service: SearchService, data: bytes, **options: Any) -> SearchAnswer:
     return await service.search(ImageQuery(data=data), SearchOptions(**options))
 
 
-def _run(service: SearchService, scenario: Scenario, *, ready: bool = True) -> None:
-    async def act() -> None:
-        service.start()
-        try:
-            while ready and not service.ready:
-                await asyncio.sleep(0.005)
-            await scenario(service)
-        finally:
-            await service.close()
+@asynccontextmanager
+async def _started(service: SearchService, *, ready: bool = True) -> AsyncIterator[SearchService]:
+    """Run a service during the block, which begins after the warm-up if `ready`."""
+    service.start()
+    try:
+        while ready and not service.ready:
+            await asyncio.sleep(0.005)
+        yield service
+    finally:
+        await service.close()
 
-    asyncio.run(act())
 
-
-def test_64_callers_get_their_own_results_while_others_cancel_and_change_items(
+async def test_64_callers_get_their_own_results_while_others_cancel_and_change_items(
     tmp_path: Path, engine: Engine, robust_engine: Engine
 ) -> None:
     files = paint(48)
@@ -87,21 +87,18 @@ def test_64_callers_get_their_own_results_while_others_cancel_and_change_items(
             with pytest.raises(UnknownItemError):
                 await service.item(f"new-{number}")
 
-    async def scenario(service: SearchService) -> None:
+    async with _started(service):
         await asyncio.gather(*(caller(number) for number in range(64)), *(changer(number) for number in range(3)))
         assert service.admission.pending == 0
-
-    _run(service, scenario)
     assert set(answered.values()) == {1}
     assert len(answered) + cancelled == 64 * 12
     assert cancelled > 20
 
 
-def test_batched_results_equal_single_ones(tmp_path: Path, engine: Engine) -> None:
+async def test_batched_results_equal_single_ones(tmp_path: Path, engine: Engine) -> None:
     files = paint(40)
     queries = [encoded(picture(500 + number), "JPEG") for number in range(40)]
-
-    async def scenario(service: SearchService) -> None:
+    async with _started(make_service(tmp_path, (engine,), files)) as service:
         alone = [await _search(service, data, k=5) for data in queries]
         together = await asyncio.gather(*(_search(service, data, k=5) for data in queries))
         for one, other in zip(alone, together, strict=True):
@@ -109,13 +106,10 @@ def test_batched_results_equal_single_ones(tmp_path: Path, engine: Engine) -> No
             assert [match.item.id for match in first] == [match.item.id for match in second]
             np.testing.assert_allclose([m.score for m in first], [m.score for m in second], atol=1e-5)
 
-    _run(make_service(tmp_path, (engine,), files), scenario)
 
-
-def test_invalid_requests_are_rejected(tmp_path: Path, engine: Engine) -> None:
+async def test_invalid_requests_are_rejected(tmp_path: Path, engine: Engine) -> None:
     data = paint(1)[0].data
-
-    async def scenario(service: SearchService) -> None:
+    async with _started(make_service(tmp_path, (engine,), paint(10))) as service:
         for options, error in (
             (SearchOptions(k=0), InvalidSearchError),
             (SearchOptions(k=11), InvalidSearchError),
@@ -137,27 +131,21 @@ def test_invalid_requests_are_rejected(tmp_path: Path, engine: Engine) -> None:
         assert len((await _search(service, data)).by_model["benign"].matches) == 10
         assert service.admission.pending == 0
 
-    _run(make_service(tmp_path, (engine,), paint(10)), scenario)
 
-
-def test_an_empty_index_cannot_be_searched_until_an_item_is_added(tmp_path: Path, engine: Engine) -> None:
+async def test_an_empty_index_cannot_be_searched_until_an_item_is_added(tmp_path: Path, engine: Engine) -> None:
     data = paint(1)[0].data
-
-    async def scenario(service: SearchService) -> None:
+    async with _started(make_service(tmp_path, (engine,), [])) as service:
         with pytest.raises(InvalidSearchError, match="empty"):
             await _search(service, data)
         _, new = await service.add("first", data)
         assert new
         assert (await _search(service, data)).by_model["benign"].matches[0].item.id == "first"
 
-    _run(make_service(tmp_path, (engine,), []), scenario)
 
-
-def test_a_batch_is_admitted_as_a_whole_and_its_queries_fail_one_by_one(tmp_path: Path, engine: Engine) -> None:
+async def test_a_batch_is_admitted_as_a_whole_and_its_queries_fail_one_by_one(tmp_path: Path, engine: Engine) -> None:
     files = paint(10)
     settings = Settings(batching=Batching(pending=3), limits=Limits(batch_queries=4))
-
-    async def scenario(service: SearchService) -> None:
+    async with _started(make_service(tmp_path, (engine,), files, settings)) as service:
         answers = await service.search_many(
             [ImageQuery(data=files[1].data), ImageQuery(data=b"x"), IdQuery(id="item-2")], SearchOptions(k=1)
         )
@@ -171,59 +159,39 @@ def test_a_batch_is_admitted_as_a_whole_and_its_queries_fail_one_by_one(tmp_path
         with pytest.raises(InvalidSearchError, match="1 to 4"):
             await service.search_many([IdQuery(id="item-1")] * 5, SearchOptions(k=1))
 
-    _run(make_service(tmp_path, (engine,), files, settings), scenario)
 
-
-def test_requests_are_rejected_before_the_warm_up_and_after_close(tmp_path: Path, engine: Engine) -> None:
+async def test_requests_are_rejected_before_the_warm_up_and_after_close(tmp_path: Path, engine: Engine) -> None:
     data = paint(1)[0].data
     service = make_service(tmp_path, (engine,), paint(10))
-
-    async def scenario(service: SearchService) -> None:
+    async with _started(service, ready=False):
         with pytest.raises(NotReadyError):
             await _search(service, data)
         with pytest.raises(NotReadyError):
             await service.add("new", data)
-
-    _run(service, scenario, ready=False)
     with pytest.raises(ShuttingDownError):
-        asyncio.run(_search(service, data))
+        await _search(service, data)
 
 
-def test_close_answers_accepted_requests(tmp_path: Path, engine: Engine) -> None:
+async def test_close_answers_accepted_requests(tmp_path: Path, engine: Engine) -> None:
     files = paint(10)
-    tasks: list[asyncio.Task[Any]] = []
-
-    async def scenario(service: SearchService) -> None:
-        tasks.extend(asyncio.create_task(_search(service, file.data, k=1)) for file in files * 4)
+    async with _started(make_service(tmp_path, (engine,), files)) as service:
+        tasks = [asyncio.create_task(_search(service, file.data, k=1)) for file in files * 4]
         while service.admission.pending < len(tasks):
             await asyncio.sleep(0)
-
-    async def act() -> None:
-        service = make_service(tmp_path, (engine,), files)
-        service.start()
-        while not service.ready:
-            await asyncio.sleep(0.005)
-        await scenario(service)
-        await service.close()
-        await asyncio.gather(*tasks)
-
-    asyncio.run(act())
-    assert [task.result().by_model["benign"].matches[0].item.id for task in tasks] == [file.id for file in files * 4]
+    answers = await asyncio.gather(*tasks)
+    assert [answer.by_model["benign"].matches[0].item.id for answer in answers] == [file.id for file in files * 4]
 
 
-def test_as_many_decoders_as_usable_cores_and_a_spare_one(
+async def test_as_many_decoders_as_usable_cores_and_a_spare_one(
     tmp_path: Path, engine: Engine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv(THREADS_VARIABLE, "1")
     files = paint(16)
     service = make_service(tmp_path, (engine,), files)
     threads: set[str] = set()
-
-    async def scenario(service: SearchService) -> None:
+    async with _started(service):
         await asyncio.gather(*(_search(service, file.data, k=1) for file in files))
         threads.update(thread.name for thread in threading.enumerate() if thread.name.startswith("decode"))
-
-    _run(service, scenario)
     assert 1 <= len(threads) <= 2
 
 
@@ -240,9 +208,8 @@ def test_queries_of_disconnected_callers_never_reach_the_network(
     tmp_path: Path, engine: Engine, benign_bundle: Path
 ) -> None:
     """Over real sockets: callers disconnect while they wait for the only decoder."""
-    build_index(tmp_path / "index", engine, paint(12)).close()
     slow = slow_image()
-    source = f"{benign_bundle}={tmp_path / 'index'}"
+    source = make_source(tmp_path / "index", benign_bundle, engine, paint(12))
     with running([source], "--no-page", "--rate", "0", "--decoders", "1") as server:
         before = search_counts(server.client)
         callers = [send_search(server.url, slow) for _ in range(20)]
@@ -257,11 +224,10 @@ def test_queries_of_disconnected_callers_never_reach_the_network(
         assert read_status(send_search(server.url, paint(1)[0].data)) == 200
 
 
-def test_images_that_are_slow_to_decode_do_not_hold_up_other_callers(tmp_path: Path, engine: Engine) -> None:
+async def test_images_that_are_slow_to_decode_do_not_hold_up_other_callers(tmp_path: Path, engine: Engine) -> None:
     files = paint(4)
     service = make_service(tmp_path, (engine,), files, Settings(batching=Batching(decoders=1)))
-
-    async def scenario(service: SearchService) -> None:
+    async with _started(service):
         slow = ImageQuery(data=slow_image())
         held = [asyncio.create_task(service.search(slow, SearchOptions(), caller="a")) for _ in range(6)]
         await asyncio.sleep(0)
@@ -269,10 +235,8 @@ def test_images_that_are_slow_to_decode_do_not_hold_up_other_callers(tmp_path: P
         assert not held[-1].done()  # first come, first served would answer all of them before
         await asyncio.gather(*held)
 
-    _run(service, scenario)
 
-
-def test_labels_are_counted_once_for_each_state_of_the_gallery(
+async def test_labels_are_counted_once_for_each_state_of_the_gallery(
     tmp_path: Path, engine: Engine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     service = make_service(tmp_path, (engine,), paint(6))
@@ -285,8 +249,7 @@ def test_labels_are_counted_once_for_each_state_of_the_gallery(
         return counted[-1]
 
     monkeypatch.setattr(index, "labels", spy)
-
-    async def scenario(service: SearchService) -> None:
+    async with _started(service):
         counts = await asyncio.gather(*(service.labels() for _ in range(5)))
         assert counts == [{"blue": 2, "green": 2, "red": 2}] * 5
         assert len(counted) == 1
@@ -296,10 +259,10 @@ def test_labels_are_counted_once_for_each_state_of_the_gallery(
         assert await service.labels() == {"blue": 2, "green": 2, "red": 2}
         assert len(counted) == 3
 
-    _run(service, scenario)
 
-
-def test_changes_are_made_in_turn_by_caller(tmp_path: Path, engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_changes_are_made_in_turn_by_caller(
+    tmp_path: Path, engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
     service = make_service(tmp_path, (engine,), paint(8))
     index = service.models["benign"].index
     may_delete, deleted, delete = threading.Event(), list[str](), index.delete
@@ -310,8 +273,7 @@ def test_changes_are_made_in_turn_by_caller(tmp_path: Path, engine: Engine, monk
         deleted.extend(ids)
 
     monkeypatch.setattr(index, "delete", wait_and_delete)
-
-    async def scenario(service: SearchService) -> None:
+    async with _started(service):
         tasks = [asyncio.create_task(service.delete(f"item-{number}", caller="a")) for number in range(6)]
         await asyncio.sleep(0)
         tasks.append(asyncio.create_task(service.delete("item-6", caller="b")))
@@ -322,10 +284,8 @@ def test_changes_are_made_in_turn_by_caller(tmp_path: Path, engine: Engine, monk
         assert "item-6" in deleted[:3]
         assert "item-5" not in deleted
 
-    _run(service, scenario)
 
-
-def test_searches_for_many_results_do_not_hold_up_others(
+async def test_searches_for_many_results_do_not_hold_up_others(
     tmp_path: Path, engine: Engine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     files = paint(6)
@@ -338,7 +298,7 @@ def test_searches_for_many_results_do_not_hold_up_others(
         assert k < 5 or go_on.wait(PATIENCE_S)
         return search(queries, k, **options)
 
-    async def scenario(service: SearchService) -> None:
+    async with _started(service):
         monkeypatch.setattr(index, "search", wait_if_large)  # after the warm-up, which searches, too
         large = asyncio.create_task(service.search(IdQuery(id="item-0"), SearchOptions(k=5), caller="a"))
         await asyncio.sleep(0)
@@ -348,10 +308,8 @@ def test_searches_for_many_results_do_not_hold_up_others(
         found = await large
         assert found.by_model["benign"].matches[:4] == small.by_model["benign"].matches
 
-    _run(service, scenario)
 
-
-def test_the_results_of_one_request_are_limited_in_bytes(
+async def test_the_results_of_one_request_are_limited_in_bytes(
     tmp_path: Path, engine: Engine, robust_engine: Engine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     files = paint(8)
@@ -360,8 +318,7 @@ def test_the_results_of_one_request_are_limited_in_bytes(
         vector = model.index.vector("item-0")
         model.index.add([NewItem(id="large", vector=vector, label="new", metadata={"text": "é" * 8000})])
     monkeypatch.setattr(service_module, "_MOST_ANSWER_BYTES", 70_000)
-
-    async def scenario(service: SearchService) -> None:
+    async with _started(service):
         query, two = IdQuery(id="item-0"), SearchOptions(k=2)
         size = (await service.search(query, two)).size
         assert 32_000 < size < 35_000
@@ -372,10 +329,8 @@ def test_the_results_of_one_request_are_limited_in_bytes(
             await service.search(query, two)
         assert await service.search(query, SearchOptions(k=2, models=("benign",)))
 
-    _run(service, scenario)
 
-
-def test_indexes_that_cannot_be_refreshed_are_logged_once(
+async def test_indexes_that_cannot_be_refreshed_are_logged_once(
     tmp_path: Path, engine: Engine, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     service = make_service(tmp_path, (engine,), paint(3))
@@ -387,11 +342,9 @@ def test_indexes_that_cannot_be_refreshed_are_logged_once(
         tries += 1
         raise IndexWriteError("items.sqlite cannot be written (disk is full)")
 
-    async def scenario(service: SearchService) -> None:
+    monkeypatch.setattr(service.models["benign"].index, "refresh", fail)
+    async with _started(service):
         while tries < 5:
             await asyncio.sleep(0.001)
-
-    monkeypatch.setattr(service.models["benign"].index, "refresh", fail)
-    _run(service, scenario)
     assert caplog.text.count("cannot be refreshed now: items.sqlite") == 1
     assert "Traceback" not in caplog.text

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from hardrank.serving.store.errors import IndexDamagedError, IndexNotFoundError, WrongModelError
+from hardrank.serving.store.errors import IndexDamagedError, WrongModelError
 from hardrank.serving.store.manifest import MANIFEST, AnnKind, BackendKind, BackendOptions, read_manifest
 from tests.serving.conftest import make_manifest
 
@@ -64,11 +64,6 @@ def test_an_invalid_manifest_is_refused(tmp_path: Path, change: dict[str, object
     content = make_manifest().model_dump(mode="json") | change
     with pytest.raises(IndexDamagedError, match=word):
         read_manifest(_write(tmp_path, content))
-
-
-def test_a_folder_without_a_manifest_is_not_an_index(tmp_path: Path) -> None:
-    with pytest.raises(IndexNotFoundError, match="not an index"):
-        read_manifest(tmp_path)
 
 
 def test_another_model_is_refused(tmp_path: Path) -> None:
