@@ -27,6 +27,13 @@ def main_module() -> Iterator[None]:
     sys.modules["__main__"] = module
 
 
+@pytest.fixture(autouse=True)
+def same_draws() -> None:
+    """Let PyTorch draw the same numbers in each run: a gradient at a kink of a ReLU would fail in some runs only."""
+    if (torch := sys.modules.get("torch")) is not None:
+        torch.manual_seed(0)
+
+
 @pytest.fixture(scope="session")
 def shared_dir() -> Path:
     """The folder of golden results and photographs, at $SHARED_DIR or beside the project's root."""
