@@ -32,7 +32,7 @@ def _killed(folder: Path, seed: int, *, after: str, seconds: float) -> list[str]
         time.sleep(seconds)
         process.send_signal(signal.SIGKILL)
         said = first + process.stdout.read()
-    return said.splitlines()
+    return said.split("\n")[:-1]  # without a line that it had not finished, whose change had not begun
 
 
 def _follow(held: dict[str, int], said: list[str]) -> tuple[dict[str, int], dict[str, int]]:
