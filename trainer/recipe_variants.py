@@ -128,6 +128,24 @@ def untrained(config: Config) -> Config:
     return _with_training(without, lambda options: replace(options, updates=0, warmup_epochs=0))
 
 
+def with_defense(config: Config, given: AbstractSet[str]) -> Config:
+    """Return `config` without its stages if `--robust.defense` is given, and no option of a stage: it trains alone."""
+    if "--robust.defense" not in given or any(option.startswith("--robust-stages.") for option in given):
+        return config
+    return replace(config, robust_stages=())
+
+
+def with_budget(config: Config, given: AbstractSet[str]) -> Config:
+    """Return `config` with a given `--robust.epsilon` in all stages of the robust model that have none of their own."""
+    if "--robust.epsilon" not in given:
+        return config
+    stages = (
+        stage if f"--robust-stages.{number}.epsilon" in given else replace(stage, epsilon=config.robust.epsilon)
+        for number, stage in enumerate(config.robust_stages)
+    )
+    return replace(config, robust_stages=tuple(stages))
+
+
 def _with_training(config: Config, change: Callable[[TrainingOptions], TrainingOptions]) -> Config:
     return replace(
         config,

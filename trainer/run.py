@@ -28,7 +28,16 @@ from hardrank.trainer.config import Config
 from hardrank.trainer.evaluation.scorecard import ERS_KEYS, CheckKind
 from hardrank.trainer.main_job import MainJobResult, plan_main_job, run_main_job
 from hardrank.trainer.recipe import load_recipe, recipe_names
-from hardrank.trainer.recipe_variants import at_size, refuse_unused, shortened, untrained, with_backbone, with_lengths
+from hardrank.trainer.recipe_variants import (
+    at_size,
+    refuse_unused,
+    shortened,
+    untrained,
+    with_backbone,
+    with_budget,
+    with_defense,
+    with_lengths,
+)
 from hardrank.trainer.runtime.launch import MainLaunch
 from hardrank.trainer.runtime.run_folder import LOGS
 
@@ -72,13 +81,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
         default=Command(config),
         config=(tyro.conf.EnumChoicesFromValues,),
     )
-    refuse_unused(command.config, _given(options))
+    config = with_budget(command.config, _given(options))
+    refuse_unused(config, _given(options))
     console = Console()
     with ConsoleProgress(console) as report:
         if command.launch.plan:
-            plan_main_job(command.config, command.launch, report=report)
+            plan_main_job(config, command.launch, report=report)
             return 0
-        result = run_main_job(command.config, command.launch, recipe=recipe, report=report)
+        result = run_main_job(config, command.launch, recipe=recipe, report=report)
     _print_results(console, result)
     return 0
 
@@ -104,6 +114,7 @@ def _variant(config: Config, options: Sequence[str]) -> Config:
     config = at_size(config, int(found.size)) if found.size.isdecimal() else config
     config = shortened(config) if found.short else config
     config = untrained(config) if found.untrained else config
+    config = with_defense(config, _given(options))
     return with_lengths(with_backbone(config, found.backbone), _given(options))
 
 

@@ -131,6 +131,21 @@ def test_options_change_a_short_run(configs: list[Config]) -> None:
     assert (mine.name, mine.kinds, mine.evaluation) == ("mine", ("benign",), load_recipe("folder").evaluation)
 
 
+def test_a_given_defense_and_budget_concern_the_whole_training(configs: list[Config]) -> None:
+    for options in (
+        ["--robust.defense", "ACT[R]"],
+        ["--robust.defense", "ACT[R]", "--robust-stages.0.updates", "3"],
+        ["--robust.epsilon", "4/255"],
+        ["--robust.epsilon", "4/255", "--robust-stages.0.epsilon", "6/255"],
+    ):
+        assert main(["folder", *options]) == 0
+    alone, staged, smaller, mixed = configs
+    assert (alone.robust.defense, alone.robust_stages) == ("ACT[R]", ())
+    assert (staged.robust.defense, staged.robust_stages[0].updates) == ("ACT[R]", 3)
+    assert (smaller.robust.epsilon, smaller.robust_stages[0].epsilon) == (4 / 255, 4 / 255)
+    assert (mixed.robust.epsilon, mixed.robust_stages[0].epsilon) == (4 / 255, 6 / 255)
+
+
 def test_a_given_length_of_the_warm_up_clears_that_of_a_model_unless_it_has_none() -> None:
     config = load_recipe("demo")
     given = with_lengths(config, {"--warmup.updates"})
