@@ -2,6 +2,8 @@
 
 import math
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Final
 
@@ -43,6 +45,20 @@ def cores_of_threads(threads: int) -> tuple[int, ...]:
         return ()
     cores = sorted(os.sched_getaffinity(0))
     return tuple(cores) if threads == len(cores) else ()
+
+
+@contextmanager
+def staying_on(cores: tuple[int, ...]) -> Iterator[None]:
+    """Keep the calling thread on `cores` for the duration of the block; with none, wherever it may run."""
+    if not cores:
+        yield
+        return
+    before = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, cores)
+    try:
+        yield
+    finally:
+        os.sched_setaffinity(0, before)
 
 
 def _quota(cgroup: Path) -> float:

@@ -11,7 +11,7 @@ import onnxruntime
 
 from hardrank.models.bundle import ONNX, preprocessing_of, verify_bundle
 from hardrank.models.card import Card
-from hardrank.models.cores import cores_of_threads, usable_cores
+from hardrank.models.cores import cores_of_threads, staying_on, usable_cores
 from hardrank.models.decode_limits import DEFAULT_LIMITS, DecodeLimits
 from hardrank.models.errors import HardrankError
 from hardrank.models.preprocessing import Preprocessing, prepare, to_unit
@@ -76,6 +76,7 @@ class Engine:
         twice = side_by_side and providers == _CPU and (bundle / ONNX).stat().st_size <= _MAX_BYTES_TWICE
         self._session = _open(bundle / ONNX, self.threads, providers, spin_us=None if twice else _SPIN_US)
         self._input, self._output = self._names(bundle)
+        self._callers_core = cores_of_threads(self.threads)[:1] if self.device is Device.CPU else ()
         self._buffers = threading.local()
         self.side_by_side: bool = twice
         """Whether the network is held a second time, for `embed_in_one_thread`."""
@@ -126,7 +127,9 @@ class Engine:
             EngineError: `pixels` has another shape.
         """
         self._check(pixels)
-        return self._run(self._session, pixels)
+        # The caller computes too. Woken on the core of another of the threads, it would wait for that one.
+        with staying_on(self._callers_core):
+            return self._run(self._session, pixels)
 
     def embed_in_one_thread(self, pixels: npt.NDArray[np.float32] | npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
         """As `embed`, in the calling thread alone. Raises `EngineError` if the engine is not `side_by_side`."""

@@ -132,6 +132,30 @@ def test_threads_that_take_all_cores_do_not_share_one(benign_bundle: Path) -> No
     assert engine.threads + 1 == fewer.threads
 
 
+@pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="threads are not listed here")
+@pytest.mark.skipif(usable_cores() < 2, reason="one core has one thread")
+def test_the_caller_computes_on_the_core_that_the_other_threads_leave_free(
+    benign_bundle: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    allowed = os.sched_getaffinity(0)
+    engine = Engine(benign_bundle, threads=len(allowed), device=Device.CPU)
+    fewer = Engine(benign_bundle, threads=len(allowed) + 1, device=Device.CPU)
+    cores: list[set[int]] = []
+    run = Engine._run
+
+    def observed(self: Engine, session: object, pixels: np.ndarray) -> np.ndarray:
+        cores.append(os.sched_getaffinity(0))
+        return run(self, session, pixels)
+
+    monkeypatch.setattr(Engine, "_run", observed)
+    pixels = np.zeros((1, *engine.input_shape), dtype=np.uint8)
+    engine.embed(pixels)
+    assert cores == [{min(allowed)}]
+    assert os.sched_getaffinity(0) == allowed
+    fewer.embed(pixels)
+    assert cores[1:] == [allowed]
+
+
 def test_engine_and_index_do_not_import_torch(benign_bundle: Path) -> None:
     code = (
         "import sys, hardrank.serving.index.search_index, hardrank.serving.ingest.indexer\n"
