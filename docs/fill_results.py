@@ -20,9 +20,9 @@ PAGE: Final = ROOT / "docs" / "results.md"
 STUDIES: Final = ROOT / "docs" / "results"
 
 FIGURE: Final = re.compile(
-    r"(?P<number>-?\d+(?:\.(?P<decimals>\d+))?)(?P<unit>[^|\n<]*)<!-- (?P<file>\w+\.json) (?P<keys>[^>]+) -->"
+    r"(?P<number>-?\d+(?:\.(?P<decimals>\d+))?)(?P<unit>[^|\n<\d]*)<!-- (?P<file>\w+\.json) (?P<keys>[^>]+) -->"
 )
-"""A figure and the comment after it."""
+"""A figure, its unit and the comment after it. No digit may be between them: a line can have other numbers before."""
 _BLOCK: Final = re.compile(
     r"(<!-- (?P<study>[\w-]+): (?P<part>\w+) -->\n).*?(<!-- end of (?P=part) -->)", flags=re.DOTALL
 )

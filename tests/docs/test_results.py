@@ -68,6 +68,8 @@ def test_figures_are_rounded_as_on_the_page(tmp_path: Path) -> None:
     names = [f"<!-- speed.json runs/0/{key} -->" for key in ("ratio", "share", "n")]
     old, new = ("| 9.99 ×{} | 1.0 %{} | 7{} |".format(*names), "| 1.23 ×{} | 98.7 %{} | 200{} |".format(*names))
     assert filled(old, tmp_path) == new == filled(new, tmp_path)
+    within = "Recall@1 of 3 models: {}" + names[1]
+    assert filled(within.format("0.5"), tmp_path) == within.format("1.0")
     with pytest.raises(LookupError):
         filled("1<!-- speed.json runs/0/absent -->", tmp_path)
 
